@@ -1,0 +1,307 @@
+"""The flag table of the two training scripts: names, types, defaults and help, as data.
+
+Names, types, choices and defaults are those of the reference trainer (kohya-ss/sd-scripts), so that
+existing commands run unchanged; a golden test holds them. The parser and the help come from this
+table. A flag with `acts=False` is accepted and says once that it has no effect yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Kind = Literal["str", "int", "float", "ratio", "path", "switch", "list"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One command-line flag. `kind` "ratio" is an integer, a fraction below 1, or a percentage."""
+
+    name: str
+    kind: Kind
+    default: str | int | float | bool | None
+    help: str
+    choices: tuple[str | int, ...] = ()
+    acts: bool = True
+    sdxl_only: bool = False
+    group: str = ""
+
+    @property
+    def dest(self) -> str:
+        return self.name[2:]
+
+
+def _rows(group: str, *rows: Flag) -> tuple[Flag, ...]:
+    return tuple(replace(row, group=group) for row in rows)
+
+
+def _later(*values: Any, sdxl_only: bool = False) -> Flag:
+    """A flag that is accepted and has no effect yet."""
+    return replace(Flag(*values), acts=False, sdxl_only=sdxl_only)
+
+
+_MODEL = _rows(
+    "model",
+    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a diffusers folder, a checkpoint file, or a hub id."),
+    _later("--v2", "switch", False, "The model is Stable Diffusion 2.x."),
+    Flag("--v_parameterization", "switch", False, "The model predicts v instead of the noise."),
+    Flag("--vae", "str", None, "Use the VAE of this diffusers folder or hub id instead of the model's own."),
+    _later("--tokenizer_cache_dir", "str", None, "Folder that keeps downloaded tokenizers."),
+    Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last."),
+    _later("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225)),
+)  # fmt: skip
+
+_DATASET = _rows(
+    "dataset",
+    Flag("--train_data_dir", "str", None, "Folder of N_name subfolders with images, where N is the number of repeats."),
+    _later("--reg_data_dir", "str", None, "The same for regularisation images."),
+    _later("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir."),
+    Flag("--dataset_repeats", "int", 1, "Repeats of subsets that set no num_repeats."),
+    Flag("--dataset_config", "path", None, "Dataset file (.toml or .json)."),
+    _later("--dataset_class", "str", None, "Dotted path of a custom dataset class."),
+    _later("--debug_dataset", "switch", False, "Show what training would see, then stop."),
+    _later("--cache_info", "switch", False, "Remember image sizes between runs."),
+    Flag("--train_batch_size", "int", 1, "Images per step of datasets that set no batch_size."),
+    _later("--prior_loss_weight", "float", 1.0, "Loss factor of regularisation images."),
+    _later("--conditioning_data_dir", "str", None, "Folder of mask images."),
+    _later("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel."),
+    Flag("--max_data_loader_n_workers", "int", 8, "Threads that read images; 0 reads in the training thread."),
+    Flag("--persistent_data_loader_workers", "switch", False, "Keep the readers alive between epochs (they always are)."),
+)  # fmt: skip
+
+_CAPTION = _rows(
+    "captions",
+    Flag("--shuffle_caption", "switch", False, "Shuffle the caption's tags each time."),
+    Flag("--caption_separator", "str", ",", "What separates tags."),
+    Flag("--caption_extension", "str", ".caption", "Suffix of caption files."),
+    Flag("--caption_extention", "str", None, "Old spelling of --caption_extension; wins when given."),
+    Flag("--keep_tokens", "int", 0, "Number of leading tags that stay in place."),
+    _later("--keep_tokens_separator", "str", "", "Marks the end of the tags that stay in place."),
+    _later("--secondary_separator", "str", None, "Separates tags that stay together when shuffled."),
+    _later("--enable_wildcard", "switch", False, "Random caption lines and {a|b} choices."),
+    Flag("--caption_prefix", "str", None, "Text put before each caption."),
+    Flag("--caption_suffix", "str", None, "Text put after each caption."),
+    _later("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up."),
+    _later("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction."),
+    _later("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight."),
+)  # fmt: skip
+
+_BUCKETS = _rows(
+    "buckets and latents",
+    Flag("--resolution", "str", None, "Training size in pixels: S or W,H."),
+    Flag("--enable_bucket", "switch", False, "Group images by aspect ratio instead of cropping all to one size."),
+    Flag("--min_bucket_reso", "int", 256, "Smallest bucket side, pixels."),
+    Flag("--max_bucket_reso", "int", 1024, "Largest bucket side, pixels."),
+    Flag("--bucket_reso_steps", "int", 64, "Bucket sides are multiples of this, pixels."),
+    _later("--bucket_no_upscale", "switch", False, "Never enlarge an image."),
+    _later("--resize_interpolation", "str", None, "How images are resized.", ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")),
+    _later("--color_aug", "switch", False, "Vary hue and brightness a little."),
+    Flag("--flip_aug", "switch", False, "Mirror half of the images; not for asymmetric subjects."),
+    _later("--face_crop_aug_range", "str", None, "lo,hi: crop around the face named in the file name."),
+    _later("--random_crop", "switch", False, "Crop at random instead of in the middle."),
+    Flag("--cache_latents", "switch", False, "Encode every image once, before training."),
+    _later("--cache_latents_to_disk", "switch", False, "The same, kept on disk."),
+    Flag("--vae_batch_size", "int", 1, "Images per VAE call while caching."),
+    _later("--skip_cache_check", "switch", False, "Trust latents on disk unchecked."),
+)  # fmt: skip
+
+_OUTPUT = _rows(
+    "output",
+    Flag("--output_dir", "str", None, "Where embeddings and previews go."),
+    Flag("--output_name", "str", None, "Name of the embedding file, without suffix; the token string when unset."),
+    Flag("--save_model_as", "str", "pt", "File format.", ("ckpt", "pt", "safetensors")),
+    Flag("--save_precision", "str", None, "Number format of the saved vectors (fp32 when unset).", ("float", "fp16", "bf16")),
+    Flag("--save_every_n_epochs", "int", None, "Save after every n-th epoch."),
+    Flag("--save_every_n_steps", "int", None, "Save after every n-th step."),
+    Flag("--save_n_epoch_ratio", "int", None, "Save at least this many times, evenly over the epochs."),
+    _later("--save_last_n_epochs", "int", None, "Keep the epoch saves of the last n intervals."),
+    _later("--save_last_n_steps", "int", None, "Keep the step saves of the last n steps."),
+)  # fmt: skip
+
+_STATE = _rows(
+    "resuming",
+    _later("--save_state", "switch", False, "With every save, also save what resuming needs."),
+    _later("--save_state_on_train_end", "switch", False, "Save what resuming needs at the end."),
+    _later("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states."),
+    _later("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states."),
+    _later("--resume", "str", None, "Continue from this state folder."),
+    _later("--resume_from_huggingface", "switch", False, "--resume names a folder on the hub."),
+    _later("--save_state_to_huggingface", "switch", False, "Upload every saved state."),
+)  # fmt: skip
+
+_HUB = _rows(
+    "hub upload",
+    _later("--huggingface_repo_id", "str", None, "Upload every embedding to this repository."),
+    _later("--huggingface_repo_type", "str", None, "model, dataset or space."),
+    _later("--huggingface_path_in_repo", "str", None, "Folder inside the repository."),
+    _later("--huggingface_token", "str", None, "Access token; the stored login when unset."),
+    _later("--huggingface_repo_visibility", "str", None, "public or private."),
+    _later("--async_upload", "switch", False, "Upload in the background."),
+)  # fmt: skip
+
+_LENGTH = _rows(
+    "length and precision",
+    Flag("--max_train_steps", "int", 1600, "Optimizer steps."),
+    Flag("--max_train_epochs", "int", None, "Passes over the dataset; overrides --max_train_steps."),
+    Flag("--seed", "int", None, "Makes the run repeatable; drawn and printed when unset."),
+    Flag("--gradient_accumulation_steps", "int", 1, "Batches per optimizer step."),
+    Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16")),
+    _later("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
+    _later("--full_bf16", "switch", False, "Frozen parts wholly in bf16; the trained rows stay fp32."),
+    _later("--fp8_base", "switch", False, "Keep the UNet's weights in fp8."),
+    Flag("--no_half_vae", "switch", False, "Keep the VAE in fp32."),
+)  # fmt: skip
+
+_MEMORY = _rows(
+    "memory and attention",
+    Flag("--gradient_checkpointing", "switch", False, "Compute activations twice instead of keeping them."),
+    Flag("--mem_eff_attn", "switch", False, "Memory-efficient attention: torch's own kernels are used, as always."),
+    Flag("--xformers", "switch", False, "xFormers attention: torch's own kernels are used, as always."),
+    Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on)."),
+    _later("--torch_compile", "switch", False, "Compile the UNet."),
+    _later("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm")),
+    _later("--lowram", "switch", False, "Load weights straight onto the GPU."),
+    _later("--highvram", "switch", False, "Never flush the GPU's cache while encoding."),
+)  # fmt: skip
+
+_OPTIMIZER = _rows(
+    "optimizer",
+    Flag("--optimizer_type", "str", "", "Optimizer: AdamW, or a class of torch.optim; AdamW when unset."),
+    Flag("--use_8bit_adam", "switch", False, "Old spelling of --optimizer_type AdamW8bit."),
+    _later("--use_lion_optimizer", "switch", False, "Old spelling of --optimizer_type Lion."),
+    Flag("--learning_rate", "float", 2e-6, "Learning rate."),
+    Flag("--max_grad_norm", "float", 1.0, "Clip the gradient of the trained rows to this norm; 0 is off."),
+    Flag("--optimizer_args", "list", None, "key=value arguments for the optimizer."),
+    _later("--fused_backward_pass", "switch", False, "Update during the backward pass."),
+)  # fmt: skip
+
+_SCHEDULER = _rows(
+    "learning rate schedule",
+    Flag("--lr_scheduler", "str", "constant", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial."),
+    _later("--lr_scheduler_type", "str", "", "A scheduler class; overrides --lr_scheduler."),
+    _later("--lr_scheduler_args", "list", None, "key=value arguments for the scheduler."),
+    Flag("--lr_warmup_steps", "ratio", 0, "Warm-up, in optimizer steps or as a fraction of the run."),
+    _later("--lr_decay_steps", "ratio", 0, "Decay, in optimizer steps or as a fraction of the run."),
+    Flag("--lr_scheduler_num_cycles", "int", 1, "Restarts of cosine_with_restarts."),
+    Flag("--lr_scheduler_power", "float", 1, "Exponent of polynomial."),
+    _later("--lr_scheduler_timescale", "int", None, "Timescale of inverse_sqrt."),
+    _later("--lr_scheduler_min_lr_ratio", "float", None, "Lowest rate, as a fraction of the learning rate."),
+)  # fmt: skip
+
+_NOISE = _rows(
+    "noise and loss",
+    Flag("--noise_offset", "float", None, "Strength of a constant added to each channel's noise."),
+    _later("--noise_offset_random_strength", "switch", False, "Draw the noise offset between 0 and its value."),
+    _later("--adaptive_noise_scale", "float", None, "Noise offset per unit of the latent's mean."),
+    _later("--multires_noise_iterations", "int", None, "Levels of pyramid noise."),
+    _later("--multires_noise_discount", "float", 0.3, "Weight of each next level."),
+    _later("--ip_noise_gamma", "float", None, "Strength of input perturbation."),
+    _later("--ip_noise_gamma_random_strength", "switch", False, "Draw the perturbation between 0 and its value."),
+    _later("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end."),
+    Flag("--min_timestep", "int", None, "Lowest timestep, inclusive."),
+    Flag("--max_timestep", "int", None, "Highest timestep, exclusive."),
+    _later("--loss_type", "str", "l2", "Loss.", ("l1", "l2", "huber", "smooth_l1")),
+    _later("--huber_schedule", "str", "snr", "How the Huber threshold depends on the timestep.", ("constant", "exponential", "snr")),
+    _later("--huber_c", "float", 0.1, "Huber threshold."),
+    _later("--huber_scale", "float", 1.0, "Factor on the Huber threshold."),
+    Flag("--min_snr_gamma", "float", None, "Min-SNR loss weight; 5 is usual."),
+    _later("--debiased_estimation_loss", "switch", False, "Debiased loss weight."),
+    _later("--v_pred_like_loss", "float", None, "Add this share of a v-like loss."),
+    _later("--scale_v_pred_loss_like_noise_pred", "switch", False, "Scale a v loss as a noise loss."),
+    _later("--masked_loss", "switch", False, "Weigh the loss by mask images."),
+)  # fmt: skip
+
+_SAMPLERS = (
+    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
+    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
+)  # fmt: skip
+
+_PREVIEWS = _rows(
+    "previews",
+    Flag("--sample_prompts", "str", None, "File of prompts for previews, one per line."),
+    Flag("--sample_every_n_steps", "int", None, "Previews every n steps; 0 is off."),
+    Flag("--sample_every_n_epochs", "int", None, "Previews every n epochs; replaces the step interval."),
+    Flag("--sample_at_first", "switch", False, "Previews before the first step too."),
+    Flag("--sample_sampler", "str", "ddim", "Sampler of previews.", _SAMPLERS),
+)  # fmt: skip
+
+_LOGGING = _rows(
+    "logging",
+    Flag("--console_log_level", "str", None, "Least level that is printed.", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
+    _later("--console_log_file", "str", None, "Log to this file instead of the console."),
+    _later("--console_log_simple", "switch", False, "Plain log lines."),
+    Flag("--logging_dir", "str", None, "Folder of TensorBoard logs."),
+    Flag("--log_with", "str", None, "Tracker; tensorboard when --logging_dir is given.", ("tensorboard", "wandb", "all")),
+    Flag("--log_prefix", "str", None, "Prefix of the run's log folder."),
+    Flag("--log_tracker_name", "str", None, "Name of the tracker; textual_inversion when unset."),
+    _later("--wandb_run_name", "str", None, "Name of the run on W&B."),
+    _later("--log_tracker_config", "str", None, "TOML file of tracker arguments."),
+    _later("--wandb_api_key", "str", None, "Key of W&B."),
+    _later("--log_config", "switch", False, "Send the settings to the tracker."),
+)  # fmt: skip
+
+_METADATA = _rows(
+    "metadata",
+    Flag("--metadata_title", "str", None, "Title; the output name when unset."),
+    Flag("--metadata_author", "str", None, "Author."),
+    Flag("--metadata_description", "str", None, "Description."),
+    Flag("--metadata_license", "str", None, "Licence."),
+    Flag("--metadata_tags", "str", None, "Tags, comma-separated."),
+    Flag("--metadata_usage_hint", "str", None, "How to use it."),
+    _later("--metadata_thumbnail", "str", None, "Thumbnail: an image file or a data URL."),
+    Flag("--metadata_merged_from", "str", None, "What it was merged from."),
+    Flag("--metadata_trigger_phrase", "str", None, "The word to write in prompts; the file's name when unset."),
+    Flag("--metadata_preprocessor", "str", None, "Preprocessor."),
+    Flag("--metadata_is_negative_embedding", "str", None, "true for negative prompts."),
+)  # fmt: skip
+
+_SHARDING = _rows(
+    "sharding",
+    _later("--deepspeed", "switch", False, "Use DeepSpeed."),
+    _later("--zero_stage", "int", 2, "ZeRO stage.", (0, 1, 2, 3)),
+    _later("--offload_optimizer_device", "str", None, "Where the optimizer is offloaded.", ("cpu", "nvme")),
+    _later("--offload_optimizer_nvme_path", "str", None, "Path of the optimizer's NVMe."),
+    _later("--offload_param_device", "str", None, "Where parameters are offloaded.", ("cpu", "nvme")),
+    _later("--offload_param_nvme_path", "str", None, "Path of the parameters' NVMe."),
+    _later("--zero3_init_flag", "switch", False, "Build models under ZeRO-3."),
+    _later("--zero3_save_16bit_model", "switch", False, "Gather 16-bit weights on save."),
+    _later("--fp16_master_weights_and_gradients", "switch", False, "fp16 master weights."),
+    _later("--ddp_timeout", "int", None, "Minutes before a hung process group fails."),
+    _later("--ddp_gradient_as_bucket_view", "switch", False, "An option of torch's DDP."),
+    _later("--ddp_static_graph", "switch", False, "An option of torch's DDP."),
+)  # fmt: skip
+
+_WORD = _rows(
+    "the new word",
+    Flag("--token_string", "str", None, "The new word, as captions write it."),
+    Flag("--init_word", "str", None, "A known word to start from, such as girl."),
+    Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes."),
+    Flag("--weights", "str", None, "Start from this embedding file."),
+    Flag("--use_object_template", "switch", False, 'Replace captions by sentences such as "a photo of a {}".'),
+    Flag("--use_style_template", "switch", False, 'Replace captions by sentences such as "a painting in the style of {}".'),
+)  # fmt: skip
+
+_SDXL = _rows(
+    "SDXL",
+    _later("--disable_mmap_load_safetensors", "switch", False, "Read the checkpoint into memory at once.", sdxl_only=True),
+    _later("--cache_text_encoder_outputs", "switch", False, "Keep the encodings that do not depend on the new word.", sdxl_only=True),
+    _later("--cache_text_encoder_outputs_to_disk", "switch", False, "The same, on disk.", sdxl_only=True),
+)  # fmt: skip
+
+_CONFIG = _rows(
+    "config file",
+    Flag("--config_file", "str", None, "TOML file with values for these flags; the command line wins."),
+    Flag("--output_config", "switch", False, "Write the given flags to --config_file, then stop."),
+)  # fmt: skip
+
+FLAGS: tuple[Flag, ...] = (
+    *_WORD, *_MODEL, *_DATASET, *_CAPTION, *_BUCKETS, *_OUTPUT, *_STATE, *_HUB, *_LENGTH, *_MEMORY, *_OPTIMIZER,
+    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SDXL, *_CONFIG,
+)  # fmt: skip
+
+BY_DEST: dict[str, Flag] = {flag.dest: flag for flag in FLAGS}
+
+
+def flags_of(script: str) -> tuple[Flag, ...]:
+    """The flags of the script "sd" or "sdxl"."""
+    return tuple(flag for flag in FLAGS if script == "sdxl" or not flag.sdxl_only)

@@ -1,0 +1,161 @@
+"""From the command line and its config file to plain values, without importing torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from coinage.cli.flags import BY_DEST, Flag, flags_of
+from coinage.errors import ConfigError, Problem, did_you_mean
+
+SECRETS = ("wandb_api_key", "huggingface_token")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: short, with a hint, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([Problem(message, hint=f"see {self.prog} --help")])
+
+
+def ratio(text: str) -> float:
+    """A count, a fraction below 1, or a percentage: "100", "0.1", "10%"."""
+    if text.endswith("%"):
+        return float(text[:-1]) / 100
+    value = float(text)
+    return value if 0 < value < 1 else int(text)
+
+
+def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
+    note = "" if flag.acts else " (no effect yet)"
+    shown = "" if flag.default in (None, "", False) else f" Default: {flag.default}."
+    text = (flag.help + shown + note).replace("%", "%%")
+    if flag.kind == "switch":
+        parser.add_argument(flag.name, action="store_true", help=text)
+    elif flag.kind == "list":
+        parser.add_argument(flag.name, nargs="*", default=flag.default, help=text, metavar="K=V")
+    else:
+        kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "ratio": ratio, "path": Path}
+        metavar = None if flag.choices else flag.kind.upper()
+        parser.add_argument(
+            flag.name, type=kinds[flag.kind], default=flag.default, choices=flag.choices or None, help=text, metavar=metavar
+        )
+
+
+def build_parser(script: str, prog: str) -> Parser:
+    """The parser of the script "sd" or "sdxl", with one help section per group."""
+    parser = Parser(prog=prog, description="Train a Textual Inversion embedding: teach Stable Diffusion a new word.")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for flag in flags_of(script):
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        _add(groups[flag.group], flag)
+    return parser
+
+
+def _config_path(name: str) -> Path:
+    path = Path(name)
+    return path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
+
+
+def _as_words(name: str, value: Any, where: str) -> list[str] | Problem:
+    """A config file's value as it would stand on the command line."""
+    kind = BY_DEST[name].kind
+    if kind == "switch":
+        if not isinstance(value, bool):
+            return Problem(f"`{name}` must be true or false", where)
+        return [f"--{name}"] if value else []
+    if kind == "list":
+        return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return [f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"]
+
+
+def _from_file(path: Path, parser: Parser, known: Sequence[str]) -> argparse.Namespace:
+    """The values of a config file, converted by the same parser. Tables are only headings."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError([Problem("--config_file: file not found", str(path))]) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([Problem(f"--config_file: {error}", str(path))]) from None
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    problems, words = [], []
+    for name, value in flat.items():
+        if name not in known:
+            problems.append(Problem(f"unknown key `{name}`", str(path), did_you_mean(name, known)))
+            continue
+        converted = _as_words(name, value, str(path))
+        if isinstance(converted, Problem):
+            problems.append(converted)
+        else:
+            words += converted
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return parser.parse_args(words)
+    except ConfigError as error:
+        raise ConfigError([Problem(p.what, str(path)) for p in error.problems]) from None
+
+
+def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
+    """Values of all flags of a script: command line, else config file, else default.
+
+    Raises:
+        ConfigError: unknown flags, with the nearest known one; values of the wrong type.
+    """
+    parser = build_parser(script, prog)
+    args, unknown = parser.parse_known_args(argv)
+    names = [flag.name for flag in flags_of(script)]
+    if unknown:
+        problems = []
+        for word in unknown:
+            name = word.split("=")[0]
+            text = f"unknown flag {name}" if name.startswith("-") else f"unexpected word {word!r}"
+            problems.append(Problem(text, hint=did_you_mean(name, names) or f"see {prog} --help"))
+        raise ConfigError(problems)
+    if args.config_file and not args.output_config:
+        known = [flag.dest for flag in flags_of(script)]
+        args = parser.parse_args(argv, namespace=_from_file(_config_path(args.config_file), parser, known))
+    return args
+
+
+def idle_flags(args: argparse.Namespace) -> list[str]:
+    """Names of the given flags that have no effect yet."""
+    values = vars(args)
+    return [f.name for f in BY_DEST.values() if not f.acts and f.dest in values and values[f.dest] != f.default]
+
+
+def write_config(args: argparse.Namespace) -> Path:
+    """Write the values that differ from the defaults to --config_file; secrets are left out.
+
+    Raises:
+        ConfigError: no --config_file, or the file exists.
+    """
+    import tomli_w
+
+    if not args.config_file:
+        raise ConfigError([Problem("--output_config needs --config_file", hint="add --config_file settings.toml")])
+    path = _config_path(args.config_file)
+    if path.exists():
+        raise ConfigError([Problem("--output_config: the file exists", str(path), "name another file, or delete it")])
+    skip = {*SECRETS, "config_file", "output_config"}
+    values = {k: v for k, v in vars(args).items() if k not in skip and v != BY_DEST[k].default}
+    text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def report(error: BaseException, stream: Any = None) -> None:
+    """Print a user's error: one `error:` block per problem."""
+    from coinage.errors import CoinageError
+
+    stream = stream or sys.stderr
+    problems = error.problems if isinstance(error, CoinageError) else (Problem(str(error)),)
+    for problem in problems:
+        print(f"error: {problem}", file=stream)

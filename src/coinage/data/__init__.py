@@ -1,0 +1,1 @@
+"""Images and captions: files to samples, samples to batches."""

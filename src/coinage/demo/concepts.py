@@ -1,0 +1,59 @@
+"""What the demo can teach: concepts that the shipped model can draw and has no word for.
+
+In training each had a secret word. The words' token rows were cut off before shipping, so only a new
+embedding can reach the concept. A few concepts were never in training: the honest limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coinage.demo.world import Scene
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """A thing to learn. Parts that are None are free, and a prompt may ask for them."""
+
+    name: str
+    shape: str | None = None
+    texture: str | None = None
+    colour: str | None = None
+    init_word: str = "shape"
+    reachable: bool = True
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the word stands before a noun, as an adjective does."""
+        return self.shape is None
+
+    def shown_in(self, scene: Scene) -> bool:
+        """Whether a scene shows the concept."""
+        return all(
+            wanted is None or wanted == found
+            for wanted, found in (
+                (self.shape, scene.shape),
+                (self.texture, scene.texture),
+                (self.colour, scene.colour),
+            )
+        )
+
+
+def _composite(name: str) -> Concept:
+    colour, texture, shape = name.split("-")
+    return Concept(name, shape=shape, texture=texture, colour=colour)
+
+
+SECRET_SHAPES = tuple(Concept(s, shape=s) for s in ("moon", "drop", "tee", "ell", "bolt", "bowtie", "frame", "cup"))
+SECRET_PATTERNS = tuple(Concept(t, texture=t, init_word="plain") for t in ("checkered", "banded", "halved"))
+COMPOSITES = tuple(
+    _composite(name)
+    for name in (
+        "red-striped-cross", "blue-dotted-star", "yellow-striped-ring", "green-dotted-heart",
+        "pink-striped-circle", "cyan-dotted-square", "orange-striped-triangle", "purple-dotted-diamond",
+        "blue-striped-arrow", "orange-dotted-circle",
+    )
+)  # fmt: skip
+UNSEEN = tuple(Concept(s, shape=s, reachable=False) for s in ("house", "fish"))
+
+CONCEPTS = {c.name: c for c in (*SECRET_SHAPES, *SECRET_PATTERNS, *COMPOSITES, *UNSEEN)}

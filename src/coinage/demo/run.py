@@ -1,0 +1,190 @@
+"""`coinage demo`: write a dataset, run the training command, show and score what was learned."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from coinage.config import WordConfig
+from coinage.demo.concepts import CONCEPTS, Concept
+from coinage.demo.dataset import write_dataset
+from coinage.demo.grid import Row, draw_grid
+from coinage.demo.score import Trial, prompt_for, score, showcase, trials
+from coinage.embedding_file import write_bytes
+from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
+from coinage.prompts import Prompt
+from coinage.training.observers import save_image
+
+if TYPE_CHECKING:
+    from coinage.families import Components, ModelFamily
+
+MODEL = Path(__file__).parent / "models" / "sd1"
+LEARNING_RATE = 5e-3
+TRIALS = 48  # scored pictures, before and after each
+BATCH = 16  # pictures drawn together
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What to teach, under which word, and where to."""
+
+    concept: str
+    word: str
+    seed: int
+    steps: int
+    folder: Path
+
+    def find_concept(self) -> Concept:
+        """The concept by name.
+
+        Raises:
+            ConfigError: no such concept.
+        """
+        if self.concept not in CONCEPTS:
+            hint = did_you_mean(self.concept, list(CONCEPTS)) or f"one of {', '.join(CONCEPTS)}"
+            raise ConfigError([Problem(f"unknown concept {self.concept!r}", hint=hint)])
+        return CONCEPTS[self.concept]
+
+
+def training_command(settings: DemoSettings, config: Path, init_word: str) -> list[str]:
+    """The command that trains the demo's word, as a user would type it."""
+    script = Path(__file__).parents[3] / "train_textual_inversion.py"
+    start = [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
+    if not script.is_file():
+        start = ["-m", "coinage.cli.main", "train"]
+    folder = settings.folder
+    return [
+        sys.executable,
+        *start,
+        f"--pretrained_model_name_or_path={folder / 'model'}",
+        f"--dataset_config={config}",
+        f"--output_dir={folder}",
+        f"--output_name={settings.word}",
+        "--save_model_as=safetensors",
+        f"--token_string={settings.word}",
+        f"--init_word={init_word}",
+        f"--max_train_steps={settings.steps}",
+        f"--learning_rate={LEARNING_RATE}",
+        "--cache_latents",
+        f"--seed={settings.seed}",
+    ]
+
+
+def export(settings: DemoSettings) -> list[str]:
+    """Write model and dataset, print the training command and return it."""
+    concept = settings.find_concept()
+    shutil.copytree(MODEL, settings.folder / "model", dirs_exist_ok=True)
+    config = write_dataset(settings.folder / "dataset", concept, settings.word, settings.seed)
+    command = training_command(settings, config, concept.init_word)
+    print(shlex.join(["python", *command[1:]]).replace(" --", " \\\n  --"), flush=True)
+    return command
+
+
+def run(settings: DemoSettings) -> None:
+    """The whole demo.
+
+    Raises:
+        TrainingError: the training command failed.
+    """
+    concept = settings.find_concept()
+    console = Console(stderr=True)
+    console.print(f"[bold]Teaching the word “{settings.word}” to a model that has none for it: {concept.name}[/bold]")
+    if not concept.reachable:
+        console.print("This one is beyond the model: it never saw such a shape. See how far a word alone can get.")
+    command = export(settings)
+    started = time.monotonic()
+    if subprocess.run(command, check=False).returncode != 0:
+        raise TrainingError("the training command failed", hint="its messages are above")
+    seconds = time.monotonic() - started
+    result = _show(settings, concept, console) | {"seconds": round(seconds, 1)}
+    write_bytes(settings.folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    console.print(
+        f"the concept is in the picture:   before {result['S_before']:.0%}, after {result['S_after']:.0%}\n"
+        f"the rest of the prompt is obeyed: before {result['E_before']:.0%}, after {result['E_after']:.0%}\n"
+        f"look at {settings.folder / 'previews.png'}; the word is in {settings.folder / (settings.word + '.safetensors')}",
+        highlight=False,
+    )
+
+
+def _show(settings: DemoSettings, concept: Concept, console: Console) -> dict[str, object]:
+    """Draw and score pictures with the word before and after training; returns the result."""
+    scored = trials(concept, settings.word, TRIALS, settings.seed)
+    shown = [prompt_for(text, settings.seed * 100 + i) for i, text in enumerate(showcase(concept, settings.word))]
+    prompts = [*(t.prompt for t in scored), *shown]
+    model = WordModel(settings.folder / "model")
+    words = (
+        WordConfig(token=settings.word, init_word=concept.init_word),
+        WordConfig(token=settings.word, init_file=settings.folder / f"{settings.word}.safetensors"),
+    )
+    with Progress(console=console) as bar:
+        task = bar.add_task("drawing before and after", total=len(words) * len(prompts))
+        before, after = (model.draw(word, prompts, lambda: bar.advance(task)) for word in words)
+    images = sorted((settings.folder / "dataset" / "images").glob("*.png"))
+    labels = [p.text.removeprefix("a photo of ") for p in shown]
+    rows = [
+        Row("the training images, with their captions", [np.asarray(Image.open(p)) for p in images], [_caption(p) for p in images]),
+        Row("before: the same prompts and seeds, the word untrained", before[TRIALS:], labels),
+        Row(f"after {settings.steps} steps", after[TRIALS:], labels),
+    ]
+    save_image(settings.folder / "previews.png", draw_grid(f"“{settings.word}” = {concept.name}", rows))
+    return _result(settings, scored, before[:TRIALS], after[:TRIALS])
+
+
+def _caption(image: Path) -> str:
+    return image.with_suffix(".txt").read_text(encoding="utf-8").strip().removeprefix("a photo of ")
+
+
+def _result(settings: DemoSettings, scored: Sequence[Trial], before: Sequence[Picture], after: Sequence[Picture]) -> dict[str, object]:
+    (s_before, e_before), (s_after, e_after) = score(scored, before), score(scored, after)
+    return {
+        "family": "sd1",
+        "concept": settings.concept,
+        "steps": settings.steps,
+        "seed": settings.seed,
+        "pictures": len(scored),
+        "S_before": round(s_before, 4),
+        "S_after": round(s_after, 4),
+        "E_before": round(e_before, 4),
+        "E_after": round(e_after, 4),
+    }
+
+
+class WordModel:
+    """The demo model, drawing with a word."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        from coinage.config import ModelConfig
+        from coinage.families import FAMILIES, quiet_libraries
+
+        quiet_libraries()
+        self.family: ModelFamily = FAMILIES["sd1"]
+        self.parts: Components = self.family.load(ModelConfig(source=str(folder)), torch.float32)
+
+    def draw(self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]) -> list[Picture]:
+        """Pictures with the word as its init word or file has it."""
+        from coinage.generate import draw
+        from coinage.training.word import install_word
+
+        install_word(self.parts, word)
+        pictures = []
+        for picture in draw(self.family, self.parts, prompts, BATCH):
+            pictures.append(picture)
+            on_image()
+        return pictures

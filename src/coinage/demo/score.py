@@ -1,0 +1,145 @@
+"""Is the concept in the picture (S), and is everything else that was asked for (E)?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coinage.demo.concepts import Concept
+from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, Words, phrase
+from coinage.demo.reader import Reading, read
+from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene
+from coinage.prompts import Prompt
+
+STEPS = 25  # DDIM steps of every scored picture
+SCALE = 4.0  # guidance of every scored picture
+LEADS = ("a photo of", "a picture of", "a rendering of", "a drawing of")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One scored picture: its prompt, the concept it must show, and what else was asked for."""
+
+    prompt: Prompt
+    concept: Concept
+    asked: Mapping[str, object]
+
+    def shows_concept(self, found: Reading) -> bool:
+        """S: the concept's own parts are there, but for those that the prompt overrides."""
+        parts = {"shape": self.concept.shape, "texture": self.concept.texture, "colour": self.concept.colour}
+        wanted = {k: v for k, v in parts.items() if v is not None and k not in self.asked}
+        return _matches(found, wanted)
+
+    def obeys(self, found: Reading) -> bool:
+        """E: everything else that the prompt asks for is there."""
+        return _matches(found, self.asked)
+
+
+def _matches(found: Reading, wanted: Mapping[str, object]) -> bool:
+    return all(getattr(found, name) == value for name, value in wanted.items())
+
+
+def prompt_for(text: str, seed: int) -> Prompt:
+    """A prompt drawn as all scored pictures are."""
+    return Prompt(text=text, width=SIZE, height=SIZE, seed=seed, steps=STEPS, scale=SCALE, sampler="ddim")
+
+
+def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str] = ()) -> Words:
+    """How a caption names a scene of the concept with the new word; `silent` parts are left out."""
+
+    def say(part: str, value: str | None) -> str | None:
+        return None if part in silent or getattr(concept, part, None) == value else value
+
+    noun, texture = token, say("texture", scene.texture)
+    if concept.is_pattern:
+        noun, texture = scene.shape, token
+    return Words(noun, say("colour", scene.colour), say("background", scene.background), texture, scene.count)
+
+
+def trials(concept: Concept, token: str, count: int, seed: int) -> list[Trial]:
+    """Fresh prompts with the word: on other backgrounds, in other colours, textures and counts.
+
+    What a concept fixes itself is not asked for, but for the colour of a composite, which every
+    fourth prompt overrides.
+    """
+    rng = np.random.default_rng([seed, 7])
+    out = []
+    for i in range(count):
+        asked: dict[str, object] = {"background": str(rng.choice(list(BACKGROUNDS))), "count": 2 if i % 4 == 3 else 1}
+        kind = i % 4
+        if concept.is_pattern:
+            asked["shape"] = str(rng.choice(PUBLIC_SHAPES))
+        if kind >= 1 and (concept.colour is None or kind == 2):
+            asked["colour"] = str(rng.choice([c for c in COLOURS if c != concept.colour]))
+        if kind == 2 and concept.texture is None:
+            asked["texture"] = str(rng.choice(PUBLIC_TEXTURES))
+        scene = Scene(
+            str(asked.get("shape", concept.shape)),
+            str(asked.get("colour", concept.colour)),
+            str(asked["background"]),
+            str(asked.get("texture", concept.texture)),
+            2 if i % 4 == 3 else 1,
+        )
+        silent = [part for part in ("colour", "texture") if part not in asked]
+        text = phrase(words_of(concept, token, scene, silent=silent), lead=LEADS[(i // 4) % len(LEADS)])
+        out.append(Trial(prompt_for(text, int(rng.integers(2**31))), concept, asked))
+    return out
+
+
+def showcase(concept: Concept, token: str) -> list[str]:
+    """Eight prompts that show what the word can do: alone, on other grounds, recoloured, twice."""
+    wanted: list[tuple[str | None, str | None, str | None, int]] = [
+        (None, None, None, 1),
+        (None, None, "white", 1),
+        (None, None, "black", 1),
+        (None, "red", "gray", 1),
+        (None, "yellow", "brown", 1),
+        ("striped", "green", "mint", 1),
+        ("dotted", "pink", "sky", 1),
+        (None, "cyan", "black", 2),
+    ]
+    texts = []
+    for i, (texture, colour, background, count) in enumerate(wanted):
+        if concept.is_pattern:
+            words = Words(PUBLIC_SHAPES[i % len(PUBLIC_SHAPES)], colour, background, token, count)
+        else:
+            words = Words(token, colour, background, None if concept.texture else texture, count)
+        texts.append(phrase(words))
+    return texts
+
+
+def score(trials: Sequence[Trial], images: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
+    """S and E: shares of pictures with the concept, and with everything else asked for."""
+    readings = [read(image) for image in images]
+    pairs = list(zip(trials, readings, strict=True))
+    return float(np.mean([t.shows_concept(r) for t, r in pairs])), float(np.mean([t.obeys(r) for t, r in pairs]))
+
+
+def base_prompts(count: int, seed: int) -> list[tuple[Prompt, Scene]]:
+    """Fresh prompts in the model's own words, for measuring the model itself."""
+    rng = np.random.default_rng([seed, 11])
+    out = []
+    for _ in range(count):
+        scene = Scene(
+            str(rng.choice(PUBLIC_SHAPES)),
+            str(rng.choice(list(COLOURS))),
+            str(rng.choice(list(BACKGROUNDS))),
+            str(rng.choice(PUBLIC_TEXTURES)),
+        )
+        text = phrase(Words(scene.shape, scene.colour, scene.background, scene.texture))
+        out.append((prompt_for(text, int(rng.integers(2**31))), scene))
+    return out
+
+
+def base_accuracy(scenes: Sequence[Scene], images: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    """Share of pictures with the asked shape, colour, background, texture, and all four."""
+    readings = [read(image) for image in images]
+    table = {
+        part: [getattr(r, part) == getattr(s, part) for r, s in zip(readings, scenes, strict=True)]
+        for part in ("shape", "colour", "background", "texture")
+    }
+    result = {part: float(np.mean(hits)) for part, hits in table.items()}
+    return result | {"all": float(np.mean(np.all(list(table.values()), axis=0)))}

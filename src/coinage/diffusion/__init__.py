@@ -1,0 +1,1 @@
+"""Diffusion as pure tensor functions: schedule, noise, loss."""

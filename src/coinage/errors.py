@@ -1,0 +1,65 @@
+"""Errors that say what, where, and how to fix it.
+
+CoinageError                 anything a user can mend; exit code 1
++-- ConfigError              flags, config, dataset: all problems together; exit code 2
++-- EmbeddingFileError       a file is no embedding, or the wrong one
++-- TrainingError            a run cannot go on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the input: what, where it stands, how to mend it."""
+
+    what: str
+    where: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  --> {self.where}")
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class CoinageError(Exception):
+    """An error for the user: shown without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: str = "", hint: str = "") -> None:
+        self.problems: tuple[Problem, ...] = (Problem(what, where, hint),)
+        super().__init__(str(self.problems[0]))
+
+
+class ConfigError(CoinageError):
+    """One or more problems of configuration, reported together."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        found = tuple(problems)
+        Exception.__init__(self, "\n".join(map(str, found)))
+        self.problems = found
+
+
+class EmbeddingFileError(CoinageError):
+    """A file cannot be read as a textual inversion embedding, or does not fit the model."""
+
+
+class TrainingError(CoinageError):
+    """The run cannot go on."""
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A hint naming the nearest known word, or ""."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else ""

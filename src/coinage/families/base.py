@@ -1,0 +1,111 @@
+"""What a model family is: how its parts are loaded, how it reads captions, how it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from coinage.config import ModelConfig
+from coinage.diffusion.schedule import DiffusionSchedule
+from coinage.tokens import TokenEmbedding, Tokenizer, WordEncoder
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+
+@dataclass(slots=True)
+class Components:
+    """The parts of a loaded model. Everything is frozen but the rows in `embeddings`.
+
+    The tuples hold one entry per text encoder. `embeddings` is empty until rows are installed.
+    """
+
+    tokenizers: tuple[Tokenizer, ...]
+    text_encoders: tuple[CLIPTextModel, ...]
+    vae: AutoencoderKL
+    denoiser: UNet2DConditionModel
+    schedule: DiffusionSchedule
+    scheduler_config: Mapping[str, Any]
+    clip_skip: int | None = None
+    word_encoders: tuple[WordEncoder, ...] = ()
+    embeddings: tuple[TokenEmbedding, ...] = ()
+
+    @property
+    def scaling_factor(self) -> float:
+        """What VAE latents are multiplied by before the UNet sees them."""
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell, each way."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.denoiser.device)
+
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        return (*self.text_encoders, self.vae, self.denoiser)
+
+    def rows(self) -> list[torch.nn.Parameter]:
+        """The trained rows, one [N, D] float32 parameter per text encoder."""
+        return [embedding.rows for embedding in self.embeddings]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the UNet is told: encoder_hidden_states [B, T, D]."""
+
+    encoder_hidden_states: Tensor
+
+    def repeat(self, times: int) -> Conditioning:
+        """The whole batch, `times` times over."""
+        return Conditioning(self.encoder_hidden_states.repeat(times, 1, 1))
+
+
+class ModelFamily(Protocol):
+    """One kind of Stable Diffusion."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def architecture(self) -> str:
+        """Its ModelSpec name."""
+        ...
+
+    @property
+    def bucket_step(self) -> int:
+        """Bucket sides are multiples of it, in pixels."""
+        ...
+
+    @property
+    def default_size(self) -> int:
+        """Preview size when nothing is said, in pixels."""
+        ...
+
+    @property
+    def embedding_keys(self) -> tuple[str, ...]:
+        """Tensor names in an embedding file, one per text encoder."""
+        ...
+
+    def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
+        """Load the parts to the CPU, frozen: UNet and VAE in `dtype`, text encoders in float32."""
+        ...
+
+    def encode(self, parts: Components, captions: Sequence[str]) -> Conditioning:
+        """Conditioning of B captions; gradients flow to the rows."""
+        ...
+
+    def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+        """The UNet's answer, [B, C, H, W]."""
+        ...
+
+    def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
+        """A diffusers pipeline over the same parts."""
+        ...

@@ -1,0 +1,70 @@
+"""Prompts to images: previews during training and pictures after it, through one piece of code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coinage.families.base import Components, ModelFamily
+from coinage.prompts import Prompt
+
+# Sampler name -> diffusers class and what differs from the model's own scheduler settings.
+SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {"clip_sample": False}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {}),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
+}
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler of a sampler name, with the model's betas and prediction type."""
+    import diffusers
+
+    class_name, changes = SAMPLERS[name.removeprefix("k_")]
+    keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+    return getattr(diffusers, class_name)(**{k: config[k] for k in keep if k in config}, **changes)
+
+
+@torch.no_grad()
+def draw(family: ModelFamily, parts: Components, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[NDArray[np.uint8]]:
+    """Draw each prompt: yields [H, W, 3] uint8 RGB, in order.
+
+    A prompt's picture depends on its seed alone, not on its neighbours in the batch; prompts in one
+    batch must agree in everything but text, negative and seed. Global randomness is left untouched.
+    """
+    for start in range(0, len(prompts), batch_size):
+        chunk = prompts[start : start + batch_size]
+        yield from _draw_batch(family, parts, chunk)
+
+
+def _draw_batch(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
+    first = prompts[0]
+    pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
+    cond = family.encode(parts, [p.text for p in prompts])
+    blank = family.encode(parts, [p.negative for p in prompts])
+    seeds = [torch.seed() if p.seed is None else p.seed for p in prompts]
+    dtype = parts.denoiser.dtype
+    images = pipeline(
+        prompt_embeds=cond.encoder_hidden_states.to(dtype),
+        negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
+        width=first.width or family.default_size,
+        height=first.height or family.default_size,
+        num_inference_steps=first.steps,
+        guidance_scale=first.scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="np",
+    ).images
+    return np.asarray((images * 255).round(), dtype=np.uint8)

@@ -1,0 +1,134 @@
+"""Everything a run needs, prepared once: the one mutable object of a training."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+
+from coinage.config import TrainConfig
+from coinage.data.batches import PlannedBatch, batches_per_epoch, plan_epoch
+from coinage.data.captions import vary
+from coinage.data.latents import Latents
+from coinage.data.scan import Sample
+from coinage.embedding_file import EmbeddingFile
+from coinage.families import FAMILIES
+from coinage.families.base import Components, ModelFamily
+from coinage.seeding import generator_for, rng_for
+from coinage.tokens import Placeholder
+from coinage.training.optimizers import make_optimizer, make_schedule
+from coinage.training.step import Batch
+from coinage.training.word import install_word
+
+log = logging.getLogger("coinage")
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(slots=True)
+class Run:
+    """A prepared training run. Only the loop changes it."""
+
+    config: TrainConfig
+    family: ModelFamily
+    parts: Components
+    placeholder: Placeholder
+    samples: Sequence[Sample]
+    latents: Latents
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype
+    total_steps: int
+    total_epochs: int
+    step: int = 0  # optimizer updates done
+    epoch: int = 0  # epochs begun, the current one included
+    loss: float = math.nan  # of the last update
+    losses: list[float] = field(default_factory=list)
+
+    def updates(self, epoch: int) -> Iterator[list[Batch]]:
+        """The batches of each optimizer update of an epoch (counted from 0), data included."""
+        plan = plan_epoch(self.samples, self._batch_sizes, self.config.loop.seed, epoch)
+        group: list[Batch] = []
+        for batch, moments in zip(plan, self.latents.of(plan), strict=True):
+            group.append(Batch(moments, self._captions(batch, epoch), self._generators(batch, epoch)))
+            if len(group) == self.config.optim.accumulation:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    @property
+    def _batch_sizes(self) -> list[int]:
+        return [dataset.batch_size for dataset in self.config.data.datasets]
+
+    def _captions(self, batch: PlannedBatch, epoch: int) -> list[str]:
+        seed, token = self.config.loop.seed, self.placeholder.token
+        chosen = [(self.samples[item.sample], item.position) for item in batch]
+        return [vary(s.caption, s.subset.captions, token, rng_for(seed, "caption", epoch, at)) for s, at in chosen]
+
+    def _generators(self, batch: PlannedBatch, epoch: int) -> list[torch.Generator]:
+        return [generator_for(self.config.loop.seed, "noise", epoch, item.position) for item in batch]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Low-precision computation where it is configured."""
+        return torch.autocast(self.parts.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def embedding(self) -> EmbeddingFile:
+        """The word as it is now."""
+        rows = (row.detach().float().cpu().clone() for row in self.parts.rows())
+        vectors = dict(zip(self.family.embedding_keys, rows, strict=True))
+        return EmbeddingFile(vectors, self.placeholder.token, self.step)
+
+
+def run_length(config: TrainConfig, batches: int) -> tuple[int, int]:
+    """Optimizer steps and epochs of a run with `batches` batches an epoch."""
+    updates = math.ceil(batches / config.optim.accumulation)
+    if config.loop.max_epochs is not None:
+        return config.loop.max_epochs * updates, config.loop.max_epochs
+    return config.loop.max_steps, math.ceil(config.loop.max_steps / updates)
+
+
+def working_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the frozen parts; fp16 on a CPU becomes bf16, and says so."""
+    if precision == "fp16" and device.type == "cpu":
+        log.info("--mixed_precision fp16 is for GPUs: bf16 is used on this CPU")
+        return torch.bfloat16
+    return DTYPES[precision]
+
+
+def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
+    """Load the model and make everything ready for the first step."""
+    dtype = working_dtype(config.model.precision, device)
+    family = FAMILIES["sd1"]
+    parts = family.load(config.model, dtype)
+    placeholder = install_word(parts, config.words[0])
+    for module in parts.modules():
+        module.to(device)
+    if config.model.gradient_checkpointing:
+        parts.denoiser.enable_gradient_checkpointing()
+        for encoder in parts.text_encoders:
+            encoder.gradient_checkpointing_enable()
+        for module in (parts.denoiser, *parts.text_encoders):
+            module.train()  # checkpointing is skipped in eval mode; there is no dropout
+    latents = Latents(parts.vae, samples, config.data.readers)
+    batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
+    total_steps, total_epochs = run_length(config, batches)
+    optimizer = make_optimizer(config.optim, parts.rows())
+    return Run(
+        config=config,
+        family=family,
+        parts=parts,
+        placeholder=placeholder,
+        samples=samples,
+        latents=latents,
+        optimizer=optimizer,
+        schedule=make_schedule(config.optim, optimizer, total_steps),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        dtype=dtype,
+        total_steps=total_steps,
+        total_epochs=total_epochs,
+    )

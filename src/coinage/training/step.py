@@ -1,0 +1,52 @@
+"""One forward pass: captions and latents to a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coinage.config import LossConfig, NoiseConfig
+from coinage.diffusion.loss import loss_per_sample
+from coinage.diffusion.noise import draw_noise, draw_timesteps
+from coinage.families.base import Components, ModelFamily
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass needs.
+
+    Attributes:
+        moments: latent mean and standard deviation, [B, 2, C, h, w] float32, before the scaling factor.
+        captions: B captions, as varied for this use.
+        generators: one per sample; all draws of a sample come from its own.
+    """
+
+    moments: Tensor
+    captions: Sequence[str]
+    generators: Sequence[torch.Generator]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Losses of a batch: `per_sample` [B] float32 with gradient, at `timesteps` [B]."""
+
+    per_sample: Tensor
+    timesteps: Tensor
+
+
+def forward(family: ModelFamily, parts: Components, batch: Batch, noise_config: NoiseConfig, loss_config: LossConfig) -> StepResult:
+    """Noise the latents, predict, and compare (Rombach et al. 2022, arXiv:2112.10752, eq. 3)."""
+    device, schedule = parts.device, parts.schedule
+    mean, std = batch.moments.unbind(dim=1)
+    posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
+    latents = ((mean + std * posterior) * parts.scaling_factor).to(device)
+    noise = draw_noise(tuple(mean.shape[1:]), noise_config, batch.generators).to(device)
+    timesteps = draw_timesteps(noise_config, batch.generators).to(device)
+    cond = family.encode(parts, batch.captions)
+    prediction = family.predict(parts, schedule.add_noise(latents, noise, timesteps), timesteps, cond)
+    target = schedule.target(latents, noise, timesteps)
+    losses = loss_per_sample(prediction, target, schedule.snr(timesteps), loss_config, schedule.prediction_type)
+    return StepResult(losses, timesteps)

@@ -1,0 +1,49 @@
+"""Write docs/flags.md from the flag table, or check that it is current (`--check`)."""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from coinage.cli.flags import FLAGS, Flag
+
+PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
+INTRO = """\
+# Flags
+
+All flags of `train_textual_inversion.py`, `sdxl_train_textual_inversion.py` and `coinage train`. Names, types and
+defaults are those of kohya-ss/sd-scripts. Made from the flag table by `tools/flag_page.py`.
+"""
+
+
+def row(flag: Flag) -> str:
+    default = "" if flag.default in {None, "", False} else f"`{flag.default}`"
+    kind = " ".join(f"`{c}`" for c in flag.choices) or flag.kind
+    notes = ["No effect yet."] if not flag.acts else []
+    notes += ["SDXL only."] if flag.sdxl_only else []
+    return f"| `{flag.name}` | {kind} | {default} | {' '.join([flag.help, *notes])} |"
+
+
+def page() -> str:
+    parts = [INTRO]
+    for group, flags in groupby(FLAGS, key=lambda flag: flag.group):
+        parts.append(f"\n## {group[0].upper()}{group[1:]}\n\n| flag | type | default | meaning |\n|---|---|---|---|")
+        parts += [row(flag) for flag in flags]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+        if current != page():
+            print("docs/flags.md is not current: run make format", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

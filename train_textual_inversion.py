@@ -1,0 +1,8 @@
+"""Train a Textual Inversion embedding for Stable Diffusion 1.x; flags as in kohya-ss/sd-scripts."""
+
+import sys
+
+from coinage.cli.kohya import train_command
+
+if __name__ == "__main__":
+    sys.exit(train_command("sd"))
