@@ -46,8 +46,9 @@ def ship_text_encoder(text: CLIPTextModel, vocabulary: int, folder: Path) -> Non
     name = "text_model.embeddings.token_embedding.weight"
     tensors[name] = tensors[name][:vocabulary].clone()
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = text.config.to_dict() | {"vocab_size": vocabulary, "architectures": ["CLIPTextModel"], "dtype": "float16"}
-    write_json(folder / "config.json", {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")})
+    # Plain loading gives float32, as it does for the UNet and the VAE.
+    config = text.config.to_diff_dict() | {"vocab_size": vocabulary, "architectures": ["CLIPTextModel"], "dtype": "float32"}
+    write_json(folder / "config.json", {k: v for k, v in config.items() if k not in {"_name_or_path", "transformers_version"}})
 
 
 def ship(text: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL, tokenizer: Path, vocabulary: int, out: Path) -> None:

@@ -6,11 +6,11 @@ dictionary, re-zipped so that its pickle gate accepts them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -69,7 +69,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CoinageError(f"cannot write the file: {error.strerror}", str(path), "free some space or choose another folder") from error
 
 
@@ -160,8 +161,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with path.open("rb") as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a broken or hostile pickle can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EmbeddingFileError(f"no readable embedding: {reason}", str(path)) from None
 

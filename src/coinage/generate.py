@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ from coinage.prompts import Prompt
 
 # Sampler name -> diffusers class and what differs from the model's own scheduler settings.
 SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
     "lms": ("LMSDiscreteScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
@@ -35,7 +36,10 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
     class_name, changes = SAMPLERS[name.removeprefix("k_")]
     keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-    return getattr(diffusers, class_name)(**{k: config[k] for k in keep if k in config}, **changes)
+    factory = getattr(diffusers, class_name)
+    if "steps_offset" in inspect.signature(factory.__init__).parameters:
+        changes = {"steps_offset": 1, **changes}  # as the released Stable Diffusion models
+    return factory(**{k: config[k] for k in keep if k in config}, **changes)
 
 
 @torch.no_grad()

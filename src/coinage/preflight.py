@@ -15,6 +15,7 @@ from coinage.errors import ConfigError, Problem
 from coinage.prompts import Prompt, read_prompts
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
 
@@ -37,8 +38,9 @@ def check(config: TrainConfig) -> Checked:
     errors = [*model_problems(config.model.source), *errors]
     warnings: list[Problem] = []
     for word in config.words:
-        errors += word_problems(word, Path(config.model.source))
-        if samples:
+        found = word_problems(word, Path(config.model.source))
+        errors += found
+        if samples and not found:
             wrong, doubtful = caption_problems(samples, word.token)
             errors += wrong
             warnings += doubtful
@@ -66,7 +68,7 @@ def model_problems(source: str) -> list[Problem]:
     if path.is_file():
         hint = "convert it to a diffusers folder first"
         return [Problem(f"{flag}: checkpoint files are not supported yet", str(path), hint)]
-    if HUB_ID.fullmatch(source) and not Path(path.parts[0]).exists():
+    if HUB_ID.fullmatch(source) and path.suffix not in FILE_SUFFIXES and not Path(path.parts[0]).exists():
         return []
     return [Problem(f"{flag}: model not found", source, "check the path; a hub id looks like owner/name")]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from coinage.cli.build import build
 from coinage.cli.parse import idle_flags, parse, report, write_config
 from coinage.config import TrainConfig
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.preflight import Checked, check
 
 log = logging.getLogger("coinage")
@@ -39,6 +39,8 @@ def train_command(script: str, argv: Sequence[str] | None = None, prog: str = "t
         if args.output_config:
             print(f"wrote {write_config(args)}")
             return 0
+        if script == "sdxl":
+            raise ConfigError([Problem("Stable Diffusion XL is not supported yet", hint="train_textual_inversion.py trains for SD 1.x")])
         config, idle_keys = build(args)
         set_up_log(config.log.level)
         for name in (*idle_flags(args), *idle_keys):

@@ -16,6 +16,7 @@ from coinage.data.captions import vary
 from coinage.data.latents import Latents
 from coinage.data.scan import Sample
 from coinage.embedding_file import EmbeddingFile
+from coinage.errors import CoinageError
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.seeding import generator_for, rng_for
@@ -102,16 +103,23 @@ def working_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
     """Load the model and make everything ready for the first step."""
+    make_optimizer(config.optim, [torch.nn.Parameter(torch.zeros(1))])  # a wrong name must not wait for the model
     dtype = working_dtype(config.model.precision, device)
     family = FAMILIES["sd1"]
-    parts = family.load(config.model, dtype)
+    try:
+        parts = family.load(config.model, dtype)
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise CoinageError(f"cannot load the model: {first}", config.model.source, "give a diffusers folder") from error
     placeholder = install_word(parts, config.words[0])
     for module in parts.modules():
         module.to(device)
     if config.model.gradient_checkpointing:
         parts.denoiser.enable_gradient_checkpointing()
         for encoder in parts.text_encoders:
-            encoder.gradient_checkpointing_enable()
+            # transformers renamed the method; its old name warns.
+            enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+            enable()
         for module in (parts.denoiser, *parts.text_encoders):
             module.train()  # checkpointing is skipped in eval mode; there is no dropout
     latents = Latents(parts.vae, samples, config.data.readers)

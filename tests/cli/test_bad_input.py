@@ -1,0 +1,109 @@
+"""Bad input: one clear error each, exit code 2, at once, before any model is loaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from coinage.demo.concepts import CONCEPTS
+from coinage.demo.dataset import write_dataset
+from tests.helpers import flags
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "train_textual_inversion.py"
+
+
+def run(argv: list[str], script: Path = SCRIPT) -> tuple[subprocess.CompletedProcess[str], float]:
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, script, *argv], capture_output=True, text=True, check=False)
+    return done, time.monotonic() - start
+
+
+def without(argv: list[str], flag: str) -> list[str]:
+    return [word for word in argv if not word.startswith(f"{flag}=")]
+
+
+CASES = {
+    "no model folder": (["--pretrained_model_name_or_path=nowhere/model.safetensors"], "model not found"),
+    "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "no diffusers model"),
+    "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "checkpoint files are not supported yet"),
+    "word in the vocabulary": (["--token_string=circle"], "circle is already in the model's vocabulary"),
+    "two words": (["--token_string=my char"], "must be one word"),
+    "no init word": (["--init_word="], "--init_word is empty"),
+    "captions without the word": (["--token_string=wobo"], "no caption contains the word wobo"),
+    "weights missing": (["--weights={tmp}/none.pt"], "--weights: file not found"),
+    "output is a file": (["--output_dir={tmp}/file/out"], "is not a folder"),
+    "output name is a path": (["--output_name=a/b"], "is no file name"),
+    "previews without prompts": (["--sample_every_n_steps=5"], "previews need --sample_prompts"),
+    "unknown flag": (["--lerning_rate=1"], "did you mean `--learning_rate`"),
+    "bad number": (["--learning_rate=fast"], "invalid float value"),
+    "no steps": (["--max_train_steps=0"], "must be at least 1"),
+    "bad resolution": (["--resolution=big"], "is not a size"),
+    "tracker without a folder": (["--log_with=tensorboard"], "needs --logging_dir"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_error_and_exit_code_2(moon_dataset: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    more, message = CASES[name]
+    out = tmp_path / "out"
+    done, seconds = run(flags(moon_dataset, out, *(word.format(tmp=tmp_path) for word in more)))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    assert seconds < 2
+
+
+@pytest.mark.parametrize("flag", ["--pretrained_model_name_or_path", "--token_string", "--init_word", "--output_dir", "--dataset_config"])
+def test_missing_flags(moon_dataset: Path, tmp_path: Path, flag: str) -> None:
+    done, seconds = run(without(flags(moon_dataset, tmp_path), flag))
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert (flag.removeprefix("--").split("_")[0]) in done.stderr
+    assert seconds < 2
+
+
+def test_no_images_and_broken_images(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
+    (tmp_path / "images" / "01.png").write_bytes(b"")
+    (tmp_path / "images" / "02.png").write_text("text")
+    done, _ = run(flags(dataset, tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.count("error: unreadable image") == 2
+    shutil.rmtree(tmp_path / "images")
+    done, _ = run(flags(dataset, tmp_path / "out"))
+    assert done.returncode == 2
+    assert "image folder not found" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
+@pytest.mark.skipif(os.name != "nt" and os.geteuid() == 0, reason="root may write anywhere")
+def test_output_without_permission(moon_dataset: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    done, _ = run(flags(moon_dataset, locked / "out"))
+    assert done.returncode == 2
+    assert "no permission to write" in done.stderr
+
+
+def test_some_captions_without_the_word_are_a_warning_and_idle_flags_a_note(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
+    (tmp_path / "images" / "01.txt").write_text("a moon")
+    done, _ = run(flags(dataset, tmp_path / "out", "--max_train_steps=1", "--save_state", "--save_model_as=pt"))
+    assert done.returncode == 0, done.stderr
+    assert "warning: 1 of 8 captions lack the word zibu" in done.stderr
+    assert done.stderr.count("note: --save_state has no effect yet") == 1
+    assert (tmp_path / "out" / "zibu.pt").is_file()
+
+
+def test_sdxl_script_says_that_it_cannot_yet(moon_dataset: Path, tmp_path: Path) -> None:
+    done, _ = run(flags(moon_dataset, tmp_path), ROOT / "sdxl_train_textual_inversion.py")
+    assert done.returncode == 2
+    assert "not supported yet" in done.stderr

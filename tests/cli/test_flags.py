@@ -1,0 +1,129 @@
+"""The flag table against the frozen list of the reference's flags."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from coinage.cli.build import build
+from coinage.cli.flags import FLAGS, flags_of
+from coinage.cli.parse import build_parser, idle_flags, parse, ratio, write_config
+from coinage.errors import ConfigError
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flags.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[2]
+
+
+def test_table_is_the_golden_list() -> None:
+    table = {
+        f.name: {
+            "kind": f.kind,
+            "choices": list(f.choices),
+            "default": f.default,
+            "scripts": ["sdxl"] if f.sdxl_only else ["sd", "sdxl"],
+        }
+        for f in FLAGS
+    }
+    assert table == GOLDEN
+    assert len(FLAGS) == 173
+
+
+@pytest.mark.parametrize("script", ["sd", "sdxl"])
+def test_every_flag_is_parsed_with_its_type_and_default(script: str) -> None:
+    parser = build_parser(script, "test")
+    defaults = vars(parser.parse_args([]))
+    assert defaults == {f.dest: f.default for f in flags_of(script)}
+    samples = {"int": ("7", 7), "float": ("0.5", 0.5), "ratio": ("10%", 0.1), "str": ("x", "x"), "path": ("a/b", Path("a/b"))}
+    for flag in flags_of(script):
+        if flag.kind == "switch":
+            words, value = [flag.name], True
+        elif flag.kind == "list":
+            words, value = [flag.name, "a=1", "b=2"], ["a=1", "b=2"]
+        else:
+            text, value = samples[flag.kind]
+            if flag.choices:
+                text, value = str(flag.choices[-1]), flag.choices[-1]
+            words = [f"{flag.name}={text}"]
+        assert getattr(parser.parse_args(words), flag.dest) == value, flag.name
+
+
+def test_ratio_reads_counts_fractions_and_percentages() -> None:
+    assert [ratio(x) for x in ("100", "0.1", "10%", "0")] == [100, 0.1, 0.1, 0]
+    with pytest.raises(ValueError, match="invalid"):
+        ratio("1.5")
+
+
+def test_help_is_fast_and_imports_no_torch() -> None:
+    code = "import sys, coinage.cli.kohya as k; k.train_command('sd', ['--token_string', 'x']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, ROOT / "train_textual_inversion.py", "--help"], capture_output=True, text=True, check=False)
+        seconds.append(time.monotonic() - start)
+        assert done.returncode == 0
+        assert "--token_string" in done.stdout
+    assert min(seconds) < 0.6, "the budget is 0.3 s on an idle machine"
+
+
+def test_unknown_flag_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown flag --learning_rat0[\s\S]*--learning_rate"):
+        parse("sd", ["--learning_rat0=1"], "test")
+
+
+def test_unique_prefixes_are_accepted_and_the_last_value_wins() -> None:
+    args = parse("sd", ["--token_s=a", "--token_string=b"], "test")
+    assert args.token_string == "b"
+
+
+def test_config_file_yields_to_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[any]\nlearning_rate = 1e-3\nseed = 5\ncache_latents = true\noptimizer_args = ["eps=1e-6"]\nresolution = [64, 96]\n')
+    args = parse("sd", [f"--config_file={tmp_path / 'settings'}", "--seed=7"], "test")
+    assert (args.learning_rate, args.seed, args.cache_latents) == (1e-3, 7, True)
+    assert (args.optimizer_args, args.resolution) == (["eps=1e-6"], "64,96")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rte = 1", r"unknown key `learning_rte`[\s\S]*learning_rate"),
+        ('loss_type = "foo"', "invalid choice"),
+        ('learning_rate = "abc"', "invalid float"),
+        ("cache_latents = 1", "must be true or false"),
+        ("= 3", "config_file"),
+    ],
+)
+def test_config_file_is_checked(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        parse("sd", [f"--config_file={file}"], "test")
+
+
+def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "saved.toml"
+    argv = ["--token_string=zibu", "--huggingface_token=s3cret", "--seed=3", f"--config_file={file}", "--output_config"]
+    write_config(parse("sd", argv, "test"))
+    assert "s3cret" not in file.read_text()
+    again = parse("sd", [f"--config_file={file}"], "test")
+    assert (again.token_string, again.seed) == ("zibu", 3)
+    with pytest.raises(ConfigError, match="the file exists"):
+        write_config(parse("sd", argv, "test"))
+
+
+def test_flags_without_effect_are_named() -> None:
+    args = parse("sd", ["--save_state", "--seed=1", "--huber_c=0.2"], "test")
+    assert sorted(idle_flags(args)) == ["--huber_c", "--save_state"]
+
+
+def test_all_missing_inputs_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(parse("sd", ["--lr_scheduler=cosin", "--min_timestep=900", "--max_timestep=100"], "test"))
+    text = str(caught.value)
+    for part in ("--pretrained_model", "--token_string", "--output_dir", "no dataset", "cosin", "timesteps 900 to 100"):
+        assert part in text

@@ -1,0 +1,68 @@
+"""The demo's score tells a right trainer from a wrong one (minutes; `make test-slow`)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coinage.config import WordConfig
+from coinage.demo.concepts import CONCEPTS
+from coinage.demo.dataset import write_dataset
+from coinage.demo.run import MODEL, WordModel
+from coinage.demo.score import score, trials
+from coinage.families.base import Components
+from coinage.training.setup import Run
+from tests.helpers import trained
+
+pytestmark = pytest.mark.slow
+
+
+def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = None) -> tuple[float, float]:
+    """S and E after the demo's training, `change` having tampered with the trainer."""
+    found = CONCEPTS[concept]
+    dataset = write_dataset(tmp_path, found, "zibu", seed=0)
+    options = ("--max_train_steps=300", f"--init_word={found.init_word}", "--cache_latents")
+    trained(dataset, tmp_path / "out", *options, change=change)
+    tried = trials(found, "zibu", 48, seed=0)
+    word = WordConfig(token="zibu", init_file=tmp_path / "out" / "zibu.safetensors")
+    return score(tried, WordModel(MODEL).draw(word, [t.prompt for t in tried], lambda: None))
+
+
+def passes(found: tuple[float, float]) -> bool:
+    return found[0] >= 0.75 and found[1] >= 0.85
+
+
+@pytest.mark.parametrize("concept", ["moon", "checkered", "red-striped-cross"])
+def test_the_right_trainer_passes(concept: str, tmp_path: Path) -> None:
+    assert passes(scores(concept, tmp_path))
+
+
+def without_scaling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
+    def change(_run: Run) -> None:
+        monkeypatch.setattr(Components, "scaling_factor", 1.0)
+
+    return change
+
+
+def wrong_target(_monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        run.parts.schedule = replace(run.parts.schedule, prediction_type="v_prediction")
+
+    return change
+
+
+def captions_without_the_word(_monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        run.samples = [replace(sample, caption=sample.caption.replace("zibu", "shape")) for sample in run.samples]
+
+    return change
+
+
+@pytest.mark.parametrize("fault", [without_scaling, wrong_target, captions_without_the_word])
+@pytest.mark.parametrize("concept", ["moon", "red-striped-cross"])
+def test_a_wrong_trainer_fails(
+    fault: Callable[[pytest.MonkeyPatch], Callable[[Run], None]], concept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = scores(concept, tmp_path, fault(monkeypatch))
+    assert not passes(found), found

@@ -1,0 +1,62 @@
+"""Run the training command in this process, as the command line would."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from coinage.cli.build import build
+from coinage.cli.parse import parse
+from coinage.config import TrainConfig
+from coinage.demo.run import MODEL
+from coinage.embedding_file import EmbeddingFile
+from coinage.preflight import check
+from coinage.training.loop import train
+from coinage.training.setup import Run, prepare
+from coinage.training.watch import observers_for
+
+
+def flags(dataset: Path, out: Path, *more: str) -> list[str]:
+    """A short training on the demo model."""
+    return [
+        f"--pretrained_model_name_or_path={MODEL}",
+        f"--dataset_config={dataset}",
+        f"--output_dir={out}",
+        "--token_string=zibu",
+        "--init_word=shape",
+        "--save_model_as=safetensors",
+        "--learning_rate=5e-3",
+        "--max_train_steps=3",
+        "--seed=0",
+        *more,
+    ]
+
+
+def config_for(dataset: Path, out: Path, *more: str) -> TrainConfig:
+    return build(parse("sd", flags(dataset, out, *more), "test"))[0]
+
+
+def prepared(dataset: Path, out: Path, *more: str) -> Run:
+    config = config_for(dataset, out, *more)
+    return prepare(config, check(config).samples, torch.device("cpu"))
+
+
+def trained(dataset: Path, out: Path, *more: str, change: Callable[[Run], None] | None = None) -> tuple[Run, EmbeddingFile]:
+    """Train and write the files; `change` may tamper with the prepared run."""
+    config = config_for(dataset, out, *more)
+    checked = check(config)
+    run = prepare(config, checked.samples, torch.device("cpu"))
+    if config.data.cache_latents:
+        run.latents.cache(config.data.vae_batch_size, lambda _: None)
+    if change:
+        change(run)
+    observers = observers_for(run, checked.prompts)
+    try:
+        return run, train(run, observers)
+    finally:
+        for observer in observers:
+            observer.close()
+
+
+def rows_of(file: EmbeddingFile) -> torch.Tensor:
+    return file.vectors["emb_params"]

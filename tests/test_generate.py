@@ -1,0 +1,90 @@
+"""Pictures: ours, diffusers' own, and prompt files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from coinage.demo.run import MODEL
+from coinage.errors import ConfigError
+from coinage.generate import SAMPLERS, draw, make_scheduler
+from coinage.prompts import SAMPLER_NAMES, Prompt, parse_prompt_line, read_prompts
+from tests.helpers import prepared, trained
+
+# Wording of a library notice about image processors that no test here needs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_diffusers_draws_the_same_picture(moon_dataset: Path, tmp_path: Path, vectors: int, suffix: str) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo of a red zibu on a white background --w 64 --h 64 --s 6 --d 5 --l 4 --n dirty\n")
+    options = (f"--num_vectors_per_token={vectors}", f"--save_model_as={suffix}", "--max_train_steps=3", "--learning_rate=3e-2")
+    trained(moon_dataset, tmp_path, *options, f"--sample_prompts={prompts}", "--sample_every_n_steps=3")
+    (preview,) = (tmp_path / "sample").glob("*.png")
+    pipeline = StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_textual_inversion(str(tmp_path / f"zibu.{suffix}"), token="zibu")
+    image = pipeline(
+        "a photo of a red zibu on a white background",
+        negative_prompt="dirty",
+        width=64,
+        height=64,
+        num_inference_steps=6,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images[0]
+    ours = np.asarray(Image.open(preview)).astype(int)
+    theirs = (image * 255).round().astype(int)
+    assert np.abs(ours - theirs).max() <= 2
+    assert ours.std() > 10
+
+
+def test_a_picture_depends_on_its_seed_alone(moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    prompts = [Prompt(text=f"a {c} zibu", width=64, height=64, seed=s, steps=3, scale=4) for c, s in (("red", 1), ("blue", 2), ("red", 3))]
+    state = torch.get_rng_state()
+    batched = list(draw(run.family, run.parts, prompts, 3))
+    assert torch.equal(state, torch.get_rng_state())
+    (alone,) = draw(run.family, run.parts, prompts[2:])
+    assert np.abs(batched[2].astype(int) - alone.astype(int)).max() <= 1
+    assert not np.array_equal(batched[0], batched[2])
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lms"])
+def test_every_sampler_draws(moon_dataset: Path, tmp_path: Path, sampler: str) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    (image,) = draw(run.family, run.parts, [Prompt(text="a red circle", width=64, height=64, seed=1, steps=8, scale=4, sampler=sampler)])
+    assert image.shape == (64, 64, 3)
+    assert image.std() > 5
+    assert make_scheduler(sampler, run.parts.scheduler_config).config.beta_schedule == "scaled_linear"
+
+
+def test_prompt_lines() -> None:
+    full = parse_prompt_line("a cat --n bad, ugly --w 768 --h 512 --d 42 --s 28 --l 7.5 --ss euler_a")
+    wanted = Prompt(text="a cat", negative="bad, ugly", width=768, height=512, seed=42, steps=28, scale=7.5, sampler="euler_a")
+    assert full == wanted
+    assert parse_prompt_line("cat --d -1 --w 512").seed is None
+    assert parse_prompt_line("a --s 0").steps == 1
+    assert parse_prompt_line("a cat--w 512").text == "a cat--w 512"
+    assert parse_prompt_line("s 10 cats") == Prompt(text="s 10 cats")
+    assert parse_prompt_line("a --W 70 --H 3").width == 64
+    assert set(SAMPLER_NAMES) == {*SAMPLERS, *(f"k_{name}" for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a"))}
+
+
+def test_prompt_files(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("# comment\n\na zibu\nb --ss eulr\nc --ss nonsense\n")
+    with pytest.raises(ConfigError, match=r"unknown sampler 'eulr'[\s\S]*line 4[\s\S]*did you mean `euler`[\s\S]*line 5"):
+        read_prompts(file, "ddim")
+    file.write_text("a zibu --s 3\n", encoding="utf-8-sig")
+    assert read_prompts(file, "heun") == [Prompt(text="a zibu", steps=3, sampler="heun")]
+    with pytest.raises(ConfigError, match=r"not a \.txt file"):
+        read_prompts(tmp_path / "prompts.yaml", "ddim")
+    with pytest.raises(ConfigError, match="missing"):
+        read_prompts(tmp_path / "missing.txt", "ddim")

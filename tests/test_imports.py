@@ -1,0 +1,59 @@
+"""Imports go one way, and what must stay light imports no torch."""
+
+import ast
+from pathlib import Path
+
+SRC = Path(__file__).parents[1] / "src" / "coinage"
+RANK = {
+    "errors": 0, "config": 0, "seeding": 0, "prompts": 1, "config_io": 1, "embedding_file": 1, "tokens": 1, "diffusion": 1,
+    "data": 2, "families": 2, "preflight": 3, "generate": 3, "training": 4, "demo": 5, "cli": 6,
+}  # fmt: skip
+LIGHT = ["errors.py", "config.py", "config_io.py", "prompts.py", "preflight.py", "data/scan.py", "data/captions.py", "data/buckets.py"]
+LIGHT += ["data/batches.py", "cli/flags.py", "cli/parse.py", "cli/build.py", "cli/kohya.py", "cli/main.py"]
+
+
+def imported(path: Path, *, top_only: bool) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_only else ast.walk(tree)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def room(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "coinage" and len(parts) > 1 else None
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for path in SRC.rglob("*.py"):
+        own = path.relative_to(SRC).with_suffix("").parts[0]
+        for module in imported(path, top_only=False):
+            other = room(module)
+            if own in RANK and other in RANK and other != own and RANK[other] >= RANK[own] and RANK[own] > 0:
+                wrong.append(f"{path.relative_to(SRC)} imports {module}")
+    assert not wrong
+
+
+def test_families_do_not_import_each_other() -> None:
+    families = {"sd1"}
+    for name in families:
+        others = {f"coinage.families.{other}" for other in families - {name}}
+        assert not imported(SRC / "families" / f"{name}.py", top_only=False) & others
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    heavy = {"torch", "diffusers", "transformers", "accelerate"}
+    for name in LIGHT:
+        found = {module.split(".")[0] for module in imported(SRC / name, top_only=True)}
+        assert not found & heavy, name
+
+
+def test_every_module_is_short() -> None:
+    long = [str(p) for p in SRC.rglob("*.py") if len(p.read_text(encoding="utf-8").splitlines()) > 500]
+    assert not long

@@ -1,0 +1,235 @@
+"""Training on the demo model: only the rows move, and equal runs are equal to the bit."""
+
+import math
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from coinage.config import LoopConfig, OptimConfig
+from coinage.demo.concepts import CONCEPTS
+from coinage.demo.dataset import write_dataset
+from coinage.embedding_file import read
+from coinage.errors import CoinageError, ConfigError, TrainingError
+from coinage.seeding import generator_for
+from coinage.training.loop import accumulate, update
+from coinage.training.optimizers import make_optimizer, make_schedule, warmup_steps
+from coinage.training.setup import Run, run_length
+from coinage.training.step import Batch, forward
+from tests.helpers import config_for, prepared, rows_of, trained
+
+
+def frozen_state(run: Run) -> dict[str, torch.Tensor]:
+    found = {}
+    for i, module in enumerate(run.parts.modules()):
+        found |= {f"{i}.{name}": p.detach().clone() for name, p in module.named_parameters() if "rows" not in name}
+        found |= {f"{i}.{name}": b.detach().clone() for name, b in module.named_buffers()}
+    return found
+
+
+def test_only_the_rows_change(moon_dataset: Path, tmp_path: Path) -> None:
+    before: dict[str, torch.Tensor] = {}
+    run, word = trained(moon_dataset, tmp_path, "--cache_latents", change=lambda run: before.update(frozen_state(run)))
+    after = frozen_state(run)
+    assert any("table" in name for name in after)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    start = run.parts.embeddings[0].table[run.parts.tokenizers[0].encode("shape", add_special_tokens=False)]
+    assert (rows_of(word) - start).norm() > 0.01
+    trainable = [p for module in run.parts.modules() for p in module.parameters() if p.requires_grad]
+    assert [id(p) for p in trainable] == [id(run.parts.rows()[0])]
+
+
+def test_equal_runs_write_equal_bytes(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo of zibu --w 64 --h 64 --s 2 --d 1\n")
+    previews = [f"--sample_prompts={prompts}", "--sample_every_n_steps=1", "--max_data_loader_n_workers=0"]
+    trained(moon_dataset, tmp_path / "a", "--cache_latents")
+    trained(moon_dataset, tmp_path / "b", "--cache_latents", *previews)  # neither previews nor readers may change a run
+    trained(moon_dataset, tmp_path / "c", "--cache_latents", "--seed=1")
+    one, two, three = (read(tmp_path / x / "zibu.safetensors") for x in "abc")
+    assert (tmp_path / "a" / "zibu.safetensors").read_bytes() == (tmp_path / "b" / "zibu.safetensors").read_bytes()
+    assert torch.equal(rows_of(one), rows_of(two))
+    assert not torch.equal(rows_of(one), rows_of(three))
+
+
+def test_rows_train_as_a_whole_table_would(moon_dataset: Path, tmp_path: Path) -> None:
+    """AdamW on the rows alone is AdamW on the whole table with the old rows put back (clipping off)."""
+    options = ("--max_grad_norm=0", "--num_vectors_per_token=2", "--max_train_steps=5", "--learning_rate=1e-2")
+    _, word = trained(moon_dataset, tmp_path, *options)
+    run = prepared(moon_dataset, tmp_path, *options)
+    encoder = run.parts.text_encoders[0]
+    embedding = run.parts.embeddings[0]
+    size = len(embedding.table)
+    table = torch.nn.Embedding.from_pretrained(embedding.weight.detach().clone(), freeze=False)
+    encoder.set_input_embeddings(table)
+    original = table.weight.detach()[:size].clone()
+    run.optimizer = make_optimizer(run.config.optim, [table.weight])
+    run.schedule = make_schedule(run.config.optim, run.optimizer, run.total_steps)
+    for group in run.updates(0):
+        accumulate(run, group)
+        update(run)
+        with torch.no_grad():
+            table.weight[:size] = original
+        if run.step == run.total_steps:
+            break
+    difference = (table.weight.detach()[size:] - rows_of(word)).abs().max().item()
+    assert difference <= 1e-6
+    assert (table.weight.detach()[size:] - embedding.rows).abs().max() > 1e-3
+
+
+def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    (group, *_) = run.updates(0)
+    (batch,) = group
+    whole = accumulate(run, [batch])
+    assert run.parts.rows()[0].grad is not None
+    gradient = run.parts.rows()[0].grad.clone()
+    run.optimizer.zero_grad()
+    pieces = [type(batch)(batch.moments[i : i + n], batch.captions[i : i + n], batch.generators[i : i + n]) for i, n in ((0, 3), (3, 1))]
+    for generator, item in zip(batch.generators, _positions(run), strict=True):
+        generator.manual_seed(item)
+    split = accumulate(run, pieces)
+    assert split == pytest.approx(whole, rel=1e-5)
+    torch.testing.assert_close(run.parts.rows()[0].grad, gradient, rtol=1e-4, atol=1e-8)
+
+
+def _positions(run: Run) -> list[int]:
+    from coinage.data.batches import plan_epoch
+    from coinage.seeding import key_for
+
+    first = plan_epoch(run.samples, [4], run.config.loop.seed, 0)[0]
+    return [key_for(run.config.loop.seed, "noise", 0, item.position) for item in first]
+
+
+def test_two_images_are_overfitted(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
+    for i in range(3, 9):
+        (tmp_path / "images" / f"{i:02d}.png").unlink()
+    dataset.write_text(dataset.read_text(encoding="utf-8").replace("num_repeats = 10", "num_repeats = 2"), encoding="utf-8")
+    run = prepared(dataset, tmp_path / "out", "--learning_rate=2e-2", "--min_timestep=400", "--max_timestep=700")
+
+    def fixed_loss() -> float:
+        """The loss of both images, eight fixed draws each."""
+        (group,) = run.updates(0)
+        moments = torch.cat([group[0].moments] * 8)
+        captions = [*group[0].captions] * 8
+        with torch.no_grad():
+            batch = Batch(moments, captions, [generator_for("fixed", i) for i in range(len(captions))])
+            return float(forward(run.family, run.parts, batch, run.config.noise, run.config.loss).per_sample.mean())
+
+    before = fixed_loss()
+    for epoch in range(40):
+        for group in run.updates(epoch):
+            accumulate(run, group)
+            update(run)
+    assert fixed_loss() < 0.9 * before
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_float32_rows(moon_dataset: Path, tmp_path: Path, precision: str) -> None:
+    run, word = trained(moon_dataset, tmp_path, f"--mixed_precision={precision}", "--max_train_steps=2", "--gradient_checkpointing")
+    assert run.dtype == torch.bfloat16  # fp16 is bf16 on a CPU
+    assert run.parts.denoiser.dtype == torch.bfloat16
+    assert run.parts.rows()[0].dtype == torch.float32
+    assert torch.isfinite(rows_of(word)).all()
+
+
+def test_files_at_steps_epochs_and_end(moon_dataset: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# a comment\n\nzibu --w 64 --h 64 --s 1 --d 42\na red zibu --w 64 --h 64 --s 1 --n bad --l 2\n")
+    options = ("--max_train_steps=4", "--save_every_n_steps=2", f"--sample_prompts={prompts}", "--sample_at_first")
+    trained(moon_dataset, tmp_path / "o", *options, "--sample_every_n_steps=3", "--output_name=w", f"--logging_dir={tmp_path / 'logs'}")
+    names = sorted(p.name for p in (tmp_path / "o").iterdir())
+    assert names == ["sample", "w-step00000002.safetensors", "w-step00000004.safetensors", "w.safetensors"]
+    previews = sorted(p.name for p in (tmp_path / "o" / "sample").iterdir())
+    stems = [(p[:11], p.endswith("_42.png")) for p in previews]
+    assert stems == [("w_000000_00", True), ("w_000000_01", False), ("w_000003_00", True), ("w_000003_01", False)]
+    with safetensors.safe_open(tmp_path / "o" / "w-step00000002.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert header["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert (header["ti.step"], header["modelspec.resolution"], header["ti.token_string"]) == ("2", "64x64", "zibu")
+    assert header["modelspec.trigger_phrase"] == "w-step00000002"
+    (events,) = (tmp_path / "logs").glob("*/textual_inversion")
+    data = EventAccumulator(str(events)).Reload()
+    assert [e.step for e in data.Scalars("loss")] == [1, 2, 3, 4]
+    assert [e.value for e in data.Scalars("lr")] == pytest.approx([5e-3] * 4)
+
+
+def test_epoch_saves_leave_the_last_epoch_to_the_final_file(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
+    dataset.write_text(dataset.read_text(encoding="utf-8").replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
+    run, _ = trained(dataset, tmp_path / "o", "--max_train_epochs=3", "--save_every_n_epochs=1", "--save_model_as=pt", "--cache_latents")
+    assert (run.total_steps, run.step, run.epoch) == (6, 6, 3)
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["zibu-000001.pt", "zibu-000002.pt", "zibu.pt"]
+
+
+def test_weights_continue_an_earlier_word(moon_dataset: Path, tmp_path: Path) -> None:
+    _, word = trained(moon_dataset, tmp_path, "--num_vectors_per_token=2", "--save_model_as=pt")
+    again = prepared(moon_dataset, tmp_path, "--num_vectors_per_token=2", f"--weights={tmp_path / 'zibu.pt'}")
+    assert torch.equal(again.parts.rows()[0].detach(), rows_of(word))
+    with pytest.raises(CoinageError, match="2 vectors of width 128; needed are 3 of width 128"):
+        prepared(moon_dataset, tmp_path, "--num_vectors_per_token=3", f"--weights={tmp_path / 'zibu.pt'}")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(moon_dataset: Path, tmp_path: Path) -> None:
+    def poison(run: Run) -> None:
+        with torch.no_grad():
+            run.parts.rows()[0].fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="the loss of step 1 is nan"):
+        trained(moon_dataset, tmp_path, change=poison)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulation", "steps", "epochs", "expected"),
+    [(33, 2, 1600, None, (1600, 95)), (33, 1, 1600, None, (1600, 49)), (34, 2, 1600, None, (1600, 95)), (33, 2, 1600, 10, (170, 10))],
+)
+def test_run_length(
+    moon_dataset: Path, tmp_path: Path, batches: int, accumulation: int, steps: int, epochs: int | None, expected: tuple[int, int]
+) -> None:
+    from dataclasses import replace
+
+    config = config_for(moon_dataset, tmp_path)
+    config = replace(config, optim=OptimConfig(accumulation=accumulation), loop=LoopConfig(max_steps=steps, max_epochs=epochs))
+    assert run_length(config, batches) == expected
+
+
+def test_optimizers_by_name() -> None:
+    rows = [torch.nn.Parameter(torch.ones(2, 3))]
+    for name in ("AdamW", "adamw8bit", "PagedAdamW8bit"):
+        assert type(make_optimizer(OptimConfig(name=name), rows)) is torch.optim.AdamW
+    sgd = make_optimizer(OptimConfig(name="SGD", arguments=(("momentum", 0.5),)), rows)
+    assert sgd.param_groups[0]["momentum"] == 0.5
+    with pytest.raises(ConfigError, match=r"did you mean `AdamW"):
+        make_optimizer(OptimConfig(name="AdmW"), rows)
+    with pytest.raises(ConfigError, match="do not fit SGD"):
+        make_optimizer(OptimConfig(name="SGD", arguments=(("betas", 1),)), rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "expected"),
+    [
+        ("constant", 0, [1, 1, 1, 1]),
+        ("constant_with_warmup", 0.5, [0, 0.5, 1, 1]),
+        ("linear", 0, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 0, [0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]),
+        ("cosine_with_restarts", 0, [1, 0.5, 1, 0.5]),
+        ("polynomial", 0, [1, 0.5625, 0.25, 0.0625]),
+    ],
+)
+def test_learning_rate_schedules(name: str, warmup: float, expected: list[float]) -> None:
+    config = OptimConfig(schedule=name, warmup=warmup, learning_rate=1.0, cycles=2, power=2)
+    optimizer = make_optimizer(config, [torch.nn.Parameter(torch.ones(1))])
+    schedule = make_schedule(config, optimizer, 4)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, abs=1e-6)
+    assert [warmup_steps(w, 200) for w in (0, 10, 0.1)] == [0, 10, 20]
