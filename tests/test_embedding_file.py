@@ -13,8 +13,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from coinage.embedding_file import EmbeddingFile, read, utc_now, write, write_bytes
+from coinage.embedding_file import EmbeddingFile, read, utc_now, write
 from coinage.errors import CoinageError, EmbeddingFileError
+from coinage.files import write_bytes
 
 
 def vectors(n: int, d: int) -> torch.Tensor:

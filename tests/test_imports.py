@@ -5,11 +5,21 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
-    "errors": 0, "config": 0, "seeding": 0, "prompts": 1, "config_io": 1, "embedding_file": 1, "tokens": 1, "diffusion": 1,
+    "errors": 0, "config": 0, "seeding": 0, "files": 1, "prompts": 1, "config_io": 1, "embedding_file": 2, "tokens": 1, "diffusion": 1,
     "data": 2, "families": 2, "preflight": 3, "generate": 3, "training": 4, "demo": 5, "cli": 6,
 }  # fmt: skip
 LIGHT = ["errors.py", "config.py", "config_io.py", "prompts.py", "preflight.py", "data/scan.py", "data/captions.py", "data/buckets.py"]
-LIGHT += ["data/batches.py", "cli/flags.py", "cli/parse.py", "cli/build.py", "cli/kohya.py", "cli/main.py"]
+LIGHT += [
+    "data/batches.py",
+    "cli/flags.py",
+    "cli/parse.py",
+    "cli/build.py",
+    "cli/kohya.py",
+    "cli/main.py",
+    "files.py",
+    "demo/run.py",
+    "demo/score.py",
+]
 
 
 def imported(path: Path, *, top_only: bool) -> set[str]:

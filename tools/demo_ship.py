@@ -62,3 +62,4 @@ def ship(text: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL, to
     for part in ("unet", "vae"):
         forget_origin(out / part / "config.json")
     write_json(out / "model_index.json", INDEX)
+    shutil.copy(Path(__file__).with_name("demo_card.md"), out / "README.md")

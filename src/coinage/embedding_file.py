@@ -6,7 +6,6 @@ dictionary, re-zipped so that its pickle gate accepts them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError, EmbeddingFileError
+from coinage.files import write_bytes
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GENERIC_KEYS = ("emb_params", "emp_params")
@@ -52,26 +52,6 @@ def utc_now() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        CoinageError: the file cannot be written; nothing is left behind and an older file stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CoinageError(f"cannot write the file: {error.strerror}", str(path), "free some space or choose another folder") from error
 
 
 def write(path: Path, file: EmbeddingFile, precision: str = "float") -> None:

@@ -10,7 +10,7 @@ from coinage.demo.concepts import Concept
 from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, phrase
 from coinage.demo.score import words_of
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
-from coinage.training.observers import save_image
+from coinage.files import save_image
 
 IMAGES = 8
 TOML = """\

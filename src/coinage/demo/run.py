@@ -24,10 +24,9 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
-from coinage.embedding_file import write_bytes
 from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
+from coinage.files import save_image, write_bytes
 from coinage.prompts import Prompt
-from coinage.training.observers import save_image
 
 if TYPE_CHECKING:
     from coinage.families import Components, ModelFamily

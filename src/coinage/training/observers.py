@@ -9,14 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from coinage import __version__
 from coinage.config import PreviewConfig, SaveConfig
 from coinage.embedding_file import EmbeddingFile, utc_now, write
 from coinage.errors import CoinageError
+from coinage.files import save_image
 from coinage.generate import draw
 from coinage.prompts import Prompt
 from coinage.training.setup import Run
@@ -180,17 +177,6 @@ class Previewer(Observer):
                 save_image(path, image)
             except (RuntimeError, ValueError, OSError, CoinageError) as error:
                 log.warning("preview %d failed, training goes on: %s", index, error)
-
-
-def save_image(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a PNG whole or not at all."""
-    import io
-
-    from coinage.embedding_file import write_bytes
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
 
 
 class Tracker(Observer):
