@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def _draw_batch(family: ModelFamily, parts: Components, prompts: Sequence[Prompt
     pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
     cond = family.encode(parts, [p.text for p in prompts])
     blank = family.encode(parts, [p.negative for p in prompts])
-    seeds = [torch.seed() if p.seed is None else p.seed for p in prompts]
+    seeds = [secrets.randbits(32) if p.seed is None else p.seed for p in prompts]
     dtype = parts.denoiser.dtype
     images = pipeline(
         prompt_embeds=cond.encoder_hidden_states.to(dtype),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coinage.cli.build import build
-from coinage.cli.flags import FLAGS, flags_of
-from coinage.cli.parse import build_parser, idle_flags, parse, ratio, write_config
+from coinage.cli.flags import FLAGS, OWN_KERNELS, flags_of
+from coinage.cli.parse import build_parser, notes, parse, ratio, write_config
 from coinage.errors import ConfigError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flags.json").read_text(encoding="utf-8"))
@@ -117,8 +117,10 @@ def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> No
 
 
 def test_flags_without_effect_are_named() -> None:
-    args = parse("sd", ["--save_state", "--seed=1", "--huber_c=0.2"], "test")
-    assert sorted(idle_flags(args)) == ["--huber_c", "--save_state"]
+    args = parse("sd", ["--save_state", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb"], "test")
+    first, *rest = sorted(notes(args))
+    assert first == "--huber_c has no effect yet"
+    assert rest == ["--log_with wandb: W&B has no effect yet", "--save_state has no effect yet", f"--xformers {OWN_KERNELS}"]
 
 
 def test_all_missing_inputs_are_reported_together() -> None:

@@ -15,7 +15,7 @@ from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError, TrainingError
 from coinage.seeding import generator_for
 from coinage.training.loop import accumulate, update
-from coinage.training.optimizers import make_optimizer, make_schedule, warmup_steps
+from coinage.training.optimizers import choose_optimizer, make_schedule, warmup_steps
 from coinage.training.setup import Run, run_length
 from coinage.training.step import Batch, forward
 from tests.helpers import config_for, prepared, rows_of, trained
@@ -67,7 +67,7 @@ def test_rows_train_as_a_whole_table_would(moon_dataset: Path, tmp_path: Path) -
     table = torch.nn.Embedding.from_pretrained(embedding.weight.detach().clone(), freeze=False)
     encoder.set_input_embeddings(table)
     original = table.weight.detach()[:size].clone()
-    run.optimizer = make_optimizer(run.config.optim, [table.weight])
+    run.optimizer = choose_optimizer(run.config.optim)([table.weight])
     run.schedule = make_schedule(run.config.optim, run.optimizer, run.total_steps)
     for group in run.updates(0):
         accumulate(run, group)
@@ -79,6 +79,19 @@ def test_rows_train_as_a_whole_table_would(moon_dataset: Path, tmp_path: Path) -
     difference = (table.weight.detach()[size:] - rows_of(word)).abs().max().item()
     assert difference <= 1e-6
     assert (table.weight.detach()[size:] - embedding.rows).abs().max() > 1e-3
+
+
+def test_accumulation_equals_a_larger_batch(moon_dataset: Path, tmp_path: Path) -> None:
+    text = moon_dataset.read_text(encoding="utf-8")
+    results = []
+    for batch, groups in ((4, 1), (2, 2), (1, 4)):
+        config = tmp_path / f"b{batch}.toml"
+        config.write_text(text.replace("batch_size = 4", f"batch_size = {batch}"), encoding="utf-8")
+        options = (f"--gradient_accumulation_steps={groups}", "--cache_latents", "--max_train_steps=4", "--learning_rate=1e-2")
+        _, word = trained(config, tmp_path / "out", *options)
+        results.append(rows_of(word))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(results[2], results[0], rtol=0, atol=1e-5)
 
 
 def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path) -> None:
@@ -202,13 +215,13 @@ def test_run_length(
 def test_optimizers_by_name() -> None:
     rows = [torch.nn.Parameter(torch.ones(2, 3))]
     for name in ("AdamW", "adamw8bit", "PagedAdamW8bit"):
-        assert type(make_optimizer(OptimConfig(name=name), rows)) is torch.optim.AdamW
-    sgd = make_optimizer(OptimConfig(name="SGD", arguments=(("momentum", 0.5),)), rows)
+        assert type(choose_optimizer(OptimConfig(name=name))(rows)) is torch.optim.AdamW
+    sgd = choose_optimizer(OptimConfig(name="SGD", arguments=(("momentum", 0.5),)))(rows)
     assert sgd.param_groups[0]["momentum"] == 0.5
     with pytest.raises(ConfigError, match=r"did you mean `AdamW"):
-        make_optimizer(OptimConfig(name="AdmW"), rows)
+        choose_optimizer(OptimConfig(name="AdmW"))(rows)
     with pytest.raises(ConfigError, match="do not fit SGD"):
-        make_optimizer(OptimConfig(name="SGD", arguments=(("betas", 1),)), rows)
+        choose_optimizer(OptimConfig(name="SGD", arguments=(("betas", 1),)))(rows)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +237,7 @@ def test_optimizers_by_name() -> None:
 )
 def test_learning_rate_schedules(name: str, warmup: float, expected: list[float]) -> None:
     config = OptimConfig(schedule=name, warmup=warmup, learning_rate=1.0, cycles=2, power=2)
-    optimizer = make_optimizer(config, [torch.nn.Parameter(torch.ones(1))])
+    optimizer = choose_optimizer(config)([torch.nn.Parameter(torch.ones(1))])
     schedule = make_schedule(config, optimizer, 4)
     rates = []
     for _ in range(4):

@@ -2,7 +2,7 @@
 
 Names, types, choices and defaults are those of the reference trainer (kohya-ss/sd-scripts), so that
 existing commands run unchanged; a golden test holds them. The parser and the help come from this
-table. A flag with `acts=False` is accepted and says once that it has no effect yet.
+table. A flag with a note is accepted, and the note is said once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Flag:
     default: str | int | float | bool | None
     help: str
     choices: tuple[str | int, ...] = ()
-    acts: bool = True
+    note: str = ""  # said once when the flag is given and does not act as asked
     sdxl_only: bool = False
     group: str = ""
 
@@ -31,13 +31,16 @@ class Flag:
         return self.name[2:]
 
 
+OWN_KERNELS = "is not needed: torch's scaled-dot-product attention is always used"
+
+
 def _rows(group: str, *rows: Flag) -> tuple[Flag, ...]:
     return tuple(replace(row, group=group) for row in rows)
 
 
 def _later(*values: Any, sdxl_only: bool = False) -> Flag:
     """A flag that is accepted and has no effect yet."""
-    return replace(Flag(*values), acts=False, sdxl_only=sdxl_only)
+    return replace(Flag(*values), note="has no effect yet", sdxl_only=sdxl_only)
 
 
 _MODEL = _rows(
@@ -66,7 +69,7 @@ _DATASET = _rows(
     _later("--conditioning_data_dir", "str", None, "Folder of mask images."),
     _later("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel."),
     Flag("--max_data_loader_n_workers", "int", 8, "Threads that read images; 0 reads in the training thread."),
-    Flag("--persistent_data_loader_workers", "switch", False, "Keep the readers alive between epochs (they always are)."),
+    Flag("--persistent_data_loader_workers", "switch", False, "Keep the readers alive between epochs.", note="is not needed: images are read by threads, which start at once"),
 )  # fmt: skip
 
 _CAPTION = _rows(
@@ -155,8 +158,8 @@ _LENGTH = _rows(
 _MEMORY = _rows(
     "memory and attention",
     Flag("--gradient_checkpointing", "switch", False, "Compute activations twice instead of keeping them."),
-    Flag("--mem_eff_attn", "switch", False, "Memory-efficient attention: torch's own kernels are used, as always."),
-    Flag("--xformers", "switch", False, "xFormers attention: torch's own kernels are used, as always."),
+    Flag("--mem_eff_attn", "switch", False, "Memory-efficient attention.", note=OWN_KERNELS),
+    Flag("--xformers", "switch", False, "xFormers attention.", note=OWN_KERNELS),
     Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on)."),
     _later("--torch_compile", "switch", False, "Compile the UNet."),
     _later("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm")),

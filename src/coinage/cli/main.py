@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coinage import __version__
-from coinage.cli.kohya import set_up_log, train_command
-from coinage.cli.parse import Parser, report
-from coinage.errors import CoinageError
+from coinage.cli.console import exit_code_of
+from coinage.cli.kohya import train_command
+from coinage.cli.parse import Parser
 
 USAGE = """\
 commands:
@@ -37,7 +37,7 @@ def demo_parser() -> Parser:
     return parser
 
 
-def _demo(argv: Sequence[str]) -> int:
+def _demo(argv: Sequence[str]) -> None:
     args = demo_parser().parse_args(argv)
     from coinage.demo.run import DemoSettings, export, run
 
@@ -46,14 +46,9 @@ def _demo(argv: Sequence[str]) -> int:
         export(settings)
     else:
         run(settings)
-    return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["train"]:
-        return train_command("sd", words[1:], prog="coinage train")
+def _command_parser() -> Parser:
     parser = Parser(
         prog="coinage",
         description="Teach Stable Diffusion a new word (Textual Inversion).",
@@ -63,16 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"coinage {__version__}")
     parser.add_argument("command", choices=["demo", "train"], help=argparse.SUPPRESS)
-    set_up_log("INFO")
-    try:
-        parser.parse_args(words[:1] or ["--help"])
-        return _demo(words[1:])
-    except CoinageError as error:
-        report(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return parser
+
+
+def _run(words: Sequence[str]) -> None:
+    _command_parser().parse_args(words[:1] or ["--help"])
+    _demo(words[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["train"]:
+        return train_command("sd", words[1:], prog="coinage train")
+    return exit_code_of(lambda: _run(words))
 
 
 if __name__ == "__main__":

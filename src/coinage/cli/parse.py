@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ def ratio(text: str) -> float:
 
 
 def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
-    note = "" if flag.acts else " (no effect yet)"
+    note = f" ({flag.note})" if flag.note else ""
     shown = "" if flag.default in (None, "", False) else f" Default: {flag.default}."
     text = (flag.help + shown + note).replace("%", "%%")
     if flag.kind == "switch":
@@ -125,10 +124,13 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
     return args
 
 
-def idle_flags(args: argparse.Namespace) -> list[str]:
-    """Names of the given flags that have no effect yet."""
+def notes(args: argparse.Namespace) -> list[str]:
+    """What is to be said about given flags that do not act, or act otherwise than asked."""
     values = vars(args)
-    return [f.name for f in BY_DEST.values() if not f.acts and f.dest in values and values[f.dest] != f.default]
+    found = [f"{f.name} {f.note}" for f in BY_DEST.values() if f.note and values.get(f.dest, f.default) != f.default]
+    if args.log_with in ("wandb", "all"):
+        found.append(f"--log_with {args.log_with}: W&B has no effect yet")
+    return found
 
 
 def write_config(args: argparse.Namespace) -> Path:
@@ -149,13 +151,3 @@ def write_config(args: argparse.Namespace) -> Path:
     text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def report(error: BaseException, stream: Any = None) -> None:
-    """Print a user's error: one `error:` block per problem."""
-    from coinage.errors import CoinageError
-
-    stream = stream or sys.stderr
-    problems = error.problems if isinstance(error, CoinageError) else (Problem(str(error)),)
-    for problem in problems:
-        print(f"error: {problem}", file=stream)

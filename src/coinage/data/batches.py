@@ -37,17 +37,19 @@ def plan_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int,
     for index, sample in enumerate(samples):
         groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).extend([index] * sample.subset.num_repeats)
     rng = rng_for(seed, "plan", epoch)
-    batches: list[list[int]] = []
-    for (dataset, _), entries in sorted(groups.items()):
+    waiting: dict[tuple[int, tuple[int, int]], list[list[int]]] = {}
+    for key, entries in sorted(groups.items()):
         rng.shuffle(entries)
-        size = batch_sizes[dataset]
-        batches += [entries[i : i + size] for i in range(0, len(entries), size)]
-    order = rng.permutation(len(batches))
-    planned: list[PlannedBatch] = []
+        size = batch_sizes[key[0]]
+        waiting[key] = [entries[i : i + size] for i in range(0, len(entries), size)][::-1]
+    # Only the turns of the buckets are shuffled, not their batches: so one bucket gives the same order
+    # of images whatever the batch size.
+    turns = [key for key, batches in waiting.items() for _ in batches]
     position = 0
-    for batch in (batches[i] for i in order):
+    planned: list[PlannedBatch] = []
+    for turn in rng.permutation(len(turns)):
         items = []
-        for index in batch:
+        for index in waiting[turns[turn]].pop():
             flipped = samples[index].subset.flip and rng_for(seed, "flip", epoch, position).random() < 0.5
             items.append(Item(index, position, bool(flipped)))
             position += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ def optimizer_names() -> list[str]:
     ]
 
 
-def make_optimizer(config: OptimConfig, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer over the rows, float32.
+def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]:
+    """What makes the optimizer over given rows, float32. Name and arguments are tried at once.
 
     Raises:
         ConfigError: an unknown name, or arguments that it does not take.
@@ -43,11 +43,16 @@ def make_optimizer(config: OptimConfig, rows: Sequence[torch.nn.Parameter]) -> t
         hint = did_you_mean(name, [*known, "AdamW8bit"]) or f"one of AdamW, AdamW8bit, {', '.join(known)}"
         raise ConfigError([Problem(f"--optimizer_type {config.name} is not known", hint=hint)])
     factory: Any = getattr(torch.optim, name)
-    try:
+
+    def make(rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = factory(list(rows), lr=config.learning_rate, **dict(config.arguments))
+        return optimizer
+
+    try:
+        make([torch.nn.Parameter(torch.zeros(1, 1))])
     except (TypeError, ValueError) as error:
         raise ConfigError([Problem(f"--optimizer_args do not fit {name}: {error}")]) from None
-    return optimizer
+    return make
 
 
 def warmup_steps(warmup: float, total: int) -> int:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -21,7 +21,7 @@ from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.seeding import generator_for, rng_for
 from coinage.tokens import Placeholder
-from coinage.training.optimizers import make_optimizer, make_schedule
+from coinage.training.optimizers import choose_optimizer, make_schedule
 from coinage.training.step import Batch
 from coinage.training.word import install_word
 
@@ -48,7 +48,6 @@ class Run:
     step: int = 0  # optimizer updates done
     epoch: int = 0  # epochs begun, the current one included
     loss: float = math.nan  # of the last update
-    losses: list[float] = field(default_factory=list)
 
     def updates(self, epoch: int) -> Iterator[list[Batch]]:
         """The batches of each optimizer update of an epoch (counted from 0), data included."""
@@ -103,7 +102,7 @@ def working_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
     """Load the model and make everything ready for the first step."""
-    make_optimizer(config.optim, [torch.nn.Parameter(torch.zeros(1))])  # a wrong name must not wait for the model
+    make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
     dtype = working_dtype(config.model.precision, device)
     family = FAMILIES["sd1"]
     try:
@@ -125,7 +124,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     latents = Latents(parts.vae, samples, config.data.readers)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
     total_steps, total_epochs = run_length(config, batches)
-    optimizer = make_optimizer(config.optim, parts.rows())
+    optimizer = make_optimizer(parts.rows())
     return Run(
         config=config,
         family=family,

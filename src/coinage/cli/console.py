@@ -1,0 +1,44 @@
+"""How the commands speak: messages on stderr, errors as blocks, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from coinage.errors import CoinageError
+
+INTERRUPTED = 130
+
+
+class _Lines(logging.Formatter):
+    """`warning: ...` for trouble, the bare text otherwise."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+def set_up_log(level: str = "INFO") -> None:
+    """Print our messages to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    log = logging.getLogger("coinage")
+    log.handlers = [handler]
+    log.setLevel(level)
+    log.propagate = False
+
+
+def exit_code_of(action: Callable[[], None]) -> int:
+    """Run a command: 0 done, 1 failed, 2 wrong usage. A user's error is one block per problem, no traceback."""
+    set_up_log()
+    try:
+        action()
+    except CoinageError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
