@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +44,13 @@ def check(config: TrainConfig) -> Checked:
             wrong, doubtful = caption_problems(samples, word.token)
             errors += wrong
             warnings += doubtful
-    errors += output_problems(config.save.output_dir, config.words)
+    errors += name_problems(config.words)
     prompts: list[Prompt] = []
     try:
         prompts = _prompts(config.preview)
     except ConfigError as error:
         errors += error.problems
+    errors = errors or output_problems(config.save.output_dir)  # writes nothing while anything else is wrong
     if errors:
         raise ConfigError(errors)
     return Checked(tuple(samples), tuple(prompts), tuple(warnings))
@@ -101,21 +102,23 @@ def _vocabulary(model: Path) -> set[str]:
         return set(json.load(stream))
 
 
-def output_problems(folder: Path, words: Sequence[WordConfig]) -> list[Problem]:
-    """Whether files can be made in `folder`; creates nothing."""
-    problems = [
+def name_problems(words: Sequence[WordConfig]) -> list[Problem]:
+    """Whether output names can be file names."""
+    return [
         Problem(f"--output_name {word.output_name!r} is no file name", hint="use letters, digits, - and _")
         for word in words
         if not word.output_name or Path(word.output_name).name != word.output_name
     ]
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        problems.append(Problem(f"--output_dir: {existing} is not a folder", str(folder), "choose another folder"))
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        problems.append(Problem("--output_dir: no permission to write", str(existing), "choose another folder"))
-    return problems
+
+
+def output_problems(folder: Path) -> list[Problem]:
+    """Make the folder and try to write in it: hours later would be too late to find out."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return []
+    except OSError as error:
+        return [Problem(f"--output_dir: cannot write there: {error.strerror}", str(folder), "choose another folder")]
 
 
 def _prompts(config: PreviewConfig) -> list[Prompt]:
