@@ -45,9 +45,25 @@ def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
         )
 
 
+EPILOG = """\
+example:
+  accelerate launch --num_cpu_threads_per_process 1 train_textual_inversion.py \\
+    --pretrained_model_name_or_path=path/to/model --dataset_config=dataset.toml \\
+    --token_string=mychar --init_word=girl --num_vectors_per_token=4 \\
+    --output_dir=output --save_model_as=safetensors --max_train_steps=1600 \\
+    --learning_rate=5e-4 --mixed_precision=bf16 --cache_latents
+"""
+
+
 def build_parser(script: str, prog: str) -> Parser:
     """The parser of the script "sd" or "sdxl", with one help section per group."""
-    parser = Parser(prog=prog, description="Train a Textual Inversion embedding: teach Stable Diffusion a new word.")
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [flags]",
+        description="Train a Textual Inversion embedding: teach Stable Diffusion a new word.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for flag in flags_of(script):
         if flag.group not in groups:
