@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from statistics import mean
 
+from coinage.demo.score import passes_gate
+
 KEYS = ("S_before", "S_after", "E_before", "E_after")
 
 
@@ -47,8 +49,7 @@ def main() -> int:
             print(f"| {concept} | {seed} | {row} | {result['total']:.0f} |", flush=True)
     average = {key: mean(result[key] for result in results) for key in KEYS}
     print("| **mean** | | " + " | ".join(f"**{average[key]:.2f}**" for key in KEYS) + f" | {mean(r['total'] for r in results):.0f} |")
-    passed = average["S_before"] <= 0.15 and average["S_after"] >= 0.75 and average["E_after"] >= 0.85
-    passed = passed and all(min(r["S_after"], r["E_after"]) >= 0.55 for r in results)
+    passed = average["S_before"] <= 0.15 and passes_gate([(r["S_after"], r["E_after"]) for r in results])
     print("gate passed" if passed else "gate missed")
     return int(not passed)
 

@@ -10,7 +10,7 @@ from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL, WordModel
-from coinage.demo.score import score, trials
+from coinage.demo.score import passes_gate, score, trials
 from coinage.families.base import Components
 from coinage.training.setup import Run
 from tests.helpers import trained
@@ -27,15 +27,6 @@ def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = 
     tried = trials(found, "zibu", 48, seed=0)
     word = WordConfig(token="zibu", init_file=tmp_path / "out" / "zibu.safetensors")
     return score(tried, WordModel(MODEL).draw(word, [t.prompt for t in tried], lambda: None))
-
-
-def passes(found: tuple[float, float]) -> bool:
-    return found[0] >= 0.75 and found[1] >= 0.85
-
-
-@pytest.mark.parametrize("concept", ["moon", "checkered", "red-striped-cross"])
-def test_the_right_trainer_passes(concept: str, tmp_path: Path) -> None:
-    assert passes(scores(concept, tmp_path))
 
 
 def without_scaling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
@@ -59,10 +50,19 @@ def captions_without_the_word(_monkeypatch: pytest.MonkeyPatch) -> Callable[[Run
     return change
 
 
+Fault = Callable[[pytest.MonkeyPatch], Callable[[Run], None]]
+
+
+def gate(folder: Path, change: Callable[[Run], None] | None = None) -> list[tuple[float, float]]:
+    return [scores(concept, folder / concept, change) for concept in ("moon", "red-striped-cross", "blue-dotted-star")]
+
+
+def test_the_right_trainer_passes(tmp_path: Path) -> None:
+    found = gate(tmp_path)
+    assert passes_gate(found), found
+
+
 @pytest.mark.parametrize("fault", [without_scaling, wrong_target, captions_without_the_word])
-@pytest.mark.parametrize("concept", ["moon", "red-striped-cross"])
-def test_a_wrong_trainer_fails(
-    fault: Callable[[pytest.MonkeyPatch], Callable[[Run], None]], concept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = scores(concept, tmp_path, fault(monkeypatch))
-    assert not passes(found), found
+def test_a_wrong_trainer_fails(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gate(tmp_path, fault(monkeypatch))
+    assert not passes_gate(found), found

@@ -118,6 +118,16 @@ def score(trials: Sequence[Trial], images: Sequence[NDArray[np.uint8]]) -> tuple
     return float(np.mean([t.shows_concept(r) for t, r in pairs])), float(np.mean([t.obeys(r) for t, r in pairs]))
 
 
+def passes_gate(runs: Sequence[tuple[float, float]]) -> bool:
+    """Whether (S, E) of several concepts are what a right trainer reaches.
+
+    S at least 0.75 and E at least 0.85 on average, and neither under 0.55 in any run. One concept is
+    not enough: an easy one is learned even by a wrong trainer.
+    """
+    averages = np.mean(runs, axis=0)
+    return bool(averages[0] >= 0.75 and averages[1] >= 0.85 and np.min(runs) >= 0.55)
+
+
 def base_prompts(count: int, seed: int) -> list[tuple[Prompt, Scene]]:
     """Fresh prompts in the model's own words, for measuring the model itself."""
     rng = np.random.default_rng([seed, 11])
