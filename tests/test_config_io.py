@@ -28,6 +28,9 @@ num_repeats = 10
 """
 
 
+BUCKETS = '[general]\nenable_bucket = true\n[[datasets]]\nresolution = 512\nsubsets = [{image_dir = "a"}]\n'
+
+
 def read(tmp_path: Path, text: str, *more: str, suffix: str = ".toml") -> tuple[DataConfig, list[str]]:
     file = tmp_path / f"dataset{suffix}"
     file.write_text(text, encoding="utf-8")
@@ -116,6 +119,11 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ("[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nnum_repeats = 1", "`image_dir` is missing"),
         ('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\nnum_repeats = 0', "at least 1"),
         ('[[datasets]]\nresolution = 64\nenable_bucket = true\n[[datasets.subsets]]\nimage_dir = "a"', "below `min_bucket_reso` 256"),
+        (BUCKETS + "min_bucket_reso = 32", "`min_bucket_reso` 32 is below `bucket_reso_steps` 64"),
+        (BUCKETS + "bucket_reso_steps = 48", "48 is not a multiple of 64"),
+        ('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\ncaption_separator = ""', "must not be empty"),
+        ('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\nkeep_tokens = -1', "must not be negative"),
+        ('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\nmetadata_file = "m.json"', "not supported yet"),
         ('[[datasets]]\nresolution = 2048\nenable_bucket = true\n[[datasets.subsets]]\nimage_dir = "a"', "above `max_bucket_reso` 1024"),
         ("[genral]\n", "did you mean `general`"),
         ("[[datasets", "cannot read the dataset config"),
@@ -137,3 +145,18 @@ def test_folder_layout(tmp_path: Path) -> None:
     assert found == [(10, "a_b c"), (5, "mychar"), (7, "")]
     with pytest.raises(ConfigError, match="no usable subfolder"):
         build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train' / 'cat'}"], "test"))
+
+
+def test_regularisation_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n[[datasets.subsets]]\nimage_dir = "b"\nis_reg = true\n'
+    (dataset,) = read(tmp_path, text)[0].datasets
+    assert [str(s.image_dir) for s in dataset.subsets] == ["a"]
+    assert "regularisation images are left out" in caplog.text
+
+
+def test_every_dataset_is_checked(tmp_path: Path) -> None:
+    one = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n"
+    two = "[[datasets]]\nresolution = 4\n[[datasets.subsets]]\nimage_dir = 'b'\nnum_repeats = 0\n"
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, one + two)
+    assert len(caught.value.problems) == 3

@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ship_to", type=Path, default=Path("src/coinage/demo/models/sd1"))
+    parser.add_argument("--reuse_vae", action="store_true", help="take the autoencoder that OUT/vae holds already")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vae_steps", type=int, default=9000)
     parser.add_argument("--steps", type=int, default=5500)
@@ -27,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(args.out / "tokenizer")
-    if not (args.out / "vae").exists():
+    if not args.reuse_vae:
         demo_vae.train_vae(args.vae_steps, args.seed).save_pretrained(args.out / "vae")
     vae = AutoencoderKL.from_pretrained(args.out / "vae")
     text, unet = demo_unet.train_models(vae, tokenizer, args.out, steps=args.steps, images=args.images, seed=args.seed)

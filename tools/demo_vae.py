@@ -10,14 +10,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from coinage.demo.concepts import UNSEEN
 from coinage.demo.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, render
-
-UNSEEN = ("house", "fish")
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene of the training world, every part drawn evenly; one object three times in four."""
-    shape = str(rng.choice([s for s in SHAPES if s not in UNSEEN]))
+    shape = str(rng.choice([s for s in SHAPES if s not in {c.name for c in UNSEEN}]))
     texture = "solid" if rng.random() < 0.3 else str(rng.choice(list(TEXTURES)))
     count = int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.1]))
     return Scene(shape, str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS))), texture, count)

@@ -34,7 +34,7 @@ class WordConfig:
 
     token: str  # as captions write it; case-sensitive
     num_vectors: int = 1  # 1..75
-    init_word: str | None = None  # None: the mean of the vocabulary
+    init_word: str | None = None  # one or more known tokens
     init_file: Path | None = None  # an embedding file; wins over init_word
     output_name: str = ""  # file name without suffix; the token when empty
 

@@ -7,6 +7,7 @@ trainer's. All problems of a file are found before any is reported.
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any, Literal
 
 from coinage.config import BucketConfig, CaptionRules, DatasetConfig, SubsetConfig
 from coinage.errors import ConfigError, Problem, did_you_mean
+
+log = logging.getLogger("coinage")
 
 Kind = Literal["int", "float", "str", "bool", "size", "range", "table"]
 EXPECTED = {
@@ -71,12 +74,13 @@ KEYS: dict[str, Key] = {
     "caption_extension": Key("str"),
     "cache_info": Key("bool", acts=False),
     "class_tokens": Key("str"),
-    "is_reg": Key("bool", "S", acts=False),
+    "is_reg": Key("bool", "S"),
     "alpha_mask": Key("bool", acts=False),
     "metadata_file": Key("str", "S", acts=False),
     "conditioning_data_dir": Key("str", "S", acts=False),
     "image_dir": Key("str", "S"),
 }
+BUCKET_STEP = 64  # pixels, for SD 1.x and 2.x
 LEVELS = {"G": "[general]", "D": "[[datasets]]", "S": "[[datasets.subsets]]"}
 
 
@@ -152,19 +156,26 @@ def read_datasets(path: Path, fallback: Mapping[str, Any]) -> tuple[tuple[Datase
     if not isinstance(general, dict):
         problems.append(Problem("`general` must be a table", str(path)))
         general = {}
-    problems += _check_table(general, "G", f"{path}, [general]", None)
+    general_problems = _check_table(general, "G", f"{path}, [general]", None)
+    problems += general_problems
+    general_is_sound = not general_problems
     datasets, idle = [], {k for k in general if k in KEYS and not KEYS[k].acts}
     for i, table in enumerate(_tables(data.get("datasets"), "datasets", str(path), problems), 1):
         where = f"{path}, [[datasets]] {i}"
-        problems += _check_table(table, "D", where, "subsets")
-        subsets = _tables(table.get("subsets"), "datasets.subsets", where, problems)
+        own = _check_table(table, "D", where, "subsets")
+        subsets = _tables(table.get("subsets"), "datasets.subsets", where, own)
         for j, subset in enumerate(subsets, 1):
-            problems += _check_table(subset, "S", f"{where}, [[datasets.subsets]] {j}", None)
+            own += _check_table(subset, "S", f"{where}, [[datasets.subsets]] {j}", None)
             idle |= {k for k in subset if k in KEYS and not KEYS[k].acts}
         idle |= {k for k in table if k in KEYS and not KEYS[k].acts}
-        if not problems:
+        problems += own
+        if not own and general_is_sound:
             values = {**fallback, **general, **table}
-            read = [_subset({**values, **s}, f"{where}, [[datasets.subsets]] {j}", problems) for j, s in enumerate(subsets, 1)]
+            # Regularisation images do not hold the word: as ordinary images they would spoil the run.
+            kept = [(j, s) for j, s in enumerate(subsets, 1) if not s.get("is_reg")]
+            if len(kept) < len(subsets):
+                log.warning("%s: regularisation images are left out, as they do not teach the word", where)
+            read = [_subset({**values, **s}, f"{where}, [[datasets.subsets]] {j}", problems) for j, s in kept]
             datasets.append(dataset_from(values, tuple(read), where, problems))
     if problems:
         raise ConfigError(problems)
@@ -188,15 +199,21 @@ def dataset_from(values: Mapping[str, Any], subsets: tuple[SubsetConfig, ...], w
     problems += [Problem(f"`{name}` must be at least 1", where) for name in positive if values[name] < 1]
     if min(width, height) < 8:
         problems.append(Problem(f"resolution {width}x{height} is too small", where, "use at least 8 pixels"))
-    if buckets.enabled and not problems:
+    if buckets.enabled and values["bucket_reso_steps"] >= 1:
         problems += _bucket_problems(buckets, width, height, where)
     return DatasetConfig(resolution_wh=(width, height), batch_size=values["batch_size"], buckets=buckets, subsets=subsets, where=where)
 
 
 def _bucket_problems(buckets: BucketConfig, width: int, height: int, where: str) -> list[Problem]:
-    low = buckets.min_side // buckets.step * buckets.step
-    high = -(-buckets.max_side // buckets.step) * buckets.step
+    step = buckets.step
+    if step % BUCKET_STEP:
+        hint = f"use {-(-step // BUCKET_STEP) * BUCKET_STEP}"
+        return [Problem(f"`bucket_reso_steps` {step} is not a multiple of {BUCKET_STEP}", where, hint)]
+    low = buckets.min_side // step * step
+    high = -(-buckets.max_side // step) * step
     problems = []
+    if low < step:
+        problems.append(Problem(f"`min_bucket_reso` {buckets.min_side} is below `bucket_reso_steps` {step}", where, f"use {step} or more"))
     if min(width, height) < low:
         problems.append(Problem(f"resolution {width}x{height} is below `min_bucket_reso` {low}", where, "lower min_bucket_reso"))
     if max(width, height) > high:
@@ -215,6 +232,12 @@ def _subset(values: Mapping[str, Any], where: str, problems: list[Problem]) -> S
         problems.append(Problem("`image_dir` is missing", where))
     if values["num_repeats"] < 1:
         problems.append(Problem("`num_repeats` must be at least 1", where))
+    if values["keep_tokens"] < 0:
+        problems.append(Problem("`keep_tokens` must not be negative", where))
+    if not values["caption_separator"]:
+        problems.append(Problem("`caption_separator` must not be empty", where))
+    if "metadata_file" in values:
+        problems.append(Problem("`metadata_file` is not supported yet", where, "write captions into text files beside the images"))
     return SubsetConfig(
         image_dir=Path(values.get("image_dir", "")),
         num_repeats=values["num_repeats"],
@@ -246,6 +269,8 @@ def folder_layout(root: Path, values: Mapping[str, Any]) -> tuple[DatasetConfig,
         if count.isdecimal() and int(count) >= 1:
             subset = {**values, "image_dir": str(folder), "num_repeats": int(count), "class_tokens": name}
             subsets.append(_subset(subset, str(folder), problems))
+        else:
+            log.warning("%s is not named like 10_mychar and is left out", folder)
     if not subsets:
         hint = "name subfolders like 10_mychar: ten repeats of each image in it"
         what = "no usable subfolder" if root.is_dir() else "folder not found"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coinage.families.base import Components, ModelFamily
 from coinage.prompts import Prompt
@@ -44,32 +46,43 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def draw(family: ModelFamily, parts: Components, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[NDArray[np.uint8]]:
+def draw(
+    family: ModelFamily,
+    parts: Components,
+    prompts: Sequence[Prompt],
+    batch_size: int = 1,
+    autocast: AbstractContextManager[object] | None = None,
+) -> Iterator[NDArray[np.uint8]]:
     """Draw each prompt: yields [H, W, 3] uint8 RGB, in order.
 
     A prompt's picture depends on its seed alone, not on its neighbours in the batch; prompts in one
     batch must agree in everything but text, negative and seed. Global randomness is left untouched.
+    The VAE works in its own precision, outside of `autocast`.
     """
     for start in range(0, len(prompts), batch_size):
-        chunk = prompts[start : start + batch_size]
-        yield from _draw_batch(family, parts, chunk)
+        with autocast or nullcontext():
+            latents = _sample(family, parts, prompts[start : start + batch_size])
+        pixels = parts.vae.decode(latents.to(parts.vae.dtype) / parts.scaling_factor, return_dict=False)[0].float()
+        images = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        yield from (images * 255).round().astype(np.uint8)
 
 
-def _draw_batch(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
+def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> Tensor:
+    """Latents [B, 4, h, w] of prompts that share all but text, negative and seed."""
     first = prompts[0]
     pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
     cond = family.encode(parts, [p.text for p in prompts])
     blank = family.encode(parts, [p.negative for p in prompts])
     seeds = [secrets.randbits(32) if p.seed is None else p.seed for p in prompts]
     dtype = parts.denoiser.dtype
-    images = pipeline(
+    latents: Tensor = pipeline(
         prompt_embeds=cond.encoder_hidden_states.to(dtype),
         negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
         width=first.width or family.default_size,
         height=first.height or family.default_size,
-        num_inference_steps=first.steps,
+        num_inference_steps=min(first.steps, parts.schedule.num_timesteps - 1),
         guidance_scale=first.scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="np",
+        output_type="latent",
     ).images
-    return np.asarray((images * 255).round(), dtype=np.uint8)
+    return latents

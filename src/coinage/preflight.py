@@ -13,8 +13,10 @@ from coinage.config import PreviewConfig, TrainConfig, WordConfig
 from coinage.data.scan import Sample, caption_problems, scan
 from coinage.errors import ConfigError, Problem
 from coinage.prompts import Prompt, read_prompts
+from coinage.words import pieces_of, read_vocabulary, taken
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+NEW_WORD = "choose a word of your own, such as mychar"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
@@ -44,20 +46,24 @@ def check(config: TrainConfig) -> Checked:
             wrong, doubtful = caption_problems(samples, word.token)
             errors += wrong
             warnings += doubtful
+    if not samples and not errors:
+        errors.append(Problem("no images to train on", hint="check the dataset's folders"))
     errors += name_problems(config.words)
     prompts: list[Prompt] = []
     try:
         prompts = _prompts(config.preview)
     except ConfigError as error:
         errors += error.problems
-    errors = errors or output_problems(config.save.output_dir)  # writes nothing while anything else is wrong
+    if not errors:  # writes nothing while anything else is wrong
+        errors = output_problems(config.save.output_dir)
+        errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
     if errors:
         raise ConfigError(errors)
     return Checked(tuple(samples), tuple(prompts), tuple(warnings))
 
 
 def model_problems(source: str) -> list[Problem]:
-    """Whether `source` is a diffusers folder, or can be a hub id."""
+    """Whether `source` is an SD 1.x diffusers folder, or a hub id that can be found."""
     path = Path(source)
     flag = "--pretrained_model_name_or_path"
     if path.is_dir():
@@ -65,13 +71,42 @@ def model_problems(source: str) -> list[Problem]:
         if missing:
             what = f"{flag}: no diffusers model: {', '.join(missing)} missing"
             return [Problem(what, str(path), "give the folder with model_index.json")]
-        return []
+        return _family_problems(path)
     if path.is_file():
         hint = "convert it to a diffusers folder first"
         return [Problem(f"{flag}: checkpoint files are not supported yet", str(path), hint)]
-    if HUB_ID.fullmatch(source) and path.suffix not in FILE_SUFFIXES and not Path(path.parts[0]).exists():
+    if not HUB_ID.fullmatch(source) or path.suffix in FILE_SUFFIXES or Path(path.parts[0]).exists():
+        return [Problem(f"{flag}: model not found", source, "check the path; a hub id looks like owner/name")]
+    return _hub_problems(source, flag)
+
+
+def _hub_problems(source: str, flag: str) -> list[Problem]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(source, "model_index.json", etag_timeout=5)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return [Problem(f"{flag}: no such folder, and not found on the hub: {reason}", source, "check the path")]
+    return []
+
+
+def _family_problems(model: Path) -> list[Problem]:
+    """Whether a diffusers folder holds another kind of model than SD 1.x."""
+    config = model / "unet" / "config.json"
+    unet = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    kind = None
+    if (model / "text_encoder_2").is_dir():
+        kind = "a Stable Diffusion XL"
+    elif unet.get("in_channels", 4) != 4:
+        kind = "an inpainting or other special"
+    elif unet.get("cross_attention_dim") == 1024:
+        kind = "a Stable Diffusion 2.x"
+    if kind is None:
         return []
-    return [Problem(f"{flag}: model not found", source, "check the path; a hub id looks like owner/name")]
+    return [
+        Problem(f"--pretrained_model_name_or_path: this is {kind} model, which is not supported yet", str(model), "give an SD 1.x model")
+    ]
 
 
 def word_problems(word: WordConfig, model: Path) -> list[Problem]:
@@ -85,21 +120,10 @@ def word_problems(word: WordConfig, model: Path) -> list[Problem]:
     if word.init_word is None and word.init_file is None:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"
         problems.append(Problem("the word has nothing to start from", hint=hint))
-    vocabulary = _vocabulary(model)
-    names = (token, *(f"{token}{i}" for i in range(1, word.num_vectors)))
-    taken = [name for name in names if {name.lower(), f"{name.lower()}</w>"} & vocabulary]
-    if taken:
-        hint = f"choose a word of your own, such as my{token.strip('<>')} or {token.strip('<>')}-{len(token)}x"
-        problems.append(Problem(f"--token_string: {', '.join(taken)} is already in the model's vocabulary", str(model), hint))
+    used = taken(pieces_of(token, word.num_vectors), read_vocabulary(model / "tokenizer"))
+    if used:
+        problems.append(Problem(f"--token_string: {', '.join(used)} is already in the model's vocabulary", str(model), NEW_WORD))
     return problems
-
-
-def _vocabulary(model: Path) -> set[str]:
-    file = model / "tokenizer" / "vocab.json"
-    if not file.is_file():
-        return set()
-    with file.open(encoding="utf-8") as stream:
-        return set(json.load(stream))
 
 
 def name_problems(words: Sequence[WordConfig]) -> list[Problem]:
@@ -107,18 +131,18 @@ def name_problems(words: Sequence[WordConfig]) -> list[Problem]:
     return [
         Problem(f"--output_name {word.output_name!r} is no file name", hint="use letters, digits, - and _")
         for word in words
-        if not word.output_name or Path(word.output_name).name != word.output_name
+        if not word.output_name or re.search(r'[<>:"/\\|?*\x00-\x1f]', word.output_name)
     ]
 
 
-def output_problems(folder: Path) -> list[Problem]:
+def output_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:
     """Make the folder and try to write in it: hours later would be too late to find out."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return []
     except OSError as error:
-        return [Problem(f"--output_dir: cannot write there: {error.strerror}", str(folder), "choose another folder")]
+        return [Problem(f"{flag}: cannot write there: {error.strerror}", str(folder), "choose another folder")]
 
 
 def _prompts(config: PreviewConfig) -> list[Prompt]:

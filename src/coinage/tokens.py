@@ -7,7 +7,6 @@ editing the text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coinage.errors import CoinageError
+from coinage.words import pieces_of, word_pattern
 
 
 class Tokenizer(Protocol):
@@ -52,11 +52,6 @@ class Placeholder:
         return tuple(range(self.first_id, self.first_id + self.num_vectors))
 
 
-def pieces_of(token: str, num_vectors: int) -> tuple[str, ...]:
-    """`word`, `word1`, ..., one name per vector."""
-    return (token, *(f"{token}{i}" for i in range(1, num_vectors)))
-
-
 def placeholders_for(words: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[Placeholder, ...]:
     """Give each (token, number of vectors) consecutive ids after the tokenizer's vocabulary."""
     placeholders, first = [], len(tokenizer)
@@ -80,8 +75,7 @@ class WordEncoder:
             table |= {piece: (row,) for piece, row in zip(p.pieces, p.ids, strict=True)}
             table |= {" ".join(p.pieces): p.ids, p.token: p.ids}
         self._table = table
-        names = "|".join(re.escape(name) for name in sorted(table, key=len, reverse=True))
-        self._pattern = re.compile(rf"(?<!\w)({names})(?!\w)") if names else None
+        self._pattern = word_pattern(table) if table else None
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text without start, end and padding; any length."""

@@ -10,6 +10,7 @@ import pytest
 
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from coinage.demo.run import MODEL
 from tests.helpers import flags
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ def without(argv: list[str], flag: str) -> list[str]:
 
 CASES = {
     "no model folder": (["--pretrained_model_name_or_path=nowhere/model.safetensors"], "model not found"),
+    "mistyped folder": (["--pretrained_model_name_or_path=nowhere/sd15"], "no such folder, and not found on the hub"),
     "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "no diffusers model"),
     "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "checkpoint files are not supported yet"),
     "word in the vocabulary": (["--token_string=circle"], "circle is already in the model's vocabulary"),
@@ -37,6 +39,8 @@ CASES = {
     "weights missing": (["--weights={tmp}/none.pt"], "--weights: file not found"),
     "output is a file": (["--output_dir={tmp}/file/out"], "--output_dir: cannot write there"),
     "output name is a path": (["--output_name=a/b"], "is no file name"),
+    "output name that Windows refuses": (["--output_name=a|b?"], "is no file name"),
+    "log folder is a file": (["--logging_dir={tmp}/file"], "--logging_dir: cannot write there"),
     "previews without prompts": (["--sample_every_n_steps=5"], "previews need --sample_prompts"),
     "unknown flag": (["--lerning_rate=1"], "did you mean `--learning_rate`"),
     "bad number": (["--learning_rate=fast"], "invalid float value"),
@@ -56,7 +60,7 @@ def test_one_error_and_exit_code_2(moon_dataset: Path, tmp_path: Path, name: str
     assert message in done.stderr
     assert done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
-    assert not out.exists()
+    assert not out.exists() or not list(out.iterdir())
     assert seconds < 2
 
 
@@ -104,3 +108,45 @@ def test_sdxl_script_says_that_it_cannot_yet(moon_dataset: Path, tmp_path: Path)
     done, _ = run(flags(moon_dataset, tmp_path), ROOT / "sdxl_train_textual_inversion.py")
     assert done.returncode == 2
     assert "not supported yet" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_encoder_2": None}, "Stable Diffusion XL model"),
+        ({"unet/config.json": '{"in_channels": 9}'}, "an inpainting or other special model"),
+        ({"unet/config.json": '{"cross_attention_dim": 1024}'}, "a Stable Diffusion 2.x model"),
+    ],
+)
+def test_other_kinds_of_models(moon_dataset: Path, tmp_path: Path, change: dict[str, str | None], message: str) -> None:
+    model = tmp_path / "model"
+    for part in ("scheduler", "text_encoder", "tokenizer", "unet", "vae"):
+        (model / part).mkdir(parents=True)
+    for name, text in change.items():
+        if text is None:
+            (model / name).mkdir()
+        else:
+            (model / name).write_text(text)
+    done, seconds = run(flags(moon_dataset, tmp_path / "out", f"--pretrained_model_name_or_path={model}"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert seconds < 2
+
+
+def test_a_vocabulary_in_one_file_is_read_too(moon_dataset: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    (model / "tokenizer" / "vocab.json").unlink()
+    (model / "tokenizer" / "tokenizer.json").write_text('{"model": {"vocab": {"circle</w>": 3}}, "added_tokens": [{"content": "wobo"}]}')
+    for word in ("circle", "wobo"):
+        done, _ = run(flags(moon_dataset, tmp_path / "out", f"--pretrained_model_name_or_path={model}", f"--token_string={word}"))
+        assert done.returncode == 2
+        assert f"{word} is already in the model's vocabulary" in done.stderr
+
+
+@pytest.mark.parametrize("more", [["--seed=-1"], ["--output=/proc/coinage"]])
+def test_demo_refuses_what_cannot_work(more: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "coinage.cli.main", "demo", *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: --" in done.stderr

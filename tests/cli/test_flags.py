@@ -14,6 +14,7 @@ from coinage.cli.parse import build_parser, notes, parse, ratio, write_config
 from coinage.errors import ConfigError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flags.json").read_text(encoding="utf-8"))
+NO_METADATA = "--metadata_*: .pt files hold no metadata; use --save_model_as safetensors"
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,8 +53,9 @@ def test_every_flag_is_parsed_with_its_type_and_default(script: str) -> None:
 
 def test_ratio_reads_counts_fractions_and_percentages() -> None:
     assert [ratio(x) for x in ("100", "0.1", "10%", "0")] == [100, 0.1, 0.1, 0]
-    with pytest.raises(ValueError, match="invalid"):
-        ratio("1.5")
+    for text in ("1.5", "100%", "150%"):
+        with pytest.raises(ValueError, match="invalid"):
+            ratio(text)
 
 
 def test_help_is_fast_and_imports_no_torch() -> None:
@@ -117,10 +119,11 @@ def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> No
 
 
 def test_flags_without_effect_are_named() -> None:
-    args = parse("sd", ["--save_state", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb"], "test")
+    argv = ["--save_state", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb", "--metadata_author=me"]
+    args = parse("sd", argv, "test")
     first, *rest = sorted(notes(args))
     assert first == "--huber_c has no effect yet"
-    assert rest == ["--log_with wandb: W&B has no effect yet", "--save_state has no effect yet", f"--xformers {OWN_KERNELS}"]
+    assert rest == ["--log_with wandb: W&B has no effect yet", NO_METADATA, "--save_state has no effect yet", f"--xformers {OWN_KERNELS}"]
 
 
 def test_all_missing_inputs_are_reported_together() -> None:
@@ -129,3 +132,16 @@ def test_all_missing_inputs_are_reported_together() -> None:
     text = str(caught.value)
     for part in ("--pretrained_model", "--token_string", "--output_dir", "no dataset", "cosin", "timesteps 900 to 100"):
         assert part in text
+
+
+def test_a_local_thumbnail_path_never_reaches_the_file(tmp_path: Path) -> None:
+    (tmp_path / "1_x").mkdir()
+    argv = ["--pretrained_model_name_or_path=m", "--token_string=t", "--output_dir=o", "--resolution=64", f"--train_data_dir={tmp_path}"]
+    config, _ = build(parse("sd", [*argv, "--metadata_thumbnail=/home/me/pic.png", "--metadata_author=me"], "test"))
+    assert config.save.metadata == (("author", "me"),)
+
+
+@pytest.mark.parametrize("value", ["-5", "1600"])
+def test_a_warm_up_must_fit(value: str) -> None:
+    with pytest.raises(ConfigError, match="--lr_warmup_steps"):
+        build(parse("sd", ["--lr_scheduler=linear", f"--lr_warmup_steps={value}"], "test"))

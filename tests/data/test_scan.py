@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from coinage.config import DataConfig, DatasetConfig, SubsetConfig
-from coinage.data.images import area_weights, load_pixels, resize
+from coinage.data.images import load_pixels, resize, shrink_rows
 from coinage.data.scan import Sample, caption_problems, image_size, load_rgb, scan
 
 
@@ -94,11 +94,20 @@ def test_pixels_are_cut_from_the_middle_and_scaled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(10, 4), (7, 7), (100, 33)])
-def test_area_weights_average(source: int, target: int) -> None:
-    weights = area_weights(source, target)
-    assert weights.shape == (target, source)
-    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(weights.sum(axis=0), target / source, rtol=1e-5)
+def test_shrinking_averages_by_covered_area(source: int, target: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (source, 300, 3)).astype(np.float64)
+    expected = np.zeros((target, 300, 3))
+    for i in range(target):
+        low, high = i * source / target, (i + 1) * source / target
+        for j in range(source):
+            expected[i] += max(0.0, min(high, j + 1) - max(low, j)) * pixels[j] * target / source
+    np.testing.assert_allclose(shrink_rows(pixels, target), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_sixteen_bits_keep_their_shades(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535], [32896, 257]], dtype=np.uint16)).save(tmp_path / "a.png")
+    grey = np.asarray(load_rgb(tmp_path / "a.png"))[..., 0]
+    assert grey.tolist() == [[0, 255], [128, 1]]
 
 
 def test_shrinking_averages_blocks() -> None:

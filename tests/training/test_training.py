@@ -8,7 +8,7 @@ import safetensors
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coinage.config import LoopConfig, OptimConfig
+from coinage.config import LoopConfig, OptimConfig, WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embedding_file import read
@@ -18,6 +18,7 @@ from coinage.training.loop import accumulate, update
 from coinage.training.optimizers import choose_optimizer, make_schedule, warmup_steps
 from coinage.training.setup import Run, run_length
 from coinage.training.step import Batch, forward
+from coinage.training.word import install_word
 from tests.helpers import config_for, prepared, rows_of, trained
 
 
@@ -184,7 +185,7 @@ def test_weights_continue_an_earlier_word(moon_dataset: Path, tmp_path: Path) ->
     _, word = trained(moon_dataset, tmp_path, "--num_vectors_per_token=2", "--save_model_as=pt")
     again = prepared(moon_dataset, tmp_path, "--num_vectors_per_token=2", f"--weights={tmp_path / 'zibu.pt'}")
     assert torch.equal(again.parts.rows()[0].detach(), rows_of(word))
-    with pytest.raises(CoinageError, match="2 vectors of width 128; needed are 3 of width 128"):
+    with pytest.raises(CoinageError, match="2 vectors; needed are 3"):
         prepared(moon_dataset, tmp_path, "--num_vectors_per_token=3", f"--weights={tmp_path / 'zibu.pt'}")
 
 
@@ -246,3 +247,105 @@ def test_learning_rate_schedules(name: str, warmup: float, expected: list[float]
         schedule.step()
     assert rates == pytest.approx(expected, abs=1e-6)
     assert [warmup_steps(w, 200) for w in (0, 10, 0.1)] == [0, 10, 20]
+
+
+def test_the_vocabulary_is_checked_again_once_the_tokenizer_is_there(moon_dataset: Path, tmp_path: Path) -> None:
+    parts = prepared(moon_dataset, tmp_path).parts
+    with pytest.raises(ConfigError, match="circle is already in the model's vocabulary"):
+        install_word(parts, WordConfig(token="circle", init_word="shape"))
+
+
+def test_a_word_that_is_cut_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
+    files = sorted((tmp_path / "images").glob("*.txt"))
+    files[0].write_text("red " * 80 + "zibu")
+    prepared(dataset, tmp_path / "out")
+    assert "1 captions are longer than 75 tokens" in caplog.text
+    for file in files:
+        file.write_text("red " * 80 + "zibu")
+    with pytest.raises(ConfigError, match="all captions are longer"):
+        prepared(dataset, tmp_path / "out")
+
+
+def test_a_rate_that_teaches_nothing_is_told(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepared(moon_dataset, tmp_path, "--learning_rate=1e-6")
+    assert "which teaches little" in caplog.text
+    caplog.clear()
+    prepared(moon_dataset, tmp_path, "--learning_rate=1e-2", "--max_train_steps=100")
+    assert "teaches" not in caplog.text
+
+
+def test_a_preview_that_fails_does_not_stop_the_run(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("zibu --w 72 --h 64 --s 2\nzibu --w 64 --h 64 --s 1000 --ss dpmsingle\n")
+
+    def broken(run: Run) -> None:
+        def fail(*_: object) -> None:
+            raise IndexError("from a sampler")
+
+        run.family.pipeline = fail  # type: ignore[method-assign, assignment]
+
+    family = type(prepared(moon_dataset, tmp_path).family)
+    try:
+        run, _ = trained(moon_dataset, tmp_path, f"--sample_prompts={prompts}", "--sample_every_n_steps=2", change=broken)
+    finally:
+        from coinage.families import FAMILIES
+
+        FAMILIES["sd1"] = family()
+    assert run.step == 3
+    assert caplog.text.count("failed, training goes on: from a sampler") == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "differs"),
+    [
+        ("--clip_skip=2", True),
+        ("--clip_skip=1", False),
+        ("--use_object_template", True),
+        ("--v_parameterization", True),
+        ("--flip_aug", True),
+    ],
+)
+def test_flags_act_on_the_result(moon_dataset: Path, tmp_path: Path, flag: str, differs: bool) -> None:
+    _, plain = trained(moon_dataset, tmp_path)
+    _, other = trained(moon_dataset, tmp_path, flag)
+    assert torch.equal(rows_of(plain), rows_of(other)) is not differs
+
+
+def test_another_vae(moon_dataset: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from coinage.demo.run import MODEL
+
+    shutil.copytree(MODEL / "vae", tmp_path / "root")
+    shutil.copytree(MODEL / "vae", tmp_path / "nested" / "vae")
+    for folder in ("root", "nested"):
+        run = prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / folder}", "--mixed_precision=bf16", "--no_half_vae")
+        assert run.parts.vae.dtype == torch.float32
+    with pytest.raises(CoinageError, match="--vae: cannot load a VAE"):
+        prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / 'none'}")
+
+
+def test_scheduler_settings_that_are_not_supported(moon_dataset: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    from coinage.demo.run import MODEL
+
+    shutil.copytree(MODEL, tmp_path / "model")
+    file = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "rescale_betas_zero_snr": True, "prediction_type": "sample"}))
+    with pytest.raises(CoinageError, match="rescale_betas_zero_snr = True, prediction_type = 'sample'"):
+        prepared(moon_dataset, tmp_path / "out", f"--pretrained_model_name_or_path={tmp_path / 'model'}")
+
+
+def test_saving_precision_and_ratio(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
+    dataset.write_text(dataset.read_text(encoding="utf-8").replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
+    options = ("--max_train_epochs=4", "--save_n_epoch_ratio=2", "--save_precision=fp16", "--metadata_author=me", "--cache_latents")
+    trained(dataset, tmp_path / "o", *options)
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["zibu-000002.safetensors", "zibu.safetensors"]
+    with safetensors.safe_open(tmp_path / "o" / "zibu.safetensors", framework="pt") as file:
+        assert file.metadata()["modelspec.author"] == "me"
+        assert file.get_tensor("emb_params").dtype == torch.float16

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import random
+import re
 from pathlib import Path
 from typing import Any
 
+from coinage.cli.flags import BY_DEST
 from coinage.config import (
     DataConfig,
     LogConfig,
@@ -161,6 +163,8 @@ def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
         problems.append(Problem(f"--lr_scheduler {args.lr_scheduler} is not known", hint=f"one of {', '.join(SCHEDULES)}"))
     if args.lr_scheduler == "constant" and args.lr_warmup_steps:
         problems.append(Problem("--lr_scheduler constant has no warm-up", hint="use constant_with_warmup"))
+    if args.lr_warmup_steps < 0 or args.lr_warmup_steps >= args.max_train_steps > 0:
+        problems.append(Problem(f"--lr_warmup_steps {args.lr_warmup_steps} does not fit in {args.max_train_steps} steps"))
     if args.use_8bit_adam and args.optimizer_type:
         problems.append(Problem("--use_8bit_adam and --optimizer_type exclude each other", hint="keep --optimizer_type"))
     return OptimConfig(
@@ -194,12 +198,12 @@ def _word(args: argparse.Namespace) -> WordConfig:
         num_vectors=args.num_vectors_per_token,
         init_word=args.init_word,
         init_file=Path(args.weights) if args.weights else None,
-        output_name=args.output_name or args.token_string.strip("<>"),
+        output_name=args.output_name or re.sub("[<>]", "", args.token_string),
     )
 
 
 def _save(args: argparse.Namespace) -> SaveConfig:
-    fields = {k.removeprefix("metadata_"): v for k, v in vars(args).items() if k.startswith("metadata_")}
+    fields = {k.removeprefix("metadata_"): v for k, v in vars(args).items() if k.startswith("metadata_") and not BY_DEST[k].note}
     return SaveConfig(
         output_dir=Path(args.output_dir),
         format=args.save_model_as,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from coinage.prompts import SAMPLER_NAMES
+
 Kind = Literal["str", "int", "float", "ratio", "path", "switch", "list"]
 
 
@@ -45,7 +47,7 @@ def _later(*values: Any, sdxl_only: bool = False) -> Flag:
 
 _MODEL = _rows(
     "model",
-    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a diffusers folder, a checkpoint file, or a hub id."),
+    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a diffusers folder or a hub id."),
     _later("--v2", "switch", False, "The model is Stable Diffusion 2.x."),
     Flag("--v_parameterization", "switch", False, "The model predicts v instead of the noise."),
     Flag("--vae", "str", None, "Use the VAE of this diffusers folder or hub id instead of the model's own."),
@@ -103,7 +105,7 @@ _BUCKETS = _rows(
     _later("--face_crop_aug_range", "str", None, "lo,hi: crop around the face named in the file name."),
     _later("--random_crop", "switch", False, "Crop at random instead of in the middle."),
     Flag("--cache_latents", "switch", False, "Encode every image once, before training."),
-    _later("--cache_latents_to_disk", "switch", False, "The same, kept on disk."),
+    Flag("--cache_latents_to_disk", "switch", False, "The same, kept on disk.", note="keeps latents in memory only, for now"),
     Flag("--vae_batch_size", "int", 1, "Images per VAE call while caching."),
     _later("--skip_cache_check", "switch", False, "Trust latents on disk unchecked."),
 )  # fmt: skip
@@ -214,10 +216,8 @@ _NOISE = _rows(
     _later("--masked_loss", "switch", False, "Weigh the loss by mask images."),
 )  # fmt: skip
 
-_SAMPLERS = (
-    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
-    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
-)  # fmt: skip
+# The reference takes ddpm in prompt files only.
+_SAMPLERS = tuple(name for name in SAMPLER_NAMES if name != "ddpm")
 
 _PREVIEWS = _rows(
     "previews",
@@ -277,7 +277,7 @@ _SHARDING = _rows(
 _WORD = _rows(
     "the new word",
     Flag("--token_string", "str", None, "The new word, as captions write it."),
-    Flag("--init_word", "str", None, "A known word to start from, such as girl."),
+    Flag("--init_word", "str", None, "A known word to start from, such as girl; needed unless --weights is given."),
     Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes."),
     Flag("--weights", "str", None, "Start from this embedding file."),
     Flag("--use_object_template", "switch", False, 'Replace captions by sentences such as "a photo of a {}".'),

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from coinage.cli.flags import BY_DEST, Flag, flags_of
 from coinage.errors import ConfigError, Problem, did_you_mean
+from coinage.files import write_bytes
 
 SECRETS = ("wandb_api_key", "huggingface_token")
 
@@ -23,10 +24,10 @@ class Parser(argparse.ArgumentParser):
 
 def ratio(text: str) -> float:
     """A count, a fraction below 1, or a percentage: "100", "0.1", "10%"."""
-    if text.endswith("%"):
-        return float(text[:-1]) / 100
-    value = float(text)
-    return value if 0 < value < 1 else int(text)
+    value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    if 0 < value < 1 or (value == 0 and text.endswith("%")):
+        return value
+    return int(text)
 
 
 def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
@@ -144,6 +145,12 @@ def notes(args: argparse.Namespace) -> list[str]:
     """What is to be said about given flags that do not act, or act otherwise than asked."""
     values = vars(args)
     found = [f"{f.name} {f.note}" for f in BY_DEST.values() if f.note and values.get(f.dest, f.default) != f.default]
+    if args.save_model_as != "safetensors" and any(v for k, v in values.items() if k.startswith("metadata_")):
+        found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")
+    if args.dataset_config and args.train_data_dir:
+        found.append("--train_data_dir is not read: --dataset_config names the folders")
+    if args.sample_prompts and not (args.sample_at_first or args.sample_every_n_steps or args.sample_every_n_epochs):
+        found.append("--sample_prompts: add --sample_every_n_steps N or --sample_every_n_epochs N to draw previews")
     if args.log_with in ("wandb", "all"):
         found.append(f"--log_with {args.log_with}: W&B has no effect yet")
     return found
@@ -165,5 +172,5 @@ def write_config(args: argparse.Namespace) -> Path:
     skip = {*SECRETS, "config_file", "output_config"}
     values = {k: v for k, v in vars(args).items() if k not in skip and v != BY_DEST[k].default}
     text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
-    path.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -10,31 +12,34 @@ from coinage.data.scan import Sample, load_rgb
 from coinage.errors import CoinageError
 
 Floats = NDArray[np.float32]
+STRIP = 256  # columns averaged at a time
 
 
-def area_weights(source: int, target: int) -> Floats:
-    """[target, source] weights that average each target pixel's share of the source; rows sum to 1."""
-    edges = np.arange(target + 1) * (source / target)
-    cells = np.arange(source)
-    upper = np.minimum(edges[1:, None], cells + 1)
-    lower = np.maximum(edges[:-1, None], cells)
-    weights = np.clip(upper - lower, 0, None) * (target / source)
-    result: Floats = weights.astype(np.float32)
-    return result
+def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
+    """Average [H, W, C] to `height` rows, each the mean of the source rows it covers, in part or whole."""
+    source = pixels.shape[0]
+    edges = np.arange(height + 1) * (source / height)
+    whole = np.minimum(edges.astype(int), source)
+    part = (edges - whole)[:, None, None]
+    strips = []
+    for start in range(0, pixels.shape[1], STRIP):  # bounds the memory that a large photo takes
+        strip = pixels[:, start : start + STRIP].astype(np.float64)
+        total = np.concatenate([np.zeros_like(strip[:1]), strip.cumsum(axis=0)])
+        at_edges = total[whole] + part * strip[np.minimum(whole, source - 1)]
+        strips.append((np.diff(at_edges, axis=0) * (height / source)).astype(np.float32))
+    return np.concatenate(strips, axis=1)
 
 
 def resize(image: Image.Image, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
     """[H, W, 3] uint8: area averaging when neither side grows, else Lanczos, as the reference."""
     if image.size == size_wh:
         return np.asarray(image)
-    if size_wh[0] <= image.size[0] and size_wh[1] <= image.size[1]:
-        pixels = np.asarray(image, dtype=np.float32)
-        columns = area_weights(image.size[0], size_wh[0])
-        rows = area_weights(image.size[1], size_wh[1])
-        mean = np.einsum("yh,hwc,xw->yxc", rows, pixels, columns, optimize=True)
-        shrunk: NDArray[np.uint8] = (mean + 0.5).astype(np.uint8)
-        return shrunk
-    return np.asarray(image.resize(size_wh, Image.Resampling.LANCZOS))
+    width, height = size_wh
+    if width > image.size[0] or height > image.size[1]:
+        return np.asarray(image.resize(size_wh, Image.Resampling.LANCZOS))
+    mean = shrink_rows(np.asarray(image), height)
+    mean = shrink_rows(mean.transpose(1, 0, 2), width).transpose(1, 0, 2)
+    return (mean + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def load_pixels(sample: Sample, *, flipped: bool = False) -> Floats:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from coinage.config import DataConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.errors import Problem
+from coinage.words import word_pattern
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
@@ -52,9 +53,12 @@ def image_size(path: Path) -> Size:
 
 
 def load_rgb(path: Path) -> Image.Image:
-    """The image as displayed, RGB; transparency over white."""
+    """The image as displayed, 8-bit RGB; transparency over white, 16 bits scaled."""
     with Image.open(path) as opened:
         upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I"):
+            values = np.asarray(upright, dtype=np.float64) / 257  # 65535 becomes 255
+            upright = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
         if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
             upright = upright.convert("RGBA")
             ground = Image.new("RGBA", upright.size, "white")
@@ -126,21 +130,16 @@ def scan(data: DataConfig) -> tuple[list[Sample], list[Problem]]:
     return samples, problems
 
 
-def word_pattern(token: str) -> re.Pattern[str]:
-    """Matches the word where it stands alone; letter case counts."""
-    return re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")
-
-
 def caption_problems(samples: Sequence[Sample], token: str) -> tuple[list[Problem], list[Problem]]:
     """Errors and warnings about captions that lack the word, without which nothing is learned."""
-    pattern = word_pattern(token)
-    lacking = [s for s in samples if not s.subset.captions.template and not pattern.search(_whole(s))]
+    pattern = word_pattern([token])
+    lacking = [s for s in samples if not s.subset.captions.template and not pattern.search(whole_caption(s))]
     if not lacking:
         return [], []
     shown = "; ".join(f"{s.path.name}: {s.caption!r}" for s in lacking[:3])
     where = f"{lacking[0].path.parent} ({shown})"
     hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
-    if any(pattern.search(_whole(s).lower()) or token.lower() in s.caption.lower() for s in lacking):
+    if any(token.lower() in whole_caption(s).lower() for s in lacking):
         hint += "; letter case and word boundaries count"
     if len(lacking) == len(samples):
         return [Problem(f"no caption contains the word {token}: nothing would be learned", where, hint)], []
@@ -148,6 +147,7 @@ def caption_problems(samples: Sequence[Sample], token: str) -> tuple[list[Proble
     return [], [Problem(what, where, hint)]
 
 
-def _whole(sample: Sample) -> str:
+def whole_caption(sample: Sample) -> str:
+    """The caption with prefix and suffix, before it is varied."""
     rules = sample.subset.captions
     return " ".join(part for part in (rules.prefix, sample.caption, rules.suffix) if part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ resolution = {size}
 batch_size = 4
 
 [[datasets.subsets]]
-image_dir = '{folder}'
+image_dir = {folder}
 num_repeats = 10
 """
 
@@ -53,5 +54,5 @@ def write_dataset(folder: Path, concept: Concept, token: str, seed: int) -> Path
         caption = phrase(words_of(concept, token, scene))
         (images / f"{i:02d}.txt").write_text(caption + "\n", encoding="utf-8")
     config = folder / "dataset.toml"
-    config.write_text(TOML.format(size=SIZE, folder=images.as_posix()), encoding="utf-8")
+    config.write_text(TOML.format(size=SIZE, folder=json.dumps(images.as_posix(), ensure_ascii=False)), encoding="utf-8")
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
 from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
 from coinage.files import save_image, write_bytes
+from coinage.preflight import output_problems
 from coinage.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -85,13 +87,32 @@ def training_command(settings: DemoSettings, config: Path, init_word: str) -> li
 
 
 def export(settings: DemoSettings) -> list[str]:
-    """Write model and dataset, print the training command and return it."""
+    """Write model and dataset, print the training command and return it.
+
+    Raises:
+        ConfigError: the folder cannot be written, or the seed is negative.
+    """
     concept = settings.find_concept()
+    problems = output_problems(settings.folder, "--output")
+    if settings.seed < 0:
+        problems.append(Problem(f"--seed {settings.seed} must not be negative"))
+    if problems:
+        raise ConfigError(problems)
     shutil.copytree(MODEL, settings.folder / "model", dirs_exist_ok=True)
     config = write_dataset(settings.folder / "dataset", concept, settings.word, settings.seed)
     command = training_command(settings, config, concept.init_word)
-    print(shlex.join(["python", *command[1:]]).replace(" --", " \\\n  --"), flush=True)
+    print(shown(command), flush=True)
     return command
+
+
+def shown(command: Sequence[str]) -> str:
+    """The command as a user would paste it into this system's shell."""
+    python = Path(command[0])
+    first = str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)
+    words = [first, *command[1:]]
+    if os.name == "nt":
+        return subprocess.list2cmdline(words)
+    return " \\\n  ".join([shlex.join(words[:2]), *map(shlex.quote, words[2:])])
 
 
 def run(settings: DemoSettings) -> None:
@@ -107,7 +128,10 @@ def run(settings: DemoSettings) -> None:
         console.print("This one is beyond the model: it never saw such a shape. See how far a word alone can get.")
     command = export(settings)
     started = time.monotonic()
-    if subprocess.run(command, check=False).returncode != 0:
+    code = subprocess.run(command, check=False).returncode
+    if code == ConfigError.exit_code:
+        raise ConfigError([])  # the command has said what is wrong
+    if code:
         raise TrainingError("the training command failed", hint="its messages are above")
     seconds = time.monotonic() - started
     result = _show(settings, concept, console) | {"seconds": round(seconds, 1)}

@@ -7,7 +7,7 @@ for `reader.read` to tell from pixels what is in a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -214,12 +214,3 @@ def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     pixels = light * colour + dark * SHADE * colour + (1 - light - dark) * background
     result: NDArray[np.uint8] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
     return result
-
-
-def all_scenes() -> Iterator[Scene]:
-    """Every single-object scene of the world, unseen shapes included."""
-    for shape in SHAPES:
-        for colour in COLOURS:
-            for background in BACKGROUNDS:
-                for texture in TEXTURES:
-                    yield Scene(shape, colour, background, texture)

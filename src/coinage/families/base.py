@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coinage.config import ModelConfig
-from coinage.diffusion.schedule import DiffusionSchedule
+from coinage.diffusion.schedule import NoiseSchedule
 from coinage.tokens import TokenEmbedding, Tokenizer, WordEncoder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Components:
     text_encoders: tuple[CLIPTextModel, ...]
     vae: AutoencoderKL
     denoiser: UNet2DConditionModel
-    schedule: DiffusionSchedule
+    schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     clip_skip: int | None = None
     word_encoders: tuple[WordEncoder, ...] = ()
@@ -39,11 +39,6 @@ class Components:
     def scaling_factor(self) -> float:
         """What VAE latents are multiplied by before the UNet sees them."""
         return float(self.vae.config.scaling_factor)
-
-    @property
-    def downscale(self) -> int:
-        """Pixels per latent cell, each way."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def device(self) -> torch.device:
@@ -63,10 +58,6 @@ class Conditioning:
 
     encoder_hidden_states: Tensor
 
-    def repeat(self, times: int) -> Conditioning:
-        """The whole batch, `times` times over."""
-        return Conditioning(self.encoder_hidden_states.repeat(times, 1, 1))
-
 
 class ModelFamily(Protocol):
     """One kind of Stable Diffusion."""
@@ -77,11 +68,6 @@ class ModelFamily(Protocol):
     @property
     def architecture(self) -> str:
         """Its ModelSpec name."""
-        ...
-
-    @property
-    def bucket_step(self) -> int:
-        """Bucket sides are multiples of it, in pixels."""
         ...
 
     @property

@@ -26,7 +26,6 @@ class SD1:
 
     name = "sd1"
     architecture = "stable-diffusion-v1"
-    bucket_step = 64
     default_size = 512
     embedding_keys = ("emb_params",)
 
@@ -84,7 +83,11 @@ class SD1:
 
 
 def _scheduler_config(source: str) -> Mapping[str, Any]:
-    """The model's scheduler settings, from its folder or the hub."""
+    """The model's scheduler settings, from its folder or the hub.
+
+    Raises:
+        CoinageError: settings that training would get wrong.
+    """
     from diffusers import DDIMScheduler
 
     folder = Path(source) / "scheduler" / "scheduler_config.json"
@@ -92,7 +95,16 @@ def _scheduler_config(source: str) -> Mapping[str, Any]:
         config: dict[str, Any] = json.loads(folder.read_text(encoding="utf-8"))
     else:
         config = dict(DDIMScheduler.load_config(source, subfolder="scheduler"))
-    return {k: v for k, v in config.items() if not k.startswith("_")}
+    config = {k: v for k, v in config.items() if not k.startswith("_")}
+    missing = [k for k in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps") if k not in config]
+    odd = [k for k in ("rescale_betas_zero_snr", "trained_betas") if config.get(k)]
+    odd += ["prediction_type"] if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction") else []
+    odd += ["beta_schedule"] if config.get("beta_schedule") not in ("linear", "scaled_linear") else []
+    odd += ["num_train_timesteps"] if config.get("num_train_timesteps") != 1000 else []
+    if missing or odd:
+        shown = ", ".join(f"{k} = {config.get(k)!r}" for k in dict.fromkeys([*missing, *odd]))
+        raise CoinageError(f"the model's scheduler settings are not supported yet: {shown}", str(folder))
+    return config
 
 
 def _load_vae(model: ModelConfig, dtype: torch.dtype) -> AutoencoderKL:
@@ -100,6 +112,11 @@ def _load_vae(model: ModelConfig, dtype: torch.dtype) -> AutoencoderKL:
 
     if model.vae is None:
         return AutoencoderKL.from_pretrained(model.source, subfolder="vae", torch_dtype=dtype)
-    if (Path(model.vae) / "config.json").is_file():
+    try:
         return AutoencoderKL.from_pretrained(model.vae, torch_dtype=dtype)
-    return AutoencoderKL.from_pretrained(model.vae, subfolder="vae", torch_dtype=dtype)
+    except OSError:
+        try:
+            return AutoencoderKL.from_pretrained(model.vae, subfolder="vae", torch_dtype=dtype)
+        except OSError as error:
+            hint = "give a diffusers folder or hub id with a VAE, at its root or in vae/"
+            raise CoinageError("--vae: cannot load a VAE", model.vae, hint) from error

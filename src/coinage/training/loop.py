@@ -59,8 +59,10 @@ def update(run: Run) -> None:
     run.scaler.unscale_(run.optimizer)
     if run.config.optim.max_grad_norm:
         torch.nn.utils.clip_grad_norm_(rows, run.config.optim.max_grad_norm)
+    scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.schedule.step()
+    if run.scaler.get_scale() >= scale:  # else the gradient overflowed and the update was skipped
+        run.schedule.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1

@@ -12,7 +12,6 @@ from typing import Any
 from coinage import __version__
 from coinage.config import PreviewConfig, SaveConfig
 from coinage.embedding_file import EmbeddingFile, utc_now, write
-from coinage.errors import CoinageError
 from coinage.files import save_image
 from coinage.generate import draw
 from coinage.prompts import Prompt
@@ -172,10 +171,9 @@ class Previewer(Observer):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             path = self._folder / f"{self._name}_{when}_{index:02d}_{stamp}{seed}.png"
             try:
-                with run.autocast():
-                    (image,) = draw(run.family, run.parts, [prompt])
+                (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
                 save_image(path, image)
-            except (RuntimeError, ValueError, OSError, CoinageError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed, training goes on: %s", index, error)
 
 

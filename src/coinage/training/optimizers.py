@@ -23,7 +23,7 @@ def optimizer_names() -> list[str]:
     return [
         name
         for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and name not in ("Optimizer", "LBFGS")
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and name not in {"Optimizer", "LBFGS", "SparseAdam"}
     ]
 
 
@@ -68,7 +68,7 @@ def make_schedule(config: OptimConfig, optimizer: torch.optim.Optimizer, total: 
     if config.schedule == "cosine_with_restarts":
         extra["num_cycles"] = config.cycles
     elif config.schedule == "polynomial":
-        extra["power"] = config.power
+        extra = {"power": config.power, "lr_end": min(1e-7, config.learning_rate / 10)}
     schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
         config.schedule,
         optimizer,

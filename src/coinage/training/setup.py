@@ -21,9 +21,9 @@ from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.seeding import generator_for, rng_for
 from coinage.tokens import Placeholder
-from coinage.training.optimizers import choose_optimizer, make_schedule
+from coinage.training.optimizers import ADAMW_NAMES, choose_optimizer, make_schedule
 from coinage.training.step import Batch
-from coinage.training.word import install_word
+from coinage.training.word import check_captions, install_word, read_vectors
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -100,9 +100,19 @@ def working_dtype(precision: str, device: torch.device) -> torch.dtype:
     return DTYPES[precision]
 
 
+def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> None:
+    """Say so when the rows cannot travel far: AdamW moves a coordinate by about the learning rate a step."""
+    norm = float(table.float().norm(dim=1).mean())
+    reach = config.optim.learning_rate * steps * table.shape[1] ** 0.5 / norm
+    if config.optim.name.lower() in ADAMW_NAMES and reach < 0.3:
+        text = "--learning_rate %g: in %d steps the word can move by at most %.0f %% of its length, which teaches little\nhint: %s"
+        log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
+
+
 def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
     """Load the model and make everything ready for the first step."""
     make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
+    read_vectors(config.words[0])  # nor may a wrong file
     dtype = working_dtype(config.model.precision, device)
     family = FAMILIES["sd1"]
     try:
@@ -111,6 +121,8 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
         first = str(error).strip().splitlines()[0]
         raise CoinageError(f"cannot load the model: {first}", config.model.source, "give a diffusers folder") from error
     placeholder = install_word(parts, config.words[0])
+    for word_encoder in parts.word_encoders:
+        check_captions(samples, word_encoder, placeholder)
     for module in parts.modules():
         module.to(device)
     if config.model.gradient_checkpointing:
@@ -124,6 +136,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     latents = Latents(parts.vae, samples, config.data.readers)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
     total_steps, total_epochs = run_length(config, batches)
+    warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
     optimizer = make_optimizer(parts.rows())
     return Run(
         config=config,
