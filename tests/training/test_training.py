@@ -301,6 +301,7 @@ def test_a_preview_that_fails_does_not_stop_the_run(moon_dataset: Path, tmp_path
     [
         ("--clip_skip=2", True),
         ("--clip_skip=1", False),
+        ("--gradient_checkpointing", False),
         ("--use_object_template", True),
         ("--v_parameterization", True),
         ("--flip_aug", True),
