@@ -77,7 +77,7 @@ def test_json_is_read_alike(tmp_path: Path) -> None:
 
 
 def test_keys_without_effect_are_named(tmp_path: Path) -> None:
-    assert read(tmp_path, GUIDE.replace("keep_tokens = 1", "enable_wildcard = true"))[1] == ["enable_wildcard"]
+    assert read(tmp_path, GUIDE.replace("keep_tokens = 1", "color_aug = true"))[1] == ["color_aug"]
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
@@ -160,3 +160,23 @@ def test_every_dataset_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, one + two)
     assert len(caught.value.problems) == 3
+
+
+def test_caption_rules_are_read(tmp_path: Path) -> None:
+    text = """
+    [[datasets]]
+    resolution = 64
+    [[datasets.subsets]]
+    image_dir = "a"
+    enable_wildcard = true
+    keep_tokens_separator = "|||"
+    secondary_separator = ";;;"
+    token_warmup_step = 0.1
+    token_warmup_min = 2
+    caption_tag_dropout_rate = 0.3
+    """
+    rules = read(tmp_path, text, "--max_train_steps=1000")[0].datasets[0].subsets[0].captions
+    assert (rules.wildcard, rules.keep_separator, rules.secondary_separator) == (True, "|||", ";;;")
+    assert (rules.warmup_steps, rules.warmup_min, rules.tag_dropout) == (100, 2, 0.3)
+    with pytest.raises(ConfigError, match="`caption_dropout_rate` is not for Textual Inversion"):
+        read(tmp_path, text + "caption_dropout_rate = 0.1\n")

@@ -46,6 +46,12 @@ class CaptionRules:
     separator: str = ","
     shuffle: bool = False
     keep_tokens: int = 0  # leading tags that stay in place
+    keep_separator: str = ""  # text before its first, and after its second occurrence stays in place
+    secondary_separator: str | None = None  # becomes the separator after shuffling
+    wildcard: bool = False  # random lines and {a|b} choices
+    tag_dropout: float = 0  # probability that a tag is left out, 0..1
+    warmup_min: int = 1  # free tags used at the first step
+    warmup_steps: int = 0  # optimizer steps until all free tags are used
     prefix: str | None = None
     suffix: str | None = None
     template: Literal["object", "style"] | None = None  # replaces the caption

@@ -55,22 +55,22 @@ KEYS: dict[str, Key] = {
     "num_repeats": Key("int"),
     "caption_separator": Key("str"),
     "keep_tokens": Key("int"),
-    "token_warmup_min": Key("int", acts=False),
-    "token_warmup_step": Key("float", acts=False),
-    "keep_tokens_separator": Key("str", acts=False),
-    "secondary_separator": Key("str", acts=False),
+    "token_warmup_min": Key("int"),
+    "token_warmup_step": Key("float"),
+    "keep_tokens_separator": Key("str"),
+    "secondary_separator": Key("str"),
     "caption_prefix": Key("str"),
     "caption_suffix": Key("str"),
     "shuffle_caption": Key("bool"),
-    "enable_wildcard": Key("bool", acts=False),
+    "enable_wildcard": Key("bool"),
     "color_aug": Key("bool", acts=False),
     "flip_aug": Key("bool"),
     "random_crop": Key("bool", acts=False),
     "face_crop_aug_range": Key("range", acts=False),
     "custom_attributes": Key("table", acts=False),
-    "caption_dropout_rate": Key("float", acts=False),
-    "caption_tag_dropout_rate": Key("float", acts=False),
-    "caption_dropout_every_n_epochs": Key("int", acts=False),
+    "caption_dropout_rate": Key("float"),
+    "caption_tag_dropout_rate": Key("float"),
+    "caption_dropout_every_n_epochs": Key("int"),
     "caption_extension": Key("str"),
     "cache_info": Key("bool", acts=False),
     "class_tokens": Key("str"),
@@ -232,12 +232,9 @@ def _subset(values: Mapping[str, Any], where: str, problems: list[Problem]) -> S
         problems.append(Problem("`image_dir` is missing", where))
     if values["num_repeats"] < 1:
         problems.append(Problem("`num_repeats` must be at least 1", where))
-    if values["keep_tokens"] < 0:
-        problems.append(Problem("`keep_tokens` must not be negative", where))
-    if not values["caption_separator"]:
-        problems.append(Problem("`caption_separator` must not be empty", where))
     if "metadata_file" in values:
         problems.append(Problem("`metadata_file` is not supported yet", where, "write captions into text files beside the images"))
+    problems += _caption_problems(values, where)
     return SubsetConfig(
         image_dir=Path(values.get("image_dir", "")),
         num_repeats=values["num_repeats"],
@@ -248,12 +245,36 @@ def _subset(values: Mapping[str, Any], where: str, problems: list[Problem]) -> S
             separator=values["caption_separator"],
             shuffle=values["shuffle_caption"],
             keep_tokens=values["keep_tokens"],
+            keep_separator=values["keep_tokens_separator"],
+            secondary_separator=values["secondary_separator"],
+            wildcard=values["enable_wildcard"],
+            tag_dropout=values.get("caption_tag_dropout_rate", 0),
+            warmup_min=values["token_warmup_min"],
+            warmup_steps=_warmup(values["token_warmup_step"], values["max_train_steps"]),
             prefix=values["caption_prefix"],
             suffix=values["caption_suffix"],
             template=values["template"],
         ),
         where=where,
     )
+
+
+def _warmup(value: float, steps: int) -> int:
+    """Tag warm-up in steps; a value below 1 is a fraction of the run."""
+    return int(value * steps) if value < 1 else int(value)
+
+
+def _caption_problems(values: Mapping[str, Any], where: str) -> list[Problem]:
+    counts = ("keep_tokens", "token_warmup_min", "token_warmup_step")
+    problems = [Problem(f"`{name}` must not be negative", where) for name in counts if values[name] < 0]
+    if not values["caption_separator"]:
+        problems.append(Problem("`caption_separator` must not be empty", where))
+    if not 0 <= values.get("caption_tag_dropout_rate", 0) <= 1:
+        problems.append(Problem("`caption_tag_dropout_rate` must be between 0 and 1", where))
+    hint = "without its caption an image has no word to teach; use caption_tag_dropout_rate"
+    refused = [name for name in ("caption_dropout_rate", "caption_dropout_every_n_epochs") if values.get(name)]
+    problems += [Problem(f"`{name}` is not for Textual Inversion", where, hint) for name in refused]
+    return problems
 
 
 def folder_layout(root: Path, values: Mapping[str, Any]) -> tuple[DatasetConfig, ...]:

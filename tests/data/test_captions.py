@@ -1,10 +1,11 @@
 """Captions vary as their rules say, and never lose the word."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import CaptionRules
-from coinage.data.captions import TEMPLATES, vary
+from coinage.data.captions import TEMPLATES, variants, vary
 from coinage.seeding import rng_for
 
 TAG = st.text("abcdefgh ", min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -40,3 +41,71 @@ def test_shuffling_depends_on_the_generator_alone() -> None:
     assert drawn == [vary("a;b;c;d;e", rules, "zibu", rng_for(i)) for i in range(20)]
     assert len(set(drawn)) > 10
     assert all("; " in text for text in drawn)
+
+
+def drawn(text: str, rules: CaptionRules, draws: int = 200, step: int = 0) -> set[str]:
+    return {vary(text, rules, "zibu", rng_for(i), step) for i in range(draws)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{simple|white} background", {"simple background", "white background"}),
+        ("{{retro|x}} {a|}y {} {z}", {"{retro|x} ay {} z", "{retro|x} y {} z"}),
+        ("{x|y}}}", {"x", "y}"}),
+        ("{a|b}}", {"{a|b}"}),
+        ("{a|b{c|d}e}", {"ae}", "b{ce}", "de}"}),
+        ("one\ntwo", {"one", "two"}),
+    ],
+)
+def test_wildcards(text: str, expected: set[str]) -> None:
+    assert drawn(text, CaptionRules(wildcard=True)) == expected
+    assert drawn(text, CaptionRules()) == {text.split("\n", maxsplit=1)[0]}
+
+
+def test_prefix_and_suffix_are_on_every_line() -> None:
+    assert drawn("a\nb", CaptionRules(wildcard=True, prefix="p", suffix="s")) == {"p a s", "p b s"}
+
+
+def test_empties_are_dropped_and_the_separator_stays() -> None:
+    assert drawn("a,, b ,c,", CaptionRules(shuffle=True, keep_tokens=99)) == {"a, b, c"}
+    assert drawn("a; b; c", CaptionRules(shuffle=True, keep_tokens=3, separator=";")) == {"a; b; c"}
+
+
+def test_a_keep_separator_fixes_head_and_tail() -> None:
+    rules = CaptionRules(shuffle=True, keep_separator="|||")
+    assert drawn("a, b ||| c, d ||| e, f", rules) == {"a, b, c, d, e, f", "a, b, d, c, e, f"}
+    assert drawn("a ||| c, d ||| e ||| f", rules) == {"a, c, d, e ||| f", "a, d, c, e ||| f"}
+    assert drawn("a, b ||| c, d ||| e, f", CaptionRules(keep_separator="|||")) == {"a, b, c, d, e, f"}
+
+
+def test_a_secondary_separator_keeps_tags_together() -> None:
+    rules = CaptionRules(shuffle=True, keep_tokens=1, secondary_separator=";;;")
+    assert drawn("x, sky;;;cloud;;;day, y", rules) == {"x, y, sky,cloud,day", "x, sky,cloud,day, y"}
+
+
+def test_tag_warm_up() -> None:
+    rules = CaptionRules(warmup_steps=100)
+    counts = {step: vary("t1, t2, t3, t4, t5", rules, "zibu", rng_for(0), step) for step in (0, 50, 99, 100)}
+    assert counts == {0: "t1", 50: "t1, t2, t3", 99: "t1, t2, t3, t4", 100: "t1, t2, t3, t4, t5"}
+    assert vary("t1, t2, t3, t4, t5", CaptionRules(warmup_steps=100, warmup_min=2), "zibu", rng_for(0), 50) == "t1, t2, t3"
+
+
+def test_the_word_is_never_dropped() -> None:
+    rules = CaptionRules(tag_dropout=0.9, warmup_steps=10, shuffle=True)
+    texts = drawn("red, green, a zibu, blue", rules, step=5)
+    assert all("a zibu" in text for text in texts)
+    assert "a zibu" in texts
+    assert drawn("a, zibu, b", CaptionRules(tag_dropout=1.0)) == {"zibu"}
+
+
+@given(st.lists(TAG, min_size=1, max_size=6), st.integers(0, 2**31))
+def test_dropout_rate_zero_is_identity(tags: list[str], seed: int) -> None:
+    text = ", ".join(tags)
+    assert vary(text, CaptionRules(tag_dropout=0.0), "zibu", rng_for(seed)) == text
+
+
+def test_variants_are_what_a_run_may_use() -> None:
+    assert variants("a zibu", CaptionRules(), "zibu") == ["a zibu"]
+    found = variants("{a zibu|nothing}", CaptionRules(wildcard=True), "zibu")
+    assert set(found) == {"a zibu", "nothing"}

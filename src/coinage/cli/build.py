@@ -96,7 +96,8 @@ def _fallback(args: argparse.Namespace) -> dict[str, Any]:
     extension = args.caption_extention or args.caption_extension
     names = (
         "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "caption_separator", "keep_tokens",
-        "caption_prefix", "caption_suffix", "shuffle_caption", "flip_aug",
+        "caption_prefix", "caption_suffix", "shuffle_caption", "flip_aug", "keep_tokens_separator", "secondary_separator",
+        "enable_wildcard", "token_warmup_min", "token_warmup_step", "max_train_steps",
     )  # fmt: skip
     return {
         **{name: getattr(args, name) for name in names},

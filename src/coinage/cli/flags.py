@@ -81,13 +81,13 @@ _CAPTION = _rows(
     Flag("--caption_extension", "str", ".caption", "Suffix of caption files."),
     Flag("--caption_extention", "str", None, "Old spelling of --caption_extension; wins when given."),
     Flag("--keep_tokens", "int", 0, "Number of leading tags that stay in place."),
-    _later("--keep_tokens_separator", "str", "", "Marks the end of the tags that stay in place."),
-    _later("--secondary_separator", "str", None, "Separates tags that stay together when shuffled."),
-    _later("--enable_wildcard", "switch", False, "Random caption lines and {a|b} choices."),
+    Flag("--keep_tokens_separator", "str", "", "Marks the end of the tags that stay in place."),
+    Flag("--secondary_separator", "str", None, "Separates tags that stay together when shuffled."),
+    Flag("--enable_wildcard", "switch", False, "Random caption lines and {a|b} choices."),
     Flag("--caption_prefix", "str", None, "Text put before each caption."),
     Flag("--caption_suffix", "str", None, "Text put after each caption."),
-    _later("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up."),
-    _later("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction."),
+    Flag("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up."),
+    Flag("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction."),
     _later("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight."),
 )  # fmt: skip
 

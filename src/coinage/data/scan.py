@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from coinage.config import DataConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
+from coinage.data.captions import variants
 from coinage.errors import Problem
 from coinage.words import word_pattern
 
@@ -80,7 +81,7 @@ def _caption_file(path: Path, extensions: Sequence[str]) -> Path | None:
 
 
 def _caption(path: Path, subset: SubsetConfig) -> str:
-    """The caption of an image: the first line with text of its caption file, else the class tokens.
+    """The caption of an image: its file's first line with text (all, with wildcards), else the class tokens.
 
     Raises:
         OSError, UnicodeDecodeError: the caption file cannot be read.
@@ -88,8 +89,8 @@ def _caption(path: Path, subset: SubsetConfig) -> str:
     file = _caption_file(path, subset.caption_extensions)
     if file is None:
         return subset.class_tokens or ""
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
-    return next((line for line in lines if line), "")
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return "\n".join(lines if subset.captions.wildcard else lines[:1])
 
 
 def _read(path: Path, subset: SubsetConfig) -> _Found | Problem:
@@ -131,23 +132,21 @@ def scan(data: DataConfig) -> tuple[list[Sample], list[Problem]]:
 
 
 def caption_problems(samples: Sequence[Sample], token: str) -> tuple[list[Problem], list[Problem]]:
-    """Errors and warnings about captions that lack the word, without which nothing is learned."""
+    """Errors and warnings about captions that lack the word, without which nothing is learned.
+
+    Captions are tried as a run would use them: prefix, wildcards, dropped tags and warm-up included.
+    """
     pattern = word_pattern([token])
-    lacking = [s for s in samples if not s.subset.captions.template and not pattern.search(whole_caption(s))]
+    tried = [(s, variants(s.caption, s.subset.captions, token)) for s in samples]
+    lacking = [(s, texts) for s, texts in tried if not all(pattern.search(text) for text in texts)]
     if not lacking:
         return [], []
-    shown = "; ".join(f"{s.path.name}: {s.caption!r}" for s in lacking[:3])
-    where = f"{lacking[0].path.parent} ({shown})"
+    shown = "; ".join(f"{s.path.name}: {s.caption!r}" for s, _ in lacking[:3])
+    where = f"{lacking[0][0].path.parent} ({shown})"
     hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
-    if any(token.lower() in whole_caption(s).lower() for s in lacking):
+    if any(token.lower() in s.caption.lower() for s, _ in lacking):
         hint += "; letter case and word boundaries count"
-    if len(lacking) == len(samples):
+    if not any(pattern.search(text) for _, texts in tried for text in texts):
         return [Problem(f"no caption contains the word {token}: nothing would be learned", where, hint)], []
     what = f"{len(lacking)} of {len(samples)} captions lack the word {token}: these images teach it nothing"
     return [], [Problem(what, where, hint)]
-
-
-def whole_caption(sample: Sample) -> str:
-    """The caption with prefix and suffix, before it is varied."""
-    rules = sample.subset.captions
-    return " ".join(part for part in (rules.prefix, sample.caption, rules.suffix) if part)

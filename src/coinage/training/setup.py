@@ -68,7 +68,7 @@ class Run:
     def _captions(self, batch: PlannedBatch, epoch: int) -> list[str]:
         seed, token = self.config.loop.seed, self.placeholder.token
         chosen = [(self.samples[item.sample], item.position) for item in batch]
-        return [vary(s.caption, s.subset.captions, token, rng_for(seed, "caption", epoch, at)) for s, at in chosen]
+        return [vary(s.caption, s.subset.captions, token, rng_for(seed, "caption", epoch, at), self.step) for s, at in chosen]
 
     def _generators(self, batch: PlannedBatch, epoch: int) -> list[torch.Generator]:
         return [generator_for(self.config.loop.seed, "noise", epoch, item.position) for item in batch]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from coinage.config import WordConfig
-from coinage.data.captions import TEMPLATES
-from coinage.data.scan import Sample, whole_caption
+from coinage.data.captions import TEMPLATES, variants
+from coinage.data.scan import Sample
 from coinage.embedding_file import read
 from coinage.errors import ConfigError, EmbeddingFileError, Problem
 from coinage.families.base import Components
@@ -71,11 +71,12 @@ def check_captions(samples: Iterable[Sample], encoder: WordEncoder, placeholder:
     longest = max(TEMPLATES["object"] + TEMPLATES["style"], key=len)
     whole, cut = 0, []
     for sample in samples:
-        text = longest.format(placeholder.token) if sample.subset.captions.template else whole_caption(sample)
-        ids = encoder.ids(text)
-        if set(placeholder.ids) <= set(ids[:room]):
+        rules = sample.subset.captions
+        texts = [longest.format(placeholder.token)] if rules.template else variants(sample.caption, rules, placeholder.token)
+        rows = [encoder.ids(text) for text in texts]
+        if all(set(placeholder.ids) <= set(ids[:room]) for ids in rows):
             whole += 1
-        elif set(placeholder.ids) & set(ids):
+        elif any(set(placeholder.ids) & set(ids[room:]) for ids in rows):
             cut.append(sample.path.name)
     if not cut:
         return
