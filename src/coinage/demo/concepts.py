@@ -54,6 +54,6 @@ COMPOSITES = tuple(
         "blue-striped-arrow", "orange-dotted-circle",
     )
 )  # fmt: skip
-UNSEEN = tuple(Concept(s, shape=s, reachable=False) for s in ("house", "fish"))
+UNSEEN = tuple(Concept(s, shape=s, reachable=False) for s in ("comb", "fish"))
 
 CONCEPTS = {c.name: c for c in (*SECRET_SHAPES, *SECRET_PATTERNS, *COMPOSITES, *UNSEEN)}
