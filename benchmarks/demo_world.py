@@ -8,7 +8,6 @@ texture 0.95, all four 0.75.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 
 import torch
@@ -43,8 +42,9 @@ def main() -> int:
     print(table)
     if args.card:
         card = MODEL / "README.md"
-        text = card.read_text(encoding="utf-8")
-        card.write_text(re.sub(r"(?s)(<!-- table -->\n).*?(\n<!-- end -->)", rf"\1{table}\2", text), encoding="utf-8")
+        before, _, rest = card.read_text(encoding="utf-8").partition("<!-- table -->")
+        after = rest.partition("<!-- end -->")[2]
+        card.write_text(f"{before}<!-- table -->\n{table}\n<!-- end -->{after}", encoding="utf-8")
     return int(any(found[part] < target for part, target in TARGETS.items()))
 
 
