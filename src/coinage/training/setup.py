@@ -109,31 +109,49 @@ def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> 
         log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
 
 
-def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
-    """Load the model and make everything ready for the first step."""
-    make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
-    read_vectors(config.words[0])  # nor may a wrong file
-    dtype = working_dtype(config.model.precision, device)
+def load(config: TrainConfig, dtype: torch.dtype) -> tuple[ModelFamily, Components]:
+    """The model's family and its frozen parts.
+
+    Raises:
+        CoinageError: the model cannot be loaded.
+    """
     family = FAMILIES["sd1"]
     try:
-        parts = family.load(config.model, dtype)
+        return family, family.load(config.model, dtype)
     except OSError as error:
         first = str(error).strip().splitlines()[0]
         raise CoinageError(f"cannot load the model: {first}", config.model.source, "give a diffusers folder") from error
+
+
+def checkpoint_gradients(parts: Components) -> None:
+    """Have UNet and text encoders compute activations twice instead of keeping them."""
+    parts.denoiser.enable_gradient_checkpointing()
+    for encoder in parts.text_encoders:
+        # transformers renamed the method; its old name warns.
+        enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+        enable()
+    for module in (parts.denoiser, *parts.text_encoders):
+        module.train()  # checkpointing is skipped in eval mode; there is no dropout
+
+
+def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
+    """Load the model and make everything ready for the first step.
+
+    Raises:
+        ConfigError: the word, the captions or the optimizer do not fit.
+        CoinageError: the model or the word's file cannot be used.
+    """
+    make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
+    read_vectors(config.words[0])  # nor may a wrong file
+    dtype = working_dtype(config.model.precision, device)
+    family, parts = load(config, dtype)
     placeholder = install_word(parts, config.words[0])
-    for word_encoder in parts.word_encoders:
-        check_captions(samples, word_encoder, placeholder)
+    for encoder in parts.word_encoders:
+        check_captions(samples, encoder, placeholder)
     for module in parts.modules():
         module.to(device)
     if config.model.gradient_checkpointing:
-        parts.denoiser.enable_gradient_checkpointing()
-        for encoder in parts.text_encoders:
-            # transformers renamed the method; its old name warns.
-            enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
-            enable()
-        for module in (parts.denoiser, *parts.text_encoders):
-            module.train()  # checkpointing is skipped in eval mode; there is no dropout
-    latents = Latents(parts.vae, samples, config.data.readers)
+        checkpoint_gradients(parts)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
     total_steps, total_epochs = run_length(config, batches)
     warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
@@ -144,7 +162,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
         parts=parts,
         placeholder=placeholder,
         samples=samples,
-        latents=latents,
+        latents=Latents(parts.vae, samples, config.data.readers),
         optimizer=optimizer,
         schedule=make_schedule(config.optim, optimizer, total_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
