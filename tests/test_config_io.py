@@ -180,3 +180,11 @@ def test_caption_rules_are_read(tmp_path: Path) -> None:
     assert (rules.warmup_steps, rules.warmup_min, rules.tag_dropout) == (100, 2, 0.3)
     with pytest.raises(ConfigError, match="`caption_dropout_rate` is not for Textual Inversion"):
         read(tmp_path, text + "caption_dropout_rate = 0.1\n")
+
+
+def test_a_folder_named_twice_is_used_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = ("a", "a/", "./a", "b")
+    text = "[[datasets]]\nresolution = 64\n" + "".join(f'[[datasets.subsets]]\nimage_dir = "{f}"\n' for f in folders)
+    (dataset,) = read(tmp_path, text)[0].datasets
+    assert [str(s.image_dir) for s in dataset.subsets] == ["a", "b"]
+    assert caplog.text.count("is in this dataset already") == 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -158,28 +158,41 @@ def read_datasets(path: Path, fallback: Mapping[str, Any]) -> tuple[tuple[Datase
         general = {}
     general_problems = _check_table(general, "G", f"{path}, [general]", None)
     problems += general_problems
-    general_is_sound = not general_problems
-    datasets, idle = [], {k for k in general if k in KEYS and not KEYS[k].acts}
+    datasets, idle = [], _idle(general)
     for i, table in enumerate(_tables(data.get("datasets"), "datasets", str(path), problems), 1):
         where = f"{path}, [[datasets]] {i}"
-        own = _check_table(table, "D", where, "subsets")
-        subsets = _tables(table.get("subsets"), "datasets.subsets", where, own)
+        wrong = _check_table(table, "D", where, "subsets")
+        subsets = _tables(table.get("subsets"), "datasets.subsets", where, wrong)
         for j, subset in enumerate(subsets, 1):
-            own += _check_table(subset, "S", f"{where}, [[datasets.subsets]] {j}", None)
-            idle |= {k for k in subset if k in KEYS and not KEYS[k].acts}
-        idle |= {k for k in table if k in KEYS and not KEYS[k].acts}
-        problems += own
-        if not own and general_is_sound:
-            values = {**fallback, **general, **table}
-            # Regularisation images do not hold the word: as ordinary images they would spoil the run.
-            kept = [(j, s) for j, s in enumerate(subsets, 1) if not s.get("is_reg")]
-            if len(kept) < len(subsets):
-                log.warning("%s: regularisation images are left out, as they do not teach the word", where)
-            read = [_subset({**values, **s}, f"{where}, [[datasets.subsets]] {j}", problems) for j, s in kept]
-            datasets.append(dataset_from(values, tuple(read), where, problems))
+            wrong += _check_table(subset, "S", f"{where}, [[datasets.subsets]] {j}", None)
+        idle = idle.union(_idle(table), *map(_idle, subsets))
+        problems += wrong
+        if not wrong and not general_problems:
+            datasets.append(_dataset({**fallback, **general, **table}, subsets, where, problems))
     if problems:
         raise ConfigError(problems)
     return tuple(datasets), idle
+
+
+def _idle(table: Mapping[str, Any]) -> set[str]:
+    """The table's keys that have no effect yet."""
+    return {name for name in table if name in KEYS and not KEYS[name].acts}
+
+
+def _dataset(values: Mapping[str, Any], subsets: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]) -> DatasetConfig:
+    """A dataset of checked tables. Regularisation images and folders named twice are left out, and told."""
+    kept: dict[Path, SubsetConfig] = {}
+    for j, subset in enumerate(subsets, 1):
+        read = _subset({**values, **subset}, f"{where}, [[datasets.subsets]] {j}", problems)
+        folder = read.image_dir.resolve()
+        if subset.get("is_reg"):
+            # They do not hold the word: as ordinary images they would spoil the run.
+            log.warning("%s: regularisation images are left out, as they do not teach the word", read.where)
+        elif folder in kept:
+            log.warning("%s: %s is in this dataset already and is left out", read.where, read.image_dir)
+        else:
+            kept[folder] = read
+    return dataset_from(values, tuple(kept.values()), where, problems)
 
 
 def dataset_from(values: Mapping[str, Any], subsets: tuple[SubsetConfig, ...], where: str, problems: list[Problem]) -> DatasetConfig:
