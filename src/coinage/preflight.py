@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from coinage.config import PreviewConfig, TrainConfig, WordConfig
 from coinage.data.scan import Sample, caption_problems, scan
@@ -16,6 +19,7 @@ from coinage.prompts import Prompt, read_prompts
 from coinage.words import pieces_of, read_vocabulary, taken
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+log = logging.getLogger("coinage")
 NEW_WORD = "choose a word of your own, such as mychar"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -81,14 +85,21 @@ def model_problems(source: str) -> list[Problem]:
 
 
 def _hub_problems(source: str, flag: str) -> list[Problem]:
-    from huggingface_hub import hf_hub_download
+    """Whether a hub id is in the local cache or on the hub; one request, no retries."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-    try:
-        hf_hub_download(source, "model_index.json", etag_timeout=5)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        return [Problem(f"{flag}: no such folder, and not found on the hub: {reason}", source, "check the path")]
-    return []
+    if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
+        return []
+    reason = "not in the local cache, and the hub is out of reach"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)  # fails at once without a network
+            if HfApi().file_exists(source, "model_index.json"):
+                return []
+            reason = "not found on the hub"
+        except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
+            log.debug("hub: %s", error)
+    return [Problem(f"{flag}: no such folder, and {reason}", source, "check the path; a hub id looks like owner/name")]
 
 
 def _family_problems(model: Path) -> list[Problem]:

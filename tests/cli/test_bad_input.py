@@ -29,7 +29,7 @@ def without(argv: list[str], flag: str) -> list[str]:
 
 CASES = {
     "no model folder": (["--pretrained_model_name_or_path=nowhere/model.safetensors"], "model not found"),
-    "mistyped folder": (["--pretrained_model_name_or_path=nowhere/sd15"], "no such folder, and not found on the hub"),
+    "mistyped folder": (["--pretrained_model_name_or_path=nowhere/sd15"], "no such folder, and not in the local cache"),
     "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "no diffusers model"),
     "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "checkpoint files are not supported yet"),
     "word in the vocabulary": (["--token_string=circle"], "circle is already in the model's vocabulary"),

@@ -34,11 +34,11 @@ def _train(script: str, args: argparse.Namespace) -> None:
     set_up_log(config.log.level)
     for note in (*notes(args), *(f"{key} has no effect yet" for key in idle_keys)):
         log.info("note: %s", note)
-    if args.seed is None:
-        log.info("seed: %d (pass --seed to repeat this run)", config.loop.seed)
     checked = check(config)
     for warning in checked.warnings:
         log.warning("%s", warning)
+    if args.seed is None:
+        log.info("seed: %d (pass --seed to repeat this run)", config.loop.seed)
     run_training(config, checked)
 
 
