@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,7 +48,7 @@ def accumulate(run: Run, group: Sequence[Batch]) -> float:
         loss = result.per_sample.sum() / samples
         run.scaler.scale(loss).backward()
         total += loss.item()
-    if not torch.isfinite(torch.tensor(total)):
+    if not math.isfinite(total):
         hint = "lower --learning_rate, or use --mixed_precision bf16 or no"
         raise TrainingError(f"the loss of step {run.step + 1} is {total}", f"step {run.step + 1}", hint)
     return total
