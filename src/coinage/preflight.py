@@ -7,7 +7,7 @@ import logging
 import re
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,7 +20,6 @@ from coinage.words import pieces_of, read_vocabulary, taken
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 log = logging.getLogger("coinage")
-NEW_WORD = "choose a word of your own, such as mychar"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
@@ -131,10 +130,15 @@ def word_problems(word: WordConfig, model: Path) -> list[Problem]:
     if word.init_word is None and word.init_file is None:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"
         problems.append(Problem("the word has nothing to start from", hint=hint))
-    used = taken(pieces_of(token, word.num_vectors), read_vocabulary(model / "tokenizer"))
-    if used:
-        problems.append(Problem(f"--token_string: {', '.join(used)} is already in the model's vocabulary", str(model), NEW_WORD))
-    return problems
+    names = pieces_of(token, word.num_vectors)
+    return problems + vocabulary_problems(names, read_vocabulary(model / "tokenizer"), str(model))
+
+
+def vocabulary_problems(names: Iterable[str], vocabulary: Iterable[str], where: str) -> list[Problem]:
+    """Whether a model has any of the word's names already."""
+    used = taken(names, vocabulary)
+    hint = "choose a word of your own, such as mychar"
+    return [Problem(f"--token_string: {', '.join(used)} is already in the model's vocabulary", where, hint)] if used else []
 
 
 def name_problems(words: Sequence[WordConfig]) -> list[Problem]:

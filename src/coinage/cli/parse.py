@@ -127,7 +127,8 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
     """
     parser = build_parser(script, prog)
     args, unknown = parser.parse_known_args(argv)
-    names = [flag.name for flag in flags_of(script)]
+    flags = flags_of(script)
+    names = [flag.name for flag in flags]
     if unknown:
         problems = []
         for word in unknown:
@@ -136,7 +137,7 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
             problems.append(Problem(text, hint=did_you_mean(name, names) or f"see {prog} --help"))
         raise ConfigError(problems)
     if args.config_file and not args.output_config:
-        known = [flag.dest for flag in flags_of(script)]
+        known = [flag.dest for flag in flags]
         args = parser.parse_args(argv, namespace=_from_file(_config_path(args.config_file), parser, known))
     return args
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coinage.demo.world import Scene
-
 
 @dataclass(frozen=True, slots=True)
 class Concept:
@@ -27,16 +25,11 @@ class Concept:
         """Whether the word stands before a noun, as an adjective does."""
         return self.shape is None
 
-    def shown_in(self, scene: Scene) -> bool:
-        """Whether a scene shows the concept."""
-        return all(
-            wanted is None or wanted == found
-            for wanted, found in (
-                (self.shape, scene.shape),
-                (self.texture, scene.texture),
-                (self.colour, scene.colour),
-            )
-        )
+    @property
+    def parts(self) -> dict[str, str]:
+        """What the concept fixes: of `shape`, `texture` and `colour`, those that are not free."""
+        named = {"shape": self.shape, "texture": self.texture, "colour": self.colour}
+        return {part: value for part, value in named.items() if value is not None}
 
 
 def _composite(name: str) -> Concept:

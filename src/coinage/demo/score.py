@@ -29,9 +29,7 @@ class Trial:
 
     def shows_concept(self, found: Reading) -> bool:
         """S: the concept's own parts are there, but for those that the prompt overrides."""
-        parts = {"shape": self.concept.shape, "texture": self.concept.texture, "colour": self.concept.colour}
-        wanted = {k: v for k, v in parts.items() if v is not None and k not in self.asked}
-        return _matches(found, wanted)
+        return _matches(found, {part: value for part, value in self.concept.parts.items() if part not in self.asked})
 
     def obeys(self, found: Reading) -> bool:
         """E: everything else that the prompt asks for is there."""
@@ -68,8 +66,9 @@ def trials(concept: Concept, token: str, count: int, seed: int) -> list[Trial]:
     rng = np.random.default_rng([seed, 7])
     out = []
     for i in range(count):
-        asked: dict[str, object] = {"background": str(rng.choice(list(BACKGROUNDS))), "count": 2 if i % 4 == 3 else 1}
         kind = i % 4
+        objects = 2 if kind == 3 else 1
+        asked: dict[str, object] = {"background": str(rng.choice(list(BACKGROUNDS))), "count": objects}
         if concept.is_pattern:
             asked["shape"] = str(rng.choice(PUBLIC_SHAPES))
         if kind >= 1 and (concept.colour is None or kind == 2):
@@ -81,7 +80,7 @@ def trials(concept: Concept, token: str, count: int, seed: int) -> list[Trial]:
             str(asked.get("colour", concept.colour)),
             str(asked["background"]),
             str(asked.get("texture", concept.texture)),
-            2 if i % 4 == 3 else 1,
+            objects,
         )
         silent = [part for part in ("colour", "texture") if part not in asked]
         text = phrase(words_of(concept, token, scene, silent=silent), lead=LEADS[(i // 4) % len(LEADS)])

@@ -13,8 +13,8 @@ from coinage.data.scan import Sample
 from coinage.embedding_file import read
 from coinage.errors import ConfigError, EmbeddingFileError, Problem
 from coinage.families.base import Components
+from coinage.preflight import vocabulary_problems
 from coinage.tokens import Placeholder, WordEncoder, initial_rows, install_rows, placeholders_for, table_of
-from coinage.words import taken
 
 log = logging.getLogger("coinage")
 
@@ -47,9 +47,9 @@ def install_word(parts: Components, word: WordConfig) -> Placeholder:
     given = read_vectors(word)
     embeddings = []
     for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
-        used = taken(placeholder.pieces, tokenizer.get_vocab())
-        if used:
-            raise ConfigError([Problem(f"--token_string: {', '.join(used)} is already in the model's vocabulary")])
+        problems = vocabulary_problems(placeholder.pieces, tokenizer.get_vocab(), "the loaded tokenizer")
+        if problems:
+            raise ConfigError(problems)
         table = table_of(encoder)
         rows = given["emb_params"] if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
         if rows.shape[1] != table.shape[1]:
