@@ -17,7 +17,7 @@ from coinage.demo.run import BATCH, MODEL
 from coinage.demo.score import base_accuracy, base_prompts
 from coinage.families import FAMILIES, quiet_libraries
 from coinage.generate import draw
-from coinage.tokens import WordEncoder
+from coinage.words import WordEncoder
 
 TARGETS = {"shape": 0.80, "colour": 0.95, "background": 0.97, "texture": 0.95, "all": 0.75}
 

@@ -8,14 +8,15 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "errors": 0, "config": 0, "seeding": 0, "words": 0,
-    "files": 1, "prompts": 1, "config_io": 1, "tokens": 1, "diffusion": 1,
-    "embedding_file": 2, "data": 2, "families": 2,
-    "preflight": 3, "generate": 3,
+    "files": 1, "progress": 1, "prompts": 1, "config_build": 1, "clip_tokenizer": 1, "tokens": 1, "diffusion": 1,
+    "config_io": 2, "embedding_file": 2, "data": 2, "families": 2,
+    "preflight": 3, "contact_sheet": 3, "generate": 3,
     "training": 4, "demo": 5, "cli": 6,
 }  # fmt: skip
 LIGHT = """
-errors config config_io prompts preflight files words data.scan data.captions data.buckets data.batches
-cli.flags cli.parse cli.build cli.kohya cli.main demo.run demo.score
+errors config config_build config_io prompts preflight files progress words clip_tokenizer contact_sheet
+data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
+data.summary cli.flags cli.parse cli.build cli.build_data cli.cmd_dataset cli.kohya cli.main demo.run demo.score
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

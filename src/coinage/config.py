@@ -13,6 +13,7 @@ from typing import Literal
 Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
+Interpolation = Literal["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class ModelConfig:
     precision: Precision = "no"
     full_precision_vae: bool = False
     gradient_checkpointing: bool = False
+    max_token_length: int = 75  # tokens of a caption: 75, 150 or 225
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,23 +53,48 @@ class CaptionRules:
     wildcard: bool = False  # random lines and {a|b} choices
     tag_dropout: float = 0  # probability that a tag is left out, 0..1
     warmup_min: int = 1  # free tags used at the first step
-    warmup_steps: int = 0  # optimizer steps until all free tags are used
+    warmup: float = 0  # optimizer steps until all free tags are used, or a fraction of the run when below 1
     prefix: str | None = None
     suffix: str | None = None
     template: Literal["object", "style"] | None = None  # replaces the caption
+    as_reference: bool = False  # join with ", " whatever the separator, keep empty tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRules:
+    """How pixels are read and varied."""
+
+    flip: bool = False  # mirror half of the images
+    color: bool = False  # vary hue or gamma of a third of the images
+    random_crop: bool = False  # cut anywhere instead of in the middle
+    face_crop: tuple[float, float] | None = None  # lo, hi: the face takes 1/hi to 1/lo of the shorter side
+    interpolation: Interpolation | None = None  # None: area to shrink, Lanczos to enlarge
+    alpha_mask: bool = False  # the alpha channel weighs the loss
+    as_reference: bool = False  # ignore EXIF orientation and transparency, gamma on 0..255
+
+    @property
+    def vary_pixels(self) -> bool:
+        """Whether an image's pixels differ from use to use, apart from mirroring."""
+        return self.color or self.random_crop or self.face_crop is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubsetConfig:
-    """A folder of images with its rules."""
+    """Images with their rules: a folder, or what a metadata file lists."""
 
-    image_dir: Path
+    image_dir: Path | None = None  # None: the metadata file's paths are absolute
+    metadata_file: Path | None = None  # JSON or JSONL with captions; None: caption files
+    mask_dir: Path | None = None  # masks of the loss, named like the images
     num_repeats: int = 1  # times each image is used per epoch, >= 1
+    regularisation: bool = False  # balanced against the other images; need not hold the word
+    validation_split: float = 0  # share of images held out, 0..1
     caption_extensions: tuple[str, ...] = (".caption", ".txt")  # the first that exists is read
     class_tokens: str | None = None  # caption of images without a caption file
-    flip: bool = False  # mirror half of the images
+    cache_sizes: bool = False  # remember image sizes between runs
     captions: CaptionRules = CaptionRules()
+    images: ImageRules = ImageRules()
     where: str = ""  # where it is configured, for messages
+    settings: tuple[tuple[str, str], ...] = ()  # (key = value, where it was set), defaults left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +105,8 @@ class BucketConfig:
     min_side: int = 256
     max_side: int = 1024
     step: int = 64
+    no_upscale: bool = False  # never enlarge: the bucket is the image's own size, rounded down
+    log_ratio: bool = False  # choose by the ratio of aspect ratios, not their difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +116,7 @@ class DatasetConfig:
     resolution_wh: tuple[int, int]  # pixels
     batch_size: int = 1
     buckets: BucketConfig = BucketConfig()
+    validation_seed: int | None = None  # chooses the images held out; None: the run's seed
     subsets: tuple[SubsetConfig, ...]
     where: str = ""
 
@@ -97,8 +127,13 @@ class DataConfig:
 
     datasets: tuple[DatasetConfig, ...]
     cache_latents: bool = False
+    cache_to_disk: bool = False
+    cache_dir: Path | None = None  # None: `.coinage` in each image folder
+    trust_cache: bool = False  # take latents on disk as they are
     vae_batch_size: int = 1
     readers: int = 8  # threads
+    skip_bad_images: bool = False  # leave out images that cannot be read
+    require_word: bool = False  # a caption without the word is an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +150,9 @@ class LossConfig:
     """How errors at different timesteps are weighed."""
 
     min_snr_gamma: float = 0.0  # Hang et al. 2023; 0 is off
+    prior_weight: float = 1.0  # factor of regularisation images
+    masked: bool = False  # masks are expected
+    normalize_mask: bool = False  # divide by the mask's mean, so that small masks teach as much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +204,14 @@ class PreviewConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationConfig:
+    """When the loss on held-out images is measured; without an interval, ten times over the run."""
+
+    every_n_steps: int | None = None
+    every_n_epochs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """Where progress is recorded."""
 
@@ -189,4 +235,5 @@ class TrainConfig:
     loop: LoopConfig = LoopConfig()
     save: SaveConfig
     preview: PreviewConfig = PreviewConfig()
+    validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()

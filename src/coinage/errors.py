@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,37 @@ class Problem:
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What checks have found so far: errors stop a run, warnings and notes are told."""
+
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def error(self, what: str, where: str = "", hint: str = "") -> None:
+        """Add an error."""
+        self.errors.append(Problem(what, where, hint))
+
+    def warn(self, what: str, where: str = "", hint: str = "") -> None:
+        """Add a warning."""
+        self.warnings.append(Problem(what, where, hint))
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def raise_errors(self) -> None:
+        """Stop if there are errors.
+
+        Raises:
+            ConfigError: all of them.
+        """
+        if self.errors:
+            raise ConfigError(self.errors)
 
 
 class CoinageError(Exception):

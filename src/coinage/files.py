@@ -14,8 +14,13 @@ from PIL import Image
 from coinage.errors import CoinageError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: where to; missing folders are made.
+        data: what to write.
+        sync: wait until the disk has it; not needed for what can be made again and is checked when read.
 
     Raises:
         CoinageError: the file cannot be written; nothing is left behind and an older file stays.
@@ -26,7 +31,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

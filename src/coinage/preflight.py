@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
 from coinage.config import PreviewConfig, TrainConfig, WordConfig
-from coinage.data.scan import Sample, caption_problems, scan
-from coinage.errors import ConfigError, Problem
+from coinage.data.examine import DataChecked, examine
+from coinage.data.sample import Sample
+from coinage.errors import ConfigError, Findings, Problem
 from coinage.prompts import Prompt, read_prompts
-from coinage.words import pieces_of, read_vocabulary, taken
+from coinage.words import CHUNK, pieces_of, taken
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 log = logging.getLogger("coinage")
@@ -33,36 +35,59 @@ class Checked:
     warnings: tuple[Problem, ...]
 
 
-def check(config: TrainConfig) -> Checked:
-    """Check model, word, captions, output folder and prompts.
+def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
+    """Check model, word, images, captions, output folder and prompts.
+
+    Args:
+        config: the run.
+        findings: what is known to be wrong already; its warnings are passed on.
 
     Raises:
         ConfigError: all errors together.
     """
-    samples, errors = scan(config.data)
-    errors = [*model_problems(config.model.source), *errors]
-    warnings: list[Problem] = []
-    for word in config.words:
-        found = word_problems(word, Path(config.model.source))
-        errors += found
-        if samples and not found:
-            wrong, doubtful = caption_problems(samples, word.token)
-            errors += wrong
-            warnings += doubtful
-    if not samples and not errors:
-        errors.append(Problem("no images to train on", hint="check the dataset's folders"))
-    errors += name_problems(config.words)
+    found = findings or Findings()
+    found.errors += model_problems(config.model.source)
+    tokenizer = None if found.errors else tokenizer_of(config.model.source, found)
+    known = tokenizer.get_vocab() if tokenizer else {}
+    wrong = [problem for word in config.words for problem in word_problems(word, known, config.model.source)]
+    found.errors += wrong
+    checked = check_data(config, tokenizer, found, ask_for_word=not wrong)
+    found.errors += name_problems(config.words)
     prompts: list[Prompt] = []
     try:
         prompts = _prompts(config.preview)
     except ConfigError as error:
-        errors += error.problems
-    if not errors:  # writes nothing while anything else is wrong
-        errors = output_problems(config.save.output_dir)
-        errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
-    if errors:
-        raise ConfigError(errors)
-    return Checked(tuple(samples), tuple(prompts), tuple(warnings))
+        found.errors += error.problems
+    if not found.errors:  # writes nothing while anything else is wrong
+        found.errors += output_problems(config.save.output_dir)
+        found.errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
+    found.raise_errors()
+    return Checked(checked.samples, tuple(prompts), tuple(found.warnings))
+
+
+def check_data(config: TrainConfig, tokenizer: ClipTokenizer | None, findings: Findings, *, ask_for_word: bool) -> DataChecked:
+    """Check images, masks and captions of a run."""
+    word = config.words[0]
+    token = word.token if ask_for_word else None
+    chunks = config.model.max_token_length // CHUNK
+    checked = examine(config.data, config.loop.seed, token, word.num_vectors, tokenizer, chunks, findings)
+    if config.loss.masked and checked.samples and not any(s.mask or s.subset.images.alpha_mask for s in checked.samples):
+        findings.error("--masked_loss: no image has a mask", hint="add conditioning_data_dir with mask images, or alpha_mask = true")
+    return checked
+
+
+def tokenizer_of(source: str, findings: Findings) -> ClipTokenizer | None:
+    """The tokenizer of a diffusers folder or hub id, without the model."""
+    try:
+        folder = Path(source) / "tokenizer"
+        if not folder.is_dir() and HUB_ID.fullmatch(source):
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(source, allow_patterns=["tokenizer/*"])) / "tokenizer"
+        return read_tokenizer(folder)
+    except Exception as error:  # noqa: BLE001 - whatever a broken file or the network raises
+        findings.warn(f"the model's tokenizer cannot be read, so token counts are not checked: {error}", source)
+        return None
 
 
 def model_problems(source: str) -> list[Problem]:
@@ -119,7 +144,7 @@ def _family_problems(model: Path) -> list[Problem]:
     ]
 
 
-def word_problems(word: WordConfig, model: Path) -> list[Problem]:
+def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> list[Problem]:
     """Whether the word is new to the model's vocabulary, and its start is there."""
     problems = []
     token = word.token
@@ -130,8 +155,7 @@ def word_problems(word: WordConfig, model: Path) -> list[Problem]:
     if word.init_word is None and word.init_file is None:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"
         problems.append(Problem("the word has nothing to start from", hint=hint))
-    names = pieces_of(token, word.num_vectors)
-    return problems + vocabulary_problems(names, read_vocabulary(model / "tokenizer"), str(model))
+    return problems + vocabulary_problems(pieces_of(token, word.num_vectors), vocabulary, where)
 
 
 def vocabulary_problems(names: Iterable[str], vocabulary: Iterable[str], where: str) -> list[Problem]:

@@ -1,11 +1,33 @@
-"""How a word is written and found in text. Imports no torch."""
+"""The new word in text: its pieces, its token ids, and captions as rows of ids. Imports no torch.
+
+A placeholder token with n vectors takes n consecutive new ids, for its pieces `word`, `word1`, ...
+`word(n-1)`. Captions hold the bare word; it becomes its n ids when a caption is encoded, never by
+editing the text.
+"""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+CHUNK = 75  # text tokens between the start and the end of a row of 77
+
+
+class Tokenizer(Protocol):
+    """What we need of a transformers tokenizer."""
+
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def get_vocab(self) -> dict[str, int]: ...
 
 
 def pieces_of(token: str, num_vectors: int) -> tuple[str, ...]:
@@ -25,13 +47,80 @@ def taken(names: Iterable[str], vocabulary: Iterable[str]) -> list[str]:
     return [name for name in names if {name, name.lower(), f"{name.lower()}</w>"} & known]
 
 
-def read_vocabulary(folder: Path) -> set[str]:
-    """Every entry of a tokenizer folder, in any of the layouts that transformers writes; empty if there is none."""
-    found: set[str] = set()
-    for name in ("vocab.json", "added_tokens.json"):
-        if (folder / name).is_file():
-            found |= set(json.loads((folder / name).read_text(encoding="utf-8")))
-    if (folder / "tokenizer.json").is_file():
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        found |= set(content["model"]["vocab"]) | {entry["content"] for entry in content.get("added_tokens", [])}
-    return found
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """A new word and where its rows are: ids `first_id` to `first_id + num_vectors - 1`."""
+
+    token: str
+    num_vectors: int
+    first_id: int
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """One name per vector, as the reference trainer names them."""
+        return pieces_of(self.token, self.num_vectors)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(range(self.first_id, self.first_id + self.num_vectors))
+
+
+def placeholders_for(words: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[Placeholder, ...]:
+    """Give each (token, number of vectors) consecutive ids after the tokenizer's vocabulary."""
+    placeholders, first = [], len(tokenizer)
+    for token, count in words:
+        placeholders.append(Placeholder(token, count, first))
+        first += count
+    return tuple(placeholders)
+
+
+class WordEncoder:
+    """Captions to token ids, with placeholders as whole words.
+
+    Words are matched where they stand alone, longest first, letter case included. A run that is
+    already expanded (`word word1 word2`) counts as one word; a lone piece (`word1`) is its own id.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, placeholders: Sequence[Placeholder]) -> None:
+        self.tokenizer = tokenizer
+        self._groups = [p.ids for p in placeholders]
+        table: dict[str, tuple[int, ...]] = {}
+        for p in placeholders:
+            table |= {piece: (row,) for piece, row in zip(p.pieces, p.ids, strict=True)}
+            table |= {" ".join(p.pieces): p.ids, p.token: p.ids}
+        self._table = table
+        self._pattern = word_pattern(table) if table else None
+        self._encode = lru_cache(maxsize=1 << 16)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of a text without start, end and padding; any length."""
+        if self._pattern is None:
+            return list(self._encode(text))
+        ids: list[int] = []
+        for i, part in enumerate(self._pattern.split(text)):
+            if i % 2:
+                ids.extend(self._table[part])
+            elif part.strip():
+                ids.extend(self._encode(part))
+        return ids
+
+    def parts(self, ids: Sequence[int]) -> list[list[int]]:
+        """The ids in parts of at most 75, a word's vectors always together; any number of parts, at least one."""
+        if len(ids) <= CHUNK:
+            return [list(ids)]
+        parts: list[list[int]] = [[]]
+        at = 0
+        while at < len(ids):
+            size = next((len(g) for g in self._groups if tuple(ids[at : at + len(g)]) == g), 1)
+            if len(parts[-1]) + size > CHUNK:
+                parts.append([])
+            parts[-1].extend(ids[at : at + size])
+            at += size
+        return parts
+
+    def rows(self, text: str, chunks: int = 1) -> list[list[int]]:
+        """`chunks` rows of 77 ids: start, up to 75 of the text, end, padding. What is left of the text is cut."""
+        tokenizer = self.tokenizer
+        parts = self.parts(self.ids(text))[:chunks]
+        parts += [[] for _ in range(chunks - len(parts))]
+        return [[tokenizer.bos_token_id, *part, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * (CHUNK - len(part))] for part in parts]

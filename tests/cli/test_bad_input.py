@@ -1,5 +1,6 @@
 """Bad input: one clear error each, exit code 2, at once, before any model is loaded."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -136,8 +137,11 @@ def test_other_kinds_of_models(moon_dataset: Path, tmp_path: Path, change: dict[
 def test_a_vocabulary_in_one_file_is_read_too(moon_dataset: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(MODEL, model)
+    vocabulary = json.loads((model / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    merges = (model / "tokenizer" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     (model / "tokenizer" / "vocab.json").unlink()
-    (model / "tokenizer" / "tokenizer.json").write_text('{"model": {"vocab": {"circle</w>": 3}}, "added_tokens": [{"content": "wobo"}]}')
+    content = {"model": {"vocab": vocabulary, "merges": merges}, "added_tokens": [{"content": "wobo"}]}
+    (model / "tokenizer" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     for word in ("circle", "wobo"):
         done, _ = run(flags(moon_dataset, tmp_path / "out", f"--pretrained_model_name_or_path={model}", f"--token_string={word}"))
         assert done.returncode == 2

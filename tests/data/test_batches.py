@@ -6,15 +6,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.config import SubsetConfig
+from coinage.config import ImageRules, SubsetConfig
 from coinage.data.batches import batches_per_epoch, plan_epoch
 from coinage.data.buckets import Fit
-from coinage.data.scan import Sample
+from coinage.data.sample import Sample
 
 
 def samples(*buckets: tuple[int, int], repeats: int = 1, flip: bool = False) -> list[Sample]:
-    subset = SubsetConfig(image_dir=Path(), num_repeats=repeats, flip=flip)
-    return [Sample(Path(f"{i}.png"), "", subset, 0, Fit(b, b, (0, 0))) for i, b in enumerate(buckets)]
+    subset = SubsetConfig(image_dir=Path(), images=ImageRules(flip=flip))
+    return [Sample(Path(f"{i}.png"), "", subset, 0, b, Fit(b, b, (0, 0)), repeats) for i, b in enumerate(buckets)]
 
 
 def test_accounting_of_three_buckets() -> None:

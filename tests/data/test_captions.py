@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import CaptionRules
-from coinage.data.captions import TEMPLATES, variants, vary
+from coinage.data.captions import TEMPLATES, extremes, vary
 from coinage.seeding import rng_for
+from coinage.words import word_pattern
 
 TAG = st.text("abcdefgh ", min_size=1, max_size=8).map(str.strip).filter(bool)
 
@@ -85,14 +86,14 @@ def test_a_secondary_separator_keeps_tags_together() -> None:
 
 
 def test_tag_warm_up() -> None:
-    rules = CaptionRules(warmup_steps=100)
+    rules = CaptionRules(warmup=100)
     counts = {step: vary("t1, t2, t3, t4, t5", rules, "zibu", rng_for(0), step) for step in (0, 50, 99, 100)}
     assert counts == {0: "t1", 50: "t1, t2, t3", 99: "t1, t2, t3, t4", 100: "t1, t2, t3, t4, t5"}
-    assert vary("t1, t2, t3, t4, t5", CaptionRules(warmup_steps=100, warmup_min=2), "zibu", rng_for(0), 50) == "t1, t2, t3"
+    assert vary("t1, t2, t3, t4, t5", CaptionRules(warmup=100, warmup_min=2), "zibu", rng_for(0), 50) == "t1, t2, t3"
 
 
 def test_the_word_is_never_dropped() -> None:
-    rules = CaptionRules(tag_dropout=0.9, warmup_steps=10, shuffle=True)
+    rules = CaptionRules(tag_dropout=0.9, warmup=10, shuffle=True)
     texts = drawn("red, green, a zibu, blue", rules, step=5)
     assert all("a zibu" in text for text in texts)
     assert "a zibu" in texts
@@ -105,7 +106,42 @@ def test_dropout_rate_zero_is_identity(tags: list[str], seed: int) -> None:
     assert vary(text, CaptionRules(tag_dropout=0.0), "zibu", rng_for(seed)) == text
 
 
-def test_variants_are_what_a_run_may_use() -> None:
-    assert variants("a zibu", CaptionRules(), "zibu") == ["a zibu"]
-    found = variants("{a zibu|nothing}", CaptionRules(wildcard=True), "zibu")
-    assert set(found) == {"a zibu", "nothing"}
+def test_a_warm_up_may_be_a_fraction_of_the_run() -> None:
+    rules = CaptionRules(warmup=0.1, warmup_min=2)
+    assert vary("t1, t2, t3, t4, t5", rules, "zibu", rng_for(0), 50, 1000) == "t1, t2, t3"
+    assert vary("t1, t2, t3, t4, t5", rules, "zibu", rng_for(0), 100, 1000) == "t1, t2, t3, t4, t5"
+
+
+def test_as_the_reference_tags_join_with_comma_and_empties_stay() -> None:
+    assert drawn("a,, b ,c,", CaptionRules(shuffle=True, keep_tokens=99, as_reference=True)) == {"a, , b, c, "}
+    assert drawn("a; b; c", CaptionRules(shuffle=True, keep_tokens=3, separator=";", as_reference=True)) == {"a, b, c"}
+
+
+@pytest.mark.parametrize(
+    ("caption", "rules", "expected"),
+    [
+        ("a zibu", CaptionRules(), ["a zibu"]),
+        ("first\nzibu", CaptionRules(), ["first"]),
+        ("first\nzibu", CaptionRules(wildcard=True), ["first", "zibu"]),
+        ("{a zibu|nothing at all|no}", CaptionRules(wildcard=True), ["nothing at all", "a zibu"]),
+        ("zibu, red, blue", CaptionRules(shuffle=True), ["red, blue, zibu"]),
+        ("zibu, red, blue", CaptionRules(shuffle=True, keep_tokens=1), ["zibu, red, blue"]),
+        ("zibu, red", CaptionRules(tag_dropout=0.9, warmup=100), ["zibu, red"]),
+    ],
+)
+def test_extremes_decide_whether_every_use_holds_the_word(caption: str, rules: CaptionRules, expected: list[str]) -> None:
+    assert extremes(caption, rules, "zibu") == expected
+
+
+CHOICE = st.lists(st.sampled_from(["zibu", "red zibu", "blue", "", "zibus"]), min_size=1, max_size=3).map(
+    lambda parts: "{" + "|".join(parts) + "}"
+)
+
+
+@given(st.lists(st.one_of(TAG, CHOICE, st.just("zibu")), min_size=1, max_size=5), st.booleans(), st.sampled_from([0.0, 0.5]))
+def test_extremes_agree_with_many_draws(tags: list[str], shuffle: bool, dropout: float) -> None:
+    rules = CaptionRules(wildcard=True, shuffle=shuffle, tag_dropout=dropout)
+    held = [bool(word_pattern(["zibu"]).search(text)) for text in extremes(", ".join(tags), rules, "zibu")]
+    seen = {bool(word_pattern(["zibu"]).search(text)) for text in drawn(", ".join(tags), rules, draws=60)}
+    assert all(held) <= (seen == {True})
+    assert any(held) >= (True in seen)

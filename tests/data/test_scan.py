@@ -1,131 +1,356 @@
-"""Images and captions as found on disk."""
+"""Images, captions, metadata and masks as found on disk."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from coinage.config import DataConfig, DatasetConfig, SubsetConfig
-from coinage.data.images import load_pixels, resize, shrink_rows
-from coinage.data.scan import Sample, caption_problems, image_size, load_rgb, scan
+from coinage.config import BucketConfig, DataConfig, SubsetConfig
+from coinage.data.buckets import Fit
+from coinage.data.sample import Sample
+from coinage.data.scan import SIZES_FILE, balanced, reg_repeats, scan, split
+from coinage.errors import Findings
+from tests.data.pictures import dataset, one, picture, scanned, subset
 
 
-def picture(path: Path, size: tuple[int, int] = (8, 8), colour: object = "red", mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
-    return path
-
-
-def scanned(folder: Path, resolution: tuple[int, int] = (8, 8), **rules: object) -> tuple[list[Sample], list[str]]:
-    subset = SubsetConfig(image_dir=folder, **rules)  # type: ignore[arg-type]
-    data = DataConfig(datasets=(DatasetConfig(resolution_wh=resolution, subsets=(subset,)),))
-    samples, problems = scan(data)
-    return samples, [str(p) for p in problems]
+def texts(findings: Findings) -> list[str]:
+    return [str(problem) for problem in findings.errors]
 
 
 def test_images_are_found_in_plain_order_whatever_the_case(tmp_path: Path) -> None:
     for name in ("a10.png", "a2.png", "B.PNG", "c.jpg", "d.Jpg", "y.bmp", "z.webp"):
         picture(tmp_path / name)
     (tmp_path / "e.gif").write_bytes(b"x")
-    (tmp_path / "notes.txt").write_text("x")
-    samples, problems = scanned(tmp_path)
+    (tmp_path / "x.tiff").write_bytes(b"x")
+    picture(tmp_path / "deeper" / "f.png")
+    samples, findings = scanned(tmp_path)
     assert [s.path.name for s in samples] == ["B.PNG", "a10.png", "a2.png", "c.jpg", "d.Jpg", "y.bmp", "z.webp"]
-    assert not problems
+    assert not findings.errors
 
 
 def test_captions_come_from_files_or_class_tokens(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png")
-    picture(tmp_path / "c_1_2_3_4.png")
+    for name in ("a", "b", "c_1_2_3_4"):
+        picture(tmp_path / f"{name}.png")
     (tmp_path / "a.txt").write_text("\ufeff\n  a zibu  \nsecond", encoding="utf-8")
     (tmp_path / "c.txt").write_text("face", encoding="utf-8")
-    samples, _ = scanned(tmp_path, class_tokens="cls")
-    assert [s.caption for s in samples] == ["a zibu", "cls", "face"]
-    samples, _ = scanned(tmp_path, caption_extensions=(".caption",))
-    assert [s.caption for s in samples] == ["", "", ""]
+    assert [s.caption for s in scanned(tmp_path, class_tokens="cls")[0]] == ["a zibu", "cls", "face"]
+    assert [s.caption for s in scanned(tmp_path, class_tokens="")[0]] == ["a zibu", "", "face"]
+    assert scanned(tmp_path, wildcard=True)[0][0].caption == "a zibu\nsecond"
+    _, findings = scanned(tmp_path)
+    assert "1 of 3 images have no caption" in findings.warnings[0].what
+
+
+def test_a_suffix_that_matches_nothing_is_an_error_where_others_would(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", caption="a zibu")
+    _, findings = scanned(tmp_path, caption_extensions=(".caption",))
+    assert "no image has a caption ending in .caption, but 1 have another" in texts(findings)[0]
+    assert "caption_extension to .txt" in texts(findings)[0]
+    assert not scanned(tmp_path, caption_extensions=(".caption", ".txt"))[1].errors
+
+
+def test_a_template_needs_no_captions(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", caption="")
+    samples, findings = scanned(tmp_path, template="object")
+    assert (len(samples), findings.errors, findings.warnings) == (1, [], [])
 
 
 def test_every_bad_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "zero.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "astray.png").symlink_to(tmp_path / "nowhere.png")
+    for name, caption in (("ok", b"\xff\xfe\x00bad"), ("none", b"")):
+        picture(tmp_path / f"{name}.png").with_suffix(".txt").write_bytes(caption)
+    samples, findings = scanned(tmp_path)
+    found = {Path(p.where).name: p.what for p in findings.errors}
+    assert set(found) == {"zero.png", "text.png", "loop.png", "astray.png", "ok.txt", "none.txt"}
+    assert "the file is empty" in found["zero.png"]
+    assert "of an unknown kind" in found["text.png"]
+    assert "leads nowhere" in found["loop.png"]
+    assert "unreadable caption" in found["ok.txt"]
+    assert "empty" in found["none.txt"]
+    assert [s.path.name for s in samples] == ["none.png", "ok.png"]
+
+
+def sized_png(path: Path, width: int, height: int) -> None:
+    """A PNG whose header claims a size."""
+    picture(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+def test_bombs_and_empty_images_are_refused_by_their_headers(tmp_path: Path) -> None:
+    sized_png(tmp_path / "bomb.png", 60000, 60000)
+    sized_png(tmp_path / "none.png", 0, 10)
+    bmp = bytearray(picture(tmp_path / "bomb.bmp").read_bytes())
+    bmp[18:26] = (60000).to_bytes(4, "little") * 2
+    (tmp_path / "bomb.bmp").write_bytes(bmp)
+    picture(tmp_path / "long.png", (60000, 4))
+    samples, findings = scanned(tmp_path)
+    assert [s.path.name for s in samples] == ["long.png"]
+    found = {Path(p.where).name: p.what for p in findings.errors}
+    assert "60000x60000 is too large" in found["bomb.png"]
+    assert "too large" in found["bomb.bmp"]
+    assert "no pixels" in found["none.png"]
+
+
+def test_bad_images_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
     picture(tmp_path / "ok.png")
-    (tmp_path / "ok.txt").write_bytes(b"\xff\xfe\x00bad")
-    samples, problems = scanned(tmp_path)
-    assert not samples
-    assert len(problems) == 3
-    assert any("unreadable caption" in p and "UTF-8" in p for p in problems)
+    findings = Findings()
+    samples = scan(DataConfig(datasets=(dataset(subset(tmp_path)),), skip_bad_images=True), 0, findings)
+    assert [s.path.name for s in samples] == ["ok.png"]
+    assert not findings.errors
+    assert any("bad.png" in w.what for w in findings.warnings)
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
-    assert "image folder not found" in scanned(tmp_path / "none")[1][0]
-    assert "no images" in scanned(tmp_path)[1][0]
+    assert "image folder not found" in texts(scanned(tmp_path / "none")[1])[0]
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in texts(scanned(tmp_path / "file")[1])[0]
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "cannot read the image folder" in texts(scanned(tmp_path / "loop")[1])[0]
+    _, findings = scanned(tmp_path)
+    assert not findings.errors
+    assert "the subset is left out" in findings.warnings[0].what
 
 
-def test_orientation_is_applied_to_size_and_pixels(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 2), "blue")
-    image.putpixel((0, 0), (255, 0, 0))
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    picture(folder / "a.png")
+    folder.chmod(0)
+    code = (
+        "import os, sys; from pathlib import Path; from coinage.errors import Findings; from coinage.data.sources import list_folder\n"
+        "found = Findings(); os.getuid() or (os.setgid(65534), os.setuid(65534))\n"
+        "list_folder(Path(sys.argv[1]), 'here', 'image folder', found); print(found.errors)"
+    )
+    tmp_path.chmod(0o755)
+    try:
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    finally:
+        folder.chmod(0o755)
+    assert "cannot read the image folder" in done.stdout, done.stderr
+    assert "Permission denied" in done.stdout
+
+
+def test_twins_share_a_caption_and_are_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", caption="zibu")
+    picture(tmp_path / "a.jpg")
+    assert "a.jpg and a.png" in scanned(tmp_path)[1].warnings[0].what
+
+
+def test_sizes_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (8, 6))
+    picture(tmp_path / "b.png", (8, 8))
+    assert [s.image_wh for s in scanned(tmp_path, cache_sizes=True)[0]] == [(8, 6), (8, 8)]
+    lines = json.loads((tmp_path / SIZES_FILE).read_text())
+    lines["a.png"][2:4] = [80, 60]
+    (tmp_path / SIZES_FILE).write_text(json.dumps(lines))
+    assert [s.image_wh for s in scanned(tmp_path, cache_sizes=True)[0]] == [(80, 60), (8, 8)], "the file was opened all the same"
+    assert scanned(tmp_path)[0][0].image_wh == (8, 6)
+    picture(tmp_path / "a.png", (6, 6))
+    picture(tmp_path / "c.png", (4, 4))
+    assert [s.image_wh for s in scanned(tmp_path, cache_sizes=True)[0]] == [(6, 6), (8, 8), (4, 4)]
+    (tmp_path / SIZES_FILE).write_text('{"a.png": [1, "x"]}')
+    assert len(scanned(tmp_path, cache_sizes=True)[0]) == 3
+
+
+def test_an_edited_caption_is_read_again_whatever_is_remembered(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", caption="before")
+    scanned(tmp_path, cache_sizes=True)
+    (tmp_path / "a.txt").write_text("after")
+    assert scanned(tmp_path, cache_sizes=True)[0][0].caption == "after"
+
+
+def test_sizes_are_never_guessed_from_other_files(tmp_path: Path) -> None:
+    picture(tmp_path / "cat.png", (8, 8))
+    (tmp_path / "cat_0300x0900_sd.npz").write_bytes(b"x")
+    (tmp_path / "cat_big_0300x0900_sd.npz").write_bytes(b"x")
+    assert one(tmp_path).image_wh == (8, 8)
+
+
+def test_images_below_a_bucket_step_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (50, 50))
+    picture(tmp_path / "b.png", (100, 130))
+    rules = BucketConfig(enabled=True, no_upscale=True)
+    samples, findings = scanned(tmp_path, (512, 512), rules)
+    assert [(s.path.name, s.fit.bucket_wh) for s in samples] == [("b.png", (64, 128))]
+    assert "50x50, smaller than a bucket step of 64" in texts(findings)[0]
+    assert "a.png" in texts(findings)[0]
+
+
+# Metadata
+
+
+def metadata(tmp_path: Path, entries: object, name: str = "meta.json", **rules: object) -> tuple[list[Sample], Findings]:
+    file = tmp_path / name
+    lines = "\n".join(json.dumps(e) for e in entries) if name.endswith("l") and isinstance(entries, list) else json.dumps(entries)
+    file.write_text(lines, encoding="utf-8")
+    findings = Findings()
+    config = subset(tmp_path, metadata_file=file, **rules)
+    return scan(DataConfig(datasets=(dataset(config),)), 0, findings), findings
+
+
+@pytest.mark.parametrize(
+    ("fields", "wildcard", "caption"),
+    [
+        ({"caption": "cap1", "tags": "t1, t2"}, False, "cap1,t1, t2"),
+        ({"tags": "x, y"}, False, "x, y"),
+        ({"tags": "x, y"}, True, "x, y"),
+        ({"caption": "l1\nl2", "tags": "t"}, True, "l1,t\nl2,t"),
+        ({"caption": "l1\nl2", "tags": "t"}, False, "l1,t"),
+        ({"caption": "\n l1", "tags": ""}, False, "l1"),
+        ({"tags": "t1\nt2"}, True, "t1,t2"),
+        ({}, False, ""),
+    ],
+)
+def test_metadata_captions(tmp_path: Path, fields: dict[str, str], wildcard: bool, caption: str) -> None:
+    picture(tmp_path / "a.png")
+    (sample,), findings = metadata(tmp_path, {"a.png": fields}, wildcard=wildcard)
+    assert sample.caption == caption
+    assert not findings.errors
+
+
+def test_metadata_names_images_with_or_without_suffix_or_absolutely(tmp_path: Path) -> None:
+    for name in ("a.png", "b.webp", "long/c.png"):
+        picture(tmp_path / name)
+    entries = {"a": {"caption": "1"}, "b.webp": {"caption": "2", "image_size": [1, 1]}, str(tmp_path / "long" / "c.png"): {"caption": "3"}}
+    samples, findings = metadata(tmp_path, entries)
+    assert not findings.errors
+    assert sorted((s.path.name, s.caption, s.image_wh) for s in samples) == [
+        ("a.png", "1", (8, 8)),
+        ("b.webp", "2", (8, 8)),
+        ("c.png", "3", (8, 8)),
+    ]
+    assert samples[0].path.name == "c.png", "longest first"
+
+
+def test_metadata_lines(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    samples, _ = metadata(tmp_path, [{"image_path": "a.png", "caption": "x"}, {"image_path": "a.png", "caption": "y"}], "meta.jsonl")
+    assert [s.caption for s in samples] == ["x", "y"]
+
+
+def test_all_that_is_wrong_with_metadata_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    _, findings = metadata(tmp_path, {"a.png": {"caption": 3}, "gone.png": {"caption": "x"}, "b": 7})
+    for text, part in zip(texts(findings), ("`caption` must be a string", "image not found", "the entry is no object"), strict=True):
+        assert part in text
+    assert "meta.json, entry 2" in texts(findings)[1]
+    findings = Findings()
+    config = SubsetConfig(image_dir=None, metadata_file=tmp_path / "meta.json")
+    scan(DataConfig(datasets=(dataset(config),)), 0, findings)
+    assert "is not absolute, and the subset has no image_dir" in texts(findings)[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[1]", "must hold an object"), (b"{", "cannot read"), (b"\xff", "cannot read"), (None, "not found")]
+)
+def test_broken_metadata_files(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "meta.json").write_bytes(content)
+    findings = Findings()
+    scan(DataConfig(datasets=(dataset(subset(tmp_path, metadata_file=tmp_path / "meta.json")),)), 0, findings)
+    assert message in texts(findings)[0]
+
+
+def test_equal_names_in_two_subsets_stay_two_images(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        picture(tmp_path / folder / "1.png", caption=folder)
+        picture(tmp_path / folder / "2.png", caption=folder)
+    findings = Findings()
+    samples = scan(DataConfig(datasets=(dataset(subset(tmp_path / "x"), subset(tmp_path / "y")),)), 0, findings)
+    assert [s.caption for s in samples] == ["x", "x", "y", "y"]
+
+
+# Masks
+
+
+def test_masks_are_matched_by_name(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png", (8, 6))
+    picture(tmp_path / "masks" / "a.jpg", (4, 3), "white")
+    picture(tmp_path / "masks" / "spare.png", (4, 3), "white")
+    samples, findings = scanned(tmp_path / "images", mask_dir=tmp_path / "masks")
+    assert [s.mask and s.mask.name for s in samples] == ["a.jpg"]
+    assert "1 masks belong to no image: spare" in findings.warnings[-1].what
+
+
+def test_masks_that_are_missing_broken_or_of_another_shape(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        picture(tmp_path / "images" / f"{name}.png", (8, 6))
+    picture(tmp_path / "masks" / "a.png", (6, 8))
+    (tmp_path / "masks" / "b.png").write_bytes(b"")
+    _, findings = scanned(tmp_path / "images", mask_dir=tmp_path / "masks")
+    assert [p.what for p in findings.errors] == [
+        "the mask is 6x8, and its image 8x6",
+        "unreadable mask: the file is empty",
+        "the image has no mask",
+    ]
+
+
+# Held-out and regularisation images
+
+
+def samples_of(count: int, repeats: int = 1, **rules: object) -> list[Sample]:
+    config = subset(Path(), num_repeats=repeats, **rules)
+    return [Sample(Path(f"{i}.png"), "", config, 0, (8, 8), Fit((8, 8), (8, 8), (0, 0)), repeats) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "train", "held"),
+    [(10, 0.2, 8, 2), (10, 0.25, 8, 2), (6, 0.25, 4, 2), (7, 0.5, 3, 4), (3, 0.1, 3, 0), (5, 1, 0, 5), (0, 0.5, 0, 0)],
+)
+def test_held_out_images_are_never_trained_on(count: int, share: float, train: int, held: int) -> None:
+    found = split(samples_of(count, repeats=3, validation_split=share), seed=1)
+    assert [s.path for s in found] == [s.path for s in samples_of(count)]
+    assert (sum(s.repeats == 3 for s in found), sum(s.held_out and s.repeats == 0 for s in found)) == (train, held)
+
+
+def test_the_choice_depends_on_the_seed_alone() -> None:
+    def chosen(seed: int) -> list[bool]:
+        return [s.held_out for s in split(samples_of(20, validation_split=0.5), seed)]
+
+    assert chosen(1) == chosen(1) != chosen(2)
+
+
+def test_regularisation_images_are_not_held_out() -> None:
+    assert not any(s.held_out for s in split(samples_of(4, validation_split=0.5, regularisation=True), 0))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "own", "repeats"), [(10, [1, 1, 1], [4, 3, 3]), (20, [4, 4, 4], [7, 7, 6]), (3, [1] * 10, [1] * 3 + [0] * 7), (0, [1], [0])]
+)
+def test_regularisation_images_are_repeated_to_balance(wanted: int, own: list[int], repeats: list[int]) -> None:
+    assert reg_repeats(wanted, own) == repeats
+
+
+@given(st.integers(0, 60), st.lists(st.integers(1, 5), max_size=6))
+def test_balance_is_reached_and_barely_exceeded(wanted: int, own: list[int]) -> None:
+    total = sum(reg_repeats(wanted, own))
+    assert not own or wanted <= total < wanted + max(own)
+
+
+def test_unneeded_regularisation_images_are_left_out() -> None:
+    findings = Findings()
+    found = balanced([*samples_of(3), *samples_of(10, regularisation=True)], findings)
+    assert [s.repeats for s in found] == [1] * 6
+    assert "7 of 10 regularisation images are not needed" in findings.warnings[0].what
+
+
+def test_the_orientation_tag_turns_the_size(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90 degrees clockwise for display
-    image.save(tmp_path / "p.png", exif=exif)
-    assert image_size(tmp_path / "p.png") == (2, 4)
-    upright = load_rgb(tmp_path / "p.png")
-    assert upright.size == (2, 4)
-    assert upright.getpixel((1, 0)) == (255, 0, 0)
-
-
-def test_transparency_is_shown_over_white(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", colour=(200, 0, 0, 0), mode="RGBA")
-    assert load_rgb(path).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_pixels_are_cut_from_the_middle_and_scaled(tmp_path: Path) -> None:
-    array = np.zeros((8, 16, 3), dtype=np.uint8)
-    array[:, 4:12] = 255
-    Image.fromarray(array).save(tmp_path / "a.png")
-    (sample,), _ = scanned(tmp_path)
-    pixels = load_pixels(sample)
-    assert pixels.shape == (3, 8, 8)
-    assert pixels.min() == pixels.max() == 1.0
-    array[:, 4] = 0
-    Image.fromarray(array).save(tmp_path / "a.png")
-    assert load_pixels(sample)[0, 0, 0] == -1.0
-    assert load_pixels(sample, flipped=True)[0, 0, -1] == -1.0
-
-
-@pytest.mark.parametrize(("source", "target"), [(10, 4), (7, 7), (100, 33)])
-def test_shrinking_averages_by_covered_area(source: int, target: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (source, 300, 3)).astype(np.float64)
-    expected = np.zeros((target, 300, 3))
-    for i in range(target):
-        low, high = i * source / target, (i + 1) * source / target
-        for j in range(source):
-            expected[i] += max(0.0, min(high, j + 1) - max(low, j)) * pixels[j] * target / source
-    np.testing.assert_allclose(shrink_rows(pixels, target), expected, rtol=1e-4, atol=1e-3)
-
-
-def test_sixteen_bits_keep_their_shades(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 65535], [32896, 257]], dtype=np.uint16)).save(tmp_path / "a.png")
-    grey = np.asarray(load_rgb(tmp_path / "a.png"))[..., 0]
-    assert grey.tolist() == [[0, 255], [128, 1]]
-
-
-def test_shrinking_averages_blocks() -> None:
-    rng = np.random.default_rng(0)
-    array = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    small = resize(Image.fromarray(array), (6, 4))
-    blocks = array.reshape(4, 2, 6, 2, 3).mean(axis=(1, 3))
-    assert np.abs(small - blocks).max() <= 0.5
-
-
-def test_captions_without_the_word(tmp_path: Path) -> None:
-    for name, text in (("a", "a zibu"), ("b", "a Zibu"), ("c", "zibus"), ("d", "(zibu)")):
-        picture(tmp_path / f"{name}.png")
-        (tmp_path / f"{name}.txt").write_text(text)
+    exif[0x0112] = 6
+    for name in ("a.png", "b.jpg", "c.webp"):
+        Image.new("RGB", (4, 2)).save(tmp_path / name, exif=exif)
     samples, _ = scanned(tmp_path)
-    errors, (warning,) = caption_problems(samples, "zibu")
-    assert not errors
-    assert "2 of 4 captions lack the word zibu" in warning.what
-    assert "letter case" in warning.hint
-    (error,), _ = caption_problems([s for s in samples if "Z" in s.caption], "zibu")
-    assert "nothing would be learned" in error.what
+    assert [(s.image_wh, s.rotated) for s in samples] == [((2, 4), True)] * 3
+    samples, _ = scanned(tmp_path, as_reference=True)
+    assert [s.image_wh for s in samples] == [(4, 2)] * 3

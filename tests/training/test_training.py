@@ -13,6 +13,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError, TrainingError
+from coinage.preflight import check
 from coinage.seeding import generator_for
 from coinage.training.loop import accumulate, update
 from coinage.training.optimizers import choose_optimizer, make_schedule, warmup_steps
@@ -103,7 +104,8 @@ def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path
     assert run.parts.rows()[0].grad is not None
     gradient = run.parts.rows()[0].grad.clone()
     run.optimizer.zero_grad()
-    pieces = [type(batch)(batch.moments[i : i + n], batch.captions[i : i + n], batch.generators[i : i + n]) for i, n in ((0, 3), (3, 1))]
+    cuts = (slice(0, 3), slice(3, 4))
+    pieces = [Batch(batch.moments[cut], batch.captions[cut], batch.generators[cut], batch.weights[cut]) for cut in cuts]
     for generator, item in zip(batch.generators, _positions(run), strict=True):
         generator.manual_seed(item)
     split = accumulate(run, pieces)
@@ -132,7 +134,7 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
         moments = torch.cat([group[0].moments] * 8)
         captions = [*group[0].captions] * 8
         with torch.no_grad():
-            batch = Batch(moments, captions, [generator_for("fixed", i) for i in range(len(captions))])
+            batch = Batch(moments, captions, [generator_for("fixed", i) for i in range(len(captions))], torch.ones(len(captions)))
             return float(forward(run.family, run.parts, batch, run.config.noise, run.config.loss).per_sample.mean())
 
     before = fixed_loss()
@@ -255,16 +257,17 @@ def test_the_vocabulary_is_checked_again_once_the_tokenizer_is_there(moon_datase
         install_word(parts, WordConfig(token="circle", init_word="shape"))
 
 
-def test_a_word_that_is_cut_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
     files = sorted((tmp_path / "images").glob("*.txt"))
     files[0].write_text("red " * 80 + "zibu")
-    prepared(dataset, tmp_path / "out")
-    assert "1 captions are longer than 75 tokens" in caplog.text
+    (warning,) = check(config_for(dataset, tmp_path / "out")).warnings
+    assert "1 of 8 captions are longer than 75 tokens, and the word zibu is cut off" in warning.what
+    assert not check(config_for(dataset, tmp_path / "out", "--max_token_length=150")).warnings
     for file in files:
         file.write_text("red " * 80 + "zibu")
-    with pytest.raises(ConfigError, match="all captions are longer"):
-        prepared(dataset, tmp_path / "out")
+    with pytest.raises(ConfigError, match="8 of 8 captions are longer"):
+        check(config_for(dataset, tmp_path / "out"))
 
 
 def test_a_rate_that_teaches_nothing_is_told(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,11 +7,10 @@ import ast
 import random
 import re
 from pathlib import Path
-from typing import Any
 
+from coinage.cli.build_data import build_data
 from coinage.cli.flags import BY_DEST
 from coinage.config import (
-    DataConfig,
     LogConfig,
     LoopConfig,
     LossConfig,
@@ -21,10 +20,10 @@ from coinage.config import (
     PreviewConfig,
     SaveConfig,
     TrainConfig,
+    ValidationConfig,
     WordConfig,
 )
-from coinage.config_io import folder_layout, read_datasets
-from coinage.errors import ConfigError, Problem
+from coinage.errors import Findings, Problem
 
 REQUIRED = {
     "pretrained_model_name_or_path": "the model to train for, such as path/to/model",
@@ -34,22 +33,20 @@ REQUIRED = {
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
-def build(args: argparse.Namespace) -> tuple[TrainConfig, list[str]]:
-    """The configuration, and the names of given flags and keys that have no effect yet.
+def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
+    """The configuration, and what is to be said about it.
 
     Raises:
         ConfigError: all problems that flags and dataset file show, together.
     """
-    problems = [Problem(f"--{name} is missing", hint=f"give {what}") for name, what in REQUIRED.items() if not getattr(args, name)]
-    data, idle = DataConfig(datasets=()), set[str]()
-    try:
-        data, idle = _data(args)
-    except ConfigError as error:
-        problems += error.problems
-    problems += _range_problems(args)
-    optim = _optim(args, problems)
-    if problems:
-        raise ConfigError(problems)
+    findings = Findings()
+    for name, what in REQUIRED.items():
+        if not getattr(args, name):
+            findings.error(f"--{name} is missing", hint=f"give {what}")
+    data = build_data(args, args.script, findings)
+    findings.errors += _range_problems(args)
+    optim = _optim(args, findings.errors)
+    findings.raise_errors()
     config = TrainConfig(
         model=_model(args),
         words=(_word(args),),
@@ -59,7 +56,12 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, list[str]]:
             min_timestep=args.min_timestep or 0,
             max_timestep=1000 if args.max_timestep is None else args.max_timestep,
         ),
-        loss=LossConfig(min_snr_gamma=args.min_snr_gamma or 0.0),
+        loss=LossConfig(
+            min_snr_gamma=args.min_snr_gamma or 0.0,
+            prior_weight=args.prior_loss_weight,
+            masked=args.masked_loss,
+            normalize_mask=args.mask_normalize,
+        ),
         optim=optim,
         loop=LoopConfig(
             max_steps=args.max_train_steps,
@@ -68,67 +70,24 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, list[str]]:
         ),
         save=_save(args),
         preview=_preview(args),
+        validation=ValidationConfig(every_n_steps=args.validate_every_n_steps, every_n_epochs=args.validate_every_n_epochs),
         log=_log(args),
     )
-    return config, sorted(idle)
-
-
-def _data(args: argparse.Namespace) -> tuple[DataConfig, set[str]]:
-    fallback = _fallback(args)
-    idle: set[str] = set()
-    if args.dataset_config:
-        datasets, idle = read_datasets(Path(args.dataset_config), fallback)
-    elif args.train_data_dir:
-        datasets = folder_layout(Path(args.train_data_dir), fallback)
-    else:
-        raise ConfigError([Problem("no dataset", hint="give --dataset_config dataset.toml or --train_data_dir folder")])
-    config = DataConfig(
-        datasets=datasets,
-        cache_latents=args.cache_latents or args.cache_latents_to_disk,
-        vae_batch_size=args.vae_batch_size,
-        readers=args.max_data_loader_n_workers,
-    )
-    return config, idle
-
-
-def _fallback(args: argparse.Namespace) -> dict[str, Any]:
-    """Dataset keys that flags supply."""
-    extension = args.caption_extention or args.caption_extension
-    names = (
-        "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "caption_separator", "keep_tokens",
-        "caption_prefix", "caption_suffix", "shuffle_caption", "flip_aug", "keep_tokens_separator", "secondary_separator",
-        "enable_wildcard", "token_warmup_min", "token_warmup_step", "max_train_steps",
-    )  # fmt: skip
-    return {
-        **{name: getattr(args, name) for name in names},
-        "batch_size": args.train_batch_size,
-        "num_repeats": args.dataset_repeats,
-        # The default suffix also finds .txt files: a folder of them must not train without captions.
-        "caption_extension": None if extension == ".caption" else extension,
-        "template": "object" if args.use_object_template else "style" if args.use_style_template else None,
-        **({"resolution": _resolution(args.resolution)} if args.resolution else {}),
-    }
-
-
-def _resolution(text: str) -> tuple[int, int]:
-    try:
-        sides = [int(part) for part in text.split(",")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
-        raise ConfigError([Problem(f"--resolution {text!r} is not a size", hint="write 512 or 512,768 (width,height)")])
-    return sides[0], sides[-1]
+    return config, findings
 
 
 def _range_problems(args: argparse.Namespace) -> list[Problem]:
     problems = []
     positive = ("num_vectors_per_token", "max_train_steps", "gradient_accumulation_steps", "vae_batch_size", "train_batch_size")
-    optional = ("max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "save_n_epoch_ratio", "clip_skip")
+    optional = (
+        "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "save_n_epoch_ratio", "clip_skip",
+        "validate_every_n_steps", "validate_every_n_epochs",
+    )  # fmt: skip
     for name in (*positive, *optional):
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(Problem(f"--{name} {value} must be at least 1"))
-    for name in ("learning_rate", "max_grad_norm", "noise_offset", "min_snr_gamma", "max_data_loader_n_workers"):
+    for name in ("learning_rate", "max_grad_norm", "noise_offset", "min_snr_gamma", "max_data_loader_n_workers", "prior_loss_weight"):
         value = getattr(args, name)
         if value is not None and value < 0:
             problems.append(Problem(f"--{name} {value} must not be negative"))
@@ -190,6 +149,7 @@ def _model(args: argparse.Namespace) -> ModelConfig:
         precision=args.mixed_precision,
         full_precision_vae=args.no_half_vae,
         gradient_checkpointing=args.gradient_checkpointing,
+        max_token_length=args.max_token_length or 75,
     )
 
 

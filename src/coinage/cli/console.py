@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from coinage.errors import CoinageError
@@ -21,6 +22,7 @@ class _Lines(logging.Formatter):
 
 def set_up_log(level: str = "INFO") -> None:
     """Print our messages to stderr."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     log = logging.getLogger("coinage")

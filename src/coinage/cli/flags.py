@@ -1,8 +1,8 @@
 """The flag table of the two training scripts: names, types, defaults and help, as data.
 
 Names, types, choices and defaults are those of the reference trainer (kohya-ss/sd-scripts), so that
-existing commands run unchanged; a golden test holds them. The parser and the help come from this
-table. A flag with a note is accepted, and the note is said once.
+existing commands run unchanged; a golden test holds them. Flags of our own are marked. The parser and
+the help come from this table. A flag with a note is accepted, and the note is said once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Flag:
     choices: tuple[str | int, ...] = ()
     note: str = ""  # said once when the flag is given and does not act as asked
     sdxl_only: bool = False
+    own: bool = False  # Coinage's, not the reference's
     group: str = ""
 
     @property
@@ -38,6 +39,11 @@ OWN_KERNELS = "is not needed: torch's scaled-dot-product attention is always use
 
 def _rows(group: str, *rows: Flag) -> tuple[Flag, ...]:
     return tuple(replace(row, group=group) for row in rows)
+
+
+def _own(*values: Any, choices: tuple[str | int, ...] = ()) -> Flag:
+    """A flag that the reference trainer does not have."""
+    return replace(Flag(*values), choices=choices, own=True)
 
 
 def _later(*values: Any, sdxl_only: bool = False) -> Flag:
@@ -53,23 +59,23 @@ _MODEL = _rows(
     Flag("--vae", "str", None, "Use the VAE of this diffusers folder or hub id instead of the model's own."),
     _later("--tokenizer_cache_dir", "str", None, "Folder that keeps downloaded tokenizers."),
     Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last."),
-    _later("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225)),
+    Flag("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225)),
 )  # fmt: skip
 
 _DATASET = _rows(
     "dataset",
     Flag("--train_data_dir", "str", None, "Folder of N_name subfolders with images, where N is the number of repeats."),
-    _later("--reg_data_dir", "str", None, "The same for regularisation images."),
-    _later("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir."),
+    Flag("--reg_data_dir", "str", None, "The same for regularisation images."),
+    Flag("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir."),
     Flag("--dataset_repeats", "int", 1, "Repeats of subsets that set no num_repeats."),
     Flag("--dataset_config", "path", None, "Dataset file (.toml or .json)."),
-    _later("--dataset_class", "str", None, "Dotted path of a custom dataset class."),
-    _later("--debug_dataset", "switch", False, "Show what training would see, then stop."),
-    _later("--cache_info", "switch", False, "Remember image sizes between runs."),
+    Flag("--dataset_class", "str", None, "Dotted path of a custom dataset class.", note="has no effect: it would run code that is not checked"),
+    Flag("--debug_dataset", "switch", False, "Check the dataset and show what training would see, then stop."),
+    Flag("--cache_info", "switch", False, "Remember image sizes between runs."),
     Flag("--train_batch_size", "int", 1, "Images per step of datasets that set no batch_size."),
-    _later("--prior_loss_weight", "float", 1.0, "Loss factor of regularisation images."),
-    _later("--conditioning_data_dir", "str", None, "Folder of mask images."),
-    _later("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel."),
+    Flag("--prior_loss_weight", "float", 1.0, "Loss factor of regularisation images."),
+    Flag("--conditioning_data_dir", "str", None, "Folder of mask images."),
+    Flag("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel."),
     Flag("--max_data_loader_n_workers", "int", 8, "Threads that read images; 0 reads in the training thread."),
     Flag("--persistent_data_loader_workers", "switch", False, "Keep the readers alive between epochs.", note="is not needed: images are read by threads, which start at once"),
 )  # fmt: skip
@@ -88,7 +94,7 @@ _CAPTION = _rows(
     Flag("--caption_suffix", "str", None, "Text put after each caption."),
     Flag("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up."),
     Flag("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction."),
-    _later("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight."),
+    Flag("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight.", note="has no effect: captions are read as they stand, as by the reference's textual inversion"),
 )  # fmt: skip
 
 _BUCKETS = _rows(
@@ -98,16 +104,16 @@ _BUCKETS = _rows(
     Flag("--min_bucket_reso", "int", 256, "Smallest bucket side, pixels."),
     Flag("--max_bucket_reso", "int", 1024, "Largest bucket side, pixels."),
     Flag("--bucket_reso_steps", "int", 64, "Bucket sides are multiples of this, pixels."),
-    _later("--bucket_no_upscale", "switch", False, "Never enlarge an image."),
-    _later("--resize_interpolation", "str", None, "How images are resized.", ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")),
-    _later("--color_aug", "switch", False, "Vary hue and brightness a little."),
+    Flag("--bucket_no_upscale", "switch", False, "Never enlarge an image."),
+    Flag("--resize_interpolation", "str", None, "How images are resized.", ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")),
+    Flag("--color_aug", "switch", False, "Vary hue and brightness a little."),
     Flag("--flip_aug", "switch", False, "Mirror half of the images; not for asymmetric subjects."),
-    _later("--face_crop_aug_range", "str", None, "lo,hi: crop around the face named in the file name."),
-    _later("--random_crop", "switch", False, "Crop at random instead of in the middle."),
+    Flag("--face_crop_aug_range", "str", None, "lo,hi: cut around the face named in the file name, which then takes 1/hi to 1/lo of the side."),
+    Flag("--random_crop", "switch", False, "Crop at random instead of in the middle."),
     Flag("--cache_latents", "switch", False, "Encode every image once, before training."),
-    Flag("--cache_latents_to_disk", "switch", False, "The same, kept on disk.", note="keeps latents in memory only, for now"),
+    Flag("--cache_latents_to_disk", "switch", False, "The same, kept on disk for later runs."),
     Flag("--vae_batch_size", "int", 1, "Images per VAE call while caching."),
-    _later("--skip_cache_check", "switch", False, "Trust latents on disk unchecked."),
+    Flag("--skip_cache_check", "switch", False, "Trust latents on disk unchecked."),
 )  # fmt: skip
 
 _OUTPUT = _rows(
@@ -213,7 +219,7 @@ _NOISE = _rows(
     _later("--debiased_estimation_loss", "switch", False, "Debiased loss weight."),
     _later("--v_pred_like_loss", "float", None, "Add this share of a v-like loss."),
     _later("--scale_v_pred_loss_like_noise_pred", "switch", False, "Scale a v loss as a noise loss."),
-    _later("--masked_loss", "switch", False, "Weigh the loss by mask images."),
+    Flag("--masked_loss", "switch", False, "Weigh the loss by mask images."),
 )  # fmt: skip
 
 # The reference takes ddpm in prompt files only.
@@ -297,9 +303,25 @@ _CONFIG = _rows(
     Flag("--output_config", "switch", False, "Write the given flags to --config_file, then stop."),
 )  # fmt: skip
 
+_OWN = _rows(
+    "only in Coinage",
+    _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning."),
+    _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),
+    _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word."),
+    _own("--cache_dir", "str", None, "Folder for latents on disk; unset: .coinage beside the images."),
+    _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
+    _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
+    _own("--data_as_reference", "switch", False, "Treat images and captions exactly as the reference, quirks included: EXIF rotation and transparency ignored, letterbox crop values for SDXL, gamma on 0..255, tags joined by comma."),
+    _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1."),
+    _own("--validation_seed", "int", None, "Chooses the images held out; unset: --seed."),
+    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images every n steps; unset: ten times over the run."),
+    _own("--validate_every_n_epochs", "int", None, "The same, every n epochs."),
+    _own("--debug_dataset_out", "str", None, "With --debug_dataset: folder for a contact sheet (dataset.html) and dataset.json."),
+)  # fmt: skip
+
 FLAGS: tuple[Flag, ...] = (
     *_WORD, *_MODEL, *_DATASET, *_CAPTION, *_BUCKETS, *_OUTPUT, *_STATE, *_HUB, *_LENGTH, *_MEMORY, *_OPTIMIZER,
-    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SDXL, *_CONFIG,
+    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SDXL, *_CONFIG, *_OWN,
 )  # fmt: skip
 
 BY_DEST: dict[str, Flag] = {flag.dest: flag for flag in FLAGS}

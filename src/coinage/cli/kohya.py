@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from coinage.cli.build import build
+from coinage.cli.cmd_dataset import show_dataset
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import notes, parse, write_config
 from coinage.config import TrainConfig
@@ -27,14 +28,17 @@ def _train(script: str, args: argparse.Namespace) -> None:
     if args.output_config:
         print(f"wrote {write_config(args)}")
         return
+    config, findings = build(args)
+    if args.debug_dataset:
+        show_dataset(config, findings, args.debug_dataset_out)
+        return
     if script == "sdxl":
         hint = "train_textual_inversion.py trains for SD 1.x"
         raise ConfigError([Problem("Stable Diffusion XL is not supported yet", hint=hint)])
-    config, idle_keys = build(args)
     set_up_log(config.log.level)
-    for note in (*notes(args), *(f"{key} has no effect yet" for key in idle_keys)):
+    checked = check(config, findings)
+    for note in (*notes(args), *findings.notes):
         log.info("note: %s", note)
-    checked = check(config)
     for warning in checked.warnings:
         log.warning("%s", warning)
     if args.seed is None:

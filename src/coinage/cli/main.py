@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coinage import __version__
+from coinage.cli.cmd_dataset import dataset_command
 from coinage.cli.console import exit_code_of
 from coinage.cli.kohya import train_command
 from coinage.cli.parse import Parser
@@ -16,10 +17,12 @@ USAGE = """\
 commands:
   demo     teach the built-in model a new word, offline, in about a minute
   train    train on your own images; flags as in train_textual_inversion.py
+  dataset  check a dataset and show what training would see
 
 examples:
   coinage demo
   coinage demo --concept red-striped-cross --seed 1
+  coinage dataset dataset.toml --token mychar --html dataset.html
   coinage train --pretrained_model_name_or_path model --dataset_config dataset.toml \\
     --token_string mychar --init_word girl --output_dir output --save_model_as safetensors
 """
@@ -57,13 +60,16 @@ def _command_parser() -> Parser:
         usage="coinage COMMAND [flags]",
     )
     parser.add_argument("--version", action="version", version=f"coinage {__version__}")
-    parser.add_argument("command", choices=["demo", "train"], help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=["demo", "train", "dataset"], help=argparse.SUPPRESS)
     return parser
 
 
 def _run(words: Sequence[str]) -> None:
     _command_parser().parse_args(words[:1] or ["--help"])
-    _demo(words[1:])
+    if words[0] == "dataset":
+        dataset_command(words[1:])
+    else:
+        _demo(words[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -139,6 +139,7 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
     if args.config_file and not args.output_config:
         known = [flag.dest for flag in flags]
         args = parser.parse_args(argv, namespace=_from_file(_config_path(args.config_file), parser, known))
+    args.script = script
     return args
 
 
@@ -148,8 +149,6 @@ def notes(args: argparse.Namespace) -> list[str]:
     found = [f"{f.name} {f.note}" for f in BY_DEST.values() if f.note and values.get(f.dest, f.default) != f.default]
     if args.save_model_as != "safetensors" and any(v for k, v in values.items() if k.startswith("metadata_")):
         found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")
-    if args.dataset_config and args.train_data_dir:
-        found.append("--train_data_dir is not read: --dataset_config names the folders")
     if args.sample_prompts and not (args.sample_at_first or args.sample_every_n_steps or args.sample_every_n_epochs):
         found.append("--sample_prompts: add --sample_every_n_steps N or --sample_every_n_epochs N to draw previews")
     if args.log_with in ("wandb", "all"):
@@ -170,7 +169,7 @@ def write_config(args: argparse.Namespace) -> Path:
     path = _config_path(args.config_file)
     if path.exists():
         raise ConfigError([Problem("--output_config: the file exists", str(path), "name another file, or delete it")])
-    skip = {*SECRETS, "config_file", "output_config"}
+    skip = {*SECRETS, "config_file", "output_config", "script"}
     values = {k: v for k, v in vars(args).items() if k not in skip and v != BY_DEST[k].default}
     text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
     write_bytes(path, text.encode())

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coinage.data.scan import Sample
+import numpy as np
+
+from coinage.data.buckets import Size
+from coinage.data.sample import Sample
 from coinage.seeding import rng_for
 
 
@@ -19,48 +22,55 @@ class Item:
 
 
 PlannedBatch = tuple[Item, ...]
+Group = tuple[int, Size]  # dataset and bucket: what a batch never mixes
 
 
 def plan_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int, epoch: int) -> list[PlannedBatch]:
     """The batches of one epoch.
 
-    Every image occurs exactly `num_repeats` times; a batch never mixes buckets or datasets; the last
-    batch of a bucket may be short.
+    Every image occurs exactly `repeats` times; a batch never mixes buckets or datasets; the last batch of
+    a bucket may be short.
 
     Args:
-        samples: all images.
+        samples: all images; held-out ones have no repeats.
         batch_sizes: one per dataset.
         seed: of the run.
         epoch: counted from 0.
     """
-    groups: dict[tuple[int, tuple[int, int]], list[int]] = {}
+    groups: dict[Group, list[int]] = {}
     for index, sample in enumerate(samples):
-        groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).extend([index] * sample.subset.num_repeats)
+        if sample.repeats:
+            groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).extend([index] * sample.repeats)
     rng = rng_for(seed, "plan", epoch)
-    waiting: dict[tuple[int, tuple[int, int]], list[list[int]]] = {}
-    for key, entries in sorted(groups.items()):
-        rng.shuffle(entries)
+    waiting: dict[Group, list[list[int]]] = {}
+    for key, members in sorted(groups.items()):
+        entries = rng.permutation(np.array(members)).tolist()
         size = batch_sizes[key[0]]
         waiting[key] = [entries[i : i + size] for i in range(0, len(entries), size)][::-1]
     # Only the turns of the buckets are shuffled, not their batches: so one bucket gives the same order
     # of images whatever the batch size.
     turns = [key for key, batches in waiting.items() for _ in batches]
+    flips = rng_for(seed, "flip", epoch).random(sum(sample.repeats for sample in samples)) < 0.5
     position = 0
     planned: list[PlannedBatch] = []
     for turn in rng.permutation(len(turns)):
-        items = []
-        for index in waiting[turns[turn]].pop():
-            flipped = samples[index].subset.flip and rng_for(seed, "flip", epoch, position).random() < 0.5
-            items.append(Item(index, position, bool(flipped)))
-            position += 1
-        planned.append(tuple(items))
+        chosen = waiting[turns[turn]].pop()
+        places = range(position, position + len(chosen))
+        items = zip(chosen, places, flips[places.start : places.stop].tolist(), strict=True)
+        planned.append(tuple(Item(i, at, samples[i].subset.images.flip and flip) for i, at, flip in items))
+        position += len(chosen)
     return planned
+
+
+def uses_per_group(samples: Sequence[Sample]) -> dict[Group, int]:
+    """Image uses per epoch of each dataset's buckets."""
+    counts: dict[Group, int] = {}
+    for sample in samples:
+        key = (sample.dataset, sample.fit.bucket_wh)
+        counts[key] = counts.get(key, 0) + sample.repeats
+    return counts
 
 
 def batches_per_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int]) -> int:
     """Number of batches of any epoch."""
-    counts: dict[tuple[int, tuple[int, int]], int] = {}
-    for sample in samples:
-        key = (sample.dataset, sample.fit.bucket_wh)
-        counts[key] = counts.get(key, 0) + sample.subset.num_repeats
-    return sum(-(-count // batch_sizes[dataset]) for (dataset, _), count in counts.items())
+    return sum(-(-count // batch_sizes[dataset]) for (dataset, _), count in uses_per_group(samples).items())

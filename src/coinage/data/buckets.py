@@ -12,14 +12,19 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How an image comes to its bucket: resize to cover it, then cut the middle out.
+    """How an image comes to its bucket: resize to cover it, then cut.
 
-    `resized_wh` is at least `bucket_wh` on both sides; the cut starts at `crop_xy`.
+    `resized_wh` is at least `bucket_wh` on both sides; the cut starts at `crop_xy`, in resized pixels.
     """
 
     bucket_wh: Size
     resized_wh: Size
     crop_xy: tuple[int, int]
+
+    @property
+    def slack(self) -> tuple[int, int]:
+        """Pixels that are cut off, across and down."""
+        return self.resized_wh[0] - self.bucket_wh[0], self.resized_wh[1] - self.bucket_wh[1]
 
 
 def bucket_sizes(resolution_wh: Size, rules: BucketConfig) -> list[Size]:
@@ -36,16 +41,92 @@ def bucket_sizes(resolution_wh: Size, rules: BucketConfig) -> list[Size]:
     return sorted(sizes)
 
 
-def fit(image_wh: Size, resolution_wh: Size, rules: BucketConfig, sizes: list[Size]) -> Fit:
-    """The bucket with the nearest aspect ratio, or the resolution itself when buckets are off."""
-    width, height = image_wh
+def fit(image_wh: Size, resolution_wh: Size, rules: BucketConfig, sizes: list[Size]) -> Fit | None:
+    """How an image is resized and cut: to a bucket, or to the resolution when buckets are off.
+
+    Args:
+        image_wh: the image's size.
+        resolution_wh: the dataset's resolution; its area bounds the buckets.
+        rules: whether and how buckets are chosen.
+        sizes: of `bucket_sizes`; not used without buckets or without upscaling.
+
+    Returns:
+        The fit, cut in the middle; None when an image that must not grow is smaller than a bucket step.
+    """
     if not rules.enabled:
-        bucket = resolution_wh
-    elif image_wh in sizes:
-        bucket = image_wh
-    else:
-        bucket = min(sizes, key=lambda size: abs(size[0] / size[1] - width / height))
-    wide = width * bucket[1] > bucket[0] * height
-    scale = bucket[1] / height if wide else bucket[0] / width
-    resized = (max(bucket[0], int(width * scale + 0.5)), max(bucket[1], int(height * scale + 0.5)))
-    return Fit(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+        return cover(image_wh, resolution_wh)
+    if rules.no_upscale:
+        resized = _shrunk(image_wh, resolution_wh[0] * resolution_wh[1], rules.step)
+        bucket = (resized[0] // rules.step * rules.step, resized[1] // rules.step * rules.step)
+        return centred(bucket, resized) if min(bucket) else None
+    if image_wh in sizes:
+        return cover(image_wh, image_wh)
+    ratio = image_wh[0] / image_wh[1]
+    if rules.log_ratio:
+        return cover(image_wh, min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio))))
+    return cover(image_wh, min(sizes, key=lambda size: abs(size[0] / size[1] - ratio)))
+
+
+def cover(image_wh: Size, bucket_wh: Size) -> Fit:
+    """Resize until the bucket is just covered, then cut the middle out."""
+    (width, height), (across, down) = image_wh, bucket_wh
+    scale = down / height if width * down > across * height else across / width
+    return centred(bucket_wh, (max(across, int(width * scale + 0.5)), max(down, int(height * scale + 0.5))))
+
+
+def centred(bucket_wh: Size, resized_wh: Size) -> Fit:
+    """The fit that cuts the middle out."""
+    return Fit(bucket_wh, resized_wh, ((resized_wh[0] - bucket_wh[0]) // 2, (resized_wh[1] - bucket_wh[1]) // 2))
+
+
+def _shrunk(image_wh: Size, area: int, step: int) -> Size:
+    """The image's size within an area, one side a multiple of the step, the aspect ratio kept best."""
+    width, height = image_wh
+    if width * height <= area:
+        return image_wh
+    ratio = width / height
+
+    def floored(side: float) -> int:
+        return int(side + 0.5) // step * step
+
+    across = floored(math.sqrt(area * ratio))
+    down = floored(area / math.sqrt(area * ratio))
+    if not across or not down:
+        return across, down
+    other_down, other_across = floored(across / ratio), floored(down * ratio)
+    wide_error = abs(across / other_down - ratio) if other_down else math.inf
+    if wide_error < abs(other_across / down - ratio):
+        return across, int(across / ratio + 0.5)
+    return int(down * ratio + 0.5), down
+
+
+def letterbox(image_wh: Size, bucket_wh: Size) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the image's aspect ratio fitted inside its bucket, as the reference reports."""
+    ratio = image_wh[0] / image_wh[1]
+    width, height = bucket_wh
+    across, down = (height * ratio, float(height)) if width / height > ratio else (float(width), width / ratio)
+    left, top = math.floor((width - across) / 2), math.floor((height - down) / 2)
+    return left, top, left + across, top + down
+
+
+@dataclass(frozen=True, slots=True)
+class SizeCondition:
+    """What SDXL is told of an image (Podell et al. 2023, arXiv:2307.01952): sizes and crop as (height, width)."""
+
+    original_hw: tuple[int, int]
+    crop_top_left: tuple[int, int]
+    target_hw: tuple[int, int]
+
+
+def size_condition(image_wh: Size, used: Fit, *, flipped: bool, as_reference: bool = False) -> SizeCondition:
+    """The size conditioning of one use of an image.
+
+    By default the crop is the true one, in resized pixels, mirrored with the image. As the reference, it
+    describes a letterbox that is not drawn, whatever was cut.
+    """
+    (x, y), (width, height) = used.crop_xy, used.bucket_wh
+    left, top = (used.slack[0] - x if flipped else x), y
+    if as_reference:
+        box = letterbox(image_wh, used.bucket_wh)
+        left, top = int(width - box[2] if flipped else box[0]), int(box[1])
+    return SizeCondition((image_wh[1], image_wh[0]), (top, left), (height, width))

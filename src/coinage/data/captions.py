@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from coinage.config import CaptionRules
-from coinage.seeding import rng_for
+from coinage.words import word_pattern
 
 # The 27 object and 19 style sentences of the original release (Gal et al. 2022, arXiv:2208.01618),
 # kept as their parts: (what it is, article, adjective).
@@ -36,7 +37,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def vary(caption: str, rules: CaptionRules, token: str, rng: np.random.Generator, step: int = 0) -> str:
+Choose = Callable[[Sequence[str]], str]
+
+
+def vary(caption: str, rules: CaptionRules, token: str, rng: np.random.Generator, step: int = 0, total: int = 0) -> str:
     """The caption as used this time. The order of stages is the reference trainer's.
 
     Args:
@@ -45,52 +49,100 @@ def vary(caption: str, rules: CaptionRules, token: str, rng: np.random.Generator
         token: the new word, put into a template's slot; a tag that holds it is never left out.
         rng: draws line, wildcards, template, order and dropped tags.
         step: optimizer steps done so far, for the tag warm-up.
+        total: optimizer steps of the run, for a warm-up that is a fraction of it.
 
     Returns:
         The caption, one line; unchanged when no rule applies.
     """
+
+    def choose(parts: Sequence[str]) -> str:
+        return parts[int(rng.integers(len(parts)))]
+
     if rules.template:
-        return str(rng.choice(TEMPLATES[rules.template])).format(token)
+        return choose(TEMPLATES[rules.template]).format(token)
+    text = _line(caption, rules, choose)
+    if _has_tags(text, rules):
+        head, free, tail = split_tags(text, rules)
+        free = _vary_tags(free, rules, token, rng, step, total)
+        text = _join([*head, *free, *tail], rules)
+    return _without_secondary(text, rules)
+
+
+def extremes(caption: str, rules: CaptionRules, token: str) -> list[str]:
+    """The captions that decide whether every use holds the word whole: the longest, and those without it if there are any.
+
+    Long is counted in letters. No tag is left out, and where tags are shuffled the word's come last, where they are cut first. So if each
+    of these holds the word, every use does; if none does, no use can.
+    """
+    if rules.template:
+        return [max(TEMPLATES[rules.template], key=len).format(token)]
+    pattern = word_pattern([token])
+
+    def shun(parts: Sequence[str]) -> str:
+        return max(parts, key=lambda part: (not pattern.search(part), len(part)))
+
+    def seek(parts: Sequence[str]) -> str:
+        return max(parts, key=lambda part: (bool(pattern.search(part)), len(part)))
+
+    found: dict[str, None] = {}
+    for line in caption.split("\n") if rules.wildcard else [caption]:
+        for choose in (shun, seek) if rules.wildcard else (shun,):
+            text = _line(line, rules, choose)
+            if _has_tags(text, rules):
+                head, free, tail = split_tags(text, rules)
+                if rules.shuffle:
+                    free = sorted(free, key=lambda tag: bool(pattern.search(tag)))
+                text = _join([*head, *free, *tail], rules)
+            found[_without_secondary(text, rules)] = None
+    return list(found)
+
+
+def _line(caption: str, rules: CaptionRules, choose: Choose) -> str:
+    """One line, its wildcards chosen, with prefix and suffix."""
     lines = caption.split("\n")
-    line = lines[rng.integers(len(lines))] if rules.wildcard and len(lines) > 1 else lines[0]
+    line = choose(lines) if rules.wildcard and len(lines) > 1 else lines[0]
     if rules.wildcard:
-        line = draw_wildcards(line, rng)
-    text = " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
-    if rules.shuffle or rules.warmup_steps > 0 or rules.tag_dropout > 0 or (rules.keep_separator and rules.keep_separator in text):
-        text = vary_tags(text, rules, token, rng, step)
-    if rules.secondary_separator:
-        text = text.replace(rules.secondary_separator, rules.separator)
-    return text
+        line = fill_wildcards(line, choose)
+    return " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
 
 
-def draw_wildcards(text: str, rng: np.random.Generator) -> str:
+def _has_tags(text: str, rules: CaptionRules) -> bool:
+    return rules.shuffle or rules.warmup > 0 or rules.tag_dropout > 0 or (bool(rules.keep_separator) and rules.keep_separator in text)
+
+
+def _without_secondary(text: str, rules: CaptionRules) -> str:
+    return text.replace(rules.secondary_separator, rules.separator) if rules.secondary_separator else text
+
+
+def fill_wildcards(text: str, choose: Choose) -> str:
     """Replace each `{a|b|c}` by one of its parts; `{{` and `}}` are literal braces; no nesting."""
     opened, closed = "\x00", "\x01"
-
-    def choose(match: re.Match[str]) -> str:
-        parts = match[1].split("|")
-        return parts[rng.integers(len(parts))]
-
-    text = re.sub(r"\{([^}]+)\}", choose, text.replace("{{", opened).replace("}}", closed))
+    text = text.replace("{{", opened).replace("}}", closed)
+    text = re.sub(r"\{([^}]+)\}", lambda match: choose(match[1].split("|")), text)
     return text.replace(opened, "{").replace(closed, "}")
 
 
-def _tags(text: str, separator: str) -> list[str]:
-    return [tag for part in text.split(separator) if (tag := part.strip())]
+def _tags(text: str, separator: str, *, keep_empty: bool = False) -> list[str]:
+    return [tag for part in text.split(separator) if (tag := part.strip()) or keep_empty]
 
 
-def vary_tags(text: str, rules: CaptionRules, token: str, rng: np.random.Generator, step: int) -> str:
-    """Warm up, shuffle and drop the tags that are free to vary; head and tail stay in place."""
-    head, free, tail = split_tags(text, rules)
-    if rules.warmup_steps > 0 and step < rules.warmup_steps:
-        count = int(step * (len(free) - rules.warmup_min) / rules.warmup_steps) + rules.warmup_min
-        free = [tag for i, tag in enumerate(free) if i < count or token in tag]
+def _join(tags: Sequence[str], rules: CaptionRules) -> str:
+    return (", " if rules.as_reference else f"{rules.separator} ").join(tags)
+
+
+def _vary_tags(free: list[str], rules: CaptionRules, token: str, rng: np.random.Generator, step: int, total: int) -> list[str]:
+    """Warm up, shuffle and drop the tags that are free to vary."""
+    pattern = word_pattern([token])
+    warmup = int(rules.warmup * total) if rules.warmup < 1 else int(rules.warmup)
+    if step < warmup:
+        count = int(step * (len(free) - rules.warmup_min) / warmup) + rules.warmup_min
+        free = [tag for i, tag in enumerate(free) if i < count or pattern.search(tag)]
     if rules.shuffle:
         rng.shuffle(free)
     if rules.tag_dropout > 0:
         draws = rng.random(len(free))
-        free = [tag for tag, draw in zip(free, draws, strict=True) if draw >= rules.tag_dropout or token in tag]
-    return f"{rules.separator} ".join([*head, *free, *tail])
+        free = [tag for tag, draw in zip(free, draws, strict=True) if draw >= rules.tag_dropout or pattern.search(tag)]
+    return free
 
 
 def split_tags(text: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
@@ -99,12 +151,5 @@ def split_tags(text: str, rules: CaptionRules) -> tuple[list[str], list[str], li
         first, _, rest = text.partition(rules.keep_separator)
         middle, _, last = rest.partition(rules.keep_separator)
         return _tags(first, rules.separator), _tags(middle, rules.separator), _tags(last, rules.separator)
-    tags = _tags(text, rules.separator)
+    tags = _tags(text, rules.separator, keep_empty=rules.as_reference)
     return tags[: rules.keep_tokens], tags[rules.keep_tokens :], []
-
-
-def variants(caption: str, rules: CaptionRules, token: str, draws: int = 8) -> list[str]:
-    """Captions as a run may use them: several draws at the first step, where the warm-up cuts most."""
-    if not (rules.wildcard or rules.shuffle or rules.tag_dropout or rules.template):
-        draws = 1
-    return [vary(caption, rules, token, rng_for("variant", i)) for i in range(draws)]

@@ -1,18 +1,91 @@
-"""Images to pixel arrays: resized to cover their bucket, cut to it."""
+"""Images to pixel arrays: decoded upright, resized to cover their bucket, cut to it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coinage.data.scan import Sample, load_rgb
+from coinage.config import ImageRules, Interpolation
+from coinage.data.augment import Pixels, vary_color, vary_fit
+from coinage.data.buckets import Fit, Size
+from coinage.data.headers import orientation_of
+from coinage.data.sample import Sample
 from coinage.errors import CoinageError
 
 Floats = NDArray[np.float32]
 STRIP = 256  # columns averaged at a time
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PILLOW = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An image as one use of it sees it.
+
+    Attributes:
+        pixels: [3, H, W] float32 in -1..1, H and W the bucket's.
+        mask: weight of each pixel in the loss, [H, W] float32 in 0..1; None where all count alike.
+        fit: how it was resized and cut.
+    """
+
+    pixels: Floats
+    mask: Floats | None
+    fit: Fit
+
+
+def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | None]:
+    """The image as displayed, 8-bit RGB, and its alpha channel where it has one.
+
+    Transparency is shown over white, 16 bits are scaled to 8. As the reference, hidden colours show
+    instead, 16-bit grey saturates, and photos lie on their side.
+
+    Raises:
+        CoinageError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = orientation_of(image)
+            image.load()
+            if rules.as_reference:
+                alpha = image.convert("RGBA").getchannel("A") if _transparent(image) else None
+                return image.convert("RGB"), alpha
+            rgb, alpha = _flatten(image)
+    except Exception as error:  # a plugin may raise anything on a broken file
+        reason = str(error) or type(error).__name__
+        raise CoinageError(f"cannot decode the image: {reason}", str(path), "replace or remove the file") from error
+    if orientation in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[orientation])
+        alpha = alpha.transpose(UPRIGHT[orientation]) if alpha else None
+    return rgb, alpha
+
+
+def _transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _flatten(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """8-bit RGB over white, and the alpha channel."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64) / 257  # 65535 becomes 255
+        image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
+    if not _transparent(image):
+        return image.convert("RGB"), None
+    image = image.convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(ground, image).convert("RGB"), image.getchannel("A")
 
 
 def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
@@ -30,31 +103,82 @@ def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
     return np.concatenate(strips, axis=1)
 
 
-def resize(image: Image.Image, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8: area averaging when neither side grows, else Lanczos, as the reference."""
+def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
+    """Interpolate [H, W, C] to `height` rows between the nearest 1, 2 or 4, as OpenCV: nothing is averaged when shrinking."""
+    source = len(pixels)
+    middle = (np.arange(height) + 0.5) * (source / height)
+    if method == "nearest":
+        return np.asarray(pixels[middle.astype(int)], dtype=np.float32)
+    first = np.floor(middle - 0.5)
+    t = middle - 0.5 - first
+    taps = {0: 1 - t, 1: t}
+    if method == "cubic":
+        taps = {k: _cubic(np.abs(t - k)) for k in (-1, 0, 1, 2)}
+    rows = sum(w[:, None, None] * pixels[np.clip(first + k, 0, source - 1).astype(int)] for k, w in taps.items())
+    return np.asarray(rows, dtype=np.float32)
+
+
+def _cubic(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
+    """Weight of a row at a distance of 0..2 (Keys 1981, who takes a = -0.5; OpenCV takes -0.75)."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
+
+
+def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = None) -> Pixels:
+    """[H, W] or [H, W, 3] uint8. By default area averaging when neither side grows, else Lanczos, as the reference."""
     if image.size == size_wh:
         return np.asarray(image)
-    width, height = size_wh
-    if width > image.size[0] or height > image.size[1]:
-        return np.asarray(image.resize(size_wh, Image.Resampling.LANCZOS))
-    mean = shrink_rows(np.asarray(image), height)
-    mean = shrink_rows(mean.transpose(1, 0, 2), width).transpose(1, 0, 2)
-    return (mean + 0.5).clip(0, 255).astype(np.uint8)
+    grows = size_wh[0] > image.size[0] or size_wh[1] > image.size[1]
+    chosen = {"linear": "bilinear", "bicubic": "cubic"}.get(method or "", method) or ("lanczos" if grows else "area")
+    if chosen in PILLOW:
+        return np.asarray(image.resize(size_wh, PILLOW[chosen]))
+    if chosen == "area" and grows:
+        chosen = "bilinear"
+    pixels = np.atleast_3d(np.asarray(image))
+    for length in (size_wh[1], size_wh[0]):
+        scaled = shrink_rows(pixels, length) if chosen == "area" else sample_rows(pixels, length, chosen)
+        pixels = scaled.transpose(1, 0, 2)
+    whole = (pixels + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+    return whole if image.mode == "RGB" else whole[..., 0]
 
 
-def load_pixels(sample: Sample, *, flipped: bool = False) -> Floats:
-    """The image as trained on: [3, H, W] float32 in -1..1, H and W the bucket's.
+def load_view(sample: Sample, *, flipped: bool = False, rng: np.random.Generator | None = None) -> View:
+    """The image and its mask as trained on.
+
+    Args:
+        sample: which image.
+        flipped: mirror it.
+        rng: draws crop and colours where the subset varies them; None: cut in the middle, colours as they are.
 
     Raises:
-        CoinageError: the file cannot be decoded.
+        CoinageError: the file cannot be decoded, or has changed since it was scanned.
     """
-    try:
-        image = load_rgb(sample.path)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise CoinageError(f"cannot decode the image: {error}", str(sample.path), "replace or remove the file") from None
-    pixels = resize(image, sample.fit.resized_wh)
-    (x, y), (width, height) = sample.fit.crop_xy, sample.fit.bucket_wh
+    rules = sample.subset.images
+    rgb, alpha = decode(sample.path, rules)
+    if rgb.size != sample.image_wh:
+        what = f"the image is {rgb.size[0]}x{rgb.size[1]}, and was {sample.image_wh[0]}x{sample.image_wh[1]} when it was found"
+        raise CoinageError(what, str(sample.path), "start again, and leave the images alone meanwhile")
+    fit = sample.fit if rng is None else vary_fit(sample.fit, rgb.size, sample.path, rules, rng, bucketed=sample.bucketed)
+    pixels = _cut(resize(rgb, fit.resized_wh, rules.interpolation), fit, flipped=flipped)
+    if rng is not None and rules.color:
+        pixels = vary_color(pixels, rng, as_reference=rules.as_reference)
+    scaled = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(127.5) - 1
+    return View(scaled, _mask(sample, alpha, fit, flipped=flipped), fit)
+
+
+def _mask(sample: Sample, alpha: Image.Image | None, fit: Fit, *, flipped: bool) -> Floats | None:
+    """The mask through the same resize, cut and mirror as the image; a mask file wins over the alpha channel."""
+    if sample.mask is not None:
+        mask = decode(sample.mask, sample.subset.images)[0].getchannel("R")
+    elif sample.subset.images.alpha_mask and alpha is not None:
+        mask = alpha
+    else:
+        return None
+    return _cut(resize(mask, fit.resized_wh), fit, flipped=flipped).astype(np.float32) / np.float32(255)
+
+
+def _cut(pixels: Pixels, fit: Fit, *, flipped: bool) -> Pixels:
+    (x, y), (width, height) = fit.crop_xy, fit.bucket_wh
     cut = pixels[y : y + height, x : x + width]
-    if flipped:
-        cut = cut[:, ::-1]
-    return np.ascontiguousarray(cut.transpose(2, 0, 1), dtype=np.float32) / np.float32(127.5) - 1
+    return cut[:, ::-1] if flipped else cut

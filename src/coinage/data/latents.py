@@ -3,43 +3,96 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coinage.data.batches import PlannedBatch
-from coinage.data.images import Floats, load_pixels
-from coinage.data.scan import Sample
-from coinage.errors import CoinageError
+from coinage.data.batches import Item, PlannedBatch
+from coinage.data.buckets import Fit
+from coinage.data.images import View, load_view, shrink_rows
+from coinage.data.sample import Sample
+from coinage.errors import CoinageError, ConfigError
+from coinage.seeding import rng_for
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-Moments = Tensor  # [2, C, h, w] float32 on the CPU: posterior mean and standard deviation, unscaled
 AHEAD = 3  # batches whose images are read before they are needed
+Key = tuple[int, bool]  # index of the sample, mirrored
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """An encoded image.
+
+    Attributes:
+        moments: posterior mean and standard deviation, [2, C, h, w] float32 on the CPU, unscaled.
+        mask: weight of each latent in the loss, [h, w] float32 in 0..1; None where all count alike.
+        fit: how the image was resized and cut.
+    """
+
+    moments: Tensor
+    mask: Tensor | None
+    fit: Fit
+
+
+class Store(Protocol):
+    """Where latents are kept between uses. `recomputed` tells whose stored latents were not used, and why."""
+
+    recomputed: dict[Path, str]
+
+    def load(self, key: Key) -> Latent | None:
+        """The latent of a key, if it is there and right."""
+        ...
+
+    def save(self, key: Key, latent: Latent) -> None:
+        """Keep a latent."""
+        ...
+
+
+class Memory:
+    """Latents kept in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Key, Latent] = {}
+        self.recomputed: dict[Path, str] = {}
+
+    def load(self, key: Key) -> Latent | None:
+        return self._kept.get(key)
+
+    def save(self, key: Key, latent: Latent) -> None:
+        self._kept[key] = latent
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: Sequence[Floats], paths: Sequence[object]) -> list[Moments]:
+def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -> list[Latent]:
     """Posterior mean and standard deviation of each image, retried in float32 if not finite.
 
     Raises:
         CoinageError: an image's latents are not finite even in float32.
     """
-    batch = torch.from_numpy(np.stack(pixels)).to(vae.device)
+    batch = torch.from_numpy(np.stack([view.pixels for view in views])).to(vae.device)
     moments = _moments(vae, batch)
     if not torch.isfinite(moments).all() and vae.dtype != torch.float32:
         dtype = vae.dtype
         moments = _moments(vae.to(torch.float32), batch)
         vae.to(dtype)
-    for path, values in zip(paths, moments, strict=True):
+    latents = []
+    for path, values, view in zip(paths, moments, views, strict=True):
         if not torch.isfinite(values).all():
             raise CoinageError("the VAE makes no finite latents of this image", str(path), "try --no_half_vae or another --vae")
-    return list(moments)
+        height, width = values.shape[-2:]
+        mask = None if view.mask is None else _averaged(view.mask, width, height)
+        latents.append(Latent(values.clone(memory_format=torch.contiguous_format), mask, view.fit))
+    return latents
 
 
 def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
@@ -47,63 +100,123 @@ def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
     return torch.stack([posterior.mean, posterior.std], dim=1).float().cpu()
 
 
-def cache(
-    vae: AutoencoderKL, samples: Sequence[Sample], batch_size: int, readers: int, on_image: Callable[[int], None]
-) -> dict[tuple[int, bool], Moments]:
-    """Latents of every image, and of its mirror image where it is flipped, by (sample, flipped).
-
-    Images are read by threads while others are encoded. `on_image` gets the number done after each batch.
-    """
-    wanted = [(i, False) for i in range(len(samples))]
-    wanted += [(i, True) for i, sample in enumerate(samples) if sample.subset.flip]
-    wanted.sort(key=lambda key: (samples[key[0]].fit.bucket_wh, key))
-    chunks: list[list[tuple[int, bool]]] = []
-    for key in wanted:
-        same = chunks and samples[chunks[-1][0][0]].fit.bucket_wh == samples[key[0]].fit.bucket_wh
-        if same and len(chunks[-1]) < batch_size:
-            chunks[-1].append(key)
-        else:
-            chunks.append([key])
-    store: dict[tuple[int, bool], Moments] = {}
-    for chunk, pixels in zip(chunks, _read_ahead(chunks, samples, readers), strict=True):
-        moments = encode(vae, pixels, [samples[i].path for i, _ in chunk])
-        store.update(zip(chunk, moments, strict=True))
-        on_image(len(store))
-    return store
+def _averaged(mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]], width: int, height: int) -> Tensor:
+    """A mask [H, W] averaged to the latents' size, as the reference: the mean of 8x8 blocks."""
+    rows = shrink_rows(mask[..., None], height)
+    return torch.from_numpy(shrink_rows(rows.transpose(1, 0, 2), width)[..., 0].T.copy())
 
 
-def _read_ahead(chunks: Iterable[Sequence[tuple[int, bool]]], samples: Sequence[Sample], readers: int) -> Iterator[list[Floats]]:
-    """The pixels of each chunk, read by threads a few chunks before they are asked for."""
+def read_ahead(groups: Iterable[Sequence[T]], read: Callable[[T], R], readers: int) -> Iterator[list[R]]:
+    """What `read` makes of each group's members, done by threads a few groups before it is asked for."""
     if readers == 0:
-        for chunk in chunks:
-            yield [load_pixels(samples[i], flipped=flipped) for i, flipped in chunk]
+        for group in groups:
+            yield [read(member) for member in group]
         return
     with ThreadPoolExecutor(readers) as pool:
-        waiting: deque[list[Future[Floats]]] = deque()
-        for chunk in chunks:
-            waiting.append([pool.submit(load_pixels, samples[i], flipped=flipped) for i, flipped in chunk])
-            if len(waiting) > AHEAD:
+        waiting: deque[list[Future[R]]] = deque()
+        try:
+            for group in groups:
+                waiting.append([pool.submit(read, member) for member in group])
+                if len(waiting) > AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
                 yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
+        finally:
+            for future in (future for group in waiting for future in group):
+                future.cancel()
 
 
 class Latents:
-    """Latent moments of planned batches: from the cache, or encoded on the way."""
+    """Latents of planned batches: from a store, or encoded on the way."""
 
-    def __init__(self, vae: AutoencoderKL, samples: Sequence[Sample], readers: int) -> None:
-        self._vae, self._samples, self._readers = vae, samples, readers
-        self._store: dict[tuple[int, bool], Moments] = {}
+    def __init__(self, vae: AutoencoderKL, samples: Sequence[Sample], readers: int, store: Store | None = None) -> None:
+        self._vae, self._samples, self._readers, self._store = vae, samples, readers, store
+
+    @property
+    def recomputed(self) -> Mapping[Path, str]:
+        """Images whose stored latents were not used, and why."""
+        return self._store.recomputed if self._store else {}
 
     def cache(self, batch_size: int, on_image: Callable[[int], None]) -> None:
-        """Encode every image now."""
-        self._store = cache(self._vae, self._samples, batch_size, self._readers, on_image)
+        """Encode every image, and its mirror image where it is flipped, that the store does not have.
 
-    def of(self, batches: Sequence[PlannedBatch]) -> Iterator[Tensor]:
-        """[B, 2, C, h, w] float32 moments of each batch, in order."""
-        keys = [[(item.sample, item.flipped) for item in batch] for batch in batches]
-        if self._store:
-            yield from (torch.stack([self._store[key] for key in batch]) for batch in keys)
+        Images are read and latents written by threads while others are encoded.
+
+        Args:
+            batch_size: images per VAE call.
+            on_image: gets the number done after each batch.
+
+        Raises:
+            ConfigError: images that cannot be decoded, all together, after the others are done.
+            CoinageError: latents that are not finite, or cannot be written.
+        """
+        store = self._store
+        if store is None:
             return
-        for batch, pixels in zip(keys, _read_ahead(keys, self._samples, self._readers), strict=True):
-            yield torch.stack(encode(self._vae, pixels, [self._samples[i].path for i, _ in batch]))
+        failed: list[CoinageError] = []
+
+        def read(key: Key) -> View | Latent | None:
+            try:
+                return store.load(key) or load_view(self._samples[key[0]], flipped=key[1])
+            except CoinageError as error:
+                failed.append(error)
+                return None
+
+        done = 0
+        chunks = self._chunks(batch_size)
+        with ThreadPoolExecutor(1) as writer:
+            writes: deque[Future[None]] = deque()
+            for chunk, found in zip(chunks, read_ahead(chunks, read, self._readers), strict=True):
+                new = [(key, view) for key, view in zip(chunk, found, strict=True) if isinstance(view, View)]
+                for (key, _), latent in zip(new, self._encoded(new), strict=True):
+                    writes.append(writer.submit(store.save, key, latent))
+                while len(writes) > 4 * batch_size:
+                    writes.popleft().result()
+                done += len(chunk)
+                on_image(done)
+            for write in writes:
+                write.result()
+        if failed:
+            raise ConfigError(problem for error in failed for problem in error.problems)
+
+    def _chunks(self, batch_size: int) -> list[list[Key]]:
+        """Every image and its mirror image, in groups of one bucket."""
+        keys = [(i, False) for i in range(len(self._samples))]
+        keys += [(i, True) for i, s in enumerate(self._samples) if s.subset.images.flip and not s.held_out]
+        buckets: dict[tuple[int, int], list[Key]] = {}
+        for key in sorted(keys):
+            buckets.setdefault(self._samples[key[0]].fit.bucket_wh, []).append(key)
+        ordered = (keys for _, keys in sorted(buckets.items(), key=lambda item: (item[0][0] * item[0][1], item[0])))
+        return [keys[i : i + batch_size] for keys in ordered for i in range(0, len(keys), batch_size)]
+
+    def _encoded(self, views: Sequence[tuple[Key, View]]) -> list[Latent]:
+        if not views:
+            return []
+        return encode(self._vae, [view for _, view in views], [self._samples[key[0]].path for key, _ in views])
+
+    def of(self, batches: Sequence[PlannedBatch], seed: int, epoch: int) -> Iterator[list[Latent]]:
+        """The latents of each batch, in order.
+
+        Crop and colours of an image that is not cached are drawn from (seed, epoch, position).
+        """
+
+        def rng(item: Item) -> np.random.Generator | None:
+            vary = self._samples[item.sample].subset.images.vary_pixels
+            return rng_for(seed, "image", epoch, item.position) if vary else None
+
+        yield from self._of(batches, rng)
+
+    def still(self, batches: Sequence[PlannedBatch]) -> Iterator[list[Latent]]:
+        """The same, every image cut in the middle and in its own colours."""
+        yield from self._of(batches, lambda _: None)
+
+    def _of(self, batches: Sequence[PlannedBatch], rng: Callable[[Item], np.random.Generator | None]) -> Iterator[list[Latent]]:
+        def read(item: Item) -> View | Latent:
+            if self._store and (latent := self._store.load((item.sample, item.flipped))):
+                return latent
+            return load_view(self._samples[item.sample], flipped=item.flipped, rng=rng(item))
+
+        for batch, found in zip(batches, read_ahead(batches, read, self._readers), strict=True):
+            new = [((item.sample, item.flipped), view) for item, view in zip(batch, found, strict=True) if isinstance(view, View)]
+            encoded = iter(self._encoded(new))
+            yield [latent if isinstance(latent, Latent) else next(encoded) for latent in found]

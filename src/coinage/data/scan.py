@@ -1,152 +1,226 @@
-"""Find images and their captions. Reads image headers only; imports neither torch nor models."""
+"""Find images, captions and masks. Reads image headers only; imports neither torch nor models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
-
-from coinage.config import DataConfig, SubsetConfig
+from coinage.config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
-from coinage.data.captions import variants
-from coinage.errors import Problem
-from coinage.words import word_pattern
+from coinage.data.headers import Header, read_header
+from coinage.data.sample import Sample
+from coinage.data.sources import Entry, entries_of, is_image, list_folder
+from coinage.errors import CoinageError, Findings
+from coinage.files import write_bytes
+from coinage.seeding import rng_for
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image of a subset, with its caption and how it is fitted to its bucket."""
-
-    path: Path
-    caption: str
-    subset: SubsetConfig
-    dataset: int  # index into the datasets
-    fit: Fit
+SIZES_FILE = Path(".coinage") / "sizes.json"
+SLOW = 0.001  # seconds per header, above which waiting for the disk is shared among threads
+MOST_USES = 50_000_000  # image uses per epoch
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    path: Path
-    caption: str
-    size: Size
+def scan(data: DataConfig, seed: int, findings: Findings) -> list[Sample]:
+    """Every image of every subset; what is wrong with the others is found.
 
+    Args:
+        data: datasets and their rules.
+        seed: chooses the images held out where a dataset has no seed of its own.
+        findings: gets one error for each bad file.
 
-def image_size(path: Path) -> Size:
-    """Width and height as displayed (EXIF orientation applied), from the header.
-
-    Raises:
-        OSError: the file is no readable image.
+    Returns:
+        Training images, regularisation images among them, and held-out images (with no repeats).
     """
-    with Image.open(path) as image:
-        width, height = image.size
-        if image.getexif().get(ORIENTATION, 1) >= 5:
-            width, height = height, width
-    if width < 1 or height < 1:
-        raise OSError("the image has no pixels")
-    return width, height
+    samples: list[Sample] = []
+    for index, dataset in enumerate(data.datasets):
+        found: list[Sample] = []
+        for subset in dataset.subsets:
+            found += _scan_subset(dataset, subset, index, seed, findings, skip=data.skip_bad_images)
+        samples += balanced(found, findings)
+    if sum(sample.repeats for sample in samples) > MOST_USES:
+        findings.error(f"an epoch would have more than {MOST_USES} images", hint="lower num_repeats")
+    return samples
 
 
-def load_rgb(path: Path) -> Image.Image:
-    """The image as displayed, 8-bit RGB; transparency over white, 16 bits scaled."""
-    with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.mode.startswith("I"):
-            values = np.asarray(upright, dtype=np.float64) / 257  # 65535 becomes 255
-            upright = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-            ground = Image.new("RGBA", upright.size, "white")
-            return Image.alpha_composite(ground, upright).convert("RGB")
-        return upright.convert("RGB")
+def _scan_subset(dataset: DatasetConfig, subset: SubsetConfig, index: int, seed: int, findings: Findings, *, skip: bool) -> list[Sample]:
+    before = len(findings.errors)
+    entries = entries_of(subset, findings)
+    if not entries and len(findings.errors) == before:
+        findings.warn(f"no images in {subset.metadata_file or subset.image_dir}: the subset is left out", subset.where)
+    bad = Findings()
+    headers = _headers([entry.path for entry in entries], subset, bad)
+    masks = _masks(entries, headers, subset, findings)
+    sizes = bucket_sizes(dataset.resolution_wh, dataset.buckets) if dataset.buckets.enabled else []
+    fits: dict[Size, Fit | None] = {}
+    samples = []
+    for entry in entries:
+        header = headers.get(entry.path)
+        if header is None:
+            continue
+        size = header.stored_wh if subset.images.as_reference else header.upright_wh
+        if size not in fits:
+            fits[size] = fit(size, dataset.resolution_wh, dataset.buckets, sizes)
+        fitted = fits[size]
+        if fitted is None:
+            what = f"the image is {size[0]}x{size[1]}, smaller than a bucket step of {dataset.buckets.step}"
+            bad.error(what, entry.path, "enlarge or remove it, or drop bucket_no_upscale")
+            continue
+        sample = Sample(
+            path=Path(entry.path),
+            caption=entry.caption,
+            subset=subset,
+            dataset=index,
+            image_wh=size,
+            fit=fitted,
+            repeats=subset.num_repeats,
+            bucketed=dataset.buckets.enabled,
+            rotated=header.orientation > 1,
+            mask=masks.get(entry.path),
+        )
+        samples.append(sample)
+    if skip and bad.errors:
+        findings.warn(f"{len(bad.errors)} images are left out: {'; '.join(p.where for p in bad.errors[:3])}", subset.where)
+    else:
+        findings.errors += bad.errors
+    return split(samples, seed if dataset.validation_seed is None else dataset.validation_seed)
 
 
-def _caption_file(path: Path, extensions: Sequence[str]) -> Path | None:
-    stems = [path.with_suffix("")]
-    parts = str(path).split("_")
-    if len(parts) >= 5:  # name_cx_cy_w_h, as face detectors write
-        stems.append(Path("_".join(parts[:-4])))
-    for extension in extensions:
-        for stem in stems:
-            candidate = stem.with_name(stem.name + extension)
-            if candidate.is_file():
-                return candidate
-    return None
+def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> dict[str, Header]:
+    """The header of each readable image. Sizes that are remembered are not read again."""
+    known = _remembered(subset)
+    found: dict[str, Header] = {}
+    stamps: dict[str, tuple[int, int]] = {}
+    wanted = []
+    for path in paths:
+        if subset.cache_sizes:
+            stat = os.stat(path)  # noqa: PTH116 - called for every image
+            stamps[path] = (stat.st_mtime_ns, stat.st_size)
+        if path in stamps and (line := known.get(os.path.basename(path))) and tuple(line[:2]) == stamps[path]:  # noqa: PTH119
+            found[path] = Header((line[2], line[3]), line[4])
+        else:
+            wanted.append(path)
+    for path, header in zip(wanted, _read_all(wanted), strict=True):
+        if isinstance(header, Header):
+            found[path] = header
+        else:
+            reason = str(header).replace(path, "").strip(" '") or type(header).__name__
+            findings.error(f"unreadable image: {reason}", path, "replace or remove the file")
+    if subset.cache_sizes and wanted:
+        lines = {os.path.basename(p): [*stamps[p], *h.stored_wh, h.orientation] for p, h in found.items()}  # noqa: PTH119
+        _remember(subset, lines, findings)
+    return found
 
 
-def _caption(path: Path, subset: SubsetConfig) -> str:
-    """The caption of an image: its file's first line with text (all, with wildcards), else the class tokens.
+def _read_all(paths: Sequence[str]) -> list[Header | OSError]:
+    """Headers in order. From a fast disk one by one, which beats threads; from a slow one in parallel."""
 
-    Raises:
-        OSError, UnicodeDecodeError: the caption file cannot be read.
-    """
-    file = _caption_file(path, subset.caption_extensions)
-    if file is None:
-        return subset.class_tokens or ""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    return "\n".join(lines if subset.captions.wildcard else lines[:1])
+    def read(path: str) -> Header | OSError:
+        try:
+            return read_header(path)
+        except OSError as error:
+            return error
+
+    start = time.monotonic()
+    first = [read(path) for path in paths[:64]]
+    if time.monotonic() - start < SLOW * len(first):
+        return first + [read(path) for path in paths[64:]]
+    with ThreadPoolExecutor(16) as pool:
+        return first + list(pool.map(read, paths[64:]))
 
 
-def _read(path: Path, subset: SubsetConfig) -> _Found | Problem:
+def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
+    """Sizes kept by an earlier run: name to time, bytes, width, height, orientation."""
+    if not subset.cache_sizes or subset.image_dir is None:
+        return {}
     try:
-        size = image_size(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), "").strip(" '") or type(error).__name__
-        return Problem(f"unreadable image: {reason}", str(path), "replace or remove the file")
+        data = json.loads((subset.image_dir / SIZES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    lines = data.items() if isinstance(data, dict) else ()
+    return {k: v for k, v in lines if isinstance(v, list) and len(v) == 5 and all(isinstance(x, int) and x > 0 for x in v)}
+
+
+def _remember(subset: SubsetConfig, lines: dict[str, list[int]], findings: Findings) -> None:
+    if subset.image_dir is None:
+        return
     try:
-        return _Found(path, _caption(path, subset), size)
-    except (OSError, UnicodeDecodeError) as error:
-        return Problem(f"unreadable caption: {error}", str(path), "save caption files as UTF-8 text")
+        write_bytes(subset.image_dir / SIZES_FILE, json.dumps(lines).encode())
+    except CoinageError as error:
+        findings.warn(f"image sizes are not remembered: {error.problems[0].what}", error.problems[0].where)
 
 
-def _scan_subset(subset: SubsetConfig, pool: ThreadPoolExecutor) -> tuple[list[_Found], list[Problem]]:
-    if not subset.image_dir.is_dir():
-        hint = "write the path relative to the folder you start from, or absolute"
-        return [], [Problem(f"image folder not found: {subset.image_dir}", subset.where, hint)]
-    paths = sorted(p for p in subset.image_dir.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not paths:
-        return [], [Problem(f"no images in {subset.image_dir}", subset.where, f"add files ending in {', '.join(IMAGE_SUFFIXES[:5])}")]
-    results = list(pool.map(lambda p: _read(p, subset), paths))
-    return [r for r in results if isinstance(r, _Found)], [r for r in results if isinstance(r, Problem)]
+def _masks(entries: Sequence[Entry], headers: dict[str, Header], subset: SubsetConfig, findings: Findings) -> dict[str, Path]:
+    """The mask of each image: same name, any image suffix, same aspect ratio."""
+    if subset.mask_dir is None:
+        return {}
+    names = [e for e in list_folder(subset.mask_dir, subset.where, "mask folder", findings) if is_image(e.name)]
+    by_stem = {Path(entry.name).stem: entry.path for entry in names}
+    found: dict[str, Path] = {}
+    for entry in entries:
+        mask = by_stem.pop(Path(entry.path).stem, None)
+        if mask is None:
+            findings.error("the image has no mask", entry.path, f"put an image of the same name into {subset.mask_dir}")
+            continue
+        found[entry.path] = Path(mask)
+        try:
+            size = read_header(mask).upright_wh
+        except OSError as error:
+            findings.error(f"unreadable mask: {error}", mask, "replace the file")
+            continue
+        if entry.path in headers and not _same_shape(size, headers[entry.path].upright_wh):
+            width, height = headers[entry.path].upright_wh
+            what = f"the mask is {size[0]}x{size[1]}, and its image {width}x{height}"
+            findings.error(what, mask, "give both the same size, or at least the same aspect ratio")
+    if by_stem and entries:
+        findings.warn(f"{len(by_stem)} masks belong to no image: {', '.join(list(by_stem)[:3])}", str(subset.mask_dir))
+    return found
 
 
-def scan(data: DataConfig) -> tuple[list[Sample], list[Problem]]:
-    """Every image of every subset, and what is wrong with the others."""
-    samples, problems = [], []
-    with ThreadPoolExecutor(8) as pool:
-        for index, dataset in enumerate(data.datasets):
-            sizes = bucket_sizes(dataset.resolution_wh, dataset.buckets) if dataset.buckets.enabled else []
-            for subset in dataset.subsets:
-                found, wrong = _scan_subset(subset, pool)
-                problems += wrong
-                samples += [
-                    Sample(f.path, f.caption, subset, index, fit(f.size, dataset.resolution_wh, dataset.buckets, sizes)) for f in found
-                ]
-    return samples, problems
+def _same_shape(mask: Size, image: Size) -> bool:
+    """Whether a mask can be rescaled to its image: the same aspect ratio, within a pixel of the mask."""
+    return abs(mask[0] * image[1] - mask[1] * image[0]) <= max(image)
 
 
-def caption_problems(samples: Sequence[Sample], token: str) -> tuple[list[Problem], list[Problem]]:
-    """Errors and warnings about captions that lack the word, without which nothing is learned.
+def split(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Hold out the last round(n * share) of a permutation of n images; regularisation images all train.
 
-    Captions are tried as a run would use them: prefix, wildcards, dropped tags and warm-up included.
+    The permutation depends on the seed and n alone: the same folder at two resolutions holds out the same images.
     """
-    pattern = word_pattern([token])
-    tried = [(s, variants(s.caption, s.subset.captions, token)) for s in samples]
-    lacking = [(s, texts) for s, texts in tried if not all(pattern.search(text) for text in texts)]
-    if not lacking:
-        return [], []
-    shown = "; ".join(f"{s.path.name}: {s.caption!r}" for s, _ in lacking[:3])
-    where = f"{lacking[0][0].path.parent} ({shown})"
-    hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
-    if any(token.lower() in s.caption.lower() for s, _ in lacking):
-        hint += "; letter case and word boundaries count"
-    if not any(pattern.search(text) for _, texts in tried for text in texts):
-        return [Problem(f"no caption contains the word {token}: nothing would be learned", where, hint)], []
-    what = f"{len(lacking)} of {len(samples)} captions lack the word {token}: these images teach it nothing"
-    return [], [Problem(what, where, hint)]
+    if not samples or samples[0].subset.regularisation:
+        return list(samples)
+    count = round(len(samples) * samples[0].subset.validation_split)
+    order = rng_for(seed, "validation").permutation(len(samples))
+    chosen = set(order[len(samples) - count :].tolist())
+    return [replace(s, repeats=0, held_out=True) if i in chosen else s for i, s in enumerate(samples)]
+
+
+def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
+    """Regularisation images repeated until they are as many as the others; those not needed are left out.
+
+    The rule is the reference's: in order, first with their own repeats, then once more in each round.
+    """
+    wanted = sum(s.repeats for s in samples if not s.subset.regularisation)
+    reg = [i for i, s in enumerate(samples) if s.subset.regularisation]
+    repeats = reg_repeats(wanted, [samples[i].repeats for i in reg])
+    if reg and 0 in repeats:
+        findings.warn(f"{repeats.count(0)} of {len(reg)} regularisation images are not needed and are left out")
+    chosen = dict(zip(reg, repeats, strict=True))
+    return [replace(s, repeats=chosen[i]) if i in chosen else s for i, s in enumerate(samples) if chosen.get(i, 1)]
+
+
+def reg_repeats(wanted: int, repeats: Iterable[int]) -> list[int]:
+    """Repeats of each regularisation image, so that together they reach `wanted` uses."""
+    own = list(repeats)
+    found = [0] * len(own)
+    total = 0
+    while own and total < wanted:
+        for i, count in enumerate(own):
+            if total >= wanted:
+                break
+            found[i] += 1 if found[i] else count
+            total += 1 if found[i] > count else count
+    return found

@@ -23,7 +23,12 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction_type: PredictionType) -
     return snr.clamp(max=gamma) / divisor
 
 
-def loss_per_sample(prediction: Tensor, target: Tensor, snr: Tensor, config: LossConfig, prediction_type: PredictionType) -> Tensor:
+LEAST_MASK = 0.02  # mean of a mask, below which normalizing it would only amplify noise
+
+
+def loss_per_sample(
+    prediction: Tensor, target: Tensor, snr: Tensor, config: LossConfig, prediction_type: PredictionType, mask: Tensor | None = None
+) -> Tensor:
     """Mean squared error of each sample times its weight.
 
     Args:
@@ -32,11 +37,16 @@ def loss_per_sample(prediction: Tensor, target: Tensor, snr: Tensor, config: Los
         snr: [B] float32.
         config: which weights apply.
         prediction_type: what is predicted.
+        mask: weight of each place, [B, 1, H, W] float32 in 0..1. The mean is over all places, as the reference,
+            unless `normalize_mask` divides it by the mask's own mean.
 
     Returns:
         [B] float32.
     """
-    loss = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+    errors = (prediction.float() - target).square()
+    loss = errors.mean(dim=(1, 2, 3)) if mask is None else (errors * mask).mean(dim=(1, 2, 3))
+    if mask is not None and config.normalize_mask:
+        loss = loss / mask.mean(dim=(1, 2, 3)).clamp(min=LEAST_MASK)
     if config.min_snr_gamma:
         loss = loss * min_snr_weight(snr, config.min_snr_gamma, prediction_type)
     return loss

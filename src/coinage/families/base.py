@@ -11,7 +11,8 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import NoiseSchedule
-from coinage.tokens import TokenEmbedding, Tokenizer, WordEncoder
+from coinage.tokens import TokenEmbedding
+from coinage.words import Tokenizer, WordEncoder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -32,6 +33,7 @@ class Components:
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     clip_skip: int | None = None
+    chunks: int = 1  # rows of 77 ids per caption
     word_encoders: tuple[WordEncoder, ...] = ()
     embeddings: tuple[TokenEmbedding, ...] = ()
 

@@ -14,8 +14,8 @@ from coinage.config import ModelConfig
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas
 from coinage.errors import CoinageError
 from coinage.families.base import Components, Conditioning
-from coinage.families.clip_text import hidden_states
-from coinage.tokens import Tokenizer
+from coinage.families.clip_text import encode_captions
+from coinage.words import CHUNK, Tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
@@ -47,6 +47,7 @@ class SD1:
             schedule=schedule,
             scheduler_config={**config, "prediction_type": schedule.prediction_type},
             clip_skip=model.clip_skip,
+            chunks=model.max_token_length // CHUNK,
         )
         layers = parts.text_encoders[0].config.num_hidden_layers
         if model.clip_skip and model.clip_skip > layers:
@@ -56,8 +57,8 @@ class SD1:
         return parts
 
     def encode(self, parts: Components, captions: Sequence[str]) -> Conditioning:
-        ids = parts.word_encoders[0].batch(captions).to(parts.device)
-        return Conditioning(hidden_states(parts.text_encoders[0], ids, parts.clip_skip))
+        encoder, words = parts.text_encoders[0], parts.word_encoders[0]
+        return Conditioning(encode_captions(encoder, words, captions, parts.clip_skip, parts.chunks, parts.device))
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         dtype = parts.denoiser.dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -178,18 +178,28 @@ class Previewer(Observer):
 
 
 class Tracker(Observer):
-    """TensorBoard: one point per optimizer update."""
+    """TensorBoard: one point per optimizer update, and the losses on held-out images as they come in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, validation: Mapping[int, float]) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder))
+        self._validation, self._written = validation, set[int]()
 
     def stepped(self, run: Run) -> None:
         self._writer.add_scalar("loss", run.loss, run.step)
         self._writer.add_scalar("lr", run.schedule.get_last_lr()[0], run.step)
         for key, rows in zip(run.family.embedding_keys, run.parts.rows(), strict=True):
             self._writer.add_scalar(f"row_norm/{key}", float(rows.detach().norm(dim=1).mean()), run.step)
+        self._write_validation()
+
+    def finished(self, run: Run) -> None:  # noqa: ARG002 - the validator has measured by now
+        self._write_validation()
+
+    def _write_validation(self) -> None:
+        for step in self._validation.keys() - self._written:
+            self._writer.add_scalar("loss/validation", self._validation[step], step)
+            self._written.add(step)
 
     def close(self) -> None:
         self._writer.close()

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 import torch
 
-from coinage.config import TrainConfig
+from coinage.config import DataConfig, TrainConfig
 from coinage.data.batches import PlannedBatch, batches_per_epoch, plan_epoch
 from coinage.data.captions import vary
-from coinage.data.latents import Latents
-from coinage.data.scan import Sample
+from coinage.data.latent_cache import DiskCache
+from coinage.data.latents import Latent, Latents, Memory
+from coinage.data.sample import Sample
 from coinage.embedding_file import EmbeddingFile
 from coinage.errors import CoinageError
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.seeding import generator_for, rng_for
-from coinage.tokens import Placeholder
 from coinage.training.optimizers import ADAMW_NAMES, choose_optimizer, make_schedule
 from coinage.training.step import Batch
-from coinage.training.word import check_captions, install_word, read_vectors
+from coinage.training.word import install_word, read_vectors
+from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,8 +54,8 @@ class Run:
         """The batches of each optimizer update of an epoch (counted from 0), data included."""
         plan = plan_epoch(self.samples, self._batch_sizes, self.config.loop.seed, epoch)
         group: list[Batch] = []
-        for batch, moments in zip(plan, self.latents.of(plan), strict=True):
-            group.append(Batch(moments, self._captions(batch, epoch), self._generators(batch, epoch)))
+        for batch, latents in zip(plan, self.latents.of(plan, self.config.loop.seed, epoch), strict=True):
+            group.append(self._batch(batch, latents, epoch))
             if len(group) == self.config.optim.accumulation:
                 yield group
                 group = []
@@ -65,13 +66,19 @@ class Run:
     def _batch_sizes(self) -> list[int]:
         return [dataset.batch_size for dataset in self.config.data.datasets]
 
-    def _captions(self, batch: PlannedBatch, epoch: int) -> list[str]:
+    def _batch(self, planned: PlannedBatch, latents: Sequence[Latent], epoch: int) -> Batch:
         seed, token = self.config.loop.seed, self.placeholder.token
-        chosen = [(self.samples[item.sample], item.position) for item in batch]
-        return [vary(s.caption, s.subset.captions, token, rng_for(seed, "caption", epoch, at), self.step) for s, at in chosen]
-
-    def _generators(self, batch: PlannedBatch, epoch: int) -> list[torch.Generator]:
-        return [generator_for(self.config.loop.seed, "noise", epoch, item.position) for item in batch]
+        used = [(self.samples[item.sample], item.position) for item in planned]
+        captions = [
+            vary(s.caption, s.subset.captions, token, rng_for(seed, "caption", epoch, at), self.step, self.total_steps) for s, at in used
+        ]
+        return Batch(
+            moments=torch.stack([latent.moments for latent in latents]),
+            captions=captions,
+            generators=[generator_for(seed, "noise", epoch, at) for _, at in used],
+            weights=torch.tensor([self.config.loss.prior_weight if s.subset.regularisation else 1.0 for s, _ in used]),
+            mask=stack_masks(latents),
+        )
 
     def autocast(self) -> AbstractContextManager[object]:
         """Low-precision computation where it is configured."""
@@ -82,6 +89,21 @@ class Run:
         rows = (row.detach().float().cpu().clone() for row in self.parts.rows())
         vectors = dict(zip(self.family.embedding_keys, rows, strict=True))
         return EmbeddingFile(vectors, self.placeholder.token, self.step)
+
+
+def stack_masks(latents: Sequence[Latent]) -> torch.Tensor | None:
+    """[B, 1, h, w] masks of a batch, ones where an image has none; None if no image has one."""
+    if all(latent.mask is None for latent in latents):
+        return None
+    masks = [torch.ones(latent.moments.shape[-2:]) if latent.mask is None else latent.mask for latent in latents]
+    return torch.stack(masks).unsqueeze(1)
+
+
+def store_for(data: DataConfig, samples: Sequence[Sample], parts: Components) -> Memory | DiskCache | None:
+    """Where latents are kept, if they are."""
+    if data.cache_to_disk:
+        return DiskCache(samples, parts.vae, data.cache_dir, trust=data.trust_cache)
+    return Memory() if data.cache_latents else None
 
 
 def run_length(config: TrainConfig, batches: int) -> tuple[int, int]:
@@ -146,8 +168,6 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     dtype = working_dtype(config.model.precision, device)
     family, parts = load(config, dtype)
     placeholder = install_word(parts, config.words[0])
-    for encoder in parts.word_encoders:
-        check_captions(samples, encoder, placeholder)
     for module in parts.modules():
         module.to(device)
     if config.model.gradient_checkpointing:
@@ -162,7 +182,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
         parts=parts,
         placeholder=placeholder,
         samples=samples,
-        latents=Latents(parts.vae, samples, config.data.readers),
+        latents=Latents(parts.vae, samples, config.data.readers, store_for(config.data, samples, parts)),
         optimizer=optimizer,
         schedule=make_schedule(config.optim, optimizer, total_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),

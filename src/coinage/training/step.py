@@ -22,11 +22,15 @@ class Batch:
         moments: latent mean and standard deviation, [B, 2, C, h, w] float32, before the scaling factor.
         captions: B captions, as varied for this use.
         generators: one per sample; all draws of a sample come from its own.
+        weights: factor of each sample's loss, [B] float32; 1 but for regularisation images.
+        mask: weight of each place in the loss, [B, 1, h, w] float32; None where all count alike.
     """
 
     moments: Tensor
     captions: Sequence[str]
     generators: Sequence[torch.Generator]
+    weights: Tensor
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,27 @@ class StepResult:
     timesteps: Tensor
 
 
-def forward(family: ModelFamily, parts: Components, batch: Batch, noise_config: NoiseConfig, loss_config: LossConfig) -> StepResult:
-    """Noise the latents, predict, and compare (Rombach et al. 2022, arXiv:2112.10752, eq. 3)."""
+def forward(
+    family: ModelFamily,
+    parts: Components,
+    batch: Batch,
+    noise_config: NoiseConfig,
+    loss_config: LossConfig,
+    timesteps: Tensor | None = None,
+) -> StepResult:
+    """Noise the latents, predict, and compare (Rombach et al. 2022, arXiv:2112.10752, eq. 3).
+
+    Timesteps are drawn from the batch's generators unless they are given, [B] int64.
+    """
     device, schedule = parts.device, parts.schedule
     mean, std = batch.moments.unbind(dim=1)
     posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
     latents = ((mean + std * posterior) * parts.scaling_factor).to(device)
     noise = draw_noise(tuple(mean.shape[1:]), noise_config, batch.generators).to(device)
-    timesteps = draw_timesteps(noise_config, batch.generators).to(device)
+    timesteps = (draw_timesteps(noise_config, batch.generators) if timesteps is None else timesteps).to(device)
     cond = family.encode(parts, batch.captions)
     prediction = family.predict(parts, schedule.add_noise(latents, noise, timesteps), timesteps, cond)
     target = schedule.target(latents, noise, timesteps)
-    losses = loss_per_sample(prediction, target, schedule.snr(timesteps), loss_config, schedule.prediction_type)
-    return StepResult(losses, timesteps)
+    mask = None if batch.mask is None else batch.mask.to(device)
+    losses = loss_per_sample(prediction, target, schedule.snr(timesteps), loss_config, schedule.prediction_type, mask)
+    return StepResult(losses * batch.weights.to(device), timesteps)

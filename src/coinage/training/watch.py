@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 
-from rich.console import Console
-from rich.progress import Progress as Bar
-
+from coinage.progress import counted
 from coinage.prompts import Prompt
 from coinage.training.observers import Observer, Previewer, Progress, Saver, Tracker
 from coinage.training.setup import Run
+from coinage.training.validation import Validator
+
+log = logging.getLogger("coinage")
 
 
 def observers_for(run: Run, prompts: Sequence[Prompt]) -> list[Observer]:
@@ -19,16 +21,20 @@ def observers_for(run: Run, prompts: Sequence[Prompt]) -> list[Observer]:
     observers: list[Observer] = [Saver(config.save, name)]
     if prompts:
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name))
+    validator = Validator(config.validation)
+    if any(sample.held_out for sample in run.samples):
+        observers.append(validator)
     if config.log.tracker == "tensorboard" and config.log.dir:
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
-        observers.append(Tracker(config.log.dir / f"{config.log.prefix}{stamp}" / config.log.name))
+        observers.append(Tracker(config.log.dir / f"{config.log.prefix}{stamp}" / config.log.name, validator.measured))
     return [*observers, Progress()]
 
 
 def cache_latents(run: Run) -> None:
-    """Encode every image once, with a progress bar on a terminal."""
-    total = len(run.samples) + sum(sample.subset.flip for sample in run.samples)
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("encoding images", total=total)
-        run.latents.cache(run.config.data.vae_batch_size, lambda done: bar.update(task, completed=done))
+    """Encode every image once, showing how far it is."""
+    total = sum(2 if s.subset.images.flip and not s.held_out else 1 for s in run.samples)
+    with counted("encoding images", total) as on_image:
+        run.latents.cache(run.config.data.vae_batch_size, on_image)
+    if run.latents.recomputed:
+        shown = "; ".join(f"{path.name}: {why}" for path, why in list(run.latents.recomputed.items())[:3])
+        log.warning("%d latents on disk were not used and are made anew (%s)", len(run.latents.recomputed), shown)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from coinage.config import WordConfig
-from coinage.data.captions import TEMPLATES, variants
-from coinage.data.scan import Sample
 from coinage.embedding_file import read
-from coinage.errors import ConfigError, EmbeddingFileError, Problem
+from coinage.errors import ConfigError, EmbeddingFileError
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
-from coinage.tokens import Placeholder, WordEncoder, initial_rows, install_rows, placeholders_for, table_of
-
-log = logging.getLogger("coinage")
+from coinage.tokens import initial_rows, install_rows, table_of
+from coinage.words import Placeholder, WordEncoder, placeholders_for
 
 
 def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
@@ -59,29 +55,3 @@ def install_word(parts: Components, word: WordConfig) -> Placeholder:
     parts.embeddings = tuple(embeddings)
     parts.word_encoders = tuple(WordEncoder(tokenizer, [placeholder]) for tokenizer in parts.tokenizers)
     return placeholder
-
-
-def check_captions(samples: Iterable[Sample], encoder: WordEncoder, placeholder: Placeholder) -> None:
-    """See that every caption still holds all of the word's ids after it is cut to the encoder's length.
-
-    Raises:
-        ConfigError: no caption does; nothing would be learned.
-    """
-    room = encoder.tokenizer.model_max_length - 2
-    longest = max(TEMPLATES["object"] + TEMPLATES["style"], key=len)
-    whole, cut = 0, []
-    for sample in samples:
-        rules = sample.subset.captions
-        texts = [longest.format(placeholder.token)] if rules.template else variants(sample.caption, rules, placeholder.token)
-        rows = [encoder.ids(text) for text in texts]
-        if all(set(placeholder.ids) <= set(ids[:room]) for ids in rows):
-            whole += 1
-        elif any(set(placeholder.ids) & set(ids[room:]) for ids in rows):
-            cut.append(sample.path.name)
-    if not cut:
-        return
-    what = f"captions are longer than {room} tokens, and the word {placeholder.token} is cut off: {', '.join(cut[:3])}"
-    hint = "put the word first, shorten the captions, or use fewer vectors"
-    if not whole:
-        raise ConfigError([Problem(f"all {what}", hint=hint)])
-    log.warning("%d %s\nhint: %s", len(cut), what, hint)

@@ -1,0 +1,111 @@
+"""From flag values to the data configuration."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from coinage.cli.flags import BY_DEST
+from coinage.config import DataConfig, DatasetConfig
+from coinage.config_build import Fallback, Layer
+from coinage.config_io import folder_layout, read_datasets, single_subset
+from coinage.errors import Findings
+
+# Dataset keys that flags supply under their own name, and those with another.
+SAME_NAME = (
+    "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "resize_interpolation",
+    "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator", "caption_prefix", "caption_suffix",
+    "shuffle_caption", "enable_wildcard", "token_warmup_min", "token_warmup_step", "color_aug", "flip_aug", "random_crop",
+    "alpha_mask", "conditioning_data_dir", "cache_info", "validation_split", "validation_seed", "caption_tag_dropout_rate",
+)  # fmt: skip
+OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+BUCKET_UNIT = {"sd": 64, "sdxl": 32}  # pixels
+
+
+def build_data(args: argparse.Namespace, script: str, findings: Findings) -> DataConfig:
+    """All images and how they are read; what is wrong with the settings is found.
+
+    Args:
+        args: values of all flags.
+        script: "sd" or "sdxl".
+        findings: gets errors, warnings and notes.
+    """
+    fallback = _fallback(args, script, findings)
+    return DataConfig(
+        datasets=_datasets(args, fallback, findings),
+        cache_latents=fallback.cached,
+        cache_to_disk=args.cache_latents_to_disk,
+        cache_dir=Path(args.cache_dir) if args.cache_dir else None,
+        trust_cache=args.skip_cache_check,
+        vae_batch_size=args.vae_batch_size,
+        readers=args.max_data_loader_n_workers,
+        skip_bad_images=args.skip_bad_images,
+        require_word=args.require_token,
+    )
+
+
+def _datasets(args: argparse.Namespace, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:
+    if args.dataset_config:
+        given = [f"--{name}" for name in ("train_data_dir", "reg_data_dir", "in_json") if getattr(args, name)]
+        if given:
+            findings.note(f"{', '.join(given)} is not read: --dataset_config names the folders")
+        path = Path(args.dataset_config)
+        if path.is_dir():
+            return _folder(path, None, fallback, findings)
+        return read_datasets(path, fallback, findings)
+    if args.in_json:
+        values = {"metadata_file": args.in_json, **({"image_dir": args.train_data_dir} if args.train_data_dir else {})}
+        return single_subset(values, f"--in_json {args.in_json}", fallback, findings)
+    if args.train_data_dir:
+        reg = Path(args.reg_data_dir) if args.reg_data_dir else None
+        return folder_layout(Path(args.train_data_dir), reg, fallback, findings)
+    findings.error("no dataset", hint="give --dataset_config dataset.toml or --train_data_dir folder")
+    return ()
+
+
+def _folder(path: Path, regularisation: Path | None, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:
+    """A folder given in place of a dataset file: of subfolders such as 10_mychar, or of images."""
+    if any(child.is_dir() and child.name.partition("_")[0].isdecimal() for child in path.iterdir()):
+        return folder_layout(path, regularisation, fallback, findings)
+    return single_subset({"image_dir": str(path)}, str(path), fallback, findings)
+
+
+def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fallback:
+    """What flags supply to every dataset: their defaults, and those that were given."""
+    flags = {name: name for name in SAME_NAME} | OTHER_NAME
+    defaults: dict[str, Any] = {key: BY_DEST[flag].default for key, flag in flags.items()}
+    given: dict[str, Any] = {key: value for key, flag in flags.items() if (value := getattr(args, flag)) != BY_DEST[flag].default}
+    defaults |= {"caption_extension": None, "face_crop_aug_range": None}
+    # The default suffix also finds .txt files: a folder of them must not train without captions.
+    extension = args.caption_extention or args.caption_extension
+    if extension != BY_DEST["caption_extension"].default:
+        given["caption_extension"] = extension
+    if args.resolution:
+        given["resolution"] = _numbers(args.resolution, "--resolution", int, "write 512 or 512,768 (width,height)", findings) or 512
+    if args.face_crop_aug_range:
+        hint = "write lo,hi such as 2.0,4.0"
+        face = _numbers(args.face_crop_aug_range, "--face_crop_aug_range", float, hint, findings)
+        given["face_crop_aug_range"] = face if face and len(args.face_crop_aug_range.split(",")) == 2 else None
+        if face and given["face_crop_aug_range"] is None:
+            findings.error(f"--face_crop_aug_range {args.face_crop_aug_range!r} is no range", hint=hint)
+    return Fallback(
+        layers=(Layer("default", defaults), Layer("command line", given)),
+        template="object" if args.use_object_template else "style" if args.use_style_template else None,
+        cached=args.cache_latents or args.cache_latents_to_disk,
+        bucket_unit=BUCKET_UNIT[script],
+        as_reference=args.data_as_reference,
+        log_ratio=args.bucket_log_ratio,
+    )
+
+
+def _numbers(text: str, flag: str, kind: type[int | float], hint: str, findings: Findings) -> list[float] | None:
+    """One number, taken twice, or two, with a comma between."""
+    try:
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2):
+        findings.error(f"{flag} {text!r} is not a size" if kind is int else f"{flag} {text!r} is no range", hint=hint)
+        return None
+    return [values[0], values[-1]]

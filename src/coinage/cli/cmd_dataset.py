@@ -1,0 +1,238 @@
+"""`coinage dataset`, and `--debug_dataset` of the training scripts: a dataset checked and shown, without a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from coinage.cli.build_data import build_data
+from coinage.cli.parse import Parser, notes, parse
+from coinage.config import DataConfig, TrainConfig
+from coinage.contact_sheet import contact_sheet
+from coinage.data.examine import DataChecked, examine
+from coinage.data.summary import describe_sample, summarize
+from coinage.errors import Findings, Problem
+from coinage.files import write_bytes
+from coinage.preflight import tokenizer_of, vocabulary_problems
+from coinage.words import CHUNK, pieces_of
+
+log = logging.getLogger("coinage")
+EXAMPLES = """\
+examples:
+  coinage dataset dataset.toml --token mychar
+  coinage dataset dataset.toml --token mychar --num_vectors 4 --model path/to/model --html dataset.html
+  coinage dataset path/to/images --resolution 512 --enable_bucket
+
+All data flags of the training scripts work here too; docs/flags.md lists them.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Which dataset to look at, for which word and model, and how to show it."""
+
+    data: DataConfig
+    token: str | None
+    num_vectors: int
+    model: str | None
+    chunks: int
+    seed: int
+    as_json: bool = False
+    html: Path | None = None
+    json_file: Path | None = None
+    shown: int = 3  # samples printed with their captions
+
+
+def dataset_parser() -> Parser:
+    """The parser of the command's own flags; the others are the training scripts'."""
+    import argparse
+
+    parser = Parser(
+        prog="coinage dataset",
+        usage="coinage dataset CONFIG [flags]",
+        description="Check a dataset and show what training would see.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="A dataset file (.toml or .json), or a folder of images.")
+    parser.add_argument("--token", help="The word that captions should hold.")
+    parser.add_argument("--num_vectors", type=int, default=1, help="Vectors that the word takes. Default: 1.")
+    parser.add_argument("--model", help="Model whose tokenizer counts tokens: a diffusers folder or a hub id.")
+    parser.add_argument("--sdxl", action="store_true", help="Bucket sides may be multiples of 32, as for SDXL.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="Write a contact sheet: every image as cut, with captions and token ids.")
+    return parser
+
+
+def dataset_command(argv: Sequence[str]) -> None:
+    """Run `coinage dataset`.
+
+    Raises:
+        ConfigError: the dataset has errors; they come after the summary.
+    """
+    own, rest = dataset_parser().parse_known_args(argv)
+    script = "sdxl" if own.sdxl or (own.model and (Path(own.model) / "text_encoder_2").is_dir()) else "sd"
+    args = parse(script, [*rest, f"--dataset_config={own.config}"], "coinage dataset")
+    findings = Findings()
+    data = build_data(args, script, findings)
+    question = Question(
+        data=data,
+        token=own.token or args.token_string,
+        num_vectors=max(own.num_vectors, args.num_vectors_per_token),
+        model=own.model or args.pretrained_model_name_or_path,
+        chunks=(args.max_token_length or CHUNK) // CHUNK,
+        seed=args.seed or 0,
+        as_json=own.json,
+        html=own.html,
+    )
+    for note in notes(args):
+        findings.note(note)
+    answer(question, findings)
+
+
+def show_dataset(config: TrainConfig, findings: Findings, folder: str | None) -> None:
+    """What `--debug_dataset` does: check and show the data of a training command.
+
+    Raises:
+        ConfigError: the dataset has errors; they come after the summary.
+    """
+    word = config.words[0]
+    question = Question(
+        data=config.data,
+        token=word.token,
+        num_vectors=word.num_vectors,
+        model=config.model.source,
+        chunks=config.model.max_token_length // CHUNK,
+        seed=config.loop.seed,
+        html=Path(folder) / "dataset.html" if folder else None,
+        json_file=Path(folder) / "dataset.json" if folder else None,
+        shown=10,
+    )
+    answer(question, findings)
+
+
+def answer(question: Question, findings: Findings) -> None:
+    """Check, print, write; then stop if there are errors.
+
+    Raises:
+        ConfigError: all errors together.
+    """
+    tokenizer = tokenizer_of(question.model, findings) if question.model else None
+    if question.model and tokenizer is None:
+        findings.warn("no tokenizer found, so token ids are not shown", question.model, "give a diffusers folder or a hub id")
+    if tokenizer and question.token:
+        findings.errors += vocabulary_problems(pieces_of(question.token, question.num_vectors), tokenizer.get_vocab(), str(question.model))
+    about = (question.token, question.num_vectors, tokenizer, question.chunks)
+    checked = examine(question.data, question.seed, *about, findings, decode=True)
+    summary = summarize(question.data, checked)
+    samples = [describe_sample(s, checked, question.token, question.seed, question.chunks) for s in checked.samples]
+    whole = summary | {"samples": samples, **_told(findings)}
+    if question.as_json:
+        print(json.dumps(whole, indent=1, ensure_ascii=False))
+    else:
+        print_summary(summary, samples[: question.shown], checked)
+        for note in findings.notes:
+            log.info("note: %s", note)
+        for warning in findings.warnings:
+            log.warning("%s", warning)
+    if question.html:
+        write_bytes(question.html, contact_sheet(whole, checked).encode())
+        log.info("wrote %s", question.html)
+    if question.json_file:
+        write_bytes(question.json_file, json.dumps(whole, indent=1, ensure_ascii=False).encode())
+        log.info("wrote %s", question.json_file)
+    findings.raise_errors()
+
+
+def _told(findings: Findings) -> dict[str, Any]:
+    def plain(problems: Sequence[Problem]) -> list[dict[str, str]]:
+        return [{"what": p.what, "where": p.where, "hint": p.hint} for p in problems]
+
+    return {"errors": plain(findings.errors), "warnings": plain(findings.warnings), "notes": findings.notes}
+
+
+def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked) -> None:
+    """The summary as tables on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    kinds = [f"{summary['images']} images"]
+    kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
+    console.print(f"{', '.join(kinds)}; {summary['uses_per_epoch']} uses and {summary['batches_per_epoch']} batches an epoch")
+    for number, dataset in enumerate(summary["datasets"], 1):
+        _print_dataset(console, number, dataset)
+    for line in _caption_lines(summary):
+        console.print(line, markup=False)
+    labels = (
+        ("rotated", "turned upright"),
+        ("enlarged_over_2x", "enlarged over 2x"),
+        ("tiny", "tiny"),
+        ("much_cut", "cut by over a quarter"),
+    )
+    for key, label in labels:
+        if summary[key]:
+            console.print(f"{label}: {len(summary[key])} ({_some(summary[key])})", markup=False)
+    for sample in samples:
+        _print_sample(console, sample, checked)
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(Path(path).name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+
+
+def _print_dataset(console: Console, number: int, dataset: dict[str, Any]) -> None:
+    width, height = dataset["resolution"]
+    console.print(f"\ndataset {number}: {width}x{height}, batch size {dataset['batch_size']}", markup=False)
+    for subset in dataset["subsets"]:
+        kind = ", regularisation" if subset["regularisation"] else ""
+        console.print(f"  {subset['source']}: {subset['images']} images x {subset['repeats']}{kind}", markup=False)
+        for setting, where in subset["settings"]:
+            console.print(f"    {setting}  ({where})", markup=False)
+    table = Table("bucket", "images", "uses", "batches", "last batch", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for bucket in dataset["buckets"]:
+        size = "x".join(map(str, bucket["size"]))
+        last = "full" if not bucket["short_batch"] else f"{bucket['short_batch']} of {dataset['batch_size']}"
+        lonely = " (fills no batch)" if bucket["lonely"] else ""
+        table.add_row(size, str(bucket["images"]), str(bucket["uses"]), str(bucket["batches"]), last + lonely)
+    console.print(table)
+    console.print(f"mean aspect error {dataset['mean_aspect_error']:.3f}")
+    if dataset["short_batches"]:
+        console.print(f"{dataset['short_batches']} short batches an epoch: their images weigh more in an update")
+
+
+def _caption_lines(summary: dict[str, Any]) -> list[str]:
+    captions = summary["captions"]
+    if captions is None:
+        return ["\ncaptions: give --token to see whether they hold the word"]
+    total = captions["always_hold_the_word"] + captions["sometimes"] + captions["never"]
+    lines = [f"\ncaptions: {captions['always_hold_the_word']} of {total} hold the word"]
+    if captions["sometimes"] or captions["word_cut_off"]:
+        lines[0] += f", {captions['sometimes']} only sometimes; it is cut off in {captions['word_cut_off']}"
+    tokens = captions.get("tokens")
+    if tokens is None:
+        return [*lines, "tokens: give --model to count them"]
+    longest = ", ".join(f"{Path(x['path']).name} {x['tokens']}" for x in tokens["longest"][:3])
+    text = f"tokens: {tokens['median']:g} in the middle, {tokens['longer_than_limit']} captions over {tokens['limit']}; longest: {longest}"
+    ids = summary["word"]["ids"] if summary["word"] else []
+    shown = f"word: ids {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"word: id {ids[0]}" if ids else ""
+    return [*lines, text, *([shown] if shown else [])]
+
+
+def _print_sample(console: Console, sample: dict[str, Any], checked: DataChecked) -> None:
+    size, bucket, crop = ("x".join(map(str, sample[key])) for key in ("size", "bucket", "crop"))
+    console.print(f"\n{sample['path']}  {size} -> {bucket}, cut from {crop.replace('x', ',')}, x{sample['repeats']}", markup=False)
+    console.print(f"  caption: {sample['caption']}", markup=False)
+    word = set(checked.word.ids) if checked.word else set()
+    for caption in sample["captions"]:
+        if caption["text"] != sample["caption"]:
+            console.print(f"  used as: {caption['text']}", markup=False)
+        for chunk in caption["ids"] or []:
+            console.print("  ids: " + " ".join(f"[{i}]" if i in word else str(i) for i in chunk), markup=False)

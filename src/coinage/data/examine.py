@@ -1,0 +1,116 @@
+"""Look at a whole dataset before a model is loaded: files, pixels, captions, the word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from coinage.config import DataConfig
+from coinage.data.coverage import Coverage, cover_captions, report_coverage
+from coinage.data.images import load_view
+from coinage.data.sample import Sample
+from coinage.data.scan import scan
+from coinage.errors import CoinageError, Findings, Problem
+from coinage.progress import counted
+from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
+
+DECODED_AT_ONCE = 500  # images; larger sets that are to be cached are decoded while they are encoded
+LEAST_MASK = 0.02  # mean of a mask
+
+
+@dataclass(frozen=True, slots=True)
+class DataChecked:
+    """A dataset that has been looked at."""
+
+    samples: tuple[Sample, ...]
+    coverage: Coverage | None  # None without a word
+    encoder: WordEncoder | None  # None without a tokenizer
+    word: Placeholder | None
+
+
+def examine(
+    data: DataConfig,
+    seed: int,
+    token: str | None,
+    num_vectors: int,
+    tokenizer: Tokenizer | None,
+    chunks: int,
+    findings: Findings,
+    *,
+    decode: bool | None = None,
+) -> DataChecked:
+    """Find every image, read every caption, decode every pixel, and look for the word.
+
+    Args:
+        data: datasets and their rules.
+        seed: of the run.
+        token: the word; None: captions are not asked for it.
+        num_vectors: of the word.
+        tokenizer: for token counts; None: words are looked for in the text.
+        chunks: rows of 77 ids per caption.
+        findings: gets everything that is wrong.
+        decode: whether to decode all images; None: unless they are many and will be decoded for caching anyway.
+    """
+    samples = scan(data, seed, findings)
+    if decode is None:
+        decode = not data.cache_latents or data.skip_bad_images or len(samples) <= DECODED_AT_ONCE
+    if decode:
+        samples = decodable(samples, data.readers, findings, skip=data.skip_bad_images)
+    if not any(sample.repeats for sample in samples) and not findings.errors:
+        findings.error("no images to train on", hint="check the dataset's folders, num_repeats and validation_split")
+    encoder = word = coverage = None
+    if tokenizer is not None:
+        (word,) = placeholders_for([(token or "", num_vectors)], tokenizer)
+        encoder = WordEncoder(tokenizer, [word] if token else [])
+    if token and samples:
+        coverage = cover_captions(samples, token, encoder, word, chunks)
+        report_coverage(coverage, token, findings, required=data.require_word)
+        _warn_of_regularisation(samples, token, findings)
+    _note_sides(samples, findings)
+    return DataChecked(tuple(samples), coverage, encoder, word)
+
+
+def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, skip: bool) -> list[Sample]:
+    """The images that can be decoded; what is wrong with the others, and with their masks, is found."""
+
+    def look(sample: Sample) -> tuple[Problem, ...] | float | None:
+        try:
+            view = load_view(sample)
+        except CoinageError as error:
+            return error.problems
+        return None if view.mask is None else float(view.mask.mean())
+
+    kept, bad, faint = [], list[Problem](), list[Sample]()
+    with ThreadPoolExecutor(max(readers, 1)) as pool, counted("reading images", len(samples)) as on_image:
+        for done, (sample, result) in enumerate(zip(samples, pool.map(look, samples), strict=True), 1):
+            if isinstance(result, tuple):
+                bad += result
+            else:
+                kept.append(sample)
+                if result is not None and result < LEAST_MASK:
+                    faint.append(sample)
+            on_image(done)
+    bad = list(dict.fromkeys(bad))  # an image in two datasets is told once
+    if bad and skip:
+        findings.warn(f"{len(bad)} images are left out: {'; '.join(problem.where for problem in bad[:3])}")
+    else:
+        findings.errors += bad
+    if faint:
+        what = f"{len(faint)} masks cover less than {LEAST_MASK:.0%} of their image, which then teaches next to nothing"
+        findings.warn(what, str(faint[0].mask or faint[0].path), "white is what counts; --mask_normalize makes up for small masks")
+    return kept
+
+
+def _warn_of_regularisation(samples: Sequence[Sample], token: str, findings: Findings) -> None:
+    idle = sum(sample.regularisation_without(token) for sample in samples)
+    if idle:
+        what = f"{idle} regularisation images do not hold the word {token}: only the word trains, so they teach nothing and cost time"
+        findings.warn(what, hint="leave them out for Textual Inversion")
+
+
+def _note_sides(samples: Sequence[Sample], findings: Findings) -> None:
+    """Mirroring swaps left and right in pictures and not in captions."""
+    if any(s.subset.images.flip and re.search(r"\b(left|right)\b", s.caption) for s in samples):
+        findings.note("flip_aug mirrors images whose captions say left or right, and leaves the captions as they are")

@@ -1,0 +1,142 @@
+"""Latents kept on disk, one file per image: found again only for the same image, cut, VAE and precision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from coinage.data.latents import Key, Latent
+from coinage.data.sample import Sample
+from coinage.errors import CoinageError
+from coinage.files import write_bytes
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+FORMAT = "coinage latents 1"
+FOLDER = Path(".coinage") / "latents"
+
+
+def fingerprint(vae: AutoencoderKL) -> str:
+    """A digest of a VAE's weights, as they are used."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor.detach().cpu()))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+class DiskCache:
+    """A store of latents in files.
+
+    A file's name holds a key of everything that shapes the latents but the image's content; the content is
+    checked by time and size, and by its digest where those differ. A file that is broken, of another image
+    or of another program counts as missing, and `recomputed` tells why.
+    """
+
+    def __init__(self, samples: Sequence[Sample], vae: AutoencoderKL, folder: Path | None, *, trust: bool = False) -> None:
+        self._samples, self._folder, self._trust = samples, folder, trust
+        self._vae = f"{fingerprint(vae)} {vae.dtype}"
+        self._scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._lock = Lock()
+        self.recomputed: dict[Path, str] = {}  # image: why its file was not used
+
+    def path_for(self, key: Key) -> Path:
+        """Where a latent is kept: beside its image, or in a folder per image folder."""
+        sample, flipped = self._samples[key[0]], key[1]
+        rules, fit = sample.subset.images, sample.fit
+        mask = sample.mask.name if sample.mask else ""
+        parts = [sample.path.name, mask, fit, flipped, rules.interpolation, rules.alpha_mask, rules.as_reference, self._vae]
+        digest = hashlib.blake2b(repr([FORMAT, *parts]).encode(), digest_size=8).hexdigest()
+        name = f"{sample.path.name}_{fit.bucket_wh[0]}x{fit.bucket_wh[1]}_{digest}.safetensors"
+        parent = sample.path.parent
+        if self._folder is None:
+            return parent / FOLDER / name
+        place = hashlib.blake2b(str(parent.resolve()).encode(), digest_size=4).hexdigest()
+        return self._folder / f"{parent.resolve().name}-{place}" / name
+
+    def load(self, key: Key) -> Latent | None:
+        path, sample = self.path_for(key), self._samples[key[0]]
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            data = b""
+        found = self._parse(data, sample)
+        if isinstance(found, Latent):
+            return found
+        with self._lock:
+            self.recomputed[sample.path] = found
+        return None
+
+    def _parse(self, data: bytes, sample: Sample) -> Latent | str:
+        """The latent in a file's bytes, or why there is none to be used."""
+        try:
+            size = int.from_bytes(data[:8], "little")
+            about = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+            tensors = safetensors.torch.load(data)
+        except (ValueError, AttributeError, SafetensorError):
+            return "the file is broken"
+        width, height = sample.fit.bucket_wh
+        if about.get("format") != FORMAT or "moments" not in tensors:
+            return "the file is not ours"
+        shape = (2, tensors["moments"].shape[1], height // self._scale, width // self._scale)
+        if about.get("sum") != _sum(tensors) or tuple(tensors["moments"].shape) != shape:
+            return "the file is broken"
+        if not self._trust and not _same_content(sample, about):
+            return "the image has changed"
+        return Latent(tensors["moments"], tensors.get("mask"), sample.fit)
+
+    def save(self, key: Key, latent: Latent) -> None:
+        sample = self._samples[key[0]]
+        tensors = {"moments": latent.moments} | ({} if latent.mask is None else {"mask": latent.mask})
+        about = {"format": FORMAT, "sum": _sum(tensors), "stamp": _stamp(sample), "content": _content(sample)}
+        path = self.path_for(key)
+        try:
+            write_bytes(path, safetensors.torch.save(tensors, about), sync=False)
+        except CoinageError as error:
+            hint = "free some space, name a folder with --cache_dir, or use --cache_latents to keep them in memory"
+            raise CoinageError(f"cannot keep latents: {error.problems[0].what}", str(path), hint) from error
+
+
+def _sum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(tensors):
+        digest.update(_bytes_of(tensors[name]))
+    return digest.hexdigest()
+
+
+def _files(sample: Sample) -> list[Path]:
+    return [sample.path, *([sample.mask] if sample.mask else [])]
+
+
+def _stamp(sample: Sample) -> str:
+    """Time and size of the image and its mask."""
+    stats = [path.stat() for path in _files(sample)]
+    return " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)
+
+
+def _content(sample: Sample) -> str:
+    """A digest of the bytes of the image and its mask."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in _files(sample):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _same_content(sample: Sample, about: dict[str, str]) -> bool:
+    return about.get("stamp") == _stamp(sample) or about.get("content") == _content(sample)

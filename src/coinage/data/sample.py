@@ -1,0 +1,36 @@
+"""What a dataset is made of once it has been found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coinage.config import SubsetConfig
+from coinage.data.buckets import Fit, Size
+from coinage.words import word_pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a subset, with its caption and how it is fitted to its bucket."""
+
+    path: Path
+    caption: str  # lines, when wildcards are on
+    subset: SubsetConfig
+    dataset: int  # index into the datasets
+    image_wh: Size  # as displayed
+    fit: Fit  # cut in the middle
+    repeats: int = 1  # uses per epoch; 0 when held out
+    held_out: bool = False  # for validation only
+    bucketed: bool = False
+    rotated: bool = False  # an EXIF orientation turns it
+    mask: Path | None = None
+
+    def regularisation_without(self, token: str) -> bool:
+        """Whether this is a regularisation image whose caption lacks the word."""
+        return self.subset.regularisation and not word_pattern([token]).search(self.caption)
+
+    @property
+    def enlarged(self) -> float:
+        """How much the image grows on its way to the bucket; below 1 it shrinks."""
+        return max(self.fit.resized_wh[0] / self.image_wh[0], self.fit.resized_wh[1] / self.image_wh[1])

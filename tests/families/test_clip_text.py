@@ -1,0 +1,44 @@
+"""CLIP text encoders: several rows of a caption become one sequence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.families.clip_text import end_of_text, join_chunks
+from tests.helpers import prepared
+
+
+@pytest.mark.parametrize(
+    ("chunks", "places"),
+    [(1, range(77)), (2, [*range(76), *range(78, 154)]), (3, [0, *range(1, 76), *range(78, 153), *range(155, 230), 230])],
+)
+def test_rows_are_joined_without_the_starts_and_ends_between_them(chunks: int, places: list[int]) -> None:
+    rows = torch.arange(2 * chunks * 77.0).reshape(2 * chunks, 77, 1)
+    joined = join_chunks(rows, chunks)
+    assert joined.shape == (2, 75 * chunks + 2, 1)
+    assert joined[0, :, 0].tolist() == list(places)
+    assert joined[1, :, 0].tolist() == [p + chunks * 77 for p in places]
+
+
+def test_the_end_of_text_is_found_though_a_new_word_has_a_larger_id() -> None:
+    ids = torch.tensor([[49406, 320, 49410, 49407, 0, 0], [49406, 49407, 49407, 49407, 49407, 49407], [49406, 1, 2, 3, 4, 5]])
+    assert end_of_text(ids, 49407).tolist() == [3, 1, 0]
+
+
+def test_a_short_caption_is_read_alike_at_any_length(moon_dataset: Path, tmp_path: Path) -> None:
+    short, long = (prepared(moon_dataset, tmp_path, *more) for more in ((), ("--max_token_length=150",)))
+    captions = ["a photo of zibu on a red background"]
+    one, two = (run.family.encode(run.parts, captions).encoder_hidden_states for run in (short, long))
+    assert two.shape == (1, 152, one.shape[2])
+    torch.testing.assert_close(one[:, :76], two[:, :76])
+
+
+def test_a_word_beyond_75_tokens_gets_a_gradient(moon_dataset: Path, tmp_path: Path) -> None:
+    caption = "red " * 100 + "zibu"
+    for length, learns in ((150, True), (75, False)):
+        more = [f"--max_token_length={length}"] if length > 75 else []
+        run = prepared(moon_dataset, tmp_path, *more)
+        hidden = run.family.encode(run.parts, [caption]).encoder_hidden_states
+        (gradient,) = torch.autograd.grad(hidden.square().sum(), run.parts.rows(), allow_unused=True)
+        assert bool(gradient.abs().sum() > 0) == learns
