@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from coinage.config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.data.headers import Header, read_header
+from coinage.data.reading import read_many
 from coinage.data.sample import Sample
 from coinage.data.sources import Entry, entries_of, is_image, list_folder
 from coinage.errors import CoinageError, Findings
@@ -20,7 +19,6 @@ from coinage.files import write_bytes
 from coinage.seeding import rng_for
 
 SIZES_FILE = Path(".coinage") / "sizes.json"
-SLOW = 0.001  # seconds per header, above which waiting for the disk is shared among threads
 MOST_USES = 50_000_000  # image uses per epoch
 
 
@@ -103,7 +101,7 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
             found[path] = Header((line[2], line[3]), line[4])
         else:
             wanted.append(path)
-    for path, header in zip(wanted, _read_all(wanted), strict=True):
+    for path, header in zip(wanted, read_many(read_header, wanted), strict=True):
         if isinstance(header, Header):
             found[path] = header
         else:
@@ -113,23 +111,6 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
         lines = {os.path.basename(p): [*stamps[p], *h.stored_wh, h.orientation] for p, h in found.items()}  # noqa: PTH119
         _remember(subset, lines, findings)
     return found
-
-
-def _read_all(paths: Sequence[str]) -> list[Header | OSError]:
-    """Headers in order. From a fast disk one by one, which beats threads; from a slow one in parallel."""
-
-    def read(path: str) -> Header | OSError:
-        try:
-            return read_header(path)
-        except OSError as error:
-            return error
-
-    start = time.monotonic()
-    first = [read(path) for path in paths[:64]]
-    if time.monotonic() - start < SLOW * len(first):
-        return first + [read(path) for path in paths[64:]]
-    with ThreadPoolExecutor(16) as pool:
-        return first + list(pool.map(read, paths[64:]))
 
 
 def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:

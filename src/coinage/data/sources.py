@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coinage.config import SubsetConfig
+from coinage.data.reading import read_bytes, read_many
 from coinage.errors import Findings
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
@@ -81,9 +82,12 @@ def _from_folder(subset: SubsetConfig, findings: Findings) -> list[Entry]:
         if other:
             what = f"no image has a caption ending in {' or '.join(subset.caption_extensions)}, but {len(other)} have another"
             findings.error(what, subset.where, f"set caption_extension to {Path(_caption_name(other[0], CAPTION_SUFFIXES, names)).suffix}")
+    wanted = [] if subset.captions.template else [names[caption] for caption in captions.values() if caption]
+    read = dict(zip(wanted, read_many(read_bytes, wanted), strict=True))
     entries = []
-    for name in images:
-        text = _read_caption(names[captions[name]], subset, findings) if captions[name] else None
+    for name, caption in captions.items():
+        path = names.get(caption, "")
+        text = _caption(path, read[path], subset, findings) if path in read else None
         entries.append(Entry(names[name], (subset.class_tokens or "") if text is None else text, _has(text, subset)))
     return entries
 
@@ -110,13 +114,11 @@ def _caption_name(name: str, extensions: Iterable[str], names: Mapping[str, str]
     return next((found for extension in extensions for s in stems if (found := s + extension) in names), "")
 
 
-def _read_caption(path: str, subset: SubsetConfig, findings: Findings) -> str | None:
-    """The first line with text, or all of them with wildcards."""
-    if subset.captions.template:
-        return None  # a template replaces it
+def _caption(path: str, data: bytes | OSError, subset: SubsetConfig, findings: Findings) -> str | None:
+    """The first line with text, or all of them with wildcards; None when there is none to be had."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - called for every image
-            data = file.read()
+        if isinstance(data, OSError):
+            raise data
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         findings.error(f"unreadable caption: {error}", path, "save caption files as UTF-8 text")
