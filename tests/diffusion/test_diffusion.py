@@ -80,6 +80,19 @@ def test_loss_is_the_weighted_mean_square() -> None:
     np.testing.assert_allclose(weighted, expected * np.minimum(snr.numpy(), 5) / snr.numpy(), rtol=1e-5)
 
 
+def test_a_mask_weighs_the_loss() -> None:
+    prediction, target, snr = torch.ones(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.ones(2)
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, :, :, :2] = 1
+    mask[1] = 127 / 255
+    plain = loss_per_sample(prediction, target, snr, LossConfig(), "epsilon", mask)
+    assert plain.tolist() == pytest.approx([0.5, 0.498], abs=1e-3)
+    normalized = LossConfig(normalize_mask=True)
+    assert loss_per_sample(prediction, target, snr, normalized, "epsilon", mask).tolist() == pytest.approx([1, 1])
+    empty = loss_per_sample(prediction, target, snr, normalized, "epsilon", mask * 0)
+    assert empty.tolist() == [0, 0], "nothing to learn, and no division by zero"
+
+
 def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
     def draw(*keys: int) -> torch.Tensor:
         return draw_noise((4, 8, 8), NoiseConfig(), [generator_for(0, key) for key in keys])

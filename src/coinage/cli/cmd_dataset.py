@@ -132,6 +132,8 @@ def answer(question: Question, findings: Findings) -> None:
         findings.errors += vocabulary_problems(pieces_of(question.token, question.num_vectors), tokenizer.get_vocab(), str(question.model))
     about = (question.token, question.num_vectors, tokenizer, question.chunks)
     checked = examine(question.data, question.seed, *about, findings, decode=True)
+    if not checked.samples:
+        findings.raise_errors()
     summary = summarize(question.data, checked)
     samples = [describe_sample(s, checked, question.token, question.seed, question.chunks) for s in checked.samples]
     whole = summary | {"samples": samples, **_told(findings)}

@@ -61,7 +61,7 @@ def run_training(config: TrainConfig, checked: Checked) -> None:
         raise CoinageError("several processes are not supported yet", hint="pass --num_processes 1 to accelerate launch")
     log.info("loading %s", config.model.source)
     run = prepare(config, checked.samples, state.device)
-    shape = (len(run.samples), run.total_steps, run.total_epochs, run.dtype, state.device)
+    shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, state.device)
     log.info("%d images, %d steps, %d epochs, %s on %s", *shape)
     if config.data.cache_latents:
         cache_latents(run)

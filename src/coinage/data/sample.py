@@ -26,6 +26,11 @@ class Sample:
     rotated: bool = False  # an EXIF orientation turns it
     mask: Path | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether the image teaches the word: neither held out nor for regularisation."""
+        return not self.held_out and not self.subset.regularisation
+
     def regularisation_without(self, token: str) -> bool:
         """Whether this is a regularisation image whose caption lacks the word."""
         return self.subset.regularisation and not word_pattern([token]).search(self.caption)

@@ -26,9 +26,8 @@ LONGEST = 5  # captions named
 def summarize(data: DataConfig, checked: DataChecked) -> dict[str, Any]:
     """What a dataset consists of. Sizes are [width, height] in pixels; an image may count in several datasets."""
     samples = checked.samples
-    training = [s for s in samples if s.repeats and not s.subset.regularisation]
     return {
-        "images": len(training),
+        "images": sum(s.trains for s in samples),
         "held_out": sum(s.held_out for s in samples),
         "regularisation": sum(s.subset.regularisation for s in samples),
         "uses_per_epoch": sum(s.repeats for s in samples),

@@ -135,7 +135,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.seed": str(config.loop.seed),
         "ti.learning_rate": repr(config.optim.learning_rate),
         "ti.optimizer": config.optim.name,
-        "ti.num_images": str(len(run.samples)),
+        "ti.num_images": str(sum(s.trains for s in run.samples)),
         "ti.base_model": Path(config.model.source).name,
     }
     if config.model.clip_skip:
