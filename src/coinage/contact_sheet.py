@@ -48,7 +48,8 @@ def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataCh
             "regularisation": sample.subset.regularisation,
             "turned upright": sample.rotated,
             f"enlarged {sample.enlarged:.1f}x": sample.enlarged > 1.0,
-            "mirrored at random": sample.subset.images.flip,
+            "mirrored at random": described["flip"],
+            f"{described['longest_caption_tokens']} tokens: cut": described["longer_than_limit"],
         }.items()
         if holds
     ]
@@ -84,5 +85,5 @@ def _thumbnail(sample: Sample) -> str:
     image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=80)
+    image.save(buffer, format="JPEG", quality=85, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -100,6 +100,8 @@ def test_the_contact_sheet_shows_every_image(folder: Path) -> None:
     page = (folder / "sheet.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 5
     assert page.count("lacks the word") == 1
+    assert page.count("81 tokens: cut") == 1
+    assert page.count("turned upright") == 1
     assert "<mark>zibu</mark>" in page
     assert "<mark>739</mark>" in page
     assert "&lt;b&gt;" in page

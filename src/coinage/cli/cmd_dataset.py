@@ -135,7 +135,7 @@ def answer(question: Question, findings: Findings) -> None:
     if not checked.samples:
         findings.raise_errors()
     summary = summarize(question.data, checked)
-    samples = [describe_sample(s, checked, question.token, question.seed, question.chunks) for s in checked.samples]
+    samples = [describe_sample(i, checked, question.token, question.seed, question.chunks) for i in range(len(checked.samples))]
     whole = summary | {"samples": samples, **_told(findings)}
     if question.as_json:
         print(json.dumps(whole, indent=1, ensure_ascii=False))

@@ -89,7 +89,7 @@ def report_coverage(coverage: Coverage, token: str, findings: Findings, *, requi
     if not lacking:
         return
     hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
-    if any(token.lower() in sample.caption.lower() for sample in lacking):
+    if any(token.lower() in sample.caption.lower() for sample in coverage.never):
         hint += "; letter case and word boundaries count"
     if len(coverage.never) == total and not coverage.cut:
         findings.error(f"no caption contains the word {token}: nothing would be learned", where, hint)

@@ -14,7 +14,7 @@ from coinage.data.coverage import Coverage
 from coinage.data.examine import DataChecked
 from coinage.data.sample import Sample
 from coinage.seeding import rng_for
-from coinage.words import WordEncoder
+from coinage.words import CHUNK, WordEncoder
 
 MUCH_ENLARGED = 2.0
 MUCH_CUT = 0.25  # share of the resized image
@@ -111,8 +111,10 @@ def _subset(index: int, config: DatasetConfig, samples: Sequence[Sample]) -> dic
     }
 
 
-def describe_sample(sample: Sample, checked: DataChecked, token: str | None, seed: int, chunks: int) -> dict[str, Any]:
+def describe_sample(index: int, checked: DataChecked, token: str | None, seed: int, chunks: int) -> dict[str, Any]:
     """One image as training sees it: sizes, cut, and a few of its captions with their token ids."""
+    sample = checked.samples[index]
+    tokens = checked.coverage.tokens[index] if checked.coverage and checked.coverage.tokens else None
     drawn = (vary(sample.caption, sample.subset.captions, token or "", rng_for(seed, "caption", 0, i), 0, 1) for i in range(VARIANTS * 2))
     captions = list(dict.fromkeys(drawn))[:VARIANTS]
     sizes = size_condition(sample.image_wh, sample.fit, flipped=False, as_reference=sample.subset.images.as_reference)
@@ -128,10 +130,12 @@ def describe_sample(sample: Sample, checked: DataChecked, token: str | None, see
         "rotated": sample.rotated,
         "held_out": sample.held_out,
         "regularisation": sample.subset.regularisation,
-        "flip": sample.subset.images.flip,
+        "flip": sample.subset.images.flip and not sample.held_out,
         "mask": str(sample.mask) if sample.mask else None,
         "size_conditioning": [*sizes.original_hw, *sizes.crop_top_left, *sizes.target_hw],
         "caption": sample.caption,
+        "longest_caption_tokens": tokens,
+        "longer_than_limit": tokens is not None and tokens > CHUNK * chunks,
         "captions": [{"text": text, "ids": _ids(text, checked.encoder, chunks)} for text in captions],
     }
 
