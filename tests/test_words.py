@@ -24,7 +24,7 @@ def plain(text: str) -> list[int]:
 
 
 def test_new_ids_follow_the_vocabulary() -> None:
-    first, second = placeholders_for([("zibu", 3), ("wobo", 2)], TOKENIZER)
+    first, second = placeholders_for([("zibu", 3), ("wobo", 2)], FIRST)
     assert first == WORD
     assert (second.first_id, second.ids) == (FIRST + 3, (FIRST + 3, FIRST + 4))
     assert WORD.pieces == ("zibu", "zibu1", "zibu2")
@@ -50,12 +50,12 @@ def test_words_are_expanded_where_they_stand_alone(text: str, ids: list[int]) ->
 
 
 def test_a_token_that_is_part_of_another() -> None:
-    encoder = WordEncoder(TOKENIZER, placeholders_for([("abc", 2), ("abcd", 1)], TOKENIZER))
+    encoder = WordEncoder(TOKENIZER, placeholders_for([("abc", 2), ("abcd", 1)], FIRST))
     assert encoder.ids("abcd abc") == [FIRST + 2, FIRST, FIRST + 1]
 
 
 def test_tokens_with_marks() -> None:
-    encoder = WordEncoder(TOKENIZER, placeholders_for([("<cat-toy>", 1)], TOKENIZER))
+    encoder = WordEncoder(TOKENIZER, placeholders_for([("<cat-toy>", 1)], FIRST))
     assert encoder.ids("a <cat-toy>.") == [*plain("a"), FIRST, *plain(".")]
 
 

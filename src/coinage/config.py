@@ -13,6 +13,7 @@ from typing import Literal
 Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
+LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 Interpolation = Literal["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
 
 
@@ -70,6 +71,7 @@ class ImageRules:
     face_crop: tuple[float, float] | None = None  # lo, hi: the face takes 1/hi to 1/lo of the shorter side
     interpolation: Interpolation | None = None  # None: area to shrink, Lanczos to enlarge
     alpha_mask: bool = False  # the alpha channel weighs the loss
+    background: str = "white"  # colour behind transparent images
     as_reference: bool = False  # ignore EXIF orientation and transparency, gamma on 0..255
 
     @property
@@ -134,6 +136,7 @@ class DataConfig:
     readers: int = 8  # threads
     skip_bad_images: bool = False  # leave out images that cannot be read
     require_word: bool = False  # a caption without the word is an error
+    masks_wanted: bool = False  # no mask at all is an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,6 @@ class LossConfig:
 
     min_snr_gamma: float = 0.0  # Hang et al. 2023; 0 is off
     prior_weight: float = 1.0  # factor of regularisation images
-    masked: bool = False  # masks are expected
     normalize_mask: bool = False  # divide by the mask's mean, so that small masks teach as much
 
 

@@ -35,6 +35,7 @@ class Fallback:
     bucket_unit: int = 64  # bucket sides are multiples of this: 64 for SD 1.x and 2.x, 32 for SDXL
     as_reference: bool = False
     log_ratio: bool = False
+    background: str = "white"  # behind transparent images
 
 
 def make_dataset(layers: Sequence[Layer], subsets: Sequence[Layer], where: str, fallback: Fallback, findings: Findings) -> DatasetConfig:
@@ -149,8 +150,12 @@ def _path(value: str | None) -> Path | None:
 def make_subset(layers: Sequence[Layer], where: str, fallback: Fallback, findings: Findings) -> SubsetConfig:
     """A subset from the layers that apply to it, the default ones first."""
     values = _merged(layers)
-    if not values.get("image_dir") and not values.get("metadata_file"):
+    if not values.get("image_dir") and "metadata_file" not in values:
         findings.error("`image_dir` is missing", where)
+    if values.get("metadata_file") == "":
+        findings.error("`metadata_file` is empty", where, "name the file, or leave the key out")
+    if "metadata_file" in values and any("caption_extension" in layer.values for layer in layers[-2:]):
+        findings.note("caption_extension has no effect with a metadata_file, which holds the captions")
     _check_values(values, where, fallback, findings)
     return SubsetConfig(
         image_dir=_path(values.get("image_dir")),
@@ -170,6 +175,7 @@ def make_subset(layers: Sequence[Layer], where: str, fallback: Fallback, finding
             face_crop=tuple(values["face_crop_aug_range"]) if values["face_crop_aug_range"] else None,
             interpolation=values["resize_interpolation"],
             alpha_mask=values["alpha_mask"],
+            background=fallback.background,
             as_reference=fallback.as_reference,
         ),
         where=where,
@@ -199,7 +205,7 @@ def _caption_rules(values: Mapping[str, Any], fallback: Fallback) -> CaptionRule
 def _check_values(values: Mapping[str, Any], where: str, fallback: Fallback, findings: Findings) -> None:
     for name in ("keep_tokens", "token_warmup_min", "token_warmup_step"):
         if not 0 <= values[name] < LARGEST_COUNT:
-            findings.error(f"`{name}` {values[name]} is out of range", where, "it must not be negative")
+            findings.error(f"`{name}` {values[name]} is out of range", where, f"use 0 to {LARGEST_COUNT - 1}")
     if values["num_repeats"] > MOST_REPEATS:
         findings.error(f"`num_repeats` {values['num_repeats']} is too large", where, f"use at most {MOST_REPEATS}")
     if not values["caption_separator"]:

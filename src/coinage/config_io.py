@@ -17,6 +17,7 @@ from typing import Any, Literal
 from coinage.config import DatasetConfig
 from coinage.config_build import Fallback, Layer, make_dataset
 from coinage.errors import Findings, did_you_mean
+from coinage.words import encodable
 
 Kind = Literal["int", "float", "str", "bool", "size", "range", "table"]
 EXPECTED = {
@@ -94,13 +95,8 @@ def _fits(value: object, kind: Kind) -> bool:
     if kind == "range":
         return isinstance(value, list) and len(value) == 2 and all(_fits(v, "float") for v in value)
     if kind == "str":
-        return isinstance(value, str) and "\0" not in value and _encodable(value)
+        return isinstance(value, str) and "\0" not in value and encodable(value)
     return isinstance(value, {"bool": bool, "table": dict}[kind])
-
-
-def _encodable(text: str) -> bool:
-    """Whether UTF-8 can hold the text: JSON can write half characters, which no file name has."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _check_table(table: Mapping[str, Any], level: str, where: str, findings: Findings) -> None:
@@ -123,7 +119,10 @@ def _check_table(table: Mapping[str, Any], level: str, where: str, findings: Fin
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "..."
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

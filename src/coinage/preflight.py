@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
 from coinage.config import PreviewConfig, TrainConfig, WordConfig
-from coinage.data.examine import DataChecked, examine
+from coinage.data.examine import examine
 from coinage.data.sample import Sample
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.prompts import Prompt, read_prompts
@@ -51,7 +51,8 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     known = tokenizer.get_vocab() if tokenizer else {}
     wrong = [problem for word in config.words for problem in word_problems(word, known, config.model.source)]
     found.errors += wrong
-    checked = check_data(config, tokenizer, found, ask_for_word=not wrong)
+    word, chunks = config.words[0], config.model.max_token_length // CHUNK
+    checked = examine(config.data, config.loop.seed, None if wrong else word.token, word.num_vectors, tokenizer, chunks, found)
     found.errors += name_problems(config.words)
     prompts: list[Prompt] = []
     try:
@@ -65,17 +66,6 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     return Checked(checked.samples, tuple(prompts), tuple(found.warnings))
 
 
-def check_data(config: TrainConfig, tokenizer: ClipTokenizer | None, findings: Findings, *, ask_for_word: bool) -> DataChecked:
-    """Check images, masks and captions of a run."""
-    word = config.words[0]
-    token = word.token if ask_for_word else None
-    chunks = config.model.max_token_length // CHUNK
-    checked = examine(config.data, config.loop.seed, token, word.num_vectors, tokenizer, chunks, findings)
-    if config.loss.masked and checked.samples and not any(s.mask or s.subset.images.alpha_mask for s in checked.samples):
-        findings.error("--masked_loss: no image has a mask", hint="add conditioning_data_dir with mask images, or alpha_mask = true")
-    return checked
-
-
 def tokenizer_of(source: str, findings: Findings) -> ClipTokenizer | None:
     """The tokenizer of a diffusers folder or hub id, without the model."""
     try:
@@ -86,7 +76,7 @@ def tokenizer_of(source: str, findings: Findings) -> ClipTokenizer | None:
             folder = Path(snapshot_download(source, allow_patterns=["tokenizer/*"])) / "tokenizer"
         return read_tokenizer(folder)
     except Exception as error:  # noqa: BLE001 - whatever a broken file or the network raises
-        findings.warn(f"the model's tokenizer cannot be read, so token counts are not checked: {error}", source)
+        findings.warn(f"the model's tokenizer cannot be read: {error}", source)
         return None
 
 
@@ -129,7 +119,12 @@ def _hub_problems(source: str, flag: str) -> list[Problem]:
 def _family_problems(model: Path) -> list[Problem]:
     """Whether a diffusers folder holds another kind of model than SD 1.x."""
     config = model / "unet" / "config.json"
-    unet = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    try:
+        unet = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except (OSError, ValueError):
+        unet = None
+    if not isinstance(unet, dict):
+        return [Problem("--pretrained_model_name_or_path: the UNet's settings cannot be read", str(config), "download the model again")]
     kind = None
     if (model / "text_encoder_2").is_dir():
         kind = "a Stable Diffusion XL"

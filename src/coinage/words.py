@@ -35,6 +35,11 @@ def pieces_of(token: str, num_vectors: int) -> tuple[str, ...]:
     return (token, *(f"{token}{i}" for i in range(1, num_vectors)))
 
 
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: JSON can write half characters, which no file name or caption has."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
     """Matches any of the words, longest first, where it stands alone; letter case counts."""
     names = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
@@ -65,9 +70,9 @@ class Placeholder:
         return tuple(range(self.first_id, self.first_id + self.num_vectors))
 
 
-def placeholders_for(words: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[Placeholder, ...]:
-    """Give each (token, number of vectors) consecutive ids after the tokenizer's vocabulary."""
-    placeholders, first = [], len(tokenizer)
+def placeholders_for(words: Iterable[tuple[str, int]], first: int) -> tuple[Placeholder, ...]:
+    """Give each (token, number of vectors) consecutive ids, from `first` on: the size of the vocabulary."""
+    placeholders = []
     for token, count in words:
         placeholders.append(Placeholder(token, count, first))
         first += count

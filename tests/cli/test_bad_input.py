@@ -116,6 +116,8 @@ def test_sdxl_script_says_that_it_cannot_yet(moon_dataset: Path, tmp_path: Path)
     [
         ({"text_encoder_2": None}, "Stable Diffusion XL model"),
         ({"unet/config.json": '{"in_channels": 9}'}, "an inpainting or other special model"),
+        ({"unet/config.json": "[]"}, "settings cannot be read"),
+        ({"unet/config.json": "{"}, "settings cannot be read"),
         ({"unet/config.json": '{"cross_attention_dim": 1024}'}, "a Stable Diffusion 2.x model"),
     ],
 )

@@ -1,6 +1,7 @@
 """`coinage dataset` and --debug_dataset, as a user runs them."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ def test_numbers_for_machines(folder: Path) -> None:
     done = dataset(folder / "data.toml", "--token=zibu", f"--model={MODEL}", "--json", "--flip_aug")
     found = json.loads(done.stdout)
     assert (found["images"], found["batches_per_epoch"]) == (4, 4)
-    assert found["captions"]["never"] == 1
+    assert (found["captions"]["never"], found["captions"]["total"]) == (1, 4)
     assert found["captions"]["tokens"]["longer_than_limit"] == 1
     assert found["warnings"][0]["what"].startswith("1 of 4 captions lack")
     sample = found["samples"][3]
@@ -155,13 +156,37 @@ def test_exit_codes_and_their_reasons(folder: Path) -> None:
     assert "circle is already in the model's vocabulary" in done.stderr
     assert "no tokenizer found" in dataset(folder / "data.toml", "--model=nowhere").stderr
     for words, message in (
-        ([], "required: CONFIG"),
+        ([], "no dataset given"),
+        (["--token=zibu", folder / "data.toml"], "no dataset given"),
         (["none.toml"], "not found"),
         ([folder / "data.toml", "--tokn=x"], "unknown flag --tokn"),
+        ([folder / "data.toml", "--num_vectors=76"], "does not fit in a prompt"),
+        ([folder / "data.toml", "--background=nice"], "is no colour"),
+        ([folder / "images", "--resolution=-512"], "is too small"),
+        ([folder / "images", "--resolution=9999999999999999999"], "is too large"),
+        ([folder / "images", "--resolution=64", "--train_batch_size=0"], "`batch_size` must be at least 1"),
+        ([folder / "images", "--resolution=64", "--caption_separator=", "--shuffle_caption"], "`caption_separator` must not be empty"),
+        ([folder / "images", "--resolution=64", "--enable_bucket", "--bucket_reso_steps=0"], "`bucket_reso_steps` must be at least 1"),
     ):
         done = dataset(*words)
         assert (done.returncode, done.stdout, done.stderr.count("error:")) == (2, "", 1)
         assert message in done.stderr
+
+
+def test_any_console_and_any_name_will_do(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png", (64, 64), caption="zibu \U0001f600")
+    if os.name != "nt":  # a name that is not UTF-8
+        for suffix in ("png", "txt"):
+            (tmp_path / "images" / f"a.{suffix}").rename(tmp_path / "images" / f"\udce9.{suffix}")
+    for more in ([], ["--json"], [f"--html={tmp_path / 'sheet.html'}"]):
+        words = [sys.executable, "-m", "coinage.cli.main", "dataset", str(tmp_path / "images"), "--resolution=64", "--token=zibu", *more]
+        done = subprocess.run(words, capture_output=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_length_of_a_run_is_told(moon_dataset: Path, tmp_path: Path) -> None:
+    done, _ = run(flags(moon_dataset, tmp_path, "--debug_dataset", "--max_train_epochs=3", "--gradient_accumulation_steps=2"))
+    assert "30 steps, 3 epochs" in done.stdout
 
 
 def test_bad_images_may_be_skipped(folder: Path) -> None:

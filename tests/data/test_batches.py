@@ -3,11 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.config import ImageRules, SubsetConfig
-from coinage.data.batches import batches_per_epoch, plan_epoch
+from coinage.config import ImageRules, LoopConfig, SubsetConfig
+from coinage.data.batches import batches_per_epoch, plan_epoch, run_length
 from coinage.data.buckets import Fit
 from coinage.data.sample import Sample
 
@@ -21,6 +22,21 @@ def test_accounting_of_three_buckets() -> None:
     images = samples(*[(512, 512)] * 7, *[(576, 448)] * 6, *[(448, 576)] * 4, repeats=3)
     plan = plan_epoch(images, [4], seed=1, epoch=0)
     assert len(plan) == batches_per_epoch(images, [4]) == 6 + 5 + 3
+    assert run_length(LoopConfig(max_epochs=10), 2, len(plan)) == (70, 10)
+    assert run_length(LoopConfig(), 2, len(plan)) == (1600, 229)
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulation", "loop", "expected"),
+    [
+        (33, 2, LoopConfig(), (1600, 95)),
+        (33, 1, LoopConfig(), (1600, 49)),
+        (34, 2, LoopConfig(), (1600, 95)),
+        (33, 2, LoopConfig(max_epochs=10), (170, 10)),
+    ],
+)
+def test_run_length(batches: int, accumulation: int, loop: LoopConfig, expected: tuple[int, int]) -> None:
+    assert run_length(loop, accumulation, batches) == expected
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))

@@ -22,6 +22,8 @@ SIDE = st.integers(16, 6000)
         ((1024, 1024), 256, 2048, 32, 81, []),
         ((1024, 1024), 256, 1024, 64, 25, []),
         ((768, 768), 256, 1024, 64, 19, []),
+        ((768, 768), 256, 1536, 64, 29, []),
+        ((512, 512), 320, 768, 64, 9, []),
         ((512, 768), 256, 1024, 64, 19, [(512, 768), (576, 576)]),
         ((512, 512), 128, 1024, 64, 21, []),
         ((500, 500), 256, 1024, 64, 17, [(448, 448)]),
@@ -33,6 +35,11 @@ def test_bucket_list(resolution: Size, low: int, high: int, step: int, count: in
     assert len(sizes) == count
     assert set(members) <= set(sizes)
     assert sizes == sorted(sizes)
+
+
+def test_the_list_at_512_entry_by_entry() -> None:
+    tall = [*((256, h) for h in (832, 896, 960, 1024)), (320, 704), (320, 768), (384, 640), (448, 576)]
+    assert bucket_sizes((512, 512), ON) == sorted([*tall, (512, 512), *((h, w) for w, h in tall)])
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_wildcards(text: str, expected: set[str]) -> None:
 
 def test_prefix_and_suffix_are_on_every_line() -> None:
     assert drawn("a\nb", CaptionRules(wildcard=True, prefix="p", suffix="s")) == {"p a s", "p b s"}
+    assert drawn("a", CaptionRules(wildcard=True, prefix="{x|y}", suffix="{{s}}")) == {"x a {s}", "y a {s}"}
 
 
 def test_empties_are_dropped_and_the_separator_stays() -> None:

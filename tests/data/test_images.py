@@ -51,6 +51,7 @@ def test_transparency_is_shown_over_white(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", colour=(200, 0, 0, 0), mode="RGBA")
     assert decode(path, PLAIN)[0].getpixel((0, 0)) == (255, 255, 255)
     assert decode(path, REFERENCE)[0].getpixel((0, 0)) == (200, 0, 0)
+    assert decode(path, ImageRules(background="#102030"))[0].getpixel((0, 0)) == (16, 32, 48)
     half = picture(tmp_path / "b.png", colour=(0, 0, 0, 51), mode="RGBA")
     assert decode(half, PLAIN)[0].getpixel((0, 0)) == (204, 204, 204)
 
@@ -183,10 +184,13 @@ def test_random_crops_reach_both_ends_and_stay_inside() -> None:
         ("me_0_80_40_50.png", None),
         ("me_100_80_0_0.png", None),
         ("me_1_2_3.png", None),
+        ("photo_2023_11_14_80.png", None),
+        ("me_100_80_900_50.png", None),
+        (f"me_{'9' * 5000}_80_40_50.png", None),
     ],
 )
-def test_faces_are_read_from_names(name: str, face: tuple[int, ...] | None) -> None:
-    assert face_of(Path(name)) == face
+def test_faces_are_read_from_names_where_they_are_inside_the_image(name: str, face: tuple[int, ...] | None) -> None:
+    assert face_of(Path(name), (800, 600)) == face
 
 
 def test_a_face_is_in_the_cut_at_the_asked_size() -> None:

@@ -241,6 +241,23 @@ def test_equal_stems_do_not_share_an_entry(folder: Path) -> None:
     assert len(entries(folder)) == 4
 
 
+@pytest.mark.parametrize("name", ["x" * 240 + ".png", "\u732b" * 80 + ".png"])
+def test_long_names_have_entries_too(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / name, (64, 64))
+    images = images_in(tmp_path)
+    assert encoded(images) == (1, {})
+    assert encoded(images) == (0, {})
+
+
+def test_an_image_that_is_gone_has_no_entry(folder: Path) -> None:
+    images = images_in(folder)
+    encoded(images)
+    (folder / "a.png").unlink()
+    store = DiskCache(images, VAE, None)
+    assert store.load((0, False)) is None
+    assert store.recomputed == {folder / "a.png": "the image cannot be read"}
+
+
 def test_a_mask_is_kept_with_its_latents_and_watched(folder: Path, tmp_path: Path) -> None:
     for name in "abc":
         picture(tmp_path / "masks" / f"{name}.png", (64, 64), (128, 0, 0))

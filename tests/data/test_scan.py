@@ -163,6 +163,17 @@ def test_sizes_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
     assert len(scanned(tmp_path, cache_sizes=True)[0]) == 3
 
 
+def test_two_metadata_files_share_the_sizes_of_a_folder(tmp_path: Path) -> None:
+    for name in ("deep/a.png", "b.png"):
+        picture(tmp_path / name)
+    for file, key in (("one.json", "deep/a.png"), ("two.json", "b.png")):
+        (tmp_path / file).write_text(json.dumps({key: {"caption": "x"}}))
+    findings = Findings()
+    config = [subset(tmp_path, metadata_file=tmp_path / file, cache_sizes=True) for file in ("one.json", "two.json")]
+    scan(DataConfig(datasets=(dataset(*config),)), 0, findings)
+    assert sorted(json.loads((tmp_path / SIZES_FILE).read_text())) == ["b.png", str(Path("deep/a.png"))]
+
+
 def test_an_edited_caption_is_read_again_whatever_is_remembered(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", caption="before")
     scanned(tmp_path, cache_sizes=True)
@@ -183,7 +194,7 @@ def test_images_below_a_bucket_step_are_named(tmp_path: Path) -> None:
     rules = BucketConfig(enabled=True, no_upscale=True)
     samples, findings = scanned(tmp_path, (512, 512), rules)
     assert [(s.path.name, s.fit.bucket_wh) for s in samples] == [("b.png", (64, 128))]
-    assert "50x50, smaller than a bucket step of 64" in texts(findings)[0]
+    assert "50x50, and its bucket would be smaller than a step of 64" in texts(findings)[0]
     assert "a.png" in texts(findings)[0]
 
 
@@ -251,8 +262,32 @@ def test_all_that_is_wrong_with_metadata_is_told(tmp_path: Path) -> None:
     assert "is not absolute, and the subset has no image_dir" in texts(findings)[1]
 
 
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", caption="zibu\u2028in the\x0brain\r\nsecond")
+    assert one(tmp_path).caption == "zibu\u2028in the\x0brain"
+    lines = '{"image_path": "a.png", "caption": "x\u2028y"}\n\n{"broken\n{"image_path": "a.png", "caption": "z"}\n'
+    (tmp_path / "meta.jsonl").write_text(lines, encoding="utf-8")
+    findings = Findings()
+    samples = scan(DataConfig(datasets=(dataset(subset(tmp_path, metadata_file=tmp_path / "meta.jsonl")),)), 0, findings)
+    assert [s.caption for s in samples] == ["x\u2028y", "z"]
+    assert [p.where.rpartition(", ")[2] for p in findings.errors] == ["line 3"]
+
+
+def test_half_characters_in_metadata_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    _, findings = metadata(tmp_path, {"a.png": {"caption": "\ud83d"}, "\ud83d": {"caption": "x"}})
+    assert len(findings.errors) == 2
+
+
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"[1]", "must hold an object"), (b"{", "cannot read"), (b"\xff", "cannot read"), (None, "not found")]
+    ("content", "message"),
+    [
+        (b"[1]", "must hold an object"),
+        (b"{", "cannot read"),
+        (b"\xff", "cannot read"),
+        (b"[" * 100_000, "cannot read"),
+        (None, "not found"),
+    ],
 )
 def test_broken_metadata_files(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
@@ -283,6 +318,19 @@ def test_masks_are_matched_by_name(tmp_path: Path) -> None:
     assert "1 masks belong to no image: spare" in findings.warnings[-1].what
 
 
+def test_images_of_one_name_share_a_mask_and_subsets_share_a_folder(tmp_path: Path) -> None:
+    for name in ("x/a.png", "x/a.jpg", "y/b.png", "reg/r.png"):
+        picture(tmp_path / name)
+    for name in ("a", "b"):
+        picture(tmp_path / "masks" / f"{name}.png", colour="white")
+    findings = Findings()
+    config = [subset(tmp_path / name, mask_dir=tmp_path / "masks", regularisation=name == "reg") for name in ("x", "y", "reg")]
+    samples = scan(DataConfig(datasets=(dataset(*config),)), 0, findings)
+    assert [s.mask and s.mask.name for s in samples] == ["a.png", "a.png", "b.png", None]
+    assert not findings.errors
+    assert not any("masks" in w.what for w in findings.warnings)
+
+
 def test_masks_that_are_missing_broken_or_of_another_shape(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         picture(tmp_path / "images" / f"{name}.png", (8, 6))
@@ -290,9 +338,9 @@ def test_masks_that_are_missing_broken_or_of_another_shape(tmp_path: Path) -> No
     (tmp_path / "masks" / "b.png").write_bytes(b"")
     _, findings = scanned(tmp_path / "images", mask_dir=tmp_path / "masks")
     assert [p.what for p in findings.errors] == [
+        "the image has no mask",
         "the mask is 6x8, and its image 8x6",
         "unreadable mask: the file is empty",
-        "the image has no mask",
     ]
 
 
@@ -319,6 +367,18 @@ def test_the_choice_depends_on_the_seed_alone() -> None:
         return [s.held_out for s in split(samples_of(20, validation_split=0.5), seed)]
 
     assert chosen(1) == chosen(1) != chosen(2)
+
+
+def test_an_image_held_out_in_one_place_trains_in_none(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"{i}.png")
+    findings = Findings()
+    data = DataConfig(datasets=(dataset(subset(tmp_path, validation_split=0.5)), dataset(subset(tmp_path))))
+    samples = scan(data, 0, findings)
+    held_out = {s.path for s in samples if s.held_out}
+    assert len(held_out) == 2
+    assert not held_out & {s.path for s in samples if s.repeats}
+    assert len(samples) == 6
 
 
 def test_regularisation_images_are_not_held_out() -> None:

@@ -8,7 +8,7 @@ import safetensors
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coinage.config import LoopConfig, OptimConfig, WordConfig
+from coinage.config import OptimConfig, WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embedding_file import read
@@ -17,7 +17,7 @@ from coinage.preflight import check
 from coinage.seeding import generator_for
 from coinage.training.loop import accumulate, update
 from coinage.training.optimizers import choose_optimizer, make_schedule, warmup_steps
-from coinage.training.setup import Run, run_length
+from coinage.training.setup import Run
 from coinage.training.step import Batch, forward
 from coinage.training.word import install_word
 from tests.helpers import config_for, prepared, rows_of, trained
@@ -201,20 +201,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(moon_dataset: Path, tmp_path: P
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize(
-    ("batches", "accumulation", "steps", "epochs", "expected"),
-    [(33, 2, 1600, None, (1600, 95)), (33, 1, 1600, None, (1600, 49)), (34, 2, 1600, None, (1600, 95)), (33, 2, 1600, 10, (170, 10))],
-)
-def test_run_length(
-    moon_dataset: Path, tmp_path: Path, batches: int, accumulation: int, steps: int, epochs: int | None, expected: tuple[int, int]
-) -> None:
-    from dataclasses import replace
-
-    config = config_for(moon_dataset, tmp_path)
-    config = replace(config, optim=OptimConfig(accumulation=accumulation), loop=LoopConfig(max_steps=steps, max_epochs=epochs))
-    assert run_length(config, batches) == expected
-
-
 def test_optimizers_by_name() -> None:
     rows = [torch.nn.Parameter(torch.ones(2, 3))]
     for name in ("AdamW", "adamw8bit", "PagedAdamW8bit"):
@@ -257,6 +243,27 @@ def test_the_vocabulary_is_checked_again_once_the_tokenizer_is_there(moon_datase
         install_word(parts, WordConfig(token="circle", init_word="shape"))
 
 
+@pytest.mark.parametrize("extra", [1, -1])
+def test_new_ids_follow_the_text_encoders_rows(moon_dataset: Path, tmp_path: Path, extra: int) -> None:
+    """A tokenizer may lack tokens that the table has rows for; it may not have more."""
+    run = prepared(moon_dataset, tmp_path)
+    tokenizer, size = run.parts.tokenizers[0], len(run.parts.embeddings[0].table)
+
+    class Resized:
+        def __len__(self) -> int:
+            return size + extra
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(tokenizer, name)
+
+    run.parts.tokenizers = (Resized(),)  # type: ignore[assignment]
+    if extra > 0:
+        with pytest.raises(CoinageError, match=f"the tokenizer has {size + 1} tokens, and the text encoder {size} rows"):
+            install_word(run.parts, run.config.words[0])
+    else:
+        assert install_word(run.parts, run.config.words[0]).first_id == size
+
+
 def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
     files = sorted((tmp_path / "images").glob("*.txt"))
@@ -264,8 +271,14 @@ def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:
     (warning,) = check(config_for(dataset, tmp_path / "out")).warnings
     assert "1 of 8 captions are longer than 75 tokens, and the word zibu is cut off" in warning.what
     assert not check(config_for(dataset, tmp_path / "out", "--max_token_length=150")).warnings
+    with pytest.raises(ConfigError, match="1 of 8 captions are longer"):
+        check(config_for(dataset, tmp_path / "out", "--require_token"))
     for file in files:
         file.write_text("red " * 80 + "zibu")
+    files[1].write_text("red")
+    with pytest.raises(ConfigError, match=r"7 of 8 captions are longer[\s\S]*1 of 8 captions lack"):
+        check(config_for(dataset, tmp_path / "out"))
+    files[1].write_text("red " * 80 + "zibu")
     with pytest.raises(ConfigError, match="8 of 8 captions are longer"):
         check(config_for(dataset, tmp_path / "out"))
 

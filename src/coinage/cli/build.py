@@ -59,7 +59,6 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
         loss=LossConfig(
             min_snr_gamma=args.min_snr_gamma or 0.0,
             prior_weight=args.prior_loss_weight,
-            masked=args.masked_loss,
             normalize_mask=args.mask_normalize,
         ),
         optim=optim,

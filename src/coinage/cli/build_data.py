@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageColor
+
 from coinage.cli.flags import BY_DEST
 from coinage.config import DataConfig, DatasetConfig
 from coinage.config_build import Fallback, Layer
@@ -23,17 +25,18 @@ OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"
 BUCKET_UNIT = {"sd": 64, "sdxl": 32}  # pixels
 
 
-def build_data(args: argparse.Namespace, script: str, findings: Findings) -> DataConfig:
+def build_data(args: argparse.Namespace, script: str, findings: Findings, folder: Path | None = None) -> DataConfig:
     """All images and how they are read; what is wrong with the settings is found.
 
     Args:
         args: values of all flags.
         script: "sd" or "sdxl".
         findings: gets errors, warnings and notes.
+        folder: images to take in place of what the flags name: in subfolders such as 10_mychar, or directly.
     """
     fallback = _fallback(args, script, findings)
     return DataConfig(
-        datasets=_datasets(args, fallback, findings),
+        datasets=_folder(folder, fallback, findings) if folder else _datasets(args, fallback, findings),
         cache_latents=fallback.cached,
         cache_to_disk=args.cache_latents_to_disk,
         cache_dir=Path(args.cache_dir) if args.cache_dir else None,
@@ -42,6 +45,7 @@ def build_data(args: argparse.Namespace, script: str, findings: Findings) -> Dat
         readers=args.max_data_loader_n_workers,
         skip_bad_images=args.skip_bad_images,
         require_word=args.require_token,
+        masks_wanted=args.masked_loss,
     )
 
 
@@ -50,10 +54,7 @@ def _datasets(args: argparse.Namespace, fallback: Fallback, findings: Findings) 
         given = [f"--{name}" for name in ("train_data_dir", "reg_data_dir", "in_json") if getattr(args, name)]
         if given:
             findings.note(f"{', '.join(given)} is not read: --dataset_config names the folders")
-        path = Path(args.dataset_config)
-        if path.is_dir():
-            return _folder(path, None, fallback, findings)
-        return read_datasets(path, fallback, findings)
+        return read_datasets(Path(args.dataset_config), fallback, findings)
     if args.in_json:
         values = {"metadata_file": args.in_json, **({"image_dir": args.train_data_dir} if args.train_data_dir else {})}
         return single_subset(values, f"--in_json {args.in_json}", fallback, findings)
@@ -64,10 +65,15 @@ def _datasets(args: argparse.Namespace, fallback: Fallback, findings: Findings) 
     return ()
 
 
-def _folder(path: Path, regularisation: Path | None, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:
-    """A folder given in place of a dataset file: of subfolders such as 10_mychar, or of images."""
-    if any(child.is_dir() and child.name.partition("_")[0].isdecimal() for child in path.iterdir()):
-        return folder_layout(path, regularisation, fallback, findings)
+def _folder(path: Path, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:
+    """A folder of subfolders such as 10_mychar, or of images."""
+    try:
+        named = any(child.is_dir() and child.name.partition("_")[0].isdecimal() for child in path.iterdir())
+    except OSError as error:
+        findings.error(f"cannot read the folder: {error.strerror}", str(path), "check the path")
+        return ()
+    if named:
+        return folder_layout(path, None, fallback, findings)
     return single_subset({"image_dir": str(path)}, str(path), fallback, findings)
 
 
@@ -96,7 +102,16 @@ def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fall
         bucket_unit=BUCKET_UNIT[script],
         as_reference=args.data_as_reference,
         log_ratio=args.bucket_log_ratio,
+        background=_color(args.background, findings),
     )
+
+
+def _color(name: str, findings: Findings) -> str:
+    try:
+        ImageColor.getrgb(name)
+    except ValueError:
+        findings.error(f"--background {name!r} is no colour", hint="write a name or #rrggbb, such as white or #808080")
+    return name
 
 
 def _numbers(text: str, flag: str, kind: type[int | float], hint: str, findings: Findings) -> list[float] | None:

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from coinage.cli.build_data import build_data
 from coinage.cli.parse import Parser, notes, parse
-from coinage.config import DataConfig, TrainConfig
+from coinage.config import DataConfig, LoopConfig, TrainConfig
 from coinage.contact_sheet import contact_sheet
+from coinage.data.batches import run_length
 from coinage.data.examine import DataChecked, examine
 from coinage.data.summary import describe_sample, summarize
-from coinage.errors import Findings, Problem
+from coinage.errors import ConfigError, Findings, Problem
 from coinage.files import write_bytes
 from coinage.preflight import tokenizer_of, vocabulary_problems
 from coinage.words import CHUNK, pieces_of
@@ -44,6 +45,7 @@ class Question:
     model: str | None
     chunks: int
     seed: int
+    loop: tuple[LoopConfig, int] | None = None  # length of the run, and accumulation
     as_json: bool = False
     html: Path | None = None
     json_file: Path | None = None
@@ -62,7 +64,6 @@ def dataset_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="A dataset file (.toml or .json), or a folder of images.")
     parser.add_argument("--token", help="The word that captions should hold.")
     parser.add_argument("--num_vectors", type=int, default=1, help="Vectors that the word takes. Default: 1.")
     parser.add_argument("--model", help="Model whose tokenizer counts tokens: a diffusers folder or a hub id.")
@@ -78,23 +79,30 @@ def dataset_command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: the dataset has errors; they come after the summary.
     """
-    own, rest = dataset_parser().parse_known_args(argv)
+    parser = dataset_parser()
+    if not argv or argv[0].startswith("-"):
+        parser.parse_known_args(argv)  # --help
+        raise ConfigError([Problem("no dataset given", hint="coinage dataset dataset.toml --token mychar")])
+    source = Path(argv[0])
+    own, rest = parser.parse_known_args(argv[1:])
     script = "sdxl" if own.sdxl or (own.model and (Path(own.model) / "text_encoder_2").is_dir()) else "sd"
-    args = parse(script, [*rest, f"--dataset_config={own.config}"], "coinage dataset")
-    findings = Findings()
-    data = build_data(args, script, findings)
+    args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
+    findings = Findings(notes=notes(args))
+    data = build_data(args, script, findings, folder=source if source.is_dir() else None)
+    num_vectors = max(own.num_vectors, args.num_vectors_per_token)
+    if not 1 <= num_vectors <= CHUNK:
+        findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")
+    findings.raise_errors()
     question = Question(
         data=data,
         token=own.token or args.token_string,
-        num_vectors=max(own.num_vectors, args.num_vectors_per_token),
+        num_vectors=num_vectors,
         model=own.model or args.pretrained_model_name_or_path,
         chunks=(args.max_token_length or CHUNK) // CHUNK,
         seed=args.seed or 0,
         as_json=own.json,
         html=own.html,
     )
-    for note in notes(args):
-        findings.note(note)
     answer(question, findings)
 
 
@@ -112,6 +120,7 @@ def show_dataset(config: TrainConfig, findings: Findings, folder: str | None) ->
         model=config.model.source,
         chunks=config.model.max_token_length // CHUNK,
         seed=config.loop.seed,
+        loop=(config.loop, config.optim.accumulation),
         html=Path(folder) / "dataset.html" if folder else None,
         json_file=Path(folder) / "dataset.json" if folder else None,
         shown=10,
@@ -125,20 +134,16 @@ def answer(question: Question, findings: Findings) -> None:
     Raises:
         ConfigError: all errors together.
     """
-    tokenizer = tokenizer_of(question.model, findings) if question.model else None
-    if question.model and tokenizer is None:
-        findings.warn("no tokenizer found, so token ids are not shown", question.model, "give a diffusers folder or a hub id")
-    if tokenizer and question.token:
-        findings.errors += vocabulary_problems(pieces_of(question.token, question.num_vectors), tokenizer.get_vocab(), str(question.model))
-    about = (question.token, question.num_vectors, tokenizer, question.chunks)
-    checked = examine(question.data, question.seed, *about, findings, decode=True)
+    checked = _examined(question, findings)
     if not checked.samples:
         findings.raise_errors()
     summary = summarize(question.data, checked)
+    if question.loop:
+        summary["steps"], summary["epochs"] = run_length(*question.loop, summary["batches_per_epoch"])
     samples = [describe_sample(i, checked, question.token, question.seed, question.chunks) for i in range(len(checked.samples))]
     whole = summary | {"samples": samples, **_told(findings)}
     if question.as_json:
-        print(json.dumps(whole, indent=1, ensure_ascii=False))
+        print(json.dumps(whole, indent=1))
     else:
         print_summary(summary, samples[: question.shown], checked)
         for note in findings.notes:
@@ -146,12 +151,24 @@ def answer(question: Question, findings: Findings) -> None:
         for warning in findings.warnings:
             log.warning("%s", warning)
     if question.html:
-        write_bytes(question.html, contact_sheet(whole, checked).encode())
+        write_bytes(question.html, contact_sheet(whole, checked).encode(errors="replace"))
         log.info("wrote %s", question.html)
     if question.json_file:
-        write_bytes(question.json_file, json.dumps(whole, indent=1, ensure_ascii=False).encode())
+        write_bytes(question.json_file, json.dumps(whole, indent=1).encode())
         log.info("wrote %s", question.json_file)
     findings.raise_errors()
+
+
+def _examined(question: Question, findings: Findings) -> DataChecked:
+    """The dataset with the word and the tokenizer it is asked for."""
+    token, tokenizer = question.token, None
+    if question.model:
+        tokenizer = tokenizer_of(question.model, findings)
+        if tokenizer is None:
+            findings.warn("no tokenizer found, so token ids are not shown", question.model, "give a diffusers folder or a hub id")
+    if tokenizer and token:
+        findings.errors += vocabulary_problems(pieces_of(token, question.num_vectors), tokenizer.get_vocab(), str(question.model))
+    return examine(question.data, question.seed, token, question.num_vectors, tokenizer, question.chunks, findings, decode=True)
 
 
 def _told(findings: Findings) -> dict[str, Any]:
@@ -167,6 +184,8 @@ def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], ch
     kinds = [f"{summary['images']} images"]
     kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
     console.print(f"{', '.join(kinds)}; {summary['uses_per_epoch']} uses and {summary['batches_per_epoch']} batches an epoch")
+    if "steps" in summary:
+        console.print(f"{summary['steps']} steps, {summary['epochs']} epochs")
     for number, dataset in enumerate(summary["datasets"], 1):
         _print_dataset(console, number, dataset)
     for line in _caption_lines(summary):
@@ -214,10 +233,9 @@ def _caption_lines(summary: dict[str, Any]) -> list[str]:
     captions = summary["captions"]
     if captions is None:
         return ["\ncaptions: give --token to see whether they hold the word"]
-    total = captions["always_hold_the_word"] + captions["sometimes"] + captions["never"]
-    lines = [f"\ncaptions: {captions['always_hold_the_word']} of {total} hold the word"]
-    if captions["sometimes"] or captions["word_cut_off"]:
-        lines[0] += f", {captions['sometimes']} only sometimes; it is cut off in {captions['word_cut_off']}"
+    lines = [f"\ncaptions: {captions['always_hold_the_word']} of {captions['total']} hold the word"]
+    if captions["sometimes"] or captions["cut_off"]:
+        lines[0] += f", {captions['sometimes']} only sometimes; it is cut off in {captions['cut_off']}"
     tokens = captions.get("tokens")
     if tokens is None:
         return [*lines, "tokens: give --model to count them"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
@@ -21,7 +22,10 @@ class _Lines(logging.Formatter):
 
 
 def set_up_log(level: str = "INFO") -> None:
-    """Print our messages to stderr."""
+    """Print our messages to stderr, and what a console cannot show as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())

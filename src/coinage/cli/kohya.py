@@ -30,6 +30,7 @@ def _train(script: str, args: argparse.Namespace) -> None:
         return
     config, findings = build(args)
     if args.debug_dataset:
+        findings.notes += notes(args)
         show_dataset(config, findings, args.debug_dataset_out)
         return
     if script == "sdxl":

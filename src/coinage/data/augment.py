@@ -20,7 +20,7 @@ GAMMA = (0.95, 1.05)
 
 def vary_fit(fit: Fit, image_wh: Size, path: Path, rules: ImageRules, rng: np.random.Generator, *, bucketed: bool) -> Fit:
     """Where an image is cut this time: around its face, anywhere, or in the middle."""
-    face = face_of(path) if rules.face_crop and not bucketed else None
+    face = face_of(path, image_wh) if rules.face_crop and not bucketed else None
     if face and rules.face_crop:
         return face_fit(fit, image_wh, face, rules.face_crop, rng, anywhere=rules.random_crop)
     if rules.random_crop:
@@ -29,13 +29,17 @@ def vary_fit(fit: Fit, image_wh: Size, path: Path, rules: ImageRules, rng: np.ra
     return fit
 
 
-def face_of(path: Path) -> tuple[int, int, int, int] | None:
-    """Centre x, y, width, height of a face from a name such as `photo_320_240_96_96.png`; None without."""
+def face_of(path: Path, image_wh: Size) -> tuple[int, int, int, int] | None:
+    """Centre x, y, width, height of a face from a name such as `photo_320_240_96_96.png`.
+
+    None when the name ends otherwise, or its numbers, such as a date, are no face inside the image.
+    """
     parts = path.stem.split("_")
-    if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]):
+    if len(parts) < 5 or not all(part.isdecimal() and len(part) <= 6 for part in parts[-4:]):
         return None
     x, y, width, height = map(int, parts[-4:])
-    return (x, y, width, height) if x > 0 and max(width, height) > 0 else None
+    inside = 0 < x <= image_wh[0] and y <= image_wh[1] and width <= image_wh[0] and height <= image_wh[1]
+    return (x, y, width, height) if inside and max(width, height) > 0 else None
 
 
 def face_fit(

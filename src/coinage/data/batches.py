@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coinage.config import LoopConfig
 from coinage.data.buckets import Size
 from coinage.data.sample import Sample
 from coinage.seeding import rng_for
@@ -74,3 +75,11 @@ def uses_per_group(samples: Sequence[Sample]) -> dict[Group, int]:
 def batches_per_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int]) -> int:
     """Number of batches of any epoch."""
     return sum(-(-count // batch_sizes[dataset]) for (dataset, _), count in uses_per_group(samples).items())
+
+
+def run_length(loop: LoopConfig, accumulation: int, batches: int) -> tuple[int, int]:
+    """Optimizer steps and epochs of a run with `batches` batches an epoch, `accumulation` of them a step."""
+    updates = -(-batches // accumulation)
+    if loop.max_epochs is not None:
+        return loop.max_epochs * updates, loop.max_epochs
+    return loop.max_steps, -(-loop.max_steps // updates)

@@ -98,12 +98,11 @@ def extremes(caption: str, rules: CaptionRules, token: str) -> list[str]:
 
 
 def _line(caption: str, rules: CaptionRules, choose: Choose) -> str:
-    """One line, its wildcards chosen, with prefix and suffix."""
+    """One line with prefix and suffix, its wildcards chosen."""
     lines = caption.split("\n")
     line = choose(lines) if rules.wildcard and len(lines) > 1 else lines[0]
-    if rules.wildcard:
-        line = fill_wildcards(line, choose)
-    return " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
+    text = " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
+    return fill_wildcards(text, choose) if rules.wildcard else text
 
 
 def _has_tags(text: str, rules: CaptionRules) -> bool:

@@ -16,87 +16,95 @@ SHOWN = 3  # captions named in a message
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What became of the word in every image's captions; regularisation images are not asked.
+    """What became of the word in every image's captions; only images that teach it are asked.
 
     Attributes:
         always: images whose every caption holds the word whole.
         sometimes: images some of whose captions do, such as with wildcards.
+        cut: images without a caption that does, but with one that has the word too late to be read.
         never: images whose captions all lack it.
-        cut: those of `sometimes` and `never` where the word is there and too late to be read.
         tokens: length of each sample's longest caption, in the samples' order; empty without a tokenizer.
         limit: tokens that are read; longer captions are cut.
     """
 
     always: tuple[Sample, ...]
     sometimes: tuple[Sample, ...]
-    never: tuple[Sample, ...]
     cut: tuple[Sample, ...]
+    never: tuple[Sample, ...]
     tokens: tuple[int, ...]
     limit: int
+
+    @property
+    def total(self) -> int:
+        """Number of images that were asked."""
+        return len(self.always) + len(self.sometimes) + len(self.cut) + len(self.never)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What a caption's extremes came to: does each hold the word whole, has one it too late, the longest length."""
+
+    held: tuple[bool, ...]
+    too_late: bool
+    length: int
 
 
 def cover_captions(samples: Sequence[Sample], token: str, encoder: WordEncoder | None, word: Placeholder | None, chunks: int) -> Coverage:
     """Try every caption that decides, at token-id level where there is a tokenizer."""
     pattern = word_pattern([token])
-    groups: dict[bool | None, list[Sample]] = {True: [], None: [], False: []}
-    cut, tokens = [], []
-    seen: dict[object, tuple[list[bool], bool, int]] = {}
+    groups: dict[str, list[Sample]] = {"always": [], "sometimes": [], "cut": [], "never": []}
+    tokens = []
+    seen: dict[object, _Tried] = {}
     for sample in samples:
         key = (sample.caption, sample.subset.captions)
         if key not in seen:
             seen[key] = _try(extremes(*key, token), pattern, encoder, word, chunks)
-        held, too_late, length = seen[key]
+        tried = seen[key]
         if encoder is not None:
-            tokens.append(length)
-        if sample.subset.regularisation:
-            continue
-        groups[True if all(held) else None if any(held) else False].append(sample)
-        if too_late:
-            cut.append(sample)
-    always, sometimes, never = (tuple(groups[key]) for key in (True, None, False))
-    return Coverage(always, sometimes, never, tuple(cut), tuple(tokens), CHUNK * chunks)
+            tokens.append(tried.length)
+        if sample.trains:
+            kind = "always" if all(tried.held) else "sometimes" if any(tried.held) else "cut" if tried.too_late else "never"
+            groups[kind].append(sample)
+    return Coverage(**{kind: tuple(found) for kind, found in groups.items()}, tokens=tuple(tokens), limit=CHUNK * chunks)
 
 
-def _try(
-    texts: Sequence[str], pattern: re.Pattern[str], encoder: WordEncoder | None, word: Placeholder | None, chunks: int
-) -> tuple[list[bool], bool, int]:
-    """For each text whether the word is read whole; whether one has it too late; the longest length."""
+def _try(texts: Sequence[str], pattern: re.Pattern[str], encoder: WordEncoder | None, word: Placeholder | None, chunks: int) -> _Tried:
     if encoder is None or word is None:
-        return [bool(pattern.search(text)) for text in texts], False, 0
+        return _Tried(tuple(bool(pattern.search(text)) for text in texts), too_late=False, length=0)
     held, too_late, longest = [], False, 0
     for text in texts:
         ids = encoder.ids(text)
         longest = max(longest, len(ids))
         kept = set().union(*encoder.parts(ids)[:chunks]) if len(ids) > CHUNK else set(ids)
-        whole = kept.issuperset(word.ids)
-        held.append(whole)
-        too_late = too_late or (not whole and not kept.issuperset(ids) and set(ids).issuperset(word.ids))
-    return held, too_late, longest
+        held.append(kept.issuperset(word.ids))
+        too_late = too_late or (not held[-1] and set(ids).issuperset(word.ids))
+    return _Tried(tuple(held), too_late, longest)
 
 
 def report_coverage(coverage: Coverage, token: str, findings: Findings, *, required: bool) -> None:
     """An error if nothing would be learned, a warning if some images teach nothing (an error when required)."""
-    total = len(coverage.always) + len(coverage.sometimes) + len(coverage.never)
-    lacking = [*coverage.never, *coverage.sometimes]
-    if not lacking:
-        return
-    where = f"{lacking[0].path.parent} ({_examples(lacking)})"
+    total = coverage.total
+    nothing = total > 0 and not coverage.always and not coverage.sometimes
     if coverage.cut:
-        what = f"captions are longer than {coverage.limit} tokens, and the word {token} is cut off"
+        what = f"{len(coverage.cut)} of {total} captions are longer than {coverage.limit} tokens, and the word {token} is cut off"
         hint = "put the word first, shorten the captions, use fewer vectors, or pass --max_token_length 150"
-        _tell(f"{len(coverage.cut)} of {total} {what}", _examples(coverage.cut), hint, findings, is_error=len(coverage.cut) == total)
-    lacking = [sample for sample in lacking if sample not in coverage.cut]
-    if not lacking:
-        return
-    hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
-    if any(token.lower() in sample.caption.lower() for sample in coverage.never):
-        hint += "; letter case and word boundaries count"
-    if len(coverage.never) == total and not coverage.cut:
-        findings.error(f"no caption contains the word {token}: nothing would be learned", where, hint)
-        return
-    often = "" if not coverage.sometimes else f" ({len(coverage.sometimes)} of them only sometimes)"
-    what = f"{len(lacking)} of {total} captions lack the word {token}{often}: these images teach it nothing"
-    _tell(what, where, hint, findings, is_error=required)
+        _tell(what, _examples(coverage.cut), hint, findings, is_error=required or nothing)
+    lacking = [*coverage.never, *coverage.sometimes]
+    if lacking:
+        where = f"{lacking[0].path.parent} ({_examples(lacking)})"
+        hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
+        if any(token.lower() in sample.caption.lower() for sample in coverage.never):
+            hint += "; letter case and word boundaries count"
+        often = "" if not coverage.sometimes else f" ({len(coverage.sometimes)} of them only sometimes)"
+        what = f"{len(lacking)} of {total} captions lack the word {token}{often}: these images teach it nothing"
+        if len(coverage.never) == total:
+            what = f"no caption contains the word {token}: nothing would be learned"
+        _tell(what, where, hint, findings, is_error=required or nothing)
+    longer = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
+    if longer > 0:
+        findings.note(
+            f"{longer} captions are longer than {coverage.limit} tokens and are cut after the word; --max_token_length reads more"
+        )
 
 
 def _tell(what: str, where: str, hint: str, findings: Findings, *, is_error: bool) -> None:

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from coinage.config import DataConfig
+from coinage.config import LEAST_MASK, DataConfig
 from coinage.data.coverage import Coverage, cover_captions, report_coverage
 from coinage.data.images import load_view
 from coinage.data.sample import Sample
-from coinage.data.scan import scan
+from coinage.data.scan import balanced, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.progress import counted
 from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
 
 DECODED_AT_ONCE = 500  # images; larger sets that are to be cached are decoded while they are encoded
-LEAST_MASK = 0.02  # mean of a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,14 @@ def examine(
         decode = not data.cache_latents or data.skip_bad_images or len(samples) <= DECODED_AT_ONCE
     if decode:
         samples = decodable(samples, data.readers, findings, skip=data.skip_bad_images)
+    samples = balanced(samples, findings)
+    if data.masks_wanted and samples and not any(s.mask or s.subset.images.alpha_mask for s in samples):
+        findings.error("--masked_loss: no image has a mask", hint="add conditioning_data_dir with mask images, or alpha_mask = true")
     if not any(sample.repeats for sample in samples) and not findings.errors:
         findings.error("no images to train on", hint="check the dataset's folders, num_repeats and validation_split")
     encoder = word = coverage = None
     if tokenizer is not None:
-        (word,) = placeholders_for([(token or "", num_vectors)], tokenizer)
+        (word,) = placeholders_for([(token or "", num_vectors)], len(tokenizer))
         encoder = WordEncoder(tokenizer, [word] if token else [])
     if token and samples:
         coverage = cover_captions(samples, token, encoder, word, chunks)

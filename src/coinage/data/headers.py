@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +87,16 @@ def _jpeg_size(head: bytes) -> Size | None:
 
 
 def _by_pillow(path: str | Path) -> Header:
+    jxl = str(path).lower().endswith(".jxl")
+    if jxl:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("pillow_jxl")  # adds the format to Pillow, where it is installed
     try:
         with Image.open(path) as image:
             return Header(image.size, orientation_of(image))
     except UnidentifiedImageError:
-        raise OSError("no image, or of an unknown kind") from None
+        hint = "; JPEG XL needs the package pillow-jxl-plugin" if jxl else ""
+        raise OSError(f"no image, or of an unknown kind{hint}") from None
     except OSError:
         raise
     except Exception as error:  # a plugin may raise anything on a broken file

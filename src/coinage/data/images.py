@@ -18,7 +18,6 @@ from coinage.data.sample import Sample
 from coinage.errors import CoinageError
 
 Floats = NDArray[np.float32]
-STRIP = 256  # columns averaged at a time
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,7 +48,7 @@ class View:
 def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | None]:
     """The image as displayed, 8-bit RGB, and its alpha channel where it has one.
 
-    Transparency is shown over white, 16 bits are scaled to 8. As the reference, hidden colours show
+    Transparency is shown over the background colour, 16 bits are scaled to 8. As the reference, hidden colours show
     instead, 16-bit grey saturates, and photos lie on their side.
 
     Raises:
@@ -62,7 +61,7 @@ def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | No
             if rules.as_reference:
                 alpha = image.convert("RGBA").getchannel("A") if _transparent(image) else None
                 return image.convert("RGB"), alpha
-            rgb, alpha = _flatten(image)
+            rgb, alpha = _flatten(image, rules.background)
     except Exception as error:  # a plugin may raise anything on a broken file
         reason = str(error) or type(error).__name__
         raise CoinageError(f"cannot decode the image: {reason}", str(path), "replace or remove the file") from error
@@ -76,31 +75,34 @@ def _transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def _flatten(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """8-bit RGB over white, and the alpha channel."""
+def _flatten(image: Image.Image, background: str) -> tuple[Image.Image, Image.Image | None]:
+    """8-bit RGB over a colour, and the alpha channel."""
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float64) / 257  # 65535 becomes 255
         image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
     if not _transparent(image):
         return image.convert("RGB"), None
     image = image.convert("RGBA")
-    ground = Image.new("RGBA", image.size, "white")
+    ground = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(ground, image).convert("RGB"), image.getchannel("A")
 
 
 def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
-    """Average [H, W, C] to `height` rows, each the mean of the source rows it covers, in part or whole."""
-    source = pixels.shape[0]
+    """Average [H, W, C] to `height` <= H rows, each the mean of the source rows it covers, in part or whole."""
+    source = len(pixels)
     edges = np.arange(height + 1) * (source / height)
     whole = np.minimum(edges.astype(int), source)
-    part = (edges - whole)[:, None, None]
-    strips = []
-    for start in range(0, pixels.shape[1], STRIP):  # bounds the memory that a large photo takes
-        strip = pixels[:, start : start + STRIP].astype(np.float64)
-        total = np.concatenate([np.zeros_like(strip[:1]), strip.cumsum(axis=0)])
-        at_edges = total[whole] + part * strip[np.minimum(whole, source - 1)]
-        strips.append((np.diff(at_edges, axis=0) * (height / source)).astype(np.float32))
-    return np.concatenate(strips, axis=1)
+    part = (edges - whole).astype(np.float32)[:, None, None]
+    counts = np.diff(whole)
+    total = np.zeros((height, *pixels.shape[1:]), dtype=np.uint32 if pixels.dtype == np.uint8 else np.float32)
+    for k in range(int(counts.max())):  # adding whole images of k-th rows is several times faster than reduceat
+        rows = np.flatnonzero(counts > k)
+        total[rows] += pixels[whole[rows] + k]
+    # The first row of each group counts but in part, and the row after its last one in the rest.
+    covered = total.astype(np.float32)
+    covered += part[1:] * pixels[np.minimum(whole[1:], source - 1)]
+    covered -= part[:-1] * pixels[whole[:-1]]
+    return covered * np.float32(height / source)
 
 
 def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
@@ -138,7 +140,7 @@ def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = Non
     pixels = np.atleast_3d(np.asarray(image))
     for length in (size_wh[1], size_wh[0]):
         scaled = shrink_rows(pixels, length) if chosen == "area" else sample_rows(pixels, length, chosen)
-        pixels = scaled.transpose(1, 0, 2)
+        pixels = np.ascontiguousarray(scaled.transpose(1, 0, 2))
     whole = (pixels + np.float32(0.5)).clip(0, 255).astype(np.uint8)
     return whole if image.mode == "RGB" else whole[..., 0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "coinage latents 1"
 FOLDER = Path(".coinage") / "latents"
+NAME = 120  # bytes of an image's name in its entry's; file systems allow 255 in all
 
 
 def fingerprint(vae: AutoencoderKL) -> str:
@@ -59,13 +61,24 @@ class DiskCache:
         sample, flipped = self._samples[key[0]], key[1]
         rules, fit = sample.subset.images, sample.fit
         mask = sample.mask.name if sample.mask else ""
-        parts = [sample.path.name, mask, fit, flipped, rules.interpolation, rules.alpha_mask, rules.as_reference, self._vae]
+        parts = [
+            sample.path.name,
+            mask,
+            fit,
+            flipped,
+            rules.interpolation,
+            rules.alpha_mask,
+            rules.background,
+            rules.as_reference,
+            self._vae,
+        ]
         digest = hashlib.blake2b(repr([FORMAT, *parts]).encode(), digest_size=8).hexdigest()
-        name = f"{sample.path.name}_{fit.bucket_wh[0]}x{fit.bucket_wh[1]}_{digest}.safetensors"
+        stem = sample.path.name.encode(errors="replace")[:NAME].decode(errors="ignore")  # the digest has the whole name
+        name = f"{stem}_{fit.bucket_wh[0]}x{fit.bucket_wh[1]}_{digest}.safetensors"
         parent = sample.path.parent
         if self._folder is None:
             return parent / FOLDER / name
-        place = hashlib.blake2b(str(parent.resolve()).encode(), digest_size=4).hexdigest()
+        place = hashlib.blake2b(os.fsencode(parent.resolve()), digest_size=4).hexdigest()
         return self._folder / f"{parent.resolve().name}-{place}" / name
 
     def load(self, key: Key) -> Latent | None:
@@ -92,12 +105,16 @@ class DiskCache:
         except (ValueError, AttributeError, SafetensorError):
             return "the file is broken"
         width, height = sample.fit.bucket_wh
-        if about.get("format") != FORMAT or "moments" not in tensors:
+        if not isinstance(about, dict) or about.get("format") != FORMAT or "moments" not in tensors:
             return "the file is not ours"
-        shape = (2, tensors["moments"].shape[1], height // self._scale, width // self._scale)
-        if about.get("sum") != _sum(tensors) or tuple(tensors["moments"].shape) != shape:
+        shape = tensors["moments"].shape
+        if about.get("sum") != _sum(tensors) or len(shape) != 4 or shape[2:] != (height // self._scale, width // self._scale):
             return "the file is broken"
-        if not self._trust and not _same_content(sample, about):
+        try:
+            same = self._trust or _same_content(sample, about)
+        except OSError:
+            return "the image cannot be read"
+        if not same:
             return "the image has changed"
         return Latent(tensors["moments"], tensors.get("mask"), sample.fit)
 

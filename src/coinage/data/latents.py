@@ -153,13 +153,13 @@ class Latents:
         store = self._store
         if store is None:
             return
-        failed: list[CoinageError] = []
+        failed: dict[Key, CoinageError] = {}
 
         def read(key: Key) -> View | Latent | None:
             try:
                 return store.load(key) or load_view(self._samples[key[0]], flipped=key[1])
             except CoinageError as error:
-                failed.append(error)
+                failed[key] = error
                 return None
 
         done = 0
@@ -177,7 +177,7 @@ class Latents:
             for write in writes:
                 write.result()
         if failed:
-            raise ConfigError(problem for error in failed for problem in error.problems)
+            raise ConfigError(problem for key in sorted(failed) for problem in failed[key].problems)
 
     def _chunks(self, batch_size: int) -> list[list[Key]]:
         """Every image and its mirror image, in groups of one bucket."""

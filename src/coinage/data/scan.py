@@ -31,41 +31,74 @@ def scan(data: DataConfig, seed: int, findings: Findings) -> list[Sample]:
         findings: gets one error for each bad file.
 
     Returns:
-        Training images, regularisation images among them, and held-out images (with no repeats).
+        Training images, regularisation images not balanced yet, and held-out images (with no repeats).
     """
     samples: list[Sample] = []
+    mask_folders: dict[Path, dict[str, str]] = {}
     for index, dataset in enumerate(data.datasets):
-        found: list[Sample] = []
         for subset in dataset.subsets:
-            found += _scan_subset(dataset, subset, index, seed, findings, skip=data.skip_bad_images)
-        samples += balanced(found, findings)
+            if subset.mask_dir and not subset.regularisation and subset.mask_dir not in mask_folders:
+                mask_folders[subset.mask_dir] = _mask_names(subset.mask_dir, subset.where, findings)
+            masks = mask_folders.get(subset.mask_dir, {}) if subset.mask_dir and not subset.regularisation else None
+            samples += _scan_subset(dataset, subset, index, seed, masks, findings, skip=data.skip_bad_images)
+    used = {(sample.mask.parent, sample.mask.stem) for sample in samples if sample.mask}
+    for folder, names in mask_folders.items():
+        spare = [stem for stem in names if (folder, stem) not in used]
+        if spare and len(spare) < len(names):
+            findings.warn(f"{len(spare)} masks belong to no image: {', '.join(spare[:3])}", str(folder))
     if sum(sample.repeats for sample in samples) > MOST_USES:
         findings.error(f"an epoch would have more than {MOST_USES} images", hint="lower num_repeats")
-    return samples
+    return without_leaks(samples)
 
 
-def _scan_subset(dataset: DatasetConfig, subset: SubsetConfig, index: int, seed: int, findings: Findings, *, skip: bool) -> list[Sample]:
+def _scan_subset(
+    dataset: DatasetConfig,
+    subset: SubsetConfig,
+    index: int,
+    seed: int,
+    mask_names: dict[str, str] | None,
+    findings: Findings,
+    *,
+    skip: bool,
+) -> list[Sample]:
     before = len(findings.errors)
     entries = entries_of(subset, findings)
     if not entries and len(findings.errors) == before:
         findings.warn(f"no images in {subset.metadata_file or subset.image_dir}: the subset is left out", subset.where)
     bad = Findings()
     headers = _headers([entry.path for entry in entries], subset, bad)
-    masks = _masks(entries, headers, subset, findings)
-    sizes = bucket_sizes(dataset.resolution_wh, dataset.buckets) if dataset.buckets.enabled else []
+    masks = {} if mask_names is None else _masks(entries, headers, mask_names, subset, findings)
+    samples = _fitted([entry for entry in entries if entry.path in headers], headers, masks, dataset, subset, index, bad)
+    if skip and bad.errors:
+        findings.warn(f"{len(bad.errors)} images are left out: {'; '.join(p.where for p in bad.errors[:3])}", subset.where)
+    else:
+        findings.errors += bad.errors
+    return split(samples, seed if dataset.validation_seed is None else dataset.validation_seed)
+
+
+def _fitted(
+    entries: Sequence[Entry],
+    headers: dict[str, Header],
+    masks: dict[str, Path],
+    dataset: DatasetConfig,
+    subset: SubsetConfig,
+    index: int,
+    findings: Findings,
+) -> list[Sample]:
+    """A sample for each entry that has a bucket."""
+    buckets = dataset.buckets
+    sizes = bucket_sizes(dataset.resolution_wh, buckets) if buckets.enabled and not buckets.no_upscale else []
     fits: dict[Size, Fit | None] = {}
     samples = []
     for entry in entries:
-        header = headers.get(entry.path)
-        if header is None:
-            continue
+        header = headers[entry.path]
         size = header.stored_wh if subset.images.as_reference else header.upright_wh
         if size not in fits:
-            fits[size] = fit(size, dataset.resolution_wh, dataset.buckets, sizes)
+            fits[size] = fit(size, dataset.resolution_wh, buckets, sizes)
         fitted = fits[size]
         if fitted is None:
-            what = f"the image is {size[0]}x{size[1]}, smaller than a bucket step of {dataset.buckets.step}"
-            bad.error(what, entry.path, "enlarge or remove it, or drop bucket_no_upscale")
+            what = f"the image is {size[0]}x{size[1]}, and its bucket would be smaller than a step of {buckets.step}"
+            findings.error(what, entry.path, "enlarge or remove it, raise resolution, or drop bucket_no_upscale")
             continue
         sample = Sample(
             path=Path(entry.path),
@@ -75,42 +108,45 @@ def _scan_subset(dataset: DatasetConfig, subset: SubsetConfig, index: int, seed:
             image_wh=size,
             fit=fitted,
             repeats=subset.num_repeats,
-            bucketed=dataset.buckets.enabled,
+            bucketed=buckets.enabled,
             rotated=header.orientation > 1,
             mask=masks.get(entry.path),
         )
         samples.append(sample)
-    if skip and bad.errors:
-        findings.warn(f"{len(bad.errors)} images are left out: {'; '.join(p.where for p in bad.errors[:3])}", subset.where)
-    else:
-        findings.errors += bad.errors
-    return split(samples, seed if dataset.validation_seed is None else dataset.validation_seed)
+    return samples
 
 
 def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> dict[str, Header]:
     """The header of each readable image. Sizes that are remembered are not read again."""
     known = _remembered(subset)
+    stamps = _stamps(paths) if subset.cache_sizes else {}
     found: dict[str, Header] = {}
-    stamps: dict[str, tuple[int, int]] = {}
-    wanted = []
-    for path in paths:
-        if subset.cache_sizes:
-            stat = os.stat(path)  # noqa: PTH116 - called for every image
-            stamps[path] = (stat.st_mtime_ns, stat.st_size)
-        if path in stamps and (line := known.get(os.path.basename(path))) and tuple(line[:2]) == stamps[path]:  # noqa: PTH119
+    for path, stamp in stamps.items():
+        line = known.get(_name(path, subset))
+        if line and (line[0], line[1]) == stamp:
             found[path] = Header((line[2], line[3]), line[4])
-        else:
-            wanted.append(path)
+    wanted = [path for path in dict.fromkeys(paths) if path not in found]
     for path, header in zip(wanted, read_many(read_header, wanted), strict=True):
         if isinstance(header, Header):
             found[path] = header
         else:
             reason = str(header).replace(path, "").strip(" '") or type(header).__name__
             findings.error(f"unreadable image: {reason}", path, "replace or remove the file")
-    if subset.cache_sizes and wanted:
-        lines = {os.path.basename(p): [*stamps[p], *h.stored_wh, h.orientation] for p, h in found.items()}  # noqa: PTH119
-        _remember(subset, lines, findings)
+    if wanted and stamps:
+        lines = {_name(p, subset): [*stamps[p], *found[p].stored_wh, found[p].orientation] for p in wanted if p in found and p in stamps}
+        _remember(subset, known | lines, findings)
     return found
+
+
+def _stamps(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Time of change and size in bytes of each file that is there."""
+    stats = zip(paths, read_many(os.stat, paths), strict=True)
+    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats if isinstance(stat, os.stat_result)}
+
+
+def _name(path: str, subset: SubsetConfig) -> str:
+    """How an image is called in the file of sizes: by its path inside the image folder."""
+    return os.path.relpath(path, subset.image_dir)
 
 
 def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
@@ -119,7 +155,7 @@ def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
         return {}
     try:
         data = json.loads((subset.image_dir / SIZES_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     lines = data.items() if isinstance(data, dict) else ()
     return {k: v for k, v in lines if isinstance(v, list) and len(v) == 5 and all(isinstance(x, int) and x > 0 for x in v)}
@@ -134,31 +170,31 @@ def _remember(subset: SubsetConfig, lines: dict[str, list[int]], findings: Findi
         findings.warn(f"image sizes are not remembered: {error.problems[0].what}", error.problems[0].where)
 
 
-def _masks(entries: Sequence[Entry], headers: dict[str, Header], subset: SubsetConfig, findings: Findings) -> dict[str, Path]:
+def _mask_names(folder: Path, where: str, findings: Findings) -> dict[str, str]:
+    """The masks of a folder, by name without suffix."""
+    return {Path(entry.name).stem: entry.path for entry in list_folder(folder, where, "mask folder", findings) if is_image(entry.name)}
+
+
+def _masks(
+    entries: Sequence[Entry], headers: dict[str, Header], names: dict[str, str], subset: SubsetConfig, findings: Findings
+) -> dict[str, Path]:
     """The mask of each image: same name, any image suffix, same aspect ratio."""
-    if subset.mask_dir is None:
-        return {}
-    names = [e for e in list_folder(subset.mask_dir, subset.where, "mask folder", findings) if is_image(e.name)]
-    by_stem = {Path(entry.name).stem: entry.path for entry in names}
-    found: dict[str, Path] = {}
-    for entry in entries:
-        mask = by_stem.pop(Path(entry.path).stem, None)
+    pairs = [(entry.path, names.get(Path(entry.path).stem)) for entry in entries]
+    found = {image: mask for image, mask in pairs if mask}
+    for image, mask in pairs:
         if mask is None:
-            findings.error("the image has no mask", entry.path, f"put an image of the same name into {subset.mask_dir}")
-            continue
-        found[entry.path] = Path(mask)
-        try:
-            size = read_header(mask).upright_wh
-        except OSError as error:
-            findings.error(f"unreadable mask: {error}", mask, "replace the file")
-            continue
-        if entry.path in headers and not _same_shape(size, headers[entry.path].upright_wh):
-            width, height = headers[entry.path].upright_wh
+            findings.error("the image has no mask", image, f"put an image of the same name into {subset.mask_dir}")
+    wanted = list(dict.fromkeys(found.values()))
+    sizes = dict(zip(wanted, read_many(read_header, wanted), strict=True))
+    for image, mask in found.items():
+        header = sizes[mask]
+        if isinstance(header, OSError):
+            findings.error(f"unreadable mask: {header}", mask, "replace the file")
+        elif image in headers and not _same_shape(header.upright_wh, headers[image].upright_wh):
+            (width, height), size = headers[image].upright_wh, header.upright_wh
             what = f"the mask is {size[0]}x{size[1]}, and its image {width}x{height}"
             findings.error(what, mask, "give both the same size, or at least the same aspect ratio")
-    if by_stem and entries:
-        findings.warn(f"{len(by_stem)} masks belong to no image: {', '.join(list(by_stem)[:3])}", str(subset.mask_dir))
-    return found
+    return {image: Path(mask) for image, mask in found.items()}
 
 
 def _same_shape(mask: Size, image: Size) -> bool:
@@ -179,18 +215,29 @@ def split(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return [replace(s, repeats=0, held_out=True) if i in chosen else s for i, s in enumerate(samples)]
 
 
+def without_leaks(samples: Sequence[Sample]) -> list[Sample]:
+    """An image that is held out in one place trains in none: there it is left out."""
+    held_out = {os.path.realpath(sample.path) for sample in samples if sample.held_out}
+    if not held_out:
+        return list(samples)
+    return [s for s in samples if s.held_out or s.subset.regularisation or os.path.realpath(s.path) not in held_out]
+
+
 def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
-    """Regularisation images repeated until they are as many as the others; those not needed are left out.
+    """Regularisation images repeated until they are as many as the others of their dataset; the rest is left out.
 
     The rule is the reference's: in order, first with their own repeats, then once more in each round.
     """
-    wanted = sum(s.repeats for s in samples if not s.subset.regularisation)
-    reg = [i for i, s in enumerate(samples) if s.subset.regularisation]
-    repeats = reg_repeats(wanted, [samples[i].repeats for i in reg])
-    if reg and 0 in repeats:
-        findings.warn(f"{repeats.count(0)} of {len(reg)} regularisation images are not needed and are left out")
-    chosen = dict(zip(reg, repeats, strict=True))
-    return [replace(s, repeats=chosen[i]) if i in chosen else s for i, s in enumerate(samples) if chosen.get(i, 1)]
+    chosen: dict[int, int] = {}
+    for dataset in {sample.dataset for sample in samples if sample.subset.regularisation}:
+        members = [(i, s) for i, s in enumerate(samples) if s.dataset == dataset]
+        reg = [(i, s.repeats) for i, s in members if s.subset.regularisation]
+        wanted = sum(s.repeats for _, s in members if not s.subset.regularisation)
+        chosen |= dict(zip((i for i, _ in reg), reg_repeats(wanted, [own for _, own in reg]), strict=True))
+    spare = list(chosen.values()).count(0)
+    if spare:
+        findings.warn(f"{spare} of {len(chosen)} regularisation images are not needed and are left out")
+    return [replace(s, repeats=chosen.get(i, s.repeats)) for i, s in enumerate(samples) if chosen.get(i, 1)]
 
 
 def reg_repeats(wanted: int, repeats: Iterable[int]) -> list[int]:

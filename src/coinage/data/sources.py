@@ -12,6 +12,7 @@ from typing import Any
 from coinage.config import SubsetConfig
 from coinage.data.reading import read_bytes, read_many
 from coinage.errors import Findings
+from coinage.words import encodable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 CAPTION_SUFFIXES = (".caption", ".txt")
@@ -126,8 +127,13 @@ def _caption(path: str, data: bytes | OSError, subset: SubsetConfig, findings: F
     if not data:
         findings.error("the caption file is empty", path, "write what the image shows, with the word; or remove the file")
         return None
-    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    lines = _lines(text)
     return "\n".join(lines if subset.captions.wildcard else lines[:1])
+
+
+def _lines(text: str) -> list[str]:
+    """The lines with text, stripped. Other than splitlines, only newlines end a line, as editors show them."""
+    return [stripped for line in text.replace("\r", "\n").split("\n") if (stripped := line.strip())]
 
 
 def _from_metadata(subset: SubsetConfig, findings: Findings) -> list[Entry]:
@@ -144,30 +150,34 @@ def _from_metadata(subset: SubsetConfig, findings: Findings) -> list[Entry]:
 
 def _records(path: Path, findings: Findings) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Image path, fields and place of every record of a metadata file."""
+    lines = path.suffix.lower() == ".jsonl"
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = text.splitlines() if path.suffix.lower() == ".jsonl" else [text]
-        records = [json.loads(line) if line.strip() else None for line in lines]
     except FileNotFoundError:
         findings.error("metadata file not found", str(path), "check the path")
         return
-    except (OSError, ValueError, RecursionError) as error:
-        findings.error(f"cannot read the metadata file: {error}", str(path), "it must be JSON, or JSONL with one object a line, in UTF-8")
+    except (OSError, UnicodeDecodeError) as error:
+        findings.error(f"cannot read the metadata file: {error}", str(path), "it must be text in UTF-8")
         return
-    if path.suffix.lower() != ".jsonl":
-        table = records[0]
-        if not isinstance(table, dict):
-            findings.error("the metadata file must hold an object: image path to fields", str(path))
-            return
-        records = [{"image_path": key, **fields} if isinstance(fields, dict) else fields for key, fields in table.items()]
-    for number, record in enumerate(records, 1):
-        where = f"{path}, {'line' if path.suffix.lower() == '.jsonl' else 'entry'} {number}"
-        if record is None:
+    for number, part in enumerate(text.split("\n") if lines else [text], 1):
+        where = f"{path}, line {number}" if lines else str(path)
+        if lines and not part.strip():
             continue
-        if not isinstance(record, dict) or not isinstance(record.get("image_path"), str):
-            findings.error("the entry is no object with an image path", where)
-        else:
-            yield record["image_path"], record, where
+        try:
+            record = json.loads(part)
+        except (ValueError, RecursionError) as error:
+            findings.error(f"cannot read the metadata: {error}", where, "it must be JSON, or JSONL with one object a line")
+            continue
+        if not lines and not isinstance(record, dict):
+            findings.error("the metadata file must hold an object: image path to fields", where)
+            return
+        entries = [(record.get("image_path") if isinstance(record, dict) else None, record)] if lines else record.items()
+        for at, (name, fields) in enumerate(entries, 1):
+            place = where if lines else f"{path}, entry {at}"
+            if isinstance(name, str) and isinstance(fields, dict) and encodable(name):
+                yield name, fields, place
+            else:
+                findings.error("the entry is no object with an image path", place)
 
 
 def _composed(fields: Mapping[str, Any], subset: SubsetConfig, where: str, findings: Findings) -> str:
@@ -175,13 +185,13 @@ def _composed(fields: Mapping[str, Any], subset: SubsetConfig, where: str, findi
     texts = []
     for name in ("caption", "tags"):
         value = fields.get(name)
-        if value is not None and not isinstance(value, str):
+        if value is not None and not (isinstance(value, str) and encodable(value)):
             findings.error(f"`{name}` must be a string", where)
             value = ""
         texts.append(value or "")
     separator = subset.captions.separator
-    tags = separator.join(line.strip() for line in texts[1].splitlines() if line.strip())
-    lines = [line.strip() for line in texts[0].splitlines() if line.strip()] or [""]
+    tags = separator.join(_lines(texts[1]))
+    lines = _lines(texts[0]) or [""]
     if not subset.captions.wildcard:
         lines = lines[:1]
     return "\n".join(line + separator + tags if line and tags else line or tags for line in lines)

@@ -58,8 +58,9 @@ def _captions(coverage: Coverage | None, samples: Sequence[Sample]) -> dict[str,
     found: dict[str, Any] = {
         "always_hold_the_word": len(coverage.always),
         "sometimes": len(coverage.sometimes),
+        "cut_off": len(coverage.cut),
         "never": len(coverage.never),
-        "word_cut_off": len(coverage.cut),
+        "total": coverage.total,
     }
     if coverage.tokens:
         longest = sorted(zip(coverage.tokens, samples, strict=True), key=lambda pair: -pair[0])[:LONGEST]

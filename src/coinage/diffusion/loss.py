@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from coinage.config import LossConfig, PredictionType
+from coinage.config import LEAST_MASK, LossConfig, PredictionType
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
@@ -21,9 +21,6 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction_type: PredictionType) -
     """
     divisor = snr + 1 if prediction_type == "v_prediction" else snr.clamp(min=torch.finfo(torch.float32).tiny)
     return snr.clamp(max=gamma) / divisor
-
-
-LEAST_MASK = 0.02  # mean of a mask, below which normalizing it would only amplify noise
 
 
 def loss_per_sample(

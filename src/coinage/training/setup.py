@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from coinage.config import DataConfig, TrainConfig
-from coinage.data.batches import PlannedBatch, batches_per_epoch, plan_epoch
+from coinage.data.batches import PlannedBatch, batches_per_epoch, plan_epoch, run_length
 from coinage.data.captions import vary
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent, Latents, Memory
@@ -106,14 +106,6 @@ def store_for(data: DataConfig, samples: Sequence[Sample], parts: Components) ->
     return Memory() if data.cache_latents else None
 
 
-def run_length(config: TrainConfig, batches: int) -> tuple[int, int]:
-    """Optimizer steps and epochs of a run with `batches` batches an epoch."""
-    updates = math.ceil(batches / config.optim.accumulation)
-    if config.loop.max_epochs is not None:
-        return config.loop.max_epochs * updates, config.loop.max_epochs
-    return config.loop.max_steps, math.ceil(config.loop.max_steps / updates)
-
-
 def working_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of the frozen parts; fp16 on a CPU becomes bf16, and says so."""
     if precision == "fp16" and device.type == "cpu":
@@ -173,7 +165,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     if config.model.gradient_checkpointing:
         checkpoint_gradients(parts)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
-    total_steps, total_epochs = run_length(config, batches)
+    total_steps, total_epochs = run_length(config.loop, config.optim.accumulation, batches)
     warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
     optimizer = make_optimizer(parts.rows())
     return Run(

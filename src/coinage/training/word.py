@@ -8,7 +8,7 @@ from torch import Tensor
 
 from coinage.config import WordConfig
 from coinage.embedding_file import read
-from coinage.errors import ConfigError, EmbeddingFileError
+from coinage.errors import CoinageError, ConfigError, EmbeddingFileError
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
 from coinage.tokens import initial_rows, install_rows, table_of
@@ -37,9 +37,9 @@ def install_word(parts: Components, word: WordConfig) -> Placeholder:
     Raises:
         ConfigError: the model has the word already.
         EmbeddingFileError: the word's file does not fit the model or the number of vectors.
-        CoinageError: the init word has no tokens.
+        CoinageError: the init word has no tokens, or the tokenizer has tokens that the text encoder lacks.
     """
-    (placeholder,) = placeholders_for([(word.token, word.num_vectors)], parts.tokenizers[0])
+    (placeholder,) = placeholders_for([(word.token, word.num_vectors)], len(table_of(parts.text_encoders[0])))
     given = read_vectors(word)
     embeddings = []
     for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
@@ -47,6 +47,9 @@ def install_word(parts: Components, word: WordConfig) -> Placeholder:
         if problems:
             raise ConfigError(problems)
         table = table_of(encoder)
+        if len(tokenizer) > len(table):
+            what = f"the tokenizer has {len(tokenizer)} tokens, and the text encoder {len(table)} rows"
+            raise CoinageError(what, hint="remove tokens that were added to the model's tokenizer")
         rows = given["emb_params"] if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
         if rows.shape[1] != table.shape[1]:
             what = f"vectors of width {rows.shape[1]}; this model's are {table.shape[1]} wide"
