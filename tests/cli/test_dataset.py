@@ -60,6 +60,7 @@ def test_the_summary(folder: Path) -> None:
     ):
         assert text in out, text
     assert "warning: 1 of 4 captions lack the word zibu" in done.stderr
+    assert "note: 1 images are enlarged over 2x and may teach blur: b.png" in done.stderr
 
 
 def test_numbers_for_machines(folder: Path) -> None:

@@ -101,6 +101,15 @@ def test_the_word_is_never_dropped() -> None:
     assert drawn("a, zibu, b", CaptionRules(tag_dropout=1.0)) == {"zibu"}
 
 
+@given(st.lists(TAG, max_size=6), st.integers(0, 6), st.floats(0, 1), st.floats(0, 50), st.integers(0, 60), st.integers(0, 2**31))
+def test_the_word_survives_all_that_leaves_tags_out(
+    tags: list[str], place: int, dropout: float, warmup: float, step: int, seed: int
+) -> None:
+    text = ", ".join([*tags[:place], "a zibu", *tags[place:]])
+    rules = CaptionRules(shuffle=True, tag_dropout=dropout, warmup=warmup)
+    assert "a zibu" in vary(text, rules, "zibu", rng_for(seed), step, 50).split(", ")
+
+
 @given(st.lists(TAG, min_size=1, max_size=6), st.integers(0, 2**31))
 def test_dropout_rate_zero_is_identity(tags: list[str], seed: int) -> None:
     text = ", ".join(tags)

@@ -12,6 +12,7 @@ from coinage.cli.cmd_dataset import show_dataset
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import notes, parse, write_config
 from coinage.config import TrainConfig
+from coinage.data.summary import headlines
 from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.preflight import Checked, check
 
@@ -62,6 +63,8 @@ def run_training(config: TrainConfig, checked: Checked) -> None:
         raise CoinageError("several processes are not supported yet", hint="pass --num_processes 1 to accelerate launch")
     log.info("loading %s", config.model.source)
     run = prepare(config, checked.samples, state.device)
+    for line in headlines(config.data, run.samples):
+        log.info("%s", line)
     shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, state.device)
     log.info("%d images, %d steps, %d epochs, %s on %s", *shape)
     if config.data.cache_latents:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from coinage.config import LEAST_MASK, DataConfig
 from coinage.data.coverage import Coverage, cover_captions, report_coverage
 from coinage.data.images import load_view
-from coinage.data.sample import Sample
+from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.data.scan import balanced, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.progress import counted
@@ -71,6 +71,7 @@ def examine(
         report_coverage(coverage, token, findings, required=data.require_word)
         _warn_of_regularisation(samples, token, findings)
     _note_sides(samples, findings)
+    _note_enlarged(samples, findings)
     return DataChecked(tuple(samples), coverage, encoder, word)
 
 
@@ -110,6 +111,15 @@ def _warn_of_regularisation(samples: Sequence[Sample], token: str, findings: Fin
     if idle:
         what = f"{idle} regularisation images do not hold the word {token}: only the word trains, so they teach nothing and cost time"
         findings.warn(what, hint="leave them out for Textual Inversion")
+
+
+def _note_enlarged(samples: Sequence[Sample], findings: Findings) -> None:
+    large = [sample.path.name for sample in samples if sample.enlarged > MUCH_ENLARGED]
+    if large:
+        shown = ", ".join(large[:3])
+        findings.note(
+            f"{len(large)} images are enlarged over {MUCH_ENLARGED:g}x and may teach blur: {shown}; bucket_no_upscale leaves them small"
+        )
 
 
 def _note_sides(samples: Sequence[Sample], findings: Findings) -> None:

@@ -9,6 +9,8 @@ from coinage.config import SubsetConfig
 from coinage.data.buckets import Fit, Size
 from coinage.words import word_pattern
 
+MUCH_ENLARGED = 2.0  # times
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -12,11 +12,10 @@ from coinage.data.buckets import Fit, Size, size_condition
 from coinage.data.captions import vary
 from coinage.data.coverage import Coverage
 from coinage.data.examine import DataChecked
-from coinage.data.sample import Sample
+from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.seeding import rng_for
 from coinage.words import CHUNK, WordEncoder
 
-MUCH_ENLARGED = 2.0
 MUCH_CUT = 0.25  # share of the resized image
 TINY = 64  # pixels
 VARIANTS = 3  # captions shown of an image
@@ -40,6 +39,21 @@ def summarize(data: DataConfig, checked: DataChecked) -> dict[str, Any]:
         "much_cut": _paths(s for s in samples if cut_off(s.fit) > MUCH_CUT),
         "datasets": [_dataset(dataset, [s for s in samples if s.dataset == i]) for i, dataset in enumerate(data.datasets)],
     }
+
+
+def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
+    """A line for each dataset: what an epoch of it is."""
+    lines = []
+    for number, config in enumerate(data.datasets, 1):
+        found = _dataset(config, [s for s in samples if s.dataset == number - 1])
+        uses, batches = (sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches"))
+        width, height = config.resolution_wh
+        line = (
+            f"dataset {number}: {width}x{height}, {len(found['buckets'])} buckets, {uses} uses in {batches} batches of {config.batch_size}"
+        )
+        short = found["short_batches"]
+        lines.append(f"{line}; {short} are short, and their images weigh more" if short else line)
+    return lines
 
 
 def _paths(samples: Any) -> list[str]:
