@@ -147,6 +147,11 @@ def test_folder_layout(tmp_path: Path) -> None:
     config, _ = build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train'}", f"--reg_data_dir={tmp_path / 'reg'}"], "test"))
     (reg,) = [s for s in config.data.datasets[0].subsets if s.regularisation]
     assert (reg.num_repeats, reg.class_tokens) == (2, "girl")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.png").touch()
+    (tmp_path / "plain" / "2024").touch()
+    (plain,) = build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'plain'}"], "test"))[0].data.datasets[0].subsets
+    assert (plain.image_dir, plain.num_repeats) == (tmp_path / "plain", 1)
     with pytest.raises(ConfigError, match="no usable subfolder"):
         build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train' / 'cat'}"], "test"))
 

@@ -13,6 +13,7 @@ from typing import Literal
 Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # in any letter case
 LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 Interpolation = Literal["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
 

@@ -73,7 +73,8 @@ def _settings(layers: Sequence[Layer]) -> tuple[tuple[str, str], ...]:
     """What was set, and where it counts; defaults are left out."""
     found: dict[str, tuple[Any, str]] = {}
     for layer in layers[1:]:
-        found |= {key: (value, layer.name.rpartition(", ")[2]) for key, value in layer.values.items()}
+        place = layer.name[max(layer.name.rfind("[["), 0) :]  # without the file's name
+        found |= {key: (value, place) for key, value in layer.values.items()}
     return tuple((f"{key} = {json.dumps(value, default=str)}", where) for key, (value, where) in sorted(found.items()))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from coinage.config import DatasetConfig
+from coinage.config import IMAGE_SUFFIXES, DatasetConfig
 from coinage.config_build import Fallback, Layer, make_dataset
 from coinage.errors import Findings, did_you_mean
 from coinage.words import encodable
@@ -128,7 +128,7 @@ def _shown(value: object) -> str:
 
 def read_table(path: Path, findings: Findings) -> dict[str, Any]:
     """The contents of a TOML or JSON file; {} with an error when it cannot be read."""
-    if path.suffix.lower() not in (".toml", ".json"):
+    if path.suffix.lower() not in (".toml", ".json") and path.exists():
         findings.error("the dataset config must be a .toml or .json file", str(path))
         return {}
     try:
@@ -197,7 +197,7 @@ def folder_layout(root: Path, regularisation: Path | None, fallback: Fallback, f
     """The dataset of `--train_data_dir`: subfolders `N_name` with N repeats and captions "name".
 
     Args:
-        root: holds the subfolders.
+        root: holds the subfolders; or images, which are then all of one subset.
         regularisation: the same for regularisation images.
         fallback: values of the command line and defaults, by key.
         findings: gets an error when a folder is missing or has no such subfolder.
@@ -214,7 +214,9 @@ def folder_layout(root: Path, regularisation: Path | None, fallback: Fallback, f
 def _subfolders(root: Path, flag: str, findings: Findings) -> list[Layer]:
     layers = []
     try:
-        folders = sorted(p for p in root.iterdir() if p.is_dir())
+        children = sorted(root.iterdir())
+        folders = [child for child in children if child.is_dir()]
+        has_images = any(child.suffix.lower() in IMAGE_SUFFIXES for child in children)
     except OSError as error:
         findings.error(f"{flag}: cannot read the folder: {error.strerror}", str(root), "check the path")
         return []
@@ -224,6 +226,8 @@ def _subfolders(root: Path, flag: str, findings: Findings) -> list[Layer]:
             layers.append(Layer(str(folder), {"image_dir": str(folder), "num_repeats": int(count), "class_tokens": name}))
         else:
             findings.warn(f"{folder} is not named like 10_mychar and is left out")
+    if not layers and has_images:
+        return [Layer(str(root), {"image_dir": str(root)})]
     if not layers:
         hint = "name subfolders like 10_mychar: ten repeats of each image in it"
         findings.error(f"{flag}: no usable subfolder", str(root), hint)

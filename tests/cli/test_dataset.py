@@ -95,6 +95,22 @@ def test_a_folder_needs_no_file(folder: Path) -> None:
     assert "give --token" in done.stdout
 
 
+def test_machines_get_the_errors_too(folder: Path) -> None:
+    for words in ([folder / "data.toml", "--resolution=4", "--use_object_template", "--use_style_template"], [folder / "gone"]):
+        done = dataset(*words, "--json")
+        assert done.returncode == 2
+        assert json.loads(done.stdout)["errors"]
+    (folder / "empty").mkdir()
+    done = dataset(folder / "empty", "--resolution=64", "--json")
+    assert "no usable subfolder" in done.stderr
+
+
+def test_the_seed_of_held_out_images_is_asked_for(folder: Path) -> None:
+    assert "pass the --seed that you train with" in dataset(folder / "data.toml", "--validation_split=0.5").stderr
+    for more in ("--seed=1", "--validation_seed=1"):
+        assert "pass the --seed" not in dataset(folder / "data.toml", "--validation_split=0.5", more).stderr
+
+
 def test_the_contact_sheet_shows_every_image(folder: Path) -> None:
     picture(folder / "images" / "e.png", caption="<b>zibu</b> & more")
     done = dataset(folder / "data.toml", "--token=zibu", f"--model={MODEL}", f"--html={folder / 'sheet.html'}")

@@ -72,6 +72,8 @@ def test_prefix_and_suffix_are_on_every_line() -> None:
 def test_empties_are_dropped_and_the_separator_stays() -> None:
     assert drawn("a,, b ,c,", CaptionRules(shuffle=True, keep_tokens=99)) == {"a, b, c"}
     assert drawn("a; b; c", CaptionRules(shuffle=True, keep_tokens=3, separator=";")) == {"a; b; c"}
+    assert drawn("a, b, c", CaptionRules(shuffle=True, keep_tokens=3, separator=", ")) == {"a, b, c"}
+    assert drawn("a b  c", CaptionRules(shuffle=True, keep_tokens=3, separator=" ")) == {"a b c"}
 
 
 def test_a_keep_separator_fixes_head_and_tail() -> None:

@@ -413,4 +413,4 @@ def test_the_orientation_tag_turns_the_size(tmp_path: Path) -> None:
     samples, _ = scanned(tmp_path)
     assert [(s.image_wh, s.rotated) for s in samples] == [((2, 4), True)] * 3
     samples, _ = scanned(tmp_path, as_reference=True)
-    assert [s.image_wh for s in samples] == [(4, 2)] * 3
+    assert [(s.image_wh, s.rotated) for s in samples] == [((4, 2), False)] * 3

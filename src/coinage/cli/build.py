@@ -95,8 +95,6 @@ def _range_problems(args: argparse.Namespace) -> list[Problem]:
     low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
     if not 0 <= low < high <= 1000:
         problems.append(Problem(f"timesteps {low} to {high} are no range", hint="0 <= --min_timestep < --max_timestep <= 1000"))
-    if args.use_object_template and args.use_style_template:
-        problems.append(Problem("--use_object_template and --use_style_template exclude each other", hint="keep one of them"))
     if args.init_word is not None and not args.init_word.strip():
         problems.append(Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"))
     if args.log_with in ("tensorboard", "all") and not args.logging_dir:

@@ -36,7 +36,7 @@ def build_data(args: argparse.Namespace, script: str, findings: Findings, folder
     """
     fallback = _fallback(args, script, findings)
     return DataConfig(
-        datasets=_folder(folder, fallback, findings) if folder else _datasets(args, fallback, findings),
+        datasets=folder_layout(folder, None, fallback, findings) if folder else _datasets(args, fallback, findings),
         cache_latents=fallback.cached,
         cache_to_disk=args.cache_latents_to_disk,
         cache_dir=Path(args.cache_dir) if args.cache_dir else None,
@@ -65,18 +65,6 @@ def _datasets(args: argparse.Namespace, fallback: Fallback, findings: Findings) 
     return ()
 
 
-def _folder(path: Path, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:
-    """A folder of subfolders such as 10_mychar, or of images."""
-    try:
-        named = any(child.is_dir() and child.name.partition("_")[0].isdecimal() for child in path.iterdir())
-    except OSError as error:
-        findings.error(f"cannot read the folder: {error.strerror}", str(path), "check the path")
-        return ()
-    if named:
-        return folder_layout(path, None, fallback, findings)
-    return single_subset({"image_dir": str(path)}, str(path), fallback, findings)
-
-
 def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fallback:
     """What flags supply to every dataset: their defaults, and those that were given."""
     flags = {name: name for name in SAME_NAME} | OTHER_NAME
@@ -95,6 +83,8 @@ def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fall
         given["face_crop_aug_range"] = face if face and len(args.face_crop_aug_range.split(",")) == 2 else None
         if face and given["face_crop_aug_range"] is None:
             findings.error(f"--face_crop_aug_range {args.face_crop_aug_range!r} is no range", hint=hint)
+    if args.use_object_template and args.use_style_template:
+        findings.error("--use_object_template and --use_style_template exclude each other", hint="keep one of them")
     return Fallback(
         layers=(Layer("default", defaults), Layer("command line", given)),
         template="object" if args.use_object_template else "style" if args.use_style_template else None,

@@ -92,7 +92,11 @@ def dataset_command(argv: Sequence[str]) -> None:
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")
+    if findings.errors:
+        _tell(findings, as_json=own.json)
     findings.raise_errors()
+    if args.seed is None and any(s.validation_split for d in data.datasets for s in d.subsets if d.validation_seed is None):
+        findings.note("the seed chooses the images held out: pass the --seed that you train with, or set validation_seed")
     question = Question(
         data=data,
         token=own.token or args.token_string,
@@ -136,6 +140,7 @@ def answer(question: Question, findings: Findings) -> None:
     """
     checked = _examined(question, findings)
     if not checked.samples:
+        _tell(findings, as_json=question.as_json)
         findings.raise_errors()
     summary = summarize(question.data, checked)
     if question.loop:
@@ -146,10 +151,7 @@ def answer(question: Question, findings: Findings) -> None:
         print(json.dumps(whole, indent=1))
     else:
         print_summary(summary, samples[: question.shown], checked)
-        for note in findings.notes:
-            log.info("note: %s", note)
-        for warning in findings.warnings:
-            log.warning("%s", warning)
+        _tell(findings, as_json=False)
     if question.html:
         write_bytes(question.html, contact_sheet(whole, checked).encode(errors="replace"))
         log.info("wrote %s", question.html)
@@ -169,6 +171,17 @@ def _examined(question: Question, findings: Findings) -> DataChecked:
     if tokenizer and token:
         findings.errors += vocabulary_problems(pieces_of(token, question.num_vectors), tokenizer.get_vocab(), str(question.model))
     return examine(question.data, question.seed, token, question.num_vectors, tokenizer, question.chunks, findings, decode=True)
+
+
+def _tell(findings: Findings, *, as_json: bool) -> None:
+    """Say what was found but the errors, which follow; as JSON, the errors too."""
+    if as_json:
+        print(json.dumps(_told(findings), indent=1))
+        return
+    for note in findings.notes:
+        log.info("note: %s", note)
+    for warning in findings.warnings:
+        log.warning("%s", warning)
 
 
 def _told(findings: Findings) -> dict[str, Any]:

@@ -313,7 +313,7 @@ _OWN = _rows(
     _own("--cache_dir", "str", None, "Folder for latents on disk; unset: .coinage beside the images."),
     _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
     _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
-    _own("--data_as_reference", "switch", False, "Treat images and captions exactly as the reference, quirks included: EXIF rotation and transparency ignored, letterbox crop values for SDXL, gamma on 0..255, tags joined by comma."),
+    _own("--data_as_reference", "switch", False, "Treat pixels and tags as the reference, quirks included: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
     _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1."),
     _own("--validation_seed", "int", None, "Chooses the images held out; unset: --seed."),
     _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images every n steps; unset: ten times over the run."),

@@ -126,7 +126,7 @@ def _tags(text: str, separator: str, *, keep_empty: bool = False) -> list[str]:
 
 
 def _join(tags: Sequence[str], rules: CaptionRules) -> str:
-    return (", " if rules.as_reference else f"{rules.separator} ").join(tags)
+    return (", " if rules.as_reference else f"{rules.separator.rstrip()} ").join(tags)
 
 
 def _vary_tags(free: list[str], rules: CaptionRules, token: str, rng: np.random.Generator, step: int, total: int) -> list[str]:

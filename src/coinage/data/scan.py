@@ -92,7 +92,7 @@ def _fitted(
     samples = []
     for entry in entries:
         header = headers[entry.path]
-        size = header.stored_wh if subset.images.as_reference else header.upright_wh
+        size = shown_size(header, subset)
         if size not in fits:
             fits[size] = fit(size, dataset.resolution_wh, buckets, sizes)
         fitted = fits[size]
@@ -109,7 +109,7 @@ def _fitted(
             fit=fitted,
             repeats=subset.num_repeats,
             bucketed=buckets.enabled,
-            rotated=header.orientation > 1,
+            rotated=header.orientation > 1 and not subset.images.as_reference,
             mask=masks.get(entry.path),
         )
         samples.append(sample)
@@ -190,11 +190,16 @@ def _masks(
         header = sizes[mask]
         if isinstance(header, OSError):
             findings.error(f"unreadable mask: {header}", mask, "replace the file")
-        elif image in headers and not _same_shape(header.upright_wh, headers[image].upright_wh):
-            (width, height), size = headers[image].upright_wh, header.upright_wh
+        elif image in headers and not _same_shape(shown_size(header, subset), shown_size(headers[image], subset)):
+            (width, height), size = shown_size(headers[image], subset), shown_size(header, subset)
             what = f"the mask is {size[0]}x{size[1]}, and its image {width}x{height}"
             findings.error(what, mask, "give both the same size, or at least the same aspect ratio")
     return {image: Path(mask) for image, mask in found.items()}
+
+
+def shown_size(header: Header, subset: SubsetConfig) -> Size:
+    """An image's size as training sees it: upright, unless the reference is followed."""
+    return header.stored_wh if subset.images.as_reference else header.upright_wh
 
 
 def _same_shape(mask: Size, image: Size) -> bool:

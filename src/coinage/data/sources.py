@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coinage.config import SubsetConfig
+from coinage.config import IMAGE_SUFFIXES, SubsetConfig
 from coinage.data.reading import read_bytes, read_many
 from coinage.errors import Findings
 from coinage.words import encodable
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 CAPTION_SUFFIXES = (".caption", ".txt")
 
 

@@ -18,6 +18,7 @@ from coinage.words import CHUNK, WordEncoder
 
 MUCH_CUT = 0.25  # share of the resized image
 TINY = 64  # pixels
+AFTER_WARM_UP = 2**31  # a step when all tags are used
 VARIANTS = 3  # captions shown of an image
 LONGEST = 5  # captions named
 
@@ -130,7 +131,8 @@ def describe_sample(index: int, checked: DataChecked, token: str | None, seed: i
     """One image as training sees it: sizes, cut, and a few of its captions with their token ids."""
     sample = checked.samples[index]
     tokens = checked.coverage.tokens[index] if checked.coverage and checked.coverage.tokens else None
-    drawn = (vary(sample.caption, sample.subset.captions, token or "", rng_for(seed, "caption", 0, i), 0, 1) for i in range(VARIANTS * 2))
+    rules = sample.subset.captions
+    drawn = (vary(sample.caption, rules, token or "", rng_for(seed, "caption", 0, i), AFTER_WARM_UP, 1) for i in range(VARIANTS * 2))
     captions = list(dict.fromkeys(drawn))[:VARIANTS]
     sizes = size_condition(sample.image_wh, sample.fit, flipped=False, as_reference=sample.subset.images.as_reference)
     return {
