@@ -62,6 +62,15 @@ def make_dataset(layers: Sequence[Layer], subsets: Sequence[Layer], where: str, 
     return _dataset(values, tuple(kept.values()), where, fallback, findings)
 
 
+def shown(value: object) -> str:
+    """A value as the file has it, shortened."""
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "..."
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for layer in layers:
@@ -75,7 +84,7 @@ def _settings(layers: Sequence[Layer]) -> tuple[tuple[str, str], ...]:
     for layer in layers[1:]:
         place = layer.name[max(layer.name.rfind("[["), 0) :]  # without the file's name
         found |= {key: (value, place) for key, value in layer.values.items()}
-    return tuple((f"{key} = {json.dumps(value, default=str)}", where) for key, (value, where) in sorted(found.items()))
+    return tuple((f"{key} = {shown(value)}", where) for key, (value, where) in sorted(found.items()))
 
 
 def _dataset(

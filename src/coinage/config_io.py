@@ -7,7 +7,6 @@ trainer's. All problems of a file are found before any is reported.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coinage.config import IMAGE_SUFFIXES, DatasetConfig
-from coinage.config_build import Fallback, Layer, make_dataset
+from coinage.config_build import Fallback, Layer, make_dataset, shown
 from coinage.errors import Findings, did_you_mean
 from coinage.words import encodable
 
@@ -89,7 +88,7 @@ def _fits(value: object, kind: Kind) -> bool:
     if kind == "int":
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     if kind == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < LARGEST
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST  # False for nan
     if kind == "size":
         return _fits(value, "int") or (isinstance(value, list) and len(value) == 2 and all(_fits(v, "int") for v in value))
     if kind == "range":
@@ -113,17 +112,9 @@ def _check_table(table: Mapping[str, Any], level: str, where: str, findings: Fin
             allowed = " or ".join(LEVELS[x] for x in key.levels)
             findings.error(f"key `{name}` does not belong here", where, f"put it in {allowed}")
         elif not _fits(value, key.kind):
-            findings.error(f"`{name} = {_shown(value)}` is not {EXPECTED[key.kind]}", where)
+            findings.error(f"`{name} = {shown(value)}` is not {EXPECTED[key.kind]}", where)
         elif key.note:
             findings.note(f"{name} {key.note}")
-
-
-def _shown(value: object) -> str:
-    try:
-        text = json.dumps(value, default=str)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return "..."
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_table(path: Path, findings: Findings) -> dict[str, Any]:

@@ -102,13 +102,13 @@ class DiskCache:
             size = int.from_bytes(data[:8], "little")
             about = json.loads(data[8 : 8 + size]).get("__metadata__", {})
             tensors = safetensors.torch.load(data)
-        except (ValueError, AttributeError, SafetensorError):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, SafetensorError):
             return "the file is broken"
         width, height = sample.fit.bucket_wh
         if not isinstance(about, dict) or about.get("format") != FORMAT or "moments" not in tensors:
             return "the file is not ours"
         shape = tensors["moments"].shape
-        if about.get("sum") != _sum(tensors) or len(shape) != 4 or shape[2:] != (height // self._scale, width // self._scale):
+        if about.get("sum") != _sum(tensors, about) or len(shape) != 4 or shape[2:] != (height // self._scale, width // self._scale):
             return "the file is broken"
         try:
             same = self._trust or _same_content(sample, about)
@@ -121,7 +121,8 @@ class DiskCache:
     def save(self, key: Key, latent: Latent) -> None:
         sample = self._samples[key[0]]
         tensors = {"moments": latent.moments} | ({} if latent.mask is None else {"mask": latent.mask})
-        about = {"format": FORMAT, "sum": _sum(tensors), "stamp": _stamp(sample), "content": _content(sample)}
+        about = {"format": FORMAT, "stamp": _stamp(sample), "content": _content(sample)}
+        about["sum"] = _sum(tensors, about)
         path = self.path_for(key)
         try:
             write_bytes(path, safetensors.torch.save(tensors, about), sync=False)
@@ -130,8 +131,10 @@ class DiskCache:
             raise CoinageError(f"cannot keep latents: {error.problems[0].what}", str(path), hint) from error
 
 
-def _sum(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
+def _sum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    """A digest of all that a file holds, but the digest itself."""
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in sorted(tensors.items())]
+    digest = hashlib.blake2b(repr([shapes, sorted((k, v) for k, v in about.items() if k != "sum")]).encode(), digest_size=8)
     for name in sorted(tensors):
         digest.update(_bytes_of(tensors[name]))
     return digest.hexdigest()

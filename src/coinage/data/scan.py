@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coinage.config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
-from coinage.data.headers import Header, read_header
+from coinage.data.headers import MAX_PIXELS, Header, read_header
 from coinage.data.reading import read_many
 from coinage.data.sample import Sample
 from coinage.data.sources import Entry, entries_of, is_image, list_folder
@@ -123,7 +123,7 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
     found: dict[str, Header] = {}
     for path, stamp in stamps.items():
         line = known.get(_name(path, subset))
-        if line and (line[0], line[1]) == stamp:
+        if line and (line[0], line[1]) == stamp and line[2] * line[3] <= MAX_PIXELS:
             found[path] = Header((line[2], line[3]), line[4])
     wanted = [path for path in dict.fromkeys(paths) if path not in found]
     for path, header in zip(wanted, read_many(read_header, wanted), strict=True):
@@ -158,7 +158,11 @@ def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
     except (OSError, ValueError, RecursionError):
         return {}
     lines = data.items() if isinstance(data, dict) else ()
-    return {k: v for k, v in lines if isinstance(v, list) and len(v) == 5 and all(isinstance(x, int) and x > 0 for x in v)}
+    return {k: v for k, v in lines if isinstance(v, list) and len(v) == 5 and all(_is_count(x) for x in v)}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 < value < 2**63
 
 
 def _remember(subset: SubsetConfig, lines: dict[str, list[int]], findings: Findings) -> None:
