@@ -66,7 +66,7 @@ def shown(value: object) -> str:
     """A value as the file has it, shortened."""
     try:
         text = json.dumps(value, default=str)
-    except ValueError:  # Python writes no integer of more than 4300 digits
+    except (ValueError, RecursionError):  # Python writes no integer of more than 4300 digits
         return "..."
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import CaptionRules
-from coinage.data.captions import TEMPLATES, extremes, vary
+from coinage.data.captions import TEMPLATES, extremes, fill_wildcards, vary
 from coinage.seeding import rng_for
 from coinage.words import word_pattern
 
@@ -62,6 +62,12 @@ def drawn(text: str, rules: CaptionRules, draws: int = 200, step: int = 0) -> se
 def test_wildcards(text: str, expected: set[str]) -> None:
     assert drawn(text, CaptionRules(wildcard=True)) == expected
     assert drawn(text, CaptionRules()) == {text.split("\n", maxsplit=1)[0]}
+
+
+def test_many_open_braces_take_no_time() -> None:
+    text = "{ " * 40_000
+    assert fill_wildcards(text, lambda parts: parts[0]) == text
+    assert fill_wildcards("a{}b{}{c|d}{", lambda parts: parts[-1]) == "a{}b{}d{"
 
 
 def test_prefix_and_suffix_are_on_every_line() -> None:

@@ -1,5 +1,7 @@
 """Pixels: decoded upright, resized, cut, varied; masks go the same way."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,15 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-800])
         with pytest.raises(CoinageError, match=rf"cannot decode the image[\s\S]*{name}"):
             decode(path, PLAIN)
+
+
+def test_a_second_header_does_not_get_past_the_limit(tmp_path: Path) -> None:
+    data = picture(tmp_path / "a.png").read_bytes()
+    body = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
+    with pytest.raises(CoinageError, match="60000x60000 is too large"):
+        load_view(one(tmp_path))
 
 
 def test_an_image_that_changed_after_the_scan_is_refused(tmp_path: Path) -> None:

@@ -101,6 +101,21 @@ def test_bombs_and_empty_images_are_refused_by_their_headers(tmp_path: Path) -> 
     assert "no pixels" in found["none.png"]
 
 
+def test_images_too_thin_to_fill_their_bucket_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "thin.png", (4, 60000))
+    samples, findings = scanned(tmp_path, (512, 512))
+    assert not samples
+    assert "4x60000: to fill 512x512 it would grow to 512x7680000" in texts(findings)[0]
+
+
+def test_a_mask_that_is_refused_is_not_decoded(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    sized_png(tmp_path / "masks" / "a.png", 60000, 60000)
+    (sample,), findings = scanned(tmp_path / "images", mask_dir=tmp_path / "masks")
+    assert sample.mask is None
+    assert "60000x60000 is too large" in texts(findings)[0]
+
+
 def test_bad_images_may_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     picture(tmp_path / "ok.png")
@@ -159,6 +174,10 @@ def test_sizes_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (6, 6))
     picture(tmp_path / "c.png", (4, 4))
     assert [s.image_wh for s in scanned(tmp_path, cache_sizes=True)[0]] == [(6, 6), (8, 8), (4, 4)]
+    lines = json.loads((tmp_path / SIZES_FILE).read_text())
+    lines["b.png"][4], lines["c.png"][4] = 9, True
+    (tmp_path / SIZES_FILE).write_text(json.dumps(lines))
+    assert not any(s.rotated for s in scanned(tmp_path, cache_sizes=True)[0])
     (tmp_path / SIZES_FILE).write_text('{"a.png": [1, "x"]}')
     assert len(scanned(tmp_path, cache_sizes=True)[0]) == 3
 
@@ -390,6 +409,7 @@ def test_regularisation_images_are_not_held_out() -> None:
 )
 def test_regularisation_images_are_repeated_to_balance(wanted: int, own: list[int], repeats: list[int]) -> None:
     assert reg_repeats(wanted, own) == repeats
+    assert sum(reg_repeats(10**12, [1, 2])) == 10**12
 
 
 @given(st.integers(0, 60), st.lists(st.integers(1, 5), max_size=6))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -117,8 +116,12 @@ def fill_wildcards(text: str, choose: Choose) -> str:
     """Replace each `{a|b|c}` by one of its parts; `{{` and `}}` are literal braces; no nesting."""
     opened, closed = "\x00", "\x01"
     text = text.replace("{{", opened).replace("}}", closed)
-    text = re.sub(r"\{([^}]+)\}", lambda match: choose(match[1].split("|")), text)
-    return text.replace(opened, "{").replace(closed, "}")
+    done, at = [], 0
+    while (start := text.find("{", at)) >= 0 and (end := text.find("}", start)) >= 0:
+        empty = end == start + 1  # {} stays
+        done += [text[at:start], "{}" if empty else choose(text[start + 1 : end].split("|"))]
+        at = end + 1
+    return "".join([*done, text[at:]]).replace(opened, "{").replace(closed, "}")
 
 
 def _tags(text: str, separator: str, *, keep_empty: bool = False) -> list[str]:

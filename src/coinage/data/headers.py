@@ -48,12 +48,21 @@ def read_header(path: str | Path) -> Header:
         raise OSError("the file is empty")
     size = _png_size(head) if head.startswith(PNG) else _jpeg_size(head) if head.startswith(b"\xff\xd8") else None
     header = Header(size) if size else _by_pillow(path)
-    width, height = header.stored_wh
+    check_size(header.stored_wh)
+    return header
+
+
+def check_size(size: Size) -> None:
+    """See that an image has pixels, and not too many.
+
+    Raises:
+        OSError: it has none, or too many.
+    """
+    width, height = size
     if width < 1 or height < 1:
         raise OSError("the image has no pixels")
     if width * height > MAX_PIXELS:
         raise OSError(f"{width}x{height} is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels")
-    return header
 
 
 def _png_size(head: bytes) -> Size | None:

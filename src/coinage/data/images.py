@@ -13,7 +13,7 @@ from PIL import Image
 from coinage.config import ImageRules, Interpolation
 from coinage.data.augment import Pixels, vary_color, vary_fit
 from coinage.data.buckets import Fit, Size
-from coinage.data.headers import orientation_of
+from coinage.data.headers import check_size, orientation_of
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError
 
@@ -57,6 +57,7 @@ def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | No
     try:
         with Image.open(path) as image:
             orientation = orientation_of(image)
+            check_size(image.size)  # Pillow may find another than the header told
             image.load()
             if rules.as_reference:
                 alpha = image.convert("RGBA").getchannel("A") if _transparent(image) else None

@@ -100,6 +100,11 @@ def _fitted(
             what = f"the image is {size[0]}x{size[1]}, and its bucket would be smaller than a step of {buckets.step}"
             findings.error(what, entry.path, "enlarge or remove it, raise resolution, or drop bucket_no_upscale")
             continue
+        if fitted.resized_wh[0] * fitted.resized_wh[1] > MAX_PIXELS:
+            (across, down), (width, height) = fitted.bucket_wh, fitted.resized_wh
+            what = f"the image is {size[0]}x{size[1]}: to fill {across}x{down} it would grow to {width}x{height}"
+            findings.error(what, entry.path, "cut it to a shape nearer to a square, or use enable_bucket")
+            continue
         sample = Sample(
             path=Path(entry.path),
             caption=entry.caption,
@@ -123,7 +128,7 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
     found: dict[str, Header] = {}
     for path, stamp in stamps.items():
         line = known.get(_name(path, subset))
-        if line and (line[0], line[1]) == stamp and line[2] * line[3] <= MAX_PIXELS:
+        if line and (line[0], line[1]) == stamp and line[2] * line[3] <= MAX_PIXELS and line[4] <= 8:
             found[path] = Header((line[2], line[3]), line[4])
     wanted = [path for path in dict.fromkeys(paths) if path not in found]
     for path, header in zip(wanted, read_many(read_header, wanted), strict=True):
@@ -162,7 +167,7 @@ def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and 0 < value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
 
 
 def _remember(subset: SubsetConfig, lines: dict[str, list[int]], findings: Findings) -> None:
@@ -198,7 +203,7 @@ def _masks(
             (width, height), size = shown_size(headers[image], subset), shown_size(header, subset)
             what = f"the mask is {size[0]}x{size[1]}, and its image {width}x{height}"
             findings.error(what, mask, "give both the same size, or at least the same aspect ratio")
-    return {image: Path(mask) for image, mask in found.items()}
+    return {image: Path(mask) for image, mask in found.items() if isinstance(sizes[mask], Header)}
 
 
 def shown_size(header: Header, subset: SubsetConfig) -> Size:
@@ -251,13 +256,11 @@ def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
 
 def reg_repeats(wanted: int, repeats: Iterable[int]) -> list[int]:
     """Repeats of each regularisation image, so that together they reach `wanted` uses."""
-    own = list(repeats)
-    found = [0] * len(own)
-    total = 0
-    while own and total < wanted:
-        for i, count in enumerate(own):
-            if total >= wanted:
-                break
-            found[i] += 1 if found[i] else count
-            total += 1 if found[i] > count else count
-    return found
+    found, missing = [], wanted
+    for count in repeats:
+        found.append(count if missing > 0 else 0)
+        missing -= found[-1]
+    if not found or missing <= 0:
+        return found
+    rounds, extra = divmod(missing, len(found))
+    return [count + rounds + (i < extra) for i, count in enumerate(found)]
