@@ -80,7 +80,7 @@ def measure(folder: Path, model: str) -> dict[str, float]:
     tokenizer = tokenizer_of(model, findings)
     if tokenizer is None:
         sys.exit(f"no tokenizer in {model}")
-    (word,) = placeholders_for([(WORD, 4)], tokenizer)
+    (word,) = placeholders_for([(WORD, 4)], len(tokenizer))
     coverage = cover_captions(samples, WORD, WordEncoder(tokenizer, [word]), word, 1)
     times.append(time.perf_counter())
     if findings.errors or not sum(map(len, plan)) == len(samples) == len(coverage.always):
