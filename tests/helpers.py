@@ -41,9 +41,11 @@ def prepared(dataset: Path, out: Path, *more: str) -> Run:
     return prepare(config, check(config).samples, torch.device("cpu"))
 
 
-def trained(dataset: Path, out: Path, *more: str, change: Callable[[Run], None] | None = None) -> tuple[Run, EmbeddingFile]:
+def trained(
+    dataset: Path, out: Path, *more: str, change: Callable[[Run], None] | None = None, config: TrainConfig | None = None
+) -> tuple[Run, EmbeddingFile]:
     """Train and write the files; `change` may tamper with the prepared run."""
-    config = config_for(dataset, out, *more)
+    config = config or config_for(dataset, out, *more)
     checked = check(config)
     run = prepare(config, checked.samples, torch.device("cpu"))
     if config.data.cache_latents:

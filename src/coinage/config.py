@@ -23,6 +23,8 @@ class ModelConfig:
     """Which model, and how its text encoder is read."""
 
     source: str  # diffusers folder, checkpoint file, or hub id
+    family: str = "sd1"  # sd1, sd2 or sdxl; as found in the source before training
+    tokenizer_cache: Path | None = None  # folder of tokenizers, for single files
     vae: str | None = None  # replaces the model's own VAE
     prediction_type: PredictionType | None = None  # None: as the model's scheduler says
     clip_skip: int | None = None  # 1..layers; None and 1: the last layer

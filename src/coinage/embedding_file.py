@@ -28,6 +28,7 @@ from coinage.files import write_bytes
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GENERIC_KEYS = ("emb_params", "emp_params")
+PAIR = ("clip_l", "clip_g")  # SDXL's two text encoders
 MAX_BYTES = 256 * 2**20
 
 
@@ -111,10 +112,10 @@ def _pickle_bytes(content: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> EmbeddingFile:
-    """Read an embedding: `emb_params` and single-tensor files, and AUTOMATIC1111's dictionary.
+    """Read an embedding: `emb_params` and single-tensor files, AUTOMATIC1111's dictionary, SDXL's pairs.
 
     Returns:
-        Vectors [n, D] float32 under `emb_params`.
+        Vectors [n, D] float32 under `emb_params`, or under `clip_l` and `clip_g`.
 
     Raises:
         EmbeddingFileError: missing, unreadable, or no embedding.
@@ -127,6 +128,8 @@ def read(path: Path) -> EmbeddingFile:
         content, metadata = _read_safetensors(path) if head[8:9] == b"{" else (_read_pickle(path), {})
     except OSError as error:
         raise EmbeddingFileError(f"cannot read the embedding: {error.strerror}", str(path)) from None
+    if isinstance(content, Mapping) and set(content) == set(PAIR):
+        return EmbeddingFile({key: _vectors(key, content[key], path) for key in PAIR}, metadata.get("ti.token_string"), 0, metadata)
     vectors, token = _recognise(content, path)
     return EmbeddingFile({"emb_params": vectors}, metadata.get("ti.token_string", token), 0, metadata)
 
@@ -154,11 +157,15 @@ def _recognise(content: Any, path: Path) -> tuple[Tensor, str | None]:
         token, content = content.get("name"), content["string_to_param"]
     if not isinstance(content, Mapping) or len(content) != 1:
         keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        raise EmbeddingFileError(f"not an SD 1.x embedding: found {keys}", str(path), "give a file with one tensor")
+        raise EmbeddingFileError(f"not an embedding: found {keys}", str(path), "give a file with one tensor")
     key, tensor = next(iter(content.items()))
+    return _vectors(key, tensor, path), token or (str(key) if key not in (*GENERIC_KEYS, "*") else None)
+
+
+def _vectors(key: object, tensor: Any, path: Path) -> Tensor:
+    """Vectors [n, D] float32 of one tensor of a file."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim not in (1, 2) or not tensor.numel():
         raise EmbeddingFileError(f"{key!r} holds no vectors", str(path))
     if not torch.isfinite(tensor).all():
         raise EmbeddingFileError(f"{key!r} holds numbers that are not finite", str(path))
-    vectors = tensor.detach().float().reshape(-1, tensor.shape[-1]).clone()
-    return vectors, token or (str(key) if key not in (*GENERIC_KEYS, "*") else None)
+    return tensor.detach().float().reshape(-1, tensor.shape[-1]).clone()

@@ -71,18 +71,24 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     """Latents [B, 4, h, w] of prompts that share all but text, negative and seed."""
     first = prompts[0]
     pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
-    cond = family.encode(parts, [p.text for p in prompts])
-    blank = family.encode(parts, [p.negative for p in prompts])
+    width, height = first.width or family.default_size, first.height or family.default_size
+    sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
+    cond = family.encode(parts, [p.text for p in prompts], sizes)
+    blank = family.encode(parts, [p.negative for p in prompts], sizes)
     seeds = [secrets.randbits(32) if p.seed is None else p.seed for p in prompts]
     dtype = parts.denoiser.dtype
+    pooled: dict[str, Tensor] = {}
+    if cond.pooled is not None and blank.pooled is not None:
+        pooled = {"pooled_prompt_embeds": cond.pooled.to(dtype), "negative_pooled_prompt_embeds": blank.pooled.to(dtype)}
     latents: Tensor = pipeline(
         prompt_embeds=cond.encoder_hidden_states.to(dtype),
         negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
-        width=first.width or family.default_size,
-        height=first.height or family.default_size,
+        width=width,
+        height=height,
         num_inference_steps=min(first.steps, parts.schedule.num_timesteps - 1),
         guidance_scale=first.scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="latent",
+        **pooled,
     ).images
     return latents

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import socket
@@ -13,11 +12,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
-from coinage.config import PreviewConfig, TrainConfig, WordConfig
+from coinage.config import ModelConfig, PreviewConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
-from coinage.errors import ConfigError, Findings, Problem
+from coinage.errors import CoinageError, ConfigError, Findings, Problem
+from coinage.model_files import FAMILY_NAMES, Kind, kind_of_file, kind_of_folder
 from coinage.prompts import Prompt, read_prompts
+from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -46,8 +47,8 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
         ConfigError: all errors together.
     """
     found = findings or Findings()
-    found.errors += model_problems(config.model.source)
-    tokenizer = None if found.errors else tokenizer_of(config.model.source, found)
+    found.errors += model_problems(config.model)
+    tokenizer = None if found.errors else tokenizer_of(config.model.source, found, config.model.tokenizer_cache)
     known = tokenizer.get_vocab() if tokenizer else {}
     wrong = [problem for word in config.words for problem in word_problems(word, known, config.model.source)]
     found.errors += wrong
@@ -66,36 +67,47 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     return Checked(checked.samples, tuple(prompts), tuple(found.warnings))
 
 
-def tokenizer_of(source: str, findings: Findings) -> ClipTokenizer | None:
-    """The tokenizer of a diffusers folder or hub id, without the model."""
+def tokenizer_of(source: str, findings: Findings, cache: Path | None = None) -> ClipTokenizer | None:
+    """The tokenizer of a model, without the model."""
     try:
-        folder = Path(source) / "tokenizer"
-        if not folder.is_dir() and HUB_ID.fullmatch(source):
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(source, allow_patterns=["tokenizer/*"])) / "tokenizer"
-        return read_tokenizer(folder)
-    except Exception as error:  # noqa: BLE001 - whatever a broken file or the network raises
+        return read_tokenizer(find_tokenizer(source, "tokenizer", cache))
+    except CoinageError as error:
+        findings.errors += error.problems
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever a broken file raises
         findings.warn(f"the model's tokenizer cannot be read: {error}", source)
-        return None
+    return None
 
 
-def model_problems(source: str) -> list[Problem]:
-    """Whether `source` is an SD 1.x diffusers folder, or a hub id that can be found."""
-    path = Path(source)
-    flag = "--pretrained_model_name_or_path"
+def model_problems(model: ModelConfig) -> list[Problem]:
+    """Whether the source holds a model of the family that is asked for, told from names, shapes and settings."""
+    path, flag = Path(model.source), "--pretrained_model_name_or_path"
     if path.is_dir():
         missing = [part for part in MODEL_PARTS if not (path / part).is_dir()]
         if missing:
             what = f"{flag}: no diffusers model: {', '.join(missing)} missing"
-            return [Problem(what, str(path), "give the folder with model_index.json")]
-        return _family_problems(path)
-    if path.is_file():
-        hint = "convert it to a diffusers folder first"
-        return [Problem(f"{flag}: checkpoint files are not supported yet", str(path), hint)]
-    if not HUB_ID.fullmatch(source) or path.suffix in FILE_SUFFIXES or Path(path.parts[0]).exists():
-        return [Problem(f"{flag}: model not found", source, "check the path; a hub id looks like owner/name")]
-    return _hub_problems(source, flag)
+            return [Problem(what, model.source, "give the folder with model_index.json")]
+    elif not path.is_file():
+        if not HUB_ID.fullmatch(model.source) or path.suffix in FILE_SUFFIXES or Path(path.parts[0]).exists():
+            return [Problem(f"{flag}: model not found", model.source, "check the path; a hub id looks like owner/name")]
+        return _hub_problems(model.source, flag)
+    try:
+        kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path)
+    except CoinageError as error:
+        return [Problem(f"{flag}: {problem.what}", problem.where, problem.hint) for problem in error.problems]
+    except OSError as error:
+        return [Problem(f"{flag}: cannot read the file: {error.strerror}", model.source)]
+    return _kind_problems(kind, model, flag)
+
+
+def _kind_problems(kind: Kind | None, model: ModelConfig, flag: str) -> list[Problem]:
+    if kind is None or kind.family == model.family:
+        return []
+    if kind.family is None:
+        return [Problem(f"{flag}: this is {kind.why_not}", model.source, f"give a {FAMILY_NAMES[model.family]} model")]
+    hints = {"sd1": "use train_textual_inversion.py without --v2", "sd2": "use train_textual_inversion.py with --v2"}
+    hint = hints.get(kind.family, "use sdxl_train_textual_inversion.py")
+    what = f"{flag}: this is a {kind.name} model, and the command is for {FAMILY_NAMES[model.family]}"
+    return [Problem(what, model.source, f"{hint}, or coinage train, which tells by itself")]
 
 
 def _hub_problems(source: str, flag: str) -> list[Problem]:
@@ -114,29 +126,6 @@ def _hub_problems(source: str, flag: str) -> list[Problem]:
         except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
             log.debug("hub: %s", error)
     return [Problem(f"{flag}: no such folder, and {reason}", source, "check the path; a hub id looks like owner/name")]
-
-
-def _family_problems(model: Path) -> list[Problem]:
-    """Whether a diffusers folder holds another kind of model than SD 1.x."""
-    config = model / "unet" / "config.json"
-    try:
-        unet = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except (OSError, ValueError):
-        unet = None
-    if not isinstance(unet, dict):
-        return [Problem("--pretrained_model_name_or_path: the UNet's settings cannot be read", str(config), "download the model again")]
-    kind = None
-    if (model / "text_encoder_2").is_dir():
-        kind = "a Stable Diffusion XL"
-    elif unet.get("in_channels", 4) != 4:
-        kind = "an inpainting or other special"
-    elif unet.get("cross_attention_dim") == 1024:
-        kind = "a Stable Diffusion 2.x"
-    if kind is None:
-        return []
-    return [
-        Problem(f"--pretrained_model_name_or_path: this is {kind} model, which is not supported yet", str(model), "give an SD 1.x model")
-    ]
 
 
 def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> list[Problem]:

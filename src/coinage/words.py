@@ -86,8 +86,9 @@ class WordEncoder:
     already expanded (`word word1 word2`) counts as one word; a lone piece (`word1`) is its own id.
     """
 
-    def __init__(self, tokenizer: Tokenizer, placeholders: Sequence[Placeholder]) -> None:
+    def __init__(self, tokenizer: Tokenizer, placeholders: Sequence[Placeholder], pad_id: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self._pad_id = tokenizer.pad_token_id if pad_id is None else pad_id
         self._groups = [p.ids for p in placeholders]
         table: dict[str, tuple[int, ...]] = {}
         for p in placeholders:
@@ -128,4 +129,4 @@ class WordEncoder:
         tokenizer = self.tokenizer
         parts = self.parts(self.ids(text))[:chunks]
         parts += [[] for _ in range(chunks - len(parts))]
-        return [[tokenizer.bos_token_id, *part, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * (CHUNK - len(part))] for part in parts]
+        return [[tokenizer.bos_token_id, *part, tokenizer.eos_token_id, *[self._pad_id] * (CHUNK - len(part))] for part in parts]

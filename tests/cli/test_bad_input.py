@@ -32,7 +32,7 @@ CASES = {
     "no model folder": (["--pretrained_model_name_or_path=nowhere/model.safetensors"], "model not found"),
     "mistyped folder": (["--pretrained_model_name_or_path=nowhere/sd15"], "no such folder, and not in the local cache"),
     "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "no diffusers model"),
-    "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "checkpoint files are not supported yet"),
+    "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "no model file"),
     "word in the vocabulary": (["--token_string=circle"], "circle is already in the model's vocabulary"),
     "two words": (["--token_string=my char"], "must be one word"),
     "no init word": (["--init_word="], "--init_word is empty"),
@@ -105,10 +105,16 @@ def test_some_captions_without_the_word_are_a_warning_and_idle_flags_a_note(tmp_
     assert (tmp_path / "out" / "zibu.pt").is_file()
 
 
-def test_sdxl_script_says_that_it_cannot_yet(moon_dataset: Path, tmp_path: Path) -> None:
-    done, _ = run(flags(moon_dataset, tmp_path), ROOT / "sdxl_train_textual_inversion.py")
+@pytest.mark.parametrize(
+    ("script", "more", "asked"),
+    [("sdxl_train_textual_inversion.py", [], "Stable Diffusion XL"), ("train_textual_inversion.py", ["--v2"], "Stable Diffusion 2.x")],
+)
+def test_the_wrong_script_or_flag_names_both_families(moon_dataset: Path, tmp_path: Path, script: str, more: list[str], asked: str) -> None:
+    done, seconds = run(flags(moon_dataset, tmp_path / "out", *more), ROOT / script)
     assert done.returncode == 2
-    assert "not supported yet" in done.stderr
+    assert f"this is a Stable Diffusion 1.x model, and the command is for {asked}" in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert seconds < 2
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path
     gradient = run.parts.rows()[0].grad.clone()
     run.optimizer.zero_grad()
     cuts = (slice(0, 3), slice(3, 4))
-    pieces = [Batch(batch.moments[cut], batch.captions[cut], batch.generators[cut], batch.weights[cut]) for cut in cuts]
+    pieces = [Batch(batch.moments[cut], batch.captions[cut], batch.generators[cut], batch.weights[cut], batch.sizes[cut]) for cut in cuts]
     for generator, item in zip(batch.generators, _positions(run), strict=True):
         generator.manual_seed(item)
     split = accumulate(run, pieces)
@@ -134,7 +134,13 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
         moments = torch.cat([group[0].moments] * 8)
         captions = [*group[0].captions] * 8
         with torch.no_grad():
-            batch = Batch(moments, captions, [generator_for("fixed", i) for i in range(len(captions))], torch.ones(len(captions)))
+            batch = Batch(
+                moments,
+                captions,
+                [generator_for("fixed", i) for i in range(len(captions))],
+                torch.ones(len(captions)),
+                torch.zeros(len(captions), 6),
+            )
             return float(forward(run.family, run.parts, batch, run.config.noise, run.config.loss).per_sample.mean())
 
     before = fixed_loss()
@@ -240,7 +246,7 @@ def test_learning_rate_schedules(name: str, warmup: float, expected: list[float]
 def test_the_vocabulary_is_checked_again_once_the_tokenizer_is_there(moon_dataset: Path, tmp_path: Path) -> None:
     parts = prepared(moon_dataset, tmp_path).parts
     with pytest.raises(ConfigError, match="circle is already in the model's vocabulary"):
-        install_word(parts, WordConfig(token="circle", init_word="shape"))
+        install_word(parts, WordConfig(token="circle", init_word="shape"), ["emb_params"])
 
 
 @pytest.mark.parametrize("extra", [1, -1])
@@ -259,9 +265,9 @@ def test_new_ids_follow_the_text_encoders_rows(moon_dataset: Path, tmp_path: Pat
     run.parts.tokenizers = (Resized(),)  # type: ignore[assignment]
     if extra > 0:
         with pytest.raises(CoinageError, match=f"the tokenizer has {size + 1} tokens, and the text encoder {size} rows"):
-            install_word(run.parts, run.config.words[0])
+            install_word(run.parts, run.config.words[0], ["emb_params"])
     else:
-        assert install_word(run.parts, run.config.words[0]).first_id == size
+        assert install_word(run.parts, run.config.words[0], ["emb_params"]).first_id == size
 
 
 def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:

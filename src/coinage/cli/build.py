@@ -24,6 +24,7 @@ from coinage.config import (
     WordConfig,
 )
 from coinage.errors import Findings, Problem
+from coinage.model_files import told_family
 
 REQUIRED = {
     "pretrained_model_name_or_path": "the model to train for, such as path/to/model",
@@ -43,12 +44,15 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
     for name, what in REQUIRED.items():
         if not getattr(args, name):
             findings.error(f"--{name} is missing", hint=f"give {what}")
-    data = build_data(args, args.script, findings)
+    family = family_of(args)
+    data = build_data(args, "sdxl" if family == "sdxl" else "sd", findings)
+    if args.script == "sdxl" and args.v2:
+        findings.error("--v2 is for Stable Diffusion 2.x, and this is the script for SDXL", hint="use train_textual_inversion.py --v2")
     findings.errors += _range_problems(args)
     optim = _optim(args, findings.errors)
     findings.raise_errors()
     config = TrainConfig(
-        model=_model(args),
+        model=_model(args, family),
         words=(_word(args),),
         data=data,
         noise=NoiseConfig(
@@ -137,9 +141,11 @@ def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
     )
 
 
-def _model(args: argparse.Namespace) -> ModelConfig:
+def _model(args: argparse.Namespace, family: str) -> ModelConfig:
     return ModelConfig(
         source=args.pretrained_model_name_or_path,
+        family=family,
+        tokenizer_cache=Path(args.tokenizer_cache_dir) if args.tokenizer_cache_dir else None,
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
         clip_skip=args.clip_skip,
@@ -148,6 +154,15 @@ def _model(args: argparse.Namespace) -> ModelConfig:
         gradient_checkpointing=args.gradient_checkpointing,
         max_token_length=args.max_token_length or 75,
     )
+
+
+def family_of(args: argparse.Namespace) -> str:
+    """What script and flags ask for; `coinage train` takes what the model is."""
+    if args.script == "any" and args.pretrained_model_name_or_path:
+        found = told_family(Path(args.pretrained_model_name_or_path))
+        if found:
+            return found
+    return "sdxl" if args.script == "sdxl" else "sd2" if args.v2 else "sd1"
 
 
 def _word(args: argparse.Namespace) -> WordConfig:

@@ -21,6 +21,7 @@ from coinage.data.examine import DataChecked, examine
 from coinage.data.summary import describe_sample, summarize
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.files import write_bytes
+from coinage.model_files import told_family
 from coinage.preflight import tokenizer_of, vocabulary_problems
 from coinage.words import CHUNK, pieces_of
 
@@ -43,6 +44,7 @@ class Question:
     token: str | None
     num_vectors: int
     model: str | None
+    tokenizer_cache: Path | None
     chunks: int
     seed: int
     loop: tuple[LoopConfig, int] | None = None  # length of the run, and accumulation
@@ -85,7 +87,7 @@ def dataset_command(argv: Sequence[str]) -> None:
         raise ConfigError([Problem("no dataset given", hint="coinage dataset dataset.toml --token mychar")])
     source = Path(argv[0])
     own, rest = parser.parse_known_args(argv[1:])
-    script = "sdxl" if own.sdxl or (own.model and (Path(own.model) / "text_encoder_2").is_dir()) else "sd"
+    script = "sdxl" if own.sdxl or (own.model and told_family(Path(own.model)) == "sdxl") else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
     findings = Findings(notes=notes(args))
     data = build_data(args, script, findings, folder=source if source.is_dir() else None)
@@ -102,6 +104,7 @@ def dataset_command(argv: Sequence[str]) -> None:
         token=own.token or args.token_string,
         num_vectors=num_vectors,
         model=own.model or args.pretrained_model_name_or_path,
+        tokenizer_cache=Path(args.tokenizer_cache_dir) if args.tokenizer_cache_dir else None,
         chunks=(args.max_token_length or CHUNK) // CHUNK,
         seed=args.seed or 0,
         as_json=own.json,
@@ -122,6 +125,7 @@ def show_dataset(config: TrainConfig, findings: Findings, folder: str | None) ->
         token=word.token,
         num_vectors=word.num_vectors,
         model=config.model.source,
+        tokenizer_cache=config.model.tokenizer_cache,
         chunks=config.model.max_token_length // CHUNK,
         seed=config.loop.seed,
         loop=(config.loop, config.optim.accumulation),
@@ -165,7 +169,7 @@ def _examined(question: Question, findings: Findings) -> DataChecked:
     """The dataset with the word and the tokenizer it is asked for."""
     token, tokenizer = question.token, None
     if question.model:
-        tokenizer = tokenizer_of(question.model, findings)
+        tokenizer = tokenizer_of(question.model, findings, question.tokenizer_cache)
         if tokenizer is None:
             findings.warn("no tokenizer found, so token ids are not shown", question.model, "give a diffusers folder or a hub id")
     if tokenizer and token:

@@ -54,11 +54,11 @@ def _later(*values: Any, sdxl_only: bool = False) -> Flag:
 
 _MODEL = _rows(
     "model",
-    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a diffusers folder or a hub id."),
-    _later("--v2", "switch", False, "The model is Stable Diffusion 2.x."),
+    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a .safetensors or .ckpt file, a diffusers folder, or a hub id."),
+    Flag("--v2", "switch", False, "The model is Stable Diffusion 2.x."),
     Flag("--v_parameterization", "switch", False, "The model predicts v instead of the noise."),
-    Flag("--vae", "str", None, "Use the VAE of this diffusers folder or hub id instead of the model's own."),
-    _later("--tokenizer_cache_dir", "str", None, "Folder that keeps downloaded tokenizers."),
+    Flag("--vae", "str", None, "Use the VAE of this file, diffusers folder or hub id instead of the model's own."),
+    Flag("--tokenizer_cache_dir", "str", None, "Folder of tokenizers for single files: with vocab.json and merges.txt, in it or in a subfolder."),
     Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last."),
     Flag("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225)),
 )  # fmt: skip
@@ -330,5 +330,5 @@ BY_DEST: dict[str, Flag] = {flag.dest: flag for flag in FLAGS}
 
 
 def flags_of(script: str) -> tuple[Flag, ...]:
-    """The flags of the script "sd" or "sdxl"."""
-    return tuple(flag for flag in FLAGS if script == "sdxl" or not flag.sdxl_only)
+    """The flags of the script "sd" or "sdxl"; of "any", for which the model decides, all."""
+    return tuple(flag for flag in FLAGS if script != "sd" or not flag.sdxl_only)

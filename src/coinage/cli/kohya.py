@@ -13,7 +13,7 @@ from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import notes, parse, write_config
 from coinage.config import TrainConfig
 from coinage.data.summary import headlines
-from coinage.errors import CoinageError, ConfigError, Problem
+from coinage.errors import CoinageError
 from coinage.preflight import Checked, check
 
 log = logging.getLogger("coinage")
@@ -22,10 +22,10 @@ log = logging.getLogger("coinage")
 def train_command(script: str, argv: Sequence[str] | None = None, prog: str = "train_textual_inversion.py") -> int:
     """Parse, check, train. Returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    return exit_code_of(lambda: _train(script, parse(script, words, prog)))
+    return exit_code_of(lambda: _train(parse(script, words, prog)))
 
 
-def _train(script: str, args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace) -> None:
     if args.output_config:
         print(f"wrote {write_config(args)}")
         return
@@ -34,9 +34,6 @@ def _train(script: str, args: argparse.Namespace) -> None:
         findings.notes += notes(args)
         show_dataset(config, findings, args.debug_dataset_out)
         return
-    if script == "sdxl":
-        hint = "train_textual_inversion.py trains for SD 1.x"
-        raise ConfigError([Problem("Stable Diffusion XL is not supported yet", hint=hint)])
     set_up_log(config.log.level)
     checked = check(config, findings)
     for note in (*notes(args), *findings.notes):

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"]:
-        return train_command("sd", words[1:], prog="coinage train")
+        return train_command("any", words[1:], prog="coinage train")
     return exit_code_of(lambda: _run(words))
 
 

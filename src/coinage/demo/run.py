@@ -205,7 +205,7 @@ class WordModel:
         from coinage.generate import draw
         from coinage.training.word import install_word
 
-        install_word(self.parts, word)
+        install_word(self.parts, word, self.family.embedding_keys)
         pictures = []
         for picture in draw(self.family, self.parts, prompts, BATCH):
             pictures.append(picture)

@@ -2,8 +2,10 @@
 
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.sd1 import SD1
+from coinage.families.sd2 import SD2
+from coinage.families.sdxl import SDXL
 
-FAMILIES: dict[str, ModelFamily] = {"sd1": SD1()}
+FAMILIES: dict[str, ModelFamily] = {"sd1": SD1(), "sd2": SD2(), "sdxl": SDXL()}
 
 __all__ = ["FAMILIES", "Components", "Conditioning", "ModelFamily", "quiet_libraries"]
 

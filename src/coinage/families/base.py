@@ -16,7 +16,6 @@ from coinage.words import Tokenizer, WordEncoder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
 
 @dataclass(slots=True)
@@ -27,13 +26,14 @@ class Components:
     """
 
     tokenizers: tuple[Tokenizer, ...]
-    text_encoders: tuple[CLIPTextModel, ...]
+    text_encoders: tuple[Any, ...]  # CLIPTextModel, or CLIPTextModelWithProjection
     vae: AutoencoderKL
     denoiser: UNet2DConditionModel
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     clip_skip: int | None = None
     chunks: int = 1  # rows of 77 ids per caption
+    pad_ids: tuple[int, ...] = ()
     word_encoders: tuple[WordEncoder, ...] = ()
     embeddings: tuple[TokenEmbedding, ...] = ()
 
@@ -53,12 +53,26 @@ class Components:
         """The trained rows, one [N, D] float32 parameter per text encoder."""
         return [embedding.rows for embedding in self.embeddings]
 
+    def frozen(self) -> Components:
+        """The same parts, without gradients and in eval mode."""
+        for module in self.modules():
+            module.requires_grad_(False).eval()
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the UNet is told: encoder_hidden_states [B, T, D]."""
+    """What the UNet is told.
+
+    Attributes:
+        encoder_hidden_states: [B, T, D].
+        pooled: [B, P], SDXL only.
+        time_ids: original height and width, crop top and left, target height and width: [B, 6], SDXL only.
+    """
 
     encoder_hidden_states: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 class ModelFamily(Protocol):
@@ -86,8 +100,8 @@ class ModelFamily(Protocol):
         """Load the parts to the CPU, frozen: UNet and VAE in `dtype`, text encoders in float32."""
         ...
 
-    def encode(self, parts: Components, captions: Sequence[str]) -> Conditioning:
-        """Conditioning of B captions; gradients flow to the rows."""
+    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor) -> Conditioning:
+        """Conditioning of B captions; gradients flow to the rows. `sizes` [B, 6] as `Conditioning.time_ids`."""
         ...
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:

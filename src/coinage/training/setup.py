@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from coinage.config import DataConfig, TrainConfig
-from coinage.data.batches import PlannedBatch, batches_per_epoch, plan_epoch, run_length
+from coinage.data.batches import Item, PlannedBatch, batches_per_epoch, plan_epoch, run_length
+from coinage.data.buckets import size_condition
 from coinage.data.captions import vary
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent, Latents, Memory
@@ -77,8 +78,16 @@ class Run:
             captions=captions,
             generators=[generator_for(seed, "noise", epoch, at) for _, at in used],
             weights=torch.tensor([self.config.loss.prior_weight if s.subset.regularisation else 1.0 for s, _ in used]),
+            sizes=torch.tensor([self.size_of(item, latent) for item, latent in zip(planned, latents, strict=True)]),
             mask=stack_masks(latents),
         )
+
+    def size_of(self, item: Item, latent: Latent) -> list[int]:
+        """What SDXL is told of one use of an image: original size, crop, target size, as (height, width) pairs."""
+        sample = self.samples[item.sample]
+        as_reference = sample.subset.images.as_reference
+        found = size_condition(sample.image_wh, latent.fit, flipped=item.flipped, as_reference=as_reference)
+        return [*found.original_hw, *found.crop_top_left, *found.target_hw]
 
     def autocast(self) -> AbstractContextManager[object]:
         """Low-precision computation where it is configured."""
@@ -129,12 +138,12 @@ def load(config: TrainConfig, dtype: torch.dtype) -> tuple[ModelFamily, Componen
     Raises:
         CoinageError: the model cannot be loaded.
     """
-    family = FAMILIES["sd1"]
+    family = FAMILIES[config.model.family]
     try:
         return family, family.load(config.model, dtype)
     except OSError as error:
         first = str(error).strip().splitlines()[0]
-        raise CoinageError(f"cannot load the model: {first}", config.model.source, "give a diffusers folder") from error
+        raise CoinageError(f"cannot load the model: {first}", config.model.source, "give a diffusers folder or a single file") from error
 
 
 def checkpoint_gradients(parts: Components) -> None:
@@ -159,7 +168,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     read_vectors(config.words[0])  # nor may a wrong file
     dtype = working_dtype(config.model.precision, device)
     family, parts = load(config, dtype)
-    placeholder = install_word(parts, config.words[0])
+    placeholder = install_word(parts, config.words[0], family.embedding_keys)
     for module in parts.modules():
         module.to(device)
     if config.model.gradient_checkpointing:

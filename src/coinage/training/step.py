@@ -23,6 +23,7 @@ class Batch:
         captions: B captions, as varied for this use.
         generators: one per sample; all draws of a sample come from its own.
         weights: factor of each sample's loss, [B] float32; 1 but for regularisation images.
+        sizes: original height and width, crop top and left, target height and width, [B, 6] int64, for SDXL.
         mask: weight of each place in the loss, [B, 1, h, w] float32; None where all count alike.
     """
 
@@ -30,6 +31,7 @@ class Batch:
     captions: Sequence[str]
     generators: Sequence[torch.Generator]
     weights: Tensor
+    sizes: Tensor
     mask: Tensor | None = None
 
 
@@ -59,7 +61,7 @@ def forward(
     latents = ((mean + std * posterior) * parts.scaling_factor).to(device)
     noise = draw_noise(tuple(mean.shape[1:]), noise_config, batch.generators).to(device)
     timesteps = (draw_timesteps(noise_config, batch.generators) if timesteps is None else timesteps).to(device)
-    cond = family.encode(parts, batch.captions)
+    cond = family.encode(parts, batch.captions, batch.sizes)
     prediction = family.predict(parts, schedule.add_noise(latents, noise, timesteps), timesteps, cond)
     target = schedule.target(latents, noise, timesteps)
     mask = None if batch.mask is None else batch.mask.to(device)

@@ -36,6 +36,7 @@ def validation_loss(run: Run) -> float:
             captions=[caption] * LEVELS,
             generators=[generator_for("validation", number, k) for k in range(LEVELS)],
             weights=torch.ones(LEVELS),
+            sizes=torch.tensor([run.size_of(plan[number][0], latent)] * LEVELS),
             mask=stack_masks([latent] * LEVELS),
         )
         with run.autocast():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -31,8 +31,13 @@ def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
     return vectors
 
 
-def install_word(parts: Components, word: WordConfig) -> Placeholder:
+def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Placeholder:
     """Give the word its ids and its first rows in every text encoder; an earlier word is forgotten.
+
+    Args:
+        parts: the model's.
+        word: token, number of vectors, and what they start from.
+        keys: name of each text encoder's vectors in embedding files.
 
     Raises:
         ConfigError: the model has the word already.
@@ -42,7 +47,7 @@ def install_word(parts: Components, word: WordConfig) -> Placeholder:
     (placeholder,) = placeholders_for([(word.token, word.num_vectors)], len(table_of(parts.text_encoders[0])))
     given = read_vectors(word)
     embeddings = []
-    for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
+    for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.text_encoders, strict=True):
         problems = vocabulary_problems(placeholder.pieces, tokenizer.get_vocab(), "the loaded tokenizer")
         if problems:
             raise ConfigError(problems)
@@ -50,11 +55,15 @@ def install_word(parts: Components, word: WordConfig) -> Placeholder:
         if len(tokenizer) > len(table):
             what = f"the tokenizer has {len(tokenizer)} tokens, and the text encoder {len(table)} rows"
             raise CoinageError(what, hint="remove tokens that were added to the model's tokenizer")
-        rows = given["emb_params"] if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
+        rows = given.get(key) if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
+        if rows is None:
+            hint = "give a file that was made for this kind of model"
+            raise EmbeddingFileError(f"the file has no vectors for {key}, only for {', '.join(given)}", str(word.init_file), hint)
         if rows.shape[1] != table.shape[1]:
             what = f"vectors of width {rows.shape[1]}; this model's are {table.shape[1]} wide"
             raise EmbeddingFileError(what, str(word.init_file), "give a file that was made for this kind of model")
         embeddings.append(install_rows(encoder, rows))
     parts.embeddings = tuple(embeddings)
-    parts.word_encoders = tuple(WordEncoder(tokenizer, [placeholder]) for tokenizer in parts.tokenizers)
+    pads = zip(parts.tokenizers, parts.pad_ids, strict=True)
+    parts.word_encoders = tuple(WordEncoder(tokenizer, [placeholder], pad) for tokenizer, pad in pads)
     return placeholder

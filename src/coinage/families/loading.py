@@ -1,0 +1,179 @@
+"""Parts of a model from wherever it is: a diffusers folder, a hub id, or a single file in the original layout."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from coinage.config import ModelConfig
+from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas
+from coinage.errors import CoinageError
+from coinage.model_files import FAMILY_NAMES, kind_of_checkpoint, read_config
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+CONFIGS = Path(__file__).parent / "configs"  # settings of the released models, for single files
+CHILDREN = ("embeddings.", "encoder.", "final_layer_norm.")
+SD1_TEXT = "cond_stage_model.transformer."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model's parts come from.
+
+    Attributes:
+        path: the folder, hub id or file.
+        tensors: a single file's tensors, mapped and not copied; None for folders and hub ids.
+        configs: folder of settings, laid out as a diffusers folder; that of the path itself unless it is a file.
+    """
+
+    path: str
+    tensors: Mapping[str, Tensor] | None
+    configs: str
+
+    def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
+        """The UNet in `dtype`."""
+        from diffusers import UNet2DConditionModel
+
+        return self._module(UNet2DConditionModel, "unet", dtype)
+
+    def vae(self, model: ModelConfig, dtype: torch.dtype) -> AutoencoderKL:
+        """The VAE in `dtype`: the model's own, or what `--vae` names.
+
+        Raises:
+            CoinageError: `--vae` names no VAE.
+        """
+        from diffusers import AutoencoderKL
+
+        if model.vae is None:
+            return self._module(AutoencoderKL, "vae", dtype)
+        if Path(model.vae).is_file():
+            return _vae_file(model.vae, self.configs, dtype)
+        for more in ({}, {"subfolder": "vae"}):
+            try:
+                return AutoencoderKL.from_pretrained(model.vae, torch_dtype=dtype, **more)
+            except (OSError, ValueError) as error:
+                reason = error
+        hint = "give a VAE file, or a diffusers folder or hub id with a VAE at its root or in vae/"
+        raise CoinageError("--vae: cannot load a VAE", model.vae, hint) from reason
+
+    def text_encoder(self, name: str, dtype: torch.dtype) -> Any:
+        """`text_encoder` as CLIPTextModel, `text_encoder_2` as CLIPTextModelWithProjection."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        cls = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        if self.tensors is None:
+            return cls.from_pretrained(self.path, subfolder=name, dtype=dtype)
+        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+
+        tensors = dict(self.tensors)
+        return create_diffusers_clip_model_from_ldm(
+            cls, tensors, subfolder=name, config=self.configs, torch_dtype=dtype, local_files_only=True
+        )
+
+    def _module(self, cls: Any, name: str, dtype: torch.dtype) -> Any:
+        if self.tensors is None:
+            return cls.from_pretrained(self.path, subfolder=name, torch_dtype=dtype)
+        tensors = dict(self.tensors)
+        return cls.from_single_file(tensors, config=self.configs, subfolder=name, torch_dtype=dtype, local_files_only=True)
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The model's scheduler settings.
+
+        Raises:
+            CoinageError: settings that training would get wrong.
+        """
+        config = read_config(Path(self.configs) / "scheduler" / "scheduler_config.json")
+        if not config:
+            from diffusers import DDIMScheduler
+
+            config = dict(DDIMScheduler.load_config(self.path, subfolder="scheduler"))
+        config = {k: v for k, v in config.items() if not k.startswith("_")}
+        missing = [k for k in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps") if k not in config]
+        odd = [k for k in ("rescale_betas_zero_snr", "trained_betas") if config.get(k)]
+        odd += ["beta_schedule"] if config.get("beta_schedule") not in ("linear", "scaled_linear") else []
+        odd += ["num_train_timesteps"] if config.get("num_train_timesteps") != 1000 else []
+        odd += ["prediction_type"] if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction") else []
+        if missing or odd:
+            shown = ", ".join(f"{k} = {config.get(k)!r}" for k in dict.fromkeys([*missing, *odd]))
+            raise CoinageError(f"the model's scheduler settings are not supported yet: {shown}", f"{self.configs}/scheduler")
+        return config
+
+
+def open_source(path: str, family: str) -> Source:
+    """A model's source. A file's tensors are mapped; pickles are read without running anything.
+
+    Raises:
+        CoinageError: the file cannot be read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        return Source(path, None, path)
+    tensors = read_tensors(file)
+    kind = kind_of_checkpoint({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if kind.family != family:
+        what = kind.why_not or f"a {kind.name} model, and the command is for {FAMILY_NAMES[family]}"
+        raise CoinageError(f"this is {what}", path, "coinage train tells the family by itself")
+    return Source(path, tensors, str(CONFIGS / family))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or a pickle, by name; a table nested under `state_dict` is taken out.
+
+    Raises:
+        CoinageError: the file is broken, or a pickle that holds more than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            content: Any = load_file(path)
+        else:  # old pickles are no zip files, which alone can be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (OSError, SafetensorError) as error:
+        raise CoinageError(f"cannot read the model: {error}", str(path), "download the file again") from None
+    except Exception as error:  # noqa: BLE001 - a broken or hostile pickle can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CoinageError(f"cannot read the model: {reason}", str(path), "use a .safetensors file") from None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise CoinageError("cannot read the model: the file holds no table of tensors", str(path), "use a .safetensors file")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return {_renamed(name): value for name, value in tensors.items() if not name.endswith("position_ids")}
+
+
+def _renamed(name: str) -> str:
+    """The name of a text encoder's tensor with the level that old files leave out."""
+    rest = name.removeprefix(SD1_TEXT)
+    return f"{SD1_TEXT}text_model.{rest}" if rest != name and rest.startswith(CHILDREN) else name
+
+
+def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
+    """A VAE file, in the original layout (with or without its prefix, alone or within a model) or in diffusers'."""
+    from diffusers import AutoencoderKL
+
+    tensors = read_tensors(Path(path))
+    prefix = "first_stage_model."
+    if any(name.startswith(prefix) for name in tensors):
+        tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    if not any(name.removeprefix(prefix).startswith("decoder.conv_in") for name in tensors):
+        raise CoinageError("--vae: the file holds no VAE", path, "give a VAE file, a diffusers folder or a hub id")
+    try:
+        return AutoencoderKL.from_single_file(tensors, config=configs, subfolder="vae", torch_dtype=dtype, local_files_only=True)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CoinageError(f"--vae: the VAE does not fit the model: {error}", path) from error
+
+
+def make_schedule(model: ModelConfig, config: Mapping[str, Any]) -> DiffusionSchedule:
+    """The noise schedule of a scheduler's settings; flags win over their prediction type."""
+    betas = (config["beta_start"], config["beta_end"], config["num_train_timesteps"], config["beta_schedule"])
+    return DiffusionSchedule(alphas_cumprod_from_betas(*betas), model.prediction_type or config.get("prediction_type", "epsilon"))

@@ -1,0 +1,94 @@
+"""Stable Diffusion XL: CLIP-L and OpenCLIP-bigG side by side, a pooled vector, sizes (Podell et al. 2023, arXiv:2307.01952)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from coinage.config import ModelConfig
+from coinage.families.base import Components, Conditioning
+from coinage.families.clip_text import end_of_text, join_chunks
+from coinage.families.loading import make_schedule, open_source
+from coinage.families.stable_diffusion import load_tokenizer, pad_id
+from coinage.words import CHUNK
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+log = logging.getLogger("coinage")
+
+
+class SDXL:
+    """Stable Diffusion XL, base model."""
+
+    name = "sdxl"
+    architecture = "stable-diffusion-xl-v1-base"
+    default_size = 1024
+    embedding_keys = ("clip_l", "clip_g")
+
+    def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
+        if model.clip_skip:
+            log.info("note: --clip_skip has no effect on SDXL, whose UNet reads the second-to-last layers")
+        source = open_source(model.source, self.name)
+        config = source.scheduler_config()
+        schedule = make_schedule(model, config)
+        tokenizers = (load_tokenizer(model, "tokenizer"), load_tokenizer(model, "tokenizer_2"))
+        return Components(
+            tokenizers=tokenizers,
+            text_encoders=tuple(source.text_encoder(name, torch.float32) for name in ("text_encoder", "text_encoder_2")),
+            vae=source.vae(model, torch.float32 if model.full_precision_vae else dtype),
+            denoiser=source.unet(dtype),
+            schedule=schedule,
+            scheduler_config={**config, "prediction_type": schedule.prediction_type},
+            chunks=model.max_token_length // CHUNK,
+            pad_ids=(tokenizers[0].pad_token_id, pad_id(tokenizers[1])),
+        ).frozen()
+
+    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor) -> Conditioning:
+        """The second-to-last hidden states of both encoders, without final norm, and the second's pooled vector."""
+        states = []
+        pooled: Tensor | None = None
+        for encoder, words in zip(parts.text_encoders, parts.word_encoders, strict=True):
+            rows = torch.tensor([row for caption in captions for row in words.rows(caption, parts.chunks)], device=parts.device)
+            output: Any = encoder(rows, output_hidden_states=True)
+            states.append(join_chunks(output.hidden_states[-2], parts.chunks))
+            if hasattr(encoder, "text_projection"):
+                pooled = pool(encoder, output.last_hidden_state, rows, words.tokenizer.eos_token_id)[:: parts.chunks]
+        return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))
+
+    def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+        dtype = parts.denoiser.dtype
+        added = {"text_embeds": cast(Tensor, cond.pooled).to(dtype), "time_ids": cast(Tensor, cond.time_ids)}
+        hidden = cond.encoder_hidden_states.to(dtype)
+        prediction: Tensor = parts.denoiser(noisy_latents.to(dtype), timesteps, hidden, added_cond_kwargs=added).sample
+        return prediction
+
+    def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
+        from diffusers import StableDiffusionXLPipeline
+
+        made = StableDiffusionXLPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoders[0],
+            text_encoder_2=parts.text_encoders[1],
+            tokenizer=cast(Any, parts.tokenizers[0]),
+            tokenizer_2=cast(Any, parts.tokenizers[1]),
+            unet=parts.denoiser,
+            scheduler=cast(Any, scheduler),
+            add_watermarker=False,
+        )
+        made.set_progress_bar_config(disable=True)
+        return made
+
+
+def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
+    """The projected hidden state at the end of each text, [B, P].
+
+    Not the encoder's own pooled output: with its old settings it pools at the largest id, which is the new word.
+    """
+    at = end_of_text(ids, end_id)
+    projected: Tensor = encoder.text_projection(last_hidden[torch.arange(len(ids), device=ids.device), at])
+    return projected

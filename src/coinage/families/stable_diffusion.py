@@ -1,0 +1,90 @@
+"""What Stable Diffusion 1.x and 2.x share: one text encoder, whose last hidden states the UNet reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from coinage.config import ModelConfig
+from coinage.errors import CoinageError
+from coinage.families.base import Components, Conditioning
+from coinage.families.clip_text import encode_captions
+from coinage.families.loading import make_schedule, open_source
+from coinage.tokenizer_files import find_tokenizer
+from coinage.words import CHUNK, Tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def load_tokenizer(model: ModelConfig, name: str) -> Tokenizer:
+    """A text encoder's tokenizer, wherever it is found."""
+    from transformers import CLIPTokenizer
+
+    return cast(Tokenizer, CLIPTokenizer.from_pretrained(find_tokenizer(model.source, name, model.tokenizer_cache)))
+
+
+def load_parts(model: ModelConfig, dtype: torch.dtype, family: str) -> Components:
+    """The parts of a model with one text encoder, frozen.
+
+    Raises:
+        CoinageError: the file cannot be read, or `--clip_skip` has no such layer.
+    """
+    source = open_source(model.source, family)
+    config = source.scheduler_config()
+    schedule = make_schedule(model, config)
+    tokenizer = load_tokenizer(model, "tokenizer")
+    encoder = source.text_encoder("text_encoder", torch.float32)
+    layers = encoder.config.num_hidden_layers
+    if model.clip_skip and model.clip_skip > layers:
+        raise CoinageError(f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source)
+    return Components(
+        tokenizers=(tokenizer,),
+        text_encoders=(encoder,),
+        vae=source.vae(model, torch.float32 if model.full_precision_vae else dtype),
+        denoiser=source.unet(dtype),
+        schedule=schedule,
+        scheduler_config={**config, "prediction_type": schedule.prediction_type},
+        clip_skip=model.clip_skip,
+        chunks=model.max_token_length // CHUNK,
+        pad_ids=(pad_id(tokenizer) if family == "sd2" else tokenizer.pad_token_id,),
+    ).frozen()
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """What OpenCLIP's text encoders are padded with: id 0, which is `!`."""
+    return tokenizer.get_vocab().get("!", tokenizer.pad_token_id)
+
+
+def encode(parts: Components, captions: Sequence[str]) -> Conditioning:
+    """The text encoder's hidden states for B captions."""
+    encoder, words = parts.text_encoders[0], parts.word_encoders[0]
+    return Conditioning(encode_captions(encoder, words, captions, parts.clip_skip, parts.chunks, parts.device))
+
+
+def predict(parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+    """The UNet's answer, [B, C, H, W]."""
+    dtype = parts.denoiser.dtype
+    prediction: Tensor = parts.denoiser(noisy_latents.to(dtype), timesteps, cond.encoder_hidden_states.to(dtype)).sample
+    return prediction
+
+
+def pipeline(parts: Components, scheduler: object) -> DiffusionPipeline:
+    """A diffusers pipeline over the same parts."""
+    from diffusers import StableDiffusionPipeline
+
+    made = StableDiffusionPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoders[0],
+        tokenizer=cast(Any, parts.tokenizers[0]),
+        unet=parts.denoiser,
+        scheduler=cast(Any, scheduler),
+        safety_checker=cast(Any, None),
+        feature_extractor=cast(Any, None),
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made

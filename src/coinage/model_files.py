@@ -1,0 +1,143 @@
+"""What a model file or folder holds, told from names and shapes alone. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coinage.errors import CoinageError
+
+MAX_HEADER = 100_000_000  # bytes; safetensors allows no more
+FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A model's family, or why it cannot be trained on."""
+
+    family: str | None  # sd1, sd2 or sdxl
+    why_not: str = ""
+
+    @property
+    def name(self) -> str:
+        """The family in words."""
+        return FAMILY_NAMES.get(self.family or "", "")
+
+
+def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in a safetensors file, from its header.
+
+    Raises:
+        CoinageError: no safetensors file, or a truncated one.
+    """
+    hint = "download the file again"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if start[:1] == b"<":
+            raise CoinageError("this is a web page, not a model", str(path), "download the file itself, not its page")
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise CoinageError("no safetensors file, or a truncated one", str(path), hint)
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
+            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            raise CoinageError("no safetensors file: its header cannot be read", str(path), hint) from None
+    if end != size - 8 - length:
+        raise CoinageError(f"the file is truncated: {size} of {8 + length + end} bytes", str(path), hint)
+    return shapes
+
+
+def kind_of_file(path: Path) -> Kind | None:
+    """What a single file holds; None for a pickle, which is looked into when it is loaded.
+
+    Raises:
+        CoinageError: neither a safetensors file nor a pickle, or a broken one.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return kind_of_checkpoint(safetensors_shapes(path))
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:1] == b"<":
+        raise CoinageError("this is a web page, not a model", str(path), "download the file itself, not its page")
+    if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle
+        raise CoinageError("no model file", str(path), "give a .safetensors or .ckpt file")
+    return None
+
+
+def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
+    """What a single file in an original layout holds."""
+    channels = shapes.get(FIRST_CONV, (0, 4))[1]
+    why_not = {
+        "a LoRA, not a model": _has(shapes, "lora_") or any(".lora." in name for name in shapes),
+        "a diffusers UNet alone: give its folder with model_index.json": _has(shapes, "down_blocks.", "unet.down_blocks."),
+        "no Stable Diffusion model: it has no UNet": not _has(shapes, UNET),
+        f"an inpainting or other special model: its UNet has {channels} input channels": channels != 4,
+        "an SDXL refiner, which is not made for this": _has(shapes, "conditioner.") and not _has(shapes, "conditioner.embedders.1."),
+        "a model without VAE": not _has(shapes, VAE),
+    }
+    families = {
+        "sdxl": "conditioner.embedders.1.",
+        "sd2": "cond_stage_model.model.",
+        "sd1": "cond_stage_model.transformer.",
+    }
+    reason = next((text for text, holds in why_not.items() if holds), "")
+    family = next((name for name, prefix in families.items() if _has(shapes, prefix)), None)
+    return Kind(None, reason or "a UNet without text encoder") if reason or family is None else Kind(family)
+
+
+def _has(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> bool:
+    return any(name.startswith(prefixes) for name in shapes)
+
+
+def kind_of_folder(folder: Path) -> Kind:
+    """What a diffusers folder holds.
+
+    Raises:
+        CoinageError: the UNet's or the text encoder's settings cannot be read.
+    """
+    unet = read_config(folder / "unet" / "config.json")
+    channels = unet.get("in_channels", 4)
+    if channels != 4:
+        return Kind(None, f"an inpainting or other special model: its UNet has {channels} input channels")
+    if (folder / "text_encoder_2").is_dir():
+        return Kind("sdxl") if (folder / "text_encoder").is_dir() else Kind(None, "an SDXL refiner, which is not made for this")
+    text = read_config(folder / "text_encoder" / "config.json")
+    # SD 2.x has OpenCLIP's encoder, which is told by its activation; the widths are for models with settings missing.
+    wide = unet.get("cross_attention_dim") == 1024
+    return Kind("sd2" if text.get("hidden_act", "gelu" if wide else "quick_gelu") == "gelu" else "sd1")
+
+
+def told_family(path: Path) -> str | None:
+    """The family of a folder or safetensors file; None when it cannot be told."""
+    try:
+        kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path) if path.is_file() else None
+    except (CoinageError, OSError):
+        return None
+    return kind.family if kind else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON settings file; {} when it is not there.
+
+    Raises:
+        CoinageError: the file is broken.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise CoinageError("the model's settings cannot be read", str(path), "download the model again")
+    return data
