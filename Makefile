@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-slow check format model clean
+.PHONY: demo test test-slow check full-size-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -21,6 +21,9 @@ check: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/flag_page.py --check
+
+full-size-check: $(READY)
+	@$(BIN)/python tools/full_size_check.py $(ARGS)
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet .

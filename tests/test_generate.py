@@ -11,7 +11,7 @@ from PIL import Image
 from coinage.demo.run import MODEL
 from coinage.errors import ConfigError
 from coinage.generate import SAMPLERS, draw, make_scheduler
-from coinage.prompts import SAMPLER_NAMES, Prompt, parse_prompt_line, read_prompts
+from coinage.prompts import SAMPLER_NAMES, Prompt, parse_prompt_line, parse_weights, read_prompts
 from tests.helpers import prepared, trained
 
 # Wording of a library notice about image processors that no test here needs.
@@ -84,7 +84,79 @@ def test_prompt_files(tmp_path: Path) -> None:
         read_prompts(file, "ddim")
     file.write_text("a zibu --s 3\n", encoding="utf-8-sig")
     assert read_prompts(file, "heun") == [Prompt(text="a zibu", steps=3, sampler="heun")]
-    with pytest.raises(ConfigError, match=r"not a \.txt file"):
+    with pytest.raises(ConfigError, match=r"not a \.txt, \.toml or \.json file"):
         read_prompts(tmp_path / "prompts.yaml", "ddim")
     with pytest.raises(ConfigError, match="missing"):
         read_prompts(tmp_path / "missing.txt", "ddim")
+
+
+def test_prompt_tables(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.toml"
+    file.write_text(
+        '[prompt]\nwidth = 515\nsample_steps = 5\nprompt = "shared"\n[[prompt.subset]]\nprompt = "a zibu"\nseed = 3\nscale = 4\n'
+        '[[prompt.subset]]\nwidth = 64\nnegative_prompt = "bad"\nsample_sampler = "euler"\n'
+    )
+    first = Prompt(text="a zibu", width=512, steps=5, seed=3, scale=4, sampler="ddim")
+    second = Prompt(text="shared", width=64, steps=5, negative="bad", sampler="euler")
+    assert read_prompts(file, "ddim") == [first, second]
+    file = tmp_path / "prompts.json"
+    file.write_text('[{"prompt": "a zibu", "width": 512, "sample_steps": 5, "seed": 3, "scale": 4}, "b --w 64 --s 2"]')
+    assert read_prompts(file, "ddim") == [first, Prompt(text="b", width=64, steps=2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.toml", "[prompt]\nwidth = 3", "must hold"),
+        ("p.toml", "[prompt", "sample_prompts"),
+        ("p.json", '{"prompt": "x"}', "must hold a list"),
+        ("p.json", '[{"promt": "x"}, {"seed": "x"}, 7]', r"did you mean `prompt`[\s\S]*`seed = 'x'` is not a number[\s\S]*prompt 3"),
+        ("p.json", '[{"sample_sampler": "eulr"}]', "did you mean `euler`"),
+    ],
+)
+def test_broken_prompt_tables(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(tmp_path / name, "ddim")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a (red) cat", [("a ", 1), ("red", 1.1), (" cat", 1)]),
+        ("a [b] c", [("a ", 1), ("b", 1 / 1.1), (" c", 1)]),
+        ("(a:1.3) ((x))", [("a", 1.3), (" ", 1), ("x", 1.21)]),
+        ("(a (b:2) c)", [("a ", 1.1), ("b", 2.2), (" c", 1.1)]),
+        (r"\(x\) (y", [("(x) ", 1), ("y", 1.1)]),
+        ("a:b) c]", [("a:b) c]", 1)]),
+        ("(a:b:1.2)", [("a:b", 1.2)]),
+        ("", []),
+    ],
+)
+def test_weights_in_prompts(text: str, parts: list[tuple[str, float]]) -> None:
+    assert [(word, pytest.approx(weight)) for word, weight in parts] == parse_weights(text)
+
+
+def test_a_weight_scales_its_words_hidden_states_and_keeps_the_mean(moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path, "--num_vectors_per_token=2")
+    sizes = torch.zeros(1, 6)
+    with torch.no_grad():
+        plain, same, literal = (
+            run.family.encode(run.parts, [text], sizes, weighted=weighted).encoder_hidden_states
+            for text, weighted in (("red zibu", True), ("red zibu", False), ("red (zibu:1.5)", False))
+        )
+        heavy = run.family.encode(run.parts, ["red (zibu:1.5)"], sizes, weighted=True).encoder_hidden_states
+    assert torch.equal(plain, same)
+    assert not torch.allclose(literal, plain)
+    scale = plain.mean() / (plain * torch.tensor([1, 1, 1.5, 1.5, *[1] * 73])[None, :, None]).mean()
+    torch.testing.assert_close(heavy[:, 2:4], plain[:, 2:4] * 1.5 * scale)
+    torch.testing.assert_close(heavy[:, 4:], plain[:, 4:] * scale)
+    assert heavy.mean().item() == pytest.approx(plain.mean().item(), rel=1e-4)
+
+
+def test_long_prompts_are_read_in_parts(moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    texts = ["red " * 74, "red " * 80, "red " * 80 + "zibu"]
+    images = list(draw(run.family, run.parts, [Prompt(text=t, width=64, height=64, seed=1, steps=2) for t in texts]))
+    assert not np.array_equal(images[1], images[2]), "a word beyond 75 tokens counts"
+    assert run.parts.chunks == 1

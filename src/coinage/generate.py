@@ -6,6 +6,7 @@ import inspect
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from coinage.families.base import Components, ModelFamily
 from coinage.prompts import Prompt
+
+MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
 # Sampler name -> diffusers class and what differs from the model's own scheduler settings.
 SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
@@ -73,8 +76,11 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
     width, height = first.width or family.default_size, first.height or family.default_size
     sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
-    cond = family.encode(parts, [p.text for p in prompts], sizes)
-    blank = family.encode(parts, [p.negative for p in prompts], sizes)
+    texts = [text for p in prompts for text in (p.text, p.negative)]
+    longest = max(len(words.parts(words.ids(text))) for words in parts.word_encoders for text in texts)
+    long = replace(parts, chunks=min(max(longest, parts.chunks), MOST_CHUNKS))
+    cond = family.encode(long, [p.text for p in prompts], sizes, weighted=True)
+    blank = family.encode(long, [p.negative for p in prompts], sizes, weighted=True)
     seeds = [secrets.randbits(32) if p.seed is None else p.seed for p in prompts]
     dtype = parts.denoiser.dtype
     pooled: dict[str, Tensor] = {}

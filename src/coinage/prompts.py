@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +64,117 @@ def _with_option(prompt: Prompt, name: str, value: str) -> Prompt:
     return replace(prompt, **changes)
 
 
+CLOSES = {"(": 1.1, "[": 1 / 1.1}  # what a bracket without a number weighs
+WEIGHT = re.compile(r"\\.|[()\[\]]|:\s*([+-]?\d*\.?\d+)\s*\)|[^\\()\[\]:]+|:")
+
+
+def parse_weights(text: str) -> list[tuple[str, float]]:
+    """A prompt's parts with their weights, as AUTOMATIC1111 writes them.
+
+    `(x)` is 1.1, `[x]` is 1/1.1, `(x:1.3)` is 1.3, nesting multiplies, and a backslash makes the next sign plain.
+    What is not closed counts to the end.
+    """
+    parts: list[tuple[str, float]] = []
+    opened: list[tuple[str, int]] = []  # kind of bracket, and the first part inside
+
+    def close(kind: str, factor: float) -> bool:
+        """Weigh all since the last open bracket of a kind; False when there is none."""
+        at = next((i for i in reversed(range(len(opened))) if opened[i][0] == kind), None)
+        if at is None:
+            return False
+        start = opened.pop(at)[1]
+        parts[start:] = [(word, weight * factor) for word, weight in parts[start:]]
+        return True
+
+    for match in WEIGHT.finditer(text):
+        sign = match[0]
+        if sign in CLOSES:
+            opened.append((sign, len(parts)))
+            continue
+        ends = "(" if sign.endswith(")") else "[" if sign == "]" else ""
+        if not ends or sign[0] == "\\" or not close(ends, float(match[1] or CLOSES[ends])):
+            parts.append((sign[1] if sign[0] == "\\" else sign, 1.0))
+    while opened:
+        close(opened[-1][0], CLOSES[opened[-1][0]])
+    return [("".join(word for word, _ in group), weight) for weight, group in groupby(parts, key=lambda part: part[1])]
+
+
+FIELDS = {
+    "prompt": "text", "negative_prompt": "negative", "width": "width", "height": "height", "seed": "seed", "sample_steps": "steps",
+    "scale": "scale", "sample_sampler": "sampler",
+}  # fmt: skip
+OTHER_MODELS = ("guidance_scale", "controlnet_image", "cfg_trunc_ratio", "renorm_cfg", "flow_shift", "enum", "prompt_dict")
+
+
+def _from_table(table: Mapping[str, Any], defaults: Prompt, where: str, problems: list[Problem]) -> Prompt:
+    """A prompt of a TOML or JSON table; what is unknown or of the wrong type is a problem."""
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        field = FIELDS.get(key)
+        wanted: tuple[type, ...] = (str,) if field in ("text", "negative", "sampler") else (int, float) if field == "scale" else (int,)
+        if field is None and key not in OTHER_MODELS:
+            problems.append(Problem(f"unknown key `{key}`", where, did_you_mean(key, list(FIELDS))))
+        elif field and (not isinstance(value, wanted) or isinstance(value, bool)):
+            problems.append(Problem(f"`{key} = {value!r}` is not {'a text' if str in wanted else 'a number'}", where))
+        elif field:
+            changes[field] = value
+    for side in ("width", "height"):
+        if side in changes:
+            changes[side] = max(64, changes[side] // 8 * 8)
+    if "steps" in changes:
+        changes["steps"] = min(max(changes["steps"], 1), 1000)
+    return replace(defaults, **changes)
+
+
+def _tables(path: Path, defaults: Prompt, problems: list[Problem]) -> list[tuple[str, Prompt]]:
+    """Place and prompt of each entry of a TOML or JSON file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data: Any = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([Problem(f"--sample_prompts: {error}", str(path))]) from None
+    shared: Any = {}
+    if path.suffix.lower() == ".toml":
+        shared = data.get("prompt", {}) if isinstance(data.get("prompt"), dict) else {}
+        data = shared.get("subset")
+        shared = {key: value for key, value in shared.items() if key != "subset"}
+    if not isinstance(data, list):
+        wanted = "[[prompt.subset]] tables" if path.suffix.lower() == ".toml" else "a list of prompts"
+        raise ConfigError([Problem(f"--sample_prompts: the file must hold {wanted}", str(path))])
+    found = []
+    for number, entry in enumerate(data, 1):
+        where = f"{path}, prompt {number}"
+        if isinstance(entry, str):
+            found.append((where, parse_prompt_line(entry, defaults)))
+        elif isinstance(entry, dict):
+            found.append((where, _from_table({**shared, **entry}, defaults, where, problems)))
+        else:
+            problems.append(Problem("the entry is neither a text nor a table", where))
+    return found
+
+
 def read_prompts(path: Path, sampler: str) -> list[Prompt]:
-    """Prompts of a .txt file, one per line; lines that start with # and empty ones are skipped.
+    """Prompts of a file: .txt with one per line, .toml with `[prompt]` and `[[prompt.subset]]`, .json with a list.
 
     Raises:
-        ConfigError: the file cannot be read, or names an unknown sampler.
+        ConfigError: the file cannot be read, or has entries that cannot be used: all of them.
     """
-    if path.suffix.lower() != ".txt":
-        raise ConfigError([Problem(f"--sample_prompts: {path.name} is not a .txt file", str(path), "write one prompt per line")])
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(f"--sample_prompts: {error}", str(path))]) from None
-    prompts, problems = [], []
-    for number, line in enumerate(lines, 1):
-        if line.startswith("#") or not line.strip():
-            continue
-        prompt = parse_prompt_line(line, Prompt(text="", sampler=sampler))
+    defaults, problems = Prompt(text="", sampler=sampler), list[Problem]()
+    if path.suffix.lower() in (".toml", ".json"):
+        found = _tables(path, defaults, problems)
+    elif path.suffix.lower() == ".txt":
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([Problem(f"--sample_prompts: {error}", str(path))]) from None
+        kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+        found = [(f"{path}, line {number}", parse_prompt_line(line, defaults)) for number, line in kept]
+    else:
+        raise ConfigError([Problem(f"--sample_prompts: {path.name} is not a .txt, .toml or .json file", str(path))])
+    for where, prompt in found:
         if prompt.sampler not in SAMPLER_NAMES:
             hint = did_you_mean(prompt.sampler, SAMPLER_NAMES) or f"one of {', '.join(SAMPLER_NAMES)}"
-            problems.append(Problem(f"unknown sampler {prompt.sampler!r}", f"{path}, line {number}", hint))
-        prompts.append(prompt)
+            problems.append(Problem(f"unknown sampler {prompt.sampler!r}", where, hint))
     if problems:
         raise ConfigError(problems)
-    return prompts
+    return [prompt for _, prompt in found]

@@ -126,7 +126,21 @@ class WordEncoder:
 
     def rows(self, text: str, chunks: int = 1) -> list[list[int]]:
         """`chunks` rows of 77 ids: start, up to 75 of the text, end, padding. What is left of the text is cut."""
+        return self._padded(self.parts(self.ids(text)), chunks)
+
+    def weighted_rows(self, pieces: Sequence[tuple[str, float]], chunks: int) -> tuple[list[list[int]], list[list[float]]]:
+        """Rows of a text in pieces, and the weight of each id; 1 for start, end and padding."""
+        ids = [(i, weight) for text, weight in pieces for i in self.ids(text)]
+        parts = self.parts([i for i, _ in ids])
+        weights, at = [], 0
+        for part in parts[:chunks]:
+            own = [weight for _, weight in ids[at : at + len(part)]]
+            weights.append([1.0, *own, *[1.0] * (CHUNK + 1 - len(own))])
+            at += len(part)
+        weights += [[1.0] * (CHUNK + 2) for _ in range(chunks - len(weights))]
+        return self._padded(parts, chunks), weights
+
+    def _padded(self, parts: Sequence[list[int]], chunks: int) -> list[list[int]]:
         tokenizer = self.tokenizer
-        parts = self.parts(self.ids(text))[:chunks]
-        parts += [[] for _ in range(chunks - len(parts))]
+        parts = [*parts[:chunks], *([] for _ in range(chunks - len(parts)))]
         return [[tokenizer.bos_token_id, *part, tokenizer.eos_token_id, *[self._pad_id] * (CHUNK - len(part))] for part in parts]

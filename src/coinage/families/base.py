@@ -100,8 +100,15 @@ class ModelFamily(Protocol):
         """Load the parts to the CPU, frozen: UNet and VAE in `dtype`, text encoders in float32."""
         ...
 
-    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor) -> Conditioning:
-        """Conditioning of B captions; gradients flow to the rows. `sizes` [B, 6] as `Conditioning.time_ids`."""
+    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False) -> Conditioning:
+        """Conditioning of B captions; gradients flow to the rows.
+
+        Args:
+            parts: the model's.
+            captions: B texts.
+            sizes: [B, 6] as `Conditioning.time_ids`.
+            weighted: read `(word:1.3)` as a weight, as pictures do; training reads captions as they stand.
+        """
         ...
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coinage.prompts import parse_weights
 from coinage.words import CHUNK, WordEncoder
 
 if TYPE_CHECKING:
@@ -34,12 +35,22 @@ def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) ->
     return normed
 
 
-def encode_captions(
-    encoder: CLIPTextModel, words: WordEncoder, captions: Sequence[str], clip_skip: int | None, chunks: int, device: torch.device
-) -> Tensor:
-    """[B, 75 * chunks + 2, D] hidden states of B captions of up to 75 * chunks tokens."""
-    rows = [row for caption in captions for row in words.rows(caption, chunks)]
-    return join_chunks(hidden_states(encoder, torch.tensor(rows, device=device), clip_skip), chunks)
+def rows_and_weights(words: WordEncoder, captions: Sequence[str], chunks: int, *, weighted: bool) -> tuple[Tensor, Tensor | None]:
+    """Ids [B * chunks, 77] of B captions, and the weight of each, where `(word:1.3)` is read as a weight."""
+    if not weighted:
+        return torch.tensor([row for caption in captions for row in words.rows(caption, chunks)]), None
+    pairs = [words.weighted_rows(parse_weights(caption), chunks) for caption in captions]
+    return torch.tensor([row for rows, _ in pairs for row in rows]), torch.tensor([row for _, rows in pairs for row in rows])
+
+
+def weigh(hidden: Tensor, weights: Tensor | None, chunks: int, *, keep_mean: bool) -> Tensor:
+    """Hidden states [B, T, D] times the weights of their ids, as the reference: SD 1 and 2 keep each text's mean, SDXL does not."""
+    if weights is None or bool((weights == 1).all()):
+        return hidden
+    scaled = hidden * join_chunks(weights.to(hidden).unsqueeze(-1), chunks)
+    if not keep_mean:
+        return scaled
+    return scaled * (hidden.mean(dim=(1, 2), keepdim=True) / scaled.mean(dim=(1, 2), keepdim=True))
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:

@@ -27,8 +27,8 @@ class SD2:
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         return shared.load_parts(model, dtype, self.name)
 
-    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor) -> Conditioning:  # noqa: ARG002 - SDXL's
-        return shared.encode(parts, captions)
+    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False) -> Conditioning:  # noqa: ARG002 - sizes are SDXL's
+        return shared.encode(parts, captions, weighted=weighted)
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         return shared.predict(parts, noisy_latents, timesteps, cond)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.families.base import Components, Conditioning
-from coinage.families.clip_text import end_of_text, join_chunks
+from coinage.families.clip_text import end_of_text, join_chunks, rows_and_weights, weigh
 from coinage.families.loading import make_schedule, open_source
 from coinage.families.stable_diffusion import load_tokenizer, pad_id
 from coinage.words import CHUNK
@@ -48,14 +48,15 @@ class SDXL:
             pad_ids=(tokenizers[0].pad_token_id, pad_id(tokenizers[1])),
         ).frozen()
 
-    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor) -> Conditioning:
+    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False) -> Conditioning:
         """The second-to-last hidden states of both encoders, without final norm, and the second's pooled vector."""
         states = []
         pooled: Tensor | None = None
         for encoder, words in zip(parts.text_encoders, parts.word_encoders, strict=True):
-            rows = torch.tensor([row for caption in captions for row in words.rows(caption, parts.chunks)], device=parts.device)
+            rows, weights = rows_and_weights(words, captions, parts.chunks, weighted=weighted)
+            rows = rows.to(parts.device)
             output: Any = encoder(rows, output_hidden_states=True)
-            states.append(join_chunks(output.hidden_states[-2], parts.chunks))
+            states.append(weigh(join_chunks(output.hidden_states[-2], parts.chunks), weights, parts.chunks, keep_mean=False))
             if hasattr(encoder, "text_projection"):
                 pooled = pool(encoder, output.last_hidden_state, rows, words.tokenizer.eos_token_id)[:: parts.chunks]
         return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))

@@ -11,7 +11,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.families.base import Components, Conditioning
-from coinage.families.clip_text import encode_captions
+from coinage.families.clip_text import hidden_states, join_chunks, rows_and_weights, weigh
 from coinage.families.loading import make_schedule, open_source
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, Tokenizer
@@ -59,10 +59,11 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return tokenizer.get_vocab().get("!", tokenizer.pad_token_id)
 
 
-def encode(parts: Components, captions: Sequence[str]) -> Conditioning:
+def encode(parts: Components, captions: Sequence[str], *, weighted: bool) -> Conditioning:
     """The text encoder's hidden states for B captions."""
-    encoder, words = parts.text_encoders[0], parts.word_encoders[0]
-    return Conditioning(encode_captions(encoder, words, captions, parts.clip_skip, parts.chunks, parts.device))
+    rows, weights = rows_and_weights(parts.word_encoders[0], captions, parts.chunks, weighted=weighted)
+    states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
+    return Conditioning(weigh(join_chunks(states, parts.chunks), weights, parts.chunks, keep_mean=True))
 
 
 def predict(parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
