@@ -14,8 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coinage.embedding_file import EmbeddingFile
+from coinage.errors import EmbeddingFileError
 from coinage.families.base import Components, ModelFamily
 from coinage.prompts import Prompt
+from coinage.tokens import install_rows, table_of
+from coinage.words import WordEncoder, placeholders_for
 
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
@@ -46,6 +50,30 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     if "steps_offset" in inspect.signature(factory.__init__).parameters:
         changes = {"steps_offset": 1, **changes}  # as the released Stable Diffusion models
     return factory(**{k: config[k] for k in keep if k in config}, **changes)
+
+
+def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[tuple[str, EmbeddingFile]]) -> None:
+    """Give a model learned words, each under its name; earlier ones are forgotten.
+
+    Raises:
+        EmbeddingFileError: a file is for another kind of model.
+    """
+    sizes = [(word, len(next(iter(file.vectors.values())))) for word, file in words]
+    first = len(table_of(parts.text_encoders[0]))
+    placeholders = placeholders_for(sizes, first)
+    embeddings = []
+    for key, encoder in zip(keys, parts.text_encoders, strict=True):
+        width = table_of(encoder).shape[1]
+        for word, file in words:
+            if key not in file.vectors or file.vectors[key].shape[1] != width:
+                found = ", ".join(f"{k} of width {v.shape[1]}" for k, v in file.vectors.items())
+                hint = "give a file that was made for this kind of model"
+                raise EmbeddingFileError(f"{word}: the model needs {key} of width {width}, the file has {found}", hint=hint)
+        if words:
+            embeddings.append(install_rows(encoder, torch.cat([file.vectors[key] for _, file in words])))
+    parts.embeddings = tuple(embeddings)
+    pads = zip(parts.tokenizers, parts.pad_ids, strict=True)
+    parts.word_encoders = tuple(WordEncoder(tokenizer, placeholders, pad) for tokenizer, pad in pads)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coinage import __version__
 from coinage.cli.cmd_dataset import dataset_command
+from coinage.cli.cmd_generate import generate_command
 from coinage.cli.console import exit_code_of
 from coinage.cli.kohya import train_command
 from coinage.cli.parse import Parser
@@ -18,11 +19,13 @@ commands:
   demo     teach the built-in model a new word, offline, in about a minute
   train    train on your own images; flags as in train_textual_inversion.py
   dataset  check a dataset and show what training would see
+  generate draw pictures, with or without learned words
 
 examples:
   coinage demo
   coinage demo --concept red-striped-cross --seed 1
   coinage dataset dataset.toml --token mychar --html dataset.html
+  coinage generate path/to/model "a photo of mychar" --embedding output/mychar.safetensors
   coinage train --pretrained_model_name_or_path model --dataset_config dataset.toml \\
     --token_string mychar --init_word girl --output_dir output --save_model_as safetensors
 """
@@ -60,16 +63,13 @@ def _command_parser() -> Parser:
         usage="coinage COMMAND [flags]",
     )
     parser.add_argument("--version", action="version", version=f"coinage {__version__}")
-    parser.add_argument("command", choices=["demo", "train", "dataset"], help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=["demo", "train", "dataset", "generate"], help=argparse.SUPPRESS)
     return parser
 
 
 def _run(words: Sequence[str]) -> None:
     _command_parser().parse_args(words[:1] or ["--help"])
-    if words[0] == "dataset":
-        dataset_command(words[1:])
-    else:
-        _demo(words[1:])
+    {"demo": _demo, "dataset": dataset_command, "generate": generate_command}[words[0]](words[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,162 @@
+"""`coinage generate`: pictures of prompts, with learned words."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coinage.cli.parse import Parser
+from coinage.config import ModelConfig
+from coinage.errors import ConfigError, Findings
+from coinage.model_files import told_family
+from coinage.preflight import model_problems, output_problems, vocabulary_problems
+from coinage.progress import counted
+from coinage.prompts import SAMPLER_NAMES, Prompt
+from coinage.words import pieces_of
+
+if TYPE_CHECKING:
+    from coinage.embedding_file import EmbeddingFile
+
+log = logging.getLogger("coinage")
+EXAMPLES = """\
+examples:
+  coinage generate path/to/model "a photo of mychar on a beach" --embedding output/mychar.safetensors
+  coinage generate model.safetensors "mychar, (red:1.3) hat" --embedding mychar.safetensors --count 4 --grid
+  coinage generate sdxl.safetensors "a castle" --negative "blurry" --steps 25 --cfg 6 --sampler euler_a --seed 1
+"""
+
+
+def generate_parser() -> Parser:
+    """The parser of `coinage generate`."""
+    parser = Parser(
+        prog="coinage generate",
+        description="Draw pictures, with or without learned words.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="A .safetensors or .ckpt file, a diffusers folder, or a hub id.")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="What to draw; (word:1.3) weighs a word.")
+    parser.add_argument("--embedding", nargs="+", default=[], metavar="FILE", help="Learned words; NAME=FILE gives one another name.")
+    parser.add_argument("--negative", default="", help="What not to draw.")
+    parser.add_argument("--steps", type=int, default=30, help="Sampling steps. Default: 30.")
+    parser.add_argument("--cfg", type=float, default=7.5, help="Guidance scale. Default: 7.5.")
+    parser.add_argument("--sampler", default="ddim", choices=SAMPLER_NAMES, metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)}.")
+    parser.add_argument("--seed", type=int, help="Of the first picture; the next ones count up. Default: drawn and printed.")
+    parser.add_argument("--count", type=int, default=1, help="Pictures per prompt. Default: 1.")
+    parser.add_argument("--width", type=int, default=0, help="Pixels. Default: the model family's own size.")
+    parser.add_argument("--height", type=int, default=0, help="Pixels.")
+    parser.add_argument("--grid", action="store_true", help="Also write grid.png: a row for each prompt.")
+    parser.add_argument("--output", type=Path, default=Path("pictures"), help="Folder for the pictures. Default: pictures.")
+    parser.add_argument("--v2", action="store_true", help="The model is Stable Diffusion 2.x, where it cannot be told.")
+    parser.add_argument("--v_parameterization", action="store_true", help="The model predicts v instead of the noise.")
+    parser.add_argument("--vae", help="Another VAE: a file, a diffusers folder or a hub id.")
+    parser.add_argument("--precision", default="auto", choices=("auto", "no", "fp16", "bf16"), help="auto: fp16 on a GPU, fp32 else.")
+    parser.add_argument("--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files.")
+    return parser
+
+
+def generate_command(argv: Sequence[str]) -> None:
+    """Run `coinage generate`.
+
+    Raises:
+        ConfigError: wrong flags, model or embeddings.
+        CoinageError: a file cannot be read or written.
+    """
+    args = generate_parser().parse_args(argv)
+    model = ModelConfig(
+        source=args.model,
+        family=told_family(Path(args.model)) or ("sd2" if args.v2 else "sd1"),
+        vae=args.vae,
+        prediction_type="v_prediction" if args.v_parameterization else None,
+        tokenizer_cache=args.tokenizer_cache_dir,
+    )
+    _check(args, model)
+    seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
+    prompts = [
+        Prompt(
+            text=text,
+            negative=args.negative,
+            width=args.width // 8 * 8,
+            height=args.height // 8 * 8,
+            seed=seed + number,
+            steps=args.steps,
+            scale=args.cfg,
+            sampler=args.sampler,
+        )
+        for text in args.prompts
+        for number in range(args.count)
+    ]
+    _draw(args, model, prompts)
+
+
+def _check(args: argparse.Namespace, model: ModelConfig) -> None:
+    """See that model, files, numbers and folder can be used, before anything is loaded."""
+    findings = Findings(errors=model_problems(model))
+    files = [Path(item.rpartition("=")[2]) for item in args.embedding]
+    for file in files:
+        if not file.is_file():
+            findings.error("--embedding: file not found", str(file))
+    ranges = (("steps", 1, 1000), ("count", 1, 10_000), ("width", 0, 8192), ("height", 0, 8192), ("seed", 0, 2**63))
+    for name, low, high in ranges:
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            findings.error(f"--{name} {value} is out of range", hint=f"use {low} to {high}")
+    for name in ("width", "height"):
+        if 0 < getattr(args, name) < 64:
+            findings.error(f"--{name} {getattr(args, name)} is too small", hint="use at least 64")
+    if not findings.errors:
+        findings.errors += output_problems(args.output, "--output")
+    findings.raise_errors()
+
+
+def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt]) -> None:
+    """Load, draw, write. Everything heavy is imported here."""
+    import numpy as np
+    import torch
+
+    from coinage.embedding_file import read
+    from coinage.families import FAMILIES, quiet_libraries
+    from coinage.files import save_image
+    from coinage.generate import draw, install_embeddings
+
+    quiet_libraries()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    auto = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
+    words = [_named(item, read(Path(item.rpartition("=")[2]))) for item in args.embedding]
+    family = FAMILIES[model.family]
+    log.info("loading %s", model.source)
+    parts = family.load(model, dtype)
+    problems = [p for word, count, _ in words for p in vocabulary_problems(pieces_of(word, count), parts.tokenizers[0].get_vocab(), word)]
+    if problems:
+        raise ConfigError(problems)
+    install_embeddings(parts, family.embedding_keys, [(word, file) for word, _, file in words])
+    for module in parts.modules():
+        module.to(device)
+    for word, count, _ in words:
+        missing = [p.text for p in prompts if word not in p.text and word not in p.negative]
+        log.info("%s: %d vectors%s", word, count, " (in no prompt)" if len(missing) == len(prompts) else "")
+    pictures = []
+    with counted("drawing", len(prompts)) as on_picture:
+        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        for number, (prompt, picture) in enumerate(zip(prompts, draw(family, parts, prompts, autocast=autocast), strict=True)):
+            path = args.output / f"{number:04d}_{prompt.seed}.png"
+            save_image(path, picture)
+            pictures.append(picture)
+            on_picture(number + 1)
+            log.info("%s: %s", path, prompt.text)
+    if args.grid:
+        rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in range(0, len(pictures), args.count)]
+        save_image(args.output / "grid.png", np.concatenate(rows))
+        log.info("%s", args.output / "grid.png")
+
+
+def _named(item: str, file: EmbeddingFile) -> tuple[str, int, EmbeddingFile]:
+    """The word of an embedding: given with `NAME=`, else from the file, else the file's name."""
+    name, _, path = item.rpartition("=")
+    word = name or file.token or Path(path).stem
+    return word, len(next(iter(file.vectors.values()))), file

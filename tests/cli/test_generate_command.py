@@ -1,0 +1,97 @@
+"""`coinage generate`, as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coinage.demo.reader import read as read_picture
+from coinage.demo.run import MODEL
+from coinage.demo.world import Scene
+from coinage.embedding_file import EmbeddingFile, write
+from tests.cli.test_bad_input import ROOT
+from tests.models import write_folder
+
+SMALL = ("--width=64", "--height=64", "--steps=20", "--cfg=4")
+
+
+def generate(*argv: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "coinage.cli.main", "generate", *map(str, argv)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def word(path: Path, *rows: str) -> Path:
+    """An embedding that says what known words of the demo model say."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    table = CLIPTextModel.from_pretrained(MODEL / "text_encoder").get_input_embeddings().weight
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+    ids = [tokenizer.encode(row, add_special_tokens=False)[0] for row in rows]
+    write(path, EmbeddingFile({"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}))
+    return path
+
+
+def picture(path: Path) -> np.ndarray:  # type: ignore[type-arg]
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_pictures_and_their_grid(tmp_path: Path) -> None:
+    prompts = ("a photo of a red circle on a white background", "a photo of a blue square on a black background")
+    done = generate(MODEL, *prompts, *SMALL, "--count=2", "--seed=1", "--grid", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000_1.png", "0001_2.png", "0002_1.png", "0003_2.png", "grid.png"]
+    assert picture(tmp_path / "grid.png").shape == (128, 128, 3)
+    assert np.array_equal(picture(tmp_path / "grid.png")[64:, 64:], picture(tmp_path / "0003_2.png"))
+    read = read_picture(picture(tmp_path / "0000_1.png"))
+    assert (read.colour, read.background) == (Scene("circle", "red", "white").colour, "white")
+    again = generate(MODEL, prompts[0], *SMALL, "--seed=1", f"--output={tmp_path / 'again'}")
+    assert again.returncode == 0
+    assert np.array_equal(picture(tmp_path / "again" / "0000_1.png"), picture(tmp_path / "0000_1.png"))
+
+
+def test_words_say_what_their_vectors_say(tmp_path: Path) -> None:
+    """A word of two vectors that are the rows of `red circle` draws what `red circle` draws."""
+    two, one = word(tmp_path / "two.safetensors", "red", "circle"), word(tmp_path / "one.pt", "black")
+    plain = generate(MODEL, "a photo of a red circle on a black background", *SMALL, "--seed=3", f"--output={tmp_path / 'a'}")
+    words = generate(
+        MODEL, "a photo of a zibu on a wobo background", *SMALL, "--seed=3", f"--output={tmp_path / 'b'}", "--embedding", two, f"wobo={one}"
+    )
+    assert (plain.returncode, words.returncode) == (0, 0), words.stderr
+    assert "zibu: 2 vectors" in words.stderr
+    assert np.array_equal(picture(tmp_path / "a" / "0000_3.png"), picture(tmp_path / "b" / "0000_3.png"))
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families(family: str, tmp_path: Path) -> None:
+    model = write_folder(tmp_path / "model", family)
+    done = generate(model, "a (red:1.2) circle", "--width=64", "--height=64", "--steps=2", "--seed=1", f"--output={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stderr
+    assert picture(tmp_path / "o" / "0000_1.png").shape == (64, 64, 3)
+
+
+def test_what_cannot_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    bad = tmp_path / "bad.safetensors"
+    write(bad, EmbeddingFile({"emb_params": torch.zeros(1, 5)}, "zibu"))
+    for more, message, code in (
+        (["--embedding", tmp_path / "none.pt"], "--embedding: file not found", 2),
+        (["--embedding", tmp_path / "file"], "no readable embedding", 1),
+        (["--embedding", bad], "the model needs emb_params of width 128, the file has emb_params of width 5", 1),
+        (["--embedding", f"circle={word(tmp_path / 'w.pt', 'red')}"], "circle is already in the model's vocabulary", 2),
+        (["--steps=0"], "--steps 0 is out of range", 2),
+        (["--width=8"], "--width 8 is too small", 2),
+        (["--sampler=eulr"], "invalid choice", 2),
+        (["--output", tmp_path / "file" / "x"], "--output: cannot write there", 2),
+    ):
+        done = generate(MODEL, "a circle", f"--output={tmp_path / 'o'}", *more)
+        assert (done.returncode, done.stderr.count("error:")) == (code, 1), done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    done = generate(tmp_path / "nothing", "a circle")
+    assert done.returncode == 2
+    assert "model not found" in done.stderr
