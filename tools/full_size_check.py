@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["file", "folder"], choices=["file", "folder"])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--side", type=int, default=64, help="resolution, pixels")
+    parser.add_argument("--keep", action="store_true", help="do not delete the models")
     parser.add_argument("--work", type=Path, default=Path("build/full_size"))
     args = parser.parse_args()
     work: Path = args.work.resolve()
@@ -168,7 +169,8 @@ def main() -> None:
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)
             found = train(family, model, dataset, out, args.steps, wheel)
-            shutil.rmtree(model) if model.is_dir() else model.unlink()
+            if not args.keep:
+                shutil.rmtree(model) if model.is_dir() else model.unlink()
             good = loads_in_diffusers(family, out / "my_textual_inversion.safetensors", vocabulary_folder(work))
             row = f"{size:.1f} | {found['peak']:.1f} | {found['step']:.1f} | {found['whole']:.0f} | {'yes' if good else 'NO'}"
             print(f"| {family} | {kind} | {row} |", flush=True)

@@ -36,6 +36,15 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         CoinageError: no safetensors file, or a truncated one.
     """
+    return {name: shape for name, (shape, _, _) in safetensors_places(path).items()}
+
+
+def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]]:
+    """Shape, start and end in bytes of every tensor in a safetensors file, from its header.
+
+    Raises:
+        CoinageError: no safetensors file, or a truncated one.
+    """
     hint = "download the file again"
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -48,13 +57,17 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
-            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+            body = 8 + length
+            places = {
+                name: (tuple(map(int, entry["shape"])), body + int(entry["data_offsets"][0]), body + int(entry["data_offsets"][1]))
+                for name, entry in entries.items()
+            }
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise CoinageError("no safetensors file: its header cannot be read", str(path), hint) from None
-    if end != size - 8 - length:
-        raise CoinageError(f"the file is truncated: {size} of {8 + length + end} bytes", str(path), hint)
-    return shapes
+    end = max((place[2] for place in places.values()), default=body)
+    if end != size:
+        raise CoinageError(f"the file is truncated: {size} of {end} bytes", str(path), hint)
+    return places
 
 
 def kind_of_file(path: Path) -> Kind | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas
 from coinage.errors import CoinageError
-from coinage.model_files import FAMILY_NAMES, kind_of_checkpoint, read_config
+from coinage.model_files import FAMILY_NAMES, UNET, VAE, kind_of_checkpoint, read_config, safetensors_places
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -107,16 +107,17 @@ class Source:
         return config
 
 
-def open_source(path: str, family: str) -> Source:
-    """A model's source. A file's tensors are mapped; pickles are read without running anything.
+def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
+    """A model's source. A file's tensors are mapped, or brought to their dtype one by one; a pickle runs nothing.
 
     Raises:
-        CoinageError: the file cannot be read.
+        CoinageError: the file cannot be read, or holds another kind of model.
     """
-    file = Path(path)
+    path, file = model.source, Path(model.source)
     if not file.is_file():
         return Source(path, None, path)
-    tensors = read_tensors(file)
+    wanted = {UNET: dtype, VAE: torch.float32 if model.full_precision_vae else dtype}
+    tensors = read_tensors(file, wanted)
     kind = kind_of_checkpoint({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if kind.family != family:
         what = kind.why_not or f"a {kind.name} model, and the command is for {FAMILY_NAMES[family]}"
@@ -124,8 +125,13 @@ def open_source(path: str, family: str) -> Source:
     return Source(path, tensors, str(CONFIGS / family))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, wanted: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file or a pickle, by name; a table nested under `state_dict` is taken out.
+
+    Args:
+        path: the file.
+        wanted: the dtype of tensors by the start of their names. In a safetensors file, one of another dtype is read and
+            brought to it alone, so that the file is never in memory twice; all others are mapped.
 
     Raises:
         CoinageError: the file is broken, or a pickle that holds more than tensors.
@@ -135,7 +141,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         if path.suffix.lower() == ".safetensors":
-            content: Any = load_file(path)
+            content: Any = _in_dtypes(path, load_file(path), wanted or {})
         else:  # old pickles are no zip files, which alone can be mapped
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, SafetensorError) as error:
@@ -149,6 +155,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CoinageError("cannot read the model: the file holds no table of tensors", str(path), "use a .safetensors file")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     return {_renamed(name): value for name, value in tensors.items() if not name.endswith("position_ids")}
+
+
+def _in_dtypes(path: Path, mapped: Mapping[str, Tensor], wanted: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """Mapped tensors, those of another dtype than wanted replaced by converted copies of their own."""
+    places = safetensors_places(path)
+    found = {}
+    with path.open("rb") as file:
+        for name, tensor in mapped.items():
+            dtype = next((dtype for start, dtype in wanted.items() if name.startswith(start)), tensor.dtype)
+            if dtype == tensor.dtype or not tensor.is_floating_point() or not tensor.numel():
+                found[name] = tensor
+                continue
+            shape, start, end = places[name]
+            file.seek(start)  # reading through the map would keep every page of the file in memory
+            found[name] = torch.frombuffer(bytearray(file.read(end - start)), dtype=tensor.dtype).reshape(shape).to(dtype)
+    return found
 
 
 def _renamed(name: str) -> str:

@@ -33,7 +33,7 @@ class SDXL:
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         if model.clip_skip:
             log.info("note: --clip_skip has no effect on SDXL, whose UNet reads the second-to-last layers")
-        source = open_source(model.source, self.name)
+        source = open_source(model, self.name, dtype)
         config = source.scheduler_config()
         schedule = make_schedule(model, config)
         tokenizers = (load_tokenizer(model, "tokenizer"), load_tokenizer(model, "tokenizer_2"))

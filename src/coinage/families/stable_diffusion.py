@@ -33,7 +33,7 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str) -> Component
     Raises:
         CoinageError: the file cannot be read, or `--clip_skip` has no such layer.
     """
-    source = open_source(model.source, family)
+    source = open_source(model, family, dtype)
     config = source.scheduler_config()
     schedule = make_schedule(model, config)
     tokenizer = load_tokenizer(model, "tokenizer")
