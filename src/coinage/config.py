@@ -25,6 +25,7 @@ class ModelConfig:
     source: str  # diffusers folder, checkpoint file, or hub id
     family: str = "sd1"  # sd1, sd2 or sdxl; as found in the source before training
     tokenizer_cache: Path | None = None  # folder of tokenizers, for single files
+    map_weights: bool = True  # off: read a single file into memory at once
     vae: str | None = None  # replaces the model's own VAE
     prediction_type: PredictionType | None = None  # None: as the model's scheduler says
     clip_skip: int | None = None  # 1..layers; None and 1: the last layer

@@ -89,7 +89,10 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     elif not path.is_file():
         if not HUB_ID.fullmatch(model.source) or path.suffix in FILE_SUFFIXES or Path(path.parts[0]).exists():
             return [Problem(f"{flag}: model not found", model.source, "check the path; a hub id looks like owner/name")]
-        return _hub_problems(model.source, flag)
+        problems = _hub_problems(model.source, flag)
+        path = hub_folder(model.source) or path
+        if problems or not path.is_dir():
+            return problems
     try:
         kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path)
     except CoinageError as error:
@@ -97,6 +100,14 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     except OSError as error:
         return [Problem(f"{flag}: cannot read the file: {error.strerror}", model.source)]
     return _kind_problems(kind, model, flag)
+
+
+def hub_folder(hub_id: str) -> Path | None:
+    """The folder of a hub id in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "unet/config.json")
+    return Path(found).parents[1] if isinstance(found, str) else None
 
 
 def _kind_problems(kind: Kind | None, model: ModelConfig, flag: str) -> list[Problem]:

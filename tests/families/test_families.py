@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ def test_a_single_file_is_the_folder(family: str, suffix: str, models: Path) -> 
         torch.testing.assert_close(file[name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.usefixtures("small_configs")
+@pytest.mark.parametrize("family", NAMES)
+def test_weights_come_in_the_dtype_that_is_asked_for(family: str, models: Path) -> None:
+    """Whether they are mapped or not, and only the UNet and the VAE."""
+    config = ModelConfig(source=str(models / f"{family}.safetensors"), family=family, tokenizer_cache=models / "tokenizers")
+    mapped, unmapped = (FAMILIES[family].load(replace(config, map_weights=m), torch.bfloat16) for m in (True, False))
+    for one, two in zip(mapped.modules(), unmapped.modules(), strict=True):
+        for a, b in zip(one.parameters(), two.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert {p.dtype for p in (*mapped.denoiser.parameters(), *mapped.vae.parameters())} == {torch.bfloat16}
+    assert {p.dtype for encoder in mapped.text_encoders for p in encoder.parameters()} == {torch.float32}
+    vae = FAMILIES[family].load(replace(config, full_precision_vae=True), torch.bfloat16).vae
+    assert next(vae.parameters()).dtype == torch.float32
+
+
 @torch.no_grad()
 def test_sdxl_reads_second_to_last_layers_and_pools_at_the_end_of_text(models: Path) -> None:
     """Against the library's encoders, run on ids written out by hand."""
@@ -157,6 +173,26 @@ def test_a_run_to_the_end(family: str, kind: str, models: Path, moon_dataset: Pa
     again = [*words, f"--weights={tmp_path / 'zibu.safetensors'}", "--learning_rate=0"]
     _, same = trained(moon_dataset, tmp_path / "again", config=build(parse(script, again, "test"))[0])
     assert all(torch.equal(same.vectors[key], saved.vectors[key]) for key in keys)
+
+
+@pytest.mark.usefixtures("small_configs")
+def test_sd2_files_do_not_tell_what_they_predict(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="coinage"):
+        loaded("sd2", models / "sd2.safetensors", models, prediction_type="v_prediction")
+        assert "--v_parameterization" not in caplog.text
+        loaded("sd2", models / "sd2.safetensors", models)
+        assert "--v_parameterization" in caplog.text
+
+
+def test_a_hub_id_in_the_cache_tells_its_family(models: Path, moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "0123"
+    shutil.copytree(models / "sdxl", snapshot)
+    (tmp_path / "hub" / "models--some--model" / "refs").mkdir()
+    (tmp_path / "hub" / "models--some--model" / "refs" / "main").write_text("0123")
+    words = flags(moon_dataset, tmp_path / "o", "--pretrained_model_name_or_path=some/model")
+    with pytest.raises(ConfigError, match="this is a Stable Diffusion XL model, and the command is for Stable Diffusion 1"):
+        check(build(parse("sd", words, "test"))[0])
 
 
 def test_sd2_predicts_what_its_settings_or_flags_say(models: Path, tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def _model(args: argparse.Namespace, family: str) -> ModelConfig:
     return ModelConfig(
         source=args.pretrained_model_name_or_path,
         family=family,
+        map_weights=not getattr(args, "disable_mmap_load_safetensors", False),
         tokenizer_cache=Path(args.tokenizer_cache_dir) if args.tokenizer_cache_dir else None,
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,

@@ -293,7 +293,7 @@ _WORD = _rows(
 
 _SDXL = _rows(
     "SDXL",
-    _later("--disable_mmap_load_safetensors", "switch", False, "Read the checkpoint into memory at once.", sdxl_only=True),
+    replace(Flag("--disable_mmap_load_safetensors", "switch", False, "Read the checkpoint into memory instead of mapping it."), sdxl_only=True),
     replace(Flag("--cache_text_encoder_outputs", "switch", False, "Keep the encodings that do not depend on the new word.", note=WORD_VARIES), sdxl_only=True),
     replace(Flag("--cache_text_encoder_outputs_to_disk", "switch", False, "The same, on disk.", note=WORD_VARIES), sdxl_only=True),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+log = logging.getLogger("coinage")
+
+
 def load_tokenizer(model: ModelConfig, name: str) -> Tokenizer:
     """A text encoder's tokenizer, wherever it is found."""
     from transformers import CLIPTokenizer
@@ -35,6 +39,8 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str) -> Component
     """
     source = open_source(model, family, dtype)
     config = source.scheduler_config()
+    if family == "sd2" and source.tensors is not None and model.prediction_type is None:
+        log.info("note: a file does not tell what a 2.x model predicts: noise is taken; the 768 px models need --v_parameterization")
     schedule = make_schedule(model, config)
     tokenizer = load_tokenizer(model, "tokenizer")
     encoder = source.text_encoder("text_encoder", torch.float32)

@@ -116,16 +116,18 @@ def describe(run: Run, stem: str) -> dict[str, str]:
     """The header of a safetensors embedding: ModelSpec 1.0.1 and what the run was."""
     config = run.config
     width, height = config.data.datasets[0].resolution_wh
+    predicts_v = run.parts.schedule.prediction_type == "v_prediction"
+    architecture = "stable-diffusion-v2-768-v" if predicts_v and run.family.name == "sd2" else run.family.architecture
     fields = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{run.family.architecture}/textual-inversion",
+        "modelspec.architecture": f"{architecture}/textual-inversion",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.implementation_version": f"coinage/{__version__}",
         "modelspec.title": stem,
         "modelspec.date": utc_now(),
         "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if run.parts.schedule.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
         "modelspec.trigger_phrase": stem,
         "ti.token_string": run.placeholder.token,
         "ti.num_vectors": str(run.placeholder.num_vectors),
