@@ -28,6 +28,7 @@ class ModelConfig:
     map_weights: bool = True  # off: read a single file into memory at once
     vae: str | None = None  # replaces the model's own VAE
     prediction_type: PredictionType | None = None  # None: as the model's scheduler says
+    zero_terminal_snr: bool = False  # rescale the schedule to end in pure noise; also on if the model's settings say so
     clip_skip: int | None = None  # 1..layers; None and 1: the last layer
     precision: Precision = "no"
     full_precision_vae: bool = False

@@ -47,8 +47,12 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     class_name, changes = SAMPLERS[name.removeprefix("k_")]
     keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
     factory = getattr(diffusers, class_name)
-    if "steps_offset" in inspect.signature(factory.__init__).parameters:
+    takes = inspect.signature(factory.__init__).parameters
+    if "steps_offset" in takes:
         changes = {"steps_offset": 1, **changes}  # as the released Stable Diffusion models
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" in takes:
+        # Sampling must begin at the last step, where there is only noise (Lin et al. 2023, arXiv:2305.08891, section 3.3).
+        changes = {**changes, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return factory(**{k: config[k] for k in keep if k in config}, **changes)
 
 

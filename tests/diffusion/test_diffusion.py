@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import LossConfig, NoiseConfig, PredictionType
 from coinage.diffusion.loss import loss_per_sample, min_snr_weight
 from coinage.diffusion.noise import draw_noise, draw_timesteps
-from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas
+from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.seeding import generator_for
 
 SCHEDULE = DiffusionSchedule(alphas_cumprod_from_betas(0.00085, 0.012, 1000, "scaled_linear"))
@@ -46,6 +46,19 @@ def test_forward_process_and_targets_agree_with_diffusers(kind: str) -> None:
     v = DiffusionSchedule(abar, "v_prediction").target(x, noise, t)
     torch.testing.assert_close(v, theirs.get_velocity(x, noise, t))
     torch.testing.assert_close(DiffusionSchedule(abar).target(x, noise, t), noise)
+
+
+def test_zero_terminal_snr_agrees_with_diffusers() -> None:
+    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    abar = rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod)
+    torch.testing.assert_close(abar, theirs.alphas_cumprod, rtol=2e-4, atol=1e-7)
+    assert (abar[0].item(), abar[-1].item()) == (pytest.approx(SCHEDULE.alphas_cumprod[0].item()), 0)
+    last = torch.tensor([999])
+    schedule = DiffusionSchedule(abar, "v_prediction")
+    assert schedule.snr(last).item() == 0
+    x, noise = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
+    assert torch.equal(schedule.add_noise(x, noise, last), noise)
+    assert torch.equal(schedule.target(x, noise, last), -x)
 
 
 def test_unknown_beta_schedule() -> None:

@@ -20,7 +20,7 @@ from coinage.demo.run import MODEL
 from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.families import FAMILIES, Components
-from coinage.generate import draw
+from coinage.generate import draw, make_scheduler
 from coinage.preflight import check
 from coinage.prompts import Prompt
 from coinage.training.word import install_word
@@ -193,6 +193,21 @@ def test_a_hub_id_in_the_cache_tells_its_family(models: Path, moon_dataset: Path
     words = flags(moon_dataset, tmp_path / "o", "--pretrained_model_name_or_path=some/model")
     with pytest.raises(ConfigError, match="this is a Stable Diffusion XL model, and the command is for Stable Diffusion 1"):
         check(build(parse("sd", words, "test"))[0])
+
+
+def test_a_schedule_may_end_in_pure_noise(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = loaded("sd2", models / "sd2", models, zero_terminal_snr=True, prediction_type="v_prediction")
+    assert parts.schedule.snr(torch.tensor([999])).item() == 0
+    assert "--v_parameterization" not in caplog.text
+    for name in ("ddim", "euler", "dpmsolver++"):
+        scheduler = make_scheduler(name, parts.scheduler_config)
+        scheduler.set_timesteps(10)
+        assert scheduler.config.rescale_betas_zero_snr
+        assert int(scheduler.timesteps[0]) == 999
+    (image,) = draw(FAMILIES["sd2"], parts, [Prompt(text="zibu", width=64, height=64, steps=2, seed=1)])
+    assert image.std() > 0
+    loaded("sd2", models / "sd2", models, zero_terminal_snr=True)
+    assert "--v_parameterization" in caplog.text
 
 
 def test_sd2_predicts_what_its_settings_or_flags_say(models: Path, tmp_path: Path) -> None:

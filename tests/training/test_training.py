@@ -358,8 +358,8 @@ def test_scheduler_settings_that_are_not_supported(moon_dataset: Path, tmp_path:
     shutil.copytree(MODEL, tmp_path / "model")
     file = tmp_path / "model" / "scheduler" / "scheduler_config.json"
     settings = json.loads(file.read_text())
-    file.write_text(json.dumps({**settings, "rescale_betas_zero_snr": True, "prediction_type": "sample"}))
-    with pytest.raises(CoinageError, match="rescale_betas_zero_snr = True, prediction_type = 'sample'"):
+    file.write_text(json.dumps({**settings, "trained_betas": [0.1], "prediction_type": "sample"}))
+    with pytest.raises(CoinageError, match=r"trained_betas = \[0.1\], prediction_type = 'sample'"):
         prepared(moon_dataset, tmp_path / "out", f"--pretrained_model_name_or_path={tmp_path / 'model'}")
 
 

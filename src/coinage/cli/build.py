@@ -149,6 +149,7 @@ def _model(args: argparse.Namespace, family: str) -> ModelConfig:
         tokenizer_cache=Path(args.tokenizer_cache_dir) if args.tokenizer_cache_dir else None,
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
+        zero_terminal_snr=args.zero_terminal_snr,
         clip_skip=args.clip_skip,
         precision=args.mixed_precision,
         full_precision_vae=args.no_half_vae,

@@ -209,7 +209,7 @@ _NOISE = _rows(
     _later("--multires_noise_discount", "float", 0.3, "Weight of each next level."),
     _later("--ip_noise_gamma", "float", None, "Strength of input perturbation."),
     _later("--ip_noise_gamma_random_strength", "switch", False, "Draw the perturbation between 0 and its value."),
-    _later("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end."),
+    Flag("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end; for models that predict v."),
     Flag("--min_timestep", "int", None, "Lowest timestep, inclusive."),
     Flag("--max_timestep", "int", None, "Highest timestep, exclusive."),
     _later("--loss_type", "str", "l2", "Loss.", ("l1", "l2", "huber", "smooth_l1")),

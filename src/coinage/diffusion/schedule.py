@@ -79,3 +79,10 @@ def alphas_cumprod_from_betas(beta_start: float, beta_end: float, steps: int, ki
     else:
         raise ValueError(f"beta schedule {kind!r} is not supported")
     return torch.cumprod(1 - betas, dim=0)
+
+
+def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """Signal variances, [T] float32, moved so that no signal is left at the last step (Lin et al. 2023, arXiv:2305.08891, alg. 1)."""
+    root = alphas_cumprod.sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * (first / (first - last))).square()

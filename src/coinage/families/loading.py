@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor
 
 from coinage.config import ModelConfig
-from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas
+from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.errors import CoinageError
 from coinage.model_files import FAMILY_NAMES, UNET, VAE, kind_of_checkpoint, read_config, safetensors_places
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+log = logging.getLogger("coinage")
 CONFIGS = Path(__file__).parent / "configs"  # settings of the released models, for single files
 CHILDREN = ("embeddings.", "encoder.", "final_layer_norm.")
 SD1_TEXT = "cond_stage_model.transformer."
@@ -84,8 +86,8 @@ class Source:
         tensors = dict(self.tensors)
         return cls.from_single_file(tensors, config=self.configs, subfolder=name, torch_dtype=dtype, local_files_only=True)
 
-    def scheduler_config(self) -> Mapping[str, Any]:
-        """The model's scheduler settings.
+    def scheduler_config(self, model: ModelConfig) -> Mapping[str, Any]:
+        """The model's scheduler settings, with what the flags add.
 
         Raises:
             CoinageError: settings that training would get wrong.
@@ -97,14 +99,14 @@ class Source:
             config = dict(DDIMScheduler.load_config(self.path, subfolder="scheduler"))
         config = {k: v for k, v in config.items() if not k.startswith("_")}
         missing = [k for k in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps") if k not in config]
-        odd = [k for k in ("rescale_betas_zero_snr", "trained_betas") if config.get(k)]
+        odd = ["trained_betas"] if config.get("trained_betas") else []
         odd += ["beta_schedule"] if config.get("beta_schedule") not in ("linear", "scaled_linear") else []
         odd += ["num_train_timesteps"] if config.get("num_train_timesteps") != 1000 else []
         odd += ["prediction_type"] if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction") else []
         if missing or odd:
             shown = ", ".join(f"{k} = {config.get(k)!r}" for k in dict.fromkeys([*missing, *odd]))
             raise CoinageError(f"the model's scheduler settings are not supported yet: {shown}", f"{self.configs}/scheduler")
-        return config
+        return config | ({"rescale_betas_zero_snr": True} if model.zero_terminal_snr else {})
 
 
 def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
@@ -197,6 +199,13 @@ def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
 
 
 def make_schedule(model: ModelConfig, config: Mapping[str, Any]) -> DiffusionSchedule:
-    """The noise schedule of a scheduler's settings; flags win over their prediction type."""
-    betas = (config["beta_start"], config["beta_end"], config["num_train_timesteps"], config["beta_schedule"])
-    return DiffusionSchedule(alphas_cumprod_from_betas(*betas), model.prediction_type or config.get("prediction_type", "epsilon"))
+    """The noise schedule of a scheduler's settings, ending in pure noise where they say so; flags win over their prediction type."""
+    alphas_cumprod = alphas_cumprod_from_betas(
+        config["beta_start"], config["beta_end"], config["num_train_timesteps"], config["beta_schedule"]
+    )
+    prediction_type = model.prediction_type or config.get("prediction_type", "epsilon")
+    if config.get("rescale_betas_zero_snr"):
+        alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
+        if prediction_type == "epsilon":
+            log.warning("a schedule that ends in pure noise has nothing to predict noise from there\nhint: pass --v_parameterization")
+    return DiffusionSchedule(alphas_cumprod, prediction_type)

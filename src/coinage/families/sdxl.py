@@ -34,7 +34,7 @@ class SDXL:
         if model.clip_skip:
             log.info("note: --clip_skip has no effect on SDXL, whose UNet reads the second-to-last layers")
         source = open_source(model, self.name, dtype)
-        config = source.scheduler_config()
+        config = source.scheduler_config(model)
         schedule = make_schedule(model, config)
         tokenizers = (load_tokenizer(model, "tokenizer"), load_tokenizer(model, "tokenizer_2"))
         return Components(

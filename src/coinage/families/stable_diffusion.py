@@ -38,7 +38,7 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str) -> Component
         CoinageError: the file cannot be read, or `--clip_skip` has no such layer.
     """
     source = open_source(model, family, dtype)
-    config = source.scheduler_config()
+    config = source.scheduler_config(model)
     if family == "sd2" and source.tensors is not None and model.prediction_type is None:
         log.info("note: a file does not tell what a 2.x model predicts: noise is taken; the 768 px models need --v_parameterization")
     schedule = make_schedule(model, config)
