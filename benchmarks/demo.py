@@ -20,10 +20,10 @@ from coinage.demo.score import passes_gate
 KEYS = ("S_before", "S_after", "E_before", "E_after")
 
 
-def demo(concept: str, seed: int, steps: int) -> dict[str, float]:
+def demo(family: str, concept: str, seed: int, steps: int) -> dict[str, float]:
     """Run the demo once; its result.json, with the whole time in seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "coinage.cli.main", "demo", f"--concept={concept}", f"--seed={seed}"]
+        command = [sys.executable, "-m", "coinage.cli.main", "demo", f"--family={family}", f"--concept={concept}", f"--seed={seed}"]
         start = time.monotonic()
         done = subprocess.run([*command, f"--steps={steps}", f"--output={folder}"], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -36,6 +36,7 @@ def main() -> int:
     """Print the table; exit 1 if the gate is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", nargs="+", default=["moon", "red-striped-cross", "checkered"])
+    parser.add_argument("--family", default="sd1")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> int:
     results = []
     for concept in args.concepts:
         for seed in args.seeds:
-            result = demo(concept, seed, args.steps)
+            result = demo(args.family, concept, seed, args.steps)
             results.append(result)
             row = " | ".join(f"{result[key]:.2f}" for key in KEYS)
             print(f"| {concept} | {seed} | {row} | {result['total']:.0f} |", flush=True)

@@ -13,7 +13,7 @@ import sys
 import torch
 
 from coinage.config import ModelConfig
-from coinage.demo.run import BATCH, MODEL
+from coinage.demo.run import BATCH, MODELS
 from coinage.demo.score import base_accuracy, base_prompts
 from coinage.families import FAMILIES, quiet_libraries
 from coinage.generate import draw
@@ -26,13 +26,14 @@ def main() -> int:
     """Print the table; exit 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--family", default="sd1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--card", action="store_true", help="write the table into the model's card")
     args = parser.parse_args()
     quiet_libraries()
-    family = FAMILIES["sd1"]
-    parts = family.load(ModelConfig(source=str(MODEL)), torch.float32)
-    parts.word_encoders = (WordEncoder(parts.tokenizers[0], ()),)
+    family, folder = FAMILIES[args.family], MODELS / args.family
+    parts = family.load(ModelConfig(source=str(folder), family=args.family), torch.float32)
+    parts.word_encoders = tuple(WordEncoder(tokenizer, (), pad) for tokenizer, pad in zip(parts.tokenizers, parts.pad_ids, strict=True))
     pairs = base_prompts(args.prompts, args.seed)
     images = list(draw(family, parts, [prompt for prompt, _ in pairs], BATCH))
     found = base_accuracy([scene for _, scene in pairs], images)
@@ -41,7 +42,7 @@ def main() -> int:
     table = "\n".join(lines)
     print(table)
     if args.card:
-        card = MODEL / "README.md"
+        card = folder / "README.md"
         before, _, rest = card.read_text(encoding="utf-8").partition("<!-- table -->")
         after = rest.partition("<!-- end -->")[2]
         card.write_text(f"{before}<!-- table -->\n{table}\n<!-- end -->{after}", encoding="utf-8")

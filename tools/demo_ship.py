@@ -51,15 +51,24 @@ def ship_text_encoder(text: CLIPTextModel, vocabulary: int, folder: Path) -> Non
     write_json(folder / "config.json", {k: v for k, v in config.items() if k not in {"_name_or_path", "transformers_version"}})
 
 
-def ship(text: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL, tokenizer: Path, vocabulary: int, out: Path) -> None:
+def ship(
+    text: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    tokenizer: Path,
+    vocabulary: int,
+    out: Path,
+    scheduler: dict[str, Any] | None = None,
+    card: str = "demo_card.md",
+) -> None:
     """Write the folder `out` anew."""
     shutil.rmtree(out, ignore_errors=True)
     unet.to(torch.float16).save_pretrained(out / "unet")
     vae.to(torch.float16).save_pretrained(out / "vae")
     ship_text_encoder(text, vocabulary, out / "text_encoder")
     shutil.copytree(tokenizer, out / "tokenizer")
-    DDIMScheduler(**SCHEDULER).save_pretrained(out / "scheduler")
+    DDIMScheduler(**(scheduler or SCHEDULER)).save_pretrained(out / "scheduler")
     for part in ("unet", "vae"):
         forget_origin(out / part / "config.json")
     write_json(out / "model_index.json", INDEX)
-    shutil.copy(Path(__file__).with_name("demo_card.md"), out / "README.md")
+    shutil.copy(Path(__file__).with_name(card), out / "README.md")

@@ -13,6 +13,7 @@ from coinage.cli.cmd_generate import generate_command
 from coinage.cli.console import exit_code_of
 from coinage.cli.kohya import train_command
 from coinage.cli.parse import Parser
+from coinage.demo.run import MODELS, DemoSettings, export, run
 
 USAGE = """\
 commands:
@@ -35,6 +36,8 @@ def demo_parser() -> Parser:
     """The parser of `coinage demo`."""
     parser = Parser(prog="coinage demo", description="Teach the built-in model a new word and show what it learned.")
     parser.add_argument("--concept", default="moon", help="What to teach; an unknown name lists them all. Default: moon.")
+    families = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
+    parser.add_argument("--family", default="sd1", choices=families, help="Kind of the built-in model. Default: sd1.")
     parser.add_argument("--seed", type=int, default=0, help="Makes the demo repeatable. Default: 0.")
     parser.add_argument("--steps", type=int, default=300, help="Training steps. Default: 300.")
     parser.add_argument("--word", default="zibu", help="The new word. Default: zibu.")
@@ -45,9 +48,7 @@ def demo_parser() -> Parser:
 
 def _demo(argv: Sequence[str]) -> None:
     args = demo_parser().parse_args(argv)
-    from coinage.demo.run import DemoSettings, export, run
-
-    settings = DemoSettings(args.concept, args.word, args.seed, args.steps, args.export or args.output)
+    settings = DemoSettings(args.concept, args.word, args.seed, args.steps, args.export or args.output, args.family)
     if args.export:
         export(settings)
     else:

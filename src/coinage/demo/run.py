@@ -33,7 +33,8 @@ from coinage.prompts import Prompt
 if TYPE_CHECKING:
     from coinage.families import Components, ModelFamily
 
-MODEL = Path(__file__).parent / "models" / "sd1"
+MODELS = Path(__file__).parent / "models"
+MODEL = MODELS / "sd1"
 LEARNING_RATE = 5e-3
 TRIALS = 48  # scored pictures, before and after each
 BATCH = 16  # pictures drawn together
@@ -49,6 +50,7 @@ class DemoSettings:
     seed: int
     steps: int
     folder: Path
+    family: str = "sd1"
 
     def find_concept(self) -> Concept:
         """The concept by name.
@@ -64,7 +66,7 @@ class DemoSettings:
 
 def training_command(settings: DemoSettings, config: Path, init_word: str) -> list[str]:
     """The command that trains the demo's word, as a user would type it."""
-    script = Path(__file__).parents[3] / "train_textual_inversion.py"
+    script = Path(__file__).parents[3] / ("sdxl_train_textual_inversion.py" if settings.family == "sdxl" else "train_textual_inversion.py")
     start = [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
     if not script.is_file():
         start = ["-m", "coinage.cli.main", "train"]
@@ -83,6 +85,7 @@ def training_command(settings: DemoSettings, config: Path, init_word: str) -> li
         f"--learning_rate={LEARNING_RATE}",
         "--cache_latents",
         f"--seed={settings.seed}",
+        *(["--v2"] if settings.family == "sd2" else []),
     ]
 
 
@@ -98,7 +101,7 @@ def export(settings: DemoSettings) -> list[str]:
         problems.append(Problem(f"--seed {settings.seed} must not be negative"))
     if problems:
         raise ConfigError(problems)
-    shutil.copytree(MODEL, settings.folder / "model", dirs_exist_ok=True)
+    shutil.copytree(MODELS / settings.family, settings.folder / "model", dirs_exist_ok=True)
     config = write_dataset(settings.folder / "dataset", concept, settings.word, settings.seed)
     command = training_command(settings, config, concept.init_word)
     print(shown(command), flush=True)
@@ -149,7 +152,7 @@ def _show(settings: DemoSettings, concept: Concept, console: Console) -> dict[st
     scored = trials(concept, settings.word, TRIALS, settings.seed)
     shown = [prompt_for(text, settings.seed * 100 + i) for i, text in enumerate(showcase(concept, settings.word))]
     prompts = [*(t.prompt for t in scored), *shown]
-    model = WordModel(settings.folder / "model")
+    model = WordModel(settings.folder / "model", settings.family)
     words = (
         WordConfig(token=settings.word, init_word=concept.init_word),
         WordConfig(token=settings.word, init_file=settings.folder / f"{settings.word}.safetensors"),
@@ -175,7 +178,7 @@ def _caption(image: Path) -> str:
 def _result(settings: DemoSettings, scored: Sequence[Trial], before: Sequence[Picture], after: Sequence[Picture]) -> dict[str, object]:
     (s_before, e_before), (s_after, e_after) = score(scored, before), score(scored, after)
     return {
-        "family": "sd1",
+        "family": settings.family,
         "concept": settings.concept,
         "steps": settings.steps,
         "seed": settings.seed,
@@ -190,15 +193,15 @@ def _result(settings: DemoSettings, scored: Sequence[Trial], before: Sequence[Pi
 class WordModel:
     """The demo model, drawing with a word."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: str) -> None:
         import torch
 
         from coinage.config import ModelConfig
         from coinage.families import FAMILIES, quiet_libraries
 
         quiet_libraries()
-        self.family: ModelFamily = FAMILIES["sd1"]
-        self.parts: Components = self.family.load(ModelConfig(source=str(folder)), torch.float32)
+        self.family: ModelFamily = FAMILIES[family]
+        self.parts: Components = self.family.load(ModelConfig(source=str(folder), family=family), torch.float32)
 
     def draw(self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]) -> list[Picture]:
         """Pictures with the word as its init word or file has it."""
