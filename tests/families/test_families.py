@@ -9,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from coinage.cli.build import build
 from coinage.cli.parse import parse
@@ -208,6 +211,32 @@ def test_a_schedule_may_end_in_pure_noise(models: Path, caplog: pytest.LogCaptur
     assert image.std() > 0
     loaded("sd2", models / "sd2", models, zero_terminal_snr=True)
     assert "--v_parameterization" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*torchvision.*")
+def test_diffusers_draws_the_same_picture_with_an_sdxl_word(models: Path, moon_dataset: Path, tmp_path: Path) -> None:
+    words = family_flags("sdxl", models / "sdxl", moon_dataset, tmp_path, models, "--learning_rate=0.3")
+    run, _ = trained(moon_dataset, tmp_path, config=build(parse("sdxl", words, "test"))[0])
+    prompt = Prompt(text="a red zibu", negative="blue", width=64, height=64, steps=3, seed=5, scale=4)
+    (ours,) = draw(run.family, run.parts, [prompt])
+    tokenizers = [CLIPTokenizer.from_pretrained(models / "sdxl" / name) for name in ("tokenizer", "tokenizer_2")]
+    tokenizers[1].pad_token = "!"  # as the released model's
+    pipe = StableDiffusionXLPipeline(
+        vae=run.parts.vae, unet=run.parts.denoiser, scheduler=make_scheduler("ddim", run.parts.scheduler_config), tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1], text_encoder=parts_of("sdxl")["text_encoder"], text_encoder_2=parts_of("sdxl")["text_encoder_2"],
+        add_watermarker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    halves = load_file(tmp_path / "zibu.safetensors")
+    pipe.load_textual_inversion(halves["clip_l"], token="zibu", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+    pipe.load_textual_inversion(halves["clip_g"], token="zibu", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
+    pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
+    theirs = pipe(
+        "a red zibu", negative_prompt="blue", width=64, height=64, num_inference_steps=3, guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(5), output_type="np",
+    ).images[0]  # fmt: skip
+    assert np.abs((theirs * 255).round().astype(int) - ours.astype(int)).max() <= 2
+    assert ours.std() > 1
 
 
 def test_sd2_predicts_what_its_settings_or_flags_say(models: Path, tmp_path: Path) -> None:
