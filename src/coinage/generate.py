@@ -21,6 +21,7 @@ from coinage.prompts import Prompt
 from coinage.tokens import install_rows, table_of
 from coinage.words import WordEncoder, placeholders_for
 
+RESCALE = 0.7  # of guidance on a schedule that ends in pure noise, which overexposes else (Lin et al. 2023, section 3.4)
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
 # Sampler name -> diffusers class and what differs from the model's own scheduler settings.
@@ -125,6 +126,7 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
         height=height,
         num_inference_steps=min(first.steps, parts.schedule.num_timesteps - 1),
         guidance_scale=first.scale,
+        guidance_rescale=RESCALE if parts.scheduler_config.get("rescale_betas_zero_snr") else 0.0,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="latent",
         **pooled,

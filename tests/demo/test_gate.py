@@ -6,27 +6,32 @@ from pathlib import Path
 
 import pytest
 
+from coinage.cli.build import build
+from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODEL, WordModel
+from coinage.demo.run import MODELS, WordModel
 from coinage.demo.score import passes_gate, score, trials
 from coinage.families.base import Components
 from coinage.training.setup import Run
-from tests.helpers import trained
+from tests.helpers import flags, trained
 
 pytestmark = pytest.mark.slow
 
 
-def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = None) -> tuple[float, float]:
+def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = None, family: str = "sd1") -> tuple[float, float]:
     """S and E after the demo's training, `change` having tampered with the trainer."""
     found = CONCEPTS[concept]
     dataset = write_dataset(tmp_path, found, "zibu", seed=0)
     options = ("--max_train_steps=300", f"--init_word={found.init_word}", "--cache_latents")
-    trained(dataset, tmp_path / "out", *options, change=change)
+    model = [f"--pretrained_model_name_or_path={MODELS / family}", *(["--v2"] if family == "sd2" else [])]
+    words = flags(dataset, tmp_path / "out", *options, *model)
+    config, _ = build(parse("sdxl" if family == "sdxl" else "sd", words, "test"))
+    trained(dataset, tmp_path / "out", change=change, config=config)
     tried = trials(found, "zibu", 48, seed=0)
     word = WordConfig(token="zibu", init_file=tmp_path / "out" / "zibu.safetensors")
-    return score(tried, WordModel(MODEL).draw(word, [t.prompt for t in tried], lambda: None))
+    return score(tried, WordModel(MODELS / family, family).draw(word, [t.prompt for t in tried], lambda: None))
 
 
 def without_scaling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
@@ -59,6 +64,11 @@ def gate(folder: Path, change: Callable[[Run], None] | None = None) -> list[tupl
 
 def test_the_right_trainer_passes(tmp_path: Path) -> None:
     found = gate(tmp_path)
+    assert passes_gate(found), found
+
+
+def test_the_sdxl_world_passes(tmp_path: Path) -> None:
+    found = [scores(concept, tmp_path / concept, family="sdxl") for concept in ("moon", "red-striped-cross", "blue-dotted-star")]
     assert passes_gate(found), found
 
 

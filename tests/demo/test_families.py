@@ -1,0 +1,44 @@
+"""Each shipped demo world is what it says: a family of its own that obeys its words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.cli.main import main
+from coinage.config import ModelConfig
+from coinage.demo.run import MODELS
+from coinage.demo.score import base_accuracy, base_prompts
+from coinage.families import FAMILIES
+from coinage.generate import draw
+from coinage.model_files import told_family
+from coinage.words import WordEncoder
+
+NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
+
+
+def test_the_shipped_worlds_are_told_apart() -> None:
+    assert set(NAMES) == {"sd1", "sdxl"} <= set(FAMILIES)
+    assert [told_family(MODELS / name) for name in NAMES] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_draws_what_it_is_told(name: str) -> None:
+    parts = FAMILIES[name].load(ModelConfig(source=str(MODELS / name), family=name), torch.float32)
+    parts.word_encoders = tuple(WordEncoder(tokenizer, (), pad) for tokenizer, pad in zip(parts.tokenizers, parts.pad_ids, strict=True))
+    pairs = base_prompts(12, seed=5)
+    found = base_accuracy([scene for _, scene in pairs], list(draw(FAMILIES[name], parts, [prompt for prompt, _ in pairs], 12)))
+    assert found["all"] >= 0.75, found
+
+
+def test_what_makes_the_sdxl_world_one() -> None:
+    xl = FAMILIES["sdxl"].load(ModelConfig(source=str(MODELS / "sdxl"), family="sdxl"), torch.float32)
+    assert len(xl.text_encoders) == len(xl.tokenizers) == 2
+    assert xl.denoiser.config.addition_embed_type == "text_time"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_demo_names_the_right_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", f"--family={name}", f"--export={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert ("sdxl_train_textual_inversion.py" in out, "--v2" in out) == (name == "sdxl", name == "sd2")
