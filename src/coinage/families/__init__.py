@@ -1,11 +1,14 @@
-"""Model families behind one protocol; a new one is a file and a row in this table."""
+"""Model families behind one protocol; a new one is a row in this table, and a file where it works in another way."""
 
 from coinage.families.base import Components, Conditioning, ModelFamily
-from coinage.families.sd1 import SD1
-from coinage.families.sd2 import SD2
 from coinage.families.sdxl import SDXL
+from coinage.families.stable_diffusion import StableDiffusion
 
-FAMILIES: dict[str, ModelFamily] = {"sd1": SD1(), "sd2": SD2(), "sdxl": SDXL()}
+FAMILIES: dict[str, ModelFamily] = {
+    "sd1": StableDiffusion("sd1", "stable-diffusion-v1", 512, open_clip=False),
+    "sd2": StableDiffusion("sd2", "stable-diffusion-v2-512", 768, open_clip=True),
+    "sdxl": SDXL(),
+}
 
 __all__ = ["FAMILIES", "Components", "Conditioning", "ModelFamily", "quiet_libraries"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,10 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.errors import CoinageError
+from coinage.families.base import Components
 from coinage.model_files import FAMILY_NAMES, UNET, VAE, kind_of_checkpoint, read_config, safetensors_places
+from coinage.tokenizer_files import find_tokenizer
+from coinage.words import CHUNK, Tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -187,10 +190,9 @@ def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     tensors = read_tensors(Path(path))
-    prefix = "first_stage_model."
-    if any(name.startswith(prefix) for name in tensors):
-        tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    if not any(name.removeprefix(prefix).startswith("decoder.conv_in") for name in tensors):
+    if any(name.startswith(VAE) for name in tensors):
+        tensors = {name: value for name, value in tensors.items() if name.startswith(VAE)}
+    if not any(name.removeprefix(VAE).startswith("decoder.conv_in") for name in tensors):
         raise CoinageError("--vae: the file holds no VAE", path, "give a VAE file, a diffusers folder or a hub id")
     try:
         return AutoencoderKL.from_single_file(tensors, config=configs, subfolder="vae", torch_dtype=dtype, local_files_only=True)
@@ -209,3 +211,44 @@ def make_schedule(model: ModelConfig, config: Mapping[str, Any]) -> DiffusionSch
         if prediction_type == "epsilon":
             log.warning("a schedule that ends in pure noise has nothing to predict noise from there\nhint: pass --v_parameterization")
     return DiffusionSchedule(alphas_cumprod, prediction_type)
+
+
+def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: Sequence[bool]) -> Components:
+    """The parts of a model, frozen: UNet and VAE in `dtype`, text encoders in float32.
+
+    Args:
+        model: where it is, and how it is read.
+        dtype: of UNet and VAE.
+        family: sd1, sd2 or sdxl.
+        open_clip: for each text encoder, whether it is OpenCLIP's, which pads with `!`.
+
+    Raises:
+        CoinageError: the file cannot be read, or its settings are not supported.
+    """
+    source = open_source(model, family, dtype)
+    config = source.scheduler_config(model)
+    schedule = make_schedule(model, config)
+    suffixes = ("", "_2")[: len(open_clip)]
+    tokenizers = tuple(_tokenizer(model, f"tokenizer{suffix}") for suffix in suffixes)
+    return Components(
+        tokenizers=tokenizers,
+        text_encoders=tuple(source.text_encoder(f"text_encoder{suffix}", torch.float32) for suffix in suffixes),
+        vae=source.vae(model, torch.float32 if model.full_precision_vae else dtype),
+        denoiser=source.unet(dtype),
+        schedule=schedule,
+        scheduler_config={**config, "prediction_type": schedule.prediction_type},
+        clip_skip=model.clip_skip,
+        chunks=model.max_token_length // CHUNK,
+        pad_ids=tuple(_open_clip_pad(t) if is_open else t.pad_token_id for t, is_open in zip(tokenizers, open_clip, strict=True)),
+    ).frozen()
+
+
+def _tokenizer(model: ModelConfig, name: str) -> Tokenizer:
+    from transformers import CLIPTokenizer
+
+    return cast(Tokenizer, CLIPTokenizer.from_pretrained(find_tokenizer(model.source, name, model.tokenizer_cache)))
+
+
+def _open_clip_pad(tokenizer: Tokenizer) -> int:
+    """What OpenCLIP's text encoders are padded with: id 0, which is `!`."""
+    return tokenizer.get_vocab().get("!", tokenizer.pad_token_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,9 +13,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.families.base import Components, Conditioning
 from coinage.families.clip_text import end_of_text, join_chunks, rows_and_weights, weigh
-from coinage.families.loading import make_schedule, open_source
-from coinage.families.stable_diffusion import load_tokenizer, pad_id
-from coinage.words import CHUNK
+from coinage.families.loading import load_parts
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -33,20 +32,7 @@ class SDXL:
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         if model.clip_skip:
             log.info("note: --clip_skip has no effect on SDXL, whose UNet reads the second-to-last layers")
-        source = open_source(model, self.name, dtype)
-        config = source.scheduler_config(model)
-        schedule = make_schedule(model, config)
-        tokenizers = (load_tokenizer(model, "tokenizer"), load_tokenizer(model, "tokenizer_2"))
-        return Components(
-            tokenizers=tokenizers,
-            text_encoders=tuple(source.text_encoder(name, torch.float32) for name in ("text_encoder", "text_encoder_2")),
-            vae=source.vae(model, torch.float32 if model.full_precision_vae else dtype),
-            denoiser=source.unet(dtype),
-            schedule=schedule,
-            scheduler_config={**config, "prediction_type": schedule.prediction_type},
-            chunks=model.max_token_length // CHUNK,
-            pad_ids=(tokenizers[0].pad_token_id, pad_id(tokenizers[1])),
-        ).frozen()
+        return load_parts(replace(model, clip_skip=None), dtype, self.name, open_clip=[False, True])
 
     def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False) -> Conditioning:
         """The second-to-last hidden states of both encoders, without final norm, and the second's pooled vector."""
