@@ -17,7 +17,6 @@ from coinage.demo.run import BATCH, MODELS
 from coinage.demo.score import base_accuracy, base_prompts
 from coinage.families import FAMILIES, quiet_libraries
 from coinage.generate import draw
-from coinage.words import WordEncoder
 
 TARGETS = {"shape": 0.80, "colour": 0.95, "background": 0.97, "texture": 0.95, "all": 0.75}
 
@@ -33,7 +32,7 @@ def main() -> int:
     quiet_libraries()
     family, folder = FAMILIES[args.family], MODELS / args.family
     parts = family.load(ModelConfig(source=str(folder), family=args.family), torch.float32)
-    parts.word_encoders = tuple(WordEncoder(tokenizer, (), pad) for tokenizer, pad in zip(parts.tokenizers, parts.pad_ids, strict=True))
+    parts.install([], [])
     pairs = base_prompts(args.prompts, args.seed)
     images = list(draw(family, parts, [prompt for prompt, _ in pairs], BATCH))
     found = base_accuracy([scene for _, scene in pairs], images)

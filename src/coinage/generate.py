@@ -18,8 +18,8 @@ from coinage.embedding_file import EmbeddingFile
 from coinage.errors import EmbeddingFileError
 from coinage.families.base import Components, ModelFamily
 from coinage.prompts import Prompt
-from coinage.tokens import install_rows, table_of
-from coinage.words import WordEncoder, placeholders_for
+from coinage.tokens import table_of
+from coinage.words import placeholders_for
 
 RESCALE = 0.7  # of guidance on a schedule that ends in pure noise, which overexposes else (Lin et al. 2023, section 3.4)
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
@@ -64,9 +64,7 @@ def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[t
         EmbeddingFileError: a file is for another kind of model.
     """
     sizes = [(word, len(next(iter(file.vectors.values())))) for word, file in words]
-    first = len(table_of(parts.text_encoders[0]))
-    placeholders = placeholders_for(sizes, first)
-    embeddings = []
+    placeholders = placeholders_for(sizes, len(table_of(parts.text_encoders[0])))
     for key, encoder in zip(keys, parts.text_encoders, strict=True):
         width = table_of(encoder).shape[1]
         for word, file in words:
@@ -74,11 +72,7 @@ def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[t
                 found = ", ".join(f"{k} of width {v.shape[1]}" for k, v in file.vectors.items())
                 hint = "give a file that was made for this kind of model"
                 raise EmbeddingFileError(f"{word}: the model needs {key} of width {width}, the file has {found}", hint=hint)
-        if words:
-            embeddings.append(install_rows(encoder, torch.cat([file.vectors[key] for _, file in words])))
-    parts.embeddings = tuple(embeddings)
-    pads = zip(parts.tokenizers, parts.pad_ids, strict=True)
-    parts.word_encoders = tuple(WordEncoder(tokenizer, placeholders, pad) for tokenizer, pad in pads)
+    parts.install(placeholders, [torch.cat([file.vectors[key] for _, file in words]) for key in keys] if words else [])
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ from coinage.demo.score import base_accuracy, base_prompts
 from coinage.families import FAMILIES
 from coinage.generate import draw
 from coinage.model_files import told_family
-from coinage.words import WordEncoder
 
 NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
@@ -25,7 +24,7 @@ def test_the_shipped_worlds_are_told_apart() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_draws_what_it_is_told(name: str) -> None:
     parts = FAMILIES[name].load(ModelConfig(source=str(MODELS / name), family=name), torch.float32)
-    parts.word_encoders = tuple(WordEncoder(tokenizer, (), pad) for tokenizer, pad in zip(parts.tokenizers, parts.pad_ids, strict=True))
+    parts.install([], [])
     pairs = base_prompts(12, seed=5)
     found = base_accuracy([scene for _, scene in pairs], list(draw(FAMILIES[name], parts, [prompt for prompt, _ in pairs], 12)))
     assert found["all"] >= 0.75, found

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import NoiseSchedule
-from coinage.tokens import TokenEmbedding
-from coinage.words import Tokenizer, WordEncoder
+from coinage.tokens import TokenEmbedding, install_rows
+from coinage.words import Placeholder, Tokenizer, WordEncoder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -52,6 +52,15 @@ class Components:
     def rows(self) -> list[torch.nn.Parameter]:
         """The trained rows, one [N, D] float32 parameter per text encoder."""
         return [embedding.rows for embedding in self.embeddings]
+
+    def install(self, placeholders: Sequence[Placeholder], rows: Sequence[Tensor]) -> None:
+        """Give the words their rows, one [N, D] tensor for each text encoder; earlier words are forgotten.
+
+        Without words and rows, captions are read as they stand.
+        """
+        self.embeddings = tuple(install_rows(encoder, own) for encoder, own in zip(self.text_encoders, rows, strict=bool(rows)))
+        pads = zip(self.tokenizers, self.pad_ids, strict=True)
+        self.word_encoders = tuple(WordEncoder(tokenizer, placeholders, pad) for tokenizer, pad in pads)
 
     def frozen(self) -> Components:
         """The same parts, without gradients and in eval mode."""

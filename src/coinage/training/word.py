@@ -11,8 +11,8 @@ from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
-from coinage.tokens import initial_rows, install_rows, table_of
-from coinage.words import Placeholder, WordEncoder, placeholders_for
+from coinage.tokens import initial_rows, table_of
+from coinage.words import Placeholder, placeholders_for
 
 
 def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
@@ -46,7 +46,7 @@ def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Pl
     """
     (placeholder,) = placeholders_for([(word.token, word.num_vectors)], len(table_of(parts.text_encoders[0])))
     given = read_vectors(word)
-    embeddings = []
+    found = []
     for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.text_encoders, strict=True):
         problems = vocabulary_problems(placeholder.pieces, tokenizer.get_vocab(), "the loaded tokenizer")
         if problems:
@@ -62,8 +62,6 @@ def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Pl
         if rows.shape[1] != table.shape[1]:
             what = f"vectors of width {rows.shape[1]}; this model's are {table.shape[1]} wide"
             raise EmbeddingFileError(what, str(word.init_file), "give a file that was made for this kind of model")
-        embeddings.append(install_rows(encoder, rows))
-    parts.embeddings = tuple(embeddings)
-    pads = zip(parts.tokenizers, parts.pad_ids, strict=True)
-    parts.word_encoders = tuple(WordEncoder(tokenizer, [placeholder], pad) for tokenizer, pad in pads)
+        found.append(rows)
+    parts.install([placeholder], found)
     return placeholder
