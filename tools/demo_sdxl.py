@@ -7,11 +7,8 @@ are new. A third of the pictures are enlarged and cut, and the UNet is told: `py
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import math
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +22,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from coinage.demo.run import MODELS
 from coinage.demo.world import render
+from demo_captions import SECRETS, Encoder, Heads, training_scene
+from demo_fit import Plan, Told, fit
 from demo_ship import INDEX, forget_origin, ship_text_encoder, write_json
-from demo_unet import (
-    CAPTIONS_PER_STEP,
-    DRAWS_PER_CAPTION,
-    SCHEDULER,
-    SECRETS,
-    Encoder,
-    Heads,
-    build_unet,
-    draw_captions,
-    training_scene,
-)
+from demo_unet import SCHEDULER, build_unet, grown_text_encoder, schedule
 from demo_vae import to_float
 
 WIDTH = 64  # of the second text encoder and of the pooled vector
 SIZE_DIM = 16  # numbers per size embedding
 ANNEALED = 1900  # steps over which the rates fall; training may stop earlier
-RATES = {"text": 3e-4, "text_2": 1e-3, "unet": 6e-4, "heads": 1e-3}
-
-
-def first_encoder(old: CLIPTextModel, vocabulary: int) -> CLIPTextModel:
-    """The first world's text encoder with one layer more, so that its last one is the second-to-last; rows for secret words."""
-    config = copy.deepcopy(old.config)
-    config.num_hidden_layers, config.vocab_size = old.config.num_hidden_layers + 1, vocabulary + len(SECRETS)
-    text = CLIPTextModel(config)
-    state = dict(old.state_dict())
-    name = next(key for key in state if key.endswith("token_embedding.weight"))
-    mean = state[name].mean(0)
-    state[name] = torch.cat([state[name], mean + 0.02 * torch.randn(len(SECRETS), len(mean))])
-    text.load_state_dict(state, strict=False)
-    return text
+RATES = (3e-4, 1e-3, 6e-4, 1e-3)  # first text encoder, second, UNet, heads
 
 
 def second_encoder(encoder: Encoder) -> CLIPTextModelWithProjection:
@@ -119,26 +95,14 @@ def read_captions(parts: nn.ModuleList, encoder: Encoder, captions: list[str]) -
     return torch.cat([one, two.hidden_states[-2]], dim=-1), pooled, one[rows, ends]
 
 
-def noise_loss(unet: UNet2DConditionModel, latents: Tensor, told: tuple[Tensor, Tensor, Tensor], abar: Tensor) -> Tensor:
-    """Noise prediction with offset noise and a v-like balance, as in the first world."""
-    hidden, pooled, sizes = (tensor.repeat(DRAWS_PER_CAPTION, *[1] * (tensor.ndim - 1)) for tensor in told)
-    x0 = latents.repeat(DRAWS_PER_CAPTION, 1, 1, 1)
-    t = torch.randint(0, 1000, (len(x0),))
-    noise = torch.randn_like(x0) + 0.15 * torch.randn(*x0.shape[:2], 1, 1)
-    a = abar[t].view(-1, 1, 1, 1)
-    added = {"text_embeds": pooled, "time_ids": sizes}
-    prediction = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, hidden, added_cond_kwargs=added).sample
-    snr = abar[t] / (1 - abar[t])
-    weight = (1 + 1 / snr).clamp(max=12) * (5 / snr).clamp(max=1)
-    return ((prediction - noise).square().mean((1, 2, 3)) * weight).mean()
-
-
 def models(seed: int) -> tuple[nn.ModuleList, AutoencoderKL, Encoder]:
     """Text encoders and UNet to start from, the VAE, and the captions' encoder."""
     torch.manual_seed(seed)
     start = MODELS / "sd1"
     encoder = Encoder(CLIPTokenizer.from_pretrained(start / "tokenizer"))
-    text = first_encoder(CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32), encoder.size)
+    old = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+    # One layer more than the first world, so that the last layer there is the second-to-last here.
+    text = grown_text_encoder(old, encoder.size, num_hidden_layers=old.config.num_hidden_layers + 1)
     unet = wider_unet(UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32))
     vae = AutoencoderKL.from_pretrained(start / "vae").eval()
     return nn.ModuleList([text, second_encoder(encoder), unet]), vae, encoder
@@ -150,36 +114,13 @@ def train(steps: int, images: int, seed: int, out: Path) -> tuple[nn.ModuleList,
     rng = np.random.default_rng(seed)
     heads = Heads()
     latents, sizes, scenes = cached(vae, images, seed + 1)
-    abar = DDIMScheduler(**SCHEDULER).alphas_cumprod
-    average = copy.deepcopy(live).requires_grad_(False)
-    groups = zip((*live, heads), RATES.values(), strict=True)
-    optimizer = torch.optim.AdamW([{"params": list(module.parameters()), "lr": rate} for module, rate in groups], betas=(0.9, 0.99))
-    rates = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1, (i + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / ANNEALED)))
-    )
-    began, smooth = time.time(), 0.0
-    for step in range(steps):
-        chosen = torch.randint(0, images, (CAPTIONS_PER_STEP,))
-        captions, known = draw_captions([scenes[i] for i in chosen.tolist()], rng)
-        captions = ["" if rng.random() < 0.1 else caption for caption in captions]
+
+    def read(captions: list[str], chosen: Tensor) -> Told:
         hidden, pooled, end = read_captions(live, encoder, captions)
-        spoken = torch.tensor([caption != "" for caption in captions])
-        aux = heads.loss(end[spoken], [k for k, caption in zip(known, captions, strict=True) if caption])
-        loss = noise_loss(live[2], latents[chosen], (hidden, pooled, sizes[chosen]), abar) + 0.02 * aux
-        loss.backward()
-        nn.utils.clip_grad_norm_(live.parameters(), 1.0)
-        optimizer.step()
-        rates.step()
-        optimizer.zero_grad()
-        decay = min(0.998, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
-        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-        if step % 50 == 0:
-            print(f"step {step}/{steps} loss {smooth:.4f} {time.time() - began:.0f}s", flush=True)
-        if step % 200 == 199 or step == steps - 1:
-            out.mkdir(parents=True, exist_ok=True)
-            torch.save(average.state_dict(), out / "average.pt")
-    return average.eval(), vae, encoder.size
+        return Told(hidden, end, {"text_embeds": pooled, "time_ids": sizes[chosen]})
+
+    average = fit(live, heads, RATES, read, latents, scenes, schedule(), rng, out, Plan(steps, ANNEALED))
+    return average, vae, encoder.size
 
 
 def ship(parts: nn.ModuleList, vae: AutoencoderKL, vocabulary: int, out: Path) -> None:
