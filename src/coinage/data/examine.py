@@ -11,7 +11,7 @@ from coinage.config import LEAST_MASK, DataConfig
 from coinage.data.coverage import Coverage, cover_captions, report_coverage
 from coinage.data.images import load_view
 from coinage.data.sample import MUCH_ENLARGED, Sample
-from coinage.data.scan import balanced, scan
+from coinage.data.scan import balanced, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.progress import counted
 from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
@@ -95,11 +95,7 @@ def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, sk
                 if result is not None and result < LEAST_MASK:
                     faint.append(sample)
             on_image(done)
-    bad = list(dict.fromkeys(bad))  # an image in two datasets is told once
-    if bad and skip:
-        findings.warn(f"{len(bad)} images are left out: {'; '.join(problem.where for problem in bad[:3])}")
-    else:
-        findings.errors += bad
+    report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)  # an image in two datasets is told once
     if faint:
         what = f"{len(faint)} masks cover less than {LEAST_MASK:.0%} of their image, which then teaches next to nothing"
         findings.warn(what, str(faint[0].mask or faint[0].path), "white is what counts; --mask_normalize makes up for small masks")

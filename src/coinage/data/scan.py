@@ -14,7 +14,7 @@ from coinage.data.headers import MAX_PIXELS, Header, read_header
 from coinage.data.reading import read_many
 from coinage.data.sample import Sample
 from coinage.data.sources import Entry, entries_of, is_image, list_folder
-from coinage.errors import CoinageError, Findings
+from coinage.errors import CoinageError, Findings, Problem
 from coinage.files import write_bytes
 from coinage.seeding import rng_for
 
@@ -69,11 +69,16 @@ def _scan_subset(
     headers = _headers([entry.path for entry in entries], subset, bad)
     masks = {} if mask_names is None else _masks(entries, headers, mask_names, subset, findings)
     samples = _fitted([entry for entry in entries if entry.path in headers], headers, masks, dataset, subset, index, bad)
-    if skip and bad.errors:
-        findings.warn(f"{len(bad.errors)} images are left out: {'; '.join(p.where for p in bad.errors[:3])}", subset.where)
-    else:
-        findings.errors += bad.errors
+    report_unusable(bad.errors, findings, subset.where, skip=skip)
     return split(samples, seed if dataset.validation_seed is None else dataset.validation_seed)
+
+
+def report_unusable(problems: Sequence[Problem], findings: Findings, where: str = "", *, skip: bool) -> None:
+    """Unusable images are errors, or with `skip` one warning that they are left out."""
+    if problems and skip:
+        findings.warn(f"{len(problems)} images are left out: {'; '.join(p.where for p in problems[:3])}", where)
+    else:
+        findings.errors += problems
 
 
 def _fitted(

@@ -89,9 +89,10 @@ def _captions(coverage: Coverage | None, samples: Sequence[Sample]) -> dict[str,
 
 
 def _dataset(config: DatasetConfig, samples: Sequence[Sample]) -> dict[str, Any]:
-    buckets = [
-        _bucket(size, [s for s in samples if s.fit.bucket_wh == size], config) for size in sorted({s.fit.bucket_wh for s in samples})
-    ]
+    groups: dict[Size, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.fit.bucket_wh, []).append(sample)
+    buckets = [_bucket(size, groups[size], config) for size in sorted(groups)]
     ratios = [abs(s.fit.bucket_wh[0] / s.fit.bucket_wh[1] - s.image_wh[0] / s.image_wh[1]) for s in samples]
     return {
         "where": config.where,
