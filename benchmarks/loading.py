@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tokenizer_cache_dir", type=Path)
     args = parser.parse_args()
     quiet_libraries()
-    family = told_family(Path(args.model))
+    family = told_family(args.model)
     if family is None:
         sys.exit(f"no model that can be told: {args.model}")
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]

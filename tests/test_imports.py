@@ -16,7 +16,8 @@ RANK = {
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
-data.summary cli.flags cli.parse cli.build cli.build_data cli.cmd_dataset cli.cmd_generate cli.kohya cli.main demo.run demo.score
+data.summary cli.flags cli.parse cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate cli.kohya cli.main
+demo.run demo.score
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -21,16 +21,16 @@ MOST = 400  # images on a page
 MASK_COLOR = np.array([255, 0, 80])  # laid over what a mask leaves out
 
 
-def contact_sheet(summary: dict[str, Any], checked: DataChecked) -> str:
+def contact_sheet(summary: dict[str, Any], checked: DataChecked, token: str) -> str:
     """The page. Of more than 400 images, an even selection is shown, and the page says so.
 
     Args:
         summary: of `summarize`, with `samples` of `describe_sample` in the order of `checked`, errors and warnings.
         checked: the dataset.
+        token: the word to mark in captions; "" for none.
     """
     from jinja2 import Environment, PackageLoader
 
-    token = checked.word.token if checked.word else (summary["word"] or {}).get("token", "")
     count = len(checked.samples)
     places = [i * count // MOST for i in range(MOST)] if count > MOST else range(count)
     cards = [_card(checked.samples[i], summary["samples"][i], token, checked) for i in places]

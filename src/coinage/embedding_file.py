@@ -47,6 +47,11 @@ class EmbeddingFile:
     step: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def num_vectors(self) -> int:
+        """Vectors per text encoder."""
+        return len(next(iter(self.vectors.values())))
+
 
 def utc_now() -> str:
     """ISO 8601 UTC to the second; SOURCE_DATE_EPOCH wins, for byte-equal files."""

@@ -63,7 +63,7 @@ def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[t
     Raises:
         EmbeddingFileError: a file is for another kind of model.
     """
-    sizes = [(word, len(next(iter(file.vectors.values())))) for word, file in words]
+    sizes = [(word, file.num_vectors) for word, file in words]
     placeholders = placeholders_for(sizes, len(table_of(parts.text_encoders[0])))
     for key, encoder in zip(keys, parts.text_encoders, strict=True):
         width = table_of(encoder).shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from coinage.errors import CoinageError
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 MAX_HEADER = 100_000_000  # bytes; safetensors allows no more
 FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -130,8 +132,19 @@ def kind_of_folder(folder: Path) -> Kind:
     return Kind("sd2" if text.get("hidden_act", "gelu" if wide else "quick_gelu") == "gelu" else "sd1")
 
 
-def told_family(path: Path) -> str | None:
-    """The family of a folder or safetensors file; None when it cannot be told."""
+def hub_folder(hub_id: str) -> Path | None:
+    """The folder of a hub id in the local cache; None when it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "unet/config.json")
+    return Path(found).parents[1] if isinstance(found, str) else None
+
+
+def told_family(source: str) -> str | None:
+    """The family of a folder, a safetensors file or a cached hub id; None when it cannot be told."""
+    path = Path(source)
+    if not path.exists() and HUB_ID.fullmatch(source):
+        path = hub_folder(source) or path
     try:
         kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path) if path.is_file() else None
     except (CoinageError, OSError):

@@ -16,12 +16,11 @@ from coinage.config import ModelConfig, PreviewConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.model_files import FAMILY_NAMES, Kind, kind_of_file, kind_of_folder
+from coinage.model_files import FAMILY_NAMES, HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder
 from coinage.prompts import Prompt, read_prompts
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 log = logging.getLogger("coinage")
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -100,14 +99,6 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     except OSError as error:
         return [Problem(f"{flag}: cannot read the file: {error.strerror}", model.source)]
     return _kind_problems(kind, model, flag)
-
-
-def hub_folder(hub_id: str) -> Path | None:
-    """The folder of a hub id in the local cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(hub_id, "unet/config.json")
-    return Path(found).parents[1] if isinstance(found, str) else None
 
 
 def _kind_problems(kind: Kind | None, model: ModelConfig, flag: str) -> list[Problem]:

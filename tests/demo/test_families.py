@@ -18,7 +18,7 @@ NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
 def test_the_shipped_worlds_are_told_apart() -> None:
     assert set(NAMES) == {"sd1", "sdxl"} <= set(FAMILIES)
-    assert [told_family(MODELS / name) for name in NAMES] == NAMES
+    assert [told_family(str(MODELS / name)) for name in NAMES] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -196,6 +196,7 @@ def test_a_hub_id_in_the_cache_tells_its_family(models: Path, moon_dataset: Path
     words = flags(moon_dataset, tmp_path / "o", "--pretrained_model_name_or_path=some/model")
     with pytest.raises(ConfigError, match="this is a Stable Diffusion XL model, and the command is for Stable Diffusion 1"):
         check(build(parse("sd", words, "test"))[0])
+    assert build(parse("any", words, "test"))[0].model.family == "sdxl"
 
 
 def test_a_schedule_may_end_in_pure_noise(models: Path, caplog: pytest.LogCaptureFixture) -> None:

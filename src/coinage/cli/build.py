@@ -161,7 +161,7 @@ def _model(args: argparse.Namespace, family: str) -> ModelConfig:
 def family_of(args: argparse.Namespace) -> str:
     """What script and flags ask for; `coinage train` takes what the model is."""
     if args.script == "any" and args.pretrained_model_name_or_path:
-        found = told_family(Path(args.pretrained_model_name_or_path))
+        found = told_family(args.pretrained_model_name_or_path)
         if found:
             return found
     return "sdxl" if args.script == "sdxl" else "sd2" if args.v2 else "sd1"

@@ -87,7 +87,7 @@ def dataset_command(argv: Sequence[str]) -> None:
         raise ConfigError([Problem("no dataset given", hint="coinage dataset dataset.toml --token mychar")])
     source = Path(argv[0])
     own, rest = parser.parse_known_args(argv[1:])
-    script = "sdxl" if own.sdxl or (own.model and told_family(Path(own.model)) == "sdxl") else "sd"
+    script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
     findings = Findings(notes=notes(args))
     data = build_data(args, script, findings, folder=source if source.is_dir() else None)
@@ -157,7 +157,7 @@ def answer(question: Question, findings: Findings) -> None:
         print_summary(summary, samples[: question.shown], checked)
         _tell(findings, as_json=False)
     if question.html:
-        write_bytes(question.html, contact_sheet(whole, checked).encode(errors="replace"))
+        write_bytes(question.html, contact_sheet(whole, checked, question.token or "").encode(errors="replace"))
         log.info("wrote %s", question.html)
     if question.json_file:
         write_bytes(question.json_file, json.dumps(whole, indent=1).encode())

@@ -7,7 +7,6 @@ import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
@@ -18,9 +17,6 @@ from coinage.progress import counted
 from coinage.prompts import SAMPLER_NAMES, Prompt
 from coinage.words import pieces_of
 
-if TYPE_CHECKING:
-    from coinage.embedding_file import EmbeddingFile
-
 log = logging.getLogger("coinage")
 EXAMPLES = """\
 examples:
@@ -28,6 +24,12 @@ examples:
   coinage generate model.safetensors "mychar, (red:1.3) hat" --embedding mychar.safetensors --count 4 --grid
   coinage generate sdxl.safetensors "a castle" --negative "blurry" --steps 25 --cfg 6 --sampler euler_a --seed 1
 """
+
+
+def _named(item: str) -> tuple[str, Path]:
+    """NAME=FILE, or FILE alone and no name."""
+    name, _, path = ("", "", item) if Path(item).is_file() else item.rpartition("=")
+    return name, Path(path)
 
 
 def generate_parser() -> Parser:
@@ -40,7 +42,7 @@ def generate_parser() -> Parser:
     )
     parser.add_argument("model", help="A .safetensors or .ckpt file, a diffusers folder, or a hub id.")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="What to draw; (word:1.3) weighs a word.")
-    parser.add_argument("--embedding", nargs="+", default=[], metavar="FILE", help="Learned words; NAME=FILE gives one another name.")
+    parser.add_argument("--embedding", nargs="+", default=[], type=_named, metavar="FILE", help="Learned words; NAME=FILE renames one.")
     parser.add_argument("--negative", default="", help="What not to draw.")
     parser.add_argument("--steps", type=int, default=30, help="Sampling steps. Default: 30.")
     parser.add_argument("--cfg", type=float, default=7.5, help="Guidance scale. Default: 7.5.")
@@ -69,7 +71,7 @@ def generate_command(argv: Sequence[str]) -> None:
     args = generate_parser().parse_args(argv)
     model = ModelConfig(
         source=args.model,
-        family=told_family(Path(args.model)) or ("sd2" if args.v2 else "sd1"),
+        family=told_family(args.model) or ("sd2" if args.v2 else "sd1"),
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
         tokenizer_cache=args.tokenizer_cache_dir,
@@ -96,8 +98,7 @@ def generate_command(argv: Sequence[str]) -> None:
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     """See that model, files, numbers and folder can be used, before anything is loaded."""
     findings = Findings(errors=model_problems(model))
-    files = [Path(item.rpartition("=")[2]) for item in args.embedding]
-    for file in files:
+    for _, file in args.embedding:
         if not file.is_file():
             findings.error("--embedding: file not found", str(file))
     ranges = (("steps", 1, 1000), ("count", 1, 10_000), ("width", 0, 8192), ("height", 0, 8192), ("seed", 0, 2**63))
@@ -127,19 +128,21 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     auto = torch.float16 if device.type == "cuda" else torch.float32
     dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
-    words = [_named(item, read(Path(item.rpartition("=")[2]))) for item in args.embedding]
+    files = [(name, path, read(path)) for name, path in args.embedding]
+    words = [(name or file.token or path.stem, file) for name, path, file in files]
     family = FAMILIES[model.family]
     log.info("loading %s", model.source)
     parts = family.load(model, dtype)
-    problems = [p for word, count, _ in words for p in vocabulary_problems(pieces_of(word, count), parts.tokenizers[0].get_vocab(), word)]
+    known = parts.tokenizers[0].get_vocab()
+    problems = [p for word, file in words for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)]
     if problems:
         raise ConfigError(problems)
-    install_embeddings(parts, family.embedding_keys, [(word, file) for word, _, file in words])
+    install_embeddings(parts, family.embedding_keys, words)
     for module in parts.modules():
         module.to(device)
-    for word, count, _ in words:
+    for word, file in words:
         missing = [p.text for p in prompts if word not in p.text and word not in p.negative]
-        log.info("%s: %d vectors%s", word, count, " (in no prompt)" if len(missing) == len(prompts) else "")
+        log.info("%s: %d vectors%s", word, file.num_vectors, " (in no prompt)" if len(missing) == len(prompts) else "")
     pictures = []
     with counted("drawing", len(prompts)) as on_picture:
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -153,10 +156,3 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
         rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in range(0, len(pictures), args.count)]
         save_image(args.output / "grid.png", np.concatenate(rows))
         log.info("%s", args.output / "grid.png")
-
-
-def _named(item: str, file: EmbeddingFile) -> tuple[str, int, EmbeddingFile]:
-    """The word of an embedding: given with `NAME=`, else from the file, else the file's name."""
-    name, _, path = item.rpartition("=")
-    word = name or file.token or Path(path).stem
-    return word, len(next(iter(file.vectors.values()))), file

@@ -6,15 +6,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from coinage.cli.build import build
-from coinage.cli.cmd_dataset import show_dataset
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import notes, parse, write_config
-from coinage.config import TrainConfig
-from coinage.data.summary import headlines
 from coinage.errors import CoinageError
-from coinage.preflight import Checked, check
+
+if TYPE_CHECKING:
+    from coinage.config import TrainConfig
+    from coinage.preflight import Checked
 
 log = logging.getLogger("coinage")
 
@@ -29,8 +29,13 @@ def _train(args: argparse.Namespace) -> None:
     if args.output_config:
         print(f"wrote {write_config(args)}")
         return
+    from coinage.cli.build import build
+    from coinage.preflight import check
+
     config, findings = build(args)
     if args.debug_dataset:
+        from coinage.cli.cmd_dataset import show_dataset
+
         findings.notes += notes(args)
         show_dataset(config, findings, args.debug_dataset_out)
         return
@@ -49,6 +54,7 @@ def run_training(config: TrainConfig, checked: Checked) -> None:
     """Load the model, train, save. Everything heavy is imported here."""
     from accelerate import PartialState
 
+    from coinage.data.summary import headlines
     from coinage.families import quiet_libraries
     from coinage.training.loop import train
     from coinage.training.setup import prepare
