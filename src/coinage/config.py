@@ -148,16 +148,29 @@ class DataConfig:
 class NoiseConfig:
     """The forward process."""
 
-    offset: float = 0.0  # Guttenberg 2023: a constant per channel, >= 0
+    offset: float = 0.0  # deviation of a constant per channel, >= 0
+    random_offset: bool = False  # times U(0, 1), drawn for each sample
+    adaptive_offset: float = 0.0  # offset grows by this times the channel's |mean|; may be negative
+    pyramid_levels: int = 0  # coarser noises added
+    pyramid_discount: float = 0.3  # weight of level i is this ** i
+    perturbation: float = 0.0  # deviation of noise that is added to the input alone, >= 0
+    random_perturbation: bool = False  # times U(0, 1), drawn for each sample
     min_timestep: int = 0  # inclusive
     max_timestep: int = 1000  # exclusive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """How errors at different timesteps are weighed."""
+    """How errors are measured, and weighed at different timesteps. A weight of 0 is off."""
 
-    min_snr_gamma: float = 0.0  # Hang et al. 2023; 0 is off
+    kind: Literal["l2", "l1", "huber", "smooth_l1"] = "l2"
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    huber_c: float = 0.1  # 0..1, where the loss turns straight
+    huber_scale: float = 1.0  # factor of huber_c; not for `snr`
+    min_snr_gamma: float = 0.0  # Hang et al. 2023
+    debiased: bool = False  # Yu et al. 2023
+    scale_v: bool = False  # v-loss as large as a noise loss
+    v_like: float = 0.0  # weight of a v-like part of a noise loss
     prior_weight: float = 1.0  # factor of regularisation images
     normalize_mask: bool = False  # divide by the mask's mean, so that small masks teach as much
 
@@ -171,10 +184,16 @@ class OptimConfig:
     arguments: tuple[tuple[str, object], ...] = ()
     max_grad_norm: float = 1.0  # over all rows together; 0 is off
     accumulation: int = 1  # batches per step
+    relative_step: bool = False  # Adafactor finds its own rate, and learning_rate only starts the log
     schedule: str = "constant"
+    schedule_class: str = ""  # class in torch.optim.lr_scheduler, or module.Class; wins over `schedule`
+    schedule_arguments: tuple[tuple[str, object], ...] = ()
     warmup: float = 0  # steps, or a fraction of the run when below 1
+    decay: float = 0  # the same, of `warmup_stable_decay`
     cycles: int = 1
     power: float = 1.0
+    timescale: int | None = None  # of `inverse_sqrt`, steps
+    min_rate: float | None = None  # lowest rate, as a share of learning_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

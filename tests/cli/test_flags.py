@@ -10,7 +10,8 @@ import pytest
 
 from coinage.cli.build import build
 from coinage.cli.flags import FLAGS, OWN_KERNELS, flags_of
-from coinage.cli.parse import build_parser, notes, parse, ratio, write_config
+from coinage.cli.notes import notes
+from coinage.cli.parse import build_parser, parse, ratio, write_config
 from coinage.errors import ConfigError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flags.json").read_text(encoding="utf-8"))
@@ -123,7 +124,7 @@ def test_flags_without_effect_are_named() -> None:
     argv = ["--save_state", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb", "--metadata_author=me"]
     args = parse("sd", argv, "test")
     first, *rest = sorted(notes(args))
-    assert first == "--huber_c has no effect yet"
+    assert first == "--huber_c has no effect without --loss_type huber or smooth_l1"
     assert rest == ["--log_with wandb: W&B has no effect yet", NO_METADATA, "--save_state has no effect yet", f"--xformers {OWN_KERNELS}"]
 
 

@@ -1,6 +1,7 @@
 """Schedule, noise and loss against published numbers and independent numpy formulas."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import LossConfig, NoiseConfig, PredictionType
-from coinage.diffusion.loss import loss_per_sample, min_snr_weight
-from coinage.diffusion.noise import draw_noise, draw_timesteps
+from coinage.diffusion.loss import errors, huber_threshold, loss_per_sample, min_snr_weight, weight_of
+from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.seeding import generator_for
 
@@ -86,7 +87,7 @@ def test_loss_is_the_weighted_mean_square() -> None:
     t = torch.tensor([10, 300, 900])
     snr = SCHEDULE.snr(t)
     expected = ((prediction - target) ** 2).mean(axis=(1, 2, 3))
-    tensors = torch.from_numpy(prediction), torch.from_numpy(target), snr
+    tensors = torch.from_numpy(prediction), torch.from_numpy(target), t, snr
     plain = loss_per_sample(*tensors, LossConfig(), "epsilon").numpy()
     np.testing.assert_allclose(plain, expected, rtol=1e-5)
     weighted = loss_per_sample(*tensors, LossConfig(min_snr_gamma=5), "epsilon").numpy()
@@ -94,21 +95,24 @@ def test_loss_is_the_weighted_mean_square() -> None:
 
 
 def test_a_mask_weighs_the_loss() -> None:
-    prediction, target, snr = torch.ones(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.ones(2)
+    prediction, target, t, snr = torch.ones(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.zeros(2).long(), torch.ones(2)
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, :, :, :2] = 1
     mask[1] = 127 / 255
-    plain = loss_per_sample(prediction, target, snr, LossConfig(), "epsilon", mask)
+    plain = loss_per_sample(prediction, target, t, snr, LossConfig(), "epsilon", mask)
     assert plain.tolist() == pytest.approx([0.5, 0.498], abs=1e-3)
     normalized = LossConfig(normalize_mask=True)
-    assert loss_per_sample(prediction, target, snr, normalized, "epsilon", mask).tolist() == pytest.approx([1, 1])
-    empty = loss_per_sample(prediction, target, snr, normalized, "epsilon", mask * 0)
+    assert loss_per_sample(prediction, target, t, snr, normalized, "epsilon", mask).tolist() == pytest.approx([1, 1])
+    empty = loss_per_sample(prediction, target, t, snr, normalized, "epsilon", mask * 0)
     assert empty.tolist() == [0, 0], "nothing to learn, and no division by zero"
 
 
-def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize(
+    "config", [NoiseConfig(), NoiseConfig(offset=0.1, random_offset=True, pyramid_levels=4), NoiseConfig(offset=0.1, adaptive_offset=1)]
+)
+def test_noise_of_a_sample_does_not_depend_on_its_batch(config: NoiseConfig) -> None:
     def draw(*keys: int) -> torch.Tensor:
-        return draw_noise((4, 8, 8), NoiseConfig(), [generator_for(0, key) for key in keys])
+        return draw_noise(torch.zeros(len(keys), 4, 8, 8), config, [generator_for(0, key) for key in keys])
 
     torch.testing.assert_close(draw(1, 2, 3)[2], draw(3)[0], rtol=0, atol=0)
     assert not torch.equal(draw(1)[0], draw(2)[0])
@@ -116,7 +120,7 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
 
 def test_offset_noise_shifts_whole_channels() -> None:
     generators = [generator_for(0, i) for i in range(400)]
-    noise = draw_noise((4, 16, 16), NoiseConfig(offset=0.5), generators)
+    noise = draw_noise(torch.zeros(400, 4, 16, 16), NoiseConfig(offset=0.5), generators)
     assert noise.mean(dim=(2, 3)).std().item() == pytest.approx(math.hypot(0.5, 1 / 16), rel=0.1)
 
 
@@ -124,3 +128,106 @@ def test_timesteps_fill_their_range() -> None:
     config = NoiseConfig(min_timestep=100, max_timestep=104)
     drawn = draw_timesteps(config, [generator_for(0, i) for i in range(100)])
     assert sorted(set(drawn.tolist())) == [100, 101, 102, 103]
+
+
+def test_random_and_adaptive_offsets() -> None:
+    def spread(config: NoiseConfig, level: float) -> float:
+        latents = torch.full((600, 4, 32, 32), level)
+        noise = draw_noise(latents, config, [generator_for(1, i) for i in range(600)])
+        return noise.mean(dim=(2, 3)).std().item()
+
+    # U(0, 1) times a deviation of 0.5: its root mean square is 0.5 / sqrt(3).
+    assert spread(NoiseConfig(offset=0.5, random_offset=True), 0) == pytest.approx(math.hypot(0.5 / math.sqrt(3), 1 / 32), rel=0.1)
+    assert spread(NoiseConfig(offset=0.1, adaptive_offset=0.5), 1.0) == pytest.approx(math.hypot(0.6, 1 / 32), rel=0.1)
+    assert spread(NoiseConfig(offset=0.1, adaptive_offset=0.5), -1.0) == pytest.approx(math.hypot(0.6, 1 / 32), rel=0.1)
+    assert spread(NoiseConfig(offset=0.1, adaptive_offset=-0.5), 1.0) == pytest.approx(1 / 32, rel=0.1), "never below zero"
+
+
+def test_pyramid_noise_has_deviation_one_and_more_of_the_coarse() -> None:
+    generators = [generator_for(2, i) for i in range(200)]
+    noise = draw_noise(torch.zeros(200, 4, 32, 32), NoiseConfig(pyramid_levels=6, pyramid_discount=0.8), generators)
+    assert noise.flatten(1).std(dim=1).numpy() == pytest.approx(np.ones(200), abs=1e-5)
+    assert noise.mean(dim=(2, 3)).std() > 3 / 32, "plain noise has 1/32"
+
+
+def test_the_first_pyramid_level_is_a_second_full_draw() -> None:
+    generator = generator_for(4)
+    plain = torch.randn((4, 8, 8), generator=generator)
+    torch.rand((), generator=generator)
+    expected = plain + torch.randn((1, 4, 8, 8), generator=generator)[0]
+    found = draw_noise(torch.zeros(1, 4, 8, 8), NoiseConfig(pyramid_levels=1), [generator_for(4)])[0]
+    torch.testing.assert_close(found, expected / expected.std())
+
+
+def test_perturbation_adds_to_the_input_alone() -> None:
+    noise = torch.zeros(300, 4, 8, 8)
+    generators = [generator_for(5, i) for i in range(300)]
+    assert perturb(noise, NoiseConfig(), generators) is noise
+    assert perturb(noise, NoiseConfig(perturbation=0.2), generators).std().item() == pytest.approx(0.2, rel=0.02)
+    random = perturb(noise, NoiseConfig(perturbation=0.2, random_perturbation=True), generators)
+    assert random.std().item() == pytest.approx(0.2 / math.sqrt(3), rel=0.1)
+
+
+# huber_c 0.1 at these timesteps: published constants.
+AT = [0, 1, 100, 250, 500, 750, 999]
+HUBER = {
+    "snr": [0.949709, 0.930001, 0.598297, 0.412963, 0.231284, 0.134613, 0.103691],
+    "exponential": [1, 0.997700, 0.794328, 0.562341, 0.316228, 0.177828, 0.100231],
+    "constant": [0.1] * 7,
+}
+
+
+@pytest.mark.parametrize("schedule", list(HUBER))
+def test_huber_thresholds(schedule: str) -> None:
+    t = torch.tensor(AT)
+    config = LossConfig(kind="huber", huber_schedule=schedule)  # type: ignore[arg-type]
+    assert huber_threshold(t, SCHEDULE.snr(t), config).tolist() == pytest.approx(HUBER[schedule], rel=2e-5)
+    twice = huber_threshold(t, SCHEDULE.snr(t), replace(config, huber_scale=2.0))
+    factor = 1 if schedule == "snr" else 2
+    assert twice.tolist() == pytest.approx([factor * value for value in HUBER[schedule]], rel=2e-5)
+    assert huber_threshold(torch.tensor([999]), torch.zeros(1), LossConfig()).item() == pytest.approx(0.1), "pure noise"
+
+
+@pytest.mark.parametrize(
+    ("d", "expected"),
+    [
+        (0.05, {"l2": 0.0025, "l1": 0.05, "huber": 0.00236068, "smooth_l1": 0.02360681}),
+        (1.0, {"huber": 0.18099752, "smooth_l1": 1.80997515}),
+    ],
+)
+def test_errors(d: float, expected: dict[str, float]) -> None:
+    for kind, value in expected.items():
+        config = LossConfig(kind=kind, huber_schedule="constant")  # type: ignore[arg-type]
+        for sign in (-1, 1):
+            found = errors(torch.full((1, 1, 1, 1), sign * d), torch.zeros(1, 1, 1, 1), torch.zeros(1), torch.ones(1), config)
+            assert found.item() == pytest.approx(value, rel=1e-5)
+
+
+# t, then debiased (noise, v), v scaled like noise, v-like 0.5: published constants.
+WEIGHTS = [
+    (0, 0.031623, 0.000999, 0.999001, 1.500500),
+    (10, 0.098291, 0.009569, 0.990431, 1.504831),
+    (100, 0.343932, 0.105777, 0.894223, 1.559145),
+    (250, 0.695799, 0.326208, 0.673792, 1.742068),
+    (500, 1.618280, 0.723668, 0.276332, 2.809414),
+    (750, 4.099166, 0.943830, 0.056170, 9.901582),
+    (999, 14.614648, 0.995340, 0.004660, 108.293971),
+]
+
+
+@pytest.mark.parametrize(("t", "noise", "v", "scaled", "like"), WEIGHTS)
+def test_weights(t: int, noise: float, v: float, scaled: float, like: float) -> None:
+    snr = SCHEDULE.snr(torch.tensor([t]))
+    assert weight_of(snr, LossConfig(debiased=True), "epsilon").item() == pytest.approx(noise, rel=1e-3)
+    assert weight_of(snr, LossConfig(debiased=True), "v_prediction").item() == pytest.approx(v, rel=1e-3)
+    assert weight_of(snr, LossConfig(scale_v=True), "v_prediction").item() == pytest.approx(scaled, rel=1e-3)
+    assert weight_of(snr, LossConfig(v_like=0.5), "epsilon").item() == pytest.approx(like, rel=1e-3)
+    both = weight_of(snr, LossConfig(min_snr_gamma=5, debiased=True), "epsilon").item()
+    assert both == pytest.approx(noise * min_snr_weight(snr, 5, "epsilon").item(), rel=1e-3), "weights multiply"
+
+
+@given(st.floats(0, 2000), st.sampled_from(["epsilon", "v_prediction"]))
+def test_weights_are_finite_on_any_schedule(snr: float, kind: PredictionType) -> None:
+    config = LossConfig(min_snr_gamma=5, debiased=True, scale_v=True, v_like=1)
+    weight = weight_of(torch.tensor([snr], dtype=torch.float32), config, kind).item()
+    assert 0 <= weight < 4000

@@ -1,6 +1,5 @@
 """Training on the demo model: only the rows move, and equal runs are equal to the bit."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import safetensors
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coinage.config import OptimConfig, WordConfig
+from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embedding_file import read
@@ -17,7 +16,7 @@ from coinage.families import ModelFamily
 from coinage.preflight import check
 from coinage.seeding import generator_for
 from coinage.training.loop import accumulate, update
-from coinage.training.optimizers import choose_optimizer, make_schedule, warmup_steps
+from coinage.training.optimizers import choose_optimizer, make_schedule
 from coinage.training.setup import Run
 from coinage.training.step import Batch, forward
 from coinage.training.word import install_word
@@ -208,42 +207,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(moon_dataset: Path, tmp_path: P
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_optimizers_by_name() -> None:
-    rows = [torch.nn.Parameter(torch.ones(2, 3))]
-    for name in ("AdamW", "adamw8bit", "PagedAdamW8bit"):
-        assert type(choose_optimizer(OptimConfig(name=name))(rows)) is torch.optim.AdamW
-    sgd = choose_optimizer(OptimConfig(name="SGD", arguments=(("momentum", 0.5),)))(rows)
-    assert sgd.param_groups[0]["momentum"] == 0.5
-    with pytest.raises(ConfigError, match=r"did you mean `AdamW"):
-        choose_optimizer(OptimConfig(name="AdmW"))(rows)
-    with pytest.raises(ConfigError, match="do not fit SGD"):
-        choose_optimizer(OptimConfig(name="SGD", arguments=(("betas", 1),)))(rows)
-
-
-@pytest.mark.parametrize(
-    ("name", "warmup", "expected"),
-    [
-        ("constant", 0, [1, 1, 1, 1]),
-        ("constant_with_warmup", 0.5, [0, 0.5, 1, 1]),
-        ("linear", 0, [1, 0.75, 0.5, 0.25]),
-        ("cosine", 0, [0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]),
-        ("cosine_with_restarts", 0, [1, 0.5, 1, 0.5]),
-        ("polynomial", 0, [1, 0.5625, 0.25, 0.0625]),
-    ],
-)
-def test_learning_rate_schedules(name: str, warmup: float, expected: list[float]) -> None:
-    config = OptimConfig(schedule=name, warmup=warmup, learning_rate=1.0, cycles=2, power=2)
-    optimizer = choose_optimizer(config)([torch.nn.Parameter(torch.ones(1))])
-    schedule = make_schedule(config, optimizer, 4)
-    rates = []
-    for _ in range(4):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx(expected, abs=1e-6)
-    assert [warmup_steps(w, 200) for w in (0, 10, 0.1)] == [0, 10, 20]
-
-
 def test_the_vocabulary_is_checked_again_once_the_tokenizer_is_there(moon_dataset: Path, tmp_path: Path) -> None:
     parts = prepared(moon_dataset, tmp_path).parts
     with pytest.raises(ConfigError, match="circle is already in the model's vocabulary"):
@@ -331,11 +294,26 @@ def test_a_preview_that_fails_does_not_stop_the_run(moon_dataset: Path, tmp_path
         ("--use_object_template", True),
         ("--v_parameterization", True),
         ("--flip_aug", True),
+        ("--noise_offset=0.1", True),
+        ("--noise_offset=0.1 --noise_offset_random_strength", True),
+        ("--noise_offset=0.1 --adaptive_noise_scale=-0.5", True),
+        ("--multires_noise_iterations=3", True),
+        ("--ip_noise_gamma=0.1", True),
+        ("--ip_noise_gamma=0.1 --ip_noise_gamma_random_strength", True),
+        ("--loss_type=huber", True),
+        ("--loss_type=smooth_l1 --huber_schedule=exponential --huber_scale=2", True),
+        ("--loss_type=l1", True),
+        ("--debiased_estimation_loss", True),
+        ("--v_pred_like_loss=0.5", True),
+        ("--v_parameterization --scale_v_pred_loss_like_noise_pred", True),
+        ("--min_snr_gamma=1", True),
+        ("--min_timestep=500", True),
+        ("--zero_terminal_snr", True),
     ],
 )
 def test_flags_act_on_the_result(moon_dataset: Path, tmp_path: Path, flag: str, differs: bool) -> None:
     _, plain = trained(moon_dataset, tmp_path)
-    _, other = trained(moon_dataset, tmp_path, flag)
+    _, other = trained(moon_dataset, tmp_path, *flag.split())
     assert torch.equal(rows_of(plain), rows_of(other)) is not differs
 
 

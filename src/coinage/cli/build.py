@@ -25,13 +25,13 @@ from coinage.config import (
 )
 from coinage.errors import Findings, Problem
 from coinage.model_files import told_family
+from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems
 
 REQUIRED = {
     "pretrained_model_name_or_path": "the model to train for, such as path/to/model",
     "token_string": "the new word, such as mychar",
     "output_dir": "the folder for the embedding, such as output",
 }
-SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
 def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
@@ -57,11 +57,24 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
         data=data,
         noise=NoiseConfig(
             offset=args.noise_offset or 0.0,
+            random_offset=args.noise_offset_random_strength,
+            adaptive_offset=args.adaptive_noise_scale or 0.0,
+            pyramid_levels=args.multires_noise_iterations or 0,
+            pyramid_discount=args.multires_noise_discount,
+            perturbation=args.ip_noise_gamma or 0.0,
+            random_perturbation=args.ip_noise_gamma_random_strength,
             min_timestep=args.min_timestep or 0,
             max_timestep=1000 if args.max_timestep is None else args.max_timestep,
         ),
         loss=LossConfig(
+            kind=args.loss_type,
+            huber_schedule=args.huber_schedule,
+            huber_c=args.huber_c,
+            huber_scale=args.huber_scale,
             min_snr_gamma=args.min_snr_gamma or 0.0,
+            debiased=args.debiased_estimation_loss,
+            scale_v=args.scale_v_pred_loss_like_noise_pred,
+            v_like=args.v_pred_like_loss or 0.0,
             prior_weight=args.prior_loss_weight,
             normalize_mask=args.mask_normalize,
         ),
@@ -90,20 +103,45 @@ def _range_problems(args: argparse.Namespace) -> list[Problem]:
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(Problem(f"--{name} {value} must be at least 1"))
-    for name in ("learning_rate", "max_grad_norm", "noise_offset", "min_snr_gamma", "max_data_loader_n_workers", "prior_loss_weight"):
+    for name in (
+        "learning_rate",
+        "max_grad_norm",
+        "noise_offset",
+        "min_snr_gamma",
+        "ip_noise_gamma",
+        "multires_noise_iterations",
+        "v_pred_like_loss",
+        "max_data_loader_n_workers",
+        "prior_loss_weight",
+    ):
         value = getattr(args, name)
         if value is not None and value < 0:
             problems.append(Problem(f"--{name} {value} must not be negative"))
-    if args.num_vectors_per_token > 75:
-        problems.append(Problem(f"--num_vectors_per_token {args.num_vectors_per_token} does not fit in a prompt of 75 tokens"))
     low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
     if not 0 <= low < high <= 1000:
         problems.append(Problem(f"timesteps {low} to {high} are no range", hint="0 <= --min_timestep < --max_timestep <= 1000"))
-    if args.init_word is not None and not args.init_word.strip():
-        problems.append(Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"))
-    if args.log_with in ("tensorboard", "all") and not args.logging_dir:
-        problems.append(Problem(f"--log_with {args.log_with} needs --logging_dir", hint="add --logging_dir logs"))
-    return problems
+    return problems + _conflicts(args)
+
+
+def _conflicts(args: argparse.Namespace) -> list[Problem]:
+    """Values that cannot be, alone or together."""
+    wrong = {
+        Problem(f"--num_vectors_per_token {args.num_vectors_per_token} does not fit in a prompt of 75 tokens"):
+            args.num_vectors_per_token > 75,
+        Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"):
+            args.init_word is not None and not args.init_word.strip(),
+        Problem(f"--log_with {args.log_with} needs --logging_dir", hint="add --logging_dir logs"):
+            args.log_with in ("tensorboard", "all") and not args.logging_dir,
+        Problem(f"--huber_c {args.huber_c} is out of range", hint="above 0, at most 1; 0.1 is usual"): not 0 < args.huber_c <= 1,
+        Problem(f"--huber_scale {args.huber_scale} must be above 0"): args.huber_scale <= 0,
+        Problem(f"--multires_noise_discount {args.multires_noise_discount} is out of range", hint="0 to 1; 0.3 is usual"):
+            not 0 <= args.multires_noise_discount <= 1,
+        Problem("--adaptive_noise_scale needs --noise_offset", hint="add --noise_offset 0.05"):
+            args.adaptive_noise_scale and not args.noise_offset,
+        Problem("--v_pred_like_loss is for models that predict the noise", hint="leave out --v_parameterization"):
+            args.v_parameterization and args.v_pred_like_loss,
+    }  # fmt: skip
+    return [problem for problem, holds in wrong.items() if holds]
 
 
 def _arguments(items: list[str] | None, flag: str, problems: list[Problem]) -> tuple[tuple[str, object], ...]:
@@ -120,24 +158,37 @@ def _arguments(items: list[str] | None, flag: str, problems: list[Problem]) -> t
 
 
 def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
-    if args.lr_scheduler not in SCHEDULES:
-        problems.append(Problem(f"--lr_scheduler {args.lr_scheduler} is not known", hint=f"one of {', '.join(SCHEDULES)}"))
-    if args.lr_scheduler == "constant" and args.lr_warmup_steps:
-        problems.append(Problem("--lr_scheduler constant has no warm-up", hint="use constant_with_warmup"))
-    if args.lr_warmup_steps < 0 or args.lr_warmup_steps >= args.max_train_steps > 0:
-        problems.append(Problem(f"--lr_warmup_steps {args.lr_warmup_steps} does not fit in {args.max_train_steps} steps"))
-    if args.use_8bit_adam and args.optimizer_type:
-        problems.append(Problem("--use_8bit_adam and --optimizer_type exclude each other", hint="keep --optimizer_type"))
+    old = {"AdamW8bit": args.use_8bit_adam, "Lion": args.use_lion_optimizer}
+    named = [name for name, given in old.items() if given] + ([args.optimizer_type] if args.optimizer_type else [])
+    if len(named) > 1:
+        problems.append(
+            Problem("--optimizer_type, --use_8bit_adam and --use_lion_optimizer exclude each other", hint="keep --optimizer_type")
+        )
+    name = named[-1] if named else "AdamW"
+    arguments = _arguments(args.optimizer_args, "--optimizer_args", problems)
+    own_rate = dict(arguments).get("relative_step", True) or dict(arguments).get("warmup_init")
+    relative_step = find_optimizer(name).path.endswith(".Adafactor") and bool(own_rate)
+    problems += optimizer_problems(name)
+    problems += schedule_problems(args.lr_scheduler, args.lr_warmup_steps, args.lr_scheduler_type, relative_step)
+    for flag in ("lr_warmup_steps", "lr_decay_steps"):
+        if getattr(args, flag) < 0 or getattr(args, flag) >= args.max_train_steps > 0:
+            problems.append(Problem(f"--{flag} {getattr(args, flag)} does not fit in {args.max_train_steps} steps"))
     return OptimConfig(
-        name="AdamW8bit" if args.use_8bit_adam else args.optimizer_type or "AdamW",
+        name=name,
         learning_rate=args.learning_rate,
-        arguments=_arguments(args.optimizer_args, "--optimizer_args", problems),
+        arguments=arguments,
         max_grad_norm=args.max_grad_norm,
         accumulation=args.gradient_accumulation_steps,
+        relative_step=relative_step,
         schedule=args.lr_scheduler,
+        schedule_class=args.lr_scheduler_type,
+        schedule_arguments=_arguments(args.lr_scheduler_args, "--lr_scheduler_args", problems),
         warmup=args.lr_warmup_steps,
+        decay=args.lr_decay_steps,
         cycles=args.lr_scheduler_num_cycles,
         power=args.lr_scheduler_power,
+        timescale=args.lr_scheduler_timescale,
+        min_rate=args.lr_scheduler_min_lr_ratio,
     )
 
 

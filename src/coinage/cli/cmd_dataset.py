@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from coinage.cli.build_data import build_data
-from coinage.cli.parse import Parser, notes, parse
+from coinage.cli.notes import notes
+from coinage.cli.parse import Parser, parse
 from coinage.config import DataConfig, LoopConfig, TrainConfig
 from coinage.contact_sheet import contact_sheet
 from coinage.data.batches import run_length

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from coinage.optimizer_table import SCHEDULES
 from coinage.prompts import SAMPLER_NAMES
 
 Kind = Literal["str", "int", "float", "ratio", "path", "switch", "list"]
@@ -178,48 +179,48 @@ _MEMORY = _rows(
 
 _OPTIMIZER = _rows(
     "optimizer",
-    Flag("--optimizer_type", "str", "", "Optimizer: AdamW, or a class of torch.optim; AdamW when unset."),
+    Flag("--optimizer_type", "str", "", "AdamW (when unset), Lion, SGDNesterov, AdaFactor, Prodigy, DAdapt*, *ScheduleFree, a class of torch.optim, or module.Class."),
     Flag("--use_8bit_adam", "switch", False, "Old spelling of --optimizer_type AdamW8bit."),
-    _later("--use_lion_optimizer", "switch", False, "Old spelling of --optimizer_type Lion."),
+    Flag("--use_lion_optimizer", "switch", False, "Old spelling of --optimizer_type Lion."),
     Flag("--learning_rate", "float", 2e-6, "Learning rate."),
     Flag("--max_grad_norm", "float", 1.0, "Clip the gradient of the trained rows to this norm; 0 is off."),
     Flag("--optimizer_args", "list", None, "key=value arguments for the optimizer."),
-    _later("--fused_backward_pass", "switch", False, "Update during the backward pass."),
+    Flag("--fused_backward_pass", "switch", False, "Update during the backward pass.", note="is not needed: the gradients are a few kilobytes"),
 )  # fmt: skip
 
 _SCHEDULER = _rows(
     "learning rate schedule",
-    Flag("--lr_scheduler", "str", "constant", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial."),
-    _later("--lr_scheduler_type", "str", "", "A scheduler class; overrides --lr_scheduler."),
-    _later("--lr_scheduler_args", "list", None, "key=value arguments for the scheduler."),
+    Flag("--lr_scheduler", "str", "constant", ", ".join(SCHEDULES) + ", or adafactor."),
+    Flag("--lr_scheduler_type", "str", "", "A class of torch.optim.lr_scheduler, or module.Class; overrides --lr_scheduler."),
+    Flag("--lr_scheduler_args", "list", None, "key=value arguments for the scheduler."),
     Flag("--lr_warmup_steps", "ratio", 0, "Warm-up, in optimizer steps or as a fraction of the run."),
-    _later("--lr_decay_steps", "ratio", 0, "Decay, in optimizer steps or as a fraction of the run."),
-    Flag("--lr_scheduler_num_cycles", "int", 1, "Restarts of cosine_with_restarts."),
+    Flag("--lr_decay_steps", "ratio", 0, "Decay of warmup_stable_decay, in optimizer steps or as a fraction of the run."),
+    Flag("--lr_scheduler_num_cycles", "int", 1, "Restarts of cosine_with_restarts, half waves of the others that have waves."),
     Flag("--lr_scheduler_power", "float", 1, "Exponent of polynomial."),
-    _later("--lr_scheduler_timescale", "int", None, "Timescale of inverse_sqrt."),
-    _later("--lr_scheduler_min_lr_ratio", "float", None, "Lowest rate, as a fraction of the learning rate."),
+    Flag("--lr_scheduler_timescale", "int", None, "Timescale of inverse_sqrt."),
+    Flag("--lr_scheduler_min_lr_ratio", "float", None, "Lowest rate, as a fraction of the learning rate."),
 )  # fmt: skip
 
 _NOISE = _rows(
     "noise and loss",
     Flag("--noise_offset", "float", None, "Strength of a constant added to each channel's noise."),
-    _later("--noise_offset_random_strength", "switch", False, "Draw the noise offset between 0 and its value."),
-    _later("--adaptive_noise_scale", "float", None, "Noise offset per unit of the latent's mean."),
-    _later("--multires_noise_iterations", "int", None, "Levels of pyramid noise."),
-    _later("--multires_noise_discount", "float", 0.3, "Weight of each next level."),
-    _later("--ip_noise_gamma", "float", None, "Strength of input perturbation."),
-    _later("--ip_noise_gamma_random_strength", "switch", False, "Draw the perturbation between 0 and its value."),
+    Flag("--noise_offset_random_strength", "switch", False, "Draw the noise offset between 0 and its value."),
+    Flag("--adaptive_noise_scale", "float", None, "Noise offset per unit of the latent's mean."),
+    Flag("--multires_noise_iterations", "int", None, "Levels of pyramid noise."),
+    Flag("--multires_noise_discount", "float", 0.3, "Weight of each next level."),
+    Flag("--ip_noise_gamma", "float", None, "Strength of input perturbation."),
+    Flag("--ip_noise_gamma_random_strength", "switch", False, "Draw the perturbation between 0 and its value."),
     Flag("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end; for models that predict v."),
     Flag("--min_timestep", "int", None, "Lowest timestep, inclusive."),
     Flag("--max_timestep", "int", None, "Highest timestep, exclusive."),
-    _later("--loss_type", "str", "l2", "Loss.", ("l1", "l2", "huber", "smooth_l1")),
-    _later("--huber_schedule", "str", "snr", "How the Huber threshold depends on the timestep.", ("constant", "exponential", "snr")),
-    _later("--huber_c", "float", 0.1, "Huber threshold."),
-    _later("--huber_scale", "float", 1.0, "Factor on the Huber threshold."),
+    Flag("--loss_type", "str", "l2", "Loss.", ("l1", "l2", "huber", "smooth_l1")),
+    Flag("--huber_schedule", "str", "snr", "How the Huber threshold depends on the timestep.", ("constant", "exponential", "snr")),
+    Flag("--huber_c", "float", 0.1, "Error at which a Huber loss turns straight, above 0 to 1."),
+    Flag("--huber_scale", "float", 1.0, "Factor of --huber_c; not with --huber_schedule snr."),
     Flag("--min_snr_gamma", "float", None, "Min-SNR loss weight; 5 is usual."),
-    _later("--debiased_estimation_loss", "switch", False, "Debiased loss weight."),
-    _later("--v_pred_like_loss", "float", None, "Add this share of a v-like loss."),
-    _later("--scale_v_pred_loss_like_noise_pred", "switch", False, "Scale a v loss as a noise loss."),
+    Flag("--debiased_estimation_loss", "switch", False, "Debiased loss weight."),
+    Flag("--v_pred_like_loss", "float", None, "Add this share of a v-like loss."),
+    Flag("--scale_v_pred_loss_like_noise_pred", "switch", False, "Scale a v loss as a noise loss."),
     Flag("--masked_loss", "switch", False, "Weigh the loss by mask images."),
 )  # fmt: skip
 

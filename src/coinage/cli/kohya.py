@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coinage.cli.console import exit_code_of, set_up_log
-from coinage.cli.parse import notes, parse, write_config
+from coinage.cli.notes import notes
+from coinage.cli.parse import parse, write_config
 from coinage.errors import CoinageError
 
 if TYPE_CHECKING:

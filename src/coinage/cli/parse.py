@@ -143,19 +143,6 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
     return args
 
 
-def notes(args: argparse.Namespace) -> list[str]:
-    """What is to be said about given flags that do not act, or act otherwise than asked."""
-    values = vars(args)
-    found = [f"{f.name} {f.note}" for f in BY_DEST.values() if f.note and values.get(f.dest, f.default) != f.default]
-    if args.save_model_as != "safetensors" and any(v for k, v in values.items() if k.startswith("metadata_")):
-        found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")
-    if args.sample_prompts and not (args.sample_at_first or args.sample_every_n_steps or args.sample_every_n_epochs):
-        found.append("--sample_prompts: add --sample_every_n_steps N or --sample_every_n_epochs N to draw previews")
-    if args.log_with in ("wandb", "all"):
-        found.append(f"--log_with {args.log_with}: W&B has no effect yet")
-    return found
-
-
 def write_config(args: argparse.Namespace) -> Path:
     """Write the values that differ from the defaults to --config_file; secrets are left out.
 

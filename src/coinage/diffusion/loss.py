@@ -7,6 +7,40 @@ from torch import Tensor
 
 from coinage.config import LEAST_MASK, LossConfig, PredictionType
 
+MOST_SNR = 1000.0  # as the reference
+# The plain schedule's last value. On a schedule that ends in pure noise, weights go no further than there.
+LEAST_SNR = 0.00468191
+
+
+def errors(prediction: Tensor, target: Tensor, timesteps: Tensor, snr: Tensor, config: LossConfig) -> Tensor:
+    """The error of each number, in the shape of `target`; float32.
+
+    With d = prediction - target: l2 d^2; l1 |d|; huber 2 c (sqrt(d^2 + c^2) - c); smooth_l1 the same without the
+    first c (pseudo-Huber; Patil et al. 2024, arXiv:2403.16728, scaled as the reference).
+    """
+    d = prediction.float() - target
+    if config.kind == "l2":
+        return d.square()
+    if config.kind == "l1":
+        return d.abs()
+    c = huber_threshold(timesteps, snr, config).view(-1, *[1] * (d.ndim - 1))
+    soft = 2 * d.square() / ((d.square() + c.square()).sqrt() + c)  # 2 (sqrt(d^2 + c^2) - c), without its rounding error
+    return c * soft if config.kind == "huber" else soft
+
+
+def huber_threshold(timesteps: Tensor, snr: Tensor, config: LossConfig) -> Tensor:
+    """Where the loss turns from square to straight, [B] float32 > 0 for [B] timesteps and signal-to-noise ratios.
+
+    `constant`: c times scale; `exponential`: c ** (t / 1000) times scale; `snr`: (1 - c) / (1 + sigma)^2 + c with
+    sigma = 1 / sqrt(snr), whatever the scale, as the reference.
+    """
+    c, scale = config.huber_c, config.huber_scale
+    if config.huber_schedule == "constant":
+        return torch.full_like(snr, c * scale)
+    if config.huber_schedule == "exponential":
+        return scale * c ** (timesteps.float() / 1000)
+    return (1 - c) / (1 + snr.rsqrt()).square() + c
+
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
     """Loss weight min(snr, gamma) / snr (Hang et al. 2023, arXiv:2303.09556).
@@ -19,20 +53,48 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction_type: PredictionType) -
     Returns:
         [B] float32, finite for every snr >= 0.
     """
-    divisor = snr + 1 if prediction_type == "v_prediction" else snr.clamp(min=torch.finfo(torch.float32).tiny)
-    return snr.clamp(max=gamma) / divisor
+    if prediction_type == "v_prediction":
+        return snr.clamp(max=gamma) / (snr + 1)
+    snr = snr.clamp(min=torch.finfo(torch.float32).tiny)
+    return snr.clamp(max=gamma) / snr
+
+
+def weight_of(snr: Tensor, config: LossConfig, prediction_type: PredictionType) -> Tensor:
+    """The product of all weights that are set, [B] float32 for [B] signal-to-noise ratios.
+
+    With s = snr, kept in 0.0047..1000: scaling v like noise s / (s + 1); a v-like part for noise 1 + w (s + 1) / s;
+    debiased estimation (Yu et al. 2023, arXiv:2310.08442) 1 / sqrt(s) for noise, 1 / (s + 1) for v; all as the reference.
+    """
+    weight = torch.ones_like(snr)
+    kept = snr.clamp(LEAST_SNR, MOST_SNR)
+    if config.min_snr_gamma:
+        weight = weight * min_snr_weight(snr, config.min_snr_gamma, prediction_type)
+    if config.scale_v:
+        weight = weight * kept / (kept + 1)
+    if config.v_like:
+        weight = weight * (1 + config.v_like * (kept + 1) / kept)
+    if config.debiased:
+        weight = weight * (1 / (kept + 1) if prediction_type == "v_prediction" else kept.rsqrt())
+    return weight
 
 
 def loss_per_sample(
-    prediction: Tensor, target: Tensor, snr: Tensor, config: LossConfig, prediction_type: PredictionType, mask: Tensor | None = None
+    prediction: Tensor,
+    target: Tensor,
+    timesteps: Tensor,
+    snr: Tensor,
+    config: LossConfig,
+    prediction_type: PredictionType,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of each sample times its weight.
+    """Mean error of each sample times its weight.
 
     Args:
         prediction: the model's answer, [B, C, H, W], any float dtype.
         target: what it should be, [B, C, H, W] float32.
+        timesteps: [B] int64.
         snr: [B] float32.
-        config: which weights apply.
+        config: which error, which weights.
         prediction_type: what is predicted.
         mask: weight of each place, [B, 1, H, W] float32 in 0..1. The mean is over all places, as the reference,
             unless `normalize_mask` divides it by the mask's own mean.
@@ -40,10 +102,8 @@ def loss_per_sample(
     Returns:
         [B] float32.
     """
-    errors = (prediction.float() - target).square()
-    loss = errors.mean(dim=(1, 2, 3)) if mask is None else (errors * mask).mean(dim=(1, 2, 3))
+    found = errors(prediction, target, timesteps, snr, config)
+    loss = found.mean(dim=(1, 2, 3)) if mask is None else (found * mask).mean(dim=(1, 2, 3))
     if mask is not None and config.normalize_mask:
         loss = loss / mask.mean(dim=(1, 2, 3)).clamp(min=LEAST_MASK)
-    if config.min_snr_gamma:
-        loss = loss * min_snr_weight(snr, config.min_snr_gamma, prediction_type)
-    return loss
+    return loss * weight_of(snr, config, prediction_type)

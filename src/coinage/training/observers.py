@@ -173,7 +173,8 @@ class Previewer(Observer):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             path = self._folder / f"{self._name}_{when}_{index:02d}_{stamp}{seed}.png"
             try:
-                (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
+                with run.averaged():
+                    (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
                 save_image(path, image)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed, training goes on: %s", index, error)

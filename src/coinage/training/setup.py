@@ -18,11 +18,12 @@ from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent, Latents, Memory
 from coinage.data.sample import Sample
 from coinage.embedding_file import EmbeddingFile
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
+from coinage.optimizer_table import find_optimizer
 from coinage.seeding import generator_for, rng_for
-from coinage.training.optimizers import ADAMW_NAMES, choose_optimizer, make_schedule
+from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
 from coinage.training.step import Batch
 from coinage.training.word import install_word, read_vectors
 from coinage.words import Placeholder
@@ -93,9 +94,14 @@ class Run:
         """Low-precision computation where it is configured."""
         return torch.autocast(self.parts.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the rows hold what is saved and shown, where the optimizer trains at another point."""
+        return averaged(self.optimizer, self.parts.rows())
+
     def embedding(self) -> EmbeddingFile:
         """The word as it is now."""
-        rows = (row.detach().float().cpu().clone() for row in self.parts.rows())
+        with self.averaged():
+            rows = [row.detach().float().cpu().clone() for row in self.parts.rows()]
         vectors = dict(zip(self.family.embedding_keys, rows, strict=True))
         return EmbeddingFile(vectors, self.placeholder.token, self.step)
 
@@ -127,7 +133,7 @@ def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> 
     """Say so when the rows cannot travel far: AdamW moves a coordinate by about the learning rate a step."""
     norm = float(table.float().norm(dim=1).mean())
     reach = config.optim.learning_rate * steps * table.shape[1] ** 0.5 / norm
-    if config.optim.name.lower() in ADAMW_NAMES and reach < 0.3:
+    if find_optimizer(config.optim.name).path == "torch.optim.AdamW" and reach < 0.3:
         text = "--learning_rate %g: in %d steps the word can move by at most %.0f %% of its length, which teaches little\nhint: %s"
         log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
 
@@ -157,6 +163,20 @@ def checkpoint_gradients(parts: Components) -> None:
         module.train()  # checkpointing is skipped in eval mode; there is no dropout
 
 
+def loss_problems(config: TrainConfig, parts: Components) -> None:
+    """See that the loss goes with what the model predicts.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    predicts_v = parts.schedule.prediction_type == "v_prediction"
+    if config.loss.scale_v and not predicts_v:
+        what = "--scale_v_pred_loss_like_noise_pred is for models that predict v"
+        raise ConfigError([Problem(what, config.model.source, "leave it out, or pass --v_parameterization if the model does")])
+    if config.loss.v_like and predicts_v:
+        raise ConfigError([Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")])
+
+
 def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
     """Load the model and make everything ready for the first step.
 
@@ -176,6 +196,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
     total_steps, total_epochs = run_length(config.loop, config.optim.accumulation, batches)
     warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
+    loss_problems(config, parts)
     optimizer = make_optimizer(parts.rows())
     return Run(
         config=config,

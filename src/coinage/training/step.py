@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.loss import loss_per_sample
-from coinage.diffusion.noise import draw_noise, draw_timesteps
+from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
 from coinage.families.base import Components, ModelFamily
 
 
@@ -58,12 +58,15 @@ def forward(
     device, schedule = parts.device, parts.schedule
     mean, std = batch.moments.unbind(dim=1)
     posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
-    latents = ((mean + std * posterior) * parts.scaling_factor).to(device)
-    noise = draw_noise(tuple(mean.shape[1:]), noise_config, batch.generators).to(device)
+    latents = (mean + std * posterior) * parts.scaling_factor
+    noise = draw_noise(latents, noise_config, batch.generators)
     timesteps = (draw_timesteps(noise_config, batch.generators) if timesteps is None else timesteps).to(device)
+    seen = perturb(noise, noise_config, batch.generators).to(device)
+    latents, noise = latents.to(device), noise.to(device)
     cond = family.encode(parts, batch.captions, batch.sizes)
-    prediction = family.predict(parts, schedule.add_noise(latents, noise, timesteps), timesteps, cond)
+    prediction = family.predict(parts, schedule.add_noise(latents, seen, timesteps), timesteps, cond)
     target = schedule.target(latents, noise, timesteps)
     mask = None if batch.mask is None else batch.mask.to(device)
-    losses = loss_per_sample(prediction, target, schedule.snr(timesteps), loss_config, schedule.prediction_type, mask)
+    snr = schedule.snr(timesteps)
+    losses = loss_per_sample(prediction, target, timesteps, snr, loss_config, schedule.prediction_type, mask)
     return StepResult(losses * batch.weights.to(device), timesteps)

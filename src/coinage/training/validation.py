@@ -73,6 +73,7 @@ class Validator(Observer):
     def _measure(self, run: Run) -> None:
         if run.step in self.measured:
             return
-        self.measured[run.step] = validation_loss(run)
+        with run.averaged():
+            self.measured[run.step] = validation_loss(run)
         count = sum(sample.held_out for sample in run.samples)
         log.info("step %d: loss %.4f on %d held-out images", run.step, self.measured[run.step], count)

@@ -1,0 +1,55 @@
+"""What is to be said, once, about given flags that do not act, or act otherwise than asked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from coinage.cli.flags import BY_DEST
+
+Values = argparse.Namespace
+
+# Flag, when it lies idle, and why.
+IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
+    ("noise_offset_random_strength", lambda v: not v.noise_offset, "has no effect without --noise_offset"),
+    ("multires_noise_discount", lambda v: not v.multires_noise_iterations, "has no effect without --multires_noise_iterations"),
+    ("ip_noise_gamma_random_strength", lambda v: not v.ip_noise_gamma, "has no effect without --ip_noise_gamma"),
+    ("huber_schedule", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
+    ("huber_c", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
+    ("huber_scale", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
+    ("huber_scale", lambda v: v.huber_schedule == "snr", "has no effect with --huber_schedule snr, as the reference"),
+    ("lr_scheduler_power", lambda v: v.lr_scheduler != "polynomial", "is for --lr_scheduler polynomial"),
+    ("lr_scheduler_timescale", lambda v: v.lr_scheduler != "inverse_sqrt", "is for --lr_scheduler inverse_sqrt"),
+    ("lr_decay_steps", lambda v: v.lr_scheduler != "warmup_stable_decay", "is for --lr_scheduler warmup_stable_decay"),
+    (
+        "lr_scheduler_num_cycles",
+        lambda v: v.lr_scheduler not in ("cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
+        "is for --lr_scheduler cosine_with_restarts, cosine_with_min_lr and warmup_stable_decay",
+    ),
+    (
+        "lr_scheduler_min_lr_ratio",
+        lambda v: v.lr_scheduler not in ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
+        "is for --lr_scheduler cosine_with_min_lr and warmup_stable_decay",
+    ),
+    (
+        "sample_prompts",
+        lambda v: not (v.sample_at_first or v.sample_every_n_steps or v.sample_every_n_epochs),
+        "draws nothing: add --sample_every_n_steps N or --sample_every_n_epochs N",
+    ),
+)
+
+
+def notes(args: Values) -> list[str]:
+    """A line for each flag that does less than it says."""
+    values = vars(args)
+
+    def given(dest: str) -> bool:
+        return bool(values.get(dest, BY_DEST[dest].default) != BY_DEST[dest].default)
+
+    found = [f"{flag.name} {flag.note}" for flag in BY_DEST.values() if flag.note and given(flag.dest)]
+    found += [f"--{dest} {why}" for dest, idle, why in IDLE if given(dest) and idle(args)]
+    if args.save_model_as != "safetensors" and any(value for name, value in values.items() if name.startswith("metadata_")):
+        found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")
+    if args.log_with in ("wandb", "all"):
+        found.append(f"--log_with {args.log_with}: W&B has no effect yet")
+    return found
