@@ -10,8 +10,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from coinage.config import ModelConfig, WordConfig
 from coinage.demo.run import MODEL
+from coinage.families import FAMILIES, Components
+from coinage.training.word import install_word
 
+FAMILY_NAMES = ("sd1", "sd2", "sdxl")
 CONTEXT = {"sd1": 32, "sd2": 32, "sdxl": 32 + 64}
 VOCABULARY = 739
 
@@ -77,3 +81,10 @@ def original_tensors(family: str) -> dict[str, torch.Tensor]:
     spec.loader.exec_module(module)
     tensors: dict[str, torch.Tensor] = module.original_tensors(family, parts_of(family))
     return tensors
+
+
+def loaded(family: str, source: Path, models: Path, **more: Any) -> Components:
+    config = ModelConfig(source=str(source), family=family, tokenizer_cache=models / "tokenizers", **more)
+    parts = FAMILIES[family].load(config, torch.float32)
+    install_word(parts, WordConfig(token="zibu", num_vectors=2, init_word="circle"), FAMILIES[family].embedding_keys)
+    return parts

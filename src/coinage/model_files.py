@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickletools
 import re
+import socket
 import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, Problem
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+LONGEST_NAME = 300  # characters of a tensor's name
 MAX_HEADER = 100_000_000  # bytes; safetensors allows no more
 FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -72,25 +79,59 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
     return places
 
 
-def kind_of_file(path: Path) -> Kind | None:
-    """What a single file holds; None for a pickle, which is looked into when it is loaded.
+def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
+    """That a model is of another kind than the command is for, and which command is for it."""
+    if kind.family is None:
+        return Problem(f"this is {kind.why_not}", source, f"give a {FAMILY_NAMES[wanted]} model")
+    hints = {"sd1": "use train_textual_inversion.py without --v2", "sd2": "use train_textual_inversion.py with --v2"}
+    hint = hints.get(kind.family, "use sdxl_train_textual_inversion.py")
+    what = f"this is a {kind.name} model, and the command is for {FAMILY_NAMES[wanted]}"
+    return Problem(what, source, f"{hint}, or coinage train, which tells by itself")
+
+
+def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
+    """What a single file holds; None for a pickle that does not tell before it is loaded.
 
     Raises:
         CoinageError: neither a safetensors file nor a pickle, or a broken one.
     """
     if path.suffix.lower() == ".safetensors":
-        return kind_of_checkpoint(safetensors_shapes(path))
+        return kind_of_checkpoint(safetensors_shapes(path), own_vae=own_vae)
     with path.open("rb") as file:
         start = file.read(4)
     if start[:1] == b"<":
         raise CoinageError("this is a web page, not a model", str(path), "download the file itself, not its page")
     if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle
         raise CoinageError("no model file", str(path), "give a .safetensors or .ckpt file")
-    return None
+    names = pickled_names(path)
+    # Shapes are not told: whether the UNet has another number of input channels is seen when it is loaded.
+    return kind_of_checkpoint(dict.fromkeys(names, (0, 4)), own_vae=own_vae) if _has(dict.fromkeys(names, ()), UNET) else None
 
 
-def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
-    """What a single file in an original layout holds."""
+def pickled_names(path: Path) -> set[str]:
+    """All short texts in a pickle, names of tensors among them, read without running it; empty when it cannot be read."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                if archive.getinfo(member).file_size > MAX_HEADER:
+                    return set()
+                return _texts(io.BytesIO(archive.read(member)), 1)
+        with path.open("rb") as file:  # before 2020: a magic number, a version, the system, then the table, in one pickle each
+            return _texts(file, 4)
+    except (OSError, ValueError, StopIteration, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return set()
+
+
+def _texts(stream: IO[bytes], pickles: int) -> set[str]:
+    found: set[str] = set()
+    for _ in range(pickles):
+        found |= {arg for _, arg, _ in pickletools.genops(stream) if isinstance(arg, str) and len(arg) < LONGEST_NAME}
+    return found
+
+
+def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool = True) -> Kind:
+    """What a single file in an original layout holds; without `own_vae` it may lack a VAE."""
     channels = shapes.get(FIRST_CONV, (0, 4))[1]
     why_not = {
         "a LoRA, not a model": _has(shapes, "lora_") or any(".lora." in name for name in shapes),
@@ -98,7 +139,7 @@ def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
         "no Stable Diffusion model: it has no UNet": not _has(shapes, UNET),
         f"an inpainting or other special model: its UNet has {channels} input channels": channels != 4,
         "an SDXL refiner, which is not made for this": _has(shapes, "conditioner.") and not _has(shapes, "conditioner.embedders.1."),
-        "a model without VAE": not _has(shapes, VAE),
+        "a model without VAE: add --vae": own_vae and not _has(shapes, VAE),
     }
     families = {
         "sdxl": "conditioner.embedders.1.",
@@ -124,7 +165,7 @@ def kind_of_folder(folder: Path) -> Kind:
     channels = unet.get("in_channels", 4)
     if channels != 4:
         return Kind(None, f"an inpainting or other special model: its UNet has {channels} input channels")
-    if (folder / "text_encoder_2").is_dir():
+    if (folder / "text_encoder_2").is_dir() or unet.get("addition_embed_type") == "text_time":
         return Kind("sdxl") if (folder / "text_encoder").is_dir() else Kind(None, "an SDXL refiner, which is not made for this")
     text = read_config(folder / "text_encoder" / "config.json")
     # SD 2.x has OpenCLIP's encoder, which is told by its activation; the widths are for models with settings missing.
@@ -133,11 +174,21 @@ def kind_of_folder(folder: Path) -> Kind:
 
 
 def hub_folder(hub_id: str) -> Path | None:
-    """The folder of a hub id in the local cache; None when it is not there."""
-    from huggingface_hub import try_to_load_from_cache
+    """The folder of a hub id in the local cache, where the settings that tell its family are brought; None when out of reach."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id, "unet/config.json")
-    return Path(found).parents[1] if isinstance(found, str) else None
+    folder: Path | None = None
+    for part in ("unet", "text_encoder"):
+        found = try_to_load_from_cache(hub_id, f"{part}/config.json")
+        if not isinstance(found, str) and not constants.HF_HUB_OFFLINE:
+            try:
+                socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)  # fails at once without a network
+                found = hf_hub_download(hub_id, f"{part}/config.json")
+            except Exception:  # noqa: BLE001 - whatever the network raises means the same
+                found = None
+        if isinstance(found, str):
+            folder = Path(found).parents[1]
+    return folder if folder and (folder / "unet" / "config.json").is_file() else None
 
 
 def told_family(source: str) -> str | None:

@@ -7,7 +7,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from coinage.config import ModelConfig, PreviewConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.model_files import FAMILY_NAMES, HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder
+from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, wrong_kind
 from coinage.prompts import Prompt, read_prompts
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
@@ -46,7 +46,7 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
         ConfigError: all errors together.
     """
     found = findings or Findings()
-    found.errors += model_problems(config.model)
+    found.errors += model_problems(config.model) + vae_problems(config.model)
     tokenizer = None if found.errors else tokenizer_of(config.model.source, found, config.model.tokenizer_cache)
     known = tokenizer.get_vocab() if tokenizer else {}
     wrong = [problem for word in config.words for problem in word_problems(word, known, config.model.source)]
@@ -81,7 +81,8 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     """Whether the source holds a model of the family that is asked for, told from names, shapes and settings."""
     path, flag = Path(model.source), "--pretrained_model_name_or_path"
     if path.is_dir():
-        missing = [part for part in MODEL_PARTS if not (path / part).is_dir()]
+        needed = [part for part in MODEL_PARTS if part != "vae" or model.vae is None]
+        missing = [part for part in needed if not (path / part).is_dir()]
         if missing:
             what = f"{flag}: no diffusers model: {', '.join(missing)} missing"
             return [Problem(what, model.source, "give the folder with model_index.json")]
@@ -93,7 +94,7 @@ def model_problems(model: ModelConfig) -> list[Problem]:
         if problems or not path.is_dir():
             return problems
     try:
-        kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path)
+        kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path, own_vae=model.vae is None)
     except CoinageError as error:
         return [Problem(f"{flag}: {problem.what}", problem.where, problem.hint) for problem in error.problems]
     except OSError as error:
@@ -101,15 +102,19 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     return _kind_problems(kind, model, flag)
 
 
+def vae_problems(model: ModelConfig) -> list[Problem]:
+    """Whether what `--vae` names can be there."""
+    path = Path(model.vae or ".")
+    if path.exists() or (HUB_ID.fullmatch(model.vae or "") and path.suffix not in FILE_SUFFIXES):
+        return []
+    return [Problem("--vae: not found", model.vae or "", "check the path; a hub id looks like owner/name")]
+
+
 def _kind_problems(kind: Kind | None, model: ModelConfig, flag: str) -> list[Problem]:
     if kind is None or kind.family == model.family:
         return []
-    if kind.family is None:
-        return [Problem(f"{flag}: this is {kind.why_not}", model.source, f"give a {FAMILY_NAMES[model.family]} model")]
-    hints = {"sd1": "use train_textual_inversion.py without --v2", "sd2": "use train_textual_inversion.py with --v2"}
-    hint = hints.get(kind.family, "use sdxl_train_textual_inversion.py")
-    what = f"{flag}: this is a {kind.name} model, and the command is for {FAMILY_NAMES[model.family]}"
-    return [Problem(what, model.source, f"{hint}, or coinage train, which tells by itself")]
+    problem = wrong_kind(kind, model.family, model.source)
+    return [replace(problem, what=f"{flag}: {problem.what}")]
 
 
 def _hub_problems(source: str, flag: str) -> list[Problem]:

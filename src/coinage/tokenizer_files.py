@@ -35,7 +35,7 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
     folder = Path(model)
     if folder.is_dir():
         for candidate in (folder / name, folder / "tokenizer"):
-            if candidate.is_dir():
+            if _holds_vocabulary(candidate):
                 return candidate
     if not folder.exists():
         found = _from_hub(model, name, download=True)
@@ -51,13 +51,18 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
     return found
 
 
+def _holds_vocabulary(folder: Path) -> bool:
+    both = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    return both or (folder / "tokenizer.json").is_file()
+
+
 def _in_cache(cache: Path | None, name: str) -> Path | None:
     """A tokenizer in `--tokenizer_cache_dir`, named as the reference names it, or any."""
     if cache is None:
         return None
     named = [cache / hub_id.replace("/", "_") for hub_id, _ in HUB[name]]
     for folder in (*named, cache, *sorted(p for p in cache.glob("*") if p.is_dir())):
-        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        if _holds_vocabulary(folder):
             return folder
     return None
 

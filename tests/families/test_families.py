@@ -18,48 +18,20 @@ from transformers import CLIPTokenizer
 
 from coinage.cli.build import build
 from coinage.cli.parse import parse
-from coinage.config import ModelConfig, WordConfig
-from coinage.demo.run import MODEL
+from coinage.config import ModelConfig
 from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.families import FAMILIES, Components
 from coinage.generate import draw, make_scheduler
 from coinage.preflight import check
 from coinage.prompts import Prompt
-from coinage.training.word import install_word
 from tests.cli.test_bad_input import ROOT, run
 from tests.helpers import flags, trained
-from tests.models import original_tensors, parts_of, write_folder
+from tests.models import FAMILY_NAMES as NAMES
+from tests.models import loaded, original_tensors, parts_of, write_folder
 
-NAMES = ("sd1", "sd2", "sdxl")
 SIZES = torch.tensor([[64, 64, 0, 3, 64, 64]] * 2)
 CAPTIONS = ["a red zibu on a blue background", "zibu"]
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny models: `sd1/` and `sd1.safetensors`, and so on; settings for the files in `configs/`."""
-    root = tmp_path_factory.mktemp("models")
-    for name in NAMES:
-        write_folder(root / name, name)
-        write_folder(root / "configs" / name, name)
-        save_file(original_tensors(name), root / f"{name}.safetensors")
-        torch.save({"state_dict": original_tensors(name), "epoch": 3}, root / f"{name}.ckpt")
-    shutil.copytree(MODEL / "tokenizer", root / "tokenizers" / "any")
-    return root
-
-
-@pytest.fixture
-def small_configs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Single files are read with the tiny models' settings instead of the released models'."""
-    monkeypatch.setattr("coinage.families.loading.CONFIGS", models / "configs")
-
-
-def loaded(family: str, source: Path, models: Path, **more: Any) -> Components:
-    config = ModelConfig(source=str(source), family=family, tokenizer_cache=models / "tokenizers", **more)
-    parts = FAMILIES[family].load(config, torch.float32)
-    install_word(parts, WordConfig(token="zibu", num_vectors=2, init_word="circle"), FAMILIES[family].embedding_keys)
-    return parts
 
 
 @torch.no_grad()

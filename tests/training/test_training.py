@@ -327,8 +327,11 @@ def test_another_vae(moon_dataset: Path, tmp_path: Path) -> None:
     for folder in ("root", "nested"):
         run = prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / folder}", "--mixed_precision=bf16", "--no_half_vae")
         assert run.parts.vae.dtype == torch.float32
-    with pytest.raises(CoinageError, match="--vae: cannot load a VAE"):
+    with pytest.raises(ConfigError, match="--vae: not found"):
         prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / 'none'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CoinageError, match="--vae: cannot load a VAE"):
+        prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / 'empty'}")
 
 
 def test_scheduler_settings_that_are_not_supported(moon_dataset: Path, tmp_path: Path) -> None:

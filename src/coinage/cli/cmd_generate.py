@@ -10,9 +10,9 @@ from pathlib import Path
 
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
-from coinage.errors import ConfigError, Findings
+from coinage.errors import ConfigError, Findings, Problem
 from coinage.model_files import told_family
-from coinage.preflight import model_problems, output_problems, vocabulary_problems
+from coinage.preflight import model_problems, output_problems, vae_problems, vocabulary_problems
 from coinage.progress import counted
 from coinage.prompts import SAMPLER_NAMES, Prompt
 from coinage.words import pieces_of
@@ -97,7 +97,7 @@ def generate_command(argv: Sequence[str]) -> None:
 
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     """See that model, files, numbers and folder can be used, before anything is loaded."""
-    findings = Findings(errors=model_problems(model))
+    findings = Findings(errors=model_problems(model) + vae_problems(model))
     for _, file in args.embedding:
         if not file.is_file():
             findings.error("--embedding: file not found", str(file))
@@ -135,6 +135,11 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     parts = family.load(model, dtype)
     known = parts.tokenizers[0].get_vocab()
     problems = [p for word, file in words for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)]
+    names = [piece for word, file in words for piece in pieces_of(word, file.num_vectors)]
+    problems += [
+        Problem(f"--embedding: two files give the word {name}", hint="rename one: NAME=FILE")
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1)
+    ]
     if problems:
         raise ConfigError(problems)
     install_embeddings(parts, family.embedding_keys, words)

@@ -39,7 +39,7 @@ def rows_and_weights(words: WordEncoder, captions: Sequence[str], chunks: int, *
     """Ids [B * chunks, 77] of B captions, and the weight of each, where `(word:1.3)` is read as a weight."""
     if not weighted:
         return torch.tensor([row for caption in captions for row in words.rows(caption, chunks)]), None
-    pairs = [words.weighted_rows(parse_weights(caption), chunks) for caption in captions]
+    pairs = [words.weighted_rows(parse_weights(caption, words.names), chunks) for caption in captions]
     return torch.tensor([row for rows, _ in pairs for row in rows]), torch.tensor([row for _, rows in pairs for row in rows])
 
 
@@ -50,7 +50,8 @@ def weigh(hidden: Tensor, weights: Tensor | None, chunks: int, *, keep_mean: boo
     scaled = hidden * join_chunks(weights.to(hidden).unsqueeze(-1), chunks)
     if not keep_mean:
         return scaled
-    return scaled * (hidden.mean(dim=(1, 2), keepdim=True) / scaled.mean(dim=(1, 2), keepdim=True))
+    mean, now = (states.float().mean(dim=(1, 2), keepdim=True) for states in (hidden, scaled))  # in half precision it may round to 0
+    return (scaled * (mean / now)).to(hidden.dtype)
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:

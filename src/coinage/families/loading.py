@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from coinage.config import ModelConfig
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.errors import CoinageError
 from coinage.families.base import Components
-from coinage.model_files import FAMILY_NAMES, UNET, VAE, kind_of_checkpoint, read_config, safetensors_places
+from coinage.model_files import UNET, VAE, kind_of_checkpoint, read_config, safetensors_places, wrong_kind
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, Tokenizer
 
@@ -27,6 +28,8 @@ log = logging.getLogger("coinage")
 CONFIGS = Path(__file__).parent / "configs"  # settings of the released models, for single files
 CHILDREN = ("embeddings.", "encoder.", "final_layer_norm.")
 SD1_TEXT = "cond_stage_model.transformer."
+PROJECTION = "conditioner.embedders.1.model.text_projection"
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,18 @@ class Source:
 
         if model.vae is None:
             return self._module(AutoencoderKL, "vae", dtype)
+        own = CONFIGS / model.family
         if Path(model.vae).is_file():
             return _vae_file(model.vae, self.configs, dtype)
-        for more in ({}, {"subfolder": "vae"}):
+        for place in ("", "vae"):
             try:
-                return AutoencoderKL.from_pretrained(model.vae, torch_dtype=dtype, **more)
+                vae: AutoencoderKL = _pretrained(AutoencoderKL, model.vae, place, torch_dtype=dtype)
             except (OSError, ValueError) as error:
                 reason = error
+                continue
+            if "scaling_factor" not in AutoencoderKL.load_config(model.vae, subfolder=place):  # diffusers takes that of SD 1.x
+                vae.register_to_config(scaling_factor=read_config(own / "vae" / "config.json")["scaling_factor"])
+            return vae
         hint = "give a VAE file, or a diffusers folder or hub id with a VAE at its root or in vae/"
         raise CoinageError("--vae: cannot load a VAE", model.vae, hint) from reason
 
@@ -75,7 +83,7 @@ class Source:
 
         cls = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
         if self.tensors is None:
-            return cls.from_pretrained(self.path, subfolder=name, dtype=dtype)
+            return _pretrained(cls, self.path, name, dtype=dtype)
         from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 
         tensors = dict(self.tensors)
@@ -85,7 +93,7 @@ class Source:
 
     def _module(self, cls: Any, name: str, dtype: torch.dtype) -> Any:
         if self.tensors is None:
-            return cls.from_pretrained(self.path, subfolder=name, torch_dtype=dtype)
+            return _pretrained(cls, self.path, name, torch_dtype=dtype)
         tensors = dict(self.tensors)
         return cls.from_single_file(tensors, config=self.configs, subfolder=name, torch_dtype=dtype, local_files_only=True)
 
@@ -112,6 +120,60 @@ class Source:
         return config | ({"rescale_betas_zero_snr": True} if model.zero_terminal_snr else {})
 
 
+def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
+    """A part of a diffusers folder or hub id; its fp16 variant where that alone is there, first where fp16 is wanted.
+
+    Raises:
+        CoinageError: weights are missing from the file.
+        OSError: it is not there.
+    """
+    variants = ("fp16", None) if torch.float16 in more.values() else (None, "fp16")
+    reason: OSError | ValueError | None = None
+    for variant in variants:
+        try:
+            part, info = cls.from_pretrained(path, subfolder=folder, variant=variant, output_loading_info=True, **more)
+        except (OSError, ValueError) as error:
+            reason = error if variant is None or reason is None else reason
+            continue
+        missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
+        if missing:
+            what = f"{len(missing)} weights are missing from {folder or 'the VAE'}, such as {min(missing)}"
+            raise CoinageError(what, path, "download the model again")
+        return part
+    raise reason or OSError(f"nothing to load in {folder}")
+
+
+@contextmanager
+def telling(what: str, path: str) -> Iterator[None]:
+    """Tell whatever the libraries raise on broken files as one clear error.
+
+    Raises:
+        CoinageError: in place of any other exception.
+    """
+    try:
+        yield
+    except CoinageError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, NotImplementedError):  # diffusers on what a file left empty
+            reason = "weights are missing from the file"
+        raise CoinageError(f"cannot load the model's {what}: {reason}", path, "see that the files are whole and belong together") from error
+
+
+def _whole(module: Any, what: str, path: str) -> Any:
+    """The module, all of whose weights were in the file.
+
+    Raises:
+        CoinageError: they were not.
+    """
+    missing = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if missing:
+        text = f"{len(missing)} weights of the {what} are missing from the file, such as {missing[0]}"
+        raise CoinageError(text, path, "download the model again")
+    return module
+
+
 def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
     """A model's source. A file's tensors are mapped, or brought to their dtype one by one; a pickle runs nothing.
 
@@ -123,10 +185,10 @@ def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
         return Source(path, None, path)
     wanted = {UNET: dtype, VAE: torch.float32 if model.full_precision_vae else dtype}
     tensors = read_tensors(file, wanted, mapped=model.map_weights)
-    kind = kind_of_checkpoint({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    kind = kind_of_checkpoint({name: tuple(tensor.shape) for name, tensor in tensors.items()}, own_vae=model.vae is None)
     if kind.family != family:
-        what = kind.why_not or f"a {kind.name} model, and the command is for {FAMILY_NAMES[family]}"
-        raise CoinageError(f"this is {what}", path, "coinage train tells the family by itself")
+        problem = wrong_kind(kind, family, path)
+        raise CoinageError(problem.what, path, problem.hint)
     return Source(path, tensors, str(CONFIGS / family))
 
 
@@ -160,6 +222,9 @@ def read_tensors(path: Path, wanted: Mapping[str, torch.dtype] | None = None, *,
     if not isinstance(content, Mapping):
         raise CoinageError("cannot read the model: the file holds no table of tensors", str(path), "use a .safetensors file")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    projection = tensors.pop(f"{PROJECTION}.weight", None)  # spelt so, it is stored as a linear layer's
+    if projection is not None:
+        tensors[PROJECTION] = projection.T.contiguous()
     return {_renamed(name): value for name, value in tensors.items() if not name.endswith("position_ids")}
 
 
@@ -185,6 +250,12 @@ def _renamed(name: str) -> str:
     return f"{SD1_TEXT}text_model.{rest}" if rest != name and rest.startswith(CHILDREN) else name
 
 
+def _new_attention(name: str) -> str:
+    """The name of a diffusers VAE's attention weight as it is today."""
+    start, _, layer = name.rpartition(".")[0].rpartition(".")
+    return name.replace(layer, OLD_ATTENTION[layer]) if layer in OLD_ATTENTION and "attentions" in start else name
+
+
 def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
     """A VAE file, in the original layout (with or without its prefix, alone or within a model) or in diffusers'."""
     from diffusers import AutoencoderKL
@@ -192,10 +263,12 @@ def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
     tensors = read_tensors(Path(path))
     if any(name.startswith(VAE) for name in tensors):
         tensors = {name: value for name, value in tensors.items() if name.startswith(VAE)}
+    tensors = {_new_attention(name): value for name, value in tensors.items()}
     if not any(name.removeprefix(VAE).startswith("decoder.conv_in") for name in tensors):
         raise CoinageError("--vae: the file holds no VAE", path, "give a VAE file, a diffusers folder or a hub id")
+    settings: dict[str, Any] = {"config": configs, "subfolder": "vae", "torch_dtype": dtype, "local_files_only": True}
     try:
-        return AutoencoderKL.from_single_file(tensors, config=configs, subfolder="vae", torch_dtype=dtype, local_files_only=True)
+        return cast("AutoencoderKL", AutoencoderKL.from_single_file(tensors, **settings))
     except (ValueError, RuntimeError, KeyError) as error:
         raise CoinageError(f"--vae: the VAE does not fit the model: {error}", path) from error
 
@@ -225,21 +298,35 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: S
     Raises:
         CoinageError: the file cannot be read, or its settings are not supported.
     """
+    path = model.source
     source = open_source(model, family, dtype)
     config = source.scheduler_config(model)
     schedule = make_schedule(model, config)
     suffixes = ("", "_2")[: len(open_clip)]
-    tokenizers = tuple(_tokenizer(model, f"tokenizer{suffix}") for suffix in suffixes)
+    with telling("tokenizer", path):
+        tokenizers = tuple(_tokenizer(model, f"tokenizer{suffix}") for suffix in suffixes)
+    with telling("text encoder", path):
+        names = [f"text_encoder{suffix}" for suffix in suffixes]
+        text_encoders = tuple(_whole(source.text_encoder(name, torch.float32), name, path) for name in names)
+    for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
+        if len(tokenizer) > encoder.config.vocab_size:
+            what = f"the tokenizer has {len(tokenizer)} entries and the text encoder {encoder.config.vocab_size}"
+            raise CoinageError(f"{what}: they do not belong together", path, "give the model's own tokenizer")
+    with telling("VAE", path):
+        vae = _whole(source.vae(model, torch.float32 if model.full_precision_vae else dtype), "VAE", model.vae or path)
+    with telling("UNet", path):
+        denoiser = _whole(source.unet(dtype), "UNet", path)
     return Components(
         tokenizers=tokenizers,
-        text_encoders=tuple(source.text_encoder(f"text_encoder{suffix}", torch.float32) for suffix in suffixes),
-        vae=source.vae(model, torch.float32 if model.full_precision_vae else dtype),
-        denoiser=source.unet(dtype),
+        text_encoders=text_encoders,
+        vae=vae,
+        denoiser=denoiser,
         schedule=schedule,
         scheduler_config={**config, "prediction_type": schedule.prediction_type},
         clip_skip=model.clip_skip,
         chunks=model.max_token_length // CHUNK,
-        pad_ids=tuple(_open_clip_pad(t) if is_open else t.pad_token_id for t, is_open in zip(tokenizers, open_clip, strict=True)),
+        # Whatever the tokenizer's files say: those of another model may stand in, with the same vocabulary.
+        pad_ids=tuple(_open_clip_pad(t) if is_open else t.eos_token_id for t, is_open in zip(tokenizers, open_clip, strict=True)),
     ).frozen()
 
 

@@ -18,7 +18,7 @@ from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent, Latents, Memory
 from coinage.data.sample import Sample
 from coinage.embedding_file import EmbeddingFile
-from coinage.errors import CoinageError, ConfigError, Problem
+from coinage.errors import ConfigError, Problem
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.optimizer_table import find_optimizer
@@ -138,20 +138,6 @@ def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> 
         log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
 
 
-def load(config: TrainConfig, dtype: torch.dtype) -> tuple[ModelFamily, Components]:
-    """The model's family and its frozen parts.
-
-    Raises:
-        CoinageError: the model cannot be loaded.
-    """
-    family = FAMILIES[config.model.family]
-    try:
-        return family, family.load(config.model, dtype)
-    except OSError as error:
-        first = str(error).strip().splitlines()[0]
-        raise CoinageError(f"cannot load the model: {first}", config.model.source, "give a diffusers folder or a single file") from error
-
-
 def checkpoint_gradients(parts: Components) -> None:
     """Have UNet and text encoders compute activations twice instead of keeping them."""
     parts.denoiser.enable_gradient_checkpointing()
@@ -187,7 +173,8 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
     read_vectors(config.words[0])  # nor may a wrong file
     dtype = working_dtype(config.model.precision, device)
-    family, parts = load(config, dtype)
+    family = FAMILIES[config.model.family]
+    parts = family.load(config.model, dtype)
     placeholder = install_word(parts, config.words[0], family.embedding_keys)
     for module in parts.modules():
         module.to(device)
