@@ -1,5 +1,7 @@
 """Pictures: ours, diffusers' own, and prompt files."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from coinage.demo.run import MODEL
 from coinage.errors import ConfigError
 from coinage.generate import SAMPLERS, draw, make_scheduler
 from coinage.prompts import SAMPLER_NAMES, Prompt, parse_prompt_line, parse_weights, read_prompts
+from coinage.training.setup import Run
+from coinage.training.step import Batch
 from tests.helpers import prepared, trained
 
 # Wording of a library notice about image processors that no test here needs.
@@ -74,6 +78,18 @@ def test_prompt_lines() -> None:
     assert parse_prompt_line("a cat--w 512").text == "a cat--w 512"
     assert parse_prompt_line("s 10 cats") == Prompt(text="s 10 cats")
     assert parse_prompt_line("a --W 70 --H 3").width == 64
+    assert parse_prompt_line("a --l .5").scale == 0.5
+    assert parse_prompt_line("a --w\t128").width == 128
+
+
+def test_options_that_are_not_used_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    for option in ("--steps 20", "--l 7,5", "--w 512.5", "--w512", "--d 99999999999999999999999"):
+        caplog.clear()
+        assert parse_prompt_line(f"a {option}") == Prompt(text="a")
+        assert f"a prompt's option is not used: {option}" in caplog.text.replace("--w512 ", "--w512")
+    caplog.clear()
+    parse_prompt_line("a --g 3 --cn image.png --fs 1")
+    assert not caplog.text, "options of other models, as the reference"
     assert set(SAMPLER_NAMES) == {*SAMPLERS, *(f"k_{name}" for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a"))}
 
 
@@ -160,3 +176,66 @@ def test_long_prompts_are_read_in_parts(moon_dataset: Path, tmp_path: Path) -> N
     images = list(draw(run.family, run.parts, [Prompt(text=t, width=64, height=64, seed=1, steps=2) for t in texts]))
     assert not np.array_equal(images[1], images[2]), "a word beyond 75 tokens counts"
     assert run.parts.chunks == 1
+
+
+def test_a_prompts_picture_does_not_depend_on_its_neighbours_length(moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    short = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)
+    long = Prompt(text="a red circle " * 40, width=64, height=64, seed=4, steps=2)
+    (alone,) = draw(run.family, run.parts, [short])
+    beside, _, again = draw(run.family, run.parts, [short, long, short], 3)
+    assert np.array_equal(alone, beside)
+    assert np.array_equal(alone, again)
+
+
+def test_brackets_take_no_room(moon_dataset: Path, tmp_path: Path) -> None:
+    """A weight of 1 changes nothing, in a prompt that its brackets would make too long."""
+    run = prepared(moon_dataset, tmp_path)
+    text = " ".join(["red"] * 73)
+    plain, weighed = (
+        draw(run.family, run.parts, [Prompt(text=t, width=64, height=64, seed=3, steps=2)])
+        for t in (text, text.replace("red", "(red:1.0)", 1))
+    )
+    assert np.array_equal(next(plain), next(weighed))
+
+
+def test_what_is_too_long_is_told(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    list(draw(run.family, run.parts, [Prompt(text="red " * 226, width=64, height=64, seed=3, steps=1)]))
+    assert caplog.text.count("a prompt is longer than 225 tokens") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a [v] cat", [("a [v] cat", 1)]),
+        ("([v]:1.5) cat", [("[v]", 1.5), (" cat", 1)]),
+        ("[[v]]", [("[v]", 1 / 1.1)]),
+        ("w(1) (b)", [("w(1) ", 1), ("b", 1.1)]),
+    ],
+)
+def test_brackets_of_a_word_are_its_own(text: str, parts: list[tuple[str, float]]) -> None:
+    assert parse_weights(text, ["w(1)", "[v]", "plain"]) == [(word, pytest.approx(weight)) for word, weight in parts]
+
+
+def test_prompts_are_read_again_when_their_file_has_changed(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("zibu --w 64 --h 64 --s 1 --d 1\n")
+
+    def change(run: Run) -> None:
+        updates = run.updates
+
+        def updates_and_edit(epoch: int) -> Iterator[list[Batch]]:
+            for number, group in enumerate(updates(epoch)):
+                if number == 1:
+                    file.write_text("zibu --w 64 --h 64 --s 1 --d 2\n")
+                    os.utime(file, ns=(1, 1))
+                if number == 2:
+                    file.write_text("# nothing\n")
+                yield group
+
+        monkeypatch.setattr(Run, "updates", lambda _run, epoch: updates_and_edit(epoch))
+
+    trained(moon_dataset, tmp_path / "out", f"--sample_prompts={file}", "--sample_every_n_steps=1", change=change)
+    seeds = sorted(p.stem.split("_")[-1] for p in (tmp_path / "out" / "sample").iterdir())
+    assert seeds == ["1", "2", "2"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coinage.embedding_file import EmbeddingFile
-from coinage.errors import EmbeddingFileError
+from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.families.base import Components, ModelFamily
-from coinage.prompts import Prompt
+from coinage.prompts import Prompt, parse_weights
 from coinage.tokens import table_of
-from coinage.words import placeholders_for
+from coinage.words import CHUNK, placeholders_for
 
+log = logging.getLogger("coinage")
 RESCALE = 0.7  # of guidance on a schedule that ends in pure noise, which overexposes else (Lin et al. 2023, section 3.4)
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
@@ -89,12 +93,51 @@ def draw(
     batch must agree in everything but text, negative and seed. Global randomness is left untouched.
     The VAE works in its own precision, outside of `autocast`.
     """
-    for start in range(0, len(prompts), batch_size):
+    for chunks, batch in _alike(parts, prompts, batch_size):
         with autocast or nullcontext():
-            latents = _sample(family, parts, prompts[start : start + batch_size])
-        pixels = parts.vae.decode(latents.to(parts.vae.dtype) / parts.scaling_factor, return_dict=False)[0].float()
-        images = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+            latents = _sample(family, replace(parts, chunks=chunks), batch)
+        images = (_decode(parts, latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         yield from (images * 255).round().astype(np.uint8)
+
+
+def _decode(parts: Components, latents: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] float32 around -1..1; in float32 where the VAE overflows, as SDXL's own does in fp16.
+
+    Raises:
+        CoinageError: not finite even so.
+    """
+    vae, dtype = parts.vae, parts.vae.dtype
+
+    def decode(dtype: torch.dtype) -> Tensor:
+        pixels: Tensor = vae.decode(latents.to(dtype) / parts.scaling_factor, return_dict=False)[0]
+        return pixels.float()
+
+    pixels = decode(dtype)
+    if not torch.isfinite(pixels).all() and dtype != torch.float32:
+        vae.to(torch.float32)
+        try:
+            pixels = decode(torch.float32)
+        finally:
+            vae.to(dtype)
+    if not torch.isfinite(pixels).all():
+        raise CoinageError("the picture is not finite", hint="try --precision no, or another VAE")
+    return pixels
+
+
+def _chunks(parts: Components, prompt: Prompt) -> int:
+    """Chunks of 75 tokens that a prompt takes, the negative one included."""
+    texts = (prompt.text, prompt.negative)
+    longest = max(words.chunks_of(parse_weights(text, words.names)) for words in parts.word_encoders for text in texts)
+    if longest > MOST_CHUNKS:
+        log.warning("a prompt is longer than %d tokens; the rest is cut: %s", MOST_CHUNKS * CHUNK, prompt.text)
+    return min(max(longest, parts.chunks), MOST_CHUNKS)
+
+
+def _alike(parts: Components, prompts: Sequence[Prompt], most: int) -> Iterator[tuple[int, Sequence[Prompt]]]:
+    """Runs of at most `most` prompts that take equally many chunks, and how many."""
+    for chunks, group in groupby(prompts, key=partial(_chunks, parts)):
+        rest = list(group)
+        yield from ((chunks, rest[i : i + most]) for i in range(0, len(rest), most))
 
 
 def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> Tensor:
@@ -103,11 +146,8 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
     width, height = first.width or family.default_size, first.height or family.default_size
     sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
-    texts = [text for p in prompts for text in (p.text, p.negative)]
-    longest = max(len(words.parts(words.ids(text))) for words in parts.word_encoders for text in texts)
-    long = replace(parts, chunks=min(max(longest, parts.chunks), MOST_CHUNKS))
-    cond = family.encode(long, [p.text for p in prompts], sizes, weighted=True)
-    blank = family.encode(long, [p.negative for p in prompts], sizes, weighted=True)
+    cond = family.encode(parts, [p.text for p in prompts], sizes, weighted=True)
+    blank = family.encode(parts, [p.negative for p in prompts], sizes, weighted=True)
     seeds = [secrets.randbits(32) if p.seed is None else p.seed for p in prompts]
     dtype = parts.denoiser.dtype
     pooled: dict[str, Tensor] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from coinage.errors import ConfigError, Problem, did_you_mean
 
+log = logging.getLogger("coinage")
+MOST_SEED = 2**63
 SAMPLER_NAMES = (
     "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++",
     "dpmsingle", "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
@@ -37,13 +40,13 @@ def parse_prompt_line(line: str, defaults: Prompt | None = None) -> Prompt:
     """A line of a prompt file: the prompt, then options such as `--n bad --w 512 --d 42`.
 
     Unlike the reference, the prompt itself is never read as an option. Unknown options and values
-    that do not fit are left at their defaults.
+    that do not fit are told and left at their defaults.
     """
     head, *options = re.split(r"\s+--(?=\w)", line.strip())
     prompt = replace(defaults or Prompt(text=""), text=head.strip())
     for option in options:
-        name, _, value = option.partition(" ")
-        prompt = _with_option(prompt, name.lower(), value.strip())
+        name, *value = option.split(maxsplit=1)
+        prompt = _with_option(prompt, name.lower(), "".join(value).strip())
     return prompt
 
 
@@ -55,25 +58,32 @@ def _with_option(prompt: Prompt, name: str, value: str) -> Prompt:
         changes = {"sampler": value.lower()}
     elif name in ("w", "h") and value.isdecimal():
         changes = {{"w": "width", "h": "height"}[name]: max(64, int(value) // 8 * 8)}
-    elif name == "d" and value.isdecimal():
+    elif name == "d" and value.isdecimal() and int(value) < MOST_SEED:
         changes = {"seed": int(value)}
     elif name == "s" and value.isdecimal():
         changes = {"steps": min(max(int(value), 1), 1000)}
-    elif name == "l" and re.fullmatch(r"-?\d+(\.\d*)?", value):
+    elif name == "l" and re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", value):
         changes = {"scale": float(value)}
+    elif name not in ("g", "cn", "ctr", "rcfg", "fs"):  # those are for other models
+        log.warning("a prompt's option is not used: --%s %s", name, value)
     return replace(prompt, **changes)
 
 
 CLOSES = {"(": 1.1, "[": 1 / 1.1}  # what a bracket without a number weighs
+WEIGHT_SIGNS = re.compile(r"[()\[\]\\:]")
+FREE = 0xE000  # first character that Unicode leaves to private use
 WEIGHT = re.compile(r"\\.|[()\[\]]|:\s*([+-]?\d*\.?\d+)\s*\)|[^\\()\[\]:]+|:")
 
 
-def parse_weights(text: str) -> list[tuple[str, float]]:
+def parse_weights(text: str, words: Sequence[str] = ()) -> list[tuple[str, float]]:
     """A prompt's parts with their weights, as AUTOMATIC1111 writes them.
 
     `(x)` is 1.1, `[x]` is 1/1.1, `(x:1.3)` is 1.3, nesting multiplies, and a backslash makes the next sign plain.
-    What is not closed counts to the end.
+    What is not closed counts to the end. Brackets that belong to one of `words` (longest first) are plain.
     """
+    kept = {chr(FREE + i): word for i, word in enumerate(word for word in words if WEIGHT_SIGNS.search(word))}
+    for sign, word in kept.items():
+        text = text.replace(word, sign)
     parts: list[tuple[str, float]] = []
     opened: list[tuple[str, int]] = []  # kind of bracket, and the first part inside
 
@@ -96,7 +106,8 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
             parts.append((sign[1] if sign[0] == "\\" else sign, 1.0))
     while opened:
         close(opened[-1][0], CLOSES[opened[-1][0]])
-    return [("".join(word for word, _ in group), weight) for weight, group in groupby(parts, key=lambda part: part[1])]
+    found = [("".join(word for word, _ in group), weight) for weight, group in groupby(parts, key=lambda part: part[1])]
+    return [("".join(kept.get(sign, sign) for sign in part), weight) for part, weight in found]
 
 
 FIELDS = {
@@ -111,6 +122,8 @@ def _from_table(table: Mapping[str, Any], defaults: Prompt, where: str, problems
     changes: dict[str, Any] = {}
     for key, value in table.items():
         field = FIELDS.get(key)
+        if value is None:
+            continue
         wanted: tuple[type, ...] = (str,) if field in ("text", "negative", "sampler") else (int, float) if field == "scale" else (int,)
         if field is None and key not in OTHER_MODELS:
             problems.append(Problem(f"unknown key `{key}`", where, did_you_mean(key, list(FIELDS))))
@@ -118,6 +131,8 @@ def _from_table(table: Mapping[str, Any], defaults: Prompt, where: str, problems
             problems.append(Problem(f"`{key} = {value!r}` is not {'a text' if str in wanted else 'a number'}", where))
         elif field:
             changes[field] = value
+    if not 0 <= changes.get("seed", 0) < MOST_SEED:
+        problems.append(Problem(f"`seed = {changes['seed']}` is out of range", where, "use 0 to 2^63 - 1"))
     for side in ("width", "height"):
         if side in changes:
             changes[side] = max(64, changes[side] // 8 * 8)
@@ -171,6 +186,8 @@ def read_prompts(path: Path, sampler: str) -> list[Prompt]:
         found = [(f"{path}, line {number}", parse_prompt_line(line, defaults)) for number, line in kept]
     else:
         raise ConfigError([Problem(f"--sample_prompts: {path.name} is not a .txt, .toml or .json file", str(path))])
+    if not found:
+        problems.append(Problem("--sample_prompts: the file holds no prompt", str(path)))
     for where, prompt in found:
         if prompt.sampler not in SAMPLER_NAMES:
             hint = did_you_mean(prompt.sampler, SAMPLER_NAMES) or f"one of {', '.join(SAMPLER_NAMES)}"

@@ -124,6 +124,15 @@ class WordEncoder:
             at += size
         return parts
 
+    @property
+    def names(self) -> list[str]:
+        """What is matched, longest first."""
+        return sorted(self._table, key=len, reverse=True)
+
+    def chunks_of(self, pieces: Sequence[tuple[str, float]]) -> int:
+        """Rows that a text in pieces takes when nothing is cut."""
+        return len(self.parts([i for text, _ in pieces for i in self.ids(text)]))
+
     def rows(self, text: str, chunks: int = 1) -> list[list[int]]:
         """`chunks` rows of 77 ids: start, up to 75 of the text, end, padding. What is left of the text is cut."""
         return self._padded(self.parts(self.ids(text)), chunks)

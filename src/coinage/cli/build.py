@@ -241,11 +241,15 @@ def _save(args: argparse.Namespace) -> SaveConfig:
     )
 
 
+def _positive(interval: int | None) -> int | None:
+    return interval if interval and interval > 0 else None
+
+
 def _preview(args: argparse.Namespace) -> PreviewConfig:
     return PreviewConfig(
         prompts=Path(args.sample_prompts) if args.sample_prompts else None,
-        every_n_steps=args.sample_every_n_steps or None,
-        every_n_epochs=args.sample_every_n_epochs or None,
+        every_n_steps=_positive(args.sample_every_n_steps),
+        every_n_epochs=_positive(args.sample_every_n_epochs),
         at_first=args.sample_at_first,
         sampler=args.sample_sampler,
     )

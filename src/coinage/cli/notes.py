@@ -31,6 +31,9 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
         lambda v: v.lr_scheduler not in ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
         "is for --lr_scheduler cosine_with_min_lr and warmup_stable_decay",
     ),
+    ("sample_every_n_steps", lambda v: v.sample_every_n_steps < 0, "is below 1: no previews are drawn at steps"),
+    ("sample_every_n_epochs", lambda v: v.sample_every_n_epochs < 0, "is below 1: no previews are drawn at epochs"),
+    ("clip_skip", lambda v: v.v2, "reads one layer further back than 2.x models are made for"),
     (
         "sample_prompts",
         lambda v: not (v.sample_at_first or v.sample_every_n_steps or v.sample_every_n_epochs),

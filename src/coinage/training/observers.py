@@ -12,9 +12,10 @@ from typing import Any
 from coinage import __version__
 from coinage.config import PreviewConfig, SaveConfig
 from coinage.embedding_file import EmbeddingFile, utc_now, write
+from coinage.errors import ConfigError
 from coinage.files import save_image
 from coinage.generate import draw
-from coinage.prompts import Prompt
+from coinage.prompts import Prompt, read_prompts
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -140,11 +141,16 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.num_images": str(sum(s.trains for s in run.samples)),
         "ti.base_model": Path(config.model.source).name,
     }
-    if config.model.clip_skip:
+    if config.model.clip_skip and run.family.name != "sdxl":
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
     if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
         fields["modelspec.timestep_range"] = f"{config.noise.min_timestep},{config.noise.max_timestep}"
     return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}
+
+
+def _changed(path: Path | None) -> int | None:
+    """When a file was changed last, in nanoseconds."""
+    return path.stat().st_mtime_ns if path and path.is_file() else None
 
 
 class Previewer(Observer):
@@ -152,6 +158,7 @@ class Previewer(Observer):
 
     def __init__(self, config: PreviewConfig, prompts: Sequence[Prompt], folder: Path, name: str) -> None:
         self._config, self._prompts, self._folder, self._name = config, prompts, folder, name
+        self._changed = _changed(config.prompts)
 
     def started(self, run: Run) -> None:
         if self._config.at_first:
@@ -167,7 +174,18 @@ class Previewer(Observer):
         if every and run.epoch % every == 0:
             self._draw(run, f"e{run.epoch:06d}")
 
+    def _read_again(self) -> None:
+        """Take what the file holds now, if it was changed; a file that cannot be used is told, and the prompts stay."""
+        before, self._changed = self._changed, _changed(self._config.prompts)
+        if self._config.prompts is None or self._changed in (None, before):
+            return
+        try:
+            self._prompts = read_prompts(self._config.prompts, self._config.sampler)
+        except ConfigError as error:
+            log.warning("%s", error)
+
     def _draw(self, run: Run, when: str) -> None:
+        self._read_again()
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
         for index, prompt in enumerate(self._prompts):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
