@@ -1,6 +1,6 @@
 """How well the demo's model obeys its own words: `python benchmarks/demo_world.py`.
 
-Draws fresh prompts (DDIM 25 steps, guidance 4) and reads the pictures. `--card` writes the figures
+Draws fresh prompts (DDIM 25 steps, guidance 4; 2 for sd2) and reads the pictures. `--card` writes the figures
 into the model's card. The targets are those a demo needs: shape 0.80, colour 0.95, background 0.97,
 texture 0.95, all four 0.75.
 """
@@ -33,7 +33,7 @@ def main() -> int:
     family, folder = FAMILIES[args.family], MODELS / args.family
     parts = family.load(ModelConfig(source=str(folder), family=args.family), torch.float32)
     parts.install([], [])
-    pairs = base_prompts(args.prompts, args.seed)
+    pairs = base_prompts(args.prompts, args.seed, args.family)
     images = list(draw(family, parts, [prompt for prompt, _ in pairs], BATCH))
     found = base_accuracy([scene for _, scene in pairs], images)
     lines = [f"{args.prompts} fresh prompts, seed {args.seed}", "", "| part | read correctly | target |", "|---|---|---|"]

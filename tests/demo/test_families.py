@@ -17,7 +17,7 @@ NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
 
 def test_the_shipped_worlds_are_told_apart() -> None:
-    assert set(NAMES) == {"sd1", "sdxl"} <= set(FAMILIES)
+    assert set(NAMES) == set(FAMILIES)
     assert [told_family(str(MODELS / name)) for name in NAMES] == NAMES
 
 
@@ -25,7 +25,7 @@ def test_the_shipped_worlds_are_told_apart() -> None:
 def test_it_draws_what_it_is_told(name: str) -> None:
     parts = FAMILIES[name].load(ModelConfig(source=str(MODELS / name), family=name), torch.float32)
     parts.install([], [])
-    pairs = base_prompts(12, seed=5)
+    pairs = base_prompts(12, seed=5, family=name)
     found = base_accuracy([scene for _, scene in pairs], list(draw(FAMILIES[name], parts, [prompt for prompt, _ in pairs], 12)))
     assert found["all"] >= 0.75, found
 
@@ -34,6 +34,13 @@ def test_what_makes_the_sdxl_world_one() -> None:
     xl = FAMILIES["sdxl"].load(ModelConfig(source=str(MODELS / "sdxl"), family="sdxl"), torch.float32)
     assert len(xl.text_encoders) == len(xl.tokenizers) == 2
     assert xl.denoiser.config.addition_embed_type == "text_time"
+
+
+def test_what_makes_the_sd2_world_one() -> None:
+    parts = FAMILIES["sd2"].load(ModelConfig(source=str(MODELS / "sd2"), family="sd2"), torch.float32)
+    assert parts.schedule.prediction_type == "v_prediction"
+    assert parts.schedule.snr(torch.tensor([999])).item() == 0
+    assert parts.text_encoders[0].config.hidden_act == "gelu"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,7 +29,7 @@ def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = 
     words = flags(dataset, tmp_path / "out", *options, *model)
     config, _ = build(parse("sdxl" if family == "sdxl" else "sd", words, "test"))
     trained(dataset, tmp_path / "out", change=change, config=config)
-    tried = trials(found, "zibu", 48, seed=0)
+    tried = trials(found, "zibu", 48, 0, family)
     word = WordConfig(token="zibu", init_file=tmp_path / "out" / "zibu.safetensors")
     return score(tried, WordModel(MODELS / family, family).draw(word, [t.prompt for t in tried], lambda: None))
 
@@ -67,8 +67,9 @@ def test_the_right_trainer_passes(tmp_path: Path) -> None:
     assert passes_gate(found), found
 
 
-def test_the_sdxl_world_passes(tmp_path: Path) -> None:
-    found = [scores(concept, tmp_path / concept, family="sdxl") for concept in ("moon", "red-striped-cross", "blue-dotted-star")]
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_the_other_worlds_pass(family: str, tmp_path: Path) -> None:
+    found = [scores(concept, tmp_path / concept, family=family) for concept in ("moon", "red-striped-cross", "blue-dotted-star")]
     assert passes_gate(found), found
 
 

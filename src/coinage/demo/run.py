@@ -149,8 +149,8 @@ def run(settings: DemoSettings) -> None:
 
 def _show(settings: DemoSettings, concept: Concept, console: Console) -> dict[str, object]:
     """Draw and score pictures with the word before and after training; returns the result."""
-    scored = trials(concept, settings.word, TRIALS, settings.seed)
-    shown = [prompt_for(text, settings.seed * 100 + i) for i, text in enumerate(showcase(concept, settings.word))]
+    scored = trials(concept, settings.word, TRIALS, settings.seed, settings.family)
+    shown = [prompt_for(text, settings.seed * 100 + i, settings.family) for i, text in enumerate(showcase(concept, settings.word))]
     prompts = [*(t.prompt for t in scored), *shown]
     model = WordModel(settings.folder / "model", settings.family)
     words = (

@@ -1,5 +1,7 @@
 """Model families behind one protocol; a new one is a row in this table, and a file where it works in another way."""
 
+import logging
+
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.sdxl import SDXL
 from coinage.families.stable_diffusion import StableDiffusion
@@ -19,3 +21,4 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by diffusers; tells what a CPU lacks
