@@ -47,7 +47,7 @@ def trained(
     """Train and write the files; `change` may tamper with the prepared run."""
     config = config or config_for(dataset, out, *more)
     checked = check(config)
-    run = prepare(config, checked.samples, torch.device("cpu"))
+    run = prepare(config, checked.samples, torch.device("cpu"), checked.state)
     if config.data.cache_latents:
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:

@@ -234,7 +234,7 @@ def test_prompts_are_read_again_when_their_file_has_changed(moon_dataset: Path, 
                     file.write_text("# nothing\n")
                 yield group
 
-        monkeypatch.setattr(Run, "updates", lambda _run, epoch: updates_and_edit(epoch))
+        monkeypatch.setattr(Run, "updates", lambda _run, epoch, _done: updates_and_edit(epoch))
 
     trained(moon_dataset, tmp_path / "out", f"--sample_prompts={file}", "--sample_every_n_steps=1", change=change)
     seeds = sorted(p.stem.split("_")[-1] for p in (tmp_path / "out" / "sample").iterdir())

@@ -215,7 +215,20 @@ class SaveConfig:
     every_n_steps: int | None = None
     every_n_epochs: int | None = None
     n_epoch_ratio: int | None = None  # wins over every_n_epochs
+    keep_epochs: int | None = None  # saves at epochs: this many stay
+    keep_steps: int | None = None  # saves at steps: those of this many last steps stay
     metadata: tuple[tuple[str, str], ...] = ()  # ModelSpec fields given by the user
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateConfig:
+    """When all that a run needs to go on is saved, beside the embedding, and what this run goes on from."""
+
+    save: bool = False  # with every embedding
+    at_end: bool = False  # with the last one
+    keep_epochs: int | None = None  # as SaveConfig
+    keep_steps: int | None = None
+    resume: str | None = None  # a state's folder, or `latest`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +273,7 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
     save: SaveConfig
+    state: StateConfig = StateConfig()
     preview: PreviewConfig = PreviewConfig()
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()

@@ -18,6 +18,7 @@ from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, wrong_kind
 from coinage.prompts import Prompt, read_prompts
+from coinage.state_files import find_state
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
 
@@ -33,6 +34,7 @@ class Checked:
     samples: tuple[Sample, ...]
     prompts: tuple[Prompt, ...]
     warnings: tuple[Problem, ...]
+    state: Path | None = None  # to go on from
 
 
 def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
@@ -59,11 +61,12 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
         prompts = _prompts(config.preview)
     except ConfigError as error:
         found.errors += error.problems
+    state = None if found.errors else find_state(config, checked.samples, found)
     if not found.errors:  # writes nothing while anything else is wrong
         found.errors += output_problems(config.save.output_dir)
         found.errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
     found.raise_errors()
-    return Checked(checked.samples, tuple(prompts), tuple(found.warnings))
+    return Checked(checked.samples, tuple(prompts), tuple(found.warnings), state)
 
 
 def tokenizer_of(source: str, findings: Findings, cache: Path | None = None) -> ClipTokenizer | None:

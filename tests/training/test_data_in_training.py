@@ -14,7 +14,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.errors import ConfigError
 from coinage.preflight import check
-from coinage.training.observers import describe
+from coinage.training.saving import describe
 from coinage.training.setup import Run
 from coinage.training.step import forward
 from coinage.training.validation import LEVELS, validation_loss

@@ -19,6 +19,7 @@ from coinage.config import (
     OptimConfig,
     PreviewConfig,
     SaveConfig,
+    StateConfig,
     TrainConfig,
     ValidationConfig,
     WordConfig,
@@ -85,6 +86,13 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
             seed=random.SystemRandom().randrange(2**31) if args.seed is None else args.seed,
         ),
         save=_save(args),
+        state=StateConfig(
+            save=args.save_state,
+            at_end=args.save_state_on_train_end or args.save_state,
+            keep_epochs=args.save_last_n_epochs_state or args.save_last_n_epochs,
+            keep_steps=args.save_last_n_steps_state or args.save_last_n_steps,
+            resume=args.resume,
+        ),
         preview=_preview(args),
         validation=ValidationConfig(every_n_steps=args.validate_every_n_steps, every_n_epochs=args.validate_every_n_epochs),
         log=_log(args),
@@ -96,7 +104,8 @@ def _range_problems(args: argparse.Namespace) -> list[Problem]:
     problems = []
     positive = ("num_vectors_per_token", "max_train_steps", "gradient_accumulation_steps", "vae_batch_size", "train_batch_size")
     optional = (
-        "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "save_n_epoch_ratio", "clip_skip",
+        "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "save_n_epoch_ratio", "save_last_n_epochs",
+        "save_last_n_steps", "clip_skip",
         "validate_every_n_steps", "validate_every_n_epochs",
     )  # fmt: skip
     for name in (*positive, *optional):
@@ -237,6 +246,8 @@ def _save(args: argparse.Namespace) -> SaveConfig:
         every_n_steps=args.save_every_n_steps,
         every_n_epochs=args.save_every_n_epochs,
         n_epoch_ratio=args.save_n_epoch_ratio,
+        keep_epochs=args.save_last_n_epochs,
+        keep_steps=args.save_last_n_steps,
         metadata=tuple((k, str(v)) for k, v in sorted(fields.items()) if v is not None),
     )
 

@@ -127,17 +127,17 @@ _OUTPUT = _rows(
     Flag("--save_every_n_epochs", "int", None, "Save after every n-th epoch."),
     Flag("--save_every_n_steps", "int", None, "Save after every n-th step."),
     Flag("--save_n_epoch_ratio", "int", None, "Save at least this many times, evenly over the epochs."),
-    _later("--save_last_n_epochs", "int", None, "Keep the epoch saves of the last n intervals."),
-    _later("--save_last_n_steps", "int", None, "Keep the step saves of the last n steps."),
+    Flag("--save_last_n_epochs", "int", None, "Keep the epoch saves of the last n intervals."),
+    Flag("--save_last_n_steps", "int", None, "Keep the step saves of the last n steps."),
 )  # fmt: skip
 
 _STATE = _rows(
     "resuming",
-    _later("--save_state", "switch", False, "With every save, also save what resuming needs."),
-    _later("--save_state_on_train_end", "switch", False, "Save what resuming needs at the end."),
-    _later("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states."),
-    _later("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states."),
-    _later("--resume", "str", None, "Continue from this state folder."),
+    Flag("--save_state", "switch", False, "With every save, also save what resuming needs."),
+    Flag("--save_state_on_train_end", "switch", False, "Save what resuming needs at the end."),
+    Flag("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states."),
+    Flag("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states."),
+    Flag("--resume", "str", None, "Continue from this state folder."),
     _later("--resume_from_huggingface", "switch", False, "--resume names a folder on the hub."),
     _later("--save_state_to_huggingface", "switch", False, "Upload every saved state."),
 )  # fmt: skip

@@ -59,6 +59,7 @@ def run_training(config: TrainConfig, checked: Checked) -> None:
     from coinage.families import quiet_libraries
     from coinage.training.loop import train
     from coinage.training.setup import prepare
+    from coinage.training.stopping import stopping
     from coinage.training.watch import cache_latents, observers_for
 
     quiet_libraries()
@@ -66,7 +67,7 @@ def run_training(config: TrainConfig, checked: Checked) -> None:
     if state.num_processes > 1:
         raise CoinageError("several processes are not supported yet", hint="pass --num_processes 1 to accelerate launch")
     log.info("loading %s", config.model.source)
-    run = prepare(config, checked.samples, state.device)
+    run = prepare(config, checked.samples, state.device, checked.state)
     for line in headlines(config.data, run.samples):
         log.info("%s", line)
     shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, state.device)
@@ -74,9 +75,14 @@ def run_training(config: TrainConfig, checked: Checked) -> None:
     if config.data.cache_latents:
         cache_latents(run)
     observers = observers_for(run, checked.prompts)
+    if run.step:
+        log.info("going on after step %d from %s", run.step, checked.state)
     try:
-        train(run, observers)
+        with stopping(run):
+            train(run, observers)
     finally:
         for observer in observers:
             observer.close()
+    if run.step < run.total_steps:
+        sys.exit(128 + run.stop)
     log.info("saved %s", config.save.output_dir / f"{config.words[0].output_name}.{config.save.format}")

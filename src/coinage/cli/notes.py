@@ -11,6 +11,15 @@ Values = argparse.Namespace
 
 # Flag, when it lies idle, and why.
 IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
+    ("save_last_n_epochs", lambda v: not (v.save_every_n_epochs or v.save_n_epoch_ratio), "has no effect without --save_every_n_epochs"),
+    ("save_last_n_steps", lambda v: not v.save_every_n_steps, "has no effect without --save_every_n_steps"),
+    (
+        "save_last_n_steps",
+        lambda v: v.save_every_n_steps and v.save_last_n_steps < v.save_every_n_steps,
+        "counts steps, not files, as the reference: only the newest file stays",
+    ),
+    ("save_last_n_epochs_state", lambda v: not v.save_state, "has no effect without --save_state"),
+    ("save_last_n_steps_state", lambda v: not v.save_state, "has no effect without --save_state"),
     ("noise_offset_random_strength", lambda v: not v.noise_offset, "has no effect without --noise_offset"),
     ("multires_noise_discount", lambda v: not v.multires_noise_iterations, "has no effect without --multires_noise_iterations"),
     ("ip_noise_gamma_random_strength", lambda v: not v.ip_noise_gamma, "has no effect without --ip_noise_gamma"),

@@ -9,28 +9,31 @@ import torch
 
 from coinage.embedding_file import EmbeddingFile
 from coinage.errors import TrainingError
-from coinage.training.observers import Observer
+from coinage.training.observers import Observer, Together
 from coinage.training.setup import Run
 from coinage.training.step import Batch, forward
 
 
 def train(run: Run, observers: Sequence[Observer]) -> EmbeddingFile:
-    """Train to the end and return the learned word."""
-    for observer in observers:
-        observer.started(run)
+    """Train to the end, or to where the run is asked to stop; returns the learned word."""
+    watch = Together(observers)
+    watch.started(run)
     while run.step < run.total_steps:
-        run.epoch += 1
-        for group in run.updates(run.epoch - 1):
+        for group in run.updates(run.epoch - 1, run.done):
             run.loss = accumulate(run, group)
             update(run)
-            for observer in observers:
-                observer.stepped(run)
-            if run.step == run.total_steps:
+            watch.stepped(run)
+            if run.stop or run.step == run.total_steps:
                 break
-        for observer in observers:
-            observer.epoch_ended(run)
-    for observer in observers:
-        observer.finished(run)
+        if run.stop:
+            break
+        watch.epoch_ended(run)
+        if run.step < run.total_steps:
+            run.epoch, run.done = run.epoch + 1, 0
+    if run.step == run.total_steps:
+        watch.finished(run)
+    else:
+        watch.stopped(run)
     return run.embedding()
 
 
@@ -58,8 +61,8 @@ def update(run: Run) -> None:
     """One optimizer step over the rows of all text encoders together."""
     rows = run.parts.rows()
     run.scaler.unscale_(run.optimizer)
-    if run.config.optim.max_grad_norm:
-        torch.nn.utils.clip_grad_norm_(rows, run.config.optim.max_grad_norm)
+    most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
+    run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
     scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
@@ -67,3 +70,4 @@ def update(run: Run) -> None:
         run.schedule.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
+    run.done += 1

@@ -1,19 +1,19 @@
-"""What watches a run: progress, saving, previews, tracking. They read the run and never steer it."""
+"""What watches a run: progress, previews, tracking. They read the run and never steer it."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coinage import __version__
-from coinage.config import PreviewConfig, SaveConfig
-from coinage.embedding_file import EmbeddingFile, utc_now, write
+from coinage.config import PreviewConfig
 from coinage.errors import ConfigError
-from coinage.files import save_image
+from coinage.files import save_image, write_bytes
 from coinage.generate import draw
 from coinage.prompts import Prompt, read_prompts
 from coinage.training.setup import Run
@@ -36,8 +36,42 @@ class Observer:
     def finished(self, run: Run) -> None:
         """After the last step."""
 
+    def stopped(self, run: Run) -> None:
+        """In place of `finished`, where the run was asked to stop earlier."""
+
     def close(self) -> None:
         """When the run is over, failed or not."""
+
+
+class Together(Observer):
+    """Several watchers as one, in order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def started(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.started(run)
+
+    def stepped(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.stepped(run)
+
+    def epoch_ended(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.epoch_ended(run)
+
+    def finished(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.finished(run)
+
+    def stopped(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.stopped(run)
+
+    def close(self) -> None:
+        for observer in self._observers:
+            observer.close()
 
 
 class Progress(Observer):
@@ -80,72 +114,6 @@ class Progress(Observer):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-class Saver(Observer):
-    """Writes the embedding: at intervals under the reference's names, and at the end."""
-
-    def __init__(self, config: SaveConfig, name: str) -> None:
-        self._config, self._name = config, name
-
-    def path(self, suffix: str = "") -> Path:
-        """Where a save goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
-        return self._config.output_dir / f"{self._name}{suffix}.{self._config.format}"
-
-    def stepped(self, run: Run) -> None:
-        every = self._config.every_n_steps
-        if every and run.step % every == 0:
-            self._save(run, self.path(f"-step{run.step:08d}"))
-
-    def epoch_ended(self, run: Run) -> None:
-        every = self._config.every_n_epochs
-        if self._config.n_epoch_ratio:
-            every = max(1, run.total_epochs // self._config.n_epoch_ratio)
-        if every and run.epoch % every == 0 and run.epoch < run.total_epochs:
-            self._save(run, self.path(f"-{run.epoch:06d}"))
-
-    def finished(self, run: Run) -> None:
-        self._save(run, self.path())
-
-    def _save(self, run: Run, path: Path) -> None:
-        word = run.embedding()
-        file = EmbeddingFile(word.vectors, word.token, word.step, describe(run, path.stem))
-        write(path, file, self._config.precision)
-
-
-def describe(run: Run, stem: str) -> dict[str, str]:
-    """The header of a safetensors embedding: ModelSpec 1.0.1 and what the run was."""
-    config = run.config
-    width, height = config.data.datasets[0].resolution_wh
-    predicts_v = run.parts.schedule.prediction_type == "v_prediction"
-    architecture = "stable-diffusion-v2-768-v" if predicts_v and run.family.name == "sd2" else run.family.architecture
-    fields = {
-        "format": "pt",
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{architecture}/textual-inversion",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.implementation_version": f"coinage/{__version__}",
-        "modelspec.title": stem,
-        "modelspec.date": utc_now(),
-        "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
-        "modelspec.trigger_phrase": stem,
-        "ti.token_string": run.placeholder.token,
-        "ti.num_vectors": str(run.placeholder.num_vectors),
-        "ti.init_word": config.words[0].init_word or "",
-        "ti.step": str(run.step),
-        "ti.epoch": str(run.epoch),
-        "ti.seed": str(config.loop.seed),
-        "ti.learning_rate": repr(config.optim.learning_rate),
-        "ti.optimizer": config.optim.name,
-        "ti.num_images": str(sum(s.trains for s in run.samples)),
-        "ti.base_model": Path(config.model.source).name,
-    }
-    if config.model.clip_skip and run.family.name != "sdxl":
-        fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
-    if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
-        fields["modelspec.timestep_range"] = f"{config.noise.min_timestep},{config.noise.max_timestep}"
-    return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}
 
 
 def _changed(path: Path | None) -> int | None:
@@ -201,26 +169,59 @@ class Previewer(Observer):
 class Tracker(Observer):
     """TensorBoard: one point per optimizer update, and the losses on held-out images as they come in."""
 
-    def __init__(self, folder: Path, validation: Mapping[int, float]) -> None:
+    def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder))
-        self._validation, self._written = validation, set[int]()
+        self._written = set[int]()
 
     def stepped(self, run: Run) -> None:
         self._writer.add_scalar("loss", run.loss, run.step)
-        self._writer.add_scalar("lr", run.schedule.get_last_lr()[0], run.step)
+        self._writer.add_scalar("lr", run.rate, run.step)
         for key, rows in zip(run.family.embedding_keys, run.parts.rows(), strict=True):
             self._writer.add_scalar(f"row_norm/{key}", float(rows.detach().norm(dim=1).mean()), run.step)
-        self._write_validation()
+        self._writer.add_scalar("grad_norm", run.grad_norm, run.step)
+        self.finished(run)
 
-    def finished(self, run: Run) -> None:  # noqa: ARG002 - the validator has measured by now
-        self._write_validation()
-
-    def _write_validation(self) -> None:
-        for step in self._validation.keys() - self._written:
-            self._writer.add_scalar("loss/validation", self._validation[step], step)
+    def finished(self, run: Run) -> None:
+        for step in run.measured.keys() - self._written:
+            self._writer.add_scalar("loss/validation", run.measured[step], step)
             self._written.add(step)
 
     def close(self) -> None:
         self._writer.close()
+
+
+class Journal(Observer):
+    """A line of JSON for every update, in `OUTPUT/NAME-log.jsonl`; a resumed run goes on where its state was saved."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
+
+    def started(self, run: Run) -> None:
+        kept = []
+        if run.step and self._path.is_file():
+            kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= run.step]
+        write_bytes(self._path, "".join(f"{line}\n" for line in kept).encode())
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def stepped(self, run: Run) -> None:
+        entry = {"step": run.step, "epoch": run.epoch, "loss": run.loss, "lr": run.rate, "grad_norm": run.grad_norm}
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()  # so that a run that is killed leaves it whole
+        except OSError as error:
+            log.warning("cannot write the log, training goes on: %s: %s", self._path, error.strerror)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the journal; infinite for half a line."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,7 @@ from coinage.families.base import Components, ModelFamily
 from coinage.optimizer_table import find_optimizer
 from coinage.seeding import generator_for, rng_for
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
+from coinage.training.state import load_state
 from coinage.training.step import Batch
 from coinage.training.word import install_word, read_vectors
 from coinage.words import Placeholder
@@ -49,12 +51,16 @@ class Run:
     total_steps: int
     total_epochs: int
     step: int = 0  # optimizer updates done
-    epoch: int = 0  # epochs begun, the current one included
+    epoch: int = 1  # the current one
+    done: int = 0  # updates done in it
     loss: float = math.nan  # of the last update
+    grad_norm: float = math.nan  # of the last update, before clipping
+    measured: dict[int, float] = field(default_factory=dict)  # loss on held-out images, by step
+    stop: int = 0  # number of the signal that asked to end after this update
 
-    def updates(self, epoch: int) -> Iterator[list[Batch]]:
-        """The batches of each optimizer update of an epoch (counted from 0), data included."""
-        plan = plan_epoch(self.samples, self._batch_sizes, self.config.loop.seed, epoch)
+    def updates(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
+        """The batches of each optimizer update of an epoch (counted from 0) after the first `done`, data included."""
+        plan = plan_epoch(self.samples, self._batch_sizes, self.config.loop.seed, epoch)[done * self.config.optim.accumulation :]
         group: list[Batch] = []
         for batch, latents in zip(plan, self.latents.of(plan, self.config.loop.seed, epoch), strict=True):
             group.append(self._batch(batch, latents, epoch))
@@ -63,6 +69,11 @@ class Run:
                 group = []
         if group:
             yield group
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last update."""
+        return float(self.schedule.get_last_lr()[0])
 
     @property
     def _batch_sizes(self) -> list[int]:
@@ -163,8 +174,8 @@ def loss_problems(config: TrainConfig, parts: Components) -> None:
         raise ConfigError([Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")])
 
 
-def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> Run:
-    """Load the model and make everything ready for the first step.
+def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device, state: Path | None = None) -> Run:
+    """Load the model and make everything ready for the first step, or for the next one after a saved state.
 
     Raises:
         ConfigError: the word, the captions or the optimizer do not fit.
@@ -185,7 +196,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
     loss_problems(config, parts)
     optimizer = make_optimizer(parts.rows())
-    return Run(
+    run = Run(
         config=config,
         family=family,
         parts=parts,
@@ -199,3 +210,6 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
         total_steps=total_steps,
         total_epochs=total_epochs,
     )
+    if state:
+        load_state(run, state)
+    return run

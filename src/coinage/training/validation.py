@@ -50,7 +50,6 @@ class Validator(Observer):
 
     def __init__(self, config: ValidationConfig) -> None:
         self._config = config
-        self.measured: dict[int, float] = {}  # loss by step
 
     def started(self, run: Run) -> None:
         self._measure(run)
@@ -71,9 +70,9 @@ class Validator(Observer):
         self._measure(run)
 
     def _measure(self, run: Run) -> None:
-        if run.step in self.measured:
+        if run.step in run.measured:
             return
         with run.averaged():
-            self.measured[run.step] = validation_loss(run)
+            run.measured[run.step] = validation_loss(run)
         count = sum(sample.held_out for sample in run.samples)
-        log.info("step %d: loss %.4f on %d held-out images", run.step, self.measured[run.step], count)
+        log.info("step %d: loss %.4f on %d held-out images", run.step, run.measured[run.step], count)

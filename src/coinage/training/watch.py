@@ -8,7 +8,8 @@ from datetime import datetime
 
 from coinage.progress import counted
 from coinage.prompts import Prompt
-from coinage.training.observers import Observer, Previewer, Progress, Saver, Tracker
+from coinage.training.observers import Journal, Observer, Previewer, Progress, Tracker
+from coinage.training.saving import Saver
 from coinage.training.setup import Run
 from coinage.training.validation import Validator
 
@@ -18,15 +19,14 @@ log = logging.getLogger("coinage")
 def observers_for(run: Run, prompts: Sequence[Prompt]) -> list[Observer]:
     """Saving first, so that nothing is lost to a later one; then previews, tracking, progress."""
     config, name = run.config, run.config.words[0].output_name
-    observers: list[Observer] = [Saver(config.save, name)]
+    observers: list[Observer] = [Saver(config), Journal(config.save.output_dir / f"{name}-log.jsonl")]
     if prompts:
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name))
-    validator = Validator(config.validation)
     if any(sample.held_out for sample in run.samples):
-        observers.append(validator)
+        observers.append(Validator(config.validation))
     if config.log.tracker == "tensorboard" and config.log.dir:
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
-        observers.append(Tracker(config.log.dir / f"{config.log.prefix}{stamp}" / config.log.name, validator.measured))
+        observers.append(Tracker(config.log.dir / f"{config.log.prefix}{stamp}" / config.log.name))
     return [*observers, Progress()]
 
 

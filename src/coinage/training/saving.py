@@ -1,0 +1,142 @@
+"""Embeddings and states on the way and at the end, under the reference's names; older ones are forgotten as asked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coinage import __version__
+from coinage.config import TrainConfig
+from coinage.embedding_file import EmbeddingFile, utc_now, write
+from coinage.errors import CoinageError
+from coinage.state_files import SUFFIX
+from coinage.training.observers import Observer
+from coinage.training.state import remove, save_state
+
+if TYPE_CHECKING:
+    from coinage.training.setup import Run
+
+log = logging.getLogger("coinage")
+
+
+def outdated_epoch(epoch: int, every: int, keep: int) -> int | None:
+    """The epoch whose save is forgotten after that of `epoch`, so that `keep` saves stay."""
+    old = epoch - every * keep
+    return old if old > 0 else None
+
+
+def outdated_step(step: int, every: int, window: int) -> int | None:
+    """The step whose save is forgotten after that of `step`, so that those of the last `window` steps stay, as the reference."""
+    old = step - window - 1
+    old -= old % every
+    return old if old > 0 else None
+
+
+class Saver(Observer):
+    """Writes the embedding and, where asked, the state: at intervals, at the end, and when the run is stopped.
+
+    A save on the way that fails is told and the run goes on, since nothing is lost yet; the last one must not fail.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config, self._state = config.save, config.state
+        self._name = config.words[0].output_name
+
+    def path(self, suffix: str = "") -> Path:
+        """Where an embedding goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
+        return self._config.output_dir / f"{self._name}{suffix}.{self._config.format}"
+
+    def state_path(self, suffix: str = "") -> Path:
+        """Where a state goes: the same name, and `-state`."""
+        return self._config.output_dir / f"{self._name}{suffix}{SUFFIX}"
+
+    def stepped(self, run: Run) -> None:
+        every = self._config.every_n_steps
+        if every and run.step % every == 0 and self._saved_on_the_way(run, _at_step(run.step)):
+            for keep, path in ((self._config.keep_steps, self.path), (self._state.keep_steps, self.state_path)):
+                old = outdated_step(run.step, every, keep) if keep else None
+                if old:
+                    remove(path(_at_step(old)))
+
+    def epoch_ended(self, run: Run) -> None:
+        every = self._config.every_n_epochs
+        if self._config.n_epoch_ratio:
+            every = max(1, run.total_epochs // self._config.n_epoch_ratio)
+        if not every or run.epoch % every or run.epoch >= run.total_epochs:
+            return
+        if self._saved_on_the_way(run, _at_epoch(run.epoch), epoch_ended=True):
+            for keep, path in ((self._config.keep_epochs, self.path), (self._state.keep_epochs, self.state_path)):
+                old = outdated_epoch(run.epoch, every, keep) if keep else None
+                if old:
+                    remove(path(_at_epoch(old)))
+
+    def finished(self, run: Run) -> None:
+        self._save(run, self.path())
+        if self._state.at_end:
+            save_state(run, self.state_path())
+
+    def stopped(self, run: Run) -> None:
+        suffix = _at_step(run.step)
+        self._save(run, self.path(suffix))
+        save_state(run, self.state_path(suffix))
+        text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
+        log.info(text, run.step, run.total_steps, self.state_path(suffix))
+
+    def _saved_on_the_way(self, run: Run, suffix: str, *, epoch_ended: bool = False) -> bool:
+        try:
+            self._save(run, self.path(suffix))
+            if self._state.save:
+                save_state(run, self.state_path(suffix), epoch_ended=epoch_ended)
+        except CoinageError as error:
+            log.warning("%s\nthe run goes on; earlier files are as they were", error)
+            return False
+        return True
+
+    def _save(self, run: Run, path: Path) -> None:
+        word = run.embedding()
+        file = EmbeddingFile(word.vectors, word.token, word.step, describe(run, path.stem))
+        write(path, file, self._config.precision)
+
+
+def _at_step(step: int) -> str:
+    return f"-step{step:08d}"
+
+
+def _at_epoch(epoch: int) -> str:
+    return f"-{epoch:06d}"
+
+
+def describe(run: Run, stem: str) -> dict[str, str]:
+    """The header of a safetensors embedding: ModelSpec 1.0.1 and what the run was."""
+    config = run.config
+    width, height = config.data.datasets[0].resolution_wh
+    predicts_v = run.parts.schedule.prediction_type == "v_prediction"
+    architecture = "stable-diffusion-v2-768-v" if predicts_v and run.family.name == "sd2" else run.family.architecture
+    fields = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{architecture}/textual-inversion",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation_version": f"coinage/{__version__}",
+        "modelspec.title": stem,
+        "modelspec.date": utc_now(),
+        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+        "modelspec.trigger_phrase": stem,
+        "ti.token_string": run.placeholder.token,
+        "ti.num_vectors": str(run.placeholder.num_vectors),
+        "ti.init_word": config.words[0].init_word or "",
+        "ti.step": str(run.step),
+        "ti.epoch": str(run.epoch),
+        "ti.seed": str(config.loop.seed),
+        "ti.learning_rate": repr(config.optim.learning_rate),
+        "ti.optimizer": config.optim.name,
+        "ti.num_images": str(sum(s.trains for s in run.samples)),
+        "ti.base_model": Path(config.model.source).name,
+    }
+    if config.model.clip_skip and run.family.name != "sdxl":
+        fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
+    if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
+        fields["modelspec.timestep_range"] = f"{config.noise.min_timestep},{config.noise.max_timestep}"
+    return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}

@@ -1,0 +1,93 @@
+"""Save everything that a run needs to go on as if it had never stopped, and load it."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from coinage.errors import CoinageError
+from coinage.files import write_bytes
+from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
+
+if TYPE_CHECKING:
+    from coinage.training.setup import Run
+
+
+def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
+    """Write a state: a few hundred kB, since random draws are keyed by what they are for and need no memory.
+
+    Args:
+        run: at the end of a step.
+        folder: where to; an older state there is replaced.
+        epoch_ended: go on with the next epoch.
+
+    Raises:
+        CoinageError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    content = {
+        "rows": [row.detach().cpu() for row in run.parts.rows()],
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "measured": run.measured,
+    }
+    try:
+        torch.save(content, buffer)
+        data = buffer.getvalue()
+        torch.load(io.BytesIO(data), weights_only=True)  # what cannot be read again must not be found out when it is needed
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CoinageError(f"the state of {type(run.optimizer).__name__} cannot be saved: {reason}", str(folder)) from error
+    epoch, done = (run.epoch + 1, 0) if epoch_ended else (run.epoch, run.done)
+    summary = Summary(run.step, epoch, done, fingerprint(run.config, run.samples), digest_of(data))
+    try:
+        (folder / SUMMARY).unlink(missing_ok=True)  # from here on the older state does not count
+    except OSError as error:
+        raise CoinageError(f"cannot replace the state: {error.strerror}", str(folder)) from error
+    write_bytes(folder / TENSORS, data)
+    write_bytes(folder / SUMMARY, summary.as_json())
+
+
+def load_state(run: Run, folder: Path) -> None:
+    """Put a run where a state was saved.
+
+    Raises:
+        CoinageError: the state cannot be read, or does not fit the run.
+    """
+    summary = read_summary(folder)
+    if summary is None:
+        raise CoinageError("the state is not whole", str(folder))
+    try:
+        content: dict[str, Any] = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for row, values in zip(run.parts.rows(), content["rows"], strict=True):
+                row.copy_(values)
+        run.optimizer.load_state_dict(content["optimizer"])
+        run.schedule.load_state_dict(content["schedule"])
+        if content["scaler"] and run.scaler.is_enabled():
+            run.scaler.load_state_dict(content["scaler"])
+        run.measured.update(content["measured"])
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CoinageError(f"the state cannot be used: {reason}", str(folder), "go on from the embedding: --weights FILE") from error
+    run.step, run.epoch, run.done = summary.step, summary.epoch, summary.done
+
+
+def remove(path: Path) -> None:
+    """Delete an older save, a file or a state's folder; one that is gone already is no matter.
+
+    Raises:
+        CoinageError: it cannot be deleted.
+    """
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CoinageError(f"cannot delete an older save: {error.strerror}", str(path)) from error
