@@ -90,17 +90,21 @@ def latest_state(folder: Path, name: str) -> Path | None:
     return max(steps, key=lambda path: steps[path], default=None)
 
 
+def named_state(resume: str | None, output_dir: Path, name: str) -> Path | None:
+    """The folder that `--resume` means, whether or not it is there; None where there is nothing to go on from."""
+    if resume == LATEST and not Path(LATEST).is_dir():
+        return latest_state(output_dir, name)
+    return Path(resume) if resume else None
+
+
 def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Findings) -> Path | None:
     """The state that `--resume` names, if it fits; what does not fit is found."""
     if config.state.resume is None:
         return None
-    folder = Path(config.state.resume)
-    if config.state.resume == LATEST and not folder.is_dir():
-        latest = latest_state(config.save.output_dir, config.words[0].output_name)
-        if latest is None:
-            findings.note(f"--resume latest: no state in {config.save.output_dir} yet, so the run starts from the beginning")
-            return None
-        folder = latest
+    folder = named_state(config.state.resume, config.save.output_dir, config.words[0].output_name)
+    if folder is None:
+        findings.note(f"--resume latest: no state in {config.save.output_dir} yet, so the run starts from the beginning")
+        return None
     if not folder.is_dir():
         findings.error("--resume: no such folder", str(folder), "give a folder that ends in -state, or latest")
         return None

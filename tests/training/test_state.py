@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from coinage.cli.build import build
+from coinage.cli.parse import parse
 from coinage.errors import CoinageError, ConfigError
 from coinage.files import write_bytes
 from coinage.preflight import check
@@ -145,6 +147,15 @@ def test_killed_anywhere_and_resumed(moon_dataset: Path, tmp_path: Path) -> None
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+def test_a_drawn_seed_is_that_of_the_state(moon_dataset: Path, tmp_path: Path) -> None:
+    words = [word for word in flags(moon_dataset, tmp_path, "--save_state_on_train_end") if not word.startswith("--seed")]
+    first = build(parse("sd", words, "test"))[0]
+    trained(moon_dataset, tmp_path, config=first)
+    again = build(parse("sd", [*words, "--resume=latest"], "test"))[0]
+    assert again.loop.seed == first.loop.seed
+    assert build(parse("sd", words, "test"))[0].loop.seed != first.loop.seed
+
+
 # What cannot be gone on from
 
 
@@ -186,9 +197,6 @@ def test_states_that_are_not_whole(moon_dataset: Path, tmp_path: Path) -> None:
 
 
 def check_notes(moon_dataset: Path, out: Path, *more: str) -> str:
-    from coinage.cli.build import build
-    from coinage.cli.parse import parse
-
     config, findings = build(parse("sd", flags(moon_dataset, out, *more), "test"))
     check(config, findings)
     return " ".join(findings.notes)

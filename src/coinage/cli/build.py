@@ -27,6 +27,7 @@ from coinage.config import (
 from coinage.errors import Findings, Problem
 from coinage.model_files import told_family
 from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems
+from coinage.state_files import named_state, read_summary
 
 REQUIRED = {
     "pretrained_model_name_or_path": "the model to train for, such as path/to/model",
@@ -83,7 +84,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
         loop=LoopConfig(
             max_steps=args.max_train_steps,
             max_epochs=args.max_train_epochs,
-            seed=random.SystemRandom().randrange(2**31) if args.seed is None else args.seed,
+            seed=_seed(args),
         ),
         save=_save(args),
         state=StateConfig(
@@ -227,13 +228,26 @@ def family_of(args: argparse.Namespace) -> str:
     return "sdxl" if args.script == "sdxl" else "sd2" if args.v2 else "sd1"
 
 
+def _seed(args: argparse.Namespace) -> int:
+    """The seed given, else that of the state to go on from, else a drawn one."""
+    if args.seed is not None:
+        return int(args.seed)
+    state = named_state(args.resume, Path(args.output_dir), _output_name(args))
+    summary = read_summary(state) if state else None
+    return int(summary.fingerprint["seed"]) if summary else random.SystemRandom().randrange(2**31)
+
+
+def _output_name(args: argparse.Namespace) -> str:
+    return args.output_name or re.sub("[<>]", "", args.token_string)
+
+
 def _word(args: argparse.Namespace) -> WordConfig:
     return WordConfig(
         token=args.token_string,
         num_vectors=args.num_vectors_per_token,
         init_word=args.init_word,
         init_file=Path(args.weights) if args.weights else None,
-        output_name=args.output_name or re.sub("[<>]", "", args.token_string),
+        output_name=_output_name(args),
     )
 
 
