@@ -7,11 +7,11 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
-    "errors": 0, "config": 0, "seeding": 0, "words": 0,
+    "errors": 0, "config": 0, "seeding": 0, "words": 0, "launch": 0,
     "files": 1, "progress": 1, "prompts": 1, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1,
-    "tokenizer_files": 2, "config_io": 2, "embedding_file": 2, "data": 2, "families": 3,
-    "preflight": 3, "contact_sheet": 3, "generate": 4,
+    "tokenizer_files": 2, "config_io": 2, "embedding_file": 2, "data": 2, "families": 3, "state_files": 3,
+    "preflight": 4, "contact_sheet": 3, "generate": 4,
     "training": 5, "demo": 6, "cli": 7,
 }  # fmt: skip
 LIGHT = """

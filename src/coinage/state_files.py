@@ -12,6 +12,7 @@ from typing import Any
 from coinage.config import TrainConfig
 from coinage.data.sample import Sample
 from coinage.errors import Findings, Problem
+from coinage.launch import process_count
 
 SUFFIX = "-state"
 SUMMARY, TENSORS = "state.json", "state.pt"
@@ -65,7 +66,7 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
         "precision": config.model.precision,
         "seed": config.loop.seed,
         "max_train_steps": config.loop.max_steps,
-        "images_per_step": [optim.accumulation * dataset.batch_size for dataset in config.data.datasets],
+        "images_per_step": [process_count() * optim.accumulation * dataset.batch_size for dataset in config.data.datasets],
         "dataset": digest_of(repr(images).encode(errors="surrogatepass")),
         "noise": asdict(config.noise),
         "loss": asdict(config.loss),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from coinage.cli.main import main
 from coinage.demo.reader import read as read_picture
 from coinage.demo.run import MODEL
 from coinage.demo.world import Scene
@@ -97,20 +98,20 @@ def test_what_cannot_work(tmp_path: Path) -> None:
     assert "model not found" in done.stderr
 
 
-def test_two_files_of_one_word_are_told(tmp_path: Path) -> None:
-    first, second = word(tmp_path / "a.safetensors", "red"), word(tmp_path / "b.safetensors", "blue")
-    done = generate(MODEL, "zibu circle", *SMALL, f"--output={tmp_path / 'o'}", "--embedding", first, second)
-    assert done.returncode == 2
-    assert "two files give the word zibu" in done.stderr
-    assert "NAME=FILE" in done.stderr
-    done = generate(MODEL, "zibu circle", *SMALL, "--seed=1", f"--output={tmp_path / 'o'}", "--embedding", first, f"other={second}")
-    assert done.returncode == 0, done.stderr
+def test_two_files_of_one_word_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (str(word(tmp_path / name, "red")) for name in ("a.safetensors", "b.safetensors"))
+    given = ["generate", str(MODEL), "zibu circle", *SMALL, "--seed=1", f"--output={tmp_path / 'o'}", "--embedding", first]
+    assert main([*given, second]) == 2
+    error = capsys.readouterr().err
+    assert "two files give the word zibu" in error
+    assert "NAME=FILE" in error
+    assert main([*given, f"other={second}"]) == 0
 
 
 def test_a_word_with_brackets_is_read(tmp_path: Path) -> None:
+    given = ["generate", str(MODEL), *SMALL, "--seed=1"]
     file = word(tmp_path / "a.safetensors", "black")
-    given = (*SMALL, "--seed=1", "--embedding", f"[v]={file}")
-    plain = generate(MODEL, "a photo of a red circle on a black background", *SMALL, "--seed=1", f"--output={tmp_path / 'plain'}")
-    named = generate(MODEL, "a photo of a red circle on a [v] background", *given, f"--output={tmp_path / 'named'}")
-    assert (plain.returncode, named.returncode) == (0, 0), named.stderr
+    assert main([*given, f"--output={tmp_path / 'plain'}", "a photo of a red circle on a black background"]) == 0
+    named = [f"--output={tmp_path / 'named'}", "a photo of a red circle on a [v] background", "--embedding", f"[v]={file}"]
+    assert main([*given, *named]) == 0
     assert np.array_equal(picture(tmp_path / "plain" / "0000_1.png"), picture(tmp_path / "named" / "0000_1.png"))

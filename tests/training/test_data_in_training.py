@@ -54,13 +54,13 @@ def test_varied_images_differ_from_epoch_to_epoch(tmp_path: Path) -> None:
     seen: dict[int, list[torch.Tensor]] = {}
     for epoch in (0, 1, 2):
         for group in run.updates(epoch):
-            for caption, moments in zip(group[0].captions, group[0].moments, strict=True):
+            for caption, moments in zip(group.batches[0].captions, group.batches[0].moments, strict=True):
                 seen.setdefault(hash(caption), []).append(moments)
     changed = [not all(torch.allclose(m, many[0], atol=1e-4) for m in many) for many in seen.values()]
     assert any(changed)
     again = list(run.updates(1))
     for one, two in zip(again, run.updates(1), strict=True):
-        assert torch.equal(one[0].moments, two[0].moments)
+        assert torch.equal(one.batches[0].moments, two.batches[0].moments)
 
 
 # Latents on disk
@@ -114,7 +114,7 @@ def with_masks(tmp_path: Path, value: int, **more: object) -> Path:
 def losses(run: Run) -> torch.Tensor:
     (group, *_) = run.updates(0)
     with torch.no_grad():
-        return forward(run.family, run.parts, group[0], run.config.noise, run.config.loss).per_sample
+        return forward(run.family, run.parts, group.batches[0], run.config.noise, run.config.loss).per_sample
 
 
 @pytest.mark.parametrize("value", [255, 51])
@@ -130,7 +130,7 @@ def test_what_a_mask_hides_teaches_nothing(tmp_path: Path) -> None:
     run = prepared(with_masks(tmp_path, 255, left_only=True), tmp_path / "o", "--cache_latents")
     run.latents.cache(4, lambda _: None)
     (group, *_) = run.updates(0)
-    batch = group[0]
+    batch = group.batches[0]
     assert batch.mask is not None
     half = batch.mask.shape[-1] // 2
     assert (batch.mask[..., :half].mean(), batch.mask[..., half:].mean()) == (1, 0)
@@ -144,7 +144,7 @@ def test_images_without_a_mask_count_whole_beside_masked_ones(tmp_path: Path) ->
     rgba.putalpha(0)
     rgba.save(image)
     run = prepared(file, tmp_path / "o")
-    means = [m.mean().item() for group in run.updates(0) if group[0].mask is not None for m in group[0].mask]
+    means = [m.mean().item() for group in run.updates(0) if group.batches[0].mask is not None for m in group.batches[0].mask]
     assert set(means) == {0.0, 1.0}
 
 
@@ -161,8 +161,8 @@ def test_next_to_empty_masks_are_told(tmp_path: Path) -> None:
 def test_masks_go_with_several_vectors_and_templates(tmp_path: Path) -> None:
     run = prepared(with_masks(tmp_path, 255), tmp_path / "o", "--num_vectors_per_token=3", "--use_object_template", "--cache_latents")
     (group, *_) = run.updates(0)
-    assert all("zibu" in caption for caption in group[0].captions)
-    forward(run.family, run.parts, group[0], run.config.noise, run.config.loss).per_sample.sum().backward()
+    assert all("zibu" in caption for caption in group.batches[0].captions)
+    forward(run.family, run.parts, group.batches[0], run.config.noise, run.config.loss).per_sample.sum().backward()
     gradient = run.parts.rows()[0].grad
     assert gradient is not None
     assert (gradient.abs().sum(dim=1) > 0).all()
@@ -185,7 +185,9 @@ def test_regularisation_images_are_balanced_and_weighed(tmp_path: Path) -> None:
     assert "3 regularisation images do not hold the word zibu" in checked.warnings[0].what
     run = prepared(with_regularisation(tmp_path / "again"), tmp_path / "o", "--prior_loss_weight=0.25")
     uses = [
-        (caption, weight) for group in run.updates(0) for caption, weight in zip(group[0].captions, group[0].weights.tolist(), strict=True)
+        (caption, weight)
+        for group in run.updates(0)
+        for caption, weight in zip(group.batches[0].captions, group.batches[0].weights.tolist(), strict=True)
     ]
     assert len(uses) == 32
     assert all(weight == (1.0 if "zibu" in caption else 0.25) for caption, weight in uses)
@@ -201,7 +203,7 @@ def test_a_weight_scales_a_samples_loss(tmp_path: Path) -> None:
 
 def test_templates_leave_regularisation_captions_alone(tmp_path: Path) -> None:
     run = prepared(with_regularisation(tmp_path), tmp_path / "o", "--use_object_template")
-    captions = {caption for group in run.updates(0) for caption in group[0].captions}
+    captions = {caption for group in run.updates(0) for caption in group.batches[0].captions}
     assert "a photo of a shape" in captions
     assert all("zibu" in caption for caption in captions - {"a photo of a shape"})
 
@@ -219,7 +221,7 @@ def test_held_out_images_are_measured_and_never_trained_on(tmp_path: Path, caplo
     held_out = [s.path.name for s in run.samples if s.held_out]
     assert len(held_out) == 2
     captions = {s.path.name: s.caption for s in run.samples}
-    used = [caption for epoch in range(3) for group in run.updates(epoch) for caption in group[0].captions]
+    used = [caption for epoch in range(3) for group in run.updates(epoch) for caption in group.batches[0].captions]
     assert not {captions[name] for name in held_out} & set(used)
     assert len(used) == 3 * 6 * 2
     assert [line for line in ("step 0:", "step 2:", "step 4:") if f"{line} loss" in caplog.text] == ["step 0:", "step 2:", "step 4:"]

@@ -80,7 +80,7 @@ def test_a_stop_saves_everything_and_the_same_command_goes_on(
 
     def update(run: Run) -> None:
         real(run)
-        run.stop = signal.SIGINT if run.step == 4 else 0
+        run.stop = signal.SIGINT if run.step == 3 else 0
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "update", update)

@@ -17,7 +17,7 @@ from coinage.preflight import check
 from coinage.seeding import generator_for
 from coinage.training.loop import accumulate, update
 from coinage.training.optimizers import choose_optimizer, make_schedule
-from coinage.training.setup import Run
+from coinage.training.setup import Run, Update
 from coinage.training.step import Batch, forward
 from coinage.training.word import install_word
 from tests.helpers import config_for, prepared, rows_of, trained
@@ -99,8 +99,8 @@ def test_accumulation_equals_a_larger_batch(moon_dataset: Path, tmp_path: Path) 
 def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path)
     (group, *_) = run.updates(0)
-    (batch,) = group
-    whole = accumulate(run, [batch])
+    (batch,) = group.batches
+    whole = accumulate(run, group)
     assert run.parts.rows()[0].grad is not None
     gradient = run.parts.rows()[0].grad.clone()
     run.optimizer.zero_grad()
@@ -108,7 +108,7 @@ def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path
     pieces = [Batch(batch.moments[cut], batch.captions[cut], batch.generators[cut], batch.weights[cut], batch.sizes[cut]) for cut in cuts]
     for generator, item in zip(batch.generators, _positions(run), strict=True):
         generator.manual_seed(item)
-    split = accumulate(run, pieces)
+    split = accumulate(run, Update(pieces, group.samples))
     assert split == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(run.parts.rows()[0].grad, gradient, rtol=1e-4, atol=1e-8)
 
@@ -131,8 +131,8 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
     def fixed_loss() -> float:
         """The loss of both images, eight fixed draws each."""
         (group,) = run.updates(0)
-        moments = torch.cat([group[0].moments] * 8)
-        captions = [*group[0].captions] * 8
+        moments = torch.cat([group.batches[0].moments] * 8)
+        captions = [*group.batches[0].captions] * 8
         with torch.no_grad():
             batch = Batch(
                 moments,

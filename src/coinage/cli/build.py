@@ -148,6 +148,10 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
             not 0 <= args.multires_noise_discount <= 1,
         Problem("--adaptive_noise_scale needs --noise_offset", hint="add --noise_offset 0.05"):
             args.adaptive_noise_scale and not args.noise_offset,
+        Problem("--zero_stage 3 shards a model that is frozen: it would only cost time", hint="leave out --deepspeed"):
+            args.deepspeed and args.zero_stage == 3,
+        Problem("offloading a few kilobytes to NVMe would only cost time", hint="leave out the --offload_* flags"):
+            "nvme" in (args.offload_optimizer_device, args.offload_param_device),
         Problem("--v_pred_like_loss is for models that predict the noise", hint="leave out --v_parameterization"):
             args.v_parameterization and args.v_pred_like_loss,
     }  # fmt: skip

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable
 
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, ConfigError
+from coinage.launch import process_rank
 
 INTERRUPTED = 130
+PATIENCE = 5.0  # seconds
 
 
 class _Lines(logging.Formatter):
@@ -31,7 +34,7 @@ def set_up_log(level: str = "INFO") -> None:
     handler.setFormatter(_Lines())
     log = logging.getLogger("coinage")
     log.handlers = [handler]
-    log.setLevel(level)
+    log.setLevel(level if process_rank() == 0 else logging.ERROR)  # the first process speaks for all
     log.propagate = False
 
 
@@ -41,6 +44,9 @@ def exit_code_of(action: Callable[[], None]) -> int:
     try:
         action()
     except CoinageError as error:
+        if process_rank() and isinstance(error, ConfigError):
+            time.sleep(PATIENCE)  # wrong input is wrong in all processes, and the first one tells it, unless a launcher ends it before
+            return error.exit_code
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return error.exit_code

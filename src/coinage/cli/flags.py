@@ -53,6 +53,8 @@ def _later(*values: Any, sdxl_only: bool = False) -> Flag:
     return replace(Flag(*values), note="has no effect yet", sdxl_only=sdxl_only)
 
 
+NO_SHARDING = "is not needed: the processes exchange a few kilobytes of gradients, and nothing is sharded"
+
 _MODEL = _rows(
     "model",
     Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a .safetensors or .ckpt file, a diffusers folder, or a hub id."),
@@ -267,19 +269,19 @@ _METADATA = _rows(
 )  # fmt: skip
 
 _SHARDING = _rows(
-    "sharding",
-    _later("--deepspeed", "switch", False, "Use DeepSpeed."),
-    _later("--zero_stage", "int", 2, "ZeRO stage.", (0, 1, 2, 3)),
-    _later("--offload_optimizer_device", "str", None, "Where the optimizer is offloaded.", ("cpu", "nvme")),
-    _later("--offload_optimizer_nvme_path", "str", None, "Path of the optimizer's NVMe."),
-    _later("--offload_param_device", "str", None, "Where parameters are offloaded.", ("cpu", "nvme")),
-    _later("--offload_param_nvme_path", "str", None, "Path of the parameters' NVMe."),
-    _later("--zero3_init_flag", "switch", False, "Build models under ZeRO-3."),
-    _later("--zero3_save_16bit_model", "switch", False, "Gather 16-bit weights on save."),
-    _later("--fp16_master_weights_and_gradients", "switch", False, "fp16 master weights."),
-    _later("--ddp_timeout", "int", None, "Minutes before a hung process group fails."),
-    _later("--ddp_gradient_as_bucket_view", "switch", False, "An option of torch's DDP."),
-    _later("--ddp_static_graph", "switch", False, "An option of torch's DDP."),
+    "several processes",
+    Flag("--deepspeed", "switch", False, "Use DeepSpeed.", note=NO_SHARDING),
+    Flag("--zero_stage", "int", 2, "ZeRO stage.", (0, 1, 2, 3), note=NO_SHARDING),
+    Flag("--offload_optimizer_device", "str", None, "Where the optimizer is offloaded.", ("cpu", "nvme"), note=NO_SHARDING),
+    Flag("--offload_optimizer_nvme_path", "str", None, "Path of the optimizer's NVMe.", note=NO_SHARDING),
+    Flag("--offload_param_device", "str", None, "Where parameters are offloaded.", ("cpu", "nvme"), note=NO_SHARDING),
+    Flag("--offload_param_nvme_path", "str", None, "Path of the parameters' NVMe.", note=NO_SHARDING),
+    Flag("--zero3_init_flag", "switch", False, "Build models under ZeRO-3.", note=NO_SHARDING),
+    Flag("--zero3_save_16bit_model", "switch", False, "Gather 16-bit weights on save.", note=NO_SHARDING),
+    Flag("--fp16_master_weights_and_gradients", "switch", False, "fp16 master weights.", note=NO_SHARDING),
+    Flag("--ddp_timeout", "int", None, "Minutes before a process group that hangs fails."),
+    Flag("--ddp_gradient_as_bucket_view", "switch", False, "An option of torch's DDP.", note=NO_SHARDING),
+    Flag("--ddp_static_graph", "switch", False, "An option of torch's DDP.", note=NO_SHARDING),
 )  # fmt: skip
 
 _WORD = _rows(

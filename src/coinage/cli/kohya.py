@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import random
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.notes import notes
 from coinage.cli.parse import parse, write_config
-from coinage.errors import CoinageError
+from coinage.launch import process_count
 
 if TYPE_CHECKING:
     from coinage.config import TrainConfig
@@ -33,6 +34,9 @@ def _train(args: argparse.Namespace) -> None:
     from coinage.cli.build import build
     from coinage.preflight import check
 
+    drawn = args.seed is None
+    if drawn and process_count() > 1:
+        args.seed = shared_seed(args.ddp_timeout)
     config, findings = build(args)
     if args.debug_dataset:
         from coinage.cli.cmd_dataset import show_dataset
@@ -46,32 +50,38 @@ def _train(args: argparse.Namespace) -> None:
         log.info("note: %s", note)
     for warning in checked.warnings:
         log.warning("%s", warning)
-    if args.seed is None:
+    if drawn:
         log.info("seed: %d (pass --seed to repeat this run)", config.loop.seed)
-    run_training(config, checked)
+    run_training(config, checked, args.ddp_timeout)
 
 
-def run_training(config: TrainConfig, checked: Checked) -> None:
+def shared_seed(timeout: int | None) -> int:
+    """A drawn seed that all processes have."""
+    from coinage.training.processes import start_processes
+
+    return start_processes(timeout)[0].gather(random.SystemRandom().randrange(2**31))[0]
+
+
+def run_training(config: TrainConfig, checked: Checked, timeout: int | None = None) -> None:
     """Load the model, train, save. Everything heavy is imported here."""
-    from accelerate import PartialState
-
     from coinage.data.summary import headlines
     from coinage.families import quiet_libraries
     from coinage.training.loop import train
+    from coinage.training.processes import start_processes
     from coinage.training.setup import prepare
     from coinage.training.stopping import stopping
     from coinage.training.watch import cache_latents, observers_for
 
     quiet_libraries()
-    state = PartialState()
-    if state.num_processes > 1:
-        raise CoinageError("several processes are not supported yet", hint="pass --num_processes 1 to accelerate launch")
+    processes, device = start_processes(timeout)
     log.info("loading %s", config.model.source)
-    run = prepare(config, checked.samples, state.device, checked.state)
+    run = prepare(config, checked.samples, device, checked.state, processes)
     for line in headlines(config.data, run.samples):
         log.info("%s", line)
-    shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, state.device)
+    shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, device)
     log.info("%d images, %d steps, %d epochs, %s on %s", *shape)
+    if processes.count > 1:
+        log.info("%d processes, each with its share of every step", processes.count)
     if config.data.cache_latents:
         cache_latents(run)
     observers = observers_for(run, checked.prompts)

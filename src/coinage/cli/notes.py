@@ -58,7 +58,11 @@ def notes(args: Values) -> list[str]:
     def given(dest: str) -> bool:
         return bool(values.get(dest, BY_DEST[dest].default) != BY_DEST[dest].default)
 
-    found = [f"{flag.name} {flag.note}" for flag in BY_DEST.values() if flag.note and given(flag.dest)]
+    reasons: dict[str, list[str]] = {}
+    for flag in BY_DEST.values():
+        if flag.note and given(flag.dest):
+            reasons.setdefault(flag.note, []).append(flag.name)
+    found = [f"{', '.join(names)} {reason}" for reason, names in reasons.items()]
     found += [f"--{dest} {why}" for dest, idle, why in IDLE if given(dest) and idle(args)]
     if args.save_model_as != "safetensors" and any(value for name, value in values.items() if name.startswith("metadata_")):
         found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")

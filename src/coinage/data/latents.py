@@ -71,6 +71,11 @@ class Memory:
     def save(self, key: Key, latent: Latent) -> None:
         self._kept[key] = latent
 
+    @property
+    def kept(self) -> Mapping[Key, Latent]:
+        """All latents by image and mirroring."""
+        return self._kept
+
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -> list[Latent]:
@@ -137,7 +142,19 @@ class Latents:
         """Images whose stored latents were not used, and why."""
         return self._store.recomputed if self._store else {}
 
-    def cache(self, batch_size: int, on_image: Callable[[int], None]) -> None:
+    def kept(self) -> Mapping[Key, Latent]:
+        """What is in memory; nothing where latents are on disk, which all processes see."""
+        return self._store.kept if isinstance(self._store, Memory) else {}
+
+    def keep(self, latents: Mapping[Key, Latent]) -> None:
+        """Take what another process has encoded."""
+        for key, latent in latents.items():
+            if isinstance(self._store, Memory):
+                self._store.save(key, latent)
+
+    def cache(
+        self, batch_size: int, on_image: Callable[[int], None], share: Callable[[Sequence[list[Key]]], Sequence[list[Key]]] = lambda x: x
+    ) -> None:
         """Encode every image, and its mirror image where it is flipped, that the store does not have.
 
         Images are read and latents written by threads while others are encoded.
@@ -145,6 +162,7 @@ class Latents:
         Args:
             batch_size: images per VAE call.
             on_image: gets the number done after each batch.
+            share: which of all groups of images this process encodes.
 
         Raises:
             ConfigError: images that cannot be decoded, all together, after the others are done.
@@ -163,7 +181,7 @@ class Latents:
                 return None
 
         done = 0
-        chunks = self._chunks(batch_size)
+        chunks = share(self._chunks(batch_size))
         with ThreadPoolExecutor(1) as writer:
             writes: deque[Future[None]] = deque()
             for chunk, found in zip(chunks, read_ahead(chunks, read, self._readers), strict=True):

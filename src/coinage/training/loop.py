@@ -10,8 +10,8 @@ import torch
 from coinage.embedding_file import EmbeddingFile
 from coinage.errors import TrainingError
 from coinage.training.observers import Observer, Together
-from coinage.training.setup import Run
-from coinage.training.step import Batch, forward
+from coinage.training.setup import Run, Update
+from coinage.training.step import forward
 
 
 def train(run: Run, observers: Sequence[Observer]) -> EmbeddingFile:
@@ -19,17 +19,18 @@ def train(run: Run, observers: Sequence[Observer]) -> EmbeddingFile:
     watch = Together(observers)
     watch.started(run)
     while run.step < run.total_steps:
-        for group in run.updates(run.epoch - 1, run.done):
-            run.loss = accumulate(run, group)
+        for work in run.updates(run.epoch - 1, run.done):
+            run.loss = accumulate(run, work)
             update(run)
             watch.stepped(run)
-            if run.stop or run.step == run.total_steps:
+            if run.ending or run.step == run.total_steps:
                 break
-        if run.stop:
+        if run.ending:
             break
         watch.epoch_ended(run)
         if run.step < run.total_steps:
             run.epoch, run.done = run.epoch + 1, 0
+    run.processes.check_same(run.parts.rows())
     if run.step == run.total_steps:
         watch.finished(run)
     else:
@@ -37,20 +38,26 @@ def train(run: Run, observers: Sequence[Observer]) -> EmbeddingFile:
     return run.embedding()
 
 
-def accumulate(run: Run, group: Sequence[Batch]) -> float:
-    """Add up the gradient of the group's mean loss over its samples; returns that mean.
+def accumulate(run: Run, work: Update) -> float:
+    """Add up the gradient of the mean loss over the samples of all processes; returns that mean.
 
     Raises:
         TrainingError: the loss is not finite; the rows are as before.
     """
-    samples = sum(len(batch.captions) for batch in group)
-    total = 0.0
-    for batch in group:
+    rows = run.parts.rows()
+    summed = torch.zeros(2, device=run.parts.device)  # the loss, and whether to end
+    for batch in work.batches:
         with run.autocast():
             result = forward(run.family, run.parts, batch, run.config.noise, run.config.loss)
-        loss = result.per_sample.sum() / samples
+        loss = result.per_sample.sum() / work.samples
         run.scaler.scale(loss).backward()
-        total += loss.item()
+        summed[0] += loss.detach()
+    summed[1] = float(bool(run.stop))
+    for row in rows:
+        row.grad = torch.zeros_like(row) if row.grad is None else row.grad  # a process may be left without a batch
+    run.processes.sum_([*(row.grad for row in rows if row.grad is not None), summed])
+    total, asked = (float(value) for value in summed)
+    run.ending = asked > 0
     if not math.isfinite(total):
         hint = "lower --learning_rate, or use --mixed_precision bf16 or no"
         raise TrainingError(f"the loss of step {run.step + 1} is {total}", f"step {run.step + 1}", hint)

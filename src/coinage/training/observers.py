@@ -155,7 +155,7 @@ class Previewer(Observer):
     def _draw(self, run: Run, when: str) -> None:
         self._read_again()
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
-        for index, prompt in enumerate(self._prompts):
+        for index, prompt in run.processes.share(list(enumerate(self._prompts))):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             path = self._folder / f"{self._name}_{when}_{index:02d}_{stamp}{seed}.png"
             try:

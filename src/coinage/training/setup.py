@@ -25,6 +25,7 @@ from coinage.families.base import Components, ModelFamily
 from coinage.optimizer_table import find_optimizer
 from coinage.seeding import generator_for, rng_for
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
+from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
 from coinage.training.step import Batch
 from coinage.training.word import install_word, read_vectors
@@ -32,6 +33,19 @@ from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one optimizer update learns from.
+
+    Attributes:
+        batches: those of this process.
+        samples: images in the batches of all processes together.
+    """
+
+    batches: Sequence[Batch]
+    samples: int
 
 
 @dataclass(slots=True)
@@ -50,25 +64,25 @@ class Run:
     dtype: torch.dtype
     total_steps: int
     total_epochs: int
+    processes: Processes = ALONE
     step: int = 0  # optimizer updates done
     epoch: int = 1  # the current one
     done: int = 0  # updates done in it
     loss: float = math.nan  # of the last update
     grad_norm: float = math.nan  # of the last update, before clipping
     measured: dict[int, float] = field(default_factory=dict)  # loss on held-out images, by step
-    stop: int = 0  # number of the signal that asked to end after this update
+    stop: int = 0  # number of the signal that asks to end
+    ending: bool = False  # the processes agree to end after this update
 
-    def updates(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each optimizer update of an epoch (counted from 0) after the first `done`, data included."""
-        plan = plan_epoch(self.samples, self._batch_sizes, self.config.loop.seed, epoch)[done * self.config.optim.accumulation :]
-        group: list[Batch] = []
-        for batch, latents in zip(plan, self.latents.of(plan, self.config.loop.seed, epoch), strict=True):
-            group.append(self._batch(batch, latents, epoch))
-            if len(group) == self.config.optim.accumulation:
-                yield group
-                group = []
-        if group:
-            yield group
+    def updates(self, epoch: int, done: int = 0) -> Iterator[Update]:
+        """The optimizer updates of an epoch (counted from 0) after the first `done`, data included."""
+        seed, size = self.config.loop.seed, self.config.optim.accumulation * self.processes.count
+        plan = plan_epoch(self.samples, self._batch_sizes, seed, epoch)
+        groups = [plan[i : i + size] for i in range(done * size, len(plan), size)]
+        own = [self.processes.share(group) for group in groups]
+        latents = self.latents.of([batch for share in own for batch in share], seed, epoch)
+        for group, share in zip(groups, own, strict=True):
+            yield Update([self._batch(batch, next(latents), epoch) for batch in share], sum(map(len, group)))
 
     @property
     def rate(self) -> float:
@@ -174,7 +188,13 @@ def loss_problems(config: TrainConfig, parts: Components) -> None:
         raise ConfigError([Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")])
 
 
-def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device, state: Path | None = None) -> Run:
+def prepare(
+    config: TrainConfig,
+    samples: Sequence[Sample],
+    device: torch.device,
+    state: Path | None = None,
+    processes: Processes = ALONE,
+) -> Run:
     """Load the model and make everything ready for the first step, or for the next one after a saved state.
 
     Raises:
@@ -192,7 +212,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
     if config.model.gradient_checkpointing:
         checkpoint_gradients(parts)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
-    total_steps, total_epochs = run_length(config.loop, config.optim.accumulation, batches)
+    total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
     warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
     loss_problems(config, parts)
     optimizer = make_optimizer(parts.rows())
@@ -209,6 +229,7 @@ def prepare(config: TrainConfig, samples: Sequence[Sample], device: torch.device
         dtype=dtype,
         total_steps=total_steps,
         total_epochs=total_epochs,
+        processes=processes,
     )
     if state:
         load_state(run, state)

@@ -22,12 +22,13 @@ TIMES = 10  # measurements over a run, when no interval is set
 @torch.no_grad()
 def validation_loss(run: Run) -> float:
     """Mean squared error over held-out images at fixed timesteps and noise, whatever the run's seed and loss weights."""
-    held_out = [i for i, sample in enumerate(run.samples) if sample.held_out]
+    held_out = list(enumerate(i for i, sample in enumerate(run.samples) if sample.held_out))
+    own = run.processes.share(held_out)
     low, high = run.config.noise.min_timestep, run.config.noise.max_timestep
     timesteps = torch.tensor([low + (2 * k + 1) * (high - low) // (2 * LEVELS) for k in range(LEVELS)])
-    plan = [(Item(i, 0, flipped=False),) for i in held_out]
-    total = 0.0
-    for number, (index, (latent,)) in enumerate(zip(held_out, run.latents.still(plan), strict=True)):
+    plan = [(Item(i, 0, flipped=False),) for _, i in own]
+    total = torch.zeros(1, device=run.parts.device)
+    for (number, index), (item,), (latent,) in zip(own, plan, run.latents.still(plan), strict=True):
         sample = run.samples[index]
         rng = rng_for("validation", number)
         caption = vary(sample.caption, sample.subset.captions, run.placeholder.token, rng, run.total_steps, run.total_steps)
@@ -36,13 +37,14 @@ def validation_loss(run: Run) -> float:
             captions=[caption] * LEVELS,
             generators=[generator_for("validation", number, k) for k in range(LEVELS)],
             weights=torch.ones(LEVELS),
-            sizes=torch.tensor([run.size_of(plan[number][0], latent)] * LEVELS),
+            sizes=torch.tensor([run.size_of(item, latent)] * LEVELS),
             mask=stack_masks([latent] * LEVELS),
         )
         with run.autocast():
             result = forward(run.family, run.parts, batch, NoiseConfig(), LossConfig(), timesteps)
-        total += float(result.per_sample.mean())
-    return total / len(held_out)
+        total += result.per_sample.mean()
+    run.processes.sum_([total])
+    return total.item() / len(held_out)
 
 
 class Validator(Observer):

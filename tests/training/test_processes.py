@@ -1,0 +1,126 @@
+"""Several processes learn what one learns."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.cli.build import build
+from coinage.cli.parse import parse
+from coinage.embedding_file import read
+from coinage.errors import ConfigError
+from coinage.training.processes import ALONE, Processes
+from tests.cli.test_bad_input import ROOT
+from tests.helpers import flags, rows_of, trained
+
+SCRIPT = str(ROOT / "train_textual_inversion.py")
+BASE = ("--max_train_steps=6", "--cache_latents", "--save_every_n_steps=2", "--save_state", "--noise_offset=0.05", "--lr_scheduler=linear")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def torchrun(*more: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *more, "--nproc_per_node=2"]
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def assert_same(one: Path, two: Path) -> None:
+    torch.testing.assert_close(rows_of(read(two / "zibu.safetensors")), rows_of(read(one / "zibu.safetensors")), rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dataset(moon_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset, with its batch size left to the command."""
+    file = tmp_path_factory.mktemp("dataset") / "dataset.toml"
+    file.write_text(re.sub(r"batch_size = \d+\n", "", moon_dataset.read_text()))
+    return file
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, batch 4."""
+    out = tmp_path_factory.mktemp("alone")
+    trained(dataset, out, *BASE, "--train_batch_size=4", "--validation_split=0.25")
+    return out
+
+
+def test_two_processes_learn_the_same_and_one_goes_on_from_them(alone: Path, dataset: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\n" * 3)
+    given = (*BASE, "--train_batch_size=2", "--validation_split=0.25", f"--sample_prompts={prompts}", "--sample_every_n_steps=6")
+    told = run([*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path / "two", *given)])
+    assert_same(alone, tmp_path / "two")
+    assert told.count("saved ") == 1, "one process speaks and writes"
+    assert told.count("2 processes") == 1
+    assert len(list((tmp_path / "two" / "sample").iterdir())) == 3
+    first, second = ([json.loads(line) for line in (out / "zibu-log.jsonl").read_text().splitlines()] for out in (alone, tmp_path / "two"))
+    assert [entry["loss"] for entry in second] == pytest.approx([entry["loss"] for entry in first], abs=1e-5)
+    assert [entry["grad_norm"] for entry in second] == pytest.approx([entry["grad_norm"] for entry in first], rel=1e-3)
+    state = tmp_path / "two" / "zibu-step00000004-state"
+    _, resumed = trained(dataset, tmp_path / "one", *BASE, "--train_batch_size=4", "--validation_split=0.25", f"--resume={state}")
+    torch.testing.assert_close(rows_of(resumed), rows_of(read(alone / "zibu.safetensors")), rtol=0, atol=1e-5)
+
+
+def test_accelerate_launch(alone: Path, dataset: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}", "--num_cpu_threads_per_process=1"]
+    given = (*BASE, "--train_batch_size=1", "--gradient_accumulation_steps=2", "--validation_split=0.25", "--ddp_timeout=5")
+    run([*launch, SCRIPT, *flags(dataset, tmp_path, *given)])
+    assert_same(alone, tmp_path)
+
+
+def test_two_machines(alone: Path, dataset: Path, tmp_path: Path) -> None:
+    """Two launchers meet on the loopback, one process each."""
+    words = flags(dataset, tmp_path, *BASE, "--train_batch_size=2", "--validation_split=0.25", "--cache_latents_to_disk")
+    port = free_port()
+    launches = []
+    for number in (1, 0):
+        place = ["--nnodes=2", f"--node_rank={number}", "--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=1"]
+        command = [sys.executable, "-m", "torch.distributed.run", *place, SCRIPT, *words]
+        launches.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT))
+    errors = [launch.communicate(timeout=120)[1] for launch in launches]
+    assert [launch.returncode for launch in launches] == [0, 0], errors
+    assert_same(alone, tmp_path)
+
+
+def test_wrong_input_is_told_once(dataset: Path, tmp_path: Path) -> None:
+    words = flags(dataset, tmp_path, "--token_string=wobo")
+    done = subprocess.run(
+        [*torchrun(f"--master_port={free_port()}"), SCRIPT, *words], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    assert done.returncode
+    assert done.stderr.count("no caption contains the word wobo") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--deepspeed", "--zero_stage=3"], "--zero_stage 3 shards a model that is frozen"),
+        (["--offload_param_device=nvme"], "offloading a few kilobytes to NVMe"),
+    ],
+)
+def test_sharding_is_refused(given: list[str], message: str, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(parse("sd", flags(dataset, tmp_path, *given), "test"))
+
+
+def test_shares() -> None:
+    assert list(ALONE.share([1, 2, 3])) == [1, 2, 3]
+    assert [list(Processes(rank, 2).share([1, 2, 3])) for rank in (0, 1)] == [[1, 3], [2]]
+    assert ALONE.gather("a") == ["a"]
