@@ -32,6 +32,9 @@ class ModelConfig:
     clip_skip: int | None = None  # 1..layers; None and 1: the last layer
     precision: Precision = "no"
     full_precision_vae: bool = False
+    low_precision_text: bool = False  # text encoders in `precision` too; the new rows stay float32
+    fp8_unet: bool = False  # UNet weights are kept in 8 bits and computed with in `precision`
+    compile_backend: str | None = None  # of torch.compile, for the UNet; None: not compiled
     gradient_checkpointing: bool = False
     max_token_length: int = 75  # tokens of a caption: 75, 150 or 225
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coinage.data.latents import placed
 from coinage.embedding_file import EmbeddingFile
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.families.base import Components, ModelFamily
@@ -106,22 +107,12 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
     Raises:
         CoinageError: not finite even so.
     """
-    vae, dtype = parts.vae, parts.vae.dtype
-
-    def decode(dtype: torch.dtype) -> Tensor:
-        pixels: Tensor = vae.decode(latents.to(dtype) / parts.scaling_factor, return_dict=False)[0]
-        return pixels.float()
-
-    pixels = decode(dtype)
-    if not torch.isfinite(pixels).all() and dtype != torch.float32:
-        vae.to(torch.float32)
-        try:
-            pixels = decode(torch.float32)
-        finally:
-            vae.to(dtype)
-    if not torch.isfinite(pixels).all():
-        raise CoinageError("the picture is not finite", hint="try --precision no, or another VAE")
-    return pixels
+    for dtype in dict.fromkeys((parts.vae.dtype, torch.float32)):
+        with placed(parts.vae, parts.device, dtype):
+            pixels: Tensor = parts.vae.decode(latents.to(dtype) / parts.scaling_factor, return_dict=False)[0].float()
+        if torch.isfinite(pixels).all():
+            return pixels
+    raise CoinageError("the picture is not finite", hint="try --precision no, or another VAE")
 
 
 def _chunks(parts: Components, prompt: Prompt) -> int:
@@ -149,7 +140,7 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     cond = family.encode(parts, [p.text for p in prompts], sizes, weighted=True)
     blank = family.encode(parts, [p.negative for p in prompts], sizes, weighted=True)
     seeds = [secrets.randbits(32) if p.seed is None else p.seed for p in prompts]
-    dtype = parts.denoiser.dtype
+    dtype = parts.dtype
     pooled: dict[str, Tensor] = {}
     if cond.pooled is not None and blank.pooled is not None:
         pooled = {"pooled_prompt_embeds": cond.pooled.to(dtype), "negative_pooled_prompt_embeds": blank.pooled.to(dtype)}

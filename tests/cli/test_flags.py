@@ -121,9 +121,9 @@ def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> No
 
 
 def test_flags_without_effect_are_named() -> None:
-    argv = ["--highvram", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb", "--metadata_author=me"]
+    argv = ["--console_log_simple", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb", "--metadata_author=me"]
     args = parse("sd", argv, "test")
-    idle = ["--highvram has no effect yet", "--huber_c has no effect without --loss_type huber or smooth_l1"]
+    idle = ["--console_log_simple has no effect yet", "--huber_c has no effect without --loss_type huber or smooth_l1"]
     assert sorted(notes(args)) == [*idle, "--log_with wandb: W&B has no effect yet", NO_METADATA, f"--xformers {OWN_KERNELS}"]
 
 

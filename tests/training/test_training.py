@@ -357,3 +357,72 @@ def test_saving_precision_and_ratio(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / "o" / "zibu.safetensors", framework="pt") as file:
         assert file.metadata()["modelspec.author"] == "me"
         assert file.get_tensor("emb_params").dtype == torch.float16
+
+
+def test_low_precision_reaches_the_frozen_parts_alone(moon_dataset: Path, tmp_path: Path) -> None:
+    run, word = trained(moon_dataset, tmp_path / "a", "--mixed_precision=bf16", "--full_bf16")
+    assert run.parts.embeddings[0].table.dtype == torch.bfloat16
+    assert {p.dtype for encoder in run.parts.text_encoders for p in encoder.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {row.dtype for row in run.parts.rows()} == {torch.float32}
+    _, plain = trained(moon_dataset, tmp_path / "b", "--mixed_precision=bf16")
+    assert torch.nn.functional.cosine_similarity(rows_of(word), rows_of(plain)).min() > 0.98
+
+
+def test_a_unet_in_eight_bits_trains_much_the_same(moon_dataset: Path, tmp_path: Path) -> None:
+    given = ("--mixed_precision=bf16", "--max_train_steps=20")
+    run, word = trained(moon_dataset, tmp_path / "a", *given, "--fp8_base", "--gradient_checkpointing")
+    plain_run, plain = trained(moon_dataset, tmp_path / "b", *given)
+    sizes = [sum(p.numel() * p.dtype.itemsize for p in r.parts.denoiser.parameters()) for r in (run, plain_run)]
+    assert sizes[0] < 0.52 * sizes[1]
+    start = rows_of(prepared(moon_dataset, tmp_path / "c", *given).embedding())
+    moved, expected = rows_of(word) - start, rows_of(plain) - start
+    assert torch.nn.functional.cosine_similarity(moved, expected).min() > 0.9
+    assert run.parts.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_gradients_through_eight_bit_layers_are_those_of_the_rounded_weights(kind: str) -> None:
+    from coinage.families.eight_bit import STORED, keep_in_eight_bits
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(8, 6) if kind == "linear" else torch.nn.Conv2d(8, 6, 3, stride=2, padding=1)
+    layer.requires_grad_(False)
+    x = torch.randn(3, 8) if kind == "linear" else torch.randn(2, 8, 7, 7)
+    layer.weight.copy_(layer.weight.to(STORED).float())
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = layer(one)
+    expected.square().sum().backward()
+    keep_in_eight_bits(torch.nn.ModuleList([layer]))
+    assert layer.weight.dtype == STORED
+    found = layer(two)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(two.grad, one.grad)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler looks at it
+def test_a_compiled_unet_trains_the_same(moon_dataset: Path, tmp_path: Path) -> None:
+    calls = []
+    real = torch.nn.Module.compile
+
+    def compiled(module: torch.nn.Module, **more: object) -> None:
+        calls.append((type(module).__name__, more))
+        real(module, **more)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.nn.Module, "compile", compiled)
+        _, word = trained(moon_dataset, tmp_path / "a", "--torch_compile", "--dynamo_backend=aot_eager")
+    assert calls == [("UNet2DConditionModel", {"backend": "aot_eager"})]
+    _, plain = trained(moon_dataset, tmp_path / "b")
+    torch.testing.assert_close(rows_of(word), rows_of(plain), rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match="--dynamo_backend nvprims_nvfuser is not in this torch"):
+        prepared(moon_dataset, tmp_path / "c", "--torch_compile", "--dynamo_backend=nvprims_nvfuser")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--full_fp16"], ["--full_bf16", "--mixed_precision=fp16"], ["--fp8_base"], ["--full_fp16", "--full_bf16", "--mixed_precision=bf16"]],
+)
+def test_precisions_that_do_not_go_together(given: list[str], moon_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--mixed_precision|exclude each other"):
+        config_for(moon_dataset, tmp_path, *given)

@@ -148,6 +148,11 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
             not 0 <= args.multires_noise_discount <= 1,
         Problem("--adaptive_noise_scale needs --noise_offset", hint="add --noise_offset 0.05"):
             args.adaptive_noise_scale and not args.noise_offset,
+        Problem("--full_fp16 and --full_bf16 exclude each other", hint="keep one of them"): args.full_fp16 and args.full_bf16,
+        Problem("--full_fp16 goes with --mixed_precision fp16"): args.full_fp16 and args.mixed_precision != "fp16",
+        Problem("--full_bf16 goes with --mixed_precision bf16"): args.full_bf16 and args.mixed_precision != "bf16",
+        Problem("--fp8_base needs --mixed_precision", hint="add --mixed_precision bf16, or fp16"):
+            args.fp8_base and args.mixed_precision == "no",
         Problem("--zero_stage 3 shards a model that is frozen: it would only cost time", hint="leave out --deepspeed"):
             args.deepspeed and args.zero_stage == 3,
         Problem("offloading a few kilobytes to NVMe would only cost time", hint="leave out the --offload_* flags"):
@@ -218,6 +223,9 @@ def _model(args: argparse.Namespace, family: str) -> ModelConfig:
         clip_skip=args.clip_skip,
         precision=args.mixed_precision,
         full_precision_vae=args.no_half_vae,
+        low_precision_text=args.full_fp16 or args.full_bf16,
+        fp8_unet=args.fp8_base,
+        compile_backend=args.dynamo_backend if args.torch_compile else None,
         gradient_checkpointing=args.gradient_checkpointing,
         max_token_length=args.max_token_length or 75,
     )

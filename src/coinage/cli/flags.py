@@ -161,9 +161,9 @@ _LENGTH = _rows(
     Flag("--seed", "int", None, "Makes the run repeatable; drawn and printed when unset."),
     Flag("--gradient_accumulation_steps", "int", 1, "Batches per optimizer step."),
     Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16")),
-    _later("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
-    _later("--full_bf16", "switch", False, "Frozen parts wholly in bf16; the trained rows stay fp32."),
-    _later("--fp8_base", "switch", False, "Keep the UNet's weights in fp8."),
+    Flag("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
+    Flag("--full_bf16", "switch", False, "Frozen parts wholly in bf16; the trained rows stay fp32."),
+    Flag("--fp8_base", "switch", False, "Keep the UNet's weights in fp8."),
     Flag("--no_half_vae", "switch", False, "Keep the VAE in fp32."),
 )  # fmt: skip
 
@@ -173,10 +173,10 @@ _MEMORY = _rows(
     Flag("--mem_eff_attn", "switch", False, "Memory-efficient attention.", note=OWN_KERNELS),
     Flag("--xformers", "switch", False, "xFormers attention.", note=OWN_KERNELS),
     Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on)."),
-    _later("--torch_compile", "switch", False, "Compile the UNet."),
-    _later("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm")),
-    _later("--lowram", "switch", False, "Load weights straight onto the GPU."),
-    _later("--highvram", "switch", False, "Never flush the GPU's cache while encoding."),
+    Flag("--torch_compile", "switch", False, "Compile the UNet."),
+    Flag("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm")),
+    Flag("--lowram", "switch", False, "Load weights straight onto the GPU.", note="is not needed: weights are mapped from their file, not read into memory"),
+    Flag("--highvram", "switch", False, "Never flush the GPU's cache while encoding.", note="is not needed: the cache is never flushed"),
 )  # fmt: skip
 
 _OPTIMIZER = _rows(

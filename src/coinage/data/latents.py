@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -87,9 +88,8 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
     batch = torch.from_numpy(np.stack([view.pixels for view in views])).to(vae.device)
     moments = _moments(vae, batch)
     if not torch.isfinite(moments).all() and vae.dtype != torch.float32:
-        dtype = vae.dtype
-        moments = _moments(vae.to(torch.float32), batch)
-        vae.to(dtype)
+        with placed(vae, vae.device, torch.float32):
+            moments = _moments(vae, batch)
     latents = []
     for path, values, view in zip(paths, moments, views, strict=True):
         if not torch.isfinite(values).all():
@@ -98,6 +98,19 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
         mask = None if view.mask is None else _averaged(view.mask, width, height)
         latents.append(Latent(values.clone(memory_format=torch.contiguous_format), mask, view.fit))
     return latents
+
+
+@contextmanager
+def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Have a VAE on a device and in a dtype for a while."""
+    home = vae.device, vae.dtype
+    if home != (device, dtype):
+        vae.to(device, dtype)
+    try:
+        yield
+    finally:
+        if home != (device, dtype):
+            vae.to(*home)
 
 
 def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:

@@ -46,6 +46,12 @@ class Components:
     def device(self) -> torch.device:
         return torch.device(self.denoiser.device)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes with; its weights may be kept in 8 bits."""
+        dtype: torch.dtype = next(p.dtype for p in self.denoiser.parameters() if p.dtype.itemsize > 1)
+        return dtype
+
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return (*self.text_encoders, self.vae, self.denoiser)
 

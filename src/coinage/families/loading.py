@@ -287,7 +287,7 @@ def make_schedule(model: ModelConfig, config: Mapping[str, Any]) -> DiffusionSch
 
 
 def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: Sequence[bool]) -> Components:
-    """The parts of a model, frozen: UNet and VAE in `dtype`, text encoders in float32.
+    """The parts of a model, frozen: UNet and VAE in `dtype`, text encoders in float32 unless `low_precision_text`.
 
     Args:
         model: where it is, and how it is read.
@@ -307,7 +307,8 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: S
         tokenizers = tuple(_tokenizer(model, f"tokenizer{suffix}") for suffix in suffixes)
     with telling("text encoder", path):
         names = [f"text_encoder{suffix}" for suffix in suffixes]
-        text_encoders = tuple(_whole(source.text_encoder(name, torch.float32), name, path) for name in names)
+        text_dtype = dtype if model.low_precision_text else torch.float32
+        text_encoders = tuple(_whole(source.text_encoder(name, text_dtype), name, path) for name in names)
     for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
         if len(tokenizer) > encoder.config.vocab_size:
             what = f"the tokenizer has {len(tokenizer)} entries and the text encoder {encoder.config.vocab_size}"

@@ -48,7 +48,7 @@ class SDXL:
         return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
-        dtype = parts.denoiser.dtype
+        dtype = parts.dtype
         added = {"text_embeds": cast(Tensor, cond.pooled).to(dtype), "time_ids": cast(Tensor, cond.time_ids)}
         hidden = cond.encoder_hidden_states.to(dtype)
         prediction: Tensor = parts.denoiser(noisy_latents.to(dtype), timesteps, hidden, added_cond_kwargs=added).sample

@@ -48,7 +48,7 @@ class StableDiffusion:
         return Conditioning(weigh(join_chunks(states, parts.chunks), weights, parts.chunks, keep_mean=True))
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
-        dtype = parts.denoiser.dtype
+        dtype = parts.dtype
         prediction: Tensor = parts.denoiser(noisy_latents.to(dtype), timesteps, cond.encoder_hidden_states.to(dtype)).sample
         return prediction
 

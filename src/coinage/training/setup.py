@@ -22,6 +22,7 @@ from coinage.embedding_file import EmbeddingFile
 from coinage.errors import ConfigError, Problem
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
+from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.optimizer_table import find_optimizer
 from coinage.seeding import generator_for, rng_for
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
@@ -163,6 +164,16 @@ def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> 
         log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
 
 
+def shape_unet(config: TrainConfig, parts: Components) -> None:
+    """Keep and run the UNet as the flags ask, on its device."""
+    if config.model.fp8_unet:
+        keep_in_eight_bits(parts.denoiser)
+    if config.model.gradient_checkpointing:
+        checkpoint_gradients(parts)
+    if config.model.compile_backend:
+        parts.denoiser.compile(backend=config.model.compile_backend)
+
+
 def checkpoint_gradients(parts: Components) -> None:
     """Have UNet and text encoders compute activations twice instead of keeping them."""
     parts.denoiser.enable_gradient_checkpointing()
@@ -172,6 +183,22 @@ def checkpoint_gradients(parts: Components) -> None:
         enable()
     for module in (parts.denoiser, *parts.text_encoders):
         module.train()  # checkpointing is skipped in eval mode; there is no dropout
+
+
+def compiler_problems(config: TrainConfig) -> None:
+    """See that torch has the compiler that is asked for.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    backend = config.model.compile_backend
+    if backend is None:
+        return
+    from torch._dynamo import list_backends
+
+    known = [*list_backends(exclude_tags=()), "eager"]
+    if backend not in known:
+        raise ConfigError([Problem(f"--dynamo_backend {backend} is not in this torch", hint=f"one of {', '.join(sorted(known))}")])
 
 
 def loss_problems(config: TrainConfig, parts: Components) -> None:
@@ -203,14 +230,14 @@ def prepare(
     """
     make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
     read_vectors(config.words[0])  # nor may a wrong file
+    compiler_problems(config)
     dtype = working_dtype(config.model.precision, device)
     family = FAMILIES[config.model.family]
     parts = family.load(config.model, dtype)
     placeholder = install_word(parts, config.words[0], family.embedding_keys)
     for module in parts.modules():
         module.to(device)
-    if config.model.gradient_checkpointing:
-        checkpoint_gradients(parts)
+    shape_unet(config, parts)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
     total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
     warn_of_small_rate(config, parts.embeddings[0].table, total_steps)

@@ -35,6 +35,7 @@ def cache_latents(run: Run) -> None:
     total = sum(2 if s.subset.images.flip and not s.held_out else 1 for s in run.samples)
     with counted("encoding images", total) as on_image:
         run.latents.cache(run.config.data.vae_batch_size, on_image, run.processes.share)
+    run.parts.vae.to("cpu")  # back on its device for each preview
     for found in run.processes.gather(run.latents.kept()):
         run.latents.keep(found)
     if run.latents.recomputed:
