@@ -262,6 +262,8 @@ class LogConfig:
     prefix: str = ""
     name: str = "textual_inversion"
     level: str = "INFO"
+    file: Path | None = None  # takes what the console would show
+    simple: bool = False  # to stdout instead of stderr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,10 +98,10 @@ def test_output_where_nobody_may_write(moon_dataset: Path) -> None:
 def test_some_captions_without_the_word_are_a_warning_and_idle_flags_a_note(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
     (tmp_path / "images" / "01.txt").write_text("a moon")
-    done, _ = run(flags(dataset, tmp_path / "out", "--max_train_steps=1", "--console_log_simple", "--save_model_as=pt"))
+    done, _ = run(flags(dataset, tmp_path / "out", "--max_train_steps=1", "--log_config", "--save_model_as=pt"))
     assert done.returncode == 0, done.stderr
     assert "warning: 1 of 8 captions lack the word zibu" in done.stderr
-    assert done.stderr.count("note: --console_log_simple has no effect yet") == 1
+    assert done.stderr.count("note: --log_config has no effect yet") == 1
     assert (tmp_path / "out" / "zibu.pt").is_file()
 
 
@@ -162,3 +162,16 @@ def test_demo_refuses_what_cannot_work(more: list[str]) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "error: --" in done.stderr
+
+
+def test_where_messages_go(moon_dataset: Path, tmp_path: Path) -> None:
+    done, _ = run(flags(moon_dataset, tmp_path / "a", "--max_train_steps=1", f"--console_log_file={tmp_path / 'logs' / 'run.log'}"))
+    assert done.returncode == 0
+    assert "saved" not in done.stderr
+    assert "saved" in (tmp_path / "logs" / "run.log").read_text()
+    done, _ = run(flags(moon_dataset, tmp_path / "b", "--max_train_steps=1", "--console_log_simple"))
+    assert "saved" in done.stdout
+    assert "saved" not in done.stderr
+    done, _ = run(flags(moon_dataset, tmp_path / "c", "--max_train_steps=1", "--console_log_file=/proc/coinage/run.log"))
+    assert done.returncode == 1
+    assert "--console_log_file: cannot write there" in done.stderr

@@ -121,9 +121,9 @@ def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> No
 
 
 def test_flags_without_effect_are_named() -> None:
-    argv = ["--console_log_simple", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb", "--metadata_author=me"]
+    argv = ["--log_config", "--seed=1", "--huber_c=0.2", "--xformers", "--log_with=wandb", "--metadata_author=me"]
     args = parse("sd", argv, "test")
-    idle = ["--console_log_simple has no effect yet", "--huber_c has no effect without --loss_type huber or smooth_l1"]
+    idle = ["--huber_c has no effect without --loss_type huber or smooth_l1", "--log_config has no effect yet"]
     assert sorted(notes(args)) == [*idle, "--log_with wandb: W&B has no effect yet", NO_METADATA, f"--xformers {OWN_KERNELS}"]
 
 
@@ -135,11 +135,22 @@ def test_all_missing_inputs_are_reported_together() -> None:
         assert part in text
 
 
-def test_a_local_thumbnail_path_never_reaches_the_file(tmp_path: Path) -> None:
+def test_a_thumbnail_becomes_a_data_url_and_its_path_never_reaches_the_file(tmp_path: Path) -> None:
     (tmp_path / "1_x").mkdir()
+    (tmp_path / "small.png").write_bytes(b"\x89PNG")
+    (tmp_path / "large.png").write_bytes(bytes(1_000_001))
     argv = ["--pretrained_model_name_or_path=m", "--token_string=t", "--output_dir=o", "--resolution=64", f"--train_data_dir={tmp_path}"]
-    config, _ = build(parse("sd", [*argv, "--metadata_thumbnail=/home/me/pic.png", "--metadata_author=me"], "test"))
-    assert config.save.metadata == (("author", "me"),)
+
+    def thumbnail(given: str) -> tuple[str | None, int]:
+        config, findings = build(parse("sd", [*argv, f"--metadata_thumbnail={given}", "--metadata_author=me"], "test"))
+        fields = dict(config.save.metadata)
+        assert fields.pop("author") == "me"
+        return fields.pop("thumbnail", None), len(findings.warnings)
+
+    assert thumbnail(f"{tmp_path / 'small.png'}") == ("data:image/png;base64,iVBORw==", 0)
+    assert thumbnail("data:image/png;base64,AA==") == ("data:image/png;base64,AA==", 0)
+    for wrong in ("none.png", "large.png", "1_x"):
+        assert thumbnail(f"{tmp_path / wrong}") == (None, 1)
 
 
 @pytest.mark.parametrize("value", ["-5", "1600"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import random
 import re
 from pathlib import Path
 
 from coinage.cli.build_data import build_data
-from coinage.cli.flags import BY_DEST
 from coinage.config import (
     LogConfig,
     LoopConfig,
@@ -29,6 +29,7 @@ from coinage.model_files import told_family
 from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems
 from coinage.state_files import named_state, read_summary
 
+MOST_THUMBNAIL = 1_000_000  # bytes
 REQUIRED = {
     "pretrained_model_name_or_path": "the model to train for, such as path/to/model",
     "token_string": "the new word, such as mychar",
@@ -86,7 +87,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
             max_epochs=args.max_train_epochs,
             seed=_seed(args),
         ),
-        save=_save(args),
+        save=_save(args, findings),
         state=StateConfig(
             save=args.save_state,
             at_end=args.save_state_on_train_end or args.save_state,
@@ -263,8 +264,25 @@ def _word(args: argparse.Namespace) -> WordConfig:
     )
 
 
-def _save(args: argparse.Namespace) -> SaveConfig:
-    fields = {k.removeprefix("metadata_"): v for k, v in vars(args).items() if k.startswith("metadata_") and not BY_DEST[k].note}
+def _thumbnail(given: str | None, findings: Findings) -> str | None:
+    """A data URL: as given, or of an image file."""
+    if given is None or given.startswith("data:"):
+        return given
+    path = Path(given)
+    kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}.get(path.suffix.lower())
+    try:
+        if kind is None or path.stat().st_size > MOST_THUMBNAIL:
+            findings.warn("--metadata_thumbnail: left out", given, "give a PNG, JPEG or WebP file below 1 MB")
+            return None
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError as error:
+        findings.warn(f"--metadata_thumbnail: left out: {error.strerror}", given)
+        return None
+
+
+def _save(args: argparse.Namespace, findings: Findings) -> SaveConfig:
+    fields = {k.removeprefix("metadata_"): v for k, v in vars(args).items() if k.startswith("metadata_")}
+    fields["thumbnail"] = _thumbnail(args.metadata_thumbnail, findings)
     return SaveConfig(
         output_dir=Path(args.output_dir),
         format=args.save_model_as,
@@ -299,4 +317,6 @@ def _log(args: argparse.Namespace) -> LogConfig:
         prefix=args.log_prefix or "",
         name=args.log_tracker_name or "textual_inversion",
         level=args.console_log_level or "INFO",
+        file=Path(args.console_log_file) if args.console_log_file else None,
+        simple=args.console_log_simple,
     )

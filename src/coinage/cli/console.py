@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_rank
@@ -24,13 +25,28 @@ class _Lines(logging.Formatter):
         return prefix + record.getMessage()
 
 
-def set_up_log(level: str = "INFO") -> None:
-    """Print our messages to stderr, and what a console cannot show as an escape."""
+def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = False) -> None:
+    """Print our messages to stderr, and what a console cannot show as an escape.
+
+    Args:
+        level: the least that is printed.
+        file: where to instead, written anew; errors that end a run still go to stderr.
+        simple: print to stdout.
+
+    Raises:
+        CoinageError: the file cannot be written.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stdout if simple else sys.stderr)
+    if file and process_rank() == 0:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(file, mode="w", encoding="utf-8")
+        except OSError as error:
+            raise CoinageError(f"--console_log_file: cannot write there: {error.strerror}", str(file)) from None
     handler.setFormatter(_Lines())
     log = logging.getLogger("coinage")
     log.handlers = [handler]

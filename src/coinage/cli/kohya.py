@@ -44,7 +44,7 @@ def _train(args: argparse.Namespace) -> None:
         findings.notes += notes(args)
         show_dataset(config, findings, args.debug_dataset_out)
         return
-    set_up_log(config.log.level)
+    set_up_log(config.log.level, config.log.file, simple=config.log.simple)
     checked = check(config, findings)
     for note in (*notes(args), *findings.notes):
         log.info("note: %s", note)
