@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coinage.cli.kohya import train_command
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
@@ -164,14 +165,18 @@ def test_demo_refuses_what_cannot_work(more: list[str]) -> None:
     assert "error: --" in done.stderr
 
 
-def test_where_messages_go(moon_dataset: Path, tmp_path: Path) -> None:
-    done, _ = run(flags(moon_dataset, tmp_path / "a", "--max_train_steps=1", f"--console_log_file={tmp_path / 'logs' / 'run.log'}"))
-    assert done.returncode == 0
-    assert "saved" not in done.stderr
+def test_where_messages_go(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(name: str, *more: str) -> tuple[int, str, str]:
+        code = train_command("sd", flags(moon_dataset, tmp_path / name, "--max_train_steps=1", *more))
+        return code, *capsys.readouterr()
+
+    code, _, error = train("a", f"--console_log_file={tmp_path / 'logs' / 'run.log'}")
+    assert code == 0
+    assert "saved" not in error
     assert "saved" in (tmp_path / "logs" / "run.log").read_text()
-    done, _ = run(flags(moon_dataset, tmp_path / "b", "--max_train_steps=1", "--console_log_simple"))
-    assert "saved" in done.stdout
-    assert "saved" not in done.stderr
-    done, _ = run(flags(moon_dataset, tmp_path / "c", "--max_train_steps=1", "--console_log_file=/proc/coinage/run.log"))
-    assert done.returncode == 1
-    assert "--console_log_file: cannot write there" in done.stderr
+    code, out, error = train("b", "--console_log_simple")
+    assert "saved" in out
+    assert "saved" not in error
+    code, _, error = train("c", "--console_log_file=/proc/coinage/run.log")
+    assert code == 1
+    assert "--console_log_file: cannot write there" in error

@@ -49,6 +49,8 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
             raise CoinageError(f"--console_log_file: cannot write there: {error.strerror}", str(file)) from None
     handler.setFormatter(_Lines())
     log = logging.getLogger("coinage")
+    for older in log.handlers:
+        older.close()
     log.handlers = [handler]
     log.setLevel(level if process_rank() == 0 else logging.ERROR)  # the first process speaks for all
     log.propagate = False
