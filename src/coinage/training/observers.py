@@ -207,7 +207,8 @@ class Journal(Observer):
         self._file = self._path.open("a", encoding="utf-8")
 
     def stepped(self, run: Run) -> None:
-        entry = {"step": run.step, "epoch": run.epoch, "loss": run.loss, "lr": run.rate, "grad_norm": run.grad_norm}
+        norm = run.grad_norm if math.isfinite(run.grad_norm) else None  # an update that overflowed was skipped
+        entry = {"step": run.step, "epoch": run.epoch, "loss": run.loss, "lr": run.rate, "grad_norm": norm}
         try:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()  # so that a run that is killed leaves it whole
