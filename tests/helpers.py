@@ -52,12 +52,11 @@ def trained(
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:
         change(run)
-    observers = observers_for(run, checked.prompts)
+    watch = observers_for(run, checked.prompts)
     try:
-        return run, train(run, observers)
+        return run, train(run, watch)
     finally:
-        for observer in observers:
-            observer.close()
+        watch.close()
 
 
 def rows_of(file: EmbeddingFile) -> torch.Tensor:

@@ -84,15 +84,14 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
         log.info("%d processes, each with its share of every step", processes.count)
     if config.data.cache_latents:
         cache_latents(run)
-    observers = observers_for(run, checked.prompts)
+    watch = observers_for(run, checked.prompts)
     if run.step:
         log.info("going on after step %d from %s", run.step, checked.state)
     try:
         with stopping(run):
-            train(run, observers)
+            train(run, watch)
     finally:
-        for observer in observers:
-            observer.close()
+        watch.close()
     if run.step < run.total_steps:
         sys.exit(128 + run.stop)
     log.info("saved %s", config.save.output_dir / f"{config.words[0].output_name}.{config.save.format}")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 
 from coinage.embedding_file import EmbeddingFile
 from coinage.errors import TrainingError
-from coinage.training.observers import Observer, Together
+from coinage.training.observers import Observer
 from coinage.training.setup import Run, Update
 from coinage.training.step import forward
 
 
-def train(run: Run, observers: Sequence[Observer]) -> EmbeddingFile:
+def train(run: Run, watch: Observer) -> EmbeddingFile:
     """Train to the end, or to where the run is asked to stop; returns the learned word."""
-    watch = Together(observers)
     watch.started(run)
     while run.step < run.total_steps:
         for work in run.updates(run.epoch - 1, run.done):

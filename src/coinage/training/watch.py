@@ -8,7 +8,7 @@ from datetime import datetime
 
 from coinage.progress import counted
 from coinage.prompts import Prompt
-from coinage.training.observers import Journal, Observer, Previewer, Progress, Tracker
+from coinage.training.observers import Journal, Observer, Previewer, Progress, Together, Tracker
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
 from coinage.training.validation import Validator
@@ -16,7 +16,7 @@ from coinage.training.validation import Validator
 log = logging.getLogger("coinage")
 
 
-def observers_for(run: Run, prompts: Sequence[Prompt]) -> list[Observer]:
+def observers_for(run: Run, prompts: Sequence[Prompt]) -> Observer:
     """Saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure."""
     config, name, main = run.config, run.config.words[0].output_name, run.processes.main
     observers: list[Observer] = [Saver(config), Journal(config.save.output_dir / f"{name}-log.jsonl")] if main else []
@@ -27,7 +27,7 @@ def observers_for(run: Run, prompts: Sequence[Prompt]) -> list[Observer]:
     if main and config.log.tracker == "tensorboard" and config.log.dir:
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
         observers.append(Tracker(config.log.dir / f"{config.log.prefix}{stamp}" / config.log.name))
-    return [*observers, Progress()] if main else observers
+    return Together([*observers, Progress()] if main else observers)
 
 
 def cache_latents(run: Run) -> None:
