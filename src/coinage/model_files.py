@@ -173,6 +173,17 @@ def kind_of_folder(folder: Path) -> Kind:
     return Kind("sd2" if text.get("hidden_act", "gelu" if wide else "quick_gelu") == "gelu" else "sd1")
 
 
+def reach_hub() -> None:
+    """Fail at once without a network, where the hub's own library tries again and again.
+
+    Raises:
+        OSError: the hub's host is not known.
+    """
+    from huggingface_hub import constants
+
+    socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+
+
 def hub_folder(hub_id: str) -> Path | None:
     """The folder of a hub id in the local cache, where the settings that tell its family are brought; None when out of reach."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
@@ -182,7 +193,7 @@ def hub_folder(hub_id: str) -> Path | None:
         found = try_to_load_from_cache(hub_id, f"{part}/config.json")
         if not isinstance(found, str) and not constants.HF_HUB_OFFLINE:
             try:
-                socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)  # fails at once without a network
+                reach_hub()
                 found = hf_hub_download(hub_id, f"{part}/config.json")
             except Exception:  # noqa: BLE001 - whatever the network raises means the same
                 found = None

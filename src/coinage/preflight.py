@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
 from coinage.config import ModelConfig, PreviewConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, wrong_kind
+from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, reach_hub, wrong_kind
 from coinage.prompts import Prompt, read_prompts
 from coinage.state_files import find_state
 from coinage.tokenizer_files import find_tokenizer
@@ -129,7 +127,7 @@ def _hub_problems(source: str, flag: str) -> list[Problem]:
     reason = "not in the local cache, and the hub is out of reach"
     if not constants.HF_HUB_OFFLINE:
         try:
-            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)  # fails at once without a network
+            reach_hub()
             if HfApi().file_exists(source, "model_index.json"):
                 return []
             reason = "not found on the hub"
