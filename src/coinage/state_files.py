@@ -76,12 +76,13 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
 def read_summary(folder: Path) -> Summary | None:
     """A state's summary; None when the state is not whole."""
     try:
-        data = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        summary = Summary(**data)
+        summary = Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
         whole = digest_of((folder / TENSORS).read_bytes()) == summary.digest
+        placed = min(summary.step, summary.done) >= 0 and summary.epoch >= 1
+        told = isinstance(summary.fingerprint, dict) and isinstance(summary.fingerprint.get("seed"), int)
     except (OSError, ValueError, TypeError):
         return None
-    return summary if whole and min(summary.step, summary.done) >= 0 and summary.epoch >= 1 else None
+    return summary if whole and placed and told else None
 
 
 def latest_state(folder: Path, name: str) -> Path | None:

@@ -185,7 +185,9 @@ def test_states_that_are_not_whole(moon_dataset: Path, tmp_path: Path) -> None:
     state = state_of(moon_dataset, tmp_path)
     data = (state / TENSORS).read_bytes()
     summary = (state / SUMMARY).read_bytes()
-    for name, content in ((TENSORS, data[:-1]), (SUMMARY, b"{"), (SUMMARY, b'{"step": 1}'), (SUMMARY, b"")):
+    fields = json.loads(summary)
+    odd = [(SUMMARY, json.dumps(fields | change).encode()) for change in ({"step": "x"}, {"fingerprint": 3}, {"fingerprint": {}})]
+    for name, content in ((TENSORS, data[:-1]), (SUMMARY, b"{"), (SUMMARY, b'{"step": 1}'), (SUMMARY, b""), *odd):
         (state / TENSORS).write_bytes(data)
         (state / SUMMARY).write_bytes(summary)
         (state / name).write_bytes(content)
