@@ -10,9 +10,11 @@ from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODEL
 from coinage.embedding_file import EmbeddingFile
+from coinage.hub import open_uploader
 from coinage.preflight import check
 from coinage.training.loop import train
 from coinage.training.setup import Run, prepare
+from coinage.training.trackers import open_writers
 from coinage.training.watch import observers_for
 
 
@@ -52,7 +54,7 @@ def trained(
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:
         change(run)
-    watch = observers_for(run, checked.prompts)
+    watch = observers_for(run, checked.prompts, open_writers(config.log, config.save.output_dir), open_uploader(config.hub))
     try:
         return run, train(run, watch)
     finally:

@@ -6,13 +6,15 @@ Every field has its unit and range beside it. `cli` builds a `TrainConfig` from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
+TrackerName = Literal["tensorboard", "wandb"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # in any letter case
 LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 Interpolation = Literal["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
@@ -258,12 +260,29 @@ class LogConfig:
     """Where progress is recorded."""
 
     dir: Path | None = None
-    tracker: Literal["tensorboard"] | None = None
+    trackers: tuple[TrackerName, ...] = ()
     prefix: str = ""
-    name: str = "textual_inversion"
+    name: str = "textual_inversion"  # TensorBoard's folder, the project on W&B
+    run_name: str | None = None  # on W&B
+    wandb_key: str | None = field(default=None, repr=False)
+    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # what the trackers are started with, by tracker
+    settings: tuple[tuple[str, object], ...] = ()  # told to the trackers
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubConfig:
+    """Where on the Hugging Face hub files are uploaded."""
+
+    repo_id: str | None = None  # owner/name; None: nowhere
+    repo_type: str = "model"  # model, dataset or space
+    folder: str = ""  # within the repository
+    token: str | None = field(default=None, repr=False)  # None: the stored login
+    private: bool = True  # of a repository that is made
+    background: bool = False  # training goes on while files are sent
+    states: bool = False  # states too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,3 +301,4 @@ class TrainConfig:
     preview: PreviewConfig = PreviewConfig()
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
+    hub: HubConfig = HubConfig()

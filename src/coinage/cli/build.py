@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 
 from coinage.cli.build_data import build_data
+from coinage.cli.build_log import build_hub, build_log
 from coinage.config import (
-    LogConfig,
     LoopConfig,
     LossConfig,
     ModelConfig,
@@ -24,7 +24,8 @@ from coinage.config import (
     ValidationConfig,
     WordConfig,
 )
-from coinage.errors import Findings, Problem
+from coinage.errors import CoinageError, Findings, Problem
+from coinage.hub import fetch_state
 from coinage.model_files import told_family
 from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems
 from coinage.state_files import named_state, read_summary
@@ -53,6 +54,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
         findings.error("--v2 is for Stable Diffusion 2.x, and this is the script for SDXL", hint="use train_textual_inversion.py --v2")
     findings.errors += _range_problems(args)
     optim = _optim(args, findings.errors)
+    log, hub, resume = build_log(args, findings), build_hub(args, findings), _resume(args, findings)
     findings.raise_errors()
     config = TrainConfig(
         model=_model(args, family),
@@ -85,7 +87,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
         loop=LoopConfig(
             max_steps=args.max_train_steps,
             max_epochs=args.max_train_epochs,
-            seed=_seed(args),
+            seed=_seed(args, resume),
         ),
         save=_save(args, findings),
         state=StateConfig(
@@ -93,11 +95,12 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
             at_end=args.save_state_on_train_end or args.save_state,
             keep_epochs=args.save_last_n_epochs_state or args.save_last_n_epochs,
             keep_steps=args.save_last_n_steps_state or args.save_last_n_steps,
-            resume=args.resume,
+            resume=resume,
         ),
         preview=_preview(args),
         validation=ValidationConfig(every_n_steps=args.validate_every_n_steps, every_n_epochs=args.validate_every_n_epochs),
-        log=_log(args),
+        log=log,
+        hub=hub,
     )
     return config, findings
 
@@ -141,8 +144,6 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
             args.num_vectors_per_token > 75,
         Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"):
             args.init_word is not None and not args.init_word.strip(),
-        Problem(f"--log_with {args.log_with} needs --logging_dir", hint="add --logging_dir logs"):
-            args.log_with in ("tensorboard", "all") and not args.logging_dir,
         Problem(f"--huber_c {args.huber_c} is out of range", hint="above 0, at most 1; 0.1 is usual"): not 0 < args.huber_c <= 1,
         Problem(f"--huber_scale {args.huber_scale} must be above 0"): args.huber_scale <= 0,
         Problem(f"--multires_noise_discount {args.multires_noise_discount} is out of range", hint="0 to 1; 0.3 is usual"):
@@ -241,11 +242,22 @@ def family_of(args: argparse.Namespace) -> str:
     return "sdxl" if args.script == "sdxl" else "sd2" if args.v2 else "sd1"
 
 
-def _seed(args: argparse.Namespace) -> int:
+def _resume(args: argparse.Namespace, findings: Findings) -> str | None:
+    """The state to go on from, brought here if it is on the hub."""
+    if args.resume and args.resume_from_huggingface:
+        try:
+            return str(fetch_state(args.resume, args.huggingface_token))
+        except CoinageError as error:
+            findings.errors += error.problems
+            return None
+    return str(args.resume) if args.resume else None
+
+
+def _seed(args: argparse.Namespace, resume: str | None) -> int:
     """The seed given, else that of the state to go on from, else a drawn one."""
     if args.seed is not None:
         return int(args.seed)
-    state = named_state(args.resume, Path(args.output_dir), _output_name(args))
+    state = named_state(resume, Path(args.output_dir), _output_name(args))
     summary = read_summary(state) if state else None
     return int(summary.fingerprint["seed"]) if summary else random.SystemRandom().randrange(2**31)
 
@@ -307,16 +319,4 @@ def _preview(args: argparse.Namespace) -> PreviewConfig:
         every_n_epochs=_positive(args.sample_every_n_epochs),
         at_first=args.sample_at_first,
         sampler=args.sample_sampler,
-    )
-
-
-def _log(args: argparse.Namespace) -> LogConfig:
-    return LogConfig(
-        dir=Path(args.logging_dir) if args.logging_dir else None,
-        tracker="tensorboard" if args.logging_dir and args.log_with != "wandb" else None,
-        prefix=args.log_prefix or "",
-        name=args.log_tracker_name or "textual_inversion",
-        level=args.console_log_level or "INFO",
-        file=Path(args.console_log_file) if args.console_log_file else None,
-        simple=args.console_log_simple,
     )

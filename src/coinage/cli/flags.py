@@ -48,11 +48,6 @@ def _own(*values: Any, choices: tuple[str | int, ...] = ()) -> Flag:
     return replace(Flag(*values), choices=choices, own=True)
 
 
-def _later(*values: Any, sdxl_only: bool = False) -> Flag:
-    """A flag that is accepted and has no effect yet."""
-    return replace(Flag(*values), note="has no effect yet", sdxl_only=sdxl_only)
-
-
 NO_SHARDING = "is not needed: the processes exchange a few kilobytes of gradients, and nothing is sharded"
 
 _MODEL = _rows(
@@ -140,18 +135,18 @@ _STATE = _rows(
     Flag("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states."),
     Flag("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states."),
     Flag("--resume", "str", None, "Continue from this state folder."),
-    _later("--resume_from_huggingface", "switch", False, "--resume names a folder on the hub."),
-    _later("--save_state_to_huggingface", "switch", False, "Upload every saved state."),
+    Flag("--resume_from_huggingface", "switch", False, "--resume names a state on the hub: owner/repo/folder, with :revision and :type if need be."),
+    Flag("--save_state_to_huggingface", "switch", False, "Upload every saved state."),
 )  # fmt: skip
 
 _HUB = _rows(
     "hub upload",
-    _later("--huggingface_repo_id", "str", None, "Upload every embedding to this repository."),
-    _later("--huggingface_repo_type", "str", None, "model, dataset or space."),
-    _later("--huggingface_path_in_repo", "str", None, "Folder inside the repository."),
-    _later("--huggingface_token", "str", None, "Access token; the stored login when unset."),
-    _later("--huggingface_repo_visibility", "str", None, "public or private."),
-    _later("--async_upload", "switch", False, "Upload in the background."),
+    Flag("--huggingface_repo_id", "str", None, "Upload every embedding to this repository, owner/name; it is made if need be."),
+    Flag("--huggingface_repo_type", "str", None, "model (when unset), dataset or space."),
+    Flag("--huggingface_path_in_repo", "str", None, "Folder inside the repository; its root when unset."),
+    Flag("--huggingface_token", "str", None, "Access token; the stored login when unset."),
+    Flag("--huggingface_repo_visibility", "str", None, "public or private (when unset), of a repository that is made."),
+    Flag("--async_upload", "switch", False, "Upload in the background."),
 )  # fmt: skip
 
 _LENGTH = _rows(
@@ -243,14 +238,14 @@ _LOGGING = _rows(
     Flag("--console_log_level", "str", None, "Least level that is printed.", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
     Flag("--console_log_file", "str", None, "Log to this file instead of the console."),
     Flag("--console_log_simple", "switch", False, "Log to stdout instead of stderr."),
-    Flag("--logging_dir", "str", None, "Folder of TensorBoard logs."),
-    Flag("--log_with", "str", None, "Tracker; tensorboard when --logging_dir is given.", ("tensorboard", "wandb", "all")),
+    Flag("--logging_dir", "str", None, "Folder of the trackers' logs."),
+    Flag("--log_with", "str", None, "Tracker; tensorboard when --logging_dir is given. all: both, as far as installed.", ("tensorboard", "wandb", "all")),
     Flag("--log_prefix", "str", None, "Prefix of the run's log folder."),
     Flag("--log_tracker_name", "str", None, "Name of the tracker; textual_inversion when unset."),
-    _later("--wandb_run_name", "str", None, "Name of the run on W&B."),
-    _later("--log_tracker_config", "str", None, "TOML file of tracker arguments."),
-    _later("--wandb_api_key", "str", None, "Key of W&B."),
-    _later("--log_config", "switch", False, "Send the settings to the tracker."),
+    Flag("--wandb_run_name", "str", None, "Name of the run on W&B."),
+    Flag("--log_tracker_config", "str", None, "TOML file of tracker arguments: [wandb] for wandb.init, [tensorboard] for SummaryWriter."),
+    Flag("--wandb_api_key", "str", None, "Key of W&B; the stored login when unset."),
+    Flag("--log_config", "switch", False, "Send the settings to the trackers, without keys and folders."),
 )  # fmt: skip
 
 _METADATA = _rows(

@@ -66,14 +66,18 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
     """Load the model, train, save. Everything heavy is imported here."""
     from coinage.data.summary import headlines
     from coinage.families import quiet_libraries
+    from coinage.hub import open_uploader
     from coinage.training.loop import train
     from coinage.training.processes import start_processes
     from coinage.training.setup import prepare
     from coinage.training.stopping import stopping
+    from coinage.training.trackers import open_writers
     from coinage.training.watch import cache_latents, observers_for
 
     quiet_libraries()
     processes, device = start_processes(timeout)
+    uploader = open_uploader(config.hub) if processes.main else None
+    writers = open_writers(config.log, config.save.output_dir) if processes.main else []
     log.info("loading %s", config.model.source)
     run = prepare(config, checked.samples, device, checked.state, processes)
     for line in headlines(config.data, run.samples):
@@ -84,7 +88,7 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
         log.info("%d processes, each with its share of every step", processes.count)
     if config.data.cache_latents:
         cache_latents(run)
-    watch = observers_for(run, checked.prompts)
+    watch = observers_for(run, checked.prompts, writers, uploader)
     if run.step:
         log.info("going on after step %d from %s", run.step, checked.state)
     try:

@@ -43,6 +43,23 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
         lambda v: v.lr_scheduler not in ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
         "is for --lr_scheduler cosine_with_min_lr and warmup_stable_decay",
     ),
+    ("wandb_run_name", lambda v: v.log_with not in ("wandb", "all"), "has no effect without --log_with wandb"),
+    ("wandb_api_key", lambda v: v.log_with not in ("wandb", "all"), "has no effect without --log_with wandb"),
+    ("log_config", lambda v: not (v.log_with or v.logging_dir), "has no effect without --logging_dir or --log_with"),
+    ("log_tracker_config", lambda v: not (v.log_with or v.logging_dir), "has no effect without --logging_dir or --log_with"),
+    ("log_tracker_name", lambda v: not (v.log_with or v.logging_dir), "has no effect without --logging_dir or --log_with"),
+    ("log_prefix", lambda v: not v.logging_dir, "has no effect without --logging_dir"),
+    ("huggingface_repo_type", lambda v: not v.huggingface_repo_id, "has no effect without --huggingface_repo_id"),
+    ("huggingface_path_in_repo", lambda v: not v.huggingface_repo_id, "has no effect without --huggingface_repo_id"),
+    ("huggingface_repo_visibility", lambda v: not v.huggingface_repo_id, "has no effect without --huggingface_repo_id"),
+    ("async_upload", lambda v: not v.huggingface_repo_id, "has no effect without --huggingface_repo_id"),
+    (
+        "huggingface_token",
+        lambda v: not (v.huggingface_repo_id or v.resume_from_huggingface),
+        "has no effect without --huggingface_repo_id or --resume_from_huggingface",
+    ),
+    ("save_state_to_huggingface", lambda v: not (v.save_state or v.save_state_on_train_end), "has no effect without --save_state"),
+    ("resume_from_huggingface", lambda v: not v.resume, "has no effect without --resume"),
     ("sample_every_n_steps", lambda v: v.sample_every_n_steps < 0, "is below 1: no previews are drawn at steps"),
     ("sample_every_n_epochs", lambda v: v.sample_every_n_epochs < 0, "is below 1: no previews are drawn at epochs"),
     ("clip_skip", lambda v: v.v2, "reads one layer further back than 2.x models are made for"),
@@ -69,6 +86,4 @@ def notes(args: Values) -> list[str]:
     found += [f"--{dest} {why}" for dest, idle, why in IDLE if given(dest) and idle(args)]
     if args.save_model_as != "safetensors" and any(value for name, value in values.items() if name.startswith("metadata_")):
         found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")
-    if args.log_with in ("wandb", "all"):
-        found.append(f"--log_with {args.log_with}: W&B has no effect yet")
     return found

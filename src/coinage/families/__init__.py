@@ -1,6 +1,7 @@
 """Model families behind one protocol; a new one is a row in this table, and a file where it works in another way."""
 
 import logging
+import warnings
 
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.sdxl import SDXL
@@ -21,4 +22,5 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")  # of diffusers to huggingface_hub
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by diffusers; tells what a CPU lacks

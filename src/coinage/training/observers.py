@@ -6,10 +6,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coinage.config import PreviewConfig
 from coinage.errors import ConfigError
@@ -74,6 +78,15 @@ class Together(Observer):
             observer.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A preview: [H, W, 3] pixels, the prompt's number and what it says."""
+
+    index: int
+    prompt: str
+    pixels: NDArray[np.uint8]
+
+
 class Progress(Observer):
     """A progress bar on a terminal, a line every few seconds elsewhere."""
 
@@ -124,8 +137,15 @@ def _changed(path: Path | None) -> int | None:
 class Previewer(Observer):
     """Draws the prompts at intervals into `OUTPUT/sample`; a preview that fails is told and skipped."""
 
-    def __init__(self, config: PreviewConfig, prompts: Sequence[Prompt], folder: Path, name: str) -> None:
-        self._config, self._prompts, self._folder, self._name = config, prompts, folder, name
+    def __init__(
+        self,
+        config: PreviewConfig,
+        prompts: Sequence[Prompt],
+        folder: Path,
+        name: str,
+        show: Callable[[Sequence[Picture], int], None] | None,
+    ) -> None:
+        self._config, self._prompts, self._folder, self._name, self._show = config, prompts, folder, name, show
         self._changed = _changed(config.prompts)
 
     def started(self, run: Run) -> None:
@@ -155,41 +175,20 @@ class Previewer(Observer):
     def _draw(self, run: Run, when: str) -> None:
         self._read_again()
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
+        drawn = []
         for index, prompt in run.processes.share(list(enumerate(self._prompts))):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             path = self._folder / f"{self._name}_{when}_{index:02d}_{stamp}{seed}.png"
             try:
                 with run.averaged():
                     (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
+                drawn.append(Picture(index, prompt.text, image))
                 save_image(path, image)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed, training goes on: %s", index, error)
-
-
-class Tracker(Observer):
-    """TensorBoard: one point per optimizer update, and the losses on held-out images as they come in."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder))
-        self._written = set[int]()
-
-    def stepped(self, run: Run) -> None:
-        self._writer.add_scalar("loss", run.loss, run.step)
-        self._writer.add_scalar("lr", run.rate, run.step)
-        for key, rows in zip(run.family.embedding_keys, run.parts.rows(), strict=True):
-            self._writer.add_scalar(f"row_norm/{key}", float(rows.detach().norm(dim=1).mean()), run.step)
-        self._writer.add_scalar("grad_norm", run.grad_norm, run.step)
-        self.finished(run)
-
-    def finished(self, run: Run) -> None:
-        for step in run.measured.keys() - self._written:
-            self._writer.add_scalar("loss/validation", run.measured[step], step)
-            self._written.add(step)
-
-    def close(self) -> None:
-        self._writer.close()
+        if self._show:
+            everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]
+            self._show(sorted(everyones, key=lambda picture: picture.index), run.step)
 
 
 class Journal(Observer):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
 from coinage.config import TrainConfig
-from coinage.embedding_file import EmbeddingFile, utc_now, write
+from coinage.embedding_file import utc_now, write
 from coinage.errors import CoinageError
+from coinage.hub import Uploader
 from coinage.state_files import SUFFIX
 from coinage.training.observers import Observer
 from coinage.training.state import remove, save_state
@@ -39,9 +41,10 @@ class Saver(Observer):
     A save on the way that fails is told and the run goes on, since nothing is lost yet; the last one must not fail.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, uploader: Uploader | None = None) -> None:
         self._config, self._state = config.save, config.state
         self._name = config.words[0].output_name
+        self._uploader = uploader
 
     def path(self, suffix: str = "") -> Path:
         """Where an embedding goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
@@ -72,31 +75,38 @@ class Saver(Observer):
                     remove(path(_at_epoch(old)))
 
     def finished(self, run: Run) -> None:
-        self._save(run, self.path())
-        if self._state.at_end:
-            save_state(run, self.state_path())
+        self._save(run, "", state=self._state.at_end, last=True)
 
     def stopped(self, run: Run) -> None:
         suffix = _at_step(run.step)
-        self._save(run, self.path(suffix))
-        save_state(run, self.state_path(suffix))
+        self._save(run, suffix, state=True, last=True)
         text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
         log.info(text, run.step, run.total_steps, self.state_path(suffix))
 
+    def close(self) -> None:
+        if self._uploader:
+            self._uploader.close()
+
     def _saved_on_the_way(self, run: Run, suffix: str, *, epoch_ended: bool = False) -> bool:
         try:
-            self._save(run, self.path(suffix))
-            if self._state.save:
-                save_state(run, self.state_path(suffix), epoch_ended=epoch_ended)
+            self._save(run, suffix, state=self._state.save, epoch_ended=epoch_ended)
         except CoinageError as error:
             log.warning("%s\nthe run goes on; earlier files are as they were", error)
             return False
         return True
 
-    def _save(self, run: Run, path: Path) -> None:
-        word = run.embedding()
-        file = EmbeddingFile(word.vectors, word.token, word.step, describe(run, path.stem))
-        write(path, file, self._config.precision)
+    def _save(self, run: Run, suffix: str, *, state: bool, last: bool = False, epoch_ended: bool = False) -> None:
+        """Write the embedding, then the state; and have what was written uploaded."""
+        word, path = run.embedding(), self.path(suffix)
+        write(path, replace(word, metadata=describe(run, path.stem)), self._config.precision)
+        written = [path]
+        try:
+            if state:
+                save_state(run, self.state_path(suffix), epoch_ended=epoch_ended)
+                written.append(self.state_path(suffix))
+        finally:
+            if self._uploader:
+                self._uploader.send(written, last=last)
 
 
 def _at_step(step: int) -> str:

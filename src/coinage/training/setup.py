@@ -65,6 +65,7 @@ class Run:
     dtype: torch.dtype
     total_steps: int
     total_epochs: int
+    start: Sequence[torch.Tensor]  # the rows before the first step, on the CPU
     processes: Processes = ALONE
     step: int = 0  # optimizer updates done
     epoch: int = 1  # the current one
@@ -256,6 +257,7 @@ def prepare(
         dtype=dtype,
         total_steps=total_steps,
         total_epochs=total_epochs,
+        start=[row.detach().cpu().clone() for row in parts.rows()],
         processes=processes,
     )
     if state:

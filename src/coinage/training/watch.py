@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 
+from coinage.hub import Uploader
 from coinage.progress import counted
 from coinage.prompts import Prompt
-from coinage.training.observers import Journal, Observer, Previewer, Progress, Together, Tracker
+from coinage.training.observers import Journal, Observer, Previewer, Progress, Together
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
+from coinage.training.trackers import Tracker, Writer
 from coinage.training.validation import Validator
 
 log = logging.getLogger("coinage")
 
 
-def observers_for(run: Run, prompts: Sequence[Prompt]) -> Observer:
-    """Saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure."""
+def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer] = (), uploader: Uploader | None = None) -> Observer:
+    """Saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure.
+
+    Args:
+        run: before its first step.
+        prompts: of previews.
+        writers: of trackers, in the main process.
+        uploader: of saved files, in the main process.
+    """
     config, name, main = run.config, run.config.words[0].output_name, run.processes.main
-    observers: list[Observer] = [Saver(config), Journal(config.save.output_dir / f"{name}-log.jsonl")] if main else []
+    tracker = Tracker(writers)
+    observers: list[Observer] = []
+    if main:
+        observers += [Saver(config, uploader), Journal(config.save.output_dir / f"{name}-log.jsonl")]
     if prompts:
-        observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name))
+        show = tracker.show if config.log.trackers else None
+        observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
     if any(sample.held_out for sample in run.samples):
         observers.append(Validator(config.validation))
-    if main and config.log.tracker == "tensorboard" and config.log.dir:
-        stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
-        observers.append(Tracker(config.log.dir / f"{config.log.prefix}{stamp}" / config.log.name))
-    return Together([*observers, Progress()] if main else observers)
+    return Together([*observers, *([tracker, Progress()] if main else [])])
 
 
 def cache_latents(run: Run) -> None:

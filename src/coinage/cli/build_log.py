@@ -1,0 +1,114 @@
+"""From flag values to what is told of a run: trackers, and uploads to the hub."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from coinage.cli.flags import BY_DEST
+from coinage.config import HubConfig, LogConfig, TrackerName
+from coinage.errors import Findings, did_you_mean
+from coinage.model_files import HUB_ID
+
+# What --log_config tells of texts; numbers, switches and choices are always told, and everything else never.
+TEXTS = (
+    "token_string", "init_word", "resolution", "optimizer_type", "optimizer_args", "lr_scheduler", "lr_scheduler_type",
+    "lr_scheduler_args", "caption_separator", "caption_extension", "keep_tokens_separator", "secondary_separator",
+    "face_crop_aug_range", "background",
+)  # fmt: skip
+PATHS = (  # told without their folders
+    "pretrained_model_name_or_path", "vae", "dataset_config", "train_data_dir", "reg_data_dir", "conditioning_data_dir", "in_json",
+    "weights", "sample_prompts",
+)  # fmt: skip
+TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
+REPO_TYPES = ("model", "dataset", "space")
+
+
+def build_log(args: argparse.Namespace, findings: Findings) -> LogConfig:
+    """Where progress is recorded, and what of the settings with it."""
+    return LogConfig(
+        dir=Path(args.logging_dir) if args.logging_dir else None,
+        trackers=_trackers(args, findings),
+        prefix=args.log_prefix or "",
+        name=args.log_tracker_name or "textual_inversion",
+        run_name=args.wandb_run_name,
+        wandb_key=args.wandb_api_key,
+        arguments=_tracker_arguments(args.log_tracker_config, findings),
+        settings=tuple(sorted(told_settings(args).items())) if args.log_config else (),
+        level=args.console_log_level or "INFO",
+        file=Path(args.console_log_file) if args.console_log_file else None,
+        simple=args.console_log_simple,
+    )
+
+
+def _trackers(args: argparse.Namespace, findings: Findings) -> tuple[TrackerName, ...]:
+    if args.log_with in ("tensorboard", "all") and not args.logging_dir:
+        findings.error(f"--log_with {args.log_with} needs --logging_dir", hint="add --logging_dir logs")
+    installed = find_spec("wandb") is not None
+    if args.log_with == "wandb" and not installed:
+        findings.error("--log_with wandb needs the package wandb, which is not installed", hint='pip install "coinage[wandb]"')
+    if args.log_with == "all":
+        if not installed:
+            findings.note('--log_with all: W&B is not installed (pip install "coinage[wandb]"), so only TensorBoard is used')
+        return TRACKERS if installed else TRACKERS[:1]
+    if args.log_with == "wandb":
+        return ("wandb",)
+    return ("tensorboard",) if args.logging_dir else ()
+
+
+def _tracker_arguments(file: str | None, findings: Findings) -> Mapping[str, Mapping[str, Any]]:
+    """The tables of `--log_tracker_config`, one per tracker."""
+    if file is None:
+        return {}
+    try:
+        tables = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        findings.error(f"--log_tracker_config: {reason}", file)
+        return {}
+    for name, table in tables.items():
+        if name not in TRACKERS or not isinstance(table, dict):
+            hint = did_you_mean(name, TRACKERS) or "write [wandb] or [tensorboard], and its arguments below"
+            findings.error(f"--log_tracker_config: `{name}` is no tracker's table", file, hint)
+    return tables
+
+
+def told_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that trackers may be told: no key, no folder, no text but of those named."""
+    told: dict[str, Any] = {}
+    for dest, value in vars(args).items():
+        flag = BY_DEST.get(dest)
+        if flag is None or value is None:
+            continue
+        if dest in PATHS:
+            told[dest] = Path(value).name
+        elif flag.kind in ("int", "float", "ratio", "switch") or flag.choices or dest in TEXTS:
+            told[dest] = " ".join(value) if isinstance(value, list) else value
+    return told
+
+
+def build_hub(args: argparse.Namespace, findings: Findings) -> HubConfig:
+    """Where on the hub the files go."""
+    kind = args.huggingface_repo_type or "model"
+    if kind not in REPO_TYPES:
+        hint = did_you_mean(kind, REPO_TYPES) or f"one of {', '.join(REPO_TYPES)}"
+        findings.error(f"--huggingface_repo_type {kind} is not known", hint=hint)
+    if args.huggingface_repo_visibility not in (None, "public", "private"):
+        findings.error(f"--huggingface_repo_visibility {args.huggingface_repo_visibility} is not known", hint="public or private")
+    if args.save_state_to_huggingface and not args.huggingface_repo_id:
+        findings.error("--save_state_to_huggingface needs --huggingface_repo_id", hint="give the repository, such as me/mychar")
+    if args.huggingface_repo_id and not HUB_ID.fullmatch(args.huggingface_repo_id):
+        findings.error(f"--huggingface_repo_id {args.huggingface_repo_id} is no repository", hint="write owner/name")
+    return HubConfig(
+        repo_id=args.huggingface_repo_id,
+        repo_type=kind,
+        folder=(args.huggingface_path_in_repo or "").strip("/"),
+        token=args.huggingface_token,
+        private=args.huggingface_repo_visibility != "public",
+        background=args.async_upload,
+        states=args.save_state_to_huggingface,
+    )

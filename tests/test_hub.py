@@ -1,0 +1,192 @@
+"""Uploads and resuming against a hub of our own: what arrives, what is told, what is never lost."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.cli.build import build
+from coinage.cli.kohya import train_command
+from coinage.cli.parse import parse
+from coinage.config import HubConfig
+from coinage.demo.run import MODEL
+from coinage.embedding_file import read
+from coinage.errors import CoinageError, ConfigError
+from coinage.hub import Uploader, fetch_state, open_uploader
+from tests.fake_hub import KEY, FakeHub, Repo, fake_hub
+from tests.helpers import flags, rows_of, trained
+
+REPO = "models/me/word"
+UPLOAD = ("--huggingface_repo_id=me/word", f"--huggingface_token={KEY}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    with fake_hub(monkeypatch, str(tmp_path / "cache")) as found:
+        yield found
+
+
+def uploader_for(**more: object) -> Uploader:
+    uploader = open_uploader(HubConfig(repo_id="me/word", token=KEY, **more))  # type: ignore[arg-type]
+    assert uploader
+    return uploader
+
+
+def test_every_embedding_and_state_is_uploaded(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
+    out = tmp_path / "o"
+    more = ["--save_every_n_steps=2", "--save_state", "--save_state_to_huggingface", "--huggingface_path_in_repo=words/", "--async_upload"]
+    trained(moon_dataset, out, *UPLOAD, *more, "--save_last_n_steps=1")
+    repo = hub.repos[REPO]
+    assert repo.private
+    names = ["zibu-step00000002.safetensors", "zibu.safetensors"]
+    states = [f"{stem}-state/{file}" for stem in ("zibu-step00000002", "zibu") for file in ("state.json", "state.pt")]
+    assert sorted(repo.files) == sorted(f"words/{name}" for name in names + states)
+    assert {path: (out / path.removeprefix("words/")).read_bytes() for path in repo.files} == repo.files
+    assert repo.messages == ["Add zibu-step00000002-state, zibu-step00000002.safetensors", "Add zibu-state, zibu.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "private"),
+    [
+        (["--huggingface_repo_visibility=public"], "models/me/word", False),
+        (["--huggingface_repo_type=dataset"], "datasets/me/word", True),
+        (["--huggingface_repo_type=space"], "spaces/me/word", True),
+    ],
+)
+def test_a_repository_is_made_as_asked(moon_dataset: Path, tmp_path: Path, hub: FakeHub, more: list[str], name: str, private: bool) -> None:
+    trained(moon_dataset, tmp_path / "o", *UPLOAD, *more, "--max_train_steps=1", "--save_state")
+    assert hub.repos[name].private is private
+    assert list(hub.repos[name].files) == ["zibu.safetensors"]  # states only where asked for
+
+
+def test_a_repository_that_is_there_is_left_as_it_is(tmp_path: Path, hub: FakeHub) -> None:
+    hub.repos[REPO] = Repo(files={"README.md": b"mine"})
+    uploader = uploader_for()
+    (tmp_path / "w.pt").write_bytes(b"1")
+    uploader.send([tmp_path / "w.pt"], last=True)
+    assert hub.repos[REPO].files == {"README.md": b"mine", "w.pt": b"1"}
+    assert "POST /api/repos/create" not in hub.requests
+
+
+def test_a_hub_that_refuses_stops_the_run_before_the_model_is_loaded(
+    moon_dataset: Path, tmp_path: Path, hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.refuses = True
+    assert train_command("sd", flags(moon_dataset, tmp_path / "o", *UPLOAD)) == 1
+    told = capsys.readouterr().err
+    assert "error: --huggingface_repo_id me/word: the hub refuses" in told
+    assert "hf auth login" in told
+    assert "loading" not in told
+    assert KEY not in told
+    assert not list((tmp_path / "o").iterdir())
+
+
+def test_an_upload_that_fails_is_told_and_sent_with_the_next(tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    uploader = uploader_for()
+    hub.failing = 1
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+        uploader.send([tmp_path / name])
+    assert "not uploaded to me/word: a: Server error '500" in caplog.text
+    assert "the next save sends it again" in caplog.text
+    assert "uploaded to me/word: a, b" in caplog.text
+    assert hub.repos[REPO].files == {"a": b"a", "b": b"b"}
+    hub.failing = 1
+    uploader.send([tmp_path / "a"], last=True)
+    assert "send it by hand: hf upload me/word FILE" in caplog.text
+    assert KEY not in caplog.text
+
+
+def test_a_hub_out_of_reach_costs_no_embedding(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://no-such-host.invalid")
+    start = time.monotonic()
+    _, word = trained(moon_dataset, tmp_path, *UPLOAD, "--max_train_steps=1")
+    assert time.monotonic() - start < 30
+    assert "the hub is out of reach" in caplog.text
+    assert "not uploaded to me/word: zibu.safetensors" in caplog.text
+    assert torch.equal(rows_of(read(tmp_path / "zibu.safetensors")), rows_of(word))
+
+
+def test_in_the_background_files_may_be_deleted_while_they_are_sent(tmp_path: Path, hub: FakeHub) -> None:
+    uploader = uploader_for(background=True)
+    hub.held.clear()
+    (tmp_path / "w.pt").write_bytes(b"1")
+    start = time.monotonic()
+    uploader.send([tmp_path / "w.pt"])
+    assert time.monotonic() - start < 1
+    (tmp_path / "w.pt").unlink()
+    assert not hub.repos[REPO].files
+    threading.Timer(0.2, hub.held.set).start()
+    uploader.close()
+    assert hub.repos[REPO].files == {"w.pt": b"1"}
+
+
+def test_a_run_goes_on_from_a_state_on_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
+    _, straight = trained(moon_dataset, tmp_path / "whole", "--max_train_steps=4")
+    more = ["--max_train_steps=4", "--save_every_n_steps=2", "--save_state", "--save_state_to_huggingface"]
+    trained(moon_dataset, tmp_path / "a", *UPLOAD, *more)
+    shutil.rmtree(tmp_path / "a")
+    place = "me/word/zibu-step00000002-state"
+    resume = [f"--resume={place}:main:model", "--resume_from_huggingface", f"--huggingface_token={KEY}", "--max_train_steps=4"]
+    argv = [argument for argument in flags(moon_dataset, tmp_path / "b", *resume) if argument != "--seed=0"]
+    config, _ = build(parse("sd", argv, "test"))
+    assert config.loop.seed == 0  # the state's own
+    run, again = trained(moon_dataset, tmp_path / "b", *resume)
+    assert run.step == 4
+    assert torch.equal(rows_of(straight), rows_of(again))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("me/word/zibu-stat", "no state in zibu-stat of me/word\nhint: the states there are: zibu-state, zibu-state2"),
+        ("me/word/old", "another trainer's; go on from its embedding instead: --weights"),
+        ("me/nothing/zibu-state", "cannot be fetched: 404"),
+        ("me/word", "write owner/repo/folder"),
+        ("latest", "write owner/repo/folder"),
+    ],
+)
+def test_a_state_that_is_not_on_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub, place: str, message: str) -> None:
+    names = [f"{folder}/{file}" for folder in ("zibu-state", "zibu-state2") for file in ("state.json", "state.pt")]
+    hub.repos[REPO] = Repo(files=dict.fromkeys([*names, "old/optimizer.bin"], b"{}"))
+    with pytest.raises(CoinageError, match=message):
+        fetch_state(place, KEY)
+    argv = flags(moon_dataset, tmp_path, f"--resume={place}", "--resume_from_huggingface", "--learning_rate=-1")
+    with pytest.raises(ConfigError) as caught:
+        build(parse("sd", argv, "test"))
+    assert message.split("\n", maxsplit=1)[0] in str(caught.value)
+    assert "--learning_rate -1.0" in str(caught.value)  # all problems together
+
+
+def test_wrong_hub_flags_are_found_together(moon_dataset: Path, tmp_path: Path) -> None:
+    wrong = ["--huggingface_repo_id=a/b/c", "--huggingface_repo_type=modle", "--huggingface_repo_visibility=publc"]
+    with pytest.raises(ConfigError) as caught:
+        build(parse("sd", flags(moon_dataset, tmp_path, *wrong), "test"))
+    for part in ("a/b/c is no repository", "did you mean `model`", "publc is not known"):
+        assert part in str(caught.value)
+    with pytest.raises(ConfigError, match="--save_state_to_huggingface needs --huggingface_repo_id"):
+        build(parse("sd", flags(moon_dataset, tmp_path, "--save_state_to_huggingface"), "test"))
+
+
+def test_a_key_is_never_shown(moon_dataset: Path, tmp_path: Path) -> None:
+    config, _ = build(parse("sd", flags(moon_dataset, tmp_path, *UPLOAD, "--wandb_api_key=secretkey"), "test"))
+    assert KEY not in repr(config)
+    assert "secretkey" not in repr(config)
+
+
+def test_a_model_is_brought_from_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
+    files = {path.relative_to(MODEL).as_posix(): path.read_bytes() for path in MODEL.rglob("*") if path.is_file()}
+    hub.repos["models/me/model"] = Repo(files=files)
+    _, local = trained(moon_dataset, tmp_path / "a")
+    _, brought = trained(moon_dataset, tmp_path / "b", "--pretrained_model_name_or_path=me/model")
+    assert torch.equal(rows_of(local), rows_of(brought))
