@@ -141,6 +141,8 @@ class DataConfig:
     cache_latents: bool = False
     cache_to_disk: bool = False
     cache_dir: Path | None = None  # None: `.coinage` in each image folder
+    cache_text: bool = False  # encodings of captions without the word
+    cache_text_to_disk: bool = False
     trust_cache: bool = False  # take latents on disk as they are
     vae_batch_size: int = 1
     readers: int = 8  # threads

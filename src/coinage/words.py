@@ -98,6 +98,10 @@ class WordEncoder:
         self._pattern = word_pattern(table) if table else None
         self._encode = lru_cache(maxsize=1 << 16)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
 
+    def mentions(self, text: str) -> bool:
+        """Whether a text has a new word, or a piece of one."""
+        return self._pattern is not None and self._pattern.search(text) is not None
+
     def ids(self, text: str) -> list[int]:
         """Ids of a text without start, end and padding; any length."""
         if self._pattern is None:

@@ -40,6 +40,8 @@ def build_data(args: argparse.Namespace, script: str, findings: Findings, folder
         cache_latents=fallback.cached,
         cache_to_disk=args.cache_latents_to_disk,
         cache_dir=Path(args.cache_dir) if args.cache_dir else None,
+        cache_text=getattr(args, "cache_text_encoder_outputs", False),  # only SDXL's script has the flags
+        cache_text_to_disk=getattr(args, "cache_text_encoder_outputs_to_disk", False),
         trust_cache=args.skip_cache_check,
         vae_batch_size=args.vae_batch_size,
         readers=args.max_data_loader_n_workers,

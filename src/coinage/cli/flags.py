@@ -35,7 +35,9 @@ class Flag:
         return self.name[2:]
 
 
-WORD_VARIES = "has no effect yet: what the text encoders answer depends on the word, which changes with every step"
+WORD_TRAINS = (
+    "keeps what captions without the word are encoded to; those with the word are encoded each step, since the gradient flows through them"
+)
 OWN_KERNELS = "is not needed: torch's scaled-dot-product attention is always used"
 
 
@@ -292,8 +294,8 @@ _WORD = _rows(
 _SDXL = _rows(
     "SDXL",
     replace(Flag("--disable_mmap_load_safetensors", "switch", False, "Read the checkpoint into memory instead of mapping it."), sdxl_only=True),
-    replace(Flag("--cache_text_encoder_outputs", "switch", False, "Keep the encodings that do not depend on the new word.", note=WORD_VARIES), sdxl_only=True),
-    replace(Flag("--cache_text_encoder_outputs_to_disk", "switch", False, "The same, on disk.", note=WORD_VARIES), sdxl_only=True),
+    replace(Flag("--cache_text_encoder_outputs", "switch", False, "Keep the encodings that do not depend on the new word.", note=WORD_TRAINS), sdxl_only=True),
+    replace(Flag("--cache_text_encoder_outputs_to_disk", "switch", False, "The same, on disk.", note=WORD_TRAINS), sdxl_only=True),
 )  # fmt: skip
 
 _CONFIG = _rows(
@@ -308,7 +310,7 @@ _OWN = _rows(
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),
     _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word."),
     _own("--background", "str", "white", "Colour behind transparent images: a name or #rrggbb."),
-    _own("--cache_dir", "str", None, "Folder for latents on disk; unset: .coinage beside the images."),
+    _own("--cache_dir", "str", None, "Folder for what is kept on disk; unset: .coinage beside the images."),
     _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
     _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
     _own("--data_as_reference", "switch", False, "Treat pixels and tags as the reference, quirks included: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),

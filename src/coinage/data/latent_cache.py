@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
-
 from coinage.data.latents import Key, Latent
 from coinage.data.sample import Sample
+from coinage.data.tensor_files import digest_of_tensors, pack, unpack
 from coinage.errors import CoinageError
 from coinage.files import write_bytes
 
@@ -26,19 +21,6 @@ if TYPE_CHECKING:
 FORMAT = "coinage latents 1"
 FOLDER = Path(".coinage") / "latents"
 NAME = 120  # bytes of an image's name in its entry's; file systems allow 255 in all
-
-
-def fingerprint(vae: AutoencoderKL) -> str:
-    """A digest of a VAE's weights, as they are used."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes_of(tensor.detach().cpu()))
-    return digest.hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 class DiskCache:
@@ -51,7 +33,7 @@ class DiskCache:
 
     def __init__(self, samples: Sequence[Sample], vae: AutoencoderKL, folder: Path | None, *, trust: bool = False) -> None:
         self._samples, self._folder, self._trust = samples, folder, trust
-        self._vae = f"{fingerprint(vae)} {vae.dtype}"
+        self._vae = f"{digest_of_tensors(vae.state_dict().items())} {vae.dtype}"
         self._scale = 2 ** (len(vae.config.block_out_channels) - 1)
         self._lock = Lock()
         self.recomputed: dict[Path, str] = {}  # image: why its file was not used
@@ -98,17 +80,15 @@ class DiskCache:
 
     def _parse(self, data: bytes, sample: Sample) -> Latent | str:
         """The latent in a file's bytes, or why there is none to be used."""
-        try:
-            size = int.from_bytes(data[:8], "little")
-            about = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-            tensors = safetensors.torch.load(data)
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, SafetensorError):
-            return "the file is broken"
+        found = unpack(data, FORMAT)
+        if isinstance(found, str):
+            return found
+        tensors, about = found
         width, height = sample.fit.bucket_wh
-        if not isinstance(about, dict) or about.get("format") != FORMAT or "moments" not in tensors:
+        if "moments" not in tensors:
             return "the file is not ours"
         shape = tensors["moments"].shape
-        if about.get("sum") != _sum(tensors, about) or len(shape) != 4 or shape[2:] != (height // self._scale, width // self._scale):
+        if len(shape) != 4 or shape[2:] != (height // self._scale, width // self._scale):
             return "the file is broken"
         try:
             same = self._trust or _same_content(sample, about)
@@ -122,22 +102,12 @@ class DiskCache:
         sample = self._samples[key[0]]
         tensors = {"moments": latent.moments} | ({} if latent.mask is None else {"mask": latent.mask})
         about = {"format": FORMAT, "stamp": _stamp(sample), "content": _content(sample)}
-        about["sum"] = _sum(tensors, about)
         path = self.path_for(key)
         try:
-            write_bytes(path, safetensors.torch.save(tensors, about), sync=False)
+            write_bytes(path, pack(tensors, about), sync=False)
         except CoinageError as error:
             hint = "free some space, name a folder with --cache_dir, or use --cache_latents to keep them in memory"
             raise CoinageError(f"cannot keep latents: {error.problems[0].what}", str(path), hint) from error
-
-
-def _sum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
-    """A digest of all that a file holds, but the digest itself."""
-    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in sorted(tensors.items())]
-    digest = hashlib.blake2b(repr([shapes, sorted((k, v) for k, v in about.items() if k != "sum")]).encode(), digest_size=8)
-    for name in sorted(tensors):
-        digest.update(_bytes_of(tensors[name]))
-    return digest.hexdigest()
 
 
 def _files(sample: Sample) -> list[Path]:

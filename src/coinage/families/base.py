@@ -17,6 +17,8 @@ from coinage.words import Placeholder, Tokenizer, WordEncoder
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
+    from coinage.families.kept_text import KeptText
+
 
 @dataclass(slots=True)
 class Components:
@@ -36,6 +38,7 @@ class Components:
     pad_ids: tuple[int, ...] = ()
     word_encoders: tuple[WordEncoder, ...] = ()
     embeddings: tuple[TokenEmbedding, ...] = ()
+    kept_text: KeptText | None = None  # encodings that do not depend on the rows
 
     @property
     def scaling_factor(self) -> float:

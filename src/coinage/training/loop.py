@@ -48,7 +48,8 @@ def accumulate(run: Run, work: Update) -> float:
         with run.autocast():
             result = forward(run.family, run.parts, batch, run.config.noise, run.config.loss)
         loss = result.per_sample.sum() / work.samples
-        run.scaler.scale(loss).backward()
+        if loss.requires_grad:  # not where no caption has the word, and their encodings are kept
+            run.scaler.scale(loss).backward()
         summed[0] += loss.detach()
     summed[1] = float(bool(run.stop))
     for row in rows:

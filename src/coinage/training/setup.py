@@ -23,6 +23,7 @@ from coinage.errors import ConfigError, Problem
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.families.eight_bit import keep_in_eight_bits
+from coinage.families.kept_text import FOLDER, KeptText
 from coinage.optimizer_table import find_optimizer
 from coinage.seeding import generator_for, rng_for
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
@@ -148,6 +149,15 @@ def store_for(data: DataConfig, samples: Sequence[Sample], parts: Components) ->
     return Memory() if data.cache_latents else None
 
 
+def text_store_for(data: DataConfig) -> KeptText | None:
+    """Where encodings of captions without the word are kept, if they are."""
+    if not (data.cache_text or data.cache_text_to_disk):
+        return None
+    beside = next((s.image_dir for dataset in data.datasets for s in dataset.subsets if s.image_dir), None)
+    folder = data.cache_dir / "text" if data.cache_dir else beside / FOLDER if beside else None
+    return KeptText(folder if data.cache_text_to_disk else None)
+
+
 def working_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of the frozen parts; fp16 on a CPU becomes bf16, and says so."""
     if precision == "fp16" and device.type == "cpu":
@@ -236,6 +246,7 @@ def prepare(
     family = FAMILIES[config.model.family]
     parts = family.load(config.model, dtype)
     placeholder = install_word(parts, config.words[0], family.embedding_keys)
+    parts.kept_text = text_store_for(config.data)
     for module in parts.modules():
         module.to(device)
     shape_unet(config, parts)

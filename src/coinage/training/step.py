@@ -12,6 +12,7 @@ from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.loss import loss_per_sample
 from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
 from coinage.families.base import Components, ModelFamily
+from coinage.families.kept_text import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def forward(
     timesteps = (draw_timesteps(noise_config, batch.generators) if timesteps is None else timesteps).to(device)
     seen = perturb(noise, noise_config, batch.generators).to(device)
     latents, noise = latents.to(device), noise.to(device)
-    cond = family.encode(parts, batch.captions, batch.sizes)
+    cond = encode(family, parts, batch.captions, batch.sizes)
     prediction = family.predict(parts, schedule.add_noise(latents, seen, timesteps), timesteps, cond)
     target = schedule.target(latents, noise, timesteps)
     mask = None if batch.mask is None else batch.mask.to(device)
