@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +27,25 @@ class _Lines(logging.Formatter):
         return prefix + record.getMessage()
 
 
+class _File(logging.FileHandler):
+    """A log file; when the disk does not take it, that is said once on stderr."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the library's name
+        if self.level < logging.CRITICAL:
+            print(f"warning: cannot write the log file: {self.baseFilename}", file=sys.stderr)
+        self.setLevel(logging.CRITICAL + 1)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """One line about a library's thread that failed; ours hand their errors on."""
+    name = failed.thread.name if failed.thread else "a thread"
+    logging.getLogger("coinage").warning("%s failed: %s", name, failed.exc_value)
+
+
 def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = False) -> None:
     """Print our messages to stderr, and what a console cannot show as an escape.
 
@@ -39,12 +60,13 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    threading.excepthook = _in_a_thread
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
     handler: logging.Handler = logging.StreamHandler(sys.stdout if simple else sys.stderr)
     if file and process_rank() == 0:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(file, mode="w", encoding="utf-8")
+            handler = _File(file, mode="w", encoding="utf-8")
         except OSError as error:
             raise CoinageError(f"--console_log_file: cannot write there: {error.strerror}", str(file)) from None
     handler.setFormatter(_Lines())

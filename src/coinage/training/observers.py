@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -196,23 +199,40 @@ class Journal(Observer):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: Any = None
+        self._file: FileIO | None = None
+        self._size = 0  # of the whole lines in the file
+        self._unwritten = b""
+        self._told = False
 
     def started(self, run: Run) -> None:
         kept = []
         if run.step and self._path.is_file():
             kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= run.step]
-        write_bytes(self._path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = self._path.open("a", encoding="utf-8")
+        data = "".join(f"{line}\n" for line in kept).encode()
+        write_bytes(self._path, data)
+        self._size = len(data)
+        self._file = self._path.open("r+b", buffering=0)  # so that a run that is killed leaves it whole
 
     def stepped(self, run: Run) -> None:
         norm = run.grad_norm if math.isfinite(run.grad_norm) else None  # an update that overflowed was skipped
         entry = {"step": run.step, "epoch": run.epoch, "loss": run.loss, "lr": run.rate, "grad_norm": norm}
+        self._unwritten += json.dumps(entry).encode() + b"\n"
         try:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()  # so that a run that is killed leaves it whole
+            self._append()
         except OSError as error:
-            log.warning("cannot write the log, training goes on: %s: %s", self._path, error.strerror)
+            if not self._told:
+                log.warning("cannot write the log, training goes on: %s: %s", self._path, error.strerror)
+            self._told = True
+
+    def _append(self) -> None:
+        """Write what is not written yet, after the last whole line: a full disk may have taken a part."""
+        if self._file is None:
+            return
+        self._file.seek(self._size)
+        if self._file.write(self._unwritten) < len(self._unwritten):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += len(self._unwritten)
+        self._unwritten = b""
 
     def close(self) -> None:
         if self._file:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
 from coinage.config import TrainConfig
-from coinage.embedding_file import utc_now, write
+from coinage.embedding_file import EmbeddingFile, utc_now, write
 from coinage.errors import CoinageError
 from coinage.hub import Uploader
 from coinage.state_files import SUFFIX
@@ -98,7 +99,13 @@ class Saver(Observer):
     def _save(self, run: Run, suffix: str, *, state: bool, last: bool = False, epoch_ended: bool = False) -> None:
         """Write the embedding, then the state; and have what was written uploaded."""
         word, path = run.embedding(), self.path(suffix)
-        write(path, replace(word, metadata=describe(run, path.stem)), self._config.precision)
+        file = replace(word, metadata=describe(run, path.stem))
+        try:
+            write(path, file, self._config.precision)
+        except CoinageError as error:
+            if last:
+                _rescue(path.name, file, self._config.precision, error)
+            raise
         written = [path]
         try:
             if state:
@@ -107,6 +114,20 @@ class Saver(Observer):
         finally:
             if self._uploader:
                 self._uploader.send(written, last=last)
+
+
+def _rescue(name: str, file: EmbeddingFile, precision: str, error: CoinageError) -> None:
+    """Write the last embedding where temporary files go, since the output folder does not take it.
+
+    Raises:
+        CoinageError: as `error`, with where the word is now; or nothing, where that fails too.
+    """
+    try:
+        path = Path(tempfile.mkdtemp(prefix="coinage-")) / name
+        write(path, file, precision)
+    except (CoinageError, OSError):
+        return
+    raise CoinageError(error.problems[0].what, error.problems[0].where, f"the word is safe in {path}: copy it from there") from error
 
 
 def _at_step(step: int) -> str:

@@ -1,0 +1,86 @@
+"""A disk that fills up costs no embedding: what was saved stays, and the run says what to do."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coinage.cli.console import set_up_log
+from coinage.training.observers import Journal
+from tests.helpers import prepared
+
+ROOT = Path(__file__).parents[2]
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def can_mount(folder: Path) -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    done = subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
+    disk, rescue = tmp_path / "disk", tmp_path / "rescue"
+    disk.mkdir()
+    rescue.mkdir()
+    if not can_mount(disk):
+        pytest.skip("needs a system that lets its users mount a disk in memory")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(rescue)}
+    words = [*NAMESPACE, sys.executable, "-m", "tests.training.full_disk", str(disk), str(moon_dataset)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+
+    one = results["for a while"]
+    assert (one["code"], one["same"], one["steps"]) == (0, True, [1, 2, 3, 4, 5, 6])
+    stems = ["zibu", "zibu-step00000002", "zibu-step00000006"]  # that of step 4 had no room
+    states = [f"{stem}-state/{file}" for stem in stems for file in ("state.json", "state.pt")]
+    assert one["names"] == sorted(["zibu-log.jsonl", *(f"{stem}.safetensors" for stem in stems), *states])
+    assert done.stderr.count("the run goes on; earlier files are as they were") == 1
+    assert done.stderr.count("preview 0 failed, training goes on: cannot write the file: No space left on device") == 1
+    assert done.stderr.count("tracking by TensorBoard has ended, training goes on") == 1
+
+    # Full to the end: what could not be written is in another place, and the last state is whole.
+    two = results["to the end"]
+    assert (two["code"], two["rescued"], two["state"]) == (1, [True], 2)
+    assert "error: cannot write the file: No space left on device" in done.stderr
+    assert f"the word is safe in {rescue}" in done.stderr
+    assert not [name for name in two["names"] if name.endswith(".tmp")]
+    assert (two["again"], two["same"]) == (0, True)
+
+
+@needs_full
+def test_the_log_is_whole_again_once_it_can_be_written(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    path = tmp_path / "log.jsonl"
+    log = Journal(path)
+    log.started(run)
+    disk = log._file
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        for run.step in (1, 2, 3, 4):
+            run.loss = run.step / 10
+            log._file = full if run.step in (2, 3) else disk
+            log.stepped(run)
+            if run.step == 3:
+                with path.open("ab") as file:
+                    file.write(b'{"step": 2, "ep')  # half a line, as a full disk leaves it
+    log.close()
+    assert caplog.text.count("cannot write the log, training goes on") == 1
+    assert [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()] == [0.1, 0.2, 0.3, 0.4]
+
+
+@needs_full
+def test_a_log_file_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_log(file=Path("/dev/full"))
+    for number in range(3):
+        logging.getLogger("coinage").info("line %d", number)
+    set_up_log()
+    assert capsys.readouterr().err == "warning: cannot write the log file: /dev/full\n"
