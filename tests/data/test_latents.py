@@ -58,6 +58,14 @@ def test_cached_latents_are_those_encoded_on_the_way(moon_dataset: Path, tmp_pat
             torch.testing.assert_close(a.moments, b.moments, rtol=1e-4, atol=1e-4)
 
 
+def test_the_vae_takes_as_many_images_as_asked(moon_dataset: Path, tmp_path: Path) -> None:
+    config = config_for(moon_dataset, tmp_path, "--cache_latents", "--vae_batch_size=3").data
+    model, sizes = vae(), []
+    model.encoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    Latents(model, scan(config, 0, Findings()), 0, Memory()).cache(config.vae_batch_size, lambda _: None)
+    assert sizes == [3, 3, 2]
+
+
 def test_mean_and_deviation_are_the_posteriors() -> None:
     (latent,) = encode(VAE, [view()], ["a.png"])
     with torch.no_grad():

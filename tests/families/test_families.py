@@ -74,6 +74,19 @@ def test_weights_come_in_the_dtype_that_is_asked_for(family: str, models: Path) 
     assert next(vae.parameters()).dtype == torch.float32
 
 
+@pytest.mark.usefixtures("small_configs")
+def test_weights_may_be_read_at_once(models: Path, moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a mapped file is slow, such as on a network drive: the file is opened by nobody else then."""
+    words = family_flags("sdxl", models / "sdxl.safetensors", moon_dataset, tmp_path, models)
+    _, mapped = trained(moon_dataset, tmp_path, config=build(parse("sdxl", words, "test"))[0])
+    monkeypatch.delattr("safetensors.safe_open")
+    _, read_at_once = trained(
+        moon_dataset, tmp_path, config=build(parse("sdxl", [*words, "--disable_mmap_load_safetensors", "--save_model_as=pt"], "test"))[0]
+    )
+    for key, rows in mapped.vectors.items():
+        assert torch.equal(read_at_once.vectors[key], rows)
+
+
 @torch.no_grad()
 def test_sdxl_reads_second_to_last_layers_and_pools_at_the_end_of_text(models: Path) -> None:
     """Against the library's encoders, run on ids written out by hand."""

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,25 @@ def test_two_machines(alone: Path, dataset: Path, tmp_path: Path) -> None:
     errors = [launch.communicate(timeout=120)[1] for launch in launches]
     assert [launch.returncode for launch in launches] == [0, 0], errors
     assert_same(alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes_is_not_waited_for(dataset: Path, tmp_path: Path) -> None:
+    """`--ddp_timeout` counts minutes, and one is the least."""
+    environment = ENVIRONMENT | {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    command = [sys.executable, SCRIPT, *flags(dataset, tmp_path, "--ddp_timeout=1")]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert 55 < time.monotonic() - start < 110
+    assert done.returncode == 1, done.stderr
+    assert "error: the other processes have not come within 1 minutes" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_input_is_told_once(dataset: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from coinage.config import (
 )
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.hub import fetch_state
-from coinage.model_files import told_family
+from coinage.model_files import FAMILY_NAMES, told_family
 from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems
 from coinage.state_files import named_state, read_summary
 
@@ -52,6 +52,8 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
     data = build_data(args, "sdxl" if family == "sdxl" else "sd", findings)
     if args.script == "sdxl" and args.v2:
         findings.error("--v2 is for Stable Diffusion 2.x, and this is the script for SDXL", hint="use train_textual_inversion.py --v2")
+    if args.script == "any" and args.v2 and family != "sd2":
+        findings.warn(f"--v2: this is a {FAMILY_NAMES[family]} model, and is trained as one", args.pretrained_model_name_or_path)
     findings.errors += _range_problems(args)
     optim = _optim(args, findings.errors)
     log, hub, resume = build_log(args, findings), build_hub(args, findings), _resume(args, findings)

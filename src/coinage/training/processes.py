@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from coinage.errors import TrainingError
 from coinage.launch import process_count
 
 T = TypeVar("T")
+log = logging.getLogger("coinage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,14 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
 
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # what it would shard is a few kilobytes
     more: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
-    state = PartialState(cpu=process_count() > 1 and not torch.accelerator.is_available(), **more)
+    try:
+        state = PartialState(cpu=process_count() > 1 and not torch.accelerator.is_available(), **more)
+    except torch.distributed.DistError as error:
+        log.debug("%s", error)
+        what = f"the other processes have not come within {timeout_minutes or 10} minutes"
+        raise TrainingError(
+            what, hint="see that all are started, and reach MASTER_ADDR and MASTER_PORT; --ddp_timeout waits longer"
+        ) from error
     if state.num_processes != process_count():
         what = f"the launcher started {process_count()} processes, and {state.num_processes} have met"
         raise TrainingError(what, hint="start them with accelerate launch or torchrun")

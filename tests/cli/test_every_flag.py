@@ -1,0 +1,173 @@
+"""Every flag of the reference acts on a real run, or says in one line why it does not."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+from PIL import Image, ImageOps
+
+from coinage.cli.kohya import train_command
+from coinage.demo.concepts import CONCEPTS
+from coinage.demo.dataset import write_dataset
+from coinage.demo.run import MODEL
+from coinage.errors import CoinageError
+from coinage.training.setup import Run
+from tests.cli.flag_effects import EFFECTS, Outcome
+from tests.cli.test_flags import GOLDEN
+from tests.data.pictures import picture
+from tests.helpers import trained
+
+TESTS = Path(__file__).parents[1]
+
+
+def speckled(path: Path, size: tuple[int, int]) -> None:
+    """A picture in which any change shows, its left half transparent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    pixels[..., 3] = np.where(np.arange(size[0]) < size[0] // 2, 0, 255)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Images, captions and files that flags name."""
+    root = tmp_path_factory.mktemp("places")
+    folder = root / "train" / "2_a zibu"
+    for name, size in (("a_60_40_20_20", (160, 64)), ("b_30_70_20_24", (72, 144))):
+        speckled(folder / f"{name}.png", size)
+        (folder / f"{name}.caption").write_text("a zibu, red; round, blue, {big|small} ||| dot, on, white\n", encoding="utf-8")
+        (folder / f"{name}.alt").write_text("a photo of a zibu", encoding="utf-8")
+        mask = Image.new("L", size, 255)
+        mask.paste(64, (0, 0, size[0] // 3, size[1]))
+        (root / "masks").mkdir(exist_ok=True)
+        mask.save(root / "masks" / f"{name}.png")
+    shutil.copytree(folder, root / "images", ignore=shutil.ignore_patterns("*.caption", "*.alt"))
+    shutil.copytree(folder, root / "other" / "3_a zibu")
+    picture(root / "reg" / "1_circle" / "r.png", (64, 64), "green", caption="a circle")
+    entries = {name.stem: {"caption": "red zibu"} for name in sorted((root / "images").glob("*.png"))}
+    (root / "metadata.json").write_text(json.dumps(entries), encoding="utf-8")
+    (root / "prompts.txt").write_text("zibu --s 1 --d 1 --w 64 --h 64\n", encoding="utf-8")
+    (root / "trackers.toml").write_text('[tensorboard]\nfilename_suffix = ".mine"\n', encoding="utf-8")
+    (root / "config.toml").write_text("learning_rate = 1e-3\n", encoding="utf-8")
+    write_dataset(root / "moon", CONCEPTS["moon"], "zibu", seed=0)
+    model = shutil.copytree(MODEL / "vae", root / "vae")
+    weights = safetensors.torch.load_file(model / "diffusion_pytorch_model.safetensors")
+    weights["quant_conv.bias"] += 0.1
+    safetensors.torch.save_file(weights, model / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    places = {"train": root / "train", "dataset": root / "moon" / "dataset.toml", "root": root}
+    for name in ("masks", "images", "other", "reg", "vae"):
+        places[name] = root / name
+    for name in ("metadata.json", "prompts.txt", "trackers.toml", "config.toml"):
+        places[Path(name).stem] = root / name
+    made = "--max_train_steps=1 --save_state --optimizer_type=SGD --learning_rate=1"
+    assert train_command("any", words(places, root / "made", made)) == 0
+    return places | {"word": root / "made" / "zibu.safetensors", "state": root / "made" / "zibu-state"}
+
+
+def words(places: dict[str, Path], out: Path, given: str) -> list[str]:
+    """The command: what each test needs, unless it is given otherwise."""
+    flags = [text.format(out=out, **places) for text in given.split()]
+    names = {flag.split("=")[0] for flag in flags}
+    needed = {
+        "--pretrained_model_name_or_path": MODEL, "--output_dir": out, "--token_string": "zibu", "--init_word": "shape",
+        "--save_model_as": "safetensors", "--max_train_steps": 2, "--learning_rate": 1e-2, "--seed": 0, "--resolution": 64,
+    }  # fmt: skip
+    if "--config_file" in names:
+        needed.pop("--learning_rate")
+    if not {"--train_data_dir", "--dataset_config"} & names:
+        needed["--train_data_dir"] = places["train"]
+    return [*(f"{name}={value}" for name, value in needed.items() if name not in names), *flags]
+
+
+def plain(path: Path, parent: Path) -> str:
+    """A file's name without time stamps, digests and what an event file adds."""
+    name = re.sub(r"\d{9,}|[0-9a-f]{32}|(?<=_)[0-9a-f]{16}", "_", path.relative_to(parent).as_posix())
+    return re.sub(r"tfevents.*?(\.mine)?$", r"tfevents\1", name)
+
+
+def run(places: dict[str, Path], out: Path, given: str, capsys: pytest.CaptureFixture[str]) -> Outcome:
+    """Train as a user would, and see what is left."""
+    for kept in places["root"].rglob(".coinage"):
+        shutil.rmtree(kept)
+    capsys.readouterr()
+    code = train_command("any", words(places, out, given))
+    told = "".join(capsys.readouterr())
+    files = {plain(path, out) for path in out.rglob("*") if path.is_file()}
+    files |= {plain(path, places["train"] / "2_a zibu") for path in places["train"].rglob(".coinage/**/*") if path.is_file()}
+    saved = [*out.rglob("zibu.safetensors"), *out.glob("mine.safetensors")]
+    if not saved:
+        return Outcome(code, told, frozenset(files))
+    with safetensors.safe_open(saved[0], framework="pt") as file:
+        vectors = file.get_tensor("emb_params")
+        return Outcome(code, told, frozenset(files), vectors.float().numpy().tobytes(), file.metadata(), str(vectors.dtype))
+
+
+@pytest.fixture(scope="module")
+def without() -> dict[str, Outcome]:
+    """Outcomes without the flag, by what is given beside it."""
+    return {}
+
+
+def test_the_table_has_every_flag() -> None:
+    assert set(EFFECTS) == set(GOLDEN)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in EFFECTS.items() if not row.tested))
+def test_a_flag_acts_or_says_why_not(
+    name: str, places: dict[str, Path], without: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = EFFECTS[name]
+    assert name in [word.split("=")[0] for word in row.given.split()]
+    if row.beside not in without:
+        without[row.beside] = run(places, tmp_path / "without", row.beside, capsys)
+    before, after = without[row.beside], run(places, tmp_path / "with", f"{row.beside} {row.given}", capsys)
+    assert before.code == 0, before.told
+    assert row.does(before, after), f"{sorted(after.files)}\n{after.told}"
+    assert "Traceback" not in after.told
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in EFFECTS.items() if row.tested))
+def test_a_flag_has_its_own_test(name: str) -> None:
+    path, _, function = EFFECTS[name].tested.partition("::")
+    text = (TESTS / path).read_text(encoding="utf-8")
+    assert f"def {function}(" in text
+    assert re.search(rf"{name}\b", text), f"{path} never gives {name}"
+
+
+def test_the_sampler_of_previews(places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = f"--sample_prompts={places['prompts']} --sample_at_first --max_train_steps=1"
+    for name in ("ddim", "euler_a"):
+        assert run(places, tmp_path / name, f"{beside} --sample_sampler={name}", capsys).code == 0
+    pictures = [next((tmp_path / name / "sample").iterdir()).read_bytes() for name in ("ddim", "euler_a")]
+    assert pictures[0] != pictures[1]
+
+
+def test_latents_may_be_trusted_unchecked(places: dict[str, Path], tmp_path: Path) -> None:
+    images = shutil.copytree(places["train"], tmp_path / "train")
+    given = f"--train_data_dir={images} --cache_latents_to_disk"
+
+    def learned(name: str, more: str) -> bytes:
+        assert train_command("any", words(places, tmp_path / name, f"{given} {more}")) == 0
+        return (tmp_path / name / "zibu.safetensors").read_bytes()[-128:]
+
+    first = learned("a", "")
+    for path in images.rglob("*.png"):
+        with Image.open(path) as image:
+            other = ImageOps.mirror(image)
+        other.save(path)
+    assert learned("b", "--skip_cache_check") == first
+    assert learned("c", "") != first
+
+
+def test_cached_latents_need_no_vae(moon_dataset: Path, tmp_path: Path) -> None:
+    def spoil(run: Run) -> None:
+        run.parts.vae.encoder.conv_in.weight.data.fill_(float("nan"))
+
+    trained(moon_dataset, tmp_path / "a", "--cache_latents", change=spoil)
+    with pytest.raises(CoinageError, match="makes no finite latents"):
+        trained(moon_dataset, tmp_path / "b", change=spoil)
