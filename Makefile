@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-slow check full-size-check format model clean
+.PHONY: demo test test-slow check full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -24,6 +24,10 @@ check: $(READY)
 
 full-size-check: $(READY)
 	@$(BIN)/python tools/full_size_check.py $(ARGS)
+
+gpu-check: $(READY)
+	@$(BIN)/python -m pytest -m gpu
+	@$(BIN)/python benchmarks/gpu_matrix.py $(ARGS)
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet .

@@ -18,59 +18,29 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from coinage.embedding_file import read
-from coinage.families.loading import CONFIGS
 from original_layout import original_tensors
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+from random_models import RELEASED, part_names, random_part, write_dataset, write_folder  # noqa: E402
+
 SCRIPTS = {"sd1": "train_textual_inversion.py", "sd2": "train_textual_inversion.py", "sdxl": "sdxl_train_textual_inversion.py"}
-CLASSES: dict[str, Any] = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-}
-
-
-def random_part(family: str, name: str) -> Any:
-    """A part of a released architecture with small random weights, bf16."""
-    config = json.loads((CONFIGS / family / name / "config.json").read_text(encoding="utf-8"))
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("meta"):
-        part = CLASSES[name](CLIPTextConfig(**config)) if name.startswith("text") else CLASSES[name].from_config(config)
-    torch.set_default_dtype(torch.float32)
-    part.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    for key, tensor in part.state_dict().items():
-        if key.endswith("position_ids"):
-            tensor.copy_(torch.arange(tensor.shape[-1]).expand_as(tensor))
-        elif tensor.ndim == 1:
-            tensor.fill_(1.0 if key.endswith("weight") else 0.0)
-        else:
-            tensor.normal_(0, 0.02, generator=generator)
-    return part
 
 
 def write_model(family: str, kind: str, folder: Path) -> Path:
     """The model as one `file` or as a diffusers `folder`."""
-    names = [name for name in CLASSES if (CONFIGS / family / name).is_dir()]
+    configs = RELEASED / family
     if kind == "file":
-        save_file(original_tensors(family, {name: random_part(family, name) for name in names}), folder / f"{family}.safetensors")
+        parts = {name: random_part(configs, name) for name in part_names(configs)}
+        save_file(original_tensors(family, parts), folder / f"{family}.safetensors")
         return folder / f"{family}.safetensors"
-    for name in names:
-        random_part(family, name).save_pretrained(folder / family / name)
-    shutil.copytree(CONFIGS / family / "scheduler", folder / family / "scheduler")
-    for name in ("tokenizer", "tokenizer_2") if family == "sdxl" else ("tokenizer",):
-        tokenizer = CLIPTokenizer.from_pretrained(vocabulary_folder(folder))
-        tokenizer.save_pretrained(folder / family / name)
-    return folder / family
+    CLIPTokenizer.from_pretrained(vocabulary_folder(folder)).save_pretrained(folder / "tokenizer")
+    return write_folder(configs, folder / family, folder / "tokenizer")
 
 
 def vocabulary_folder(folder: Path) -> Path:
@@ -84,22 +54,6 @@ def vocabulary_folder(folder: Path) -> Path:
         (target / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         (target / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     return target
-
-
-def write_dataset(folder: Path, side: int) -> Path:
-    """Four noisy pictures with captions, and the guide's dataset file at a small resolution."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(images / f"{i}.png")
-        (images / f"{i}.txt").write_text("mychar, 1girl, blonde hair, blue eyes", encoding="utf-8")
-    text = '[general]\nshuffle_caption = false\ncaption_extension = ".txt"\nkeep_tokens = 1\n\n[[datasets]]\n'
-    text += f"resolution = {side}\nbatch_size = 1\nenable_bucket = true\nmin_bucket_reso = 64\n\n[[datasets.subsets]]\n"
-    text += f'image_dir = "{images}"\ncaption_extension = ".txt"\nnum_repeats = 10\n'
-    (folder / "dataset.toml").write_text(text, encoding="utf-8")
-    return folder / "dataset.toml"
 
 
 def train(family: str, model: Path, dataset: Path, out: Path, steps: int, wheel: Path) -> dict[str, float]:
@@ -134,7 +88,7 @@ def loads_in_diffusers(family: str, file: Path, vocabulary: Path) -> bool:
             components: dict[str, Any] = {}  # noqa: RUF012
             hf_device_map = None
 
-        encoder, tokenizer = random_part(family, name), CLIPTokenizer.from_pretrained(vocabulary)
+        encoder, tokenizer = random_part(RELEASED / family, name), CLIPTokenizer.from_pretrained(vocabulary)
         Loader().load_textual_inversion({"mychar": vectors[key]}, token="mychar", text_encoder=encoder, tokenizer=tokenizer)
         ids = tokenizer.convert_tokens_to_ids(["mychar", "mychar_1", "mychar_2", "mychar_3"])
         if ids != [49408, 49409, 49410, 49411] or not torch.allclose(

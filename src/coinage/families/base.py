@@ -47,7 +47,8 @@ class Components:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.denoiser.device)
+        device: torch.device = next(self.denoiser.parameters()).device  # the UNet's own `device` looks through all its modules
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,0 +1,132 @@
+"""The benchmarks measure what they say, on the demo model."""
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coinage.demo.run import MODEL
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+PEER = """
+import sys, time
+assert sys.argv[1:] == ["--steps", "8", "--batch=2", "64", "no"], sys.argv
+held = bytearray(50_000_000)
+for i in range(9):
+    print(f"\\rsteps: {i}/8 [00:00<00:00, 9.99it/s]", end="", file=sys.stderr, flush=True)
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return FOLDER
+
+
+def cells(table: str, start: str) -> list[float]:
+    """The numbers in the row that begins so."""
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {start} |")]
+    return [float(cell) for cell in row.split("|")[2:-1] if re.fullmatch(r"-?[\d.]+", cell.strip())]
+
+
+def record_of(tmp_path: Path, mode: str, steps: int) -> dict[str, Any]:
+    from coinage.cli.kohya import train_command
+    from random_models import write_dataset
+    from recorded_run import Record, recording
+
+    record = Record()
+    data = write_dataset(tmp_path, 64)
+    words = [f"--pretrained_model_name_or_path={MODEL}", f"--dataset_config={data}", f"--output_dir={tmp_path}", "--seed=0"]
+    words += ["--token_string=mychar", "--init_word=girl", "--save_model_as=safetensors", f"--max_train_steps={steps}", "--cache_latents"]
+    with recording(record, mode):
+        assert train_command("any", words) == 0
+    return asdict(record)
+
+
+def test_ours_and_a_peer_are_compared(tmp_path: Path) -> None:
+    peer = tmp_path / "peer.py"
+    peer.write_text(PEER)
+    command = [sys.executable, str(FOLDER / "throughput.py"), "--random=demo", "--runs=1", "--steps=8", "--batch=2", "--precision=no"]
+    command += [f"--peer-script={peer}", "--peer-args", "--steps", "{steps}", "--batch={batch}", "{resolution}", "{precision}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    step, images, first, whole, peak = cells(done.stdout, "ours")
+    assert 0 < step < first < whole
+    assert images == pytest.approx(2 / step, rel=0.01)
+    assert 0.2 < peak < 4
+    peer_step, _, peer_whole, peer_peak = cells(done.stdout, "peer")
+    assert 0.02 <= peer_step < 0.1
+    assert 0.05 <= peer_peak < 0.2
+    ratios = cells(done.stdout, "ours / peer")
+    assert ratios == pytest.approx([step / peer_step, whole / peer_whole, peak / peer_peak], rel=0.2)
+
+
+def test_a_peer_without_steps_in_its_bar_tells_its_rate(folder: Path) -> None:
+    from throughput import Finished
+
+    assert Finished(0, 1, 1, "loss 0.1, 2.00s/it", []).step_seconds(3) == 2
+    assert Finished(0, 1, 1, "1.00s/it ... 4.00it/s", [(1, 0.5)]).step_seconds(3) == 0.25
+    assert Finished(0, 1, 1, "nothing", []).step_seconds(3) is None
+    assert Finished(0, 1, 1, "9.00s/it", [(1, 0.0), (3, 8.0), (4, 10.0), (6, 14.0)]).step_seconds(3) == 2
+
+
+def test_the_parts_of_a_step_add_up(folder: Path, tmp_path: Path) -> None:
+    from throughput import PARTS, shares
+
+    record = record_of(tmp_path, "profile", 6)
+    found = shares(record, 2)
+    assert list(found) == [*PARTS, "rest", "step"]
+    assert all(part > 0 for part, _ in found.values())
+    assert sum(percent for _, percent in found.values()) == pytest.approx(200)  # the parts, and the whole
+    assert found["backward"][1] > found["optimizer"][1] > 0
+
+
+def test_bare_steps_take_turns_and_leave_the_run_as_it_is(folder: Path, tmp_path: Path) -> None:
+    from throughput import against_floor
+
+    plain, beside = (record_of(tmp_path / mode, mode, 6) for mode in ("plain", "floor"))
+    assert [len(record[key]) for record in (plain, beside) for key in ("steps", "floor")] == [6, 0, 6, 6]
+    found = against_floor(beside, 2)
+    assert 0 < found["floor"] < found["engine"] * 2
+    assert found["ratio"] == pytest.approx(found["engine"] / found["floor"], rel=0.5)
+    one, other = ((tmp_path / mode / "mychar-log.jsonl").read_text() for mode in ("plain", "floor"))
+    assert one == other
+
+
+def test_a_row_of_the_matrix_that_fails_does_not_end_it(folder: Path) -> None:
+    from gpu_matrix import HEADER, Row, matrix
+
+    rows = [Row("demo", MODEL, 64, 2, "no", "--fp8_base"), Row("demo", MODEL, 64, 2, "bf16", "--gradient_checkpointing")]
+    failed, done = matrix(rows, math.inf)
+    assert failed.startswith("| demo | 64 | 2 | no | fp8_base | failed: --fp8_base needs --mixed_precision")
+    step, images, first = [float(cell) for cell in done.split("|")[6:9]]
+    assert step > 0
+    assert first > 0
+    assert images == pytest.approx(2 / step, rel=0.05)
+    (late,) = matrix(rows[:1], -math.inf)
+    assert "not begun in time" in late
+    assert {row.count("|") for row in (failed, done, late)} == {HEADER.count("|")}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_no_matrix(folder: Path) -> None:
+    from gpu_matrix import main
+
+    with pytest.raises(SystemExit, match="no GPU"):
+        main([])
+
+
+@pytest.mark.parametrize("words", [[], ["--random=demo", "--steps=3"]])
+def test_wrong_usage_is_told(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from throughput import main
+
+    with pytest.raises(SystemExit) as raised:
+        main(words)
+    assert raised.value.code == 2

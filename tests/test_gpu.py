@@ -1,0 +1,86 @@
+"""Training on a GPU is training on a CPU, only faster (`make gpu-check`)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.config import TrainConfig
+from coinage.embedding_file import EmbeddingFile
+from coinage.preflight import check
+from coinage.training.loop import train
+from coinage.training.observers import Observer, Together
+from coinage.training.setup import Run, prepare
+from coinage.training.watch import cache_latents, observers_for
+from tests.helpers import config_for, rows_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+STEPS = 5
+
+
+class Losses(Observer):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def stepped(self, run: Run) -> None:
+        self.seen.append(run.loss)
+
+
+def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, EmbeddingFile, list[float]]:
+    checked = check(config)
+    run = prepare(config, checked.samples, device)
+    cache_latents(run)
+    losses = Losses()
+    watch = Together([observers_for(run, checked.prompts), losses])
+    try:
+        return run, train(run, watch), losses.seen
+    finally:
+        watch.close()
+
+
+def way(run: Run, word: EmbeddingFile) -> torch.Tensor:
+    """How far and where to the word has moved, flat."""
+    start = run.parts.embeddings[0].table[run.parts.tokenizers[0].encode("shape", add_special_tokens=False)].cpu()
+    return (rows_of(word) - start).flatten()
+
+
+@pytest.mark.parametrize("more", [(), ("--gradient_checkpointing",), ("--fp8_base",)])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_low_precision_on_a_gpu_learns_what_float32_on_a_cpu_does(
+    moon_dataset: Path, tmp_path: Path, precision: str, more: tuple[str, ...]
+) -> None:
+    flags = ("--cache_latents", f"--max_train_steps={STEPS}")
+    expected_run, expected, expected_losses = trained_on(CPU, config_for(moon_dataset, tmp_path / "cpu", *flags))
+    low = config_for(moon_dataset, tmp_path / "gpu", *flags, f"--mixed_precision={precision}", *more)
+    run, word, losses = trained_on(GPU, low)
+    assert all(row.is_cuda and row.dtype == torch.float32 for row in run.parts.rows())
+    assert str(run.dtype) == {"fp16": "torch.float16", "bf16": "torch.bfloat16"}[precision]
+    assert losses[0] == pytest.approx(expected_losses[0], rel=0.1 if more == ("--fp8_base",) else 0.02)
+    moved, due = way(run, word), way(expected_run, expected)
+    assert torch.isfinite(moved).all()
+    assert moved.norm() > 0.01
+    # AdamW's first steps go by the gradient's sign, which tiny coordinates may have either way.
+    assert torch.cosine_similarity(moved, due, dim=0) > 0.9
+
+
+def test_float32_on_a_gpu_is_float32_on_a_cpu(moon_dataset: Path, tmp_path: Path) -> None:
+    flags = ("--cache_latents", f"--max_train_steps={STEPS}")
+    ways, losses = [], []
+    for device in (CPU, GPU):
+        run, word, seen = trained_on(device, config_for(moon_dataset, tmp_path / device.type, *flags))
+        ways.append(way(run, word))
+        losses.append(seen)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert torch.cosine_similarity(*ways, dim=0) > 0.95
+
+
+def test_the_vae_leaves_the_gpu_and_comes_back_for_previews(moon_dataset: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo of zibu --w 64 --h 64 --s 2 --d 1\n")
+    flags = ("--cache_latents", "--mixed_precision=fp16", f"--sample_prompts={prompts}", "--sample_every_n_steps=1")
+    run, _, losses = trained_on(GPU, config_for(moon_dataset, tmp_path, *flags))
+    assert len(losses) == 3
+    assert {p.device.type for p in run.parts.vae.parameters()} == {"cpu"}
+    assert {p.device.type for p in run.parts.denoiser.parameters()} == {"cuda"}
+    assert len(list((tmp_path / "sample").glob("*.png"))) == 3  # one that fails is told and skipped
