@@ -41,8 +41,7 @@ def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, Embeddin
 
 def way(run: Run, word: EmbeddingFile) -> torch.Tensor:
     """How far and where to the word has moved, flat."""
-    start = run.parts.embeddings[0].table[run.parts.tokenizers[0].encode("shape", add_special_tokens=False)].cpu()
-    return (rows_of(word) - start).flatten()
+    return (rows_of(word) - run.start[0]).flatten()
 
 
 @pytest.mark.parametrize("more", [(), ("--gradient_checkpointing",), ("--fp8_base",)])

@@ -7,9 +7,12 @@ import safetensors
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from coinage.cli.build import build
+from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from coinage.demo.run import MODELS
 from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError, TrainingError
 from coinage.families import ModelFamily
@@ -20,7 +23,7 @@ from coinage.training.optimizers import choose_optimizer, make_schedule
 from coinage.training.setup import Run, Update
 from coinage.training.step import Batch, forward
 from coinage.training.word import install_word
-from tests.helpers import config_for, prepared, rows_of, trained
+from tests.helpers import config_for, flags, prepared, rows_of, trained
 
 
 def frozen_state(run: Run) -> dict[str, torch.Tensor]:
@@ -158,6 +161,19 @@ def test_low_precision_trains_float32_rows(moon_dataset: Path, tmp_path: Path, p
     assert run.parts.denoiser.dtype == torch.bfloat16
     assert run.parts.rows()[0].dtype == torch.float32
     assert torch.isfinite(rows_of(word)).all()
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_lower_linear_layers_change_no_bit(family: str, moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={MODELS / family}", "--mixed_precision=bf16", "--cache_latents")
+    config = build(parse("any", argv, "test"))[0]
+    run, lowered = trained(moon_dataset, tmp_path, config=config)
+    sizes = [sum(p.numel() * p.element_size() for p in encoder.parameters()) for encoder in run.parts.text_encoders]
+    monkeypatch.setattr("coinage.training.setup.lower_linear_layers", lambda parts, dtype: None)
+    run, plain = trained(moon_dataset, tmp_path, config=config)
+    assert all(torch.equal(rows, plain.vectors[key]) for key, rows in lowered.vectors.items())
+    for encoder, size in zip(run.parts.text_encoders, sizes, strict=True):
+        assert size < 0.75 * sum(p.numel() * p.element_size() for p in encoder.parameters())
 
 
 def test_files_at_steps_epochs_and_end(moon_dataset: Path, tmp_path: Path) -> None:

@@ -175,6 +175,14 @@ def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> 
         log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
 
 
+def lower_linear_layers(parts: Components, dtype: torch.dtype) -> None:
+    """Keep the text encoders' linear layers in what autocast computes them in anyway, bit for bit, instead of casting them each step."""
+    for encoder in parts.text_encoders:
+        for layer in encoder.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.to(dtype)
+
+
 def shape_unet(config: TrainConfig, parts: Components) -> None:
     """Keep and run the UNet as the flags ask, on its device."""
     if config.model.fp8_unet:
@@ -247,6 +255,7 @@ def prepare(
     parts = family.load(config.model, dtype)
     placeholder = install_word(parts, config.words[0], family.embedding_keys)
     parts.kept_text = text_store_for(config.data)
+    lower_linear_layers(parts, dtype)
     for module in parts.modules():
         module.to(device)
     shape_unet(config, parts)
