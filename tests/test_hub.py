@@ -17,6 +17,7 @@ from coinage.demo.run import MODEL
 from coinage.embedding_file import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.hub import Uploader, fetch_state, open_uploader
+from coinage.training.setup import Run
 from tests.fake_hub import KEY, FakeHub, Repo, fake_hub
 from tests.helpers import flags, rows_of, trained
 
@@ -131,6 +132,75 @@ def test_in_the_background_files_may_be_deleted_while_they_are_sent(tmp_path: Pa
     assert hub.repos[REPO].files == {"w.pt": b"1"}
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_hub_that_does_not_answer_holds_nobody_up_for_long(
+    background: bool, moon_dataset: Path, tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinage.hub.PATIENCE", 0.5)
+    hub.held.clear()
+    given = [
+        "--huggingface_repo_id=me/word",
+        f"--huggingface_token={KEY}",
+        "--save_every_n_steps=1",
+        *(["--async_upload"] if background else []),
+    ]
+
+    def free_at_the_end(run: Run) -> None:
+        run.optimizer.register_step_post_hook(lambda *_: hub.held.set() if background and run.step == 2 else None)
+
+    start = time.monotonic()
+    trained(moon_dataset, tmp_path, *given, change=free_at_the_end)
+    assert time.monotonic() - start < 20
+    if background:
+        assert len(hub.repos[REPO].files) == 4
+        assert "the hub takes its time" not in caplog.text
+    else:
+        assert not hub.repos[REPO].files
+        assert caplog.text.count("the hub takes its time") == 1, "it is waited for once"
+        assert "not all was uploaded" in caplog.text
+        assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+def test_a_repository_that_is_public_is_told(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    hub.repos[REPO] = Repo(private=False)
+    uploader_for()
+    assert "the repository me/word is there already, and public" in caplog.text
+    uploader_for(private=False)
+    assert caplog.text.count("and public") == 1
+
+
+def test_only_a_states_own_files_are_sent(tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    state = tmp_path / "zibu-state"
+    (state / "folder").mkdir(parents=True)
+    for name in ("state.json", ".state.pt.9.tmp"):
+        (state / name).write_bytes(b"x")
+    uploader_for(states=True).send([state], last=True)
+    assert list(hub.repos[REPO].files) == ["zibu-state/state.json"]
+    assert "state.pt: No such file" in caplog.text
+
+
+def test_without_a_network_resuming_is_one_error(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name, value in (("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://no-such-host.invalid")):
+        with monkeypatch.context() as patched:
+            patched.setattr(constants, name, value)
+            start = time.monotonic()
+            with pytest.raises(CoinageError, match="me/word/zibu-state cannot be fetched"):
+                fetch_state("me/word/zibu-state", KEY)
+            assert time.monotonic() - start < 10
+
+
+def test_a_folder_on_the_disk_wins(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
+    state = tmp_path / "owner" / "repo" / "zibu-state"
+    trained(moon_dataset, tmp_path / "owner" / "repo", "--save_state_on_train_end", "--max_train_steps=1")
+    argv = flags(moon_dataset, tmp_path / "o", f"--resume={state}", "--resume_from_huggingface")
+    config, findings = build(parse("sd", argv, "test"))
+    assert config.state.resume == str(state)
+    assert "is a folder here" in " ".join(findings.notes)
+    assert not hub.requests
+
+
 def test_a_run_goes_on_from_a_state_on_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
     _, straight = trained(moon_dataset, tmp_path / "whole", "--max_train_steps=4")
     more = ["--max_train_steps=4", "--save_every_n_steps=2", "--save_state", "--save_state_to_huggingface"]
@@ -169,10 +239,15 @@ def test_a_state_that_is_not_on_the_hub(moon_dataset: Path, tmp_path: Path, hub:
 
 
 def test_wrong_hub_flags_are_found_together(moon_dataset: Path, tmp_path: Path) -> None:
-    wrong = ["--huggingface_repo_id=a/b/c", "--huggingface_repo_type=modle", "--huggingface_repo_visibility=publc"]
+    wrong = [
+        "--huggingface_path_in_repo=../x",
+        "--huggingface_repo_id=a/b/c",
+        "--huggingface_repo_type=modle",
+        "--huggingface_repo_visibility=publc",
+    ]
     with pytest.raises(ConfigError) as caught:
         build(parse("sd", flags(moon_dataset, tmp_path, *wrong), "test"))
-    for part in ("a/b/c is no repository", "did you mean `model`", "publc is not known"):
+    for part in ("../x is no folder", "a/b/c is no repository", "did you mean `model`", "publc is not known"):
         assert part in str(caught.value)
     with pytest.raises(ConfigError, match="--save_state_to_huggingface needs --huggingface_repo_id"):
         build(parse("sd", flags(moon_dataset, tmp_path, "--save_state_to_huggingface"), "test"))

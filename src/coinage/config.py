@@ -282,7 +282,7 @@ class HubConfig:
     repo_type: str = "model"  # model, dataset or space
     folder: str = ""  # within the repository
     token: str | None = field(default=None, repr=False)  # None: the stored login
-    private: bool = True  # of a repository that is made
+    private: bool = True  # of a repository that is made; one that is there stays as it is
     background: bool = False  # training goes on while files are sent
     states: bool = False  # states too
 

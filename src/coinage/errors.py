@@ -90,6 +90,11 @@ class TrainingError(CoinageError):
     """The run cannot go on."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what a library says went wrong; the kind of error where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A hint naming the nearest known word, or ""."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)

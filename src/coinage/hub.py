@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
 
 from coinage.config import HubConfig
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
 from coinage.model_files import reach_hub
 from coinage.state_files import REFERENCE, SUMMARY, TENSORS
 
@@ -17,30 +19,71 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 log = logging.getLogger("coinage")
+T = TypeVar("T")
+PATIENCE = 60.0  # seconds that a hub is waited for
 REFUSED = (400, 401, 403, 404)  # answers that will be the same later
 
 
 class Uploader:
-    """Sends saved files, in order. What cannot be sent is told and sent again with the next ones."""
+    """Sends saved files, in order, from a thread of its own. What cannot be sent is told and sent again with the next ones.
+
+    A hub that does not answer is waited for no longer than a while, and holds nobody up at the end of the process.
+    """
 
     def __init__(self, hub: HubConfig, api: HfApi) -> None:
         self._hub, self._api = hub, api
-        self._worker = ThreadPoolExecutor(1)
-        self._unsent: dict[str, bytes] = {}  # by path in the repository; the worker's alone
+        self._unsent: dict[str, bytes] = {}  # by path in the repository; the thread's alone
+        self._jobs = SimpleQueue[Callable[[], None]]()
+        self._last = threading.Event()  # set when the last job is done
+        self._last.set()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+    def call(self, act: Callable[[], T]) -> T:
+        """What a function returns or raises, run in the thread.
+
+        Raises:
+            TimeoutError: it takes too long.
+        """
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(act())
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                answer.set_exception(error)
+
+        self._jobs.put(run)
+        return answer.result(PATIENCE)
 
     def send(self, paths: Sequence[Path], *, last: bool = False) -> None:
-        """Send files, and folders of files where states are wanted; in the background where that is asked for and they are not the last.
+        """Send embeddings, and states where they are wanted; in the background where that is asked for and they are not the last.
 
         They are read at once, so that they may be changed or deleted then.
         """
-        wanted = [path for path in paths if path.is_file() or self._hub.states]
         files = {}
-        for path in wanted:
-            for file in [path] if path.is_file() else sorted(path.iterdir()):
-                files[str(PurePosixPath(self._hub.folder) / file.relative_to(path.parent).as_posix())] = file.read_bytes()
-        sent = self._worker.submit(self._commit, files, last)
-        if last or not self._hub.background:
-            sent.result()
+        for path in paths:
+            if path.is_dir() and not self._hub.states:
+                continue
+            for file in [path / SUMMARY, path / TENSORS] if path.is_dir() else [path]:
+                place = str(PurePosixPath(self._hub.folder) / file.relative_to(path.parent).as_posix())
+                try:
+                    files[place] = file.read_bytes()
+                except OSError as error:
+                    log.warning("not uploaded to %s: %s: %s", self._hub.repo_id, file, error.strerror)
+        stuck, self._last = not self._last.is_set(), threading.Event()
+        done = self._last
+
+        def job() -> None:
+            self._commit(files, last)
+            done.set()
+
+        self._jobs.put(job)
+        if (last or not self._hub.background) and not stuck and not done.wait(PATIENCE):
+            log.warning("the hub takes its time: files are sent in the background, and are safe in --output_dir")
 
     def _commit(self, files: dict[str, bytes], last: bool) -> None:
         from huggingface_hub import CommitOperationAdd
@@ -54,19 +97,15 @@ class Uploader:
             self._api.create_commit(repo, additions, commit_message=f"Add {names}", repo_type=self._hub.repo_type)
         except Exception as error:  # noqa: BLE001 - whatever the network raises, the files are on the disk
             hint = f"send it by hand: hf upload {repo} FILE" if last else "the next save sends it again"
-            log.warning("not uploaded to %s: %s: %s\nhint: it is safe in --output_dir; %s", repo, names, reason(error), hint)
+            log.warning("not uploaded to %s: %s: %s\nhint: it is safe in --output_dir; %s", repo, names, reason_of(error), hint)
             return
         self._unsent = {}
         log.info("uploaded to %s: %s", repo, names)
 
     def close(self) -> None:
-        """Wait for what is under way."""
-        self._worker.shutdown()
-
-
-def reason(error: Exception) -> str:
-    """The first line of what a library says went wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        """Wait a while for what is under way."""
+        if not self._last.wait(PATIENCE):
+            log.warning("not all was uploaded to %s: the hub does not answer; the files are in --output_dir", self._hub.repo_id)
 
 
 def open_uploader(hub: HubConfig) -> Uploader | None:
@@ -82,24 +121,31 @@ def open_uploader(hub: HubConfig) -> Uploader | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    api = HfApi(token=hub.token)
+    uploader = Uploader(hub, api := HfApi(token=hub.token))
     hint = "log in with `hf auth login`, or give --huggingface_token with the right to write there"
     what = f"--huggingface_repo_id {hub.repo_id}: the hub refuses"
     try:
-        reach_hub()
-        if not api.repo_exists(hub.repo_id, repo_type=hub.repo_type):
-            space = "static" if hub.repo_type == "space" else None
-            api.create_repo(hub.repo_id, repo_type=hub.repo_type, private=hub.private, exist_ok=True, space_sdk=space)
-            log.info("made the %s repository %s", "private" if hub.private else "public", hub.repo_id)
+        uploader.call(lambda: _find_or_make(hub, api))
     except LocalTokenNotFoundError as error:
         raise CoinageError(f"{what}: there is no login", hint=hint) from error
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in REFUSED:
-            raise CoinageError(f"{what}: {reason(error)}", hint=hint) from error
-        log.warning("the hub does not answer well now; files are sent later: %s", reason(error))
+            raise CoinageError(f"{what}: {reason_of(error)}", hint=hint) from error
+        log.warning("the hub does not answer well now; files are sent later: %s", reason_of(error))
     except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
-        log.warning("the hub is out of reach; files are sent once it is back: %s", reason(error))
-    return Uploader(hub, api)
+        log.warning("the hub is out of reach; files are sent once it is back: %s", reason_of(error))
+    return uploader
+
+
+def _find_or_make(hub: HubConfig, api: HfApi) -> None:
+    repo = str(hub.repo_id)
+    reach_hub()
+    if not api.repo_exists(repo, repo_type=hub.repo_type):
+        space = "static" if hub.repo_type == "space" else None
+        api.create_repo(repo, repo_type=hub.repo_type, private=bool(hub.private), exist_ok=True, space_sdk=space)
+        log.info("made the %s repository %s", "private" if hub.private else "public", repo)
+    elif hub.private and api.repo_info(repo, repo_type=hub.repo_type).private is False:
+        log.warning("the repository %s is there already, and public", repo)
 
 
 def fetch_state(place: str, token: str | None) -> Path:
@@ -116,7 +162,7 @@ def fetch_state(place: str, token: str | None) -> Path:
         CoinageError: it is not there, or out of reach.
     """
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     path, _, rest = place.partition(":")
     revision, _, kind = rest.partition(":")
@@ -128,10 +174,14 @@ def fetch_state(place: str, token: str | None) -> Path:
     repo, at = f"{owner}/{name}", revision or None
     hint = "check name, revision and login"
     try:
+        reach_hub()
         for file in (TENSORS, SUMMARY):
             found = hf_hub_download(repo, f"{folder}/{file}", repo_type=kind or "model", revision=at, token=token)
+        return Path(found).parent
+    except LocalEntryNotFoundError as error:  # a kind of the next, meaning that the network is gone
+        raise CoinageError(f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint) from error
     except EntryNotFoundError:
-        files = HfApi(token=token).list_repo_files(repo, repo_type=kind or "model", revision=at)
+        files = _files_in(HfApi(token=token), repo, kind or "model", at)
         states = [str(PurePosixPath(file).parent) for file in files if PurePosixPath(file).name == SUMMARY]
         if any(f"{folder}/{file}" in files for file in REFERENCE):
             hint = "this one is another trainer's; go on from its embedding instead: --weights FILE"
@@ -139,5 +189,13 @@ def fetch_state(place: str, token: str | None) -> Path:
             hint = f"the states there are: {', '.join(states[:5])}"
         raise CoinageError(f"--resume: no state in {folder} of {repo}", hint=hint) from None
     except Exception as error:
-        raise CoinageError(f"--resume: {place} cannot be fetched: {reason(error)}", hint=hint) from error
-    return Path(found).parent
+        raise CoinageError(f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint) from error
+
+
+def _files_in(api: HfApi, repo: str, kind: str, revision: str | None) -> list[str]:
+    """All files of a repository, as far as they can be listed."""
+    try:
+        return list(api.list_repo_files(repo, repo_type=kind, revision=revision))
+    except Exception as error:  # noqa: BLE001 - only a hint hangs on it
+        log.debug("hub: %s", error)
+        return []

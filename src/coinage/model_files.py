@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from coinage.errors import CoinageError, Problem
 
@@ -174,14 +175,15 @@ def kind_of_folder(folder: Path) -> Kind:
 
 
 def reach_hub() -> None:
-    """Fail at once without a network, where the hub's own library tries again and again.
+    """Fail at once without a network, where the hub's own library tries again and again; behind a proxy, that is left to the proxy.
 
     Raises:
         OSError: the hub's host is not known.
     """
     from huggingface_hub import constants
 
-    socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    if not getproxies():
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
 
 
 def hub_folder(hub_id: str) -> Path | None:

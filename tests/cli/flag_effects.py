@@ -62,11 +62,12 @@ class Row:
     given: str = ""
     beside: str = ""
     does: Check = learns
-    tested: str = ""  # path::function, beside which the flag's name stands
+    code: int = 0  # of the command with the flag
+    tested: str = ""  # path::function, in which the flag's name stands
 
 
-def acts(given: str, beside: str = "", does: Check = learns) -> Row:
-    return Row(given, beside, does)
+def acts(given: str, beside: str = "", does: Check = learns, code: int = 0) -> Row:
+    return Row(given, beside, does, code)
 
 
 def tested(where: str) -> Row:
@@ -89,18 +90,18 @@ V = "--v_parameterization"
 
 EFFECTS: dict[str, Row] = {
     # the new word
-    "--token_string": acts("--token_string=circle", does=says("is already in the model's vocabulary")),
+    "--token_string": acts("--token_string=circle", does=says("is already in the model's vocabulary"), code=2),
     "--init_word": acts("--init_word=square"),
     "--num_vectors_per_token": acts("--num_vectors_per_token=2"),
     "--weights": acts("--weights={word}"),
     "--use_object_template": acts("--use_object_template"),
     "--use_style_template": acts("--use_style_template"),
     # model
-    "--pretrained_model_name_or_path": acts("--pretrained_model_name_or_path=no/such/model.ckpt", does=says("model not found")),
+    "--pretrained_model_name_or_path": acts("--pretrained_model_name_or_path=no/such/model.ckpt", does=says("model not found"), code=2),
     "--v2": acts("--v2", does=says("this is a Stable Diffusion 1.x model")),
     "--v_parameterization": acts(V),
     "--vae": acts("--vae={vae}"),
-    "--tokenizer_cache_dir": tested("families/test_families.py::test_a_run_to_the_end"),
+    "--tokenizer_cache_dir": tested("families/test_families.py::test_a_folder_of_tokenizers_serves_single_files"),
     "--clip_skip": acts("--clip_skip=2"),
     "--max_token_length": acts("--max_token_length=150"),
     # dataset
@@ -169,12 +170,12 @@ EFFECTS: dict[str, Row] = {
     "--resume_from_huggingface": tested("test_hub.py::test_a_run_goes_on_from_a_state_on_the_hub"),
     "--save_state_to_huggingface": tested("test_hub.py::test_every_embedding_and_state_is_uploaded"),
     # hub upload
-    "--huggingface_repo_id": tested("test_hub.py::test_every_embedding_and_state_is_uploaded"),
+    "--huggingface_repo_id": tested("test_hub.py::test_a_hub_that_does_not_answer_holds_nobody_up_for_long"),
     "--huggingface_repo_type": tested("test_hub.py::test_a_repository_is_made_as_asked"),
     "--huggingface_path_in_repo": tested("test_hub.py::test_every_embedding_and_state_is_uploaded"),
-    "--huggingface_token": tested("test_hub.py::test_a_hub_that_refuses_stops_the_run_before_the_model_is_loaded"),
+    "--huggingface_token": tested("test_hub.py::test_a_hub_that_does_not_answer_holds_nobody_up_for_long"),
     "--huggingface_repo_visibility": tested("test_hub.py::test_a_repository_is_made_as_asked"),
-    "--async_upload": tested("test_hub.py::test_in_the_background_files_may_be_deleted_while_they_are_sent"),
+    "--async_upload": tested("test_hub.py::test_a_hub_that_does_not_answer_holds_nobody_up_for_long"),
     # length and precision
     "--max_train_steps": acts("--max_train_steps=3"),
     "--max_train_epochs": acts("--max_train_epochs=2", does=says("8 steps, 2 epochs")),
@@ -233,7 +234,7 @@ EFFECTS: dict[str, Row] = {
     "--debiased_estimation_loss": acts("--debiased_estimation_loss", LONGER),
     "--v_pred_like_loss": acts("--v_pred_like_loss=0.5"),
     "--scale_v_pred_loss_like_noise_pred": acts("--scale_v_pred_loss_like_noise_pred", V),
-    "--masked_loss": acts("--masked_loss", does=says("no image has a mask")),
+    "--masked_loss": acts("--masked_loss", does=says("no image has a mask"), code=2),
     # previews
     "--sample_prompts": acts(f"{PROMPTS} --sample_every_n_steps=2", does=writes("sample/zibu_000002_00___1.png")),
     "--sample_every_n_steps": acts("--sample_every_n_steps=1", PROMPTS, writes("sample/zibu_000001_00___1.png")),
@@ -250,7 +251,7 @@ EFFECTS: dict[str, Row] = {
     "--log_tracker_name": acts("--log_tracker_name=mine", LOGS, writes("logs/_/mine/events.out.tfevents")),
     "--wandb_run_name": tested("training/test_trackers.py::test_both_trackers_get_one_point_per_update_and_the_pictures"),
     "--log_tracker_config": acts("--log_tracker_config={trackers}", LOGS, writes("logs/_/textual_inversion/events.out.tfevents.mine")),
-    "--wandb_api_key": tested("training/test_trackers.py::test_trackers_are_told_the_settings_without_keys_folders_and_command_line"),
+    "--wandb_api_key": tested("training/test_trackers.py::test_the_key_reaches_wandb"),
     "--log_config": tested("training/test_trackers.py::test_trackers_are_told_the_settings_without_keys_folders_and_command_line"),
     # metadata
     "--metadata_thumbnail": acts("--metadata_thumbnail=data:x", does=holds("modelspec.thumbnail", "data:x")),

@@ -1,5 +1,6 @@
 """Every flag of the reference acts on a real run, or says in one line why it does not."""
 
+import ast
 import json
 import re
 import shutil
@@ -127,6 +128,7 @@ def test_a_flag_acts_or_says_why_not(
         without[row.beside] = run(places, tmp_path / "without", row.beside, capsys)
     before, after = without[row.beside], run(places, tmp_path / "with", f"{row.beside} {row.given}", capsys)
     assert before.code == 0, before.told
+    assert after.code == row.code, after.told
     assert row.does(before, after), f"{sorted(after.files)}\n{after.told}"
     assert "Traceback" not in after.told
 
@@ -135,8 +137,11 @@ def test_a_flag_acts_or_says_why_not(
 def test_a_flag_has_its_own_test(name: str) -> None:
     path, _, function = EFFECTS[name].tested.partition("::")
     text = (TESTS / path).read_text(encoding="utf-8")
-    assert f"def {function}(" in text
-    assert re.search(rf"{name}\b", text), f"{path} never gives {name}"
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef) and node.name == function]
+    assert nodes, f"{path} has no {function}"
+    first = min(node.lineno for node in (nodes[0], *nodes[0].decorator_list))
+    own = "\n".join(text.splitlines()[first - 1 : nodes[0].end_lineno])
+    assert re.search(rf"{name}\b", own), f"{function} never gives {name}"
 
 
 def test_the_sampler_of_previews(places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,14 @@ def family_flags(family: str, source: Path, dataset: Path, out: Path, models: Pa
 
 
 @pytest.mark.usefixtures("small_configs")
+def test_a_folder_of_tokenizers_serves_single_files(models: Path, moon_dataset: Path, tmp_path: Path) -> None:
+    words = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={models / 'sd1.safetensors'}", "--init_word=circle")
+    with pytest.raises(ConfigError, match="no CLIP tokenizer found"):
+        check(build(parse("sd", words, "test"))[0])
+    check(build(parse("sd", [*words, f"--tokenizer_cache_dir={models / 'tokenizers'}"], "test"))[0])
+
+
+@pytest.mark.usefixtures("small_configs")
 @pytest.mark.parametrize("kind", ["folder", "file"])
 @pytest.mark.parametrize("family", NAMES)
 def test_a_run_to_the_end(family: str, kind: str, models: Path, moon_dataset: Path, tmp_path: Path) -> None:

@@ -83,4 +83,14 @@ def test_a_log_file_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: 
     for number in range(3):
         logging.getLogger("coinage").info("line %d", number)
     set_up_log()
-    assert capsys.readouterr().err == "warning: cannot write the log file: /dev/full\n"
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "warning: cannot write the log file: /dev/full"
+    assert rest == ["line 0", "line 1", "line 2"], "and goes to stderr instead"
+
+
+def test_a_log_file_takes_any_name(tmp_path: Path) -> None:
+    set_up_log(file=tmp_path / "log.txt")
+    logging.getLogger("coinage").info("a name like \udce9.png")
+    logging.getLogger("coinage").info("the next")
+    set_up_log()
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "a name like \\udce9.png\nthe next\n"

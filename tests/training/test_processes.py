@@ -86,6 +86,7 @@ def test_accelerate_launch(alone: Path, dataset: Path, tmp_path: Path) -> None:
     assert_same(alone, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_machines(alone: Path, dataset: Path, tmp_path: Path) -> None:
     """Two launchers meet on the loopback, one process each."""
     words = flags(dataset, tmp_path, *BASE, "--train_batch_size=2", "--validation_split=0.25", "--cache_latents_to_disk")

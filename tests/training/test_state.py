@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from coinage.state_files import SUMMARY, TENSORS, latest_state, read_summary
 from coinage.training import loop
 from coinage.training.saving import outdated_epoch, outdated_step
 from coinage.training.setup import Run
+from coinage.training.state import save_state
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import config_for, flags, rows_of, trained
 
@@ -94,6 +96,22 @@ def test_a_stop_saves_everything_and_the_same_command_goes_on(
     assert journal(tmp_path / "b") == journal(tmp_path / "a")
 
 
+def test_a_run_that_ends_right_after_its_state_has_its_log(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = (*STEPS, "--save_every_n_steps=2", "--save_state")
+    trained(moon_dataset, tmp_path / "a", *given)
+
+    def killed(*arguments: Any, **more: Any) -> None:
+        save_state(*arguments, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("coinage.training.saving.save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(moon_dataset, tmp_path / "b", *given)
+    trained(moon_dataset, tmp_path / "b", *given, "--resume=latest")
+    assert journal(tmp_path / "b") == journal(tmp_path / "a")
+
+
 def command(dataset: Path, out: Path, *more: str) -> list[str]:
     words = flags(dataset, out, "--max_train_steps=60", "--save_every_n_steps=7", "--save_state", "--cache_latents", *more)
     return [sys.executable, str(ROOT / "train_textual_inversion.py"), *words]
@@ -103,7 +121,7 @@ def steps_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_stop_a_command(number: signal.Signals, moon_dataset: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(moon_dataset, tmp_path, "--max_train_steps=100000"), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

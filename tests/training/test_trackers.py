@@ -2,8 +2,12 @@
 
 import json
 import struct
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from coinage.config import LogConfig
 from coinage.errors import CoinageError, ConfigError
 from coinage.training.observers import Picture
 from coinage.training.setup import Run
-from coinage.training.trackers import Tracker, angle, open_writers
+from coinage.training.trackers import Tracker, WandB, angle, open_writers
 from tests.helpers import flags, trained
 
 KEY = "k" * 40
@@ -129,6 +133,15 @@ def test_trackers_are_told_the_settings_without_keys_folders_and_command_line(
         assert str(moon_dataset.parent) not in text
 
 
+def test_the_key_reaches_wandb(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config, _ = build(parse("sd", flags(moon_dataset, tmp_path, "--log_with=wandb", f"--wandb_api_key={KEY}"), "test"))
+    (writer,) = open_writers(config.log, tmp_path)
+    assert isinstance(writer, WandB)
+    assert writer._run.settings.api_key == KEY
+    writer.close(failed=False)
+
+
 def test_without_log_config_no_setting_is_told(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     trained(moon_dataset, tmp_path / "out", "--log_with=wandb", "--max_train_steps=1")
@@ -142,7 +155,7 @@ def test_tracker_arguments_are_merged(tmp_path: Path, monkeypatch: pytest.Monkey
     config = LogConfig(dir=tmp_path, trackers=("tensorboard", "wandb"), run_name="kept", arguments=tables)
     for writer in open_writers(config, tmp_path):
         writer.scalars({"loss": 1.0}, 1)
-        writer.close()
+        writer.close(failed=False)
     run = next(record.run for record in wandb_records(tmp_path) if record.run.project)
     assert (run.display_name, list(run.tags), run.notes) == ("kept", ["moon"], "my notes")
     assert [path.suffix for path in tmp_path.rglob("events*")] == [".mine"]
@@ -173,14 +186,35 @@ def test_wrong_arguments_are_told_before_the_model_is_loaded(tmp_path: Path, mon
             open_writers(config, tmp_path)
 
 
-def test_wandb_without_a_connection_keeps_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    arguments = {"mode": "online", "settings": {"init_timeout": 1, "base_url": "http://127.0.0.1:9"}}
-    config = LogConfig(dir=tmp_path, trackers=("wandb",), wandb_key=KEY, arguments={"wandb": arguments})
-    (writer,) = open_writers(config, tmp_path)
+OFFLINE = """
+import logging, sys
+from pathlib import Path
+from coinage.config import LogConfig
+from coinage.training.trackers import open_writers
+logging.basicConfig(level="INFO", format="%(message)s")
+arguments = {"mode": "online", "settings": {"init_timeout": int(sys.argv[3]), "base_url": sys.argv[2]}}
+config = LogConfig(dir=Path(sys.argv[1]), trackers=("wandb",), wandb_key="k" * 40, arguments={"wandb": arguments})
+try:
+    (writer,) = open_writers(config, Path(sys.argv[1]))
     writer.scalars({"loss": 2.0}, 1)
-    writer.close()
-    assert "W&B is out of reach" in caplog.text
+    writer.close(failed=False)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def connect(folder: Path, url: str, timeout: int) -> str:
+    """Open W&B in a process of its own: a service that waits for a network would hold up that of other tests."""
+    command = [sys.executable, "-c", OFFLINE, str(folder), url, str(timeout)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_wandb_without_a_connection_keeps_the_run(tmp_path: Path) -> None:
+    told = connect(tmp_path, "http://127.0.0.1:9", 1)
+    assert "W&B is out of reach" in told
     (kept,) = tmp_path.rglob("offline-run-*")
+    assert f"wandb sync {kept}" in told
     assert wandb_points(kept, "loss") == [(1, 2.0)]
 
 
@@ -209,26 +243,75 @@ class Failing:
     def picture(self, picture: Picture, step: int) -> None:
         self._take(f"{step}: picture {picture.index}")
 
-    def close(self) -> None:
-        self._take("closed")
+    def close(self, *, failed: bool) -> None:
+        self._take("failed" if failed else "closed")
 
 
 def test_a_tracker_that_fails_is_told_once_and_left(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     failing, well = Failing(1), Failing(99)
     tracker = Tracker([failing, well])
 
-    def steps(run: Run) -> None:
-        tracker.stepped(run)
-
     run, _ = trained(moon_dataset, tmp_path, "--max_train_steps=1")
     run.measured[1] = 0.5
-    steps(run)
-    steps(run)
+    tracker.stepped(run)
+    tracker.stepped(run)
     tracker.epoch_ended(run)
+    tracker.finished(run)
     tracker.close()
     assert caplog.text.count("tracking by Failing has ended, training goes on: no space left") == 1
     told = [entry.split(",")[0] for entry in well.seen]
-    assert told == ["1: loss", "1: loss/validation", "1: loss", "1: loss/epoch", "closed"]
+    assert told == ["1: loss/validation", "1: loss", "1: loss", "1: loss/epoch", "closed"]
+
+
+def test_a_run_that_goes_on_tells_nothing_twice(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    more = ["--validation_split=0.25", "--validate_every_n_steps=2", "--max_train_steps=6", f"--sample_prompts={prompts(tmp_path)}"]
+    more += ["--sample_at_first", "--log_with=all", "--save_every_n_steps=3", "--save_state"]
+    trained(moon_dataset, tmp_path / "o", *more, f"--logging_dir={tmp_path / 'first'}")
+    resume = f"--resume={tmp_path / 'o' / 'zibu-step00000003-state'}"
+    trained(moon_dataset, tmp_path / "o", *more, f"--logging_dir={tmp_path / 'second'}", resume)
+    for name, validated, steps, pictures in (("first", [0, 2, 4, 6], [1, 2, 3, 4, 5, 6], 1), ("second", [3, 4, 6], [4, 5, 6], 0)):
+        (folder,) = (tmp_path / name).iterdir()
+        events = EventAccumulator(str(folder / "textual_inversion"), size_guidance={"images": 0}).Reload()
+        points = {e.step: e.value for e in events.Scalars("loss/validation")}
+        assert list(points) == validated
+        assert dict(wandb_points(folder, "loss/validation")) == pytest.approx(points)
+        assert [e.step for e in events.Scalars("loss")] == steps
+        assert len(events.Tags()["images"]) == 2 * pictures
+
+
+def test_a_run_that_fails_is_marked_as_failed(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def spoil(run: Run) -> None:
+        run.parts.rows()[0].data.fill_(float("nan"))
+
+    with pytest.raises(CoinageError, match="the loss of step 1 is nan"):
+        trained(moon_dataset, tmp_path / "a", "--log_with=wandb", change=spoil)
+    trained(moon_dataset, tmp_path / "b", "--log_with=wandb", "--max_train_steps=1")
+    assert [wandb_records(tmp_path / name)[-1].exit.exit_code for name in "ab"] == [1, 0]
+
+
+def test_a_key_that_is_refused_is_no_matter_of_the_network(tmp_path: Path) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    told = connect(tmp_path, url, 10)
+    assert "CoinageError: --log_with wandb: " in told
+    assert "wandb login, --wandb_api_key" in told
+    assert "out of reach" not in told
+    server.shutdown()
+    server.server_close()
 
 
 def test_the_estimate_of_prodigy_is_told(moon_dataset: Path, tmp_path: Path) -> None:

@@ -213,6 +213,17 @@ def test_weights_continue_an_earlier_word(moon_dataset: Path, tmp_path: Path) ->
         prepared(moon_dataset, tmp_path, "--num_vectors_per_token=3", f"--weights={tmp_path / 'zibu.pt'}")
 
 
+def test_an_update_without_any_gradient_goes_on_in_fp16(moon_dataset: Path, tmp_path: Path) -> None:
+    """Such as one of regularisation images whose encodings are kept, or of a process without a batch."""
+    run = prepared(moon_dataset, tmp_path)
+    run.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    before = run.parts.rows()[0].detach().clone()
+    accumulate(run, Update([], 4))
+    update(run)
+    assert torch.isfinite(run.parts.rows()[0]).all()
+    torch.testing.assert_close(run.parts.rows()[0].detach(), before, rtol=1e-3, atol=1e-3)  # only weight decay
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(moon_dataset: Path, tmp_path: Path) -> None:
     def poison(run: Run) -> None:
         with torch.no_grad():

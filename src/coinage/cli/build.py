@@ -246,7 +246,9 @@ def family_of(args: argparse.Namespace) -> str:
 
 def _resume(args: argparse.Namespace, findings: Findings) -> str | None:
     """The state to go on from, brought here if it is on the hub."""
-    if args.resume and args.resume_from_huggingface:
+    if args.resume and args.resume_from_huggingface and Path(args.resume).is_dir():
+        findings.note(f"--resume {args.resume} is a folder here, so the hub is not asked")
+    elif args.resume and args.resume_from_huggingface:
         try:
             return str(fetch_state(args.resume, args.huggingface_token))
         except CoinageError as error:

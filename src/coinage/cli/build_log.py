@@ -30,14 +30,19 @@ REPO_TYPES = ("model", "dataset", "space")
 
 def build_log(args: argparse.Namespace, findings: Findings) -> LogConfig:
     """Where progress is recorded, and what of the settings with it."""
+    trackers = _trackers(args, findings)
+    arguments = _tracker_arguments(args.log_tracker_config, findings)
+    idle = [f"[{name}]" for name in arguments if name in TRACKERS and name not in trackers]
+    if idle and trackers:
+        findings.note(f"--log_tracker_config: {', '.join(idle)} has no effect, since that tracker is not used")
     return LogConfig(
         dir=Path(args.logging_dir) if args.logging_dir else None,
-        trackers=_trackers(args, findings),
+        trackers=trackers,
         prefix=args.log_prefix or "",
         name=args.log_tracker_name or "textual_inversion",
         run_name=args.wandb_run_name,
         wandb_key=args.wandb_api_key,
-        arguments=_tracker_arguments(args.log_tracker_config, findings),
+        arguments=arguments,
         settings=tuple(sorted(told_settings(args).items())) if args.log_config else (),
         level=args.console_log_level or "INFO",
         file=Path(args.console_log_file) if args.console_log_file else None,
@@ -103,10 +108,13 @@ def build_hub(args: argparse.Namespace, findings: Findings) -> HubConfig:
         findings.error("--save_state_to_huggingface needs --huggingface_repo_id", hint="give the repository, such as me/mychar")
     if args.huggingface_repo_id and not HUB_ID.fullmatch(args.huggingface_repo_id):
         findings.error(f"--huggingface_repo_id {args.huggingface_repo_id} is no repository", hint="write owner/name")
+    folder = (args.huggingface_path_in_repo or "").strip("/")
+    if {"..", "."} & set(folder.split("/")):
+        findings.error(f"--huggingface_path_in_repo {folder} is no folder of a repository", hint="write words/mychar, or leave it out")
     return HubConfig(
         repo_id=args.huggingface_repo_id,
         repo_type=kind,
-        folder=(args.huggingface_path_in_repo or "").strip("/"),
+        folder=folder,
         token=args.huggingface_token,
         private=args.huggingface_repo_visibility != "public",
         background=args.async_upload,

@@ -28,12 +28,21 @@ class _Lines(logging.Formatter):
 
 
 class _File(logging.FileHandler):
-    """A log file; when the disk does not take it, that is said once on stderr."""
+    """A log file; what the disk does not take goes to stderr, and that is said once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, mode="w", encoding="utf-8", errors="backslashreplace")
+        self._failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if self._failed:
+            print(self.format(record), file=sys.stderr)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the library's name
-        if self.level < logging.CRITICAL:
+        if not self._failed:
             print(f"warning: cannot write the log file: {self.baseFilename}", file=sys.stderr)
-        self.setLevel(logging.CRITICAL + 1)
+        self._failed = True
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -66,7 +75,7 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
     if file and process_rank() == 0:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = _File(file, mode="w", encoding="utf-8")
+            handler = _File(file)
         except OSError as error:
             raise CoinageError(f"--console_log_file: cannot write there: {error.strerror}", str(file)) from None
     handler.setFormatter(_Lines())

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.notes import notes
 from coinage.cli.parse import parse, write_config
+from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_count
 
 if TYPE_CHECKING:
     from coinage.config import TrainConfig
+    from coinage.hub import Uploader
     from coinage.preflight import Checked
+    from coinage.training.processes import Processes
+    from coinage.training.trackers import Writer
 
 log = logging.getLogger("coinage")
 
@@ -62,22 +66,41 @@ def shared_seed(timeout: int | None) -> int:
     return start_processes(timeout)[0].gather(random.SystemRandom().randrange(2**31))[0]
 
 
+def opened(config: TrainConfig, processes: Processes) -> tuple[Uploader | None, list[Writer]]:
+    """Hub and trackers, before the model; the main process has them, and all end where it fails.
+
+    Raises:
+        CoinageError: one does not start.
+    """
+    from coinage.hub import open_uploader
+    from coinage.training.trackers import open_writers
+
+    uploader: Uploader | None = None
+    writers: list[Writer] = []
+    error: CoinageError | None = None
+    if processes.main:
+        try:
+            uploader, writers = open_uploader(config.hub), open_writers(config.log, config.save.output_dir)
+        except CoinageError as failed:
+            error = failed
+    if any(processes.gather(error is not None)):
+        raise error or ConfigError([])  # the main process tells why
+    return uploader, writers
+
+
 def run_training(config: TrainConfig, checked: Checked, timeout: int | None = None) -> None:
     """Load the model, train, save. Everything heavy is imported here."""
     from coinage.data.summary import headlines
     from coinage.families import quiet_libraries
-    from coinage.hub import open_uploader
     from coinage.training.loop import train
     from coinage.training.processes import start_processes
     from coinage.training.setup import prepare
     from coinage.training.stopping import stopping
-    from coinage.training.trackers import open_writers
     from coinage.training.watch import cache_latents, observers_for
 
     quiet_libraries()
     processes, device = start_processes(timeout)
-    uploader = open_uploader(config.hub) if processes.main else None
-    writers = open_writers(config.log, config.save.output_dir) if processes.main else []
+    uploader, writers = opened(config, processes)
     log.info("loading %s", config.model.source)
     run = prepare(config, checked.samples, device, checked.state, processes)
     for line in headlines(config.data, run.samples):

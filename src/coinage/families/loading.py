@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
 from coinage.families.base import Components
 from coinage.model_files import UNET, VAE, kind_of_checkpoint, read_config, safetensors_places, wrong_kind
 from coinage.tokenizer_files import find_tokenizer
@@ -155,7 +155,7 @@ def telling(what: str, path: str) -> Iterator[None]:
     except CoinageError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         if isinstance(error, NotImplementedError):  # diffusers on what a file left empty
             reason = "weights are missing from the file"
         raise CoinageError(f"cannot load the model's {what}: {reason}", path, "see that the files are whole and belong together") from error
@@ -215,8 +215,7 @@ def read_tensors(path: Path, wanted: Mapping[str, torch.dtype] | None = None, *,
     except (OSError, SafetensorError) as error:
         raise CoinageError(f"cannot read the model: {error}", str(path), "download the file again") from None
     except Exception as error:  # noqa: BLE001 - a broken or hostile pickle can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CoinageError(f"cannot read the model: {reason}", str(path), "use a .safetensors file") from None
+        raise CoinageError(f"cannot read the model: {reason_of(error)}", str(path), "use a .safetensors file") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):

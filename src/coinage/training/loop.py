@@ -44,6 +44,7 @@ def accumulate(run: Run, work: Update) -> float:
     """
     rows = run.parts.rows()
     summed = torch.zeros(2, device=run.parts.device)  # the loss, and whether to end
+    run.scaler.scale(summed)  # makes its factor, also where there is no gradient
     for batch in work.batches:
         with run.autocast():
             result = forward(run.family, run.parts, batch, run.config.noise, run.config.loss)

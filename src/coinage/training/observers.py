@@ -152,7 +152,7 @@ class Previewer(Observer):
         self._changed = _changed(config.prompts)
 
     def started(self, run: Run) -> None:
-        if self._config.at_first:
+        if self._config.at_first and not run.step:  # a run that goes on has drawn it
             self._draw(run, f"{0:06d}")
 
     def stepped(self, run: Run) -> None:

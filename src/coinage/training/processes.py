@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from coinage.errors import TrainingError
 from coinage.launch import process_count
 
 T = TypeVar("T")
-log = logging.getLogger("coinage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +78,11 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
     try:
         state = PartialState(cpu=process_count() > 1 and not torch.accelerator.is_available(), **more)
     except torch.distributed.DistError as error:
-        log.debug("%s", error)
-        what = f"the other processes have not come within {timeout_minutes or 10} minutes"
-        raise TrainingError(
-            what, hint="see that all are started, and reach MASTER_ADDR and MASTER_PORT; --ddp_timeout waits longer"
-        ) from error
+        reason = str(error).splitlines()[0]
+        if "timed out" in reason.lower() or "timeout" in reason.lower():
+            reason = f"the other processes have not come within {timeout_minutes or 10} minutes"
+        hint = "see that all are started, and reach MASTER_ADDR and MASTER_PORT; --ddp_timeout waits longer"
+        raise TrainingError(reason, hint=hint) from error
     if state.num_processes != process_count():
         what = f"the launcher started {process_count()} processes, and {state.num_processes} have met"
         raise TrainingError(what, hint="start them with accelerate launch or torchrun")

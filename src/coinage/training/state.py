@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
 from coinage.files import write_bytes
 from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
 
@@ -41,8 +41,7 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
         data = buffer.getvalue()
         torch.load(io.BytesIO(data), weights_only=True)  # what cannot be read again must not be found out when it is needed
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CoinageError(f"the state of {type(run.optimizer).__name__} cannot be saved: {reason}", str(folder)) from error
+        raise CoinageError(f"the state of {type(run.optimizer).__name__} cannot be saved: {reason_of(error)}", str(folder)) from error
     epoch, done = (run.epoch + 1, 0) if epoch_ended else (run.epoch, run.done)
     summary = Summary(run.step, epoch, done, fingerprint(run.config, run.samples), digest_of(data))
     try:
@@ -73,8 +72,9 @@ def load_state(run: Run, folder: Path) -> None:
             run.scaler.load_state_dict(content["scaler"])
         run.measured.update(content["measured"])
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CoinageError(f"the state cannot be used: {reason}", str(folder), "go on from the embedding: --weights FILE") from error
+        raise CoinageError(
+            f"the state cannot be used: {reason_of(error)}", str(folder), "go on from the embedding: --weights FILE"
+        ) from error
     run.step, run.epoch, run.done = summary.step, summary.epoch, summary.done
 
 

@@ -15,11 +15,18 @@ import torch
 from torch import Tensor
 
 from coinage.config import LogConfig
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
 from coinage.training.observers import Observer, Picture
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
+
+
+NETWORK = ("timed out", "timeout", "dial tcp", "connection", "no such host", "unreachable")  # what W&B says without one
+HINTS = {
+    "tensorboard": "[tensorboard] of --log_tracker_config goes to SummaryWriter",
+    "wandb": "wandb login, --wandb_api_key or WANDB_MODE=offline; [wandb] of --log_tracker_config goes to wandb.init",
+}
 
 
 class Writer(Protocol):
@@ -29,7 +36,7 @@ class Writer(Protocol):
 
     def picture(self, picture: Picture, step: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, *, failed: bool) -> None: ...
 
 
 class TensorBoard:
@@ -49,7 +56,7 @@ class TensorBoard:
     def picture(self, picture: Picture, step: int) -> None:
         self._writer.add_image(f"sample_{picture.index}", picture.pixels, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:  # noqa: ARG002 - TensorBoard has no place for it
         self._writer.close()
 
 
@@ -61,20 +68,20 @@ class WandB:
 
         given: dict[str, Any] = dict(config.arguments.get("wandb", {}))
         # W&B would send the command line, with its paths and keys, the console and the source code.
-        settings: dict[str, Any] = {"x_disable_meta": True, "save_code": False, "disable_git": True, "console": "off", "init_timeout": 30}
-        settings |= {"api_key": config.wandb_key} if config.wandb_key else {}
-        settings |= given.pop("settings", {})
-        arguments: dict[str, Any] = {"project": config.name, "name": config.run_name, "config": dict(config.settings)}
-        if "WANDB_DIR" not in os.environ:
-            folder.mkdir(parents=True, exist_ok=True)
-            arguments["dir"] = str(folder)
-        arguments |= given
+        own: dict[str, Any] = {"x_disable_meta": True, "save_code": False, "disable_git": True, "console": "off", "init_timeout": 30}
+        key = {"api_key": config.wandb_key} if config.wandb_key else {}
+        settings = wandb.Settings(**{**own, **key, **given.pop("settings", {})})
+        place = {} if "WANDB_DIR" in os.environ else {"dir": str(folder)}
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments: dict[str, Any] = {"project": config.name, "name": config.run_name, "config": dict(config.settings), **place, **given}
         self._wandb: Any = wandb
         try:
-            self._run: Any = wandb.init(settings=wandb.Settings(**settings), **arguments)
+            self._run: Any = wandb.init(settings=settings, **arguments)
         except wandb.errors.CommError as error:
-            log.warning("W&B is out of reach, so the run is kept to be sent later: %s", str(error).splitlines()[0])
-            self._run = wandb.init(settings=wandb.Settings(**settings), **{**arguments, "mode": "offline"})
+            if not any(word in str(error).lower() for word in NETWORK):  # a refused key comes as the same class
+                raise
+            log.warning("W&B is out of reach, so the run is kept to be sent later: %s", reason_of(error))
+            self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
             log.info("to send it later: wandb sync %s", self._run.settings.sync_dir)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -83,8 +90,8 @@ class WandB:
     def picture(self, picture: Picture, step: int) -> None:
         self._run.log({f"sample_{picture.index}": self._wandb.Image(picture.pixels, caption=picture.prompt)}, step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 def open_writers(config: LogConfig, output_dir: Path) -> list[Writer]:
@@ -95,19 +102,12 @@ def open_writers(config: LogConfig, output_dir: Path) -> list[Writer]:
     """
     stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
     folder = config.dir / f"{config.prefix}{stamp}" if config.dir else output_dir
-    openers: dict[str, Callable[[], Writer]] = {
-        "tensorboard": lambda: TensorBoard(folder / config.name, config),
-        "wandb": lambda: WandB(folder, config),
-    }
-    writers = []
+    writers: list[Writer] = []
     for name in config.trackers:
         try:
-            writers.append(openers[name]())
+            writers.append(TensorBoard(folder / config.name, config) if name == "tensorboard" else WandB(folder, config))
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            hints = {"wandb": "wandb login, --wandb_api_key or WANDB_MODE=offline; [wandb] of --log_tracker_config goes to wandb.init"}
-            hint = hints.get(name, "[tensorboard] of --log_tracker_config goes to SummaryWriter")
-            raise CoinageError(f"--log_with {name}: {reason}", hint=hint) from error
+            raise CoinageError(f"--log_with {name}: {reason_of(error)}", hint=HINTS[name]) from error
     return writers
 
 
@@ -116,36 +116,46 @@ class Tracker(Observer):
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = list(writers)
-        self._written = set[int]()
+        self._written = set[int]()  # steps whose validation loss is sent
         self._epoch: list[float] = []  # losses since it began
+        self._whole = True  # whether it began in this process
+        self._failed = True
 
     def show(self, pictures: Sequence[Picture], step: int) -> None:
         """Send previews."""
         for picture in pictures:
-            self._each(partial(_show, picture, step))
+            self._each(partial(_picture, picture, step))
+
+    def started(self, run: Run) -> None:
+        self._written = set(run.measured) - {run.step}
+        self._whole = run.done == 0
+        self._validated(run)
 
     def stepped(self, run: Run) -> None:
         self._epoch.append(run.loss)
-        values = measures(run)
-        self._each(partial(_tell, values, run.step))
         self._validated(run)
+        if self._writers:
+            self._each(partial(_scalars, measures(run), run.step))
 
     def epoch_ended(self, run: Run) -> None:
-        values = {"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}
-        self._epoch = []
-        self._each(partial(_tell, values, run.step))
         self._validated(run)
+        if self._whole:
+            self._each(partial(_scalars, {"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step))
+        self._epoch, self._whole = [], True
 
     def finished(self, run: Run) -> None:
         self._validated(run)
+        self._failed = False
+
+    def stopped(self, run: Run) -> None:
+        self.finished(run)
 
     def close(self) -> None:
-        self._each(lambda writer: writer.close())
+        self._each(lambda writer: writer.close(failed=self._failed))
 
     def _validated(self, run: Run) -> None:
         for step in sorted(run.measured.keys() - self._written):
-            values = {"loss/validation": run.measured[step]}
-            self._each(partial(_tell, values, step))
+            self._each(partial(_scalars, {"loss/validation": run.measured[step]}, step))
             self._written.add(step)
 
     def _each(self, act: Callable[[Writer], None]) -> None:
@@ -157,11 +167,11 @@ class Tracker(Observer):
                 log.warning("tracking by %s has ended, training goes on: %s", type(writer).__name__, error)
 
 
-def _tell(values: Mapping[str, float], step: int, writer: Writer) -> None:
+def _scalars(values: Mapping[str, float], step: int, writer: Writer) -> None:
     writer.scalars(values, step)
 
 
-def _show(picture: Picture, step: int, writer: Writer) -> None:
+def _picture(picture: Picture, step: int, writer: Writer) -> None:
     writer.picture(picture, step)
 
 
@@ -176,8 +186,9 @@ def measures(run: Run) -> dict[str, float]:
     if run.scaler.is_enabled():
         values["loss_scale"] = run.scaler.get_scale()
     for key, rows, start in zip(run.family.embedding_keys, run.parts.rows(), run.start, strict=True):
-        values[f"row_norm/{key}"] = float(rows.detach().norm(dim=1).mean())
-        values[f"movement/{key}"] = angle(rows.detach(), start.to(rows.device))
+        now = rows.detach().cpu()
+        values[f"row_norm/{key}"] = float(now.norm(dim=1).mean())
+        values[f"movement/{key}"] = angle(now, start)
     return values
 
 

@@ -18,7 +18,9 @@ log = logging.getLogger("coinage")
 
 
 def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer] = (), uploader: Uploader | None = None) -> Observer:
-    """Saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure.
+    """Log and saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure.
+
+    A state must not be older than the log: lines after it are cut when the run goes on, and lines before it are not made again.
 
     Args:
         run: before its first step.
@@ -30,7 +32,7 @@ def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer]
     tracker = Tracker(writers)
     observers: list[Observer] = []
     if main:
-        observers += [Saver(config, uploader), Journal(config.save.output_dir / f"{name}-log.jsonl")]
+        observers += [Journal(config.save.output_dir / f"{name}-log.jsonl"), Saver(config, uploader)]
     if prompts:
         show = tracker.show if config.log.trackers else None
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
