@@ -9,7 +9,7 @@ from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODEL
-from coinage.embedding_file import EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile
 from coinage.hub import open_uploader
 from coinage.preflight import check
 from coinage.training.loop import train

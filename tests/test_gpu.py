@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coinage.config import TrainConfig
-from coinage.embedding_file import EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile
 from coinage.preflight import check
 from coinage.training.loop import train
 from coinage.training.observers import Observer, Together

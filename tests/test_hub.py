@@ -14,7 +14,7 @@ from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
 from coinage.config import HubConfig
 from coinage.demo.run import MODEL
-from coinage.embedding_file import read
+from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.hub import Uploader, fetch_state, open_uploader
 from coinage.training.setup import Run

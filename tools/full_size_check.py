@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
-from coinage.embedding_file import read
+from coinage.embeddings.reading import read
 from original_layout import original_tensors
 
 ROOT = Path(__file__).parents[1]

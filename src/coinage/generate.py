@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coinage.data.latents import placed
-from coinage.embedding_file import EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile, vectors_for
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.families.base import Components, ModelFamily
 from coinage.prompts import Prompt, parse_weights
@@ -70,14 +70,17 @@ def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[t
     """
     sizes = [(word, file.num_vectors) for word, file in words]
     placeholders = placeholders_for(sizes, len(table_of(parts.text_encoders[0])))
+    found: dict[str, list[Tensor]] = {}
     for key, encoder in zip(keys, parts.text_encoders, strict=True):
         width = table_of(encoder).shape[1]
         for word, file in words:
-            if key not in file.vectors or file.vectors[key].shape[1] != width:
-                found = ", ".join(f"{k} of width {v.shape[1]}" for k, v in file.vectors.items())
+            rows = vectors_for(file.vectors, key)
+            if rows is None or rows.shape[1] != width:
+                has = ", ".join(f"{k} of width {v.shape[1]}" for k, v in file.vectors.items())
                 hint = "give a file that was made for this kind of model"
-                raise EmbeddingFileError(f"{word}: the model needs {key} of width {width}, the file has {found}", hint=hint)
-    parts.install(placeholders, [torch.cat([file.vectors[key] for _, file in words]) for key in keys] if words else [])
+                raise EmbeddingFileError(f"{word}: the model needs {key} of width {width}, the file has {has}", hint=hint)
+            found.setdefault(key, []).append(rows)
+    parts.install(placeholders, [torch.cat(found[key]) for key in keys] if words else [])
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
 from coinage.config import ModelConfig, PreviewConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
+from coinage.embeddings.naming import naming_problems
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, reach_hub, wrong_kind
 from coinage.prompts import Prompt, read_prompts
@@ -54,6 +55,8 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     word, chunks = config.words[0], config.model.max_token_length // CHUNK
     checked = examine(config.data, config.loop.seed, None if wrong else word.token, word.num_vectors, tokenizer, chunks, found)
     found.errors += name_problems(config.words)
+    if not wrong:
+        found.warnings += [p for w in config.words for p in naming_problems(w.token, w.output_name, w.num_vectors, tokenizer)]
     prompts: list[Prompt] = []
     try:
         prompts = _prompts(config.preview)

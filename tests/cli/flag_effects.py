@@ -254,12 +254,14 @@ EFFECTS: dict[str, Row] = {
     "--wandb_api_key": tested("training/test_trackers.py::test_the_key_reaches_wandb"),
     "--log_config": tested("training/test_trackers.py::test_trackers_are_told_the_settings_without_keys_folders_and_command_line"),
     # metadata
+    "--metadata_is_negative_embedding": acts(
+        "--metadata_is_negative_embedding=True", does=holds("modelspec.is_negative_embedding", "true")
+    ),
     "--metadata_thumbnail": acts("--metadata_thumbnail=data:x", does=holds("modelspec.thumbnail", "data:x")),
     **{
         f"--metadata_{name}": acts(f"--metadata_{name}=mine", does=holds(f"modelspec.{name}", "mine"))
         for name in (
             "title", "author", "description", "license", "tags", "usage_hint", "merged_from", "trigger_phrase", "preprocessor",
-            "is_negative_embedding",
         )
     },
     # several processes

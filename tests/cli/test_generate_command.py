@@ -15,7 +15,7 @@ from coinage.cli.main import main
 from coinage.demo.reader import read as read_picture
 from coinage.demo.run import MODEL
 from coinage.demo.world import Scene
-from coinage.embedding_file import EmbeddingFile, write
+from coinage.embeddings.file import EmbeddingFile, write
 from tests.cli.test_bad_input import ROOT
 from tests.models import write_folder
 
@@ -91,7 +91,7 @@ def test_what_cannot_work(tmp_path: Path) -> None:
     write(bad, EmbeddingFile({"emb_params": torch.zeros(1, 5)}, "zibu"))
     for more, message, code in (
         (["--embedding", tmp_path / "none.pt"], "--embedding: file not found", 2),
-        (["--embedding", tmp_path / "file"], "no readable embedding", 1),
+        (["--embedding", tmp_path / "file"], "not an embedding", 1),
         (["--embedding", bad], "the model needs emb_params of width 128, the file has emb_params of width 5", 1),
         (["--embedding", f"circle={word(tmp_path / 'w.pt', 'red')}"], "circle is already in the model's vocabulary", 2),
         (["--steps=0"], "--steps 0 is out of range", 2),

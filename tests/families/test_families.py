@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import ModelConfig
-from coinage.embedding_file import read
+from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.families import FAMILIES, Components
 from coinage.generate import draw, make_scheduler

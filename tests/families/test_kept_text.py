@@ -12,7 +12,7 @@ from coinage.cli.build import build
 from coinage.cli.notes import notes
 from coinage.cli.parse import parse
 from coinage.data.tensor_files import pack, unpack
-from coinage.embedding_file import EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile
 from coinage.families import FAMILIES, Components, Conditioning
 from coinage.families.kept_text import FOLDER, KeptText, encode
 from tests.data.pictures import picture

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from coinage.cli.kohya import train_command
-from coinage.embedding_file import read
+from coinage.embeddings.reading import read
 from coinage.state_files import latest_state, read_summary
 from coinage.training import loop
 from coinage.training.setup import Run

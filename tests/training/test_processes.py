@@ -14,7 +14,7 @@ import torch
 
 from coinage.cli.build import build
 from coinage.cli.parse import parse
-from coinage.embedding_file import read
+from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
 from coinage.training.processes import ALONE, Processes
 from tests.cli.test_bad_input import ROOT

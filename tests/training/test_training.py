@@ -13,7 +13,7 @@ from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
-from coinage.embedding_file import read
+from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError, TrainingError
 from coinage.families import ModelFamily
 from coinage.preflight import check
@@ -211,6 +211,17 @@ def test_weights_continue_an_earlier_word(moon_dataset: Path, tmp_path: Path) ->
     assert torch.equal(again.parts.rows()[0].detach(), rows_of(word))
     with pytest.raises(CoinageError, match="2 vectors; needed are 3"):
         prepared(moon_dataset, tmp_path, "--num_vectors_per_token=3", f"--weights={tmp_path / 'zibu.pt'}")
+
+
+def test_weights_are_fitted_as_asked(moon_dataset: Path, tmp_path: Path) -> None:
+    _, word = trained(moon_dataset, tmp_path, "--num_vectors_per_token=2", "--max_train_steps=1")
+    given, rows = f"--weights={tmp_path / 'zibu.safetensors'}", rows_of(word)
+    for count, fit, due in ((1, "truncate", rows[:1]), (5, "repeat", rows[[0, 1, 0, 1, 0]])):
+        run = prepared(moon_dataset, tmp_path / "o", given, f"--num_vectors_per_token={count}", f"--weights_fit={fit}")
+        assert torch.equal(run.parts.rows()[0].detach(), due)
+        other = "repeat" if fit == "truncate" else "truncate"
+        with pytest.raises(CoinageError, match=f"--weights_fit {fit}"):
+            prepared(moon_dataset, tmp_path / "o", given, f"--num_vectors_per_token={count}", f"--weights_fit={other}")
 
 
 def test_an_update_without_any_gradient_goes_on_in_fp16(moon_dataset: Path, tmp_path: Path) -> None:

@@ -161,6 +161,8 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
             args.deepspeed and args.zero_stage == 3,
         Problem("offloading a few kilobytes to NVMe would only cost time", hint="leave out the --offload_* flags"):
             "nvme" in (args.offload_optimizer_device, args.offload_param_device),
+        Problem(f"--metadata_is_negative_embedding {args.metadata_is_negative_embedding} is neither true nor false"):
+            (args.metadata_is_negative_embedding or "true").lower() not in ("true", "false"),
         Problem("--v_pred_like_loss is for models that predict the noise", hint="leave out --v_parameterization"):
             args.v_parameterization and args.v_pred_like_loss,
     }  # fmt: skip
@@ -276,6 +278,7 @@ def _word(args: argparse.Namespace) -> WordConfig:
         num_vectors=args.num_vectors_per_token,
         init_word=args.init_word,
         init_file=Path(args.weights) if args.weights else None,
+        init_fit=args.weights_fit,
         output_name=_output_name(args),
     )
 
@@ -299,6 +302,7 @@ def _thumbnail(given: str | None, findings: Findings) -> str | None:
 def _save(args: argparse.Namespace, findings: Findings) -> SaveConfig:
     fields = {k.removeprefix("metadata_"): v for k, v in vars(args).items() if k.startswith("metadata_")}
     fields["thumbnail"] = _thumbnail(args.metadata_thumbnail, findings)
+    fields["is_negative_embedding"] = args.metadata_is_negative_embedding and args.metadata_is_negative_embedding.lower()
     return SaveConfig(
         output_dir=Path(args.output_dir),
         format=args.save_model_as,

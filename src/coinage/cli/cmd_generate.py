@@ -119,7 +119,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     import numpy as np
     import torch
 
-    from coinage.embedding_file import read
+    from coinage.embeddings.reading import read
     from coinage.families import FAMILIES, quiet_libraries
     from coinage.files import save_image
     from coinage.generate import draw, install_embeddings

@@ -96,6 +96,7 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
     from coinage.training.processes import start_processes
     from coinage.training.setup import prepare
     from coinage.training.stopping import stopping
+    from coinage.training.using import check_and_tell
     from coinage.training.watch import cache_latents, observers_for
 
     quiet_libraries()
@@ -121,4 +122,7 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
         watch.close()
     if run.step < run.total_steps:
         sys.exit(128 + run.stop)
-    log.info("saved %s", config.save.output_dir / f"{config.words[0].output_name}.{config.save.format}")
+    path = config.save.output_dir / f"{config.words[0].output_name}.{config.save.format}"
+    if processes.main:
+        log.info("saved %s", path)
+        check_and_tell(run, path)

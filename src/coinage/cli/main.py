@@ -17,12 +17,16 @@ commands:
   train    train on your own images; flags as in train_textual_inversion.py
   dataset  check a dataset and show what training would see
   generate draw pictures, with or without learned words
+  inspect  tell what an embedding file is, what it has learned, and where it works
+  convert  write a learned word as another kind of file; rescale and mix words
+  verify   see that a file does in other tools what was trained
 
 examples:
   coinage demo
   coinage demo --concept red-striped-cross --seed 1
   coinage dataset dataset.toml --token mychar --html dataset.html
   coinage generate path/to/model "a photo of mychar" --embedding output/mychar.safetensors
+  coinage inspect mychar.safetensors --model path/to/model
   coinage train --pretrained_model_name_or_path model --dataset_config dataset.toml \\
     --token_string mychar --init_word girl --output_dir output --save_model_as safetensors
 """
@@ -37,7 +41,7 @@ def _command_parser() -> Parser:
         usage="coinage COMMAND [flags]",
     )
     parser.add_argument("--version", action="version", version=f"coinage {__version__}")
-    parser.add_argument("command", choices=["demo", "train", "dataset", "generate"], help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=["demo", "train", "dataset", "generate", "inspect", "convert", "verify"], help=argparse.SUPPRESS)
     return parser
 
 

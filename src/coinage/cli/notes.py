@@ -60,6 +60,12 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
     ),
     ("save_state_to_huggingface", lambda v: not (v.save_state or v.save_state_on_train_end), "has no effect without --save_state"),
     ("resume_from_huggingface", lambda v: not v.resume, "has no effect without --resume"),
+    ("weights_fit", lambda v: not v.weights, "has no effect without --weights"),
+    (
+        "save_model_as",
+        lambda v: v.save_model_as == "ckpt",
+        "ckpt: AUTOMATIC1111, Forge and SD.Next do not list such files; use safetensors",
+    ),
     ("sample_every_n_steps", lambda v: v.sample_every_n_steps < 0, "is below 1: no previews are drawn at steps"),
     ("sample_every_n_epochs", lambda v: v.sample_every_n_epochs < 0, "is below 1: no previews are drawn at epochs"),
     ("clip_skip", lambda v: v.v2, "reads one layer further back than 2.x models are made for"),

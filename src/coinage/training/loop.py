@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from coinage.embedding_file import EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile
 from coinage.errors import TrainingError
 from coinage.training.observers import Observer
 from coinage.training.setup import Run, Update

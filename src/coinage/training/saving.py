@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coinage import __version__
 from coinage.config import TrainConfig
-from coinage.embedding_file import EmbeddingFile, utc_now, write
+from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.saving import save
 from coinage.errors import CoinageError
 from coinage.hub import Uploader
 from coinage.state_files import SUFFIX
+from coinage.training.metadata import describe
 from coinage.training.observers import Observer
 from coinage.training.state import remove, save_state
 
@@ -101,7 +102,7 @@ class Saver(Observer):
         word, path = run.embedding(), self.path(suffix)
         file = replace(word, metadata=describe(run, path.stem))
         try:
-            write(path, file, self._config.precision)
+            save(path, file, self._config.precision)
         except CoinageError as error:
             if last:
                 _rescue(path.name, file, self._config.precision, error)
@@ -124,7 +125,7 @@ def _rescue(name: str, file: EmbeddingFile, precision: str, error: CoinageError)
     """
     try:
         path = Path(tempfile.mkdtemp(prefix="coinage-")) / name
-        write(path, file, precision)
+        save(path, file, precision)
     except (CoinageError, OSError):
         return
     raise CoinageError(error.problems[0].what, error.problems[0].where, f"the word is safe in {path}: copy it from there") from error
@@ -136,38 +137,3 @@ def _at_step(step: int) -> str:
 
 def _at_epoch(epoch: int) -> str:
     return f"-{epoch:06d}"
-
-
-def describe(run: Run, stem: str) -> dict[str, str]:
-    """The header of a safetensors embedding: ModelSpec 1.0.1 and what the run was."""
-    config = run.config
-    width, height = config.data.datasets[0].resolution_wh
-    predicts_v = run.parts.schedule.prediction_type == "v_prediction"
-    architecture = "stable-diffusion-v2-768-v" if predicts_v and run.family.name == "sd2" else run.family.architecture
-    fields = {
-        "format": "pt",
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{architecture}/textual-inversion",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.implementation_version": f"coinage/{__version__}",
-        "modelspec.title": stem,
-        "modelspec.date": utc_now(),
-        "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
-        "modelspec.trigger_phrase": stem,
-        "ti.token_string": run.placeholder.token,
-        "ti.num_vectors": str(run.placeholder.num_vectors),
-        "ti.init_word": config.words[0].init_word or "",
-        "ti.step": str(run.step),
-        "ti.epoch": str(run.epoch),
-        "ti.seed": str(config.loop.seed),
-        "ti.learning_rate": repr(config.optim.learning_rate),
-        "ti.optimizer": config.optim.name,
-        "ti.num_images": str(sum(s.trains for s in run.samples)),
-        "ti.base_model": Path(config.model.source).name,
-    }
-    if config.model.clip_skip and run.family.name != "sdxl":
-        fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
-    if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
-        fields["modelspec.timestep_range"] = f"{config.noise.min_timestep},{config.noise.max_timestep}"
-    return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}

@@ -18,7 +18,7 @@ from coinage.data.captions import vary
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent, Latents, Memory
 from coinage.data.sample import Sample
-from coinage.embedding_file import EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile
 from coinage.errors import ConfigError, Problem
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily

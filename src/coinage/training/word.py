@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from coinage.config import WordConfig
-from coinage.embedding_file import read
+from coinage.embeddings.file import vectors_for
+from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
@@ -16,19 +18,20 @@ from coinage.words import Placeholder, placeholders_for
 
 
 def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
-    """The vectors of the word's file, by key; empty without a file.
+    """The vectors of the word's file, by key, as many as the word has; empty without a file.
 
     Raises:
-        EmbeddingFileError: no embedding, or another number of vectors.
+        EmbeddingFileError: no embedding, or another number of vectors than `init_fit` makes fit.
     """
     if word.init_file is None:
         return {}
-    vectors = read(word.init_file).vectors
-    for rows in vectors.values():
-        if len(rows) != word.num_vectors:
-            hint = f"pass --num_vectors_per_token {len(rows)}"
-            raise EmbeddingFileError(f"{len(rows)} vectors; needed are {word.num_vectors}", str(word.init_file), hint)
-    return vectors
+    found = read(word.init_file)
+    count, wanted = found.num_vectors, word.num_vectors
+    if count != wanted and word.init_fit != ("truncate" if count > wanted else "repeat"):
+        way = "truncate takes the first ones" if count > wanted else "repeat takes them in turn"
+        hint = f"pass --num_vectors_per_token {count}; or --weights_fit {way}"
+        raise EmbeddingFileError(f"{count} vectors; needed are {wanted}", str(word.init_file), hint)
+    return {key: rows[torch.arange(wanted) % count] for key, rows in found.vectors.items()}
 
 
 def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Placeholder:
@@ -55,7 +58,7 @@ def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Pl
         if len(tokenizer) > len(table):
             what = f"the tokenizer has {len(tokenizer)} tokens, and the text encoder {len(table)} rows"
             raise CoinageError(what, hint="remove tokens that were added to the model's tokenizer")
-        rows = given.get(key) if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
+        rows = vectors_for(given, key) if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
         if rows is None:
             hint = "give a file that was made for this kind of model"
             raise EmbeddingFileError(f"the file has no vectors for {key}, only for {', '.join(given)}", str(word.init_file), hint)

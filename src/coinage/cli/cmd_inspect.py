@@ -1,0 +1,141 @@
+"""`coinage inspect`: what an embedding file is, what it has learned, and where it works."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from coinage.cli.parse import Parser
+from coinage.config import ModelConfig
+from coinage.errors import CoinageError
+from coinage.model_files import told_family
+
+if TYPE_CHECKING:
+    from coinage.vocabulary import Vocabulary
+
+EXAMPLES = """\
+examples:
+  coinage inspect mychar.safetensors
+  coinage inspect downloaded.pt --model path/to/model
+  coinage inspect mychar.safetensors --model path/to/model --json
+"""
+SHOWN_ROWS = 8
+
+
+def inspect_parser() -> Parser:
+    """The parser of `coinage inspect`."""
+    parser = Parser(
+        prog="coinage inspect",
+        description="Tell what an embedding file is, what it has learned, and where it works.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="An embedding file of any tool.")
+    parser.add_argument("--model", help="A model, whose words the vectors are compared with.")
+    parser.add_argument("--tokenizer_cache_dir", type=Path, help="Folder of tokenizers, for a model in a single file.")
+    parser.add_argument("--key", help="Which word to look at, of a file with several.")
+    parser.add_argument("--second", type=Path, help="The other file of an SDXL word of diffusers'.")
+    parser.add_argument("--json", action="store_true", help="Print all of it as JSON.")
+    return parser
+
+
+def inspect_command(argv: Sequence[str]) -> None:
+    """Run `coinage inspect`.
+
+    Raises:
+        CoinageError: the file is no embedding, or the model cannot be read.
+    """
+    args = inspect_parser().parse_args(argv)
+    from coinage.embeddings.reading import open_embedding
+    from coinage.inspection import inspect
+
+    found = open_embedding(args.file, key=args.key, second=args.second)
+    family, vocabularies = _model(args)
+    told = inspect(args.file, found, vocabularies, family)
+    if args.json:
+        print(json.dumps(told, indent=1))
+    else:
+        print_inspection(told)
+
+
+def _model(args: argparse.Namespace) -> tuple[str | None, Mapping[str, Vocabulary]]:
+    if args.model is None:
+        return None, {}
+    from coinage.vocabulary import read_vocabularies
+
+    family = told_family(args.model)
+    if family is None:
+        raise CoinageError("--model: no Stable Diffusion model that can be told", args.model, "give a file, a diffusers folder or a hub id")
+    return family, read_vocabularies(ModelConfig(source=args.model, family=family, tokenizer_cache=args.tokenizer_cache_dir))
+
+
+def print_inspection(told: dict[str, Any]) -> None:
+    """All of it as text and tables on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    vectors = f"{told['vectors']} vector{'s' if told['vectors'] > 1 else ''}"
+    token = f", trained as {told['token']}" if told["token"] else ""
+    console.print(f"{told['file']}: {told['family_name']}, {vectors}{token}", markup=False)
+    console.print(f"layout {told['layout']['id']} ({told['layout']['name']}), {told['dtype']}, {told['bytes']} bytes", markup=False)
+    for encoder in told["encoders"]:
+        _print_encoder(console, encoder)
+    if told["metadata"]:
+        console.print()
+        for key, value in told["metadata"].items():
+            console.print(f"{key}: {value}", markup=False)
+    hashes = told["hash"]
+    state = (
+        ""
+        if not hashes["stored"]
+        else " (as its header says)"
+        if hashes["stored"].endswith(hashes["tensors"] or "?")
+        else " (NOT what its header says)"
+    )
+    console.print(
+        f"\nfile sha256 {hashes['file'][:10]} (AutoV2)"
+        + (f", tensors {hashes['tensors'][:12]} (AutoV3){state}" if hashes["tensors"] else ""),
+        markup=False,
+    )
+    _print_tools(console, told["tools"])
+    for note in told["notes"]:
+        console.print(f"note: {note}", markup=False)
+    for warning in told["warnings"]:
+        console.print(f"warning: {warning}", markup=False)
+
+
+def _print_encoder(console: Console, encoder: dict[str, Any]) -> None:
+    words = encoder.get("vocabulary")
+    console.print(f"\n{encoder['key']}, {encoder['width']} wide", markup=False)
+    if words:
+        console.print(
+            f"the model's words are {words['median']:.3f} long in the middle, {words['from']:.3f} to {words['to']:.3f} mostly", markup=False
+        )
+    table = Table("vector", "length", box=None, pad_edge=False)
+    told = encoder["rows"][0]
+    for name, key in (("of a word's", "ratio"), ("from init word", "degrees_from_init_word"), ("nearest words", "nearest")):
+        if key in told:
+            table.add_column(name)
+    for number, row in enumerate(encoder["rows"][:SHOWN_ROWS], 1):
+        cells = [str(number), f"{row['norm']:.3f}"]
+        cells += [f"{row['ratio']:.2f}x"] if "ratio" in row else []
+        cells += [f"{row['degrees_from_init_word']:.1f} degrees"] if "degrees_from_init_word" in told else []
+        cells += [", ".join(f"{near['word']} {near['cosine']:.2f}" for near in row["nearest"])] if "nearest" in row else []
+        table.add_row(*cells)
+    console.print(table)
+    if len(encoder["rows"]) > SHOWN_ROWS:
+        console.print(f"... {len(encoder['rows']) - SHOWN_ROWS} more")
+
+
+def _print_tools(console: Console, tools: Sequence[dict[str, Any]]) -> None:
+    if not tools:
+        return
+    console.print()
+    table = Table("works in", "", "write", "", box=None, pad_edge=False)
+    for tool in tools:
+        table.add_row(tool["tool"], "yes" if tool["loads"] else "no", tool["write"], tool["why"])
+    console.print(table)

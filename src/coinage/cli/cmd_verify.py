@@ -1,0 +1,73 @@
+"""`coinage verify`: whether a file does in other tools what it does here."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from coinage.cli.parse import Parser
+from coinage.config import ModelConfig
+from coinage.errors import CoinageError, Findings
+from coinage.model_files import told_family
+from coinage.preflight import model_problems
+
+log = logging.getLogger("coinage")
+
+
+def verify_parser() -> Parser:
+    """The parser of `coinage verify`."""
+    parser = Parser(prog="coinage verify", description="Load a file as other tools do, and compare what a prompt becomes.")
+    parser.add_argument("file", type=Path, help="An embedding file.")
+    parser.add_argument("--model", required=True, help="The model: a file, a diffusers folder or a hub id.")
+    parser.add_argument("--token", help="The word. Default: as the file tells, or its name.")
+    parser.add_argument("--tokenizer_cache_dir", type=Path, help="Folder of tokenizers, for a model in a single file.")
+    parser.add_argument("--clip_skip", type=int, help="As in training.")
+    parser.add_argument("--json", action="store_true", help="Print the table as JSON.")
+    return parser
+
+
+def verify_command(argv: Sequence[str]) -> None:
+    """Run `coinage verify`.
+
+    Raises:
+        ConfigError: the model cannot be used.
+        CoinageError: the file cannot be read, does not fit the model, or does something else in a tool that loads it.
+    """
+    args = verify_parser().parse_args(argv)
+    family_name = told_family(args.model) or "sd1"
+    model = ModelConfig(source=args.model, family=family_name, tokenizer_cache=args.tokenizer_cache_dir, clip_skip=args.clip_skip)
+    Findings(errors=model_problems(model)).raise_errors()
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from coinage.embeddings.reading import read
+    from coinage.families import FAMILIES, quiet_libraries
+    from coinage.verify import usage, verify
+
+    quiet_libraries()
+    word, family = read(args.file), FAMILIES[family_name]
+    if tuple(word.vectors) != family.embedding_keys:
+        raise CoinageError(
+            f"the file has {', '.join(word.vectors)}, and the model takes {', '.join(family.embedding_keys)}", str(args.file)
+        )
+    parts = family.load(model, torch.float32)
+    token = args.token or word.token or args.file.stem
+    checks = verify(args.file, family, parts, word, token)
+    if args.json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        table = Table("tool", "loads", "difference", "write", "", box=None, pad_edge=False)
+        for c in checks:
+            shown = "" if c.difference is None else f"{c.difference:.1e}" + ("" if c.same else " NOT the same")
+            table.add_row(c.tool, "yes" if c.loads else "no", shown, c.write, c.why)
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(table)
+        for line in usage(args.file, family_name, checks, token):
+            console.print(line, markup=False)
+    wrong = [c.tool for c in checks if c.difference is not None and not c.same]
+    if wrong:
+        raise CoinageError(f"the file does something else in {', '.join(wrong)}", str(args.file))

@@ -1,0 +1,91 @@
+"""Embeddings that AUTOMATIC1111 hides in pictures: a text chunk with its dictionary as base64 of JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import torch
+
+from coinage.errors import EmbeddingFileError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+KEYWORD = b"sd-ti-embedding"
+MOST_TEXT = 4 * 2**20  # bytes; 75 vectors of SD 2 have 2.3 MB
+MOST_CHUNKS = 100_000
+
+
+def read_png(stream: BinaryIO) -> Any:
+    """The dictionary in a PNG's text, its tensors float32.
+
+    Raises:
+        EmbeddingFileError: there is none, or it is broken.
+    """
+    for kind, length in _chunks(stream):
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            continue
+        head = stream.read(min(length, len(KEYWORD) + 1))
+        if head != KEYWORD + b"\0":
+            continue
+        if length > MOST_TEXT:
+            raise EmbeddingFileError("the text of its picture is far larger than an embedding's")
+        rest = stream.read(length - len(head))
+        if zlib.crc32(kind + head + rest).to_bytes(4, "big") != stream.read(4):
+            raise EmbeddingFileError("the text of its picture is broken", hint="download or copy it again")
+        return _decoded(_text(kind, rest))
+    hint = "pictures lose it when they are edited, or sent by a service that writes them anew"
+    raise EmbeddingFileError("a picture without an embedding in its text", hint=hint)
+
+
+def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Type and length of each chunk, the stream standing at its data."""
+    at = len(SIGNATURE)
+    for _ in range(MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        (length,) = struct.unpack(">I", head[:4])
+        at += length + 12
+        yield head[4:], length
+
+
+def _text(kind: bytes, rest: bytes) -> bytes:
+    """The text of a chunk, what follows its keyword, unpacked up to a limit."""
+    if kind == b"tEXt":
+        return rest
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed, rest = rest[:1] == b"\1", rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind flags, language, keyword
+    else:
+        rest = rest[1:]
+    if not packed:
+        return rest
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(rest, MOST_TEXT)
+    except zlib.error:
+        raise EmbeddingFileError("the text of its picture is broken", hint="download or copy it again") from None
+    if unpacker.unconsumed_tail or not unpacker.eof:
+        raise EmbeddingFileError("the text of its picture is far larger than an embedding's, or cut off")
+    return text
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return json.loads(base64.b64decode(text, validate=True), object_hook=_tensor)
+    except (ValueError, RecursionError):
+        raise EmbeddingFileError("the text of its picture is no embedding") from None
+
+
+def _tensor(item: dict[str, Any]) -> Any:
+    if "TORCHTENSOR" not in item:
+        return item
+    try:
+        return torch.tensor(item["TORCHTENSOR"], dtype=torch.float32)
+    except (ValueError, TypeError, RuntimeError, OverflowError):
+        raise EmbeddingFileError("the text of its picture holds a tensor that is none") from None

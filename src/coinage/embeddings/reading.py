@@ -1,0 +1,222 @@
+"""Embedding files of every tool, read without running anything.
+
+Layouts, by the id that `Found.layout` gives:
+
+| id  | written by                                   | holds                                                     |
+|-----|----------------------------------------------|-----------------------------------------------------------|
+| E   | sd-scripts, invoke-training (.safetensors)   | `emb_params`                                              |
+| X   | the same and diffusers, for SDXL             | `clip_l`, `clip_g`                                        |
+| A   | AUTOMATIC1111 (.pt)                          | `string_to_param` {"*": tensor}, `name`, `step`           |
+| O   | the original code (.pt)                      | `string_to_param`, a ParameterDict                        |
+| Ept | sd-scripts (.pt, .ckpt)                      | `emb_params`                                              |
+| Xpt | sd-scripts, for SDXL (.pt, .ckpt)            | `clip_l`, `clip_g`, or one of them                        |
+| D   | diffusers (.bin, .safetensors)               | one tensor, under the word                                |
+| D2  | diffusers, for SDXL                          | two files like D                                          |
+| P   | diffusers, pivotal tuning of SD 1            | one of `clip_l`, `clip_g`                                 |
+| PTI | diffusers, pivotal tuning (.pti)             | `text_encoders_0`, `text_encoders_1`                      |
+| OT  | OneTrainer                                   | `emp_params`, or X with `*_out` beside                    |
+| B   | OneTrainer, in a LoRA                        | `bundle_emb.<word>.clip_l` and so on                      |
+| L   | list                                         | [{word: tensor}, ...]                                     |
+| T   | bare                                         | a tensor                                                  |
+| G   | AUTOMATIC1111 (.png)                         | A, in a text chunk                                        |
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import torch
+
+from coinage.embeddings.file import PAIR, EmbeddingFile
+from coinage.embeddings.layouts import BUNDLE_KEY, Recognised, gather, not_embedding, recognise, shown
+from coinage.embeddings.pickles import read_pickle
+from coinage.embeddings.png import SIGNATURE, read_png
+from coinage.errors import EmbeddingFileError
+
+MEGABYTE = 2**20
+MOST_BYTES = 256 * MEGABYTE
+LARGE = 32 * MEGABYTE
+MOST_HEADER_BYTES = 4 * MEGABYTE  # of a safetensors file; thumbnails lie in it
+MOST_TENSORS = 1000  # XTI files have 16
+FAMILIES = {
+    (("emb_params", 768),): "sd1",
+    (("clip_l", 768),): "sd1",  # or SDXL's first half: the same encoder
+    (("emb_params", 1024),): "sd2",
+    (("clip_g", 1280),): "sdxl",
+    (("clip_l", 768), ("clip_g", 1280)): "sdxl",
+}
+ALIENS = {  # what is found where an embedding should be
+    b"<": ("a web page, not an embedding", "the download failed, or needs a login"),
+    b"version https://git-lfs": ("a pointer to the file, not the file", "run `git lfs pull`"),
+    b"\x1f\x8b": ("a gzip archive", "unpack it first"),
+    b"Rar!": ("a RAR archive", "unpack it first"),
+    b"7z\xbc\xaf": ("a 7z archive", "unpack it first"),
+    b"\xff\xd8\xff": ("a JPEG picture", "AUTOMATIC1111's embeddings in pictures are PNG files"),
+    b"RIFF": ("a WebP picture", "give the PNG file: only its text is read"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a file holds.
+
+    Attributes:
+        embedding: vectors [n, d] float32 under `emb_params`, or under `clip_l`, `clip_g` or both.
+        layout: its id, see the table above.
+        dtype: as stored.
+        notes: what was left out or is odd, a line each.
+    """
+
+    embedding: EmbeddingFile
+    layout: str
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+    @property
+    def family(self) -> str | None:
+        """`sd1`, `sd2` or `sdxl`, told from the widths; None where they are of no known model."""
+        return FAMILIES.get(tuple((key, rows.shape[1]) for key, rows in self.embedding.vectors.items()))
+
+
+def read(path: Path) -> EmbeddingFile:
+    """Read an embedding of any layout.
+
+    Returns:
+        Vectors [n, d] float32 under `emb_params`, or under `clip_l` and `clip_g`; a lone half is under its own key.
+
+    Raises:
+        EmbeddingFileError: missing, unreadable, or no embedding.
+    """
+    return open_embedding(path).embedding
+
+
+def open_embedding(path: Path, *, key: str | None = None, second: Path | None = None) -> Found:
+    """Read an embedding of any layout and tell what it is.
+
+    Args:
+        path: the file; its content counts, not its suffix.
+        key: the placeholder, word or tensor to take from a file with several.
+        second: the other file of an SDXL pair that diffusers wrote as two.
+
+    Raises:
+        EmbeddingFileError: missing, unreadable, no embedding, or one must be chosen with `key`.
+    """
+    first = _open_one(path, key)
+    return first if second is None else _paired(first, _open_one(second, key), f"{path}, {second}")
+
+
+def contents(path: Path) -> tuple[Any, dict[str, str], str]:
+    """What a file holds, before it is recognised; a safetensors header's metadata; and safetensors, png or pickle.
+
+    Raises:
+        EmbeddingFileError: missing, unreadable, or of no such kind.
+    """
+    with path.open("rb") if path.is_file() else _no_file(path) as stream:
+        return _content(path, stream, stream.seek(0, 2))
+
+
+def _open_one(path: Path, key: str | None) -> Found:
+    try:
+        content, metadata, kind = contents(path)
+        size = path.stat().st_size
+        found = recognise(content, key, pickled=kind == "pickle")
+        return _found(replace(found, layout="G") if kind == "png" else found, metadata, size)
+    except EmbeddingFileError as error:
+        raise EmbeddingFileError(error.problems[0].what, str(path), error.problems[0].hint) from None
+    except OSError as error:
+        raise EmbeddingFileError(f"cannot read the embedding: {error.strerror}", str(path)) from None
+
+
+def _no_file(path: Path) -> BinaryIO:
+    """Say why there is nothing to open: opening a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a null character
+        raise EmbeddingFileError("cannot read the embedding: no such file") from None
+    raise EmbeddingFileError(f"cannot read the embedding: it is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}")
+
+
+def _content(path: Path, stream: BinaryIO, size: int) -> tuple[Any, dict[str, str], str]:
+    """What the file holds, its metadata, and how it is stored."""
+    if size > MOST_BYTES:
+        raise EmbeddingFileError(f"too large for an embedding: {size // MEGABYTE} MB", hint="is it a model?")
+    stream.seek(0)
+    head = stream.read(64)
+    stream.seek(0)
+    if head[8:9] == b"{":
+        return *_read_safetensors(path, stream, size), "safetensors"
+    if head.startswith(SIGNATURE):
+        return read_png(stream), {}, "png"
+    if head.startswith((b"PK\3\4", b"\x80")):
+        return read_pickle(path, stream, size), {}, "pickle"
+    if not head:
+        raise EmbeddingFileError("the file is empty")
+    for start, (what, hint) in ALIENS.items():
+        if head.lstrip().startswith(start):
+            raise EmbeddingFileError(f"not an embedding: {what}", hint=hint)
+    raise EmbeddingFileError("not an embedding: neither safetensors, nor torch's, nor a PNG picture")
+
+
+def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors by name, mapped from the file; those of a LoRA or a model stay unread."""
+    (length,) = struct.unpack("<Q", stream.read(8))
+    if length > size - 8:
+        raise EmbeddingFileError("no valid safetensors file: its header is longer than the file", hint="download or copy it again")
+    if length > MOST_HEADER_BYTES:
+        raise EmbeddingFileError(f"its header has {length // MEGABYTE} MB, far more than an embedding's", hint="is it a model?")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            wanted = _wanted(file.keys())
+            return {name: file.get_tensor(name) if name in wanted else None for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except EmbeddingFileError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library and torch raise several kinds
+        reason = str(error).partition("\n")[0][:200]
+        raise EmbeddingFileError(f"no valid safetensors file: {reason}") from None
+
+
+def _wanted(names: Iterable[str]) -> set[str]:
+    """The names that may be an embedding's, not a LoRA's or a model's."""
+    wanted = {name for name in names if BUNDLE_KEY.fullmatch(name) or not not_embedding([name])}
+    if len(wanted) > MOST_TENSORS:
+        raise EmbeddingFileError(f"not an embedding: it has {len(wanted)} tensors")
+    return wanted
+
+
+def _found(found: Recognised, metadata: Mapping[str, str], size: int) -> Found:
+    vectors, dtype, notes = gather(found.parts)
+    token = metadata.get("ti.token_string") or found.token
+    notes = (*found.notes, *notes)
+    if token is not None and (not token.isprintable() or len(token) > 200):
+        notes, token = (*notes, f"the name in it cannot be used: {shown(token)}"), None
+    embedding = EmbeddingFile(vectors, token, found.step, metadata)
+    if size > LARGE:
+        notes = (*notes, f"the file has {size // MEGABYTE} MB for {embedding.num_vectors} vectors; write it again with `coinage convert`")
+    return Found(embedding, found.layout, dtype, notes)
+
+
+def _paired(first: Found, second: Found, where: str) -> Found:
+    """SDXL's halves from a file each, told apart by width; where that says nothing, in the order given."""
+    halves = [next(iter(found.embedding.vectors.values())) for found in (first, second)]
+    if any(len(found.embedding.vectors) > 1 for found in (first, second)):
+        raise EmbeddingFileError("one of the two files holds both halves already", where, "give it alone")
+    widths = tuple(half.shape[1] for half in halves)
+    if widths == (1280, 768):
+        first, second, halves = second, first, halves[::-1]
+    elif widths != (768, 1280) and {*widths} & {768, 1024, 1280}:
+        raise EmbeddingFileError(f"the two files are no SDXL pair: their vectors are {widths[0]} and {widths[1]} wide", where)
+    if len(halves[0]) != len(halves[1]):
+        raise EmbeddingFileError(f"the two files do not match: {len(halves[0])} and {len(halves[1])} vectors", where)
+    tokens = [found.embedding.token for found in (first, second) if found.embedding.token]
+    notes = dict.fromkeys((*first.notes, *second.notes))
+    if len({*tokens}) > 1:
+        notes[f"the two files name different words: {shown(tokens[0])} and {shown(tokens[1])}"] = None
+    metadata = {**second.embedding.metadata, **first.embedding.metadata}
+    embedding = EmbeddingFile(dict(zip(PAIR, halves, strict=True)), next(iter(tokens), None), first.embedding.step, metadata)
+    return Found(embedding, "D2", first.dtype, tuple(notes))

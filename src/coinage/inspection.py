@@ -1,0 +1,133 @@
+"""What an embedding file is, what it has learned, and where it works: `coinage inspect`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coinage.embeddings.consumers import verdicts
+from coinage.embeddings.file import body_hash
+from coinage.embeddings.reading import Found
+from coinage.errors import CoinageError
+from coinage.model_files import FAMILY_NAMES
+from coinage.tokens import initial_rows
+from coinage.vocabulary import Vocabulary
+
+LAYOUTS = {
+    "E": "emb_params, as sd-scripts and invoke-training write",
+    "X": "SDXL's pair clip_l and clip_g",
+    "A": "AUTOMATIC1111's",
+    "O": "that of the first Textual Inversion code",
+    "Ept": "emb_params in a pickle",
+    "Xpt": "SDXL's pair in a pickle",
+    "D": "a diffusers concept",
+    "D2": "a pair of diffusers files",
+    "P": "diffusers' pivotal tuning",
+    "PTI": "embeddings.pti of diffusers",
+    "OT": "OneTrainer's",
+    "B": "bundled in a LoRA",
+    "L": "a list of words",
+    "T": "a bare tensor",
+    "G": "a picture of AUTOMATIC1111's",
+}
+LOUD, FAINT = 5.0, 0.2  # times the vocabulary's median length
+UNMOVED = 0.9999  # cosine to a word, from which a row is that word
+SHOWN = 200  # characters of a metadata value
+
+
+def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], family: str | None = None) -> dict[str, Any]:
+    """All there is to say about a file, as plain values for JSON.
+
+    Args:
+        path: the file.
+        found: what was read from it.
+        vocabularies: of the model to compare with, by key; empty without one.
+        family: of that model; told from the file without one.
+    """
+    file = found.embedding
+    warnings: list[str] = []
+    encoders = [
+        _encoder(key, rows, vocabularies.get(key), file.metadata.get("ti.init_word"), warnings) for key, rows in file.vectors.items()
+    ]
+    family = family or found.family
+    widths = tuple(rows.shape[1] for rows in file.vectors.values())
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "layout": {"id": found.layout, "name": LAYOUTS.get(found.layout, "")},
+        "family": family,
+        "family_name": FAMILY_NAMES.get(family or "", "no released model's width"),
+        "token": file.token,
+        "vectors": file.num_vectors,
+        "dtype": str(found.dtype).removeprefix("torch."),
+        "encoders": encoders,
+        "metadata": {key: value if len(value) <= SHOWN else f"{value[:SHOWN]}..." for key, value in sorted(file.metadata.items())},
+        "hash": _hashes(path, file.metadata.get("modelspec.hash_sha256"), warnings),
+        "notes": list(found.notes),
+        "warnings": list(dict.fromkeys(warnings)),
+        "tools": [
+            {"tool": v.tool, "loads": v.loads, "write": v.write, "why": v.why}
+            for v in (verdicts(path, family, widths, file.token) if family else [])
+        ],
+    }
+
+
+def _encoder(key: str, rows: Tensor, vocabulary: Vocabulary | None, init_word: str | None, warnings: list[str]) -> dict[str, Any]:
+    """One text encoder's rows, beside the words of its vocabulary."""
+    norms = rows.norm(dim=1)
+    entries: list[dict[str, Any]] = [{"norm": float(norm)} for norm in norms]
+    told: dict[str, Any] = {"key": key, "width": rows.shape[1], "rows": entries}
+    if vocabulary is None:
+        return told
+    if vocabulary.table.shape[1] != rows.shape[1]:
+        warnings.append(
+            f"{key}: {rows.shape[1]} wide, and the model's vectors are {vocabulary.table.shape[1]} wide: made for another model"
+        )
+        return told
+    median = float(vocabulary.norms.median())
+    low, high = (float(x) for x in torch.quantile(vocabulary.norms[:: max(1, len(vocabulary.norms) // 50_000)], torch.tensor([0.05, 0.95])))
+    told["vocabulary"] = {"median": median, "from": low, "to": high}
+    start = _start(vocabulary, init_word, len(rows))
+    for number, (entry, norm, nearest) in enumerate(zip(entries, norms.tolist(), vocabulary.nearest(rows), strict=True), 1):
+        entry |= {"ratio": norm / median, "nearest": [{"word": word, "cosine": cosine} for word, cosine in nearest]}
+        if start is not None:
+            cosine = torch.cosine_similarity(rows[number - 1], start[number - 1], dim=0).clamp(-1, 1)
+            entry["degrees_from_init_word"] = float(cosine.acos().rad2deg())
+        warnings += _row_warnings(f"{key}, vector {number}", norm / median, nearest[0])
+    return told
+
+
+def _start(vocabulary: Vocabulary, init_word: str | None, count: int) -> Tensor | None:
+    """Where the rows began, if the file tells and the model knows the word."""
+    if not init_word:
+        return None
+    try:
+        return initial_rows(vocabulary.table, vocabulary.tokenizer, init_word, count)
+    except CoinageError:
+        return None
+
+
+def _row_warnings(what: str, ratio: float, nearest: tuple[str, float]) -> list[str]:
+    found = []
+    if ratio > LOUD:
+        hint = "coinage convert --rescale vocab shortens it"
+        found.append(f"{what}: {ratio:.0f} times as long as the model's words, so the rest of a prompt will be ignored; {hint}")
+    if ratio < FAINT:
+        found.append(f"{what}: {ratio:.2f} of the length of the model's words, so it will hardly act")
+    if nearest[1] > UNMOVED:
+        found.append(f"{what}: is the word {nearest[0]!r} itself: nothing was learned")
+    return found
+
+
+def _hashes(path: Path, stored: str | None, warnings: list[str]) -> dict[str, str | None]:
+    """The whole file's digest (AutoV2 is its start), that of its tensors (AutoV3), and what the header says of the latter."""
+    data = path.read_bytes()
+    body = body_hash(data)
+    if stored and body and stored.removeprefix("0x") != body:
+        warnings.append("the tensors are not those that the file's header names: it was changed, or is damaged")
+    return {"file": hashlib.sha256(data).hexdigest(), "tensors": body, "stored": stored}

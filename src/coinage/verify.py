@@ -1,0 +1,177 @@
+"""Whether a file does in other tools what was trained: the same conditioning, to the last digits."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coinage.embeddings.consumers import verdicts
+from coinage.embeddings.file import PAIR, EmbeddingFile
+from coinage.embeddings.reading import read
+from coinage.families.base import Components, Conditioning, ModelFamily
+from coinage.families.clip_text import hidden_states
+from coinage.tokens import table_of
+from coinage.words import CHUNK, Placeholder, placeholders_for
+
+log = logging.getLogger("coinage")
+TOLERANCE = 1e-5  # of hidden states in float32
+PLACES = {
+    "AUTOMATIC1111": "put it into embeddings/",
+    "Forge": "put it into embeddings/",
+    "ComfyUI": "put it into models/embeddings/",
+    "InvokeAI": "add it in the model manager",
+    "SD.Next": "put it into models/embeddings/",
+}
+PROMPT = "a photo of {token}, a red hat on {token}"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One tool and the file.
+
+    Attributes:
+        tool: its name.
+        loads: whether it takes the file.
+        difference: largest difference of its conditioning from the trainer's own; None where it does not load.
+        same: whether that is within rounding.
+        write: what to write in a prompt there.
+        why: where it does not load, or only with care: the reason.
+    """
+
+    tool: str
+    loads: bool
+    difference: float | None
+    same: bool
+    write: str
+    why: str
+
+
+@torch.no_grad()
+def verify(path: Path, family: ModelFamily, parts: Components, word: EmbeddingFile, token: str) -> list[Check]:
+    """Load a file as each tool does, and compare what its prompts become.
+
+    Args:
+        path: the file.
+        family: of the model.
+        parts: the model's; they are as before afterwards.
+        word: what was trained, rounded as the file is.
+        token: the word in diffusers, and in the trainer's own prompts.
+    """
+    whole = replace(parts, chunks=1)
+    widths = tuple(table_of(encoder).shape[1] for encoder in parts.text_encoders)
+    (placeholder,) = placeholders_for([(token, word.num_vectors)], len(table_of(parts.text_encoders[0])))
+    own = _conditioning(family, whole, placeholder, [word.vectors[key] for key in family.embedding_keys])
+    checks = []
+    for verdict in verdicts(path, family.name, widths, token):
+        found, why = None, verdict.why
+        if verdict.loads and verdict.tool == "diffusers":
+            found, why = _in_diffusers(path, family, whole, token, why)
+        elif verdict.loads and verdict.vectors:
+            found = _conditioning(family, whole, placeholder, [verdict.vectors[key] for key in family.embedding_keys])
+        difference = None if found is None else _difference(own, found)
+        same = difference is not None and difference <= _tolerance(own, parts)
+        checks.append(Check(verdict.tool, verdict.loads, difference, same, verdict.write, why))
+    return checks
+
+
+def _tolerance(own: Conditioning, parts: Components) -> float:
+    """What rounding may do, given what the text encoders compute in."""
+    kind = parts.device.type
+    if torch.is_autocast_enabled(kind):
+        largest = float(own.encoder_hidden_states.float().abs().max())
+        return 8 * torch.finfo(torch.get_autocast_dtype(kind)).eps * largest
+    return TOLERANCE
+
+
+def _difference(a: Conditioning, b: Conditioning) -> float:
+    pairs = [(a.encoder_hidden_states, b.encoder_hidden_states)]
+    if a.pooled is not None and b.pooled is not None:
+        pairs.append((a.pooled, b.pooled))
+    return max(float((x.float() - y.float()).abs().max()) if x.shape == y.shape else float("inf") for x, y in pairs)
+
+
+def _conditioning(family: ModelFamily, parts: Components, placeholder: Placeholder, rows: Sequence[Tensor]) -> Conditioning:
+    """What the trainer makes of a prompt, with these vectors for the word."""
+    with _installed(parts, placeholder, rows):
+        return family.encode(parts, [PROMPT.format(token=placeholder.token)], torch.zeros(1, 6, dtype=torch.int64))
+
+
+@contextmanager
+def _installed(parts: Components, placeholder: Placeholder, rows: Sequence[Tensor]) -> Iterator[None]:
+    """Have the parts know a word for a while."""
+    before = [encoder.get_input_embeddings() for encoder in parts.text_encoders]
+    kept = parts.embeddings, parts.word_encoders
+    try:
+        parts.install([placeholder], rows)
+        yield
+    finally:
+        parts.embeddings, parts.word_encoders = kept
+        for encoder, embedding in zip(parts.text_encoders, before, strict=True):
+            encoder.set_input_embeddings(embedding)
+
+
+def _in_diffusers(path: Path, family: ModelFamily, parts: Components, token: str, why: str) -> tuple[Conditioning | None, str]:
+    """What diffusers itself makes of the prompt, or why it does not."""
+    try:
+        return _diffusers_conditioning(path, family, parts, token), why
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
+        return None, (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _diffusers_conditioning(path: Path, family: ModelFamily, parts: Components, token: str) -> Conditioning:
+    """Load the file into a diffusers pipeline over copies of tokenizers and token tables; all other weights are shared."""
+    encoders = tuple(_with_own_table(encoder) for encoder in parts.text_encoders)
+    tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
+    for tokenizer, pad in zip(tokenizers, parts.pad_ids, strict=True):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    pipe: Any = family.pipeline(replace(parts, text_encoders=encoders, tokenizers=tuple(tokenizers)), None)
+    if family.embedding_keys == PAIR:
+        halves = read(path).vectors
+        for key, encoder, tokenizer in zip(PAIR, encoders, tokenizers, strict=True):
+            pipe.load_textual_inversion(halves[key], token=token, text_encoder=encoder, tokenizer=tokenizer)
+        encoders[1].text_model.eos_token_id = tokenizers[1].eos_token_id  # else it pools at the largest id, which is the word
+    else:
+        pipe.load_textual_inversion(str(path.parent), weight_name=path.name, token=token, local_files_only=True)
+    prompt = PROMPT.format(token=token)
+    if parts.clip_skip not in (None, 1):  # diffusers' own looks for a module that transformers 5 has not
+        text = pipe.maybe_convert_prompt(prompt, tokenizers[0])
+        ids = tokenizers[0](text, padding="max_length", max_length=CHUNK + 2, truncation=True, return_tensors="pt").input_ids
+        return Conditioning(hidden_states(encoders[0], ids.to(parts.device), parts.clip_skip))
+    found = pipe.encode_prompt(prompt, device=parts.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    return Conditioning(found[0], found[2] if family.embedding_keys == PAIR else None)
+
+
+def _with_own_table(encoder: Any) -> Any:
+    """A text encoder with the same weights in memory, but for a token table of its own that may grow."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in chain(encoder.parameters(), encoder.buffers())}
+    copied = copy.deepcopy(encoder, memo)
+    copied.set_input_embeddings(nn.Embedding.from_pretrained(table_of(encoder).clone()))
+    return copied
+
+
+def usage(path: Path, family: str, checks: Sequence[Check], token: str) -> list[str]:
+    """How to use a file: a line for each tool that takes it, and the calls for diffusers."""
+    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}" for c in checks if c.loads and c.tool in PLACES]
+    if not any(c.loads for c in checks if c.tool == "diffusers"):
+        return lines
+    if family != "sdxl":
+        return [*lines, f'diffusers: pipe.load_textual_inversion("{path.as_posix()}", token="{token}")']
+    name = path.as_posix()
+    calls = [
+        f'halves = safetensors.torch.load_file("{name}")'
+        if path.suffix == ".safetensors"
+        else f'halves = torch.load("{name}", weights_only=True)',
+        f'pipe.load_textual_inversion(halves["clip_l"], token="{token}", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)',
+        f'pipe.load_textual_inversion(halves["clip_g"], token="{token}", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)',
+        "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id  # pools at the end of the text, as in training",
+    ]
+    return [*lines, "diffusers:", *(f"  {call}" for call in calls)]

@@ -1,0 +1,120 @@
+"""A file does in other tools what was trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.cli.kohya import train_command
+from coinage.cli.main import main
+from coinage.demo.run import MODELS
+from coinage.embeddings.file import EmbeddingFile, write
+from coinage.families import FAMILIES, Components
+from coinage.verify import Check, usage, verify
+from tests.helpers import flags
+from tests.models import FAMILY_NAMES, loaded
+
+UIS = ("AUTOMATIC1111", "Forge", "ComfyUI", "InvokeAI", "SD.Next")
+
+
+def word_for(name: str, parts: Components, word: str = "zibu") -> EmbeddingFile:
+    torch.manual_seed(0)
+    rows = {key: 0.5 * torch.randn(3, e.rows.shape[1]) for key, e in zip(FAMILIES[name].embedding_keys, parts.embeddings, strict=True)}
+    return EmbeddingFile(rows, word)
+
+
+def checked(name: str, models: Path, path: Path, name_of_word: str = "zibu") -> dict[str, Check]:
+    parts = loaded(name, models / name, models)
+    word = word_for(name, parts, name_of_word)
+    write(path, word)
+    before = [rows.clone() for rows in parts.rows()]
+    found = {c.tool: c for c in verify(path, FAMILIES[name], parts, word, name_of_word)}
+    assert all(torch.equal(a, b) for a, b in zip(before, parts.rows(), strict=True)), "the parts are as before"
+    assert all(e is own for e, own in zip(parts.embeddings, (t.get_input_embeddings() for t in parts.text_encoders), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_our_own_safetensors_are_the_same_everywhere(name: str, models: Path, tmp_path: Path) -> None:
+    found = checked(name, models, tmp_path / "zibu.safetensors")
+    for tool in (*UIS, "diffusers"):
+        assert found[tool].loads, found[tool]
+        assert found[tool].same, found[tool]
+        assert found[tool].difference is not None
+        assert found[tool].difference <= 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_pickles_are_the_same_where_they_load(name: str, models: Path, tmp_path: Path) -> None:
+    found = checked(name, models, tmp_path / "zibu.pt")
+    due = {*UIS, "diffusers"} - ({"SD.Next"} if name == "sdxl" else set())
+    assert {tool for tool in (*UIS, "diffusers") if found[tool].same} == due
+    if name == "sdxl":
+        assert found["SD.Next"].why
+
+
+def test_a_word_in_capitals_is_caught_in_diffusers(models: Path, tmp_path: Path) -> None:
+    found = checked("sd1", models, tmp_path / "ZiBu.safetensors", "ZiBu")["diffusers"]
+    assert not found.same
+    assert found.difference is None or found.difference > 1e-2
+
+
+def test_a_file_that_holds_something_else_is_caught(models: Path, tmp_path: Path) -> None:
+    parts = loaded("sd1", models / "sd1", models)
+    word = word_for("sd1", parts)
+    write(tmp_path / "zibu.safetensors", EmbeddingFile({"emb_params": word.vectors["emb_params"].flip(0)}))
+    found = verify(tmp_path / "zibu.safetensors", FAMILIES["sd1"], parts, word, "zibu")
+    assert not any(c.same for c in found)
+    assert all(c.difference is None or c.difference > 1e-3 for c in found)
+
+
+@pytest.mark.usefixtures("small_configs")
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_command(name: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "zibu.safetensors"
+    write(path, word_for(name, loaded(name, models / name, models)))
+    given = ["verify", str(path), "--model", str(models / f"{name}.safetensors"), "--tokenizer_cache_dir", str(models / "tokenizers")]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "embedding:zibu" in out
+    assert "load_textual_inversion(" in out
+    assert main([*given, "--json"]) == 0
+    assert {c["tool"] for c in json.loads(capsys.readouterr().out) if c["same"]} >= {*UIS, "diffusers"}
+
+
+def test_a_file_for_another_model_is_refused(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "x.safetensors", word_for("sdxl", loaded("sdxl", models / "sdxl", models)))
+    assert main(["verify", str(tmp_path / "x.safetensors"), "--model", str(models / "sd1")]) == 1
+    assert "the file has clip_l, clip_g, and the model takes emb_params" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("sd1", ["--mixed_precision=bf16"]), ("sdxl", ["--save_precision=fp16"]), ("sd2", ["--clip_skip=2"])]
+)
+def test_a_run_ends_with_its_file_checked(
+    name: str, more: list[str], moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={MODELS / name}", "--max_train_steps=1", *more)
+    assert train_command("any", given) == 0
+    told = capsys.readouterr().err
+    assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in told
+    assert "ComfyUI: put it into models/embeddings/; write embedding:zibu" in told
+
+
+def test_the_calls_for_diffusers_run(models: Path, tmp_path: Path) -> None:
+    """As they are printed, in a pipeline of SDXL."""
+    import safetensors.torch
+
+    parts = loaded("sdxl", models / "sdxl", models)
+    path = tmp_path / "zibu.safetensors"
+    write(path, word_for("sdxl", parts))
+    lines = usage(path, "sdxl", verify(path, FAMILIES["sdxl"], parts, word_for("sdxl", parts), "zibu"), "zibu")
+    parts.install([], [])
+    for encoder, table in zip(parts.text_encoders, [e.get_input_embeddings().weight for e in parts.text_encoders], strict=True):
+        encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(table.detach().clone()))
+    pipe = FAMILIES["sdxl"].pipeline(parts, None)
+    calls = "\n".join(line.strip() for line in lines[lines.index("diffusers:") + 1 :])
+    exec(calls, {"safetensors": safetensors, "torch": torch, "pipe": pipe})  # noqa: S102 - the lines are ours
+    assert pipe.tokenizer.encode("zibu")[1] == pipe.tokenizer_2.encode("zibu")[1]  # type: ignore[attr-defined]
+    assert pipe.text_encoder_2.text_model.eos_token_id == pipe.tokenizer_2.eos_token_id  # type: ignore[attr-defined]
