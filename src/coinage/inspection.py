@@ -35,7 +35,7 @@ LAYOUTS = {
     "T": "a bare tensor",
     "G": "a picture of AUTOMATIC1111's",
 }
-LOUD, FAINT = 5.0, 0.2  # times the vocabulary's median length
+LOUD, FAINT = 10.0, 0.2  # times the vocabulary's median length
 UNMOVED = 0.9999  # cosine to a word, from which a row is that word
 SHOWN = 200  # characters of a metadata value
 
@@ -116,7 +116,7 @@ def _row_warnings(what: str, ratio: float, nearest: tuple[str, float]) -> list[s
     found = []
     if ratio > LOUD:
         hint = "coinage convert --rescale vocab shortens it"
-        found.append(f"{what}: {ratio:.0f} times as long as the model's words, so the rest of a prompt will be ignored; {hint}")
+        found.append(f"{what}: {ratio:.0f} times as long as the model's words, so the rest of a prompt may be ignored; {hint}")
     if ratio < FAINT:
         found.append(f"{what}: {ratio:.2f} of the length of the model's words, so it will hardly act")
     if nearest[1] > UNMOVED:

@@ -117,12 +117,12 @@ def _print_encoder(console: Console, encoder: dict[str, Any]) -> None:
         )
     table = Table("vector", "length", box=None, pad_edge=False)
     told = encoder["rows"][0]
-    for name, key in (("of a word's", "ratio"), ("from init word", "degrees_from_init_word"), ("nearest words", "nearest")):
+    for name, key in (("times a word's", "ratio"), ("from init word", "degrees_from_init_word"), ("nearest words", "nearest")):
         if key in told:
             table.add_column(name)
     for number, row in enumerate(encoder["rows"][:SHOWN_ROWS], 1):
         cells = [str(number), f"{row['norm']:.3f}"]
-        cells += [f"{row['ratio']:.2f}x"] if "ratio" in row else []
+        cells += [f"{row['ratio']:.2f}"] if "ratio" in row else []
         cells += [f"{row['degrees_from_init_word']:.1f} degrees"] if "degrees_from_init_word" in told else []
         cells += [", ".join(f"{near['word']} {near['cosine']:.2f}" for near in row["nearest"])] if "nearest" in row else []
         table.add_row(*cells)

@@ -27,7 +27,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
     width, height = config.data.datasets[0].resolution_wh
     predicts_v = run.parts.schedule.prediction_type == "v_prediction"
     is_v2_v = predicts_v and run.family.name == "sd2"
-    word, images = run.placeholder.token, str(sum(s.trains for s in run.samples))
+    word, base_hash = run.placeholder.token, short_hash(config.model.source)
     fields = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
@@ -42,14 +42,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ss_base_model_version": "sd_v2_v" if is_v2_v else BASES[run.family.name],
         "ss_v2": str(run.family.name == "sd2"),
         "ss_sd_model_name": Path(config.model.source).name,
-        "ss_sd_model_hash": short_hash(config.model.source),
-        "ss_steps": str(run.step),
-        "ss_epoch": str(run.epoch),
-        "ss_num_train_images": images,
-        "ss_learning_rate": repr(config.optim.learning_rate),
-        "ss_optimizer": config.optim.name,
-        "ss_seed": str(config.loop.seed),
-        "ss_resolution": f"{width}x{height}",
+        "ss_sd_model_hash": base_hash,
         "ti.format_version": FORMAT_VERSION,
         "ti.token_string": word,
         "ti.num_vectors": str(run.placeholder.num_vectors),
@@ -59,8 +52,9 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.seed": str(config.loop.seed),
         "ti.learning_rate": repr(config.optim.learning_rate),
         "ti.optimizer": config.optim.name,
-        "ti.num_images": images,
+        "ti.num_images": str(sum(s.trains for s in run.samples)),
         "ti.base_model": Path(config.model.source).name,
+        "ti.base_model_hash": base_hash,
     }
     if stem != word:
         fields["modelspec.usage_hint"] = f"write {stem}, the file's name, where {word} was written in training"
