@@ -20,9 +20,9 @@ from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import LogConfig
 from coinage.errors import CoinageError, ConfigError
-from coinage.training.observers import Picture
+from coinage.training.observers import Picture, angle
 from coinage.training.setup import Run
-from coinage.training.trackers import Tracker, WandB, angle, open_writers
+from coinage.training.trackers import Tracker, WandB, open_writers
 from tests.helpers import flags, trained
 
 KEY = "k" * 40

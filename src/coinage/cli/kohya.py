@@ -56,6 +56,11 @@ def _train(args: argparse.Namespace) -> None:
         log.warning("%s", warning)
     if drawn:
         log.info("seed: %d (pass --seed to repeat this run)", config.loop.seed)
+    if args.dry_run:
+        from coinage.cli.plan import tell_plan
+
+        tell_plan(config, checked)
+        return
     run_training(config, checked, args.ddp_timeout)
 
 

@@ -20,6 +20,7 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
         for work in run.updates(run.epoch - 1, run.done):
             run.loss = accumulate(run, work)
             update(run)
+            run.images += work.samples
             watch.stepped(run)
             if run.ending or run.step == run.total_steps:
                 break

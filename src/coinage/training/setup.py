@@ -24,7 +24,7 @@ from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.families.kept_text import FOLDER, KeptText
-from coinage.optimizer_table import find_optimizer
+from coinage.reach import rate_problem
 from coinage.seeding import generator_for, rng_for
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
 from coinage.training.processes import ALONE, Processes
@@ -71,6 +71,7 @@ class Run:
     step: int = 0  # optimizer updates done
     epoch: int = 1  # the current one
     done: int = 0  # updates done in it
+    images: int = 0  # learned from since this process began
     loss: float = math.nan  # of the last update
     grad_norm: float = math.nan  # of the last update, before clipping
     measured: dict[int, float] = field(default_factory=dict)  # loss on held-out images, by step
@@ -166,15 +167,6 @@ def working_dtype(precision: str, device: torch.device) -> torch.dtype:
     return DTYPES[precision]
 
 
-def warn_of_small_rate(config: TrainConfig, table: torch.Tensor, steps: int) -> None:
-    """Say so when the rows cannot travel far: AdamW moves a coordinate by about the learning rate a step."""
-    norm = float(table.float().norm(dim=1).mean())
-    reach = config.optim.learning_rate * steps * table.shape[1] ** 0.5 / norm
-    if find_optimizer(config.optim.name).path == "torch.optim.AdamW" and reach < 0.3:
-        text = "--learning_rate %g: in %d steps the word can move by at most %.0f %% of its length, which teaches little\nhint: %s"
-        log.warning(text, config.optim.learning_rate, steps, 100 * reach, "5e-4 is a good start for Stable Diffusion")
-
-
 def lower_linear_layers(parts: Components, dtype: torch.dtype) -> None:
     """Keep the text encoders' linear layers in what autocast computes them in anyway, bit for bit, instead of casting them each step."""
     for encoder in parts.text_encoders:
@@ -261,7 +253,10 @@ def prepare(
     shape_unet(config, parts)
     batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
     total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
-    warn_of_small_rate(config, parts.embeddings[0].table, total_steps)
+    table = parts.embeddings[0].table
+    wrong_rate = rate_problem(config.optim, total_steps, table.shape[1], float(table.float().norm(dim=1).mean()))
+    if wrong_rate:
+        log.warning("%s", wrong_rate)
     loss_problems(config, parts)
     optimizer = make_optimizer(parts.rows())
     run = Run(

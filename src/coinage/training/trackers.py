@@ -11,12 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from coinage.config import LogConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.training.observers import Observer, Picture
+from coinage.training.observers import Observer, Picture, angle
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -190,9 +187,3 @@ def measures(run: Run) -> dict[str, float]:
         values[f"row_norm/{key}"] = float(now.norm(dim=1).mean())
         values[f"movement/{key}"] = angle(now, start)
     return values
-
-
-def angle(rows: Tensor, start: Tensor) -> float:
-    """Mean angle between [N, D] rows and where they started, degrees, 0..180."""
-    cosine = torch.nn.functional.cosine_similarity(rows.double(), start.double(), dim=1)
-    return float(cosine.clamp(-1, 1).acos().rad2deg().mean())
