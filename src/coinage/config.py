@@ -211,6 +211,7 @@ class LoopConfig:
     max_steps: int = 1600  # optimizer steps
     max_epochs: int | None = None  # wins over max_steps
     seed: int = 0
+    on_problem: Literal["stop", "warn"] = "stop"  # when the word cannot learn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
             max_steps=args.max_train_steps,
             max_epochs=args.max_train_epochs,
             seed=_seed(args, resume),
+            on_problem=args.on_problem,
         ),
         save=_save(args, findings),
         state=StateConfig(

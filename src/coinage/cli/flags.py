@@ -307,6 +307,7 @@ _CONFIG = _rows(
 _OWN = _rows(
     "only in Coinage",
     _own("--dry_run", "switch", False, "Check everything, tell what the run would do, and stop before the model is loaded."),
+    _own("--on_problem", "str", "stop", "What to do when no gradient reaches a vector in the first 20 steps.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat")),
     _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning."),
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
 
 from coinage.embeddings.file import EmbeddingFile
-from coinage.errors import TrainingError
+from coinage.errors import CoinageError, TrainingError
 from coinage.training.observers import Observer
 from coinage.training.setup import Run, Update
 from coinage.training.step import forward
+from coinage.training.watchdog import where_not_finite
+
+log = logging.getLogger("coinage")
+HINTS = {
+    "the word's own vectors": "lower --learning_rate",
+    "the VAE's latents": "use --no_half_vae, or another --vae",
+    "the text encoder": "use --mixed_precision bf16 or no; the model's file may be damaged",
+    "the UNet": "use --mixed_precision bf16 or no; the model's file may be damaged",
+}
 
 
 def train(run: Run, watch: Observer) -> EmbeddingFile:
-    """Train to the end, or to where the run is asked to stop; returns the learned word."""
+    """Train to the end, or to where the run is asked to stop; returns the learned word.
+
+    Raises:
+        TrainingError: the run cannot go on; what it has learned is saved.
+    """
     watch.started(run)
+    try:
+        _epochs(run, watch)
+    except TrainingError:
+        try:
+            if run.step:
+                watch.stopped(run)
+        except CoinageError as unsaved:  # what ended the run matters more
+            log.warning("%s", unsaved)
+        raise
+    run.processes.check_same(run.parts.rows())
+    if run.step == run.total_steps:
+        watch.finished(run)
+    else:
+        watch.stopped(run)
+    return run.embedding()
+
+
+def _epochs(run: Run, watch: Observer) -> None:
     while run.step < run.total_steps:
         for work in run.updates(run.epoch - 1, run.done):
             run.loss = accumulate(run, work)
@@ -29,12 +61,6 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
         watch.epoch_ended(run)
         if run.step < run.total_steps:
             run.epoch, run.done = run.epoch + 1, 0
-    run.processes.check_same(run.parts.rows())
-    if run.step == run.total_steps:
-        watch.finished(run)
-    else:
-        watch.stopped(run)
-    return run.embedding()
 
 
 def accumulate(run: Run, work: Update) -> float:
@@ -60,8 +86,10 @@ def accumulate(run: Run, work: Update) -> float:
     total, asked = (float(value) for value in summed)
     run.ending = asked > 0
     if not math.isfinite(total):
-        hint = "lower --learning_rate, or use --mixed_precision bf16 or no"
-        raise TrainingError(f"the loss of step {run.step + 1} is {total}", f"step {run.step + 1}", hint)
+        found = next((place for batch in work.batches if (place := where_not_finite(run, batch))), "")
+        hint = HINTS.get(found, "lower --learning_rate, or use --mixed_precision bf16 or no")
+        what = f"the loss of step {run.step + 1} is {total}" + (f": {found} gives numbers that are not finite" if found else "")
+        raise TrainingError(what, f"step {run.step + 1}", hint)
     return total
 
 
@@ -71,6 +99,7 @@ def update(run: Run) -> None:
     run.scaler.unscale_(run.optimizer)
     most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
+    run.touched = [(row.grad != 0).any(dim=1).cpu() for row in rows if row.grad is not None]
     scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()

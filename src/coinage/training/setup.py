@@ -74,6 +74,7 @@ class Run:
     images: int = 0  # learned from since this process began
     loss: float = math.nan  # of the last update
     grad_norm: float = math.nan  # of the last update, before clipping
+    touched: Sequence[torch.Tensor] = ()  # for each text encoder, [N] bool: which rows the last update had a gradient for
     measured: dict[int, float] = field(default_factory=dict)  # loss on held-out images, by step
     stop: int = 0  # number of the signal that asks to end
     ending: bool = False  # the processes agree to end after this update

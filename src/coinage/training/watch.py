@@ -13,6 +13,7 @@ from coinage.training.saving import Saver
 from coinage.training.setup import Run
 from coinage.training.trackers import Tracker, Writer
 from coinage.training.validation import Validator
+from coinage.training.watchdog import Watchdog
 
 log = logging.getLogger("coinage")
 
@@ -38,7 +39,7 @@ def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer]
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
     if any(sample.held_out for sample in run.samples):
         observers.append(Validator(config.validation))
-    return Together([*observers, *([tracker, Progress()] if main else [])])
+    return Together([*observers, *([tracker, Progress()] if main else []), Watchdog(config.loop.on_problem)])
 
 
 def cache_latents(run: Run) -> None:
