@@ -46,6 +46,7 @@ def verify_command(argv: Sequence[str]) -> None:
 
     from coinage.embeddings.reading import read
     from coinage.families import FAMILIES, quiet_libraries
+    from coinage.tokens import table_of
     from coinage.verify import usage, verify
 
     quiet_libraries()
@@ -55,6 +56,12 @@ def verify_command(argv: Sequence[str]) -> None:
             f"the file has {', '.join(word.vectors)}, and the model takes {', '.join(family.embedding_keys)}", str(args.file)
         )
     parts = family.load(model, torch.float32)
+    for (key, rows), encoder in zip(vectors.items(), parts.text_encoders, strict=True):
+        width = table_of(encoder).shape[1]
+        if rows.shape[1] != width:
+            raise CoinageError(
+                f"{key} is {rows.shape[1]} wide in the file, and {width} in the model", str(args.file), "give the word's own model"
+            )
     token = args.token or word.token or args.file.stem
     checks = verify(args.file, family, parts, word, token)
     if args.json:
