@@ -104,3 +104,21 @@ def test_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     write(tmp_path / "x.pt", EmbeddingFile({"emb_params": torch.ones(1, 768)}))
     assert main(["inspect", str(tmp_path / "x.pt"), "--model", str(tmp_path)]) == 1
     assert "no table of token embeddings" in capsys.readouterr().err
+
+
+def test_names_with_brackets_and_other_families(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a [x](y).safetensors", EmbeddingFile({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "[/foo]"))
+    assert main(["inspect", str(tmp_path / "a [x](y).safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert r"a \[x\]\(y\)" in out
+    assert "Rename the file" in out
+    found = told(capsys, tmp_path / "a [x](y).safetensors", "--model", models / "sd1")
+    assert found["family"] == "sdxl"
+    assert "the file has clip_l, clip_g, and the model takes emb_params" in found["warnings"][0]
+    assert not {tool["tool"] for tool in found["tools"] if tool["loads"]} & {"AUTOMATIC1111", "Forge"}
+
+
+def test_a_lone_half_of_sdxl_works_nowhere_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "g.safetensors", EmbeddingFile({"clip_g": torch.ones(1, 1280)}))
+    found = told(capsys, tmp_path / "g.safetensors")
+    assert not {tool["tool"] for tool in found["tools"] if tool["loads"]} & {"AUTOMATIC1111", "Forge", "SD.Next"}

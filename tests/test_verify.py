@@ -60,6 +60,24 @@ def test_a_word_in_capitals_is_caught_in_diffusers(models: Path, tmp_path: Path)
     assert found.difference is None or found.difference > 1e-2
 
 
+@pytest.mark.parametrize("count", [30, 33, 70, 75])
+def test_long_words_are_compared_too(count: int, models: Path, tmp_path: Path) -> None:
+    parts = loaded("sd1", models / "sd1", models)
+    torch.manual_seed(0)
+    word = EmbeddingFile({"emb_params": 0.5 * torch.randn(count, 32)}, "zibu")
+    write(tmp_path / "zibu.safetensors", word)
+    found = {c.tool: c for c in verify(tmp_path / "zibu.safetensors", FAMILIES["sd1"], parts, word, "zibu")}
+    assert all(found[tool].same for tool in (*UIS, "diffusers"))
+
+
+def test_a_word_that_diffusers_refuses_fails(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "zibu.safetensors", word_for("sd1", loaded("sd1", models / "sd1", models)))
+    assert main(["verify", str(tmp_path / "zibu.safetensors"), "--model", str(models / "sd1"), "--token", "ZiBu"]) == 1
+    shown = capsys.readouterr()
+    assert "the file does something else in diffusers" in shown.err
+    assert "load_textual_inversion" not in shown.out
+
+
 def test_a_file_that_holds_something_else_is_caught(models: Path, tmp_path: Path) -> None:
     parts = loaded("sd1", models / "sd1", models)
     word = word_for("sd1", parts)

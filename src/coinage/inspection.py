@@ -35,6 +35,7 @@ LAYOUTS = {
     "T": "a bare tensor",
     "G": "a picture of AUTOMATIC1111's",
 }
+WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}  # of the released models' token embeddings
 LOUD, FAINT = 10.0, 0.2  # times the vocabulary's median length
 UNMOVED = 0.9999  # cosine to a word, from which a row is that word
 SHOWN = 200  # characters of a metadata value
@@ -54,14 +55,17 @@ def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], fa
     encoders = [
         _encoder(key, rows, vocabularies.get(key), file.metadata.get("ti.init_word"), warnings) for key, rows in file.vectors.items()
     ]
-    family = family or found.family
-    widths = tuple(rows.shape[1] for rows in file.vectors.values())
+    if vocabularies and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}:
+        warnings.append(f"the file has {', '.join(file.vectors)}, and the model takes {', '.join(vocabularies)}: made for another model")
+    target = family or found.family
+    widths = tuple(v.table.shape[1] for v in vocabularies.values()) or WIDTHS.get(target or "", ())
+    own = found.family or (family if tuple(rows.shape[1] for rows in file.vectors.values()) == widths else None)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
         "layout": {"id": found.layout, "name": LAYOUTS.get(found.layout, "")},
-        "family": family,
-        "family_name": FAMILY_NAMES.get(family or "", "no released model's width"),
+        "family": own,
+        "family_name": FAMILY_NAMES.get(own or "", "no released model's width"),
         "token": file.token,
         "vectors": file.num_vectors,
         "dtype": str(found.dtype).removeprefix("torch."),
@@ -72,7 +76,7 @@ def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], fa
         "warnings": list(dict.fromkeys(warnings)),
         "tools": [
             {"tool": v.tool, "loads": v.loads, "write": v.write, "why": v.why}
-            for v in (verdicts(path, family, widths, file.token) if family else [])
+            for v in (verdicts(path, target, widths, file.token) if target and widths else [])
         ],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from coinage.embeddings.consumers import verdicts
 from coinage.embeddings.file import PAIR, EmbeddingFile
 from coinage.embeddings.reading import read
+from coinage.errors import reason_of
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.clip_text import hidden_states
 from coinage.tokens import table_of
@@ -31,7 +33,14 @@ PLACES = {
     "InvokeAI": "add it in the model manager",
     "SD.Next": "put it into models/embeddings/",
 }
-PROMPT = "a photo of {token}, a red hat on {token}"
+COMPARED = (*PLACES, "diffusers")
+
+
+def prompt_for(token: str, num_vectors: int) -> str:
+    """A text with the word, once or twice, that fits into the 75 tokens of a prompt."""
+    if 2 * num_vectors + 12 <= CHUNK:
+        return f"a photo of {token}, a red hat on {token}"
+    return f"a {token}" if num_vectors < CHUNK else token
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +85,18 @@ def verify(path: Path, family: ModelFamily, parts: Components, word: EmbeddingFi
     for verdict in verdicts(path, family.name, widths, token):
         found, why = None, verdict.why
         if verdict.loads and verdict.tool == "diffusers":
-            found, why = _in_diffusers(path, family, whole, token, why)
+            try:
+                found = _diffusers_conditioning(path, family, whole, token, word.num_vectors)
+            except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
+                checks.append(Check(verdict.tool, loads=False, difference=None, same=False, write=verdict.write, why=reason_of(error)))
+                continue
         elif verdict.loads and set(verdict.vectors) == set(family.embedding_keys):
             rows = [verdict.vectors[key] for key in family.embedding_keys]
             found = next((cond for taken, cond in known if all(map(torch.equal, taken, rows))), None)
-            if found is None:
+            if found is None and all(len(taken) == word.num_vectors for taken in rows):
                 found = _conditioning(family, whole, placeholder, rows)
                 known.append((rows, found))
-        difference = None if found is None else _difference(own, found)
+        difference = _difference(own, found) if found else float("inf") if verdict.loads and verdict.vectors else None
         same = difference is not None and difference <= _tolerance(own, parts)
         checks.append(Check(verdict.tool, verdict.loads, difference, same, verdict.write, why))
     return checks
@@ -94,7 +107,7 @@ def _tolerance(own: Conditioning, parts: Components) -> float:
     kind = parts.device.type
     if torch.is_autocast_enabled(kind):
         largest = float(own.encoder_hidden_states.float().abs().max())
-        return 8 * torch.finfo(torch.get_autocast_dtype(kind)).eps * largest
+        return 2 * torch.finfo(torch.get_autocast_dtype(kind)).eps * largest
     return TOLERANCE
 
 
@@ -108,7 +121,7 @@ def _difference(a: Conditioning, b: Conditioning) -> float:
 def _conditioning(family: ModelFamily, parts: Components, placeholder: Placeholder, rows: Sequence[Tensor]) -> Conditioning:
     """What the trainer makes of a prompt, with these vectors for the word."""
     with _installed(parts, placeholder, rows):
-        return family.encode(parts, [PROMPT.format(token=placeholder.token)], torch.zeros(1, 6, dtype=torch.int64))
+        return family.encode(parts, [prompt_for(placeholder.token, placeholder.num_vectors)], torch.zeros(1, 6, dtype=torch.int64))
 
 
 @contextmanager
@@ -125,15 +138,7 @@ def _installed(parts: Components, placeholder: Placeholder, rows: Sequence[Tenso
             encoder.set_input_embeddings(embedding)
 
 
-def _in_diffusers(path: Path, family: ModelFamily, parts: Components, token: str, why: str) -> tuple[Conditioning | None, str]:
-    """What diffusers itself makes of the prompt, or why it does not."""
-    try:
-        return _diffusers_conditioning(path, family, parts, token), why
-    except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
-        return None, (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _diffusers_conditioning(path: Path, family: ModelFamily, parts: Components, token: str) -> Conditioning:
+def _diffusers_conditioning(path: Path, family: ModelFamily, parts: Components, token: str, num_vectors: int) -> Conditioning:
     """Load the file into a diffusers pipeline over copies of tokenizers and token tables; all other weights are shared."""
     encoders = tuple(_with_own_table(encoder) for encoder in parts.text_encoders)
     tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
@@ -147,7 +152,7 @@ def _diffusers_conditioning(path: Path, family: ModelFamily, parts: Components, 
         encoders[1].text_model.eos_token_id = tokenizers[1].eos_token_id  # else it pools at the largest id, which is the word
     else:
         pipe.load_textual_inversion(str(path.parent), weight_name=path.name, token=token, local_files_only=True)
-    prompt = PROMPT.format(token=token)
+    prompt = prompt_for(token, num_vectors)
     if parts.clip_skip not in (None, 1):  # diffusers' own looks for a module that transformers 5 has not
         text = pipe.maybe_convert_prompt(prompt, tokenizers[0])
         ids = tokenizers[0](text, padding="max_length", max_length=CHUNK + 2, truncation=True, return_tensors="pt").input_ids
@@ -166,18 +171,17 @@ def _with_own_table(encoder: Any) -> Any:
 
 def usage(path: Path, family: str, checks: Sequence[Check], token: str) -> list[str]:
     """How to use a file: a line for each tool that takes it, and the calls for diffusers."""
-    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}" for c in checks if c.loads and c.tool in PLACES]
-    if not any(c.loads for c in checks if c.tool == "diffusers"):
+    name, word = json.dumps(path.as_posix(), ensure_ascii=False), json.dumps(token, ensure_ascii=False)
+    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}" for c in checks if c.same and c.tool in PLACES]
+    if not any(c.same for c in checks if c.tool == "diffusers"):
         return lines
     if family != "sdxl":
-        return [*lines, f'diffusers: pipe.load_textual_inversion("{path.as_posix()}", token="{token}")']
-    name = path.as_posix()
+        return [*lines, f"diffusers: pipe.load_textual_inversion({name}, token={word})"]
+    read_with = "safetensors.torch.load_file({})" if path.suffix == ".safetensors" else "torch.load({}, weights_only=True)"
     calls = [
-        f'halves = safetensors.torch.load_file("{name}")'
-        if path.suffix == ".safetensors"
-        else f'halves = torch.load("{name}", weights_only=True)',
-        f'pipe.load_textual_inversion(halves["clip_l"], token="{token}", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)',
-        f'pipe.load_textual_inversion(halves["clip_g"], token="{token}", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)',
+        f"halves = {read_with.format(name)}",
+        f'pipe.load_textual_inversion(halves["clip_l"], token={word}, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)',
+        f'pipe.load_textual_inversion(halves["clip_g"], token={word}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)',
         "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id  # pools at the end of the text, as in training",
     ]
     return [*lines, "diffusers:", *(f"  {call}" for call in calls)]

@@ -60,14 +60,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(source, out, "--force", "--save_precision=float") == 0
     assert open_embedding(out).dtype == torch.float32
     header = read(out).metadata
-    assert "ti.token_string" not in header, "a .pt has no header to keep"
+    assert (header["ti.token_string"], header["ti.step"], header["modelspec.trigger_phrase"]) == ("zibu", "7", "other")
+    back = tmp_path / "back" / "zibu.pt"
+    assert run(out, back) == 0
+    assert read(back).step == 7
 
 
 def test_a_header_tells_the_new_name(tmp_path: Path) -> None:
     write(tmp_path / "zibu.safetensors", word())
     assert run(tmp_path / "zibu.safetensors", tmp_path / "mine.safetensors", "--token=mine") == 0
     header = read(tmp_path / "mine.safetensors").metadata
-    assert (header["ti.token_string"], header["modelspec.trigger_phrase"], header["modelspec.title"]) == ("mine", "mine", "mine")
+    assert (header["ti.token_string"], header["modelspec.trigger_phrase"]) == ("mine", "mine")
+    assert "modelspec.usage_hint" not in header
+    assert run(tmp_path / "zibu.safetensors", tmp_path / "other.safetensors") == 0
+    assert "write other" in read(tmp_path / "other.safetensors").metadata["modelspec.usage_hint"]
 
 
 def test_to_diffusers_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +137,48 @@ def test_what_cannot_be_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(tmp_path / "o.safetensors", "--merge", "a.safetensors:x") == 2
     assert run("only.pt") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_webui_file_keeps_all_that_it_tells(tmp_path: Path) -> None:
+    known = EmbeddingFile({"emb_params": vectors(2, 768)}, "zibu", 7, {"ss_sd_model_hash": "abcd1234", "ss_sd_model_name": "model"})
+    write(tmp_path / "zibu.pt", known)
+    write(tmp_path / "again" / "zibu.pt", read(tmp_path / "zibu.pt"))
+    assert (tmp_path / "again" / "zibu.pt").read_bytes() == (tmp_path / "zibu.pt").read_bytes()
+    assert read(tmp_path / "zibu.pt").metadata == known.metadata
+
+
+def test_no_file_is_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a_2.safetensors", word((768, 1280)))
+    before = (tmp_path / "a_2.safetensors").read_bytes()
+    for more in ([], ["--force"]):
+        assert run(tmp_path / "a_2.safetensors", tmp_path / "a.safetensors", "--to=diffusers", "--token=zibu", *more) == 1
+        assert "this would replace the file that is read" in capsys.readouterr().err
+    assert (tmp_path / "a_2.safetensors").read_bytes() == before
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_files_of_one_name_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, n in (("one", 1), ("three", 3)):
+        write(tmp_path / folder / "w.safetensors", word(n=n))
+    given = [f"{tmp_path / folder / 'w.safetensors'}:0.5" for folder in ("one", "three")]
+    assert run(tmp_path / "o.safetensors", "--merge", *given) == 1
+    assert "w.safetensors: emb_params 1x768; w.safetensors: emb_params 3x768" in capsys.readouterr().err
+    assert run(tmp_path / "o.safetensors", "--merge", *given, "--second=x") == 2
+
+
+def test_slerp_needs_a_way() -> None:
+    file, other = word(), EmbeddingFile({"emb_params": -vectors(2, 768)})
+    with pytest.raises(EmbeddingFileError, match="opposite directions"):
+        merged([("a", file, 0.5), ("b", other, 0.5)], slerp=True)
+    with pytest.raises(EmbeddingFileError, match="weights of 0 or more"):
+        merged([("a", file, 1), ("b", file, -1)], slerp=True)
+
+
+def test_endings_in_capitals_and_lone_halves(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", EmbeddingFile({"clip_l": vectors(2, 768)}))
+    assert run(tmp_path / "a.safetensors", tmp_path / "B.SAFETENSORS") == 0
+    found = open_embedding(tmp_path / "B.SAFETENSORS")
+    assert (found.layout, found.family) == ("E", "sd1")
 
 
 @pytest.mark.parametrize(("name", "more"), [("x.txt", []), ("x", []), ("x.pt", ["--to=onetrainer"]), ("x.safetensors", ["--to=pt"])])

@@ -61,11 +61,9 @@ def convert_command(argv: Sequence[str]) -> None:
     """
     args = convert_parser().parse_args(argv)
     source, out = _files(args)
-    from coinage.embeddings.convert import merged, precision_of, rescaled, target_of, write_as
+    from coinage.embeddings.convert import merged, paths_of, precision_of, rescaled, target_of, write_as
 
     target = target_of(out, args.to)
-    if out.exists() and not args.force:
-        raise CoinageError("the file is there already", str(out), "name another, or add --force")
     if args.merge:
         read = [_weighted(item) for item in args.merge]
         found = [(path.name, _open(path, args), weight) for path, weight in read]
@@ -76,6 +74,12 @@ def convert_command(argv: Sequence[str]) -> None:
     if args.rescale:
         file = rescaled(file, _lengths(args, file))
     file = _renamed(file, args.token, out.stem)
+    read_from = [] if args.merge else [source]
+    for path in paths_of(target, out, file):
+        if any(path.exists() and path.samefile(other) for other in read_from):
+            raise CoinageError("this would replace the file that is read", str(path), "name another")
+        if path.exists() and not args.force:
+            raise CoinageError("the file is there already", str(path), "name another, or add --force")
     for path in write_as(target, out, file, args.save_precision or precision):
         log.info("wrote %s", path)
 
@@ -88,6 +92,8 @@ def _files(args: argparse.Namespace) -> tuple[Path, Path]:
     if len(files) != (1 if args.merge else 2):
         what = "name the file to write, beside --merge" if args.merge else "name the file to read and the file to write"
         raise ConfigError([Problem(what, hint="see coinage convert --help")])
+    if args.merge and (args.second or args.key):
+        raise ConfigError([Problem("--second and --key do not go with --merge", hint="convert that file first, and merge the result")])
     if args.slerp and len(args.merge or []) != 2:
         raise ConfigError([Problem("--slerp goes with --merge and two files")])
     return files[0], files[-1]
@@ -138,7 +144,14 @@ def _lengths(args: argparse.Namespace, file: EmbeddingFile) -> Mapping[str, floa
 
 def _renamed(file: EmbeddingFile, token: str | None, stem: str) -> EmbeddingFile:
     """The word under a new name; its header says how it is called in its new file."""
-    changed = {"modelspec.title": stem, "modelspec.trigger_phrase": stem} if file.metadata else {}
     word = token or file.token
-    changed |= {"ti.token_string": word} if word and file.metadata else {}
-    return replace(file, token=word, metadata={**file.metadata, **changed})
+    header = {"format": "pt", **file.metadata, "modelspec.trigger_phrase": stem, "ti.num_vectors": str(file.num_vectors)}
+    header |= {"ti.token_string": word} if word else {}
+    header |= {"ti.step": str(file.step)} if file.step else {}
+    hint = f"write {stem}, the file's name, where {word} was written in training"
+    ours = header.get("modelspec.usage_hint", "").endswith("was written in training")
+    if ours or (word and word != stem and "modelspec.usage_hint" not in header):
+        header["modelspec.usage_hint"] = hint
+    if word in (None, stem) and ours:
+        del header["modelspec.usage_hint"]
+    return replace(file, token=word, metadata=header)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from coinage.cli.parse import Parser
@@ -125,7 +126,7 @@ def _print_encoder(console: Console, encoder: dict[str, Any]) -> None:
         cells += [f"{row['ratio']:.2f}"] if "ratio" in row else []
         cells += [f"{row['degrees_from_init_word']:.1f} degrees"] if "degrees_from_init_word" in told else []
         cells += [", ".join(f"{near['word']} {near['cosine']:.2f}" for near in row["nearest"])] if "nearest" in row else []
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))
     console.print(table)
     if len(encoder["rows"]) > SHOWN_ROWS:
         console.print(f"... {len(encoder['rows']) - SHOWN_ROWS} more")
@@ -137,5 +138,5 @@ def _print_tools(console: Console, tools: Sequence[dict[str, Any]]) -> None:
     console.print()
     table = Table("works in", "", "write", "", box=None, pad_edge=False)
     for tool in tools:
-        table.add_row(tool["tool"], "yes" if tool["loads"] else "no", tool["write"], tool["why"])
+        table.add_row(tool["tool"], "yes" if tool["loads"] else "no", escape(tool["write"]), escape(tool["why"]))
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from coinage.embeddings.file import DTYPES, PAIR, EmbeddingFile, pickle_bytes, tensors_of, write
+from coinage.embeddings.file import DTYPES, PAIR, EmbeddingFile, pickle_bytes, tensors_of
+from coinage.embeddings.saving import save
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.files import write_bytes
 
@@ -39,6 +41,12 @@ def target_of(path: Path, wanted: str | None) -> str:
     return target
 
 
+def paths_of(target: str, path: Path, file: EmbeddingFile) -> list[Path]:
+    """The files that a target is written to: for diffusers one for each of SDXL's text encoders."""
+    both = target == "diffusers" and tuple(file.vectors) == PAIR
+    return [path, path.with_name(f"{path.stem}_2{path.suffix}")] if both else [path]
+
+
 def write_as(target: str, path: Path, file: EmbeddingFile, precision: str = "float") -> list[Path]:
     """Write a word as a tool's own kind of file; returns what was written.
 
@@ -53,8 +61,10 @@ def write_as(target: str, path: Path, file: EmbeddingFile, precision: str = "flo
         CoinageError: the target cannot hold it, or the file cannot be written.
     """
     pair = tuple(file.vectors) == PAIR
+    if tuple(file.vectors) == ("clip_l",):  # alone, it is a word of SD 1
+        file = replace(file, vectors={"emb_params": file.vectors["clip_l"]})
     if target in ("safetensors", "pt") or (target == "onetrainer" and pair):
-        write(path, file, precision)
+        save(path, file, precision)
         return [path]
     tensors = tensors_of(file, str(path), precision)
     if target == "onetrainer":
@@ -62,15 +72,15 @@ def write_as(target: str, path: Path, file: EmbeddingFile, precision: str = "flo
         return [path]
     if file.token is None:
         raise CoinageError("a diffusers file holds the word, and this file does not tell it", str(path), "add --token mychar")
-    paths = [path, path.with_name(f"{path.stem}_2{path.suffix}")][: len(tensors)]
+    paths = paths_of(target, path, file)
     for place, rows in zip(paths, tensors.values(), strict=True):
-        one = rows[0] if len(rows) == 1 and path.suffix == ".bin" else rows  # a single vector of a .bin is read flat by InvokeAI
+        one = rows[0] if len(rows) == 1 and path.suffix.lower() == ".bin" else rows  # a single vector of a .bin is read flat by InvokeAI
         _write_tensors(place, {file.token: one.contiguous()})
     return paths
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    data = pickle_bytes(tensors) if path.suffix == ".bin" else safetensors.torch.save(tensors, {"format": "pt"})
+    data = pickle_bytes(tensors) if path.suffix.lower() == ".bin" else safetensors.torch.save(tensors, {"format": "pt"})
     write_bytes(path, data)
 
 
@@ -91,15 +101,18 @@ def merged(files: Sequence[tuple[str, EmbeddingFile, float]], *, slerp: bool = F
         EmbeddingFileError: they are of different models or lengths, or more than two for `slerp`.
     """
     first = files[0][1]
-    shapes = {name: {key: tuple(rows.shape) for key, rows in file.vectors.items()} for name, file, _ in files}
-    if len({repr(shape) for shape in shapes.values()}) > 1:
-        shown = "; ".join(f"{name}: {', '.join(f'{k} {n}x{d}' for k, (n, d) in shape.items())}" for name, shape in shapes.items())
+    shapes = [{key: tuple(rows.shape) for key, rows in file.vectors.items()} for _, file, _ in files]
+    if any(shape != shapes[0] for shape in shapes):
+        told = zip((name for name, _, _ in files), shapes, strict=True)
+        shown = "; ".join(f"{name}: {', '.join(f'{k} {n}x{d}' for k, (n, d) in shape.items())}" for name, shape in told)
         raise EmbeddingFileError(
             f"words of different shapes cannot be merged ({shown})", hint="give files of one model with equally many vectors"
         )
     if slerp and len(files) != 2:
         raise EmbeddingFileError("--slerp is for two files")
     weights = [weight for _, _, weight in files]
+    if slerp and (min(weights) < 0 or sum(weights) <= 0):
+        raise EmbeddingFileError("--slerp needs weights of 0 or more, and one above 0")
     vectors = {
         key: _slerp(rows, files[1][1].vectors[key], weights[1] / sum(weights))
         if slerp
@@ -116,6 +129,10 @@ def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     lengths = torch.lerp(a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), share)
     a, b = torch.nn.functional.normalize(a.double(), dim=1), torch.nn.functional.normalize(b.double(), dim=1)
     angle = (a * b).sum(dim=1, keepdim=True).clamp(-1, 1).acos()
+    if bool((angle > math.pi - 1e-4).any()):
+        raise EmbeddingFileError(
+            "--slerp: two vectors point in opposite directions, so there is no way between them", hint="leave out --slerp"
+        )
     turned = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
     direction = torch.where(torch.sin(angle) < 1e-6, torch.lerp(a, b, share), turned)
     return (torch.nn.functional.normalize(direction, dim=1) * lengths).float()

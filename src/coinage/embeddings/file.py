@@ -61,9 +61,11 @@ def vectors_for(vectors: Mapping[str, Tensor], key: str) -> Tensor | None:
 
 
 def utc_now() -> str:
-    """ISO 8601 UTC to the second; SOURCE_DATE_EPOCH wins, for byte-equal files."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    """ISO 8601 UTC to the second; SOURCE_DATE_EPOCH wins where it is a time, for byte-equal files."""
+    try:
+        moment = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)
+    except (KeyError, ValueError, OverflowError, OSError):
+        moment = datetime.now(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -74,7 +76,7 @@ def write(path: Path, file: EmbeddingFile, precision: str = "float") -> None:
         CoinageError: a vector is not finite, or the file cannot be written.
     """
     tensors = tensors_of(file, str(path), precision)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         write_bytes(path, _safetensors_bytes(tensors, file.metadata))
     else:
         write_bytes(path, pickle_bytes(_webui_dict(path.stem, tensors, file)))
@@ -99,7 +101,9 @@ def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     """The file's bytes, its body's sha256 in the header (the digest that AutoV3 names)."""
     body = safetensors.torch.save(dict(tensors))
     body = body[8 + struct.unpack("<Q", body[:8])[0] :]
-    header = {**metadata, "modelspec.hash_sha256": f"0x{hashlib.sha256(body).hexdigest()}"}
+    # Names and titles from a command line may hold bytes that are no text.
+    clean = {key: value.encode("utf-8", "replace").decode() for key, value in metadata.items()}
+    header = {**clean, "modelspec.hash_sha256": f"0x{hashlib.sha256(body).hexdigest()}"}
     data: bytes = safetensors.torch.save(dict(tensors), metadata=dict(sorted(header.items())))
     size = struct.unpack("<Q", data[:8])[0]
     # The library writes the metadata in the order of a hash map: sort it, so that equal runs give equal bytes.

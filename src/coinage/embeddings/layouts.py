@@ -28,7 +28,7 @@ XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
 LORA_KEY = re.compile(r"^lora_(unet|te\d?|transformer)_|\blora[._](up|down|A|B|linear)|_lora\.|\.(hada|lokr|oft)_|\.alpha$|\.dora_scale$")
 MODEL_KEY = re.compile(r"\.(weight|bias)$|^(model|cond_stage_model|first_stage_model|conditioner|text_model|unet|vae)\.|^state_dict$")
 BUNDLE_KEY = re.compile(r"bundle_emb\.(?P<word>.+?)\.(?P<part>(clip_l|clip_g|emb_params|emp_params)(_out)?|string_to_param\..+)", re.DOTALL)
-CHOOSE = "choose one with --key"
+CHOOSE = "choose one with --key, of coinage inspect and convert"
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,19 @@ def _open_one(path: Path, key: str | None) -> Found:
         content, metadata, kind = contents(path)
         size = path.stat().st_size
         found = recognise(content, key, pickled=kind == "pickle")
+        metadata = metadata or _told(content)
         return _found(replace(found, layout="G") if kind == "png" else found, metadata, size)
     except EmbeddingFileError as error:
         raise EmbeddingFileError(error.problems[0].what, str(path), error.problems[0].hint) from None
     except OSError as error:
         raise EmbeddingFileError(f"cannot read the embedding: {error.strerror}", str(path)) from None
+
+
+def _told(content: Any) -> dict[str, str]:
+    """What AUTOMATIC1111's dictionary says of the model."""
+    names = {"sd_checkpoint": "ss_sd_model_hash", "sd_checkpoint_name": "ss_sd_model_name"}
+    given = content if isinstance(content, dict) else {}
+    return {ours: given[key] for key, ours in names.items() if isinstance(given.get(key), str) and len(given[key]) < 300}
 
 
 def _no_file(path: Path) -> BinaryIO:
@@ -195,7 +203,8 @@ def _found(found: Recognised, metadata: Mapping[str, str], size: int) -> Found:
     notes = (*found.notes, *notes)
     if token is not None and (not token.isprintable() or len(token) > 200):
         notes, token = (*notes, f"the name in it cannot be used: {shown(token)}"), None
-    embedding = EmbeddingFile(vectors, token, found.step, metadata)
+    step = metadata.get("ti.step", "")
+    embedding = EmbeddingFile(vectors, token, int(step) if step.isdecimal() and len(step) < 10 else found.step, metadata)
     if size > LARGE:
         notes = (*notes, f"the file has {size // MEGABYTE} MB for {embedding.num_vectors} vectors; write it again with `coinage convert`")
     return Found(embedding, found.layout, dtype, notes)

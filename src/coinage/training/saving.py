@@ -92,6 +92,7 @@ class Saver(Observer):
     def _saved_on_the_way(self, run: Run, suffix: str, *, epoch_ended: bool = False) -> bool:
         try:
             self._save(run, suffix, state=self._state.save, epoch_ended=epoch_ended)
+            log.debug("saved %s; tools know its word by that name", self.path(suffix))
         except CoinageError as error:
             log.warning("%s\nthe run goes on; earlier files are as they were", error)
             return False

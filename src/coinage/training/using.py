@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage.embeddings.file import DTYPES, EmbeddingFile
-from coinage.verify import PLACES, Check, usage, verify
+from coinage.verify import COMPARED, Check, usage, verify
 
 if TYPE_CHECKING:
     from coinage.training.setup import Run
@@ -32,7 +32,7 @@ def check_and_tell(run: Run, path: Path) -> list[Check]:
 
 def tell(path: Path, family: str, checks: list[Check], token: str) -> None:
     """Say where a file works, where not and why, and how to use it."""
-    told = [check for check in checks if check.tool in (*PLACES, "diffusers")]
+    told = [check for check in checks if check.tool in COMPARED]
     good = [check.tool for check in told if check.same]
     if good:
         log.info("checked: the same conditioning as in training in %s", ", ".join(good))

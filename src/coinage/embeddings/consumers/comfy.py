@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from typing import Any
 
@@ -30,7 +31,8 @@ def comfyui(raw: Raw, model: Model, _token: str | None) -> Taken:
             found[key] = last
     if not found:
         check_width(last, model.widths[-1])
-    return Taken(found, f"embedding:{name}", why or _luck(content, model))
+    odd = "" if not re.search(r"[\s<\[(),]", name) else "Rename the file: its prompts end the word at such a sign."
+    return Taken(found, f"embedding:{name}", " ".join(part for part in (why or _luck(content, model), odd) if part))
 
 
 def _name(raw: Raw) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,12 @@ def invokeai(raw: Raw, model: Model, _token: str | None) -> Taken:
         tensor = _invokeai_tensor(content, needed)
         check_width(tensor, needed)
         found[key] = tensor
-    return Taken(found, f"<{raw.path.stem}>")
+    odd = (
+        ""
+        if re.fullmatch(r"[a-zA-Z0-9., _-]+", raw.path.stem)
+        else "Rename it there: it takes only the letters a to z, digits and . , _ -."
+    )
+    return Taken(found, f"<{raw.path.stem}>", odd)
 
 
 def _probed(content: Mapping[str, Any]) -> tuple[int, int]:

@@ -25,6 +25,7 @@ GLOBALS = {
     "pytorch_lightning.callbacks.model_checkpoint": {"ModelCheckpoint"},
     "__builtin__": {"set"},
 }
+SIGNS = re.compile(r"([()\[\]])")  # weights, unless a backslash stands before them
 RECORD = re.compile(r"[^/]+/(version|data\.pkl|data/\d+)")
 
 
@@ -54,8 +55,8 @@ def forge(raw: Raw, model: Model, _token: str | None) -> Taken:
     tensors = taken if isinstance(taken, dict) else {model.keys[0]: taken}
     if max(len(tensor) for tensor in tensors.values()) > ROOM:
         refuse(f"more than {ROOM} vectors do not fit in a prompt; train the word with fewer.")
-    stem = raw.path.stem
-    return Taken(tensors, str(content.get("name", stem)) if raw.container == "image" else stem)
+    name = str(content.get("name", raw.path.stem)) if raw.container == "image" else raw.path.stem
+    return Taken(tensors, SIGNS.sub(r"\\\1", name))
 
 
 def _webui_tensors(content: Any) -> tuple[Any, int]:
@@ -99,4 +100,4 @@ def sdnext(raw: Raw, model: Model, _token: str | None) -> Taken:
         refuse(f"it has vectors for one text encoder and this model has two: {FAMILY}.")
     # The first tensor says how many tokens there are; a longer second one is cut.
     found = {key: tensors[widths.index(width)][: len(tensors[0])] for key, width in zip(model.keys, model.widths, strict=True)}
-    return Taken(found, raw.path.stem)
+    return Taken(found, SIGNS.sub(r"\\\1", raw.path.stem))
