@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,7 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
         ConfigError: all errors together.
     """
     found = findings or Findings()
-    found.errors += model_problems(config.model) + vae_problems(config.model)
+    found.errors += environment_problems() + model_problems(config.model) + vae_problems(config.model)
     tokenizer = None if found.errors else tokenizer_of(config.model.source, found, config.model.tokenizer_cache)
     known = tokenizer.get_vocab() if tokenizer else {}
     wrong = [problem for word in config.words for problem in word_problems(word, known, config.model.source)]
@@ -68,6 +69,13 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
         found.errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
     found.raise_errors()
     return Checked(checked.samples, tuple(prompts), tuple(found.warnings), state)
+
+
+def environment_problems() -> list[Problem]:
+    """Whether SOURCE_DATE_EPOCH is a time: libraries fail on others in places that say nothing of it."""
+    value = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    fine = value.isdecimal() and int(value) < 2**32
+    return [] if fine else [Problem(f"SOURCE_DATE_EPOCH={value} is no time", hint="seconds since 1970, or leave it out")]
 
 
 def tokenizer_of(source: str, findings: Findings, cache: Path | None = None) -> ClipTokenizer | None:

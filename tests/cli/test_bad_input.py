@@ -13,6 +13,7 @@ from coinage.cli.kohya import train_command
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
+from coinage.embeddings.reading import read
 from tests.helpers import flags
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +164,19 @@ def test_demo_refuses_what_cannot_work(more: list[str]) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "error: --" in done.stderr
+
+
+def test_a_date_that_is_none(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert train_command("sd", flags(moon_dataset, tmp_path / "o")) == 2
+    assert "SOURCE_DATE_EPOCH=yesterday is no time" in capsys.readouterr().err
+
+
+def test_texts_that_are_no_text_cost_no_word(moon_dataset: Path, tmp_path: Path) -> None:
+    assert train_command("sd", flags(moon_dataset, tmp_path, "--max_train_steps=1", "--metadata_title=x\udcff")) == 0
+    assert read(tmp_path / "zibu.safetensors").metadata["modelspec.title"] == "x?"
 
 
 def test_where_messages_go(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
