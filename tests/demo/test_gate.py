@@ -24,7 +24,12 @@ def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = 
     """S and E after the demo's training, `change` having tampered with the trainer."""
     found = CONCEPTS[concept]
     dataset = write_dataset(tmp_path, found, "zibu", seed=0)
-    options = ("--max_train_steps=300", f"--init_word={found.init_word}", "--cache_latents")
+    options = (
+        "--max_train_steps=300",
+        f"--init_word={found.init_word}",
+        "--cache_latents",
+        "--on_problem=warn",
+    )  # judged by what it learns
     model = [f"--pretrained_model_name_or_path={MODELS / family}", *(["--v2"] if family == "sd2" else [])]
     words = flags(dataset, tmp_path / "out", *options, *model)
     config, _ = build(parse("sdxl" if family == "sdxl" else "sd", words, "test"))

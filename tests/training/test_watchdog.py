@@ -1,6 +1,7 @@
 """Faults that would make a run useless are caught within its first steps, and what was learned is kept."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_text_encoder_without_gradient_stops_the_run(moon_dataset: Path, tmp_p
     monkeypatch.setattr(StableDiffusion, "encode", detached)
     with pytest.raises(TrainingError, match="no gradient has reached the word"):
         trained(moon_dataset, tmp_path, LONG, "--cache_latents")
+
+
+def test_a_word_that_no_caption_holds_stops_the_run(moon_dataset: Path, tmp_path: Path) -> None:
+    """Where the checks of captions were fooled."""
+
+    def forget(run: Run) -> None:
+        run.samples = [replace(sample, caption=sample.caption.replace("zibu", "shape")) for sample in run.samples]
+
+    with pytest.raises(TrainingError, match="no gradient has reached the word"):
+        trained(moon_dataset, tmp_path, LONG, "--cache_latents", change=forget)
 
 
 def test_one_vector_that_is_cut_off_is_named(moon_dataset: Path, tmp_path: Path) -> None:
