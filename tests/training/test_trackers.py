@@ -286,10 +286,15 @@ def test_a_run_that_fails_is_marked_as_failed(moon_dataset: Path, tmp_path: Path
     def spoil(run: Run) -> None:
         run.parts.rows()[0].data.fill_(float("nan"))
 
+    def spoil_later(run: Run) -> None:
+        run.optimizer.register_step_post_hook(lambda *_: spoil(run))
+
     with pytest.raises(CoinageError, match="the loss of step 1 is nan"):
         trained(moon_dataset, tmp_path / "a", "--log_with=wandb", change=spoil)
+    with pytest.raises(CoinageError, match="the loss of step 2 is nan"):
+        trained(moon_dataset, tmp_path / "c", "--log_with=wandb", change=spoil_later)
     trained(moon_dataset, tmp_path / "b", "--log_with=wandb", "--max_train_steps=1")
-    assert [wandb_records(tmp_path / name)[-1].exit.exit_code for name in "ab"] == [1, 0]
+    assert [wandb_records(tmp_path / name)[-1].exit.exit_code for name in "abc"] == [1, 0, 1]
 
 
 def test_a_key_that_is_refused_is_no_matter_of_the_network(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
     except TrainingError:
         try:
             if run.step:
-                watch.stopped(run)
+                watch.failed(run)
         except CoinageError as unsaved:  # what ended the run matters more
             log.warning("%s", unsaved)
         raise

@@ -48,6 +48,9 @@ class Observer:
     def stopped(self, run: Run) -> None:
         """In place of `finished`, where the run was asked to stop earlier."""
 
+    def failed(self, run: Run) -> None:
+        """In place of `finished`, where the run cannot go on, after its first step."""
+
     def close(self) -> None:
         """When the run is over, failed or not."""
 
@@ -77,6 +80,10 @@ class Together(Observer):
     def stopped(self, run: Run) -> None:
         for observer in self._observers:
             observer.stopped(run)
+
+    def failed(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.failed(run)
 
     def close(self) -> None:
         for observer in self._observers:

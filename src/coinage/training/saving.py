@@ -38,7 +38,7 @@ def outdated_step(step: int, every: int, window: int) -> int | None:
 
 
 class Saver(Observer):
-    """Writes the embedding and, where asked, the state: at intervals, at the end, and when the run is stopped.
+    """Writes the embedding and, where asked, the state: at intervals, at the end, and when the run is stopped or fails.
 
     A save on the way that fails is told and the run goes on, since nothing is lost yet; the last one must not fail.
     """
@@ -84,6 +84,9 @@ class Saver(Observer):
         self._save(run, suffix, state=True, last=True)
         text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
         log.info(text, run.step, run.total_steps, self.state_path(suffix))
+
+    def failed(self, run: Run) -> None:
+        self.stopped(run)  # what was learned before is as good
 
     def close(self) -> None:
         if self._uploader:
