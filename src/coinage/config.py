@@ -228,6 +228,10 @@ class SaveConfig:
     keep_steps: int | None = None  # saves at steps: those of this many last steps stay
     metadata: tuple[tuple[str, str], ...] = ()  # ModelSpec fields given by the user
 
+    def epochs_between(self, total_epochs: int) -> int | None:
+        """Epochs from one save to the next in a run of so many; None where none are saved."""
+        return max(1, total_epochs // self.n_epoch_ratio) if self.n_epoch_ratio else self.every_n_epochs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
@@ -34,20 +34,15 @@ class Uploader:
         self._hub, self._api = hub, api
         self._unsent: dict[str, bytes] = {}  # by path in the repository; the thread's alone
         self._jobs = SimpleQueue[Callable[[], None]]()
-        self._last = threading.Event()  # set when the last job is done
-        self._last.set()
+        self._last: Future[None] | None = None  # what was sent last
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         while True:
             self._jobs.get()()
 
-    def call(self, act: Callable[[], T]) -> T:
-        """What a function returns or raises, run in the thread.
-
-        Raises:
-            TimeoutError: it takes too long.
-        """
+    def _begin(self, act: Callable[[], T]) -> Future[T]:
+        """Have the thread run a function after those before it."""
         answer: Future[T] = Future()
 
         def run() -> None:
@@ -57,7 +52,15 @@ class Uploader:
                 answer.set_exception(error)
 
         self._jobs.put(run)
-        return answer.result(PATIENCE)
+        return answer
+
+    def call(self, act: Callable[[], T]) -> T:
+        """What a function returns or raises, run in the thread.
+
+        Raises:
+            TimeoutError: it takes too long.
+        """
+        return self._begin(act).result(PATIENCE)
 
     def send(self, paths: Sequence[Path], *, last: bool = False) -> None:
         """Send embeddings, and states where they are wanted; in the background where that is asked for and they are not the last.
@@ -74,16 +77,14 @@ class Uploader:
                     files[place] = file.read_bytes()
                 except OSError as error:
                     log.warning("not uploaded to %s: %s: %s", self._hub.repo_id, file, error.strerror)
-        stuck, self._last = not self._last.is_set(), threading.Event()
-        done = self._last
-
-        def job() -> None:
-            self._commit(files, last)
-            done.set()
-
-        self._jobs.put(job)
-        if (last or not self._hub.background) and not stuck and not done.wait(PATIENCE):
+        stuck = self._last is not None and not self._last.done()
+        self._last = self._begin(lambda: self._commit(files, last))
+        if (last or not self._hub.background) and not stuck and not self._done():
             log.warning("the hub takes its time: files are sent in the background, and are safe in --output_dir")
+
+    def _done(self) -> bool:
+        """Whether everything is sent, or has been tried, within a while."""
+        return self._last is None or bool(wait([self._last], PATIENCE).done)
 
     def _commit(self, files: dict[str, bytes], last: bool) -> None:
         from huggingface_hub import CommitOperationAdd
@@ -104,7 +105,7 @@ class Uploader:
 
     def close(self) -> None:
         """Wait a while for what is under way."""
-        if not self._last.wait(PATIENCE):
+        if not self._done():
             log.warning("not all was uploaded to %s: the hub does not answer; the files are in --output_dir", self._hub.repo_id)
 
 

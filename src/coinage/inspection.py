@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.consumers import verdicts
-from coinage.embeddings.file import body_hash
+from coinage.embeddings.file import FAMILY_WIDTHS, body_hash
 from coinage.embeddings.reading import Found
 from coinage.errors import CoinageError
 from coinage.model_files import FAMILY_NAMES
@@ -35,7 +35,6 @@ LAYOUTS = {
     "T": "a bare tensor",
     "G": "a picture of AUTOMATIC1111's",
 }
-WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}  # of the released models' token embeddings
 LOUD, FAINT = 10.0, 0.2  # times the vocabulary's median length
 UNMOVED = 0.9999  # cosine to a word, from which a row is that word
 SHOWN = 200  # characters of a metadata value
@@ -58,7 +57,7 @@ def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], fa
     if vocabularies and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}:
         warnings.append(f"the file has {', '.join(file.vectors)}, and the model takes {', '.join(vocabularies)}: made for another model")
     target = family or found.family
-    widths = tuple(v.table.shape[1] for v in vocabularies.values()) or WIDTHS.get(target or "", ())
+    widths = tuple(v.table.shape[1] for v in vocabularies.values()) or FAMILY_WIDTHS.get(target or "", ())
     own = found.family or (family if tuple(rows.shape[1] for rows in file.vectors.values()) == widths else None)
     return {
         "file": str(path),

@@ -144,14 +144,15 @@ def _lengths(args: argparse.Namespace, file: EmbeddingFile) -> Mapping[str, floa
 
 def _renamed(file: EmbeddingFile, token: str | None, stem: str) -> EmbeddingFile:
     """The word under a new name; its header says how it is called in its new file."""
+    from coinage.embeddings.file import HINT_END, usage_hint
+
     word = token or file.token
     header = {"format": "pt", **file.metadata, "modelspec.trigger_phrase": stem, "ti.num_vectors": str(file.num_vectors)}
     header |= {"ti.token_string": word} if word else {}
     header |= {"ti.step": str(file.step)} if file.step else {}
-    hint = f"write {stem}, the file's name, where {word} was written in training"
-    ours = header.get("modelspec.usage_hint", "").endswith("was written in training")
+    ours = header.get("modelspec.usage_hint", "").endswith(HINT_END)
     if ours or (word and word != stem and "modelspec.usage_hint" not in header):
-        header["modelspec.usage_hint"] = hint
+        header["modelspec.usage_hint"] = usage_hint(stem, str(word))
     if word in (None, stem) and ours:
         del header["modelspec.usage_hint"]
     return replace(file, token=word, metadata=header)

@@ -41,7 +41,7 @@ def tell_plan(config: TrainConfig, checked: Checked) -> None:
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
     """How many embeddings a run writes in all, the last one included."""
     by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
-    every = max(1, epochs // config.save.n_epoch_ratio) if config.save.n_epoch_ratio else config.save.every_n_epochs
+    every = config.save.epochs_between(epochs)
     return by_steps + ((epochs - 1) // every if every else 0) + 1
 
 

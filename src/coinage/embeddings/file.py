@@ -26,6 +26,8 @@ from coinage.errors import CoinageError
 from coinage.files import write_bytes
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+HINT_END = "was written in training"
+FAMILY_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}  # of the released models' token embeddings
 PAIR = ("clip_l", "clip_g")  # SDXL's two text encoders
 
 
@@ -110,6 +112,11 @@ def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     ordered = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     ordered += b" " * (-len(ordered) % 8)
     return struct.pack("<Q", len(ordered)) + ordered + data[8 + size :]
+
+
+def usage_hint(stem: str, word: str) -> str:
+    """What a header says where a file's name, by which most tools know the word, is another than in training."""
+    return f"write {stem}, the file's name, where {word} {HINT_END}"
 
 
 def body_hash(data: bytes) -> str | None:

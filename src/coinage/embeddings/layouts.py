@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coinage.embeddings.file import DTYPES, PAIR
+from coinage.embeddings.file import DTYPES, FAMILY_WIDTHS, PAIR
 from coinage.embeddings.pickles import ParameterDict
 from coinage.errors import EmbeddingFileError
 
-WIDTHS = (768, 1024, 1280)  # of CLIP ViT-L, OpenCLIP H and OpenCLIP bigG
+WIDTHS = {width for widths in FAMILY_WIDTHS.values() for width in widths}
 READ_DTYPES = (*DTYPES.values(), torch.float64)
 MOST_VECTORS = 10_000
 MOST_NUMBERS = MOST_VECTORS * 1280

@@ -99,7 +99,7 @@ def update(run: Run) -> None:
     run.scaler.unscale_(run.optimizer)
     most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
-    run.touched = [(row.grad != 0).any(dim=1).cpu() for row in rows if row.grad is not None]
+    run.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
     scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()

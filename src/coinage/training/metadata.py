@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
-from coinage.embeddings.file import utc_now
+from coinage.embeddings.file import usage_hint, utc_now
 
 if TYPE_CHECKING:
     from coinage.training.setup import Run
@@ -57,7 +57,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.base_model_hash": base_hash,
     }
     if stem != word:
-        fields["modelspec.usage_hint"] = f"write {stem}, the file's name, where {word} was written in training"
+        fields["modelspec.usage_hint"] = usage_hint(stem, word)
     if config.model.clip_skip and run.family.name != "sdxl":
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
     if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):

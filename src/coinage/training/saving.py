@@ -65,9 +65,7 @@ class Saver(Observer):
                     remove(path(_at_step(old)))
 
     def epoch_ended(self, run: Run) -> None:
-        every = self._config.every_n_epochs
-        if self._config.n_epoch_ratio:
-            every = max(1, run.total_epochs // self._config.n_epoch_ratio)
+        every = self._config.epochs_between(run.total_epochs)
         if not every or run.epoch % every or run.epoch >= run.total_epochs:
             return
         if self._saved_on_the_way(run, _at_epoch(run.epoch), epoch_ended=True):

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,8 +119,12 @@ class Tracker(Observer):
 
     def show(self, pictures: Sequence[Picture], step: int) -> None:
         """Send previews."""
-        for picture in pictures:
-            self._each(partial(_picture, picture, step))
+
+        def send(writer: Writer) -> None:
+            for picture in pictures:
+                writer.picture(picture, step)
+
+        self._each(send)
 
     def started(self, run: Run) -> None:
         self._written = set(run.measured) - {run.step}
@@ -132,12 +135,12 @@ class Tracker(Observer):
         self._epoch.append(run.loss)
         self._validated(run)
         if self._writers:
-            self._each(partial(_scalars, measures(run), run.step))
+            self._tell(measures(run), run.step)
 
     def epoch_ended(self, run: Run) -> None:
         self._validated(run)
         if self._whole:
-            self._each(partial(_scalars, {"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step))
+            self._tell({"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step)
         self._epoch, self._whole = [], True
 
     def finished(self, run: Run) -> None:
@@ -152,8 +155,11 @@ class Tracker(Observer):
 
     def _validated(self, run: Run) -> None:
         for step in sorted(run.measured.keys() - self._written):
-            self._each(partial(_scalars, {"loss/validation": run.measured[step]}, step))
+            self._tell({"loss/validation": run.measured[step]}, step)
             self._written.add(step)
+
+    def _tell(self, values: Mapping[str, float], step: int) -> None:
+        self._each(lambda writer: writer.scalars(values, step))
 
     def _each(self, act: Callable[[Writer], None]) -> None:
         for writer in tuple(self._writers):
@@ -162,14 +168,6 @@ class Tracker(Observer):
             except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run matters more
                 self._writers.remove(writer)
                 log.warning("tracking by %s has ended, training goes on: %s", type(writer).__name__, error)
-
-
-def _scalars(values: Mapping[str, float], step: int, writer: Writer) -> None:
-    writer.scalars(values, step)
-
-
-def _picture(picture: Picture, step: int, writer: Writer) -> None:
-    writer.picture(picture, step)
 
 
 def measures(run: Run) -> dict[str, float]:
