@@ -1,0 +1,172 @@
+"""What a report tells of a run, as plain values; the page holds them as JSON, so that the file is its own record. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+VERSION = 1  # of the values' meaning
+Status = Literal["training", "finished", "stopped", "failed"]
+
+
+@dataclass(kw_only=True)
+class Curves:
+    """What was measured over the steps: all lists are as long as `step`, and None stands where nothing was measured.
+
+    Attributes:
+        step: the last of the steps that a point stands for.
+        loss: their mean.
+        low, high: the least and the largest of them.
+        rate: learning rate at `step`.
+        bands: mean loss in each part of the timesteps, in the order of `Record.bands`.
+        norms: length of every row at `step`, in the order of `Record.rows`.
+        angles: degrees of every row from where it started, 0..180.
+    """
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    bands: list[list[float | None]] = field(default_factory=list)
+    norms: list[list[float]] = field(default_factory=list)
+    angles: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Image:
+    """A training image: what the contact sheet shows of it."""
+
+    name: str
+    thumbnail: str  # data URL
+    caption: list[tuple[str, bool]]  # parts of the text, and whether each is the word
+    size_wh: tuple[int, int]
+    bucket_wh: tuple[int, int]
+    repeats: int
+    marks: list[str]  # such as "held out"
+
+
+@dataclass(kw_only=True)
+class Shot:
+    """The previews of one step: a data URL for each prompt, None where it was not drawn."""
+
+    step: int
+    pictures: list[str | None]
+
+
+@dataclass(kw_only=True)
+class Asked:
+    """A prompt of the previews; `of` is the index of the one that it is compared with, the same without the word."""
+
+    text: str
+    seed: int | None = None
+    of: int | None = None
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One trained vector: its text encoder's key, its number from 1, and the words it is nearest to, with cosines."""
+
+    key: str
+    number: int
+    first: list[tuple[str, float]] = field(default_factory=list)  # before the first step
+    now: list[tuple[str, float]] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Tool:
+    """How the file does in one tool."""
+
+    tool: str
+    loads: bool
+    same: bool
+    difference: float | None
+    write: str
+    why: str
+
+
+@dataclass(kw_only=True)
+class Record:
+    """A run, as far as it has come.
+
+    Attributes:
+        name: of the output file, without suffix.
+        token: the word.
+        family: in words, such as `Stable Diffusion 1.x`.
+        model: name of the model's file or folder.
+        status: and `problem`, what ended a run that failed.
+        device: and precision, such as `cpu, bf16`.
+        began, written: ISO 8601, local.
+        seconds: of training, in all processes that took the run further.
+        command: that repeats the run, as typed into a shell.
+        settings: groups of (flag, value) that differ from the defaults.
+        vocabulary: for each key, the length of the model's words: 5 %, median, 95 %.
+        measured: (step, loss) on held-out images.
+        usage: lines that tell how to use the file.
+    """
+
+    version: int = VERSION
+    coinage: str = ""
+    name: str = ""
+    token: str = ""
+    family: str = ""
+    model: str = ""
+    status: Status = "training"
+    problem: str = ""
+    device: str = ""
+    began: str = ""
+    written: str = ""
+    seconds: float = 0.0
+    images_learned: int = 0
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 1
+    total_epochs: int = 1
+    command: str = ""
+    settings: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    image_count: int = 0
+    images: list[Image] = field(default_factory=list)
+    curves: Curves = field(default_factory=Curves)
+    bands: list[tuple[int, int]] = field(default_factory=list)  # first timestep, and one past the last
+    rows: list[Row] = field(default_factory=list)
+    vocabulary: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    measured: list[tuple[int, float]] = field(default_factory=list)
+    prompts: list[Asked] = field(default_factory=list)
+    shots: list[Shot] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    tools: list[Tool] = field(default_factory=list)
+    usage: list[str] = field(default_factory=list)
+    file: str = ""  # the embedding's path, once it is written
+
+    def as_json(self) -> str:
+        """The record as JSON that may stand inside a page's script element."""
+        return json.dumps(asdict(self), ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+NESTED: Mapping[str, type] = {"images": Image, "rows": Row, "prompts": Asked, "shots": Shot, "tools": Tool}
+
+
+def from_json(text: str) -> Record:
+    """The record of a page.
+
+    Raises:
+        ValueError: not JSON, of another version, or not the fields of a record.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise ValueError("not a record of this version")
+    try:
+        for name, kind in NESTED.items():
+            values[name] = [kind(**_known(kind, entry)) for entry in values.get(name, [])]
+        values["curves"] = Curves(**_known(Curves, values.get("curves", {})))
+        return Record(**_known(Record, values))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that this version has a field for."""
+    names: Sequence[str] = [entry.name for entry in fields(kind)]
+    return {name: value for name, value in values.items() if name in names}
