@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 
 import torch
+from torch import Tensor
 
 from coinage.embeddings.file import EmbeddingFile
-from coinage.errors import CoinageError, TrainingError
+from coinage.errors import CoinageError
 from coinage.training.observers import Observer
-from coinage.training.setup import Run, Update
-from coinage.training.step import forward
-from coinage.training.watchdog import where_not_finite
+from coinage.training.setup import BANDS, Run, Update
+from coinage.training.step import StepResult, forward
+from coinage.training.trouble import OVERFLOWS, as_training_error, full_precision, not_finite, where_not_finite
 
 log = logging.getLogger("coinage")
-HINTS = {
-    "the word's own vectors": "lower --learning_rate",
-    "the VAE's latents": "use --no_half_vae, or another --vae",
-    "the text encoder": "use --mixed_precision bf16 or no; the model's file may be damaged",
-    "the UNet": "use --mixed_precision bf16 or no; the model's file may be damaged",
-}
 
 
 def train(run: Run, watch: Observer) -> EmbeddingFile:
     """Train to the end, or to where the run is asked to stop; returns the learned word.
 
     Raises:
-        TrainingError: the run cannot go on; what it has learned is saved.
+        TrainingError: the run cannot go on; what it has learned is saved, also where anything else ends it.
     """
-    watch.started(run)
     try:
+        watch.started(run)
         _epochs(run, watch)
-    except TrainingError:
+    except Exception as error:
+        ended = as_training_error(error, run)
         try:
-            if run.step:
-                watch.failed(run)
+            watch.failed(run, ended or error)
         except CoinageError as unsaved:  # what ended the run matters more
             log.warning("%s", unsaved)
-        raise
+        if ended is None or ended is error:
+            raise
+        raise ended from error
     run.processes.check_same(run.parts.rows())
     if run.step == run.total_steps:
         watch.finished(run)
@@ -50,7 +48,7 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
 def _epochs(run: Run, watch: Observer) -> None:
     while run.step < run.total_steps:
         for work in run.updates(run.epoch - 1, run.done):
-            run.loss = accumulate(run, work)
+            learn(run, work)
             update(run)
             run.images += work.samples
             watch.stepped(run)
@@ -63,47 +61,89 @@ def _epochs(run: Run, watch: Observer) -> None:
             run.epoch, run.done = run.epoch + 1, 0
 
 
-def accumulate(run: Run, work: Update) -> float:
-    """Add up the gradient of the mean loss over the samples of all processes; returns that mean.
+def learn(run: Run, work: Update) -> None:
+    """Find the gradient of an update, in float32 where half precision overflows.
 
     Raises:
         TrainingError: the loss is not finite; the rows are as before.
     """
+    run.loss = accumulate(run, work)
+    if math.isfinite(run.loss):
+        return
+    loss, places = run.loss, run.processes.gather(where_not_finite(run, work.batches))
+    place = next((found for found in places if found), "")
+    if run.dtype != torch.float32 and place in OVERFLOWS:
+        with full_precision(run.parts):
+            run.loss = accumulate(run, work, precise=True)
+        if math.isfinite(run.loss):
+            run.rescued += 1
+            if run.rescued == 1:
+                text = "step %d: %s overflows in %s; such steps are computed again in float32 (--mixed_precision bf16 or no avoids it)"
+                log.warning(text, run.step + 1, place, run.config.model.precision)
+            return
+    raise not_finite(f"the loss of step {run.step + 1} is {loss}", place, run.step + 1)
+
+
+def accumulate(run: Run, work: Update, *, precise: bool = False) -> float:
+    """Add up the gradient of the mean loss over the samples of all processes; returns that mean.
+
+    Args:
+        run: its rows get the gradient.
+        work: draws the same each time.
+        precise: compute once more, without autocast.
+    """
     rows = run.parts.rows()
-    summed = torch.zeros(2, device=run.parts.device)  # the loss, and whether to end
+    summed = torch.zeros(2 + 2 * BANDS, device=run.parts.device)  # the loss, whether to end, and each band's losses and samples
     run.scaler.scale(summed)  # makes its factor, also where there is no gradient
+    run.optimizer.zero_grad(set_to_none=True)
     for batch in work.batches:
-        with run.autocast():
+        if precise:
+            batch.rewind()  # to the same draws
+        with nullcontext() if precise else run.autocast():
             result = forward(run.family, run.parts, batch, run.config.noise, run.config.loss)
         loss = result.per_sample.sum() / work.samples
         if loss.requires_grad:  # not where no caption has the word, and their encodings are kept
             run.scaler.scale(loss).backward()
         summed[0] += loss.detach()
+        summed[2:].add_(by_band(result, run.parts.schedule.num_timesteps))
     summed[1] = float(bool(run.stop))
     for row in rows:
         row.grad = torch.zeros_like(row) if row.grad is None else row.grad  # a process may be left without a batch
     run.processes.sum_([*(row.grad for row in rows if row.grad is not None), summed])
-    total, asked = (float(value) for value in summed)
+    total, asked, *bands = summed.tolist()
     run.ending = asked > 0
-    if not math.isfinite(total):
-        found = next((place for batch in work.batches if (place := where_not_finite(run, batch))), "")
-        hint = HINTS.get(found, "lower --learning_rate, or use --mixed_precision bf16 or no")
-        what = f"the loss of step {run.step + 1} is {total}" + (f": {found} gives numbers that are not finite" if found else "")
-        raise TrainingError(what, f"step {run.step + 1}", hint)
-    return total
+    run.bands = [loss / count if count else None for loss, count in zip(bands[:BANDS], bands[BANDS:], strict=True)]
+    return float(total)
+
+
+def by_band(result: StepResult, num_timesteps: int) -> Tensor:
+    """[2 * BANDS]: the summed losses in equal parts of the timesteps, and then how many samples each has."""
+    band = result.timesteps * BANDS // num_timesteps
+    losses = result.per_sample.detach()
+    both = torch.zeros(2, BANDS, device=losses.device)
+    both.index_add_(1, band, torch.stack([losses, torch.ones_like(losses)]))
+    return both.flatten()
 
 
 def update(run: Run) -> None:
-    """One optimizer step over the rows of all text encoders together."""
+    """One optimizer step over the rows of all text encoders together.
+
+    Raises:
+        TrainingError: the gradient is not finite, and no scaling of the loss is at work; the rows are as before.
+    """
     rows = run.parts.rows()
     run.scaler.unscale_(run.optimizer)
     most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
+    if not math.isfinite(run.grad_norm) and not run.scaler.is_enabled():
+        raise not_finite(f"the gradient of step {run.step + 1} is {run.grad_norm}", "", run.step + 1)
     run.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
+    run.rate = float(run.schedule.get_last_lr()[0])
     scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if run.scaler.get_scale() >= scale:  # else the gradient overflowed and the update was skipped
+    run.skipped = run.scaler.get_scale() < scale  # the gradient overflowed
+    if not run.skipped:
         run.schedule.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1

@@ -48,8 +48,8 @@ class Observer:
     def stopped(self, run: Run) -> None:
         """In place of `finished`, where the run was asked to stop earlier."""
 
-    def failed(self, run: Run) -> None:
-        """In place of `finished`, where the run cannot go on, after its first step."""
+    def failed(self, run: Run, error: Exception) -> None:
+        """In place of `finished`, where the run cannot go on; `run.step` may be 0."""
 
     def close(self) -> None:
         """When the run is over, failed or not."""
@@ -81,9 +81,9 @@ class Together(Observer):
         for observer in self._observers:
             observer.stopped(run)
 
-    def failed(self, run: Run) -> None:
+    def failed(self, run: Run, error: Exception) -> None:
         for observer in self._observers:
-            observer.failed(run)
+            observer.failed(run, error)
 
     def close(self) -> None:
         for observer in self._observers:

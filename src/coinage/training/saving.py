@@ -83,8 +83,9 @@ class Saver(Observer):
         text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
         log.info(text, run.step, run.total_steps, self.state_path(suffix))
 
-    def failed(self, run: Run) -> None:
-        self.stopped(run)  # what was learned before is as good
+    def failed(self, run: Run, error: Exception) -> None:  # noqa: ARG002 - whatever it was
+        if run.step:
+            self.stopped(run)  # what was learned before is as good
 
     def close(self) -> None:
         if self._uploader:

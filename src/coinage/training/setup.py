@@ -34,6 +34,7 @@ from coinage.training.word import install_word, read_vectors
 from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
+BANDS = 4  # equal parts of the timesteps, in each of which the loss is told
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,8 +74,12 @@ class Run:
     done: int = 0  # updates done in it
     images: int = 0  # learned from since this process began
     loss: float = math.nan  # of the last update
+    rate: float = math.nan  # learning rate of the last update
     grad_norm: float = math.nan  # of the last update, before clipping
     touched: Sequence[torch.Tensor] = ()  # for each text encoder, [N] bool: which rows the last update had a gradient for
+    skipped: bool = False  # the last update, since the gradient overflowed
+    rescued: int = 0  # updates computed in float32, since half precision overflowed
+    bands: Sequence[float | None] = (None,) * BANDS  # mean loss of the last update in each part of the timesteps
     measured: dict[int, float] = field(default_factory=dict)  # loss on held-out images, by step
     stop: int = 0  # number of the signal that asks to end
     ending: bool = False  # the processes agree to end after this update
@@ -88,11 +93,6 @@ class Run:
         latents = self.latents.of([batch for share in own for batch in share], seed, epoch)
         for group, share in zip(groups, own, strict=True):
             yield Update([self._batch(batch, next(latents), epoch) for batch in share], sum(map(len, group)))
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the last update."""
-        return float(self.schedule.get_last_lr()[0])
 
     @property
     def _batch_sizes(self) -> list[int]:

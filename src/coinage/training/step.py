@@ -35,6 +35,11 @@ class Batch:
     sizes: Tensor
     mask: Tensor | None = None
 
+    def rewind(self) -> None:
+        """Have the generators draw once more what they have drawn."""
+        for generator in self.generators:
+            generator.manual_seed(generator.initial_seed())
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -42,6 +47,31 @@ class StepResult:
 
     per_sample: Tensor
     timesteps: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """What the UNet is given and asked for: `noisy_latents` and `target` [B, C, h, w] float32, `timesteps` [B] int64."""
+
+    noisy_latents: Tensor
+    target: Tensor
+    timesteps: Tensor
+
+
+def noised_latents(parts: Components, batch: Batch, config: NoiseConfig, timesteps: Tensor | None = None) -> Noised:
+    """Draw latents, timesteps and noise from the batch's generators.
+
+    Timesteps are drawn unless they are given, [B] int64.
+    """
+    device, schedule = parts.device, parts.schedule
+    mean, std = batch.moments.unbind(dim=1)
+    posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
+    latents = (mean + std * posterior) * parts.scaling_factor
+    noise = draw_noise(latents, config, batch.generators)
+    timesteps = (draw_timesteps(config, batch.generators) if timesteps is None else timesteps).to(device)
+    seen = perturb(noise, config, batch.generators).to(device)
+    latents, noise = latents.to(device), noise.to(device)
+    return Noised(schedule.add_noise(latents, seen, timesteps), schedule.target(latents, noise, timesteps), timesteps)
 
 
 def forward(
@@ -56,18 +86,10 @@ def forward(
 
     Timesteps are drawn from the batch's generators unless they are given, [B] int64.
     """
-    device, schedule = parts.device, parts.schedule
-    mean, std = batch.moments.unbind(dim=1)
-    posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
-    latents = (mean + std * posterior) * parts.scaling_factor
-    noise = draw_noise(latents, noise_config, batch.generators)
-    timesteps = (draw_timesteps(noise_config, batch.generators) if timesteps is None else timesteps).to(device)
-    seen = perturb(noise, noise_config, batch.generators).to(device)
-    latents, noise = latents.to(device), noise.to(device)
+    noised = noised_latents(parts, batch, noise_config, timesteps)
     cond = encode(family, parts, batch.captions, batch.sizes)
-    prediction = family.predict(parts, schedule.add_noise(latents, seen, timesteps), timesteps, cond)
-    target = schedule.target(latents, noise, timesteps)
-    mask = None if batch.mask is None else batch.mask.to(device)
-    snr = schedule.snr(timesteps)
-    losses = loss_per_sample(prediction, target, timesteps, snr, loss_config, schedule.prediction_type, mask)
-    return StepResult(losses * batch.weights.to(device), timesteps)
+    prediction = family.predict(parts, noised.noisy_latents, noised.timesteps, cond)
+    mask = None if batch.mask is None else batch.mask.to(parts.device)
+    snr, kind = parts.schedule.snr(noised.timesteps), parts.schedule.prediction_type
+    losses = loss_per_sample(prediction, noised.target, noised.timesteps, snr, loss_config, kind, mask)
+    return StepResult(losses * batch.weights.to(parts.device), noised.timesteps)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from coinage.hub import Uploader
 from coinage.progress import counted
 from coinage.prompts import Prompt
+from coinage.training.first_look import FirstLook
 from coinage.training.observers import Journal, Observer, Previewer, Progress, Together
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
@@ -31,7 +32,7 @@ def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer]
     """
     config, name, main = run.config, run.config.words[0].output_name, run.processes.main
     tracker = Tracker(writers)
-    observers: list[Observer] = []
+    observers: list[Observer] = [FirstLook(config.loop.on_problem)]
     if main:
         observers += [Journal(config.save.output_dir / f"{name}-log.jsonl"), Saver(config, uploader)]
     if prompts:

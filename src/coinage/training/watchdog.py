@@ -1,4 +1,4 @@
-"""What makes a run useless, found within its first steps; and where a number stops being finite."""
+"""What makes a run useless, found within its first steps; and that nothing but the word has changed, at the end."""
 
 from __future__ import annotations
 
@@ -9,41 +9,81 @@ import torch
 from torch import Tensor
 
 from coinage.errors import TrainingError
-from coinage.families.kept_text import encode
+from coinage.reach import movement_band
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
-from coinage.training.step import Batch
 
 log = logging.getLogger("coinage")
-PATIENCE = 20  # steps until which every vector must have had a gradient
+PATIENCE = 20  # steps until which every vector must have had a gradient, and have moved as it should
+MANY_SKIPPED = 0.05  # share of updates lost to overflow, from which on it is told
+OnProblem = Literal["stop", "warn"]
+
+
+def tell_or_stop(problem: TrainingError, on_problem: OnProblem) -> None:
+    """End the run, or only warn.
+
+    Raises:
+        TrainingError: the problem, where it is to end the run.
+    """
+    if on_problem == "stop":
+        raise problem
+    log.warning("%s", problem)
 
 
 class Watchdog(Observer):
-    """Sees that every vector learns: one without any gradient in the first steps never will."""
+    """Sees that every vector learns within the first steps, moves as far as it should, and that all else stays as it was."""
 
-    def __init__(self, on_problem: Literal["stop", "warn"]) -> None:
+    def __init__(self, on_problem: OnProblem) -> None:
         self._on_problem = on_problem
         self._alive: list[Tensor] = []  # for each text encoder, which rows have had a gradient
-        self._steps = 0
+        self._begin: list[Tensor] = []  # the rows before this process's first step
+        self._rates: list[float] = []  # learning rates of the first steps that were not skipped
+        self._steps = self._skipped = 0
+        self._sums: dict[str, int] = {}
+
+    def started(self, run: Run) -> None:
+        self._begin = [rows.detach().cpu().clone() for rows in run.parts.rows()]
+        self._sums = checksums(run)
 
     def stepped(self, run: Run) -> None:
-        if self._steps == PATIENCE:
-            return
         self._steps += 1
+        self._skipped += run.skipped
+        if self._steps > PATIENCE:
+            return
+        if not run.skipped:
+            self._rates.append(run.rate)
         self._alive = [had | now for had, now in zip(self._alive, run.touched, strict=True)] if self._alive else list(run.touched)
         if self._steps == PATIENCE:
-            self._judge(run, stop=self._on_problem == "stop")
+            self._judge(run, self._on_problem)
 
     def finished(self, run: Run) -> None:
         if 0 < self._steps < PATIENCE:
-            self._judge(run, stop=False)  # so short a run is no proof, and its file is written
+            self._judge(run, "warn")  # so short a run is no proof, and its file is written
+        self._tell_skipped()
+        self._see_frozen(run)
 
-    def _judge(self, run: Run, *, stop: bool) -> None:
-        """Tell of rows that no gradient has reached.
+    def stopped(self, run: Run) -> None:
+        self._tell_skipped()
+        self._see_frozen(run)
+
+    def _judge(self, run: Run, on_problem: OnProblem) -> None:
+        """Tell of rows that do not learn.
 
         Raises:
             TrainingError: there are some, and that ends the run.
         """
+        problem = self._all_skipped(run) or self._dead(run) or self._wrong_movement(run)
+        if problem:
+            tell_or_stop(problem, on_problem)
+
+    def _all_skipped(self, run: Run) -> TrainingError | None:
+        if self._rates:
+            return None
+        what = f"the gradient has overflowed in all of the first {self._steps} steps, so nothing is learned"
+        return TrainingError(what, f"step {run.step}", "use --mixed_precision bf16 or no")
+
+    def _dead(self, run: Run) -> TrainingError | None:
+        """Rows that no gradient has reached."""
         dead = [
             f"vector {number} of {key}"
             for key, alive in zip(run.family.embedding_keys, self._alive, strict=True)
@@ -51,29 +91,58 @@ class Watchdog(Observer):
             if not is_alive
         ]
         if not dead:
-            return
-        which = (
-            "no gradient has reached the word" if len(dead) == sum(map(len, self._alive)) else f"no gradient has reached {', '.join(dead)}"
-        )
+            return None
+        all_are = len(dead) == sum(map(len, self._alive))
+        which = f"no gradient has reached {'the word' if all_are else ', '.join(dead)}"
         hint = "see that captions hold the word (coinage dataset), that --conditioning_data_dir hides not all, and that the model draws"
-        problem = TrainingError(f"{which} in {self._steps} steps, so nothing is learned there", f"step {run.step}", hint)
-        if stop:
-            raise problem
-        log.warning("%s", problem)
+        return TrainingError(f"{which} in {self._steps} steps, so nothing is learned there", f"step {run.step}", hint)
+
+    def _wrong_movement(self, run: Run) -> TrainingError | None:
+        """Rows that have moved by less or more than their optimizer moves them."""
+        band = movement_band(run.config.optim, self._rates, self._begin[0].shape[1])
+        if band is None:
+            return None
+        for key, rows, begin in zip(run.family.embedding_keys, run.parts.rows(), self._begin, strict=True):
+            for number, moved in enumerate((rows.detach().cpu() - begin).norm(dim=1).tolist(), 1):
+                if not band[0] <= moved <= band[1]:
+                    what = f"vector {number} of {key} has moved by {moved:.2g} in {self._steps} steps, where AdamW moves it by"
+                    which = "less" if moved < band[0] else "more"
+                    hint = {"less": "its gradient vanishes, or its steps are rounded away", "more": "something else writes to it"}[which]
+                    return TrainingError(f"{what} {band[0]:.2g} to {band[1]:.2g}: {hint}", f"step {run.step}", "try --mixed_precision no")
+        return None
+
+    def _tell_skipped(self) -> None:
+        if self._skipped > max(PATIENCE / 2, MANY_SKIPPED * self._steps):
+            text = "%d of %d updates were skipped, since their gradient overflowed; --mixed_precision bf16 avoids it"
+            log.warning(text, self._skipped, self._steps)
+
+    def _see_frozen(self, run: Run) -> None:
+        """See that the model is what it was.
+
+        Raises:
+            TrainingError: it is not, and that counts as failing.
+        """
+        now = checksums(run)
+        changed = [name for name, before in self._sums.items() if now[name] != before]
+        if changed:
+            what = f"the weights of {', '.join(changed)} have changed during training, so the word belongs to another model than yours"
+            tell_or_stop(TrainingError(what, f"step {run.step}", "see what else works on the model in this process"), self._on_problem)
 
 
 @torch.no_grad()
-def where_not_finite(run: Run, batch: Batch) -> str:
-    """Which part of a step first makes a number that is not finite, in words; "" if none does this time."""
-    if any(not torch.isfinite(rows).all() for rows in run.parts.rows()):
-        return "the word's own vectors"
-    if not torch.isfinite(batch.moments).all():
-        return "the VAE's latents"
-    with run.autocast():
-        cond = encode(run.family, run.parts, batch.captions, batch.sizes)
-        if not torch.isfinite(cond.encoder_hidden_states).all():
-            return "the text encoder"
-        latents = (batch.moments[:, 0] * run.parts.scaling_factor).to(run.parts.device)
-        timesteps = torch.full((len(latents),), 500, device=run.parts.device)
-        answer = run.family.predict(run.parts, latents, timesteps, cond)
-    return "" if torch.isfinite(answer).all() else "the UNet"
+def checksums(run: Run) -> dict[str, int]:
+    """A number for all frozen weights of each part of the model, from their bits: any change of one weight changes it."""
+    trained = {id(rows) for rows in run.parts.rows()}
+    names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
+    modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
+    found = {}
+    for name, module in modules:
+        sums = [_sum_of_bits(tensor) for tensor in (*module.parameters(), *module.buffers()) if id(tensor) not in trained]
+        found[name] = int(torch.stack(sums).sum())
+    return found
+
+
+def _sum_of_bits(tensor: Tensor) -> Tensor:
+    """The tensor's bits, added up as integers; wraps around."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.detach().view(integers).sum(dtype=torch.int64)
