@@ -12,14 +12,14 @@ RANK = {
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
     "tokenizer_files": 2, "config_io": 2, "embeddings": 2, "data": 2, "families": 3, "state_files": 3,
     "hub": 4,
-    "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
+    "preview_set": 3, "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
     "training": 5, "demo": 6, "cli": 7,
 }  # fmt: skip
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
-cli.build_log cli.plan hub reach report.record cli.kohya cli.main demo.run demo.score embeddings.naming
+cli.build_log cli.plan hub reach report.record preview_set cli.kohya cli.main demo.run demo.score embeddings.naming
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -248,10 +248,11 @@ class StateConfig:
 class PreviewConfig:
     """When which pictures are drawn."""
 
-    prompts: Path | None = None
+    prompts: Path | None = None  # None: a set of our own
     every_n_steps: int | None = None
     every_n_epochs: int | None = None  # wins over every_n_steps
     at_first: bool = False
+    automatic: bool = False  # a few times over the run, where they take little of it
     sampler: str = "ddim"
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
-from coinage.config import ModelConfig, PreviewConfig, TrainConfig, WordConfig
+from coinage.config import ModelConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
 from coinage.embeddings.naming import naming_problems
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, reach_hub, wrong_kind
+from coinage.preview_set import default_prompts
 from coinage.prompts import Prompt, read_prompts
 from coinage.state_files import find_state
 from coinage.tokenizer_files import find_tokenizer
@@ -60,7 +61,7 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
         found.warnings += [p for w in config.words for p in naming_problems(w.token, w.output_name, w.num_vectors, tokenizer)]
     prompts: list[Prompt] = []
     try:
-        prompts = _prompts(config.preview)
+        prompts = _prompts(config, checked.samples, tokenizer)
     except ConfigError as error:
         found.errors += error.problems
     state = None if found.errors else find_state(config, checked.samples, found)
@@ -187,9 +188,15 @@ def output_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:
         return [Problem(f"{flag}: cannot write there: {error.strerror}", str(folder), "choose another folder")]
 
 
-def _prompts(config: PreviewConfig) -> list[Prompt]:
-    if config.prompts is None:
-        if config.every_n_steps or config.every_n_epochs or config.at_first:
-            raise ConfigError([Problem("previews need --sample_prompts", hint="give a text file with one prompt per line")])
+def _prompts(config: TrainConfig, samples: Sequence[Sample], tokenizer: ClipTokenizer | None) -> list[Prompt]:
+    """The prompts of previews: those of the file; a set of our own, where previews are to be drawn and none are given."""
+    preview = config.preview
+    if preview.prompts:
+        return read_prompts(preview.prompts, preview.sampler)
+    if not (preview.automatic or preview.every_n_steps or preview.every_n_epochs or preview.at_first):
         return []
-    return read_prompts(config.prompts, config.sampler)
+
+    def knows(word: str) -> bool:
+        return tokenizer is None or len(tokenizer.encode(word, add_special_tokens=False)) == 1
+
+    return default_prompts(samples, config.words[0], config.data.datasets[0].resolution_wh, preview, knows)

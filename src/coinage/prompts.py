@@ -34,6 +34,7 @@ class Prompt:
     steps: int = 30  # 1..1000
     scale: float = 7.5  # classifier-free guidance
     sampler: str = "ddim"
+    of: int | None = None  # number of the prompt that this one is without the word: training changes nothing in it
 
 
 def parse_prompt_line(line: str, defaults: Prompt | None = None) -> Prompt:

@@ -44,7 +44,6 @@ CASES = {
     "output name is a path": (["--output_name=a/b"], "is no file name"),
     "output name that Windows refuses": (["--output_name=a|b?"], "is no file name"),
     "log folder is a file": (["--logging_dir={tmp}/file"], "--logging_dir: cannot write there"),
-    "previews without prompts": (["--sample_every_n_steps=5"], "previews need --sample_prompts"),
     "unknown flag": (["--lerning_rate=1"], "did you mean `--learning_rate`"),
     "bad number": (["--learning_rate=fast"], "invalid float value"),
     "no steps": (["--max_train_steps=0"], "must be at least 1"),

@@ -322,10 +322,12 @@ def _positive(interval: int | None) -> int | None:
 
 
 def _preview(args: argparse.Namespace) -> PreviewConfig:
+    silent = args.sample_prompts is None and args.sample_every_n_steps is None and args.sample_every_n_epochs is None
     return PreviewConfig(
         prompts=Path(args.sample_prompts) if args.sample_prompts else None,
         every_n_steps=_positive(args.sample_every_n_steps),
         every_n_epochs=_positive(args.sample_every_n_epochs),
         at_first=args.sample_at_first,
+        automatic=silent and not args.sample_at_first,
         sampler=args.sample_sampler,
     )

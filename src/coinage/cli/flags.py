@@ -228,8 +228,8 @@ _SAMPLERS = tuple(name for name in SAMPLER_NAMES if name != "ddpm")
 
 _PREVIEWS = _rows(
     "previews",
-    Flag("--sample_prompts", "str", None, "File of prompts for previews, one per line."),
-    Flag("--sample_every_n_steps", "int", None, "Previews every n steps; 0 is off."),
+    Flag("--sample_prompts", "str", None, "File of prompts for previews, one per line. Without it: the word alone, in a caption and edited, and the same without the word."),
+    Flag("--sample_every_n_steps", "int", None, "Previews every n steps; 0 is off. Without any such flag: a few times, where that takes at most a tenth of the run."),
     Flag("--sample_every_n_epochs", "int", None, "Previews every n epochs; replaces the step interval."),
     Flag("--sample_at_first", "switch", False, "Previews before the first step too."),
     Flag("--sample_sampler", "str", "ddim", "Sampler of previews.", _SAMPLERS),

@@ -24,6 +24,7 @@ from coinage.config import PreviewConfig
 from coinage.errors import ConfigError
 from coinage.files import save_image, write_bytes
 from coinage.generate import draw
+from coinage.preview_set import steps_for, times_within_share
 from coinage.prompts import Prompt, read_prompts
 from coinage.training.setup import Run
 
@@ -193,14 +194,19 @@ class Previewer(Observer):
     ) -> None:
         self._config, self._prompts, self._folder, self._name, self._show = config, prompts, folder, name, show
         self._changed = _changed(config.prompts)
+        self._steps = frozenset[int]()  # where they are drawn by default
+        self._first = True
 
     def started(self, run: Run) -> None:
-        if self._config.at_first and not run.step:  # a run that goes on has drawn it
+        if self._config.automatic:
+            images = sum(sample.repeats for sample in run.samples) * run.total_epochs / run.total_steps
+            self._steps = steps_for(times_within_share(self._prompts, run.total_steps, images), run.total_steps)
+        if not run.step and (self._config.at_first or 0 in self._steps):  # a run that goes on has drawn it
             self._draw(run, f"{0:06d}")
 
     def stepped(self, run: Run) -> None:
         every = self._config.every_n_steps
-        if every and not self._config.every_n_epochs and run.step % every == 0:
+        if run.step in self._steps or (every and not self._config.every_n_epochs and run.step % every == 0):
             self._draw(run, f"{run.step:06d}")
 
     def epoch_ended(self, run: Run) -> None:
@@ -222,7 +228,9 @@ class Previewer(Observer):
         self._read_again()
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
         drawn = []
-        for index, prompt in run.processes.share(list(enumerate(self._prompts))):
+        due = [(index, prompt) for index, prompt in enumerate(self._prompts) if self._first or prompt.of is None]
+        self._first = False
+        for index, prompt in run.processes.share(due):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"
             path = self._folder / f"{self._name}_{when}_{index:02d}_{stamp}{seed}.png"
             try:
