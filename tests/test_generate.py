@@ -239,3 +239,24 @@ def test_prompts_are_read_again_when_their_file_has_changed(moon_dataset: Path, 
     trained(moon_dataset, tmp_path / "out", f"--sample_prompts={file}", "--sample_every_n_steps=1", change=change)
     seeds = sorted(p.stem.split("_")[-1] for p in (tmp_path / "out" / "sample").iterdir())
     assert seeds == ["1", "2", "2"]
+
+
+def test_a_picture_that_does_not_fit_in_memory_is_decoded_in_parts(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    prompt = Prompt(text="a red circle", width=128, height=128, seed=1, steps=3)
+    (whole,) = draw(run.family, run.parts, [prompt])
+    decode, tiled = run.parts.vae.decode, []
+
+    def small(latents: torch.Tensor, **more: object) -> object:
+        tiled.append(run.parts.vae.use_tiling)
+        if not run.parts.vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, **more)
+
+    monkeypatch.setattr(run.parts.vae, "decode", small)
+    (parted,) = draw(run.family, run.parts, [prompt])
+    assert tiled == [False, True]
+    assert not run.parts.vae.use_tiling
+    assert np.abs(parted.astype(int) - whole.astype(int)).mean() < 10

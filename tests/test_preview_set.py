@@ -60,7 +60,7 @@ def test_they_take_a_tenth_of_a_run_at_most(steps: int, images: float) -> None:
 def test_they_are_drawn_and_what_has_no_word_is_drawn_once(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coinage.preview_set.SHARE", 50.0)
     trained(moon_dataset, tmp_path, "--max_train_steps=2")
-    found = sorted(path.name[5:14] for path in (tmp_path / "sample").iterdir())
+    found = sorted(path.name[5:15] for path in (tmp_path / "sample").iterdir())
     assert found == [*(f"000000_0{i}_" for i in range(5)), *(f"{step:06d}_0{i}_" for step in (1, 2) for i in (0, 1, 3))]
     trained(moon_dataset, tmp_path / "off", "--max_train_steps=2", "--sample_every_n_steps=0")
     assert not (tmp_path / "off" / "sample").exists()

@@ -112,10 +112,23 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
     """
     for dtype in dict.fromkeys((parts.vae.dtype, torch.float32)):
         with placed(parts.vae, parts.device, dtype):
-            pixels: Tensor = parts.vae.decode(latents.to(dtype) / parts.scaling_factor, return_dict=False)[0].float()
+            pixels = _decoded(parts.vae, latents.to(dtype) / parts.scaling_factor).float()
         if torch.isfinite(pixels).all():
             return pixels
     raise CoinageError("the picture is not finite", hint="try --precision no, or another VAE")
+
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    """What the VAE makes of latents; part by part where it would not fit in the GPU's memory as a whole."""
+    try:
+        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+    except torch.OutOfMemoryError:
+        vae.enable_tiling()
+        try:
+            pixels = vae.decode(latents, return_dict=False)[0]
+        finally:
+            vae.disable_tiling()
+    return pixels
 
 
 def _chunks(parts: Components, prompt: Prompt) -> int:
