@@ -14,7 +14,7 @@ from coinage.data.examine import DataChecked
 from coinage.data.images import load_view
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError
-from coinage.words import word_pattern
+from coinage.words import marked_parts
 
 THUMBNAIL = 192  # pixels, the longer side
 MOST = 400  # images on a page
@@ -55,7 +55,7 @@ def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataCh
     ]
     captions: list[dict[str, Any]] = [
         {
-            "parts": _split(caption["text"], token),
+            "parts": marked_parts(caption["text"], token),
             "ids": [[(i, i in word) for i in chunk] for chunk in caption["ids"] or []],
         }
         for caption in described["captions"]
@@ -63,13 +63,6 @@ def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataCh
     lacking = bool(token) and not all(any(marked for _, marked in caption["parts"]) for caption in captions)
     name = Path(described["path"]).name
     return described | {"name": name, "thumbnail": _thumbnail(sample), "marks": marks, "captions": captions, "lacking": lacking}
-
-
-def _split(text: str, token: str) -> list[tuple[str, bool]]:
-    """The text in parts, the word's marked."""
-    if not token:
-        return [(text, False)]
-    return [(part, i % 2 == 1) for i, part in enumerate(word_pattern([token]).split(text)) if part]
 
 
 def _thumbnail(sample: Sample) -> str:

@@ -46,6 +46,13 @@ def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)({names})(?!\w)")
 
 
+def marked_parts(text: str, token: str) -> list[tuple[str, bool]]:
+    """The text in parts, and whether each is the word."""
+    if not token:
+        return [(text, False)]
+    return [(part, i % 2 == 1) for i, part in enumerate(word_pattern([token]).split(text)) if part]
+
+
 def taken(names: Iterable[str], vocabulary: Iterable[str]) -> list[str]:
     """The names that a vocabulary has already, whole or as the end of a word."""
     known = set(vocabulary)

@@ -20,6 +20,7 @@ commands:
   inspect  tell what an embedding file is, what it has learned, and where it works
   convert  write a learned word as another kind of file; rescale and mix words
   verify   see that a file does in other tools what was trained
+  report   compare runs, from the reports that they wrote
 
 examples:
   coinage demo
@@ -27,6 +28,7 @@ examples:
   coinage dataset dataset.toml --token mychar --html dataset.html
   coinage generate path/to/model "a photo of mychar" --embedding output/mychar.safetensors
   coinage inspect mychar.safetensors --model path/to/model
+  coinage report output --html compared.html
   coinage train --pretrained_model_name_or_path model --dataset_config dataset.toml \\
     --token_string mychar --init_word girl --output_dir output --save_model_as safetensors
 """
@@ -41,7 +43,9 @@ def _command_parser() -> Parser:
         usage="coinage COMMAND [flags]",
     )
     parser.add_argument("--version", action="version", version=f"coinage {__version__}")
-    parser.add_argument("command", choices=["demo", "train", "dataset", "generate", "inspect", "convert", "verify"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "command", choices=["demo", "train", "dataset", "generate", "inspect", "convert", "verify", "report"], help=argparse.SUPPRESS
+    )
     return parser
 
 

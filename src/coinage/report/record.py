@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 VERSION = 1  # of the values' meaning
 Status = Literal["training", "finished", "stopped", "failed"]
@@ -26,13 +27,13 @@ class Curves:
     """
 
     step: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
+    loss: list[float | None] = field(default_factory=list)
+    low: list[float | None] = field(default_factory=list)
+    high: list[float | None] = field(default_factory=list)
+    rate: list[float | None] = field(default_factory=list)
     bands: list[list[float | None]] = field(default_factory=list)
-    norms: list[list[float]] = field(default_factory=list)
-    angles: list[list[float]] = field(default_factory=list)
+    norms: list[list[float | None]] = field(default_factory=list)
+    angles: list[list[float | None]] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -105,6 +106,7 @@ class Record:
         vocabulary: for each key, the length of the model's words: 5 %, median, 95 %.
         measured: (step, loss) on held-out images.
         usage: lines that tell how to use the file.
+        left_out: how many entries of a field, such as `shots`, were left out to keep the page small.
     """
 
     version: int = VERSION
@@ -139,34 +141,64 @@ class Record:
     tools: list[Tool] = field(default_factory=list)
     usage: list[str] = field(default_factory=list)
     file: str = ""  # the embedding's path, once it is written
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """The record as JSON that may stand inside a page's script element."""
         return json.dumps(asdict(self), ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-NESTED: Mapping[str, type] = {"images": Image, "rows": Row, "prompts": Asked, "shots": Shot, "tools": Tool}
-
-
 def from_json(text: str) -> Record:
-    """The record of a page.
+    """The record of a page, every value of the type that its field has; fields of a later program are left aside.
 
     Raises:
         ValueError: not JSON, of another version, or not the fields of a record.
     """
-    values = json.loads(text)
-    if not isinstance(values, dict) or values.get("version") != VERSION:
-        raise ValueError("not a record of this version")
     try:
-        for name, kind in NESTED.items():
-            values[name] = [kind(**_known(kind, entry)) for entry in values.get(name, [])]
-        values["curves"] = Curves(**_known(Curves, values.get("curves", {})))
-        return Record(**_known(Record, values))
-    except (TypeError, AttributeError) as error:
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.get("version") != VERSION:
+            raise ValueError("not a record of this version")
+        record: Record = _as(Record, values)
+    except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    return record
 
 
-def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that this version has a field for."""
-    names: Sequence[str] = [entry.name for entry in fields(kind)]
-    return {name: value for name, value in values.items() if name in names}
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """A value of JSON as a field's type.
+
+    Raises:
+        ValueError, TypeError: it is of another type, or a number that is not finite.
+    """
+    if kind is float:
+        good = type(value) in (int, float) and math.isfinite(value)
+        return float(value) if good else _refuse(kind, value)
+    if kind in (int, str, bool):
+        return value if type(value) is kind else _refuse(kind, value)
+    if is_dataclass(kind) and isinstance(kind, type):
+        own = value if type(value) is dict else _refuse(kind, value)
+        return kind(**{name: _as(hint, own[name]) for name, hint in _types(kind).items() if name in own})
+    return _as_generic(kind, value)
+
+
+def _as_generic(kind: Any, value: Any) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value if value in inner else _refuse(kind, value)
+    if origin is list:
+        return [_as(inner[0], entry) for entry in value] if type(value) is list else _refuse(kind, value)
+    if origin is dict:
+        return {key: _as(inner[1], entry) for key, entry in value.items()} if type(value) is dict else _refuse(kind, value)
+    if origin is tuple:
+        good = type(value) is list and len(value) == len(inner)
+        return tuple(map(_as, inner, value)) if good else _refuse(kind, value)
+    return None if value is None else _as(inner[0], value)  # `X | None` is the only other kind
+
+
+def _refuse(kind: Any, value: Any) -> Any:
+    raise ValueError(f"{str(value)[:40]!r} is no {getattr(kind, '__name__', kind)}")

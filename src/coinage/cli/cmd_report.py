@@ -1,0 +1,110 @@
+"""`coinage report`: what runs have come to, side by side, from the reports that they wrote."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from coinage.cli.parse import Parser
+from coinage.errors import CoinageError, ConfigError, Problem
+from coinage.files import write_bytes
+from coinage.report import measures
+from coinage.report.charts import number
+from coinage.report.page import compare, plain, read
+from coinage.report.record import Record
+
+log = logging.getLogger("coinage")
+ENDING = "-report.html"
+WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
+EXAMPLES = """\
+examples:
+  coinage report output
+  coinage report output/a-report.html output/b-report.html --html compared.html
+  coinage report output --json
+"""
+
+
+def report_parser() -> Parser:
+    """The parser of `coinage report`."""
+    parser = Parser(
+        prog="coinage report",
+        description="Compare runs, from the reports that they wrote.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=f"A NAME{ENDING}, or a folder that holds some: all of them.")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="Write a page with the runs side by side.")
+    parser.add_argument("--json", action="store_true", help="Print the records as JSON, without pictures.")
+    return parser
+
+
+def report_command(argv: Sequence[str]) -> None:
+    """Run `coinage report`.
+
+    Raises:
+        ConfigError: runs that cannot be read, all of them together.
+    """
+    args = report_parser().parse_args(argv)
+    paths, problems = _reports(args.runs)
+    if args.html and args.html.resolve() in {path.resolve() for path in paths}:
+        problems.append(Problem("--html: this is one of the reports", str(args.html), "give another file"))
+    records: list[Record] = []
+    for path in paths:
+        try:
+            records.append(read(path))
+        except CoinageError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if args.json:
+        print(json.dumps([{"report": str(path)} | plain(record) for path, record in zip(paths, records, strict=True)], indent=1))
+    else:
+        print_runs(records)
+    if args.html:
+        write_bytes(args.html, compare(records).encode())
+        log.info("wrote %s", args.html)
+
+
+def _reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """The files of reports, each once, and what is wrong with the names given."""
+    paths: dict[Path, Path] = {}
+    problems = []
+    for run in runs:
+        found = sorted(run.glob(f"*{ENDING}")) if run.is_dir() else [run]
+        if not found:
+            problems.append(Problem("no reports in the folder", str(run), f"a run writes NAME{ENDING} into its output folder"))
+        paths |= {path.resolve(): path for path in found if path.resolve() not in paths}
+    return list(paths.values()), problems
+
+
+def print_runs(records: Sequence[Record]) -> None:
+    """One line a run on stdout."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "status"):
+        table.add_column(name)
+    for name in ("steps", "loss", "turned", "length", "held-out", "works in", "warnings"):
+        table.add_column(name, justify="right")
+    for name, record in zip(measures.names_of(records), records, strict=True):
+        works = measures.works_in(record)
+        cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
+        cells += [_cell(measures.last(measures.turned(record)), " deg"), _cell(measures.last(measures.relative_lengths(record)), " x")]
+        cells += [_cell(measures.held_out_loss(record)), f"{works[0]} of {works[1]}" if works else "-", str(len(record.warnings))]
+        table.add_row(*map(escape, cells))
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, WIDTH)
+    console.print(table)
+
+
+def _steps(record: Record) -> str:
+    return f"{record.step} of {record.total_steps}" if record.total_steps > record.step else str(record.step)
+
+
+def _cell(value: float | None, unit: str = "") -> str:
+    return "-" if value is None else number(value) + unit

@@ -1,0 +1,234 @@
+"""Line charts: numbers in, inline SVG out. Colours come from the page's style sheet, by class. Imports no torch.
+
+What cannot be drawn is left out: numbers that are not finite or beyond 1e30 either way are gaps, and so is
+everything up to 0 on a logarithmic scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from statistics import fmean
+
+WIDTH, HEIGHT = 440, 230  # of the view box: about the pixels on a phone and in a column, so that text stays legible
+LEFT, RIGHT, TOP, BOTTOM = 46, 428, 28, 204  # of the plot in it
+MOST = 240  # points of a line, two pixels each
+LARGEST, LEAST = 1e30, 1e-30  # what is beyond is no measurement; the least that a logarithmic scale shows
+LOG_FROM = 20.0  # ratio of the largest to the least from which on a scale is logarithmic
+ALIKE = 1e-9  # relative difference of values that are drawn as one
+
+Point = tuple[float, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line through points (x, y), with a gap where y is None.
+
+    Attributes:
+        name: for the legend.
+        style: CSS classes, such as `s0`.
+        dots: mark every point.
+        trace: one of many, or faint beside another: no read-out, not in the legend.
+    """
+
+    name: str
+    points: Sequence[Point]
+    style: str = "s0"
+    dots: bool = False
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """What lies between two lines: points (x, low, high)."""
+
+    name: str
+    points: Sequence[tuple[float, float | None, float | None]]
+    style: str = "s0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """What is usual: the range from low to high, and its middle."""
+
+    name: str
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From values to coordinates: `low` is drawn at `start`, `high` at `end`, the rest within."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: tuple[float, ...] = field(default=())
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """The coordinate of a value, rounded to a tenth and never outside of the scale."""
+        a, b, v = (math.log10(x) if self.log else x for x in (self.low, self.high, min(max(value, self.low), self.high)))
+        return round(self.start + (self.end - self.start) * (v - a) / (b - a), 1)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as people write it: `0.125`, `1,600`, `5e-4`."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e6:
+        mantissa, power = f"{value:.{digits - 1}e}".split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(power)}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def nice_step(span: float, parts: int, *, whole: bool = False) -> float:
+    """The least of 1, 2, 2.5 and 5 times a power of ten that cuts a span into at most so many parts."""
+    power = 10.0 ** math.floor(math.log10(span / parts))
+    steps = [factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)]
+    steps = [1.0, *(step for step in steps if step.is_integer())] if whole else steps
+    return next(step for step in steps if span / step <= parts * (1 + ALIKE))
+
+
+def linear_scale(values: Sequence[float], start: float, end: float, *, parts: int = 4, whole: bool = False, snap: bool = True) -> Scale:
+    """A scale that holds the values, with round numbers as ticks; with `snap` it ends at ticks."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if high - low <= ALIKE * max(abs(low), abs(high), ALIKE):
+        pad = abs(low) / 10 if abs(low) > ALIKE else 1.0
+        low, high = (low - pad if low else 0.0), high + pad
+    step = nice_step(high - low, parts, whole=whole)
+    first, final = math.floor(low / step + ALIKE), math.ceil(high / step - ALIKE)
+    if snap:
+        low, high = first * step, final * step
+    ticks = tuple(i * step for i in range(first, final + 1) if low <= i * step <= high)
+    return Scale(low, high, start, end, ticks)
+
+
+def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """A logarithmic scale that holds the values, all > 0, with powers of ten as ticks, or 1, 2, 5 between them too."""
+    low, high = min(values) / 1.1, max(values) * 1.1
+    first, final = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = max(1, math.ceil((final - first) / 5))
+    factors = (1.0, 2.0, 5.0) if final - first <= 2 else (1.0,)
+    ticks = (factor * 10.0**power for power in range(first, final + 1, every) for factor in factors)
+    return Scale(low, high, start, end, tuple(tick for tick in ticks if low <= tick <= high), log=True)
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The values that can be drawn."""
+    return [value for value in values if value is not None and math.isfinite(value) and abs(value) <= LARGEST]
+
+
+def thinned(points: Sequence[Point], pick: Callable[[Sequence[float]], float] = fmean, most: int = MOST) -> list[Point]:
+    """At most so many points, each for a stretch: at its last x, what `pick` makes of the y that are known."""
+    count = min(len(points), most)
+    edges = [i * len(points) // count for i in range(count + 1)] if count else []
+    parts = [points[a:b] for a, b in pairwise(edges)]
+    return [(part[-1][0], pick(ys) if (ys := known(y for _, y in part)) else None) for part in parts]
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    label: str,
+    unit: str = "",
+    areas: Sequence[Area] = (),
+    level: Level | None = None,
+    zero: bool = False,
+    spread: bool = False,
+) -> str:
+    """An SVG picture of lines over steps.
+
+    Args:
+        lines: drawn in this order, over the areas.
+        label: what a reader who does not see it is told.
+        unit: of y, written over the axis.
+        areas: behind the lines.
+        level: behind everything.
+        zero: the y axis starts at 0.
+        spread: the y axis is logarithmic where all values are > 0 and span more than a factor of 20.
+    """
+    lines = [Line(name=x.name, points=_drawable(x.points), style=x.style, dots=x.dots, trace=x.trace) for x in lines]
+    areas = [Area(name=x.name, points=[p for p in x.points if len(known(p)) == 3], style=x.style) for x in areas]
+    heights = [y for line in lines for y in known(y for _, y in line.points)] + [
+        y for area in areas for p in area.points for y in known(p[1:])
+    ]
+    heights += known((level.low, level.middle, level.high)) if level else []
+    positive = [y for y in heights if y >= LEAST]
+    log = spread and len(positive) == len(heights) > 0 and max(positive) > LOG_FROM * min(positive)
+    ys = log_scale(positive, BOTTOM, TOP) if log else linear_scale([*heights, *([0.0] if zero else [])], BOTTOM, TOP)
+    reach = [x for line in lines for x, _ in line.points] + [p[0] for area in areas for p in area.points]
+    xs = linear_scale([0.0, *reach], LEFT, RIGHT, whole=True, snap=False)
+    parts = [_axes(xs, ys, unit)]
+    parts += [_level(level, ys)] if level and len(known((level.low, level.middle, level.high))) == 3 else []
+    parts += [_area(area, xs, ys) for area in areas]
+    parts += [_line(line, xs, ys) for line in lines]
+    scales = f'data-x="{LEFT} {RIGHT} {xs.low:.6g} {xs.high:.6g}" data-y="{BOTTOM} {TOP} {ys.low:.6g} {ys.high:.6g} {int(ys.log)}"'
+    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" {scales}>'
+    return head + "".join(parts) + "</svg>"
+
+
+def _drawable(points: Sequence[Point]) -> list[Point]:
+    """The points with gaps for what cannot be drawn; those of no place are dropped."""
+    return [(x, y if known([y]) else None) for x, y in points if known([x])]
+
+
+def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
+    return f'<text class="{style}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _axes(xs: Scale, ys: Scale, unit: str) -> str:
+    rules = "".join(f"M{LEFT},{ys.place(tick):g}H{RIGHT}" for tick in ys.ticks)
+    parts = [f'<path class="grid" d="{rules}"/>' if rules else "", f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>']
+    parts += [_text(LEFT - 7, ys.place(tick) + 4, number(tick), "tick", "end") for tick in ys.ticks]
+    for tick in xs.ticks:
+        x = xs.place(tick)
+        words, anchor = (f"step {number(tick, 6)}", "start") if tick == xs.ticks[0] else (number(tick, 6), "middle")
+        parts.append(_text(x, BOTTOM + 19, words, "tick", "end" if x > RIGHT - 12 else anchor))
+    parts += [_text(0, 11, unit, "unit", "start")] if unit else []
+    return "".join(parts)
+
+
+def _level(level: Level, ys: Scale) -> str:
+    floor = ys.low if ys.log else -math.inf
+    low, middle, high = (ys.place(max(value, floor)) for value in (level.low, level.middle, level.high))
+    top, bottom = min(low, high), max(low, high)
+    band = f'<rect class="level" x="{LEFT}" y="{top:g}" width="{RIGHT - LEFT}" height="{bottom - top:.4g}"/>'
+    return f'{band}<path class="level-middle" d="M{LEFT},{middle:g}H{RIGHT}"/>'
+
+
+def _area(area: Area, xs: Scale, ys: Scale) -> str:
+    low = thinned([(x, low) for x, low, _ in area.points], min)
+    high = thinned([(x, high) for x, _, high in area.points], max)
+    edge = [(x, y) for x, y in [*high, *reversed(low)] if y is not None]
+    if not edge:
+        return ""
+    corners = " ".join(f"{xs.place(x):g},{ys.place(y):g}" for x, y in edge)
+    return f'<path class="area {escape(area.style)}" d="M{corners}Z"/>'
+
+
+def _line(line: Line, xs: Scale, ys: Scale) -> str:
+    points = [(x, y if y is not None and (y > 0 or not ys.log) else None) for x, y in thinned(line.points)]
+    runs: list[list[str]] = [[]]
+    for x, y in points:
+        if y is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{xs.place(x):g},{ys.place(y):g}")
+    runs = [run for run in runs if run]
+    shape = "".join("M" + " ".join(run) + ("h0" if len(run) == 1 else "") for run in runs)  # h0: a lone point is a round dot
+    kind = "trace" if line.trace else "line"
+    drawn = f'<path class="{kind} {escape(line.style)}" d="{shape}"/>'
+    if line.dots:
+        marks = "".join(f"M{place}h0" for run in runs for place in run)
+        drawn += f'<path class="dots {escape(line.style)}" d="{marks}"/>'
+    return drawn if shape else ""

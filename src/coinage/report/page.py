@@ -1,0 +1,229 @@
+"""A run as one HTML page that is its own record, and several runs on one page. No network needed; imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coinage.errors import CoinageError
+from coinage.report import measures
+from coinage.report.charts import number
+from coinage.report.figures import journey, learning, overlays, row_names
+from coinage.report.fit import LIMIT, fit_pictures, fit_words, without_pictures
+from coinage.report.previews import pictures_of, stage_of, stage_of_runs
+from coinage.report.record import Record, from_json
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+OPENING = '<script type="application/json" id="record">'  # no text of a run can look like this: the page escapes it
+LARGEST = 64 * 2**20  # bytes that are read of a file
+COMPARED = 16_000_000  # bytes of a page of several runs
+SHOWN_ROWS, SHOWN_IMAGES = 6, 24  # more can be unfolded
+LEFT_OUT = {
+    "shots": "preview steps",
+    "pictures": "preview pictures",
+    "images": "training images",
+    "prompts": "prompts",
+    "rows": "vectors",
+    "warnings": "warnings",
+    "tools": "tools",
+}
+
+
+def render(record: Record) -> str:
+    """The page of a run; below 5 MB in UTF-8, whatever the record: what does not fit is left out, and the page says so."""
+    words = fit_words(record)
+    bare = len(_page(without_pictures(words)).encode())
+    return _page(fit_pictures(words, LIMIT - bare - 1000))
+
+
+def read(path: Path) -> Record:
+    """The record in a report. Nothing in the file is run.
+
+    Raises:
+        CoinageError: the file cannot be read or is no report.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise CoinageError(f"cannot read the report: {error.strerror}", str(path)) from None
+    hint = "give the NAME-report.html that a run has written"
+    _, found, rest = data[:LARGEST].partition(OPENING.encode())
+    text, closed, _ = rest.partition(b"</script")
+    if not found or not closed or len(data) > LARGEST:
+        raise CoinageError("not a report of a run", str(path), hint)
+    try:
+        return from_json(text.decode())
+    except ValueError as error:
+        raise CoinageError(f"the report holds no record that can be read: {error}", str(path), hint) from None
+
+
+def compare(records: Sequence[Record]) -> str:
+    """A page with several runs side by side, below 16 MB in UTF-8."""
+    fitted = [fit_words(replace(record, images=[])) for record in records]
+    bare = len(_compared([without_pictures(record) for record in fitted]).encode())
+    room = (COMPARED - bare - 1000) // max(1, len(records))
+    return _compared([fit_pictures(record, min(room, LIMIT)) for record in fitted])
+
+
+def _page(record: Record) -> str:
+    cards = list(zip(row_names(record), record.rows, strict=True))
+    stage = stage_of(record)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            record=record,
+            refresh=15 if record.status == "training" else 0,
+            told=_told(record),
+            facts=_facts(record),
+            figures=_figures(record),
+            stage=stage,
+            journey=journey(record),
+            learning=learning(record),
+            rows=[card for card in cards if card[1].first or card[1].now],
+            shown_rows=SHOWN_ROWS,
+            shown_images=SHOWN_IMAGES,
+            left_out=_left_out(record),
+            works=measures.works_in(record),
+        )
+    )
+
+
+def _compared(records: Sequence[Record]) -> str:
+    names = measures.names_of(records)
+    return (
+        _environment()
+        .get_template("compare.html")
+        .render(
+            runs=[{"name": name, "record": record} | _summary(record) for name, record in zip(names, records, strict=True)],
+            stage=stage_of_runs(records),
+            pictures=pictures_of(records),
+            figures=overlays(records, names),
+            differences=differences(records),
+            tools=_tools(records),
+            rows=[list(zip(row_names(record), record.rows, strict=True)) for record in records],
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(loader=PackageLoader("coinage"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    made.filters |= {"number": number, "duration": duration, "moment": moment}
+    return made
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: `45 s`, `12 min 3 s`, `2 h 5 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(iso: str) -> str:
+    """Day and minute of a time in ISO 8601."""
+    return iso[:16].replace("T", " ")
+
+
+def _told(record: Record) -> str:
+    """The state of a run in a sentence."""
+    left = ""
+    if record.step and record.total_steps > record.step and record.seconds > 0:
+        seconds = record.seconds / record.step * (record.total_steps - record.step)
+        left = f", about {duration(60 * round(seconds / 60) if seconds > 90 else seconds).removesuffix(' 0 s')} left"
+    return {
+        "training": f"training{left}",
+        "finished": "finished",
+        "stopped": "stopped before its end",
+        "failed": "failed",
+    }[record.status]
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    """What a run is, as pairs of name and value; without those that are unknown."""
+    speed = measures.images_per_second(record)
+    images = record.image_count or len(record.images)
+    found = [
+        ("step", f"{record.step:,} of {record.total_steps:,}" if record.total_steps else f"{record.step:,}"),
+        ("epoch", f"{record.epoch:,} of {record.total_epochs:,}"),
+        ("time", duration(record.seconds) if record.seconds else ""),
+        ("speed", f"{number(speed)} images/s" if speed else ""),
+        ("learned from", f"{images:,} image{'s' if images != 1 else ''}" if images else ""),
+        ("model", record.model),
+        ("kind", record.family),
+        ("device", record.device),
+        ("began", moment(record.began)),
+        ("last written" if record.status == "training" else "ended", moment(record.written)),
+        ("file", record.file),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _figures(record: Record) -> list[tuple[str, str, str]]:
+    """The few numbers that tell most: value, unit, and what it is."""
+    turned, length = measures.last(measures.turned(record)), measures.last(measures.relative_lengths(record))
+    loss, held_out = measures.last_loss(record), measures.held_out_loss(record)
+    found = [
+        ("" if turned is None else number(turned), "°", "turned from its start"),
+        ("" if length is None else number(length), "×", "as long as a usual word"),
+        ("" if loss is None else number(loss), "", "loss, smoothed"),
+        ("" if held_out is None else number(held_out), "", "loss on held-out images"),
+    ]
+    return [figure for figure in found if figure[0]]
+
+
+def _left_out(record: Record) -> list[str]:
+    """Sentences on what is not in the page."""
+    found = [f"{count:,} {LEFT_OUT[name]}" for name, count in record.left_out.items() if name in LEFT_OUT and count > 0]
+    return [f"To keep this page small, {', '.join(found)} are left out."] if found else []
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    """A run's line in the table."""
+    return {
+        "loss": measures.last_loss(record),
+        "turned": measures.last(measures.turned(record)),
+        "length": measures.last(measures.relative_lengths(record)),
+        "held_out": measures.held_out_loss(record),
+        "works": measures.works_in(record),
+    }
+
+
+def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same in all runs, with each run's value; "" where it is unknown or the default."""
+    tables: list[dict[str, str]] = []
+    for record in records:
+        own = {"word": record.token, "model": record.model, "family": record.family, "device": record.device}
+        own |= {"vectors": str(len(record.rows) or ""), "images": str(record.image_count or ""), "coinage": record.coinage}
+        tables.append(own | {flag: value for _, group in record.settings for flag, value in group})
+    rows = [(name, [table.get(name, "") for table in tables]) for name in _in_order(tables)]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _tools(records: Sequence[Record]) -> list[tuple[str, list[Any]]]:
+    """For every tool, how each run's file does in it; None where it was not tried."""
+    tables = [{tool.tool: tool for tool in record.tools} for record in records]
+    return [(name, [table.get(name) for table in tables]) for name in _in_order(tables)]
+
+
+def _in_order(tables: Iterable[dict[str, Any]]) -> list[str]:
+    """All keys, as they first come."""
+    return list(dict.fromkeys(name for table in tables for name in table))
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """The record without pictures, as JSON holds it."""
+    values: dict[str, Any] = json.loads(without_pictures(record).as_json())
+    return values

@@ -1,0 +1,123 @@
+"""The previews of one run or several: which pictures stand side by side, and which are shown where the slider stands. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coinage.report.record import Asked, Record
+from coinage.words import marked_parts
+
+Parts = list[tuple[str, bool]]
+WITHOUT = "the same without the word"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A place for a picture: of which run and prompt, with the text below and the picture that the page begins with."""
+
+    run: int
+    prompt: int
+    parts: Parts
+    text: str
+    note: str
+    seed: int | None
+    picture: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """All places, in groups that belong together, and what the slider shows.
+
+    Attributes:
+        groups: a heading, which may be empty, and tiles side by side.
+        labels: of the slider's positions.
+        shots: for every run and position, which of its shots is shown.
+        steps: and its step in words.
+        columns: tiles beside each other on a wide page.
+    """
+
+    groups: list[tuple[Parts, list[Tile]]]
+    labels: list[str]
+    shots: list[list[int]]
+    steps: list[list[str]]
+    columns: int
+
+    @property
+    def plan(self) -> str:
+        """What the page's script needs of it, as JSON that may stand inside a script element."""
+        return json.dumps({"labels": self.labels, "shots": self.shots, "steps": self.steps}).replace("<", "\\u003c")
+
+
+def stage_of(record: Record) -> Stage | None:
+    """The previews of a run, the same prompt with and without the word side by side; None without previews."""
+    if not record.shots or not record.prompts:
+        return None
+    last = len(record.shots) - 1
+    groups: list[tuple[Parts, list[Tile]]] = [
+        ([], [_tile(record, 0, place, last, paired=len(group) > 1) for place in group]) for group in _groups(record.prompts)
+    ]
+    labels = [f"step {shot.step:,} of {max(record.total_steps, shot.step):,}" for shot in record.shots]
+    tiles = sum(len(group) for _, group in groups)
+    columns = 3 if tiles <= 3 else 4 if tiles <= 8 else 6
+    return Stage(groups=groups, labels=labels, shots=[list(range(len(record.shots)))], steps=[labels], columns=columns)
+
+
+def stage_of_runs(records: Sequence[Record]) -> Stage | None:
+    """The previews of several runs, a group for each prompt; None where there are none.
+
+    The slider counts steps where all runs have as many, and parts of the run where not. A run's picture
+    is the last one at or before the slider's position.
+    """
+    lengths = [max([record.total_steps, *(shot.step for shot in record.shots)]) or 1 for record in records]
+    same = len(set(lengths)) == 1
+    keys = [
+        [shot.step if same else round(shot.step / length, 3) for shot in record.shots]
+        for record, length in zip(records, lengths, strict=True)
+    ]
+    positions = sorted({key for own in keys for key in own})
+    groups = _matched(records)
+    if not positions or not groups:
+        return None
+    labels = [f"step {at:,} of {lengths[0]:,}" if same else f"{100 * at:.3g} % of each run" for at in positions]
+    shots = [[max(0, sum(key <= at for key in own) - 1) for at in positions] for own in keys]
+    steps = [[f"step {record.shots[i].step:,}" if record.shots else "" for i in own] for record, own in zip(records, shots, strict=True)]
+    return Stage(groups=groups, labels=labels, shots=shots, steps=steps, columns=max(2, min(4, len(records))))
+
+
+def pictures_of(records: Sequence[Record]) -> str:
+    """All pictures by run, shot and prompt, as JSON that may stand inside a script element."""
+    return json.dumps([[shot.pictures for shot in record.shots] for record in records]).replace("<", "\\u003c")
+
+
+def _groups(prompts: Sequence[Asked]) -> list[list[int]]:
+    """Places of prompts, each with those that are compared with it right behind."""
+    roots = [asked.of if asked.of is not None and 0 <= asked.of < len(prompts) and asked.of != i else i for i, asked in enumerate(prompts)]
+    groups: dict[int, list[int]] = {}
+    for place, root in enumerate(roots):
+        groups.setdefault(roots[root], []).append(place)
+    return [sorted(group, key=lambda place: (prompts[place].of is not None, place)) for group in groups.values()]
+
+
+def _tile(record: Record, run: int, place: int, shot: int, *, paired: bool) -> Tile:
+    asked = record.prompts[place]
+    parts = marked_parts(asked.text, record.token)
+    pictures = record.shots[shot].pictures if record.shots else []
+    lacks = paired and not any(is_word for _, is_word in parts)
+    picture = (pictures[place] if place < len(pictures) else None) or ""
+    return Tile(run=run, prompt=place, parts=parts, text=asked.text, note=WITHOUT if lacks else "", seed=asked.seed, picture=picture)
+
+
+def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
+    """Tiles of the same prompt in all runs that have it; each run's own word counts as the same."""
+    groups: dict[tuple[tuple[str, bool], ...], list[Tile]] = {}
+    for run, record in enumerate(records):
+        if not record.shots:
+            continue
+        for place, asked in enumerate(record.prompts):
+            key = tuple(("" if is_word else part, is_word) for part, is_word in marked_parts(asked.text, record.token))
+            tiles = groups.setdefault(key, [])
+            if not any(tile.run == run for tile in tiles):
+                tiles.append(_tile(record, run, place, len(record.shots) - 1, paired=False))
+    return [(tiles[0].parts, tiles) for tiles in groups.values()]
