@@ -155,7 +155,7 @@ def training() -> Record:
     found.norms = [[a, b, 1.8 * c, 1.8 * d] for a, b, c, d in found.norms]
     return Record(
         coinage="0.1.0", name="mychar_xl", token="mychar", family="Stable Diffusion XL", model="sd_xl_base_1.0.safetensors",
-        device="NVIDIA RTX 4070, bf16", began="2026-03-02T20:11:00", written="2026-03-02T20:27:44", seconds=1004, images_learned=1280,
+        device="NVIDIA RTX 4070, bf16", began="2026-03-02T20:11:00", written="2026-03-02T20:27:44", seconds=1004.0, images_learned=1280,
         step=done, total_steps=steps, epoch=2, total_epochs=5, command="coinage train ...", image_count=12, images=photos(12, "mychar"),
         settings=SETTINGS[1:], curves=found, bands=BANDS, rows=rows_of(["clip_l", "clip_g"], 2),
         vocabulary={"clip_l": (0.34, 0.39, 0.43), "clip_g": (0.56, 0.66, 0.74)}, measured=[(0, 0.121), (320, 0.117), (640, 0.1145)],
@@ -169,7 +169,7 @@ def failed() -> Record:
     problem = "the loss is not finite at step 42\n  --> batch 2: photo_007.jpg\nhint: a lower --learning_rate, or --mixed_precision bf16"
     return Record(
         name="zibu-hot", token="zibu", family="Stable Diffusion 2.x", model="sd21", status="failed", problem=problem,
-        step=41, total_steps=1000, total_epochs=40, device="cpu, fp16", seconds=88, images_learned=82,
+        step=41, total_steps=1000, total_epochs=40, device="cpu, fp16", seconds=88.0, images_learned=82,
         curves=curves(8, 1000, done=41, seed=5, speed=3), rows=rows_of(["emb_params"], 8), bands=BANDS,
         vocabulary={"emb_params": (0.34, 0.39, 0.43)}, command="coinage train",
         settings=[("training", [("--learning_rate", "0.5"), ("--seed", "1")])],

@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from coinage.report.charts import LARGEST
 from coinage.report.record import Curves, Image, Record, Shot
 
 LIMIT = 5_000_000  # bytes of a page
@@ -36,7 +37,8 @@ def fit(record: Record, room: int = LIMIT // 2) -> Record:
 
 def fit_words(record: Record) -> Record:
     """All but the pictures: strange characters and numbers mended, curves thinned, long texts and lists cut."""
-    clean: Record = _mended(record)
+    tools = [replace(tool, difference=tool.difference and min(tool.difference, LARGEST)) for tool in record.tools]  # infinite: told as such
+    clean: Record = _mended(replace(record, tools=tools))
     clean = replace(clean, curves=_thinned(clean.curves))
     for letters, entries in TIGHTER:
         cut = _cut(clean, letters, entries)
@@ -101,15 +103,16 @@ def _drawn(shot: Shot) -> int:
 
 def _picture(url: str | None) -> str | None:
     """The data URL of a picture, None for anything else."""
-    return url if url and url.startswith(KINDS) and url.isascii() and not set(url) & set("<>\"'& \n") else None
+    good = url and url.startswith(KINDS) and url.isascii() and not any(sign in url for sign in "<>\"'&\\ \n")
+    return url if good else None
 
 
 def _mended(value: Any) -> Any:
-    """The same with numbers that are not finite gone and with text that UTF-8 can hold."""
+    """The same with numbers that are no measurement gone and with text that UTF-8 can hold."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode(errors="replace").decode()
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) and abs(value) <= LARGEST else None
     if isinstance(value, list | tuple):
         return type(value)(_mended(entry) for entry in value)
     if isinstance(value, dict):

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 VERSION = 1  # of the values' meaning
+LARGEST_INT = 2**53  # what JSON holds to the digit everywhere
 Status = Literal["training", "finished", "stopped", "failed"]
 
 
@@ -179,7 +180,8 @@ def _as(kind: Any, value: Any) -> Any:
         good = type(value) in (int, float) and math.isfinite(value)
         return float(value) if good else _refuse(kind, value)
     if kind in (int, str, bool):
-        return value if type(value) is kind else _refuse(kind, value)
+        good = type(value) is kind and (kind is not int or abs(value) < LARGEST_INT)
+        return value if good else _refuse(kind, value)
     if is_dataclass(kind) and isinstance(kind, type):
         own = value if type(value) is dict else _refuse(kind, value)
         return kind(**{name: _as(hint, own[name]) for name, hint in _types(kind).items() if name in own})

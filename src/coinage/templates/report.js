@@ -27,7 +27,7 @@
         picture.hidden = !source;
         tile.querySelector(".nothing").hidden = Boolean(source);
         if (source) picture.src = source;
-        const small = all(".strip img", tile), shown = small.filter((one) => one.dataset.at <= at).pop();
+        const small = all(".strip img", tile), shown = small.filter((one) => one.dataset.place <= at).pop();
         for (const one of small) one.classList.toggle("shown", one === shown);
       }
     }
@@ -44,7 +44,7 @@
         small.src = source;
         small.alt = "";
         small.title = plan.labels[at];
-        small.dataset.at = at;
+        small.dataset.place = at;
         small.addEventListener("click", () => choose(at));
         tile.querySelector(".strip").append(small);
       }
@@ -59,7 +59,7 @@
   }
 
   function readOut(figure) {
-    const chart = figure.querySelector("svg.chart"), told = figure.querySelector("[data-at]");
+    const chart = figure.querySelector("svg.chart"), told = figure.querySelector("[data-now]");
     const [left, right, first, last] = chart.dataset.x.split(" ").map(Number);
     const [bottom, top, low, high, log] = chart.dataset.y.split(" ").map(Number);
     const values = all("[data-value]", figure), ends = values.map((value) => value.textContent);

@@ -1,0 +1,127 @@
+"""The pages in a browser: quiet, offline, usable by keyboard, and not wider than a phone."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinage.report.page import compare, render
+from tests.report import samples
+from tests.report.test_page import HOSTILE, hostile
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "msedge"))), None)
+FLAGS = """
+--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+""".split()  # noqa: SIM905 - a list of flags reads best so
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium, Chrome or Edge on this machine")
+SHOWN = "document.querySelectorAll('.picture')"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+class Opened:
+    """A page with all that it complains about and asks for; there is no network."""
+
+    def __init__(self, browser: Any, path: Path, **how: Any) -> None:
+        self.context = browser.new_context(**how)
+        self.page = self.context.new_page()
+        self.told: list[str] = []
+        self.asked: list[str] = []
+        self.context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(("file:", "data:")) else route.abort())
+        self.page.on("console", lambda message: self.told.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.told.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def fits(self) -> bool:
+        return bool(self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.told == []
+        assert [url for url in self.asked if not url.startswith(("file:", "data:"))] == []
+
+
+def written(folder: Path, name: str, page: str) -> Path:
+    path = folder / name
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> None:
+    record = samples.training()
+    opened = Opened(browser, written(tmp_path, "a-report.html", render(record)), viewport={"width": 1440, "height": 900})
+    page, last = opened.page, len(record.shots) - 1
+
+    def shown() -> list[str]:
+        return page.evaluate(f"[...{SHOWN}].map(one => one.src)")  # type: ignore[no-any-return]
+
+    assert shown() == record.shots[last].pictures
+    page.focus("#slider")
+    page.keyboard.press("ArrowLeft")
+    assert shown() == record.shots[last - 1].pictures
+    assert page.text_content(".slider output") == "step 480 of 1,600"
+    page.keyboard.press("Home")
+    assert shown() == record.shots[0].pictures
+    assert page.get_attribute("#slider", "aria-valuetext") == "step 0 of 1,600"
+    page.reload()
+    assert shown() == record.shots[0].pictures  # also after the page has renewed itself
+    page.click(".tile >> nth=1 >> .strip img >> nth=2")
+    assert shown() == record.shots[2].pictures
+    before = page.text_content("[data-value]")
+    page.hover(".plot svg.chart >> nth=0")
+    assert page.text_content("[data-now]").startswith("step ")
+    assert page.text_content("[data-value]") != before
+    opened.close()
+
+
+def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
+    runs = samples.compared()
+    opened = Opened(browser, written(tmp_path, "compare.html", compare(runs)), viewport={"width": 1440, "height": 900})
+    opened.page.focus("#slider")
+    opened.page.keyboard.press("Home")
+    found = opened.page.evaluate(f"[...{SHOWN}].slice(0, 3).map(one => one.src)")
+    assert found == [run.shots[0].pictures[0] for run in runs[:3]]
+    assert opened.page.text_content(".slider output") == "0 % of each run"
+    opened.close()
+
+
+def test_nothing_is_wider_than_a_phone(browser: Any, tmp_path: Path) -> None:
+    pages = {run.name: render(run) for run in (samples.finished(), samples.training(), samples.failed())}
+    for name, text in (pages | {"compare": compare(samples.compared())}).items():
+        opened = Opened(browser, written(tmp_path, f"{name}.html", text), viewport={"width": 375, "height": 800})
+        for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(23, 24, 26)")):
+            opened.page.emulate_media(color_scheme=scheme)
+            assert opened.fits(), name
+            assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+        opened.close()
+
+
+def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path) -> None:
+    record = hostile(" ".join(HOSTILE))
+    for name, text in (("report.html", render(record)), ("compare.html", compare([record, record]))):
+        opened = Opened(browser, written(tmp_path, name, text), viewport={"width": 375, "height": 800})
+        assert opened.page.evaluate("window.broken === undefined")
+        assert opened.fits()
+        opened.close()
+
+
+def test_without_script_the_page_is_whole(browser: Any, tmp_path: Path) -> None:
+    record = samples.finished()
+    opened = Opened(
+        browser, written(tmp_path, "a-report.html", render(record)), java_script_enabled=False, viewport={"width": 375, "height": 800}
+    )
+    assert opened.page.locator(".picture:visible").count() == 4
+    assert opened.page.locator("svg.chart:visible").count() == 5
+    assert opened.page.locator(".slider:visible, button:visible").count() == 0
+    opened.close()

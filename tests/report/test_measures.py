@@ -1,0 +1,50 @@
+"""The numbers that sum a run up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coinage.report import measures
+from coinage.report.record import Curves, Record, Row
+
+
+@given(st.lists(st.none() | st.floats(0, 10), max_size=60))
+def test_smoothing_stays_within_the_values_and_keeps_gaps(values: list[float | None]) -> None:
+    smooth = measures.smoothed(values)
+    assert [value is None for value in smooth] == [value is None for value in values]
+    known = [value for value in values if value is not None]
+    assert all(min(known) - 1e-9 <= value <= max(known) + 1e-9 for value in smooth if value is not None)
+
+
+def test_smoothing_by_hand() -> None:
+    # 20 values: about 2 back, so each weighs 1 - 2/3 = 1/3 of the one after it
+    smooth = measures.smoothed([3.0, 0.0, *[None] * 4, *[0.0] * 18])
+    assert smooth[0] == pytest.approx(3)
+    assert smooth[1] == pytest.approx(3 * (1 / 3) / (1 + 1 / 3))
+
+
+def test_turned_and_length_are_middles_of_the_vectors() -> None:
+    rows = [Row(key="clip_l", number=1), Row(key="clip_g", number=1), Row(key="odd", number=1)]
+    curves = Curves(step=[1, 2], angles=[[1, 3, 5], [10, None, 40]], norms=[[0.4, 0.8], [0.8, 0.8, 9.0]])
+    record = Record(rows=rows, curves=curves, vocabulary={"clip_l": (0.3, 0.4, 0.5), "clip_g": (0.7, 0.8, 0.9)})
+    assert measures.turned(record) == [3, 25]
+    assert measures.relative_lengths(record) == [1, 1.5]
+
+
+def test_an_empty_run_measures_nothing() -> None:
+    record = Record()
+    assert measures.last_loss(record) is None
+    assert measures.held_out_loss(record) is None
+    assert measures.works_in(record) is None
+    assert measures.images_per_second(record) is None
+    assert measures.last(measures.turned(record)) is None
+
+
+def test_runs_of_one_name_are_numbered() -> None:
+    assert measures.names_of([Record(name="a"), Record(name="b"), Record(name="a"), Record(token="w"), Record()]) == [
+        "a",
+        "b",
+        "a (2)",
+        "w",
+        "run",
+    ]
