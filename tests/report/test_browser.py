@@ -82,6 +82,7 @@ def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> N
     page.hover(".plot svg.chart >> nth=0")
     assert page.text_content("[data-now]").startswith("step ")
     assert page.text_content("[data-value]") != before
+    assert page.text_content("#settings ~ .copied code") == record.command
     opened.close()
 
 

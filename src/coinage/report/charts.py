@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import fmean
 
 WIDTH, HEIGHT = 440, 230  # of the view box: about the pixels on a phone and in a column, so that text stays legible
-LEFT, RIGHT, TOP, BOTTOM = 46, 428, 28, 204  # of the plot in it
+LEFT, RIGHT, TOP, BOTTOM = 50, 428, 28, 204  # of the plot in it
 MOST = 240  # points of a line, two pixels each
 LARGEST, LEAST = 1e30, 1e-30  # what is beyond is no measurement; the least that a logarithmic scale shows
 LOG_FROM = 20.0  # ratio of the largest to the least from which on a scale is logarithmic
@@ -189,7 +189,7 @@ def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
 def _axes(xs: Scale, ys: Scale, unit: str) -> str:
     rules = "".join(f"M{LEFT},{ys.place(tick):g}H{RIGHT}" for tick in ys.ticks)
     parts = [f'<path class="grid" d="{rules}"/>' if rules else "", f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>']
-    parts += [_text(LEFT - 7, ys.place(tick) + 4, number(tick), "tick", "end") for tick in ys.ticks]
+    parts += [_text(LEFT - 6, ys.place(tick) + 4, number(tick), "tick", "end") for tick in ys.ticks]
     for tick in xs.ticks:
         x = xs.place(tick)
         words, anchor = (f"step {number(tick, 6)}", "start") if tick == xs.ticks[0] else (number(tick, 6), "middle")

@@ -161,11 +161,11 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("time", duration(record.seconds) if record.seconds else ""),
         ("speed", f"{number(speed)} images/s" if speed else ""),
         ("learned from", f"{images:,} image{'s' if images != 1 else ''}" if images else ""),
-        ("model", record.model),
-        ("kind", record.family),
-        ("device", record.device),
         ("began", moment(record.began)),
         ("last written" if record.status == "training" else "ended", moment(record.written)),
+        ("kind", record.family),
+        ("model", record.model),
+        ("device", record.device),
         ("file", record.file),
     ]
     return [(name, value) for name, value in found if value]

@@ -59,8 +59,8 @@ def stage_of(record: Record) -> Stage | None:
         ([], [_tile(record, 0, place, last, paired=len(group) > 1) for place in group]) for group in _groups(record.prompts)
     ]
     labels = [f"step {shot.step:,} of {max(record.total_steps, shot.step):,}" for shot in record.shots]
-    tiles = sum(len(group) for _, group in groups)
-    columns = 3 if tiles <= 3 else 4 if tiles <= 8 else 6
+    tiles, paired = sum(len(group) for _, group in groups), any(len(group) > 1 for _, group in groups)
+    columns = 3 if tiles <= 3 or (tiles in (5, 6) and not paired) else 4 if tiles in (4, 5, 7, 8) else 6
     return Stage(groups=groups, labels=labels, shots=[list(range(len(record.shots)))], steps=[labels], columns=columns)
 
 
