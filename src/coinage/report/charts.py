@@ -228,7 +228,7 @@ def _line(line: Line, xs: Scale, ys: Scale) -> str:
     shape = "".join("M" + " ".join(run) + ("h0" if len(run) == 1 else "") for run in runs)  # h0: a lone point is a round dot
     kind = "trace" if line.trace else "line"
     drawn = f'<path class="{kind} {escape(line.style)}" d="{shape}"/>'
-    if line.dots:
+    if line.dots or sum(map(len, runs)) == 1:
         marks = "".join(f"M{place}h0" for run in runs for place in run)
         drawn += f'<path class="dots {escape(line.style)}" d="{marks}"/>'
     return drawn if shape else ""
