@@ -176,7 +176,7 @@ def test_pictures_never_make_a_page_large(count: int, size: int, tmp_path: Path)
 
 def test_words_and_numbers_never_make_a_page_large() -> None:
     long = "wörter <und> & " * 400
-    count = 600
+    count = 300
     record = replace(
         samples.finished(),
         warnings=[long] * count,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -146,7 +146,8 @@ class Record:
 
     def as_json(self) -> str:
         """The record as JSON that may stand inside a page's script element."""
-        return json.dumps(asdict(self), ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+        text = json.dumps(vars(self), default=vars, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+        return text.replace("<", "\\u003c")
 
 
 def from_json(text: str) -> Record:
