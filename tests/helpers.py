@@ -13,6 +13,7 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.hub import open_uploader
 from coinage.preflight import check
 from coinage.training.loop import train
+from coinage.training.reporter import Reporter, WarningsKept
 from coinage.training.setup import Run, prepare
 from coinage.training.trackers import open_writers
 from coinage.training.watch import observers_for
@@ -54,11 +55,14 @@ def trained(
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:
         change(run)
-    watch = observers_for(run, checked.prompts, open_writers(config.log, config.save.output_dir), open_uploader(config.hub))
-    try:
-        return run, train(run, watch)
-    finally:
-        watch.close()
+    writers, uploader = open_writers(config.log, config.save.output_dir), open_uploader(config.hub)
+    with WarningsKept() as warned:
+        reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned.found)
+        watch = observers_for(run, checked.prompts, writers, uploader, reporter)
+        try:
+            return run, train(run, watch)
+        finally:
+            watch.close()
 
 
 def rows_of(file: EmbeddingFile) -> torch.Tensor:

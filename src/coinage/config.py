@@ -276,6 +276,8 @@ class LogConfig:
     wandb_key: str | None = field(default=None, repr=False)
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # what the trackers are started with, by tracker
     settings: tuple[tuple[str, object], ...] = ()  # told to the trackers
+    program: str = "coinage train"
+    given: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()  # by group, flags that differ from their defaults, each with its words
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from coinage.data.examine import DataChecked
 from coinage.data.images import load_view
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError
+from coinage.report.pictures import data_url
 from coinage.words import marked_parts
 
 THUMBNAIL = 192  # pixels, the longer side
@@ -41,18 +39,9 @@ def contact_sheet(summary: dict[str, Any], checked: DataChecked, token: str) -> 
 
 def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataChecked) -> dict[str, Any]:
     word = set(checked.word.ids) if checked.word else set()
-    marks = [
-        name
-        for name, holds in {
-            "held out": sample.held_out,
-            "regularisation": sample.subset.regularisation,
-            "turned upright": sample.rotated,
-            f"enlarged {sample.enlarged:.1f}x": sample.enlarged > 1.0,
-            "mirrored at random": described["flip"],
-            f"{described['longest_caption_tokens']} tokens: cut": described["longer_than_limit"],
-        }.items()
-        if holds
-    ]
+    marks = marks_of(sample)
+    if described["longer_than_limit"]:
+        marks.append(f"{described['longest_caption_tokens']} tokens: cut")
     captions: list[dict[str, Any]] = [
         {
             "parts": marked_parts(caption["text"], token),
@@ -62,10 +51,22 @@ def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataCh
     ]
     lacking = bool(token) and not all(any(marked for _, marked in caption["parts"]) for caption in captions)
     name = Path(described["path"]).name
-    return described | {"name": name, "thumbnail": _thumbnail(sample), "marks": marks, "captions": captions, "lacking": lacking}
+    return described | {"name": name, "thumbnail": thumbnail(sample, THUMBNAIL), "marks": marks, "captions": captions, "lacking": lacking}
 
 
-def _thumbnail(sample: Sample) -> str:
+def marks_of(sample: Sample) -> list[str]:
+    """What is special about an image, in few words."""
+    told = {
+        "held out": sample.held_out,
+        "regularisation": sample.subset.regularisation,
+        "turned upright": sample.rotated,
+        f"enlarged {sample.enlarged:.1f}x": sample.enlarged > 1.0,
+        "mirrored at random": sample.subset.images.flip and not sample.held_out,
+    }
+    return [mark for mark, holds in told.items() if holds]
+
+
+def thumbnail(sample: Sample, side: int) -> str:
     """The image as cut, as a data URL; "" when it cannot be read."""
     try:
         view = load_view(sample)
@@ -75,8 +76,4 @@ def _thumbnail(sample: Sample) -> str:
     if view.mask is not None:
         hidden = (1 - view.mask)[..., None] * 0.6
         pixels = pixels * (1 - hidden) + MASK_COLOR * hidden
-    image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(pixels.round().clip(0, 255).astype(np.uint8), side)

@@ -76,7 +76,7 @@ def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> N
     assert page.get_attribute("#slider", "aria-valuetext") == "step 0 of 1,600"
     page.reload()
     assert shown() == record.shots[0].pictures  # also after the page has renewed itself
-    page.click(".tile >> nth=1 >> .strip img >> nth=2")
+    page.click(".tile >> nth=0 >> .strip img >> nth=2")
     assert shown() == record.shots[2].pictures
     before = page.text_content("[data-value]")
     page.hover(".plot svg.chart >> nth=0")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coinage.cli.console import set_up_log
-from coinage.training.observers import Journal
+from coinage.training.journal import Journal
 from tests.helpers import prepared
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
     assert (one["code"], one["same"], one["steps"]) == (0, True, [1, 2, 3, 4, 5, 6])
     stems = ["zibu", "zibu-step00000002", "zibu-step00000006"]  # that of step 4 had no room
     states = [f"{stem}-state/{file}" for stem in stems for file in ("state.json", "state.pt")]
-    assert one["names"] == sorted(["zibu-log.jsonl", *(f"{stem}.safetensors" for stem in stems), *states])
+    assert one["names"] == sorted(["zibu-log.jsonl", "zibu-report.html", *(f"{stem}.safetensors" for stem in stems), *states])
     assert done.stderr.count("the run goes on; earlier files are as they were") == 1
     assert done.stderr.count("preview 0 failed, training goes on: cannot write the file: No space left on device") == 1
     assert done.stderr.count("tracking by TensorBoard has ended, training goes on") == 1

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
+from coinage.state_files import latest_state
 from coinage.training.processes import ALONE, Processes
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import flags, rows_of, trained
@@ -118,6 +120,32 @@ def test_a_process_that_never_comes_is_not_waited_for(dataset: Path, tmp_path: P
     assert done.returncode == 1, done.stderr
     assert "error: the other processes have not come within 1 minutes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_process_that_is_killed_ends_the_run(dataset: Path, tmp_path: Path) -> None:
+    """And what was learned is kept."""
+    words = [*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path, "--max_train_steps=2000", "--cache_latents")]
+    launched = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    log, deadline = tmp_path / "zibu-log.jsonl", time.monotonic() + 60
+    while not (log.is_file() and len(log.read_text().splitlines()) > 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    found = [p for p in Path("/proc").iterdir() if p.name.isdecimal() and is_rank(p, 1, parent=launched.pid)]
+    os.kill(int(found[0].name), signal.SIGKILL)
+    _, told = launched.communicate(timeout=60)
+    assert launched.returncode == 1
+    assert "error: another process of this run has ended, or is out of reach" in told
+    assert latest_state(tmp_path, "zibu") is not None
+    assert read(next(tmp_path.glob("zibu-step*.safetensors"))).num_vectors == 1
+
+
+def is_rank(process: Path, rank: int, parent: int) -> bool:
+    """Whether a process of the system was started by another as a worker of a rank."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        return int(fields[1]) == parent and f"RANK={rank}\0" in (process / "environ").read_text()
+    except OSError:
+        return False
 
 
 def test_wrong_input_is_told_once(dataset: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_stop_saves_everything_and_the_same_command_goes_on(
         run, _ = trained(moon_dataset, tmp_path / "b", *STEPS)
     assert run.step == 4
     names = sorted(path.name for path in (tmp_path / "b").iterdir())
-    assert names == ["zibu-log.jsonl", "zibu-step00000004-state", "zibu-step00000004.safetensors"]
+    assert names == ["zibu-log.jsonl", "zibu-report.html", "zibu-step00000004-state", "zibu-step00000004.safetensors"]
     assert f"--resume {tmp_path / 'b' / 'zibu-step00000004-state'}" in caplog.text
     _, again = trained(moon_dataset, tmp_path / "b", *STEPS, "--resume=latest")
     assert torch.equal(rows_of(whole), rows_of(again))
@@ -276,7 +276,13 @@ def test_older_saves_are_forgotten(moon_dataset: Path, tmp_path: Path) -> None:
     given = ("--max_train_steps=8", "--save_every_n_steps=2", "--save_last_n_steps=2", "--save_state", "--save_last_n_steps_state=4")
     trained(moon_dataset, tmp_path / "a", *given)
     files, states = ({p.name for p in (tmp_path / "a").iterdir() if p.is_dir() is folder} for folder in (False, True))
-    assert files == {"zibu-step00000006.safetensors", "zibu-step00000008.safetensors", "zibu.safetensors", "zibu-log.jsonl"}
+    assert files == {
+        "zibu-step00000006.safetensors",
+        "zibu-step00000008.safetensors",
+        "zibu.safetensors",
+        "zibu-log.jsonl",
+        "zibu-report.html",
+    }
     assert states == {"zibu-step00000004-state", "zibu-step00000006-state", "zibu-step00000008-state", "zibu-state"}
     trained(
         moon_dataset, tmp_path / "b", "--max_train_epochs=5", "--save_every_n_epochs=1", "--save_last_n_epochs=2", "--train_batch_size=4"

@@ -182,7 +182,7 @@ def test_files_at_steps_epochs_and_end(moon_dataset: Path, tmp_path: Path) -> No
     options = ("--max_train_steps=4", "--save_every_n_steps=2", f"--sample_prompts={prompts}", "--sample_at_first")
     trained(moon_dataset, tmp_path / "o", *options, "--sample_every_n_steps=3", "--output_name=w", f"--logging_dir={tmp_path / 'logs'}")
     names = sorted(p.name for p in (tmp_path / "o").iterdir())
-    assert names == ["sample", "w-log.jsonl", "w-step00000002.safetensors", "w-step00000004.safetensors", "w.safetensors"]
+    assert names == ["sample", "w-log.jsonl", "w-report.html", "w-step00000002.safetensors", "w-step00000004.safetensors", "w.safetensors"]
     previews = sorted(p.name for p in (tmp_path / "o" / "sample").iterdir())
     stems = [(p[:11], p.endswith("_42.png")) for p in previews]
     assert stems == [("w_000000_00", True), ("w_000000_01", False), ("w_000003_00", True), ("w_000003_01", False)]
@@ -202,7 +202,13 @@ def test_epoch_saves_leave_the_last_epoch_to_the_final_file(tmp_path: Path) -> N
     dataset.write_text(dataset.read_text(encoding="utf-8").replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
     run, _ = trained(dataset, tmp_path / "o", "--max_train_epochs=3", "--save_every_n_epochs=1", "--save_model_as=pt", "--cache_latents")
     assert (run.total_steps, run.step, run.epoch) == (6, 6, 3)
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["zibu-000001.pt", "zibu-000002.pt", "zibu-log.jsonl", "zibu.pt"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        "zibu-000001.pt",
+        "zibu-000002.pt",
+        "zibu-log.jsonl",
+        "zibu-report.html",
+        "zibu.pt",
+    ]
 
 
 def test_weights_continue_an_earlier_word(moon_dataset: Path, tmp_path: Path) -> None:
@@ -382,7 +388,12 @@ def test_saving_precision_and_ratio(tmp_path: Path) -> None:
     dataset.write_text(dataset.read_text(encoding="utf-8").replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
     options = ("--max_train_epochs=4", "--save_n_epoch_ratio=2", "--save_precision=fp16", "--metadata_author=me", "--cache_latents")
     trained(dataset, tmp_path / "o", *options)
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["zibu-000002.safetensors", "zibu-log.jsonl", "zibu.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        "zibu-000002.safetensors",
+        "zibu-log.jsonl",
+        "zibu-report.html",
+        "zibu.safetensors",
+    ]
     with safetensors.safe_open(tmp_path / "o" / "zibu.safetensors", framework="pt") as file:
         assert file.metadata()["modelspec.author"] == "me"
         assert file.get_tensor("emb_params").dtype == torch.float16

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from coinage.cli.flags import BY_DEST
+from coinage.cli.flags import BY_DEST, flags_of
+from coinage.cli.parse import SECRETS
 from coinage.config import HubConfig, LogConfig, TrackerName
 from coinage.errors import Findings, did_you_mean
 from coinage.model_files import HUB_ID
@@ -24,6 +25,7 @@ PATHS = (  # told without their folders
     "pretrained_model_name_or_path", "vae", "dataset_config", "train_data_dir", "reg_data_dir", "conditioning_data_dir", "in_json",
     "weights", "sample_prompts",
 )  # fmt: skip
+PROGRAMS = {"sd": "train_textual_inversion.py", "sdxl": "sdxl_train_textual_inversion.py", "any": "coinage train"}
 TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
 REPO_TYPES = ("model", "dataset", "space")
 
@@ -44,6 +46,8 @@ def build_log(args: argparse.Namespace, findings: Findings) -> LogConfig:
         wandb_key=args.wandb_api_key,
         arguments=arguments,
         settings=tuple(sorted(told_settings(args).items())) if args.log_config else (),
+        program=PROGRAMS[args.script],
+        given=given_flags(args),
         level=args.console_log_level or "INFO",
         file=Path(args.console_log_file) if args.console_log_file else None,
         simple=args.console_log_simple,
@@ -94,6 +98,18 @@ def told_settings(args: argparse.Namespace) -> dict[str, Any]:
         elif flag.kind in ("int", "float", "ratio", "switch") or flag.choices or dest in TEXTS:
             told[dest] = " ".join(value) if isinstance(value, list) else value
     return told
+
+
+def given_flags(args: argparse.Namespace) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
+    """By group, each flag that differs from its default, with its words; keys and what only names other settings are left out."""
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for flag in flags_of(args.script):
+        value = getattr(args, flag.dest)
+        if value == flag.default or flag.dest in (*SECRETS, "config_file", "output_config"):
+            continue
+        words = () if flag.kind == "switch" else map(str, value) if flag.kind == "list" else (str(value),)
+        groups.setdefault(flag.group, []).append((flag.name, *words))
+    return tuple((group, tuple(flags)) for group, flags in groups.items())
 
 
 def build_hub(args: argparse.Namespace, findings: Findings) -> HubConfig:

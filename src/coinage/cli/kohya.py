@@ -99,6 +99,7 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
     from coinage.families import quiet_libraries
     from coinage.training.loop import train
     from coinage.training.processes import start_processes
+    from coinage.training.reporter import Reporter, WarningsKept
     from coinage.training.setup import prepare
     from coinage.training.stopping import stopping
     from coinage.training.using import check_and_tell
@@ -108,26 +109,29 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
     processes, device = start_processes(timeout)
     uploader, writers = opened(config, processes)
     log.info("loading %s", config.model.source)
-    run = prepare(config, checked.samples, device, checked.state, processes)
-    for line in headlines(config.data, run.samples):
-        log.info("%s", line)
-    shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, device)
-    log.info("%d images, %d steps, %d epochs, %s on %s", *shape)
-    if processes.count > 1:
-        log.info("%d processes, each with its share of every step", processes.count)
-    if config.data.cache_latents:
-        cache_latents(run)
-    watch = observers_for(run, checked.prompts, writers, uploader)
-    if run.step:
-        log.info("going on after step %d from %s", run.step, checked.state)
-    try:
-        with stopping(run):
-            train(run, watch)
-    finally:
-        watch.close()
-    if run.step < run.total_steps:
-        sys.exit(128 + run.stop)
-    path = config.save.output_dir / f"{config.words[0].output_name}.{config.save.format}"
-    if processes.main:
-        log.info("saved %s", path)
-        check_and_tell(run, path)
+    with WarningsKept(map(str, checked.warnings)) as warned:
+        run = prepare(config, checked.samples, device, checked.state, processes)
+        for line in headlines(config.data, run.samples):
+            log.info("%s", line)
+        shape = (sum(s.trains for s in run.samples), run.total_steps, run.total_epochs, run.dtype, device)
+        log.info("%d images, %d steps, %d epochs, %s on %s", *shape)
+        if processes.count > 1:
+            log.info("%d processes, each with its share of every step", processes.count)
+        if config.data.cache_latents:
+            cache_latents(run)
+        reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned.found) if processes.main else None
+        watch = observers_for(run, checked.prompts, writers, uploader, reporter)
+        if run.step:
+            log.info("going on after step %d from %s", run.step, checked.state)
+        try:
+            with stopping(run):
+                train(run, watch)
+        finally:
+            watch.close()
+        if run.step < run.total_steps:
+            sys.exit(128 + run.stop)
+        path = config.save.output_dir / f"{config.words[0].output_name}.{config.save.format}"
+        if reporter:
+            log.info("saved %s", path)
+            reporter.verified(run, path, check_and_tell(run, path))
+            log.info("look at %s", reporter.path)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from coinage.config import LEAST_MASK, DataConfig
 from coinage.data.coverage import Coverage, cover_captions, report_coverage
 from coinage.data.images import load_view
@@ -16,6 +18,7 @@ from coinage.errors import CoinageError, Findings, Problem
 from coinage.progress import counted
 from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
 
+FLAT = 4 / 127.5  # of -1..1: less than that is one colour, compression aside
 DECODED_AT_ONCE = 500  # images; larger sets that are to be cached are decoded while they are encoded
 
 
@@ -78,28 +81,52 @@ def examine(
 def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, skip: bool) -> list[Sample]:
     """The images that can be decoded; what is wrong with the others, and with their masks, is found."""
 
-    def look(sample: Sample) -> tuple[Problem, ...] | float | None:
+    def look(sample: Sample) -> tuple[Problem, ...] | tuple[bool, float]:
+        """What is wrong with it; else whether it is of one colour, and how much of it its mask leaves."""
         try:
             view = load_view(sample)
         except CoinageError as error:
             return error.problems
-        return None if view.mask is None else float(view.mask.mean())
+        return bool(np.ptp(view.pixels, axis=(1, 2)).max() < FLAT), 1.0 if view.mask is None else float(view.mask.mean())
 
-    kept, bad, faint = [], list[Problem](), list[Sample]()
+    kept, bad, faint, hidden, flat = [], list[Problem](), list[Sample](), list[Sample](), list[Sample]()
     with ThreadPoolExecutor(max(readers, 1)) as pool, counted("reading images", len(samples)) as on_image:
-        for done, (sample, result) in enumerate(zip(samples, pool.map(look, samples), strict=True), 1):
-            if isinstance(result, tuple):
-                bad += result
-            else:
-                kept.append(sample)
-                if result is not None and result < LEAST_MASK:
-                    faint.append(sample)
+        for done, (sample, found) in enumerate(zip(samples, pool.map(look, samples), strict=True), 1):
+            match found:
+                case (bool() as is_flat, float() as left):
+                    kept.append(sample)
+                    flat += [sample] if is_flat else []
+                    if left < LEAST_MASK:
+                        (faint if left else hidden).append(sample)
+                case problems:
+                    bad += problems
             on_image(done)
     report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)  # an image in two datasets is told once
+    _report_masks(kept, faint, hidden, findings)
+    if flat:
+        what = f"{len(flat)} of {len(kept)} images are of one colour, and teach nothing but that"
+        findings.warn(what, "; ".join(sample.path.name for sample in flat[:3]), "see whether they were exported as they should")
+    return kept
+
+
+def _report_masks(kept: Sequence[Sample], faint: Sequence[Sample], hidden: Sequence[Sample], findings: Findings) -> None:
+    """Masks that leave little or nothing of an image."""
     if faint:
         what = f"{len(faint)} masks cover less than {LEAST_MASK:.0%} of their image, which then teaches next to nothing"
-        findings.warn(what, str(faint[0].mask or faint[0].path), "white is what counts; --mask_normalize makes up for small masks")
-    return kept
+        findings.warn(what, _mask_of(faint[0]), "white is what counts; --mask_normalize makes up for small masks")
+    if hidden:
+        everything = len(hidden) == sum(sample.trains for sample in kept)
+        what = f"{len(hidden)} masks hide all of their image, which teaches nothing"
+        tell = findings.error if everything else findings.warn
+        tell(
+            "the masks hide all of every image: nothing would be learned" if everything else what,
+            _mask_of(hidden[0]),
+            "white is what counts",
+        )
+
+
+def _mask_of(sample: Sample) -> str:
+    return str(sample.mask or sample.path)
 
 
 def _warn_of_regularisation(samples: Sequence[Sample], token: str, findings: Findings) -> None:

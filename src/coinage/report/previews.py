@@ -15,7 +15,10 @@ WITHOUT = "the same without the word"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A place for a picture: of which run and prompt, with the text below and the picture that the page begins with."""
+    """A place for a picture: of which run and prompt, with the text below and the picture that the page begins with.
+
+    One that is `still` does not change over the run, and is drawn once.
+    """
 
     run: int
     prompt: int
@@ -24,6 +27,7 @@ class Tile:
     note: str
     seed: int | None
     picture: str
+    still: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +107,12 @@ def _groups(prompts: Sequence[Asked]) -> list[list[int]]:
 def _tile(record: Record, run: int, place: int, shot: int, *, paired: bool) -> Tile:
     asked = record.prompts[place]
     parts = marked_parts(asked.text, record.token)
-    pictures = record.shots[shot].pictures if record.shots else []
+    still = asked.of is not None
+    drawn = [own[place] if place < len(own) else None for own in (each.pictures for each in record.shots[: shot + 1])]
+    picture = next((url for url in reversed(drawn) if url), "") if still else (drawn or [None])[-1] or ""
     lacks = paired and not any(is_word for _, is_word in parts)
-    picture = (pictures[place] if place < len(pictures) else None) or ""
-    return Tile(run=run, prompt=place, parts=parts, text=asked.text, note=WITHOUT if lacks else "", seed=asked.seed, picture=picture)
+    note = WITHOUT if lacks else ""
+    return Tile(run=run, prompt=place, parts=parts, text=asked.text, note=note, seed=asked.seed, picture=picture, still=still)
 
 
 def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:

@@ -60,7 +60,7 @@ class Shot:
 
 @dataclass(kw_only=True)
 class Asked:
-    """A prompt of the previews; `of` is the index of the one that it is compared with, the same without the word."""
+    """A prompt of the previews; one that is `of` another is the same without the word, and drawn once: it does not change."""
 
     text: str
     seed: int | None = None

@@ -14,7 +14,12 @@
     const range = root.querySelector("input"), told = root.querySelector("output"), end = plan.labels.length - 1;
     const printed = root.querySelector(".without-script");
     const tiles = all("[data-run]", root);
-    const url = (tile, at) => runs[tile.dataset.run][plan.shots[tile.dataset.run][at]]?.[tile.dataset.prompt];
+    const drawn = (tile, shot) => runs[tile.dataset.run][shot]?.[tile.dataset.prompt];
+    const url = (tile, at) => {
+      let shot = plan.shots[tile.dataset.run][at];
+      if ("still" in tile.dataset) while (shot > 0 && !drawn(tile, shot)) shot--; // drawn once, since it does not change
+      return drawn(tile, shot);
+    };
 
     function show(at) {
       range.value = at;
@@ -52,7 +57,7 @@
     if (!range) return;
     root.querySelector(".slider").hidden = false;
     root.classList.add("live");
-    tiles.filter((tile) => tile.querySelector(".strip")).forEach(strip);
+    tiles.filter((tile) => tile.querySelector(".strip") && !("still" in tile.dataset)).forEach(strip);
     range.addEventListener("input", () => choose(Number(range.value)));
     const at = plan.labels.indexOf(recall().label);
     show(at < 0 ? end : at);

@@ -116,7 +116,7 @@ def check_attention(run: Run, batch: Batch) -> None:
     ratio = float(fast.norm() / plain.norm())
     if cosine >= ALIKE and ALIKE <= ratio <= 1 / ALIKE:
         return
-    plain_attention(run.parts).__enter__()
+    use_plain_attention(run.parts)
     hint = "plain attention is used instead, which takes more memory; another torch or driver may mend it"
     what = f"the attention kernels give a wrong gradient ({ratio:.2f} of the right length, cosine {cosine:.2f})"
     log.warning("%s", TrainingError(what, str(run.parts.device), hint))
@@ -141,18 +141,23 @@ def _gradient(run: Run, batch: Batch) -> Tensor:
 
 @contextmanager
 def plain_attention(parts: Components) -> Iterator[None]:
-    """Have UNet and text encoders compute attention step by step for a while, without fused kernels."""
-    from diffusers.models.attention_processor import AttnProcessor
-
+    """Use plain attention for a while."""
     encoders: Sequence[Any] = parts.text_encoders
     kept: dict[str, Any] = dict(parts.denoiser.attn_processors)
     ways = [encoder.config._attn_implementation for encoder in encoders]  # noqa: SLF001 - it has no other name
-    parts.denoiser.set_attn_processor(AttnProcessor())
-    for encoder in encoders:
-        encoder.set_attn_implementation("eager")
+    use_plain_attention(parts)
     try:
         yield
     finally:
         parts.denoiser.set_attn_processor(kept)
         for encoder, way in zip(encoders, ways, strict=True):
             encoder.set_attn_implementation(way)
+
+
+def use_plain_attention(parts: Components) -> None:
+    """Have UNet and text encoders compute attention step by step, without fused kernels."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    parts.denoiser.set_attn_processor(AttnProcessor())
+    for encoder in parts.text_encoders:
+        encoder.set_attn_implementation("eager")

@@ -28,6 +28,11 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
     try:
         watch.started(run)
         _epochs(run, watch)
+        run.processes.check_same(run.parts.rows())
+        if run.step == run.total_steps:
+            watch.finished(run)
+        else:
+            watch.stopped(run)
     except Exception as error:
         ended = as_training_error(error, run)
         try:
@@ -37,11 +42,6 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
         if ended is None or ended is error:
             raise
         raise ended from error
-    run.processes.check_same(run.parts.rows())
-    if run.step == run.total_steps:
-        watch.finished(run)
-    else:
-        watch.stopped(run)
     return run.embedding()
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +17,7 @@ from torch import Tensor
 
 from coinage.config import PreviewConfig
 from coinage.errors import ConfigError
-from coinage.files import save_image, write_bytes
+from coinage.files import save_image
 from coinage.generate import draw
 from coinage.preview_set import steps_for, times_within_share
 from coinage.prompts import Prompt, read_prompts
@@ -190,7 +185,7 @@ class Previewer(Observer):
         prompts: Sequence[Prompt],
         folder: Path,
         name: str,
-        show: Callable[[Sequence[Picture], int], None] | None,
+        show: Callable[[Sequence[Picture], int], None],
     ) -> None:
         self._config, self._prompts, self._folder, self._name, self._show = config, prompts, folder, name, show
         self._changed = _changed(config.prompts)
@@ -240,59 +235,5 @@ class Previewer(Observer):
                 save_image(path, image)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed, training goes on: %s", index, error)
-        if self._show:
-            everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]
-            self._show(sorted(everyones, key=lambda picture: picture.index), run.step)
-
-
-class Journal(Observer):
-    """A line of JSON for every update, in `OUTPUT/NAME-log.jsonl`; a resumed run goes on where its state was saved."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: FileIO | None = None
-        self._size = 0  # of the whole lines in the file
-        self._unwritten = b""
-        self._told = False
-
-    def started(self, run: Run) -> None:
-        kept = []
-        if run.step and self._path.is_file():
-            kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= run.step]
-        data = "".join(f"{line}\n" for line in kept).encode()
-        write_bytes(self._path, data)
-        self._size = len(data)
-        self._file = self._path.open("r+b", buffering=0)  # so that a run that is killed leaves it whole
-
-    def stepped(self, run: Run) -> None:
-        norm = run.grad_norm if math.isfinite(run.grad_norm) else None  # an update that overflowed was skipped
-        entry = {"step": run.step, "epoch": run.epoch, "loss": run.loss, "lr": run.rate, "grad_norm": norm}
-        self._unwritten += json.dumps(entry).encode() + b"\n"
-        try:
-            self._append()
-        except OSError as error:
-            if not self._told:
-                log.warning("cannot write the log, training goes on: %s: %s", self._path, error.strerror)
-            self._told = True
-
-    def _append(self) -> None:
-        """Write what is not written yet, after the last whole line: a full disk may have taken a part."""
-        if self._file is None:
-            return
-        self._file.seek(self._size)
-        if self._file.write(self._unwritten) < len(self._unwritten):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += len(self._unwritten)
-        self._unwritten = b""
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of the journal; infinite for half a line."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
-        return math.inf
+        everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]
+        self._show(sorted(everyones, key=lambda picture: picture.index), run.step)

@@ -47,6 +47,7 @@ class Saver(Observer):
         self._config, self._state = config.save, config.state
         self._name = config.words[0].output_name
         self._uploader = uploader
+        self._ended = False  # the last save has been tried
 
     def path(self, suffix: str = "") -> Path:
         """Where an embedding goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
@@ -75,16 +76,18 @@ class Saver(Observer):
                     remove(path(_at_epoch(old)))
 
     def finished(self, run: Run) -> None:
+        self._ended = True
         self._save(run, "", state=self._state.at_end, last=True)
 
     def stopped(self, run: Run) -> None:
+        self._ended = True
         suffix = _at_step(run.step)
         self._save(run, suffix, state=True, last=True)
         text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
         log.info(text, run.step, run.total_steps, self.state_path(suffix))
 
     def failed(self, run: Run, error: Exception) -> None:  # noqa: ARG002 - whatever it was
-        if run.step:
+        if run.step and not self._ended:
             self.stopped(run)  # what was learned before is as good
 
     def close(self) -> None:

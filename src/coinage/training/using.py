@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("coinage")
 
 
-def check_and_tell(run: Run, path: Path) -> None:
+def check_and_tell(run: Run, path: Path) -> list[Check]:
     """Verify a run's file, and tell what it does where; a check that fails costs nothing but its line."""
     word = run.embedding()
     dtype = DTYPES[run.config.save.precision]
@@ -25,8 +25,9 @@ def check_and_tell(run: Run, path: Path) -> None:
             checks = verify(path, run.family, run.parts, rounded, run.placeholder.token)
     except Exception as error:  # noqa: BLE001 - the file is written and read back; that is what counts
         log.warning("the file could not be tried in other tools: %s", error)
-        return
+        return []
     tell(path, run.family.name, checks, run.placeholder.token)
+    return checks
 
 
 def tell(path: Path, family: str, checks: list[Check], token: str) -> None:

@@ -9,7 +9,9 @@ from coinage.hub import Uploader
 from coinage.progress import counted
 from coinage.prompts import Prompt
 from coinage.training.first_look import FirstLook
-from coinage.training.observers import Journal, Observer, Previewer, Progress, Together
+from coinage.training.journal import Journal
+from coinage.training.observers import Observer, Picture, Previewer, Progress, Together
+from coinage.training.reporter import Reporter
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
 from coinage.training.trackers import Tracker, Writer
@@ -19,7 +21,13 @@ from coinage.training.watchdog import Watchdog
 log = logging.getLogger("coinage")
 
 
-def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer] = (), uploader: Uploader | None = None) -> Observer:
+def observers_for(
+    run: Run,
+    prompts: Sequence[Prompt],
+    writers: Sequence[Writer] = (),
+    uploader: Uploader | None = None,
+    reporter: Reporter | None = None,
+) -> Observer:
     """Log and saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure.
 
     A state must not be older than the log: lines after it are cut when the run goes on, and lines before it are not made again.
@@ -29,18 +37,28 @@ def observers_for(run: Run, prompts: Sequence[Prompt], writers: Sequence[Writer]
         prompts: of previews.
         writers: of trackers, in the main process.
         uploader: of saved files, in the main process.
+        reporter: writes the run's page, in the main process.
     """
     config, name, main = run.config, run.config.words[0].output_name, run.processes.main
     tracker = Tracker(writers)
-    observers: list[Observer] = [FirstLook(config.loop.on_problem)]
+
+    def show(pictures: Sequence[Picture], step: int) -> None:
+        tracker.show(pictures, step)
+        if reporter:
+            reporter.show(pictures, step)
+
+    observers: list[Observer] = []
     if main:
-        observers += [Journal(config.save.output_dir / f"{name}-log.jsonl"), Saver(config, uploader)]
+        path = config.save.output_dir / f"{name}-log.jsonl"
+        observers += [Journal(path, reporter.add) if reporter else Journal(path), Saver(config, uploader)]
+    observers.append(FirstLook(config.loop.on_problem))
     if prompts:
-        show = tracker.show if config.log.trackers else None
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
     if any(sample.held_out for sample in run.samples):
         observers.append(Validator(config.validation))
-    return Together([*observers, *([tracker, Progress()] if main else []), Watchdog(config.loop.on_problem)])
+    observers += [tracker, Progress()] if main else []
+    observers.append(Watchdog(config.loop.on_problem))
+    return Together([*observers, reporter] if reporter else observers)  # the page tells also of what the watchdog ends
 
 
 def cache_latents(run: Run) -> None:

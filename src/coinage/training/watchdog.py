@@ -15,6 +15,7 @@ from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
 PATIENCE = 20  # steps until which every vector must have had a gradient, and have moved as it should
+UNMOVED = 0.5  # share of a row's numbers that may stay exactly as they were
 MANY_SKIPPED = 0.05  # share of updates lost to overflow, from which on it is told
 OnProblem = Literal["stop", "warn"]
 
@@ -35,7 +36,7 @@ class Watchdog(Observer):
 
     def __init__(self, on_problem: OnProblem) -> None:
         self._on_problem = on_problem
-        self._alive: list[Tensor] = []  # for each text encoder, which rows have had a gradient
+        self._touched: list[Tensor] = []  # for each text encoder, in how many of the first steps its rows had a gradient
         self._begin: list[Tensor] = []  # the rows before this process's first step
         self._rates: list[float] = []  # learning rates of the first steps that were not skipped
         self._steps = self._skipped = 0
@@ -52,7 +53,8 @@ class Watchdog(Observer):
             return
         if not run.skipped:
             self._rates.append(run.rate)
-        self._alive = [had | now for had, now in zip(self._alive, run.touched, strict=True)] if self._alive else list(run.touched)
+        now = [touched.int().cpu() for touched in run.touched]
+        self._touched = [had + more for had, more in zip(self._touched, now, strict=True)] if self._touched else now
         if self._steps == PATIENCE:
             self._judge(run, self._on_problem)
 
@@ -86,29 +88,33 @@ class Watchdog(Observer):
         """Rows that no gradient has reached."""
         dead = [
             f"vector {number} of {key}"
-            for key, alive in zip(run.family.embedding_keys, self._alive, strict=True)
-            for number, is_alive in enumerate(alive.tolist(), 1)
-            if not is_alive
+            for key, touched in zip(run.family.embedding_keys, self._touched, strict=True)
+            for number, times in enumerate(touched.tolist(), 1)
+            if not times
         ]
         if not dead:
             return None
-        all_are = len(dead) == sum(map(len, self._alive))
+        all_are = len(dead) == sum(map(len, self._touched))
         which = f"no gradient has reached {'the word' if all_are else ', '.join(dead)}"
         hint = "see that captions hold the word (coinage dataset), that --conditioning_data_dir hides not all, and that the model draws"
         return TrainingError(f"{which} in {self._steps} steps, so nothing is learned there", f"step {run.step}", hint)
 
     def _wrong_movement(self, run: Run) -> TrainingError | None:
-        """Rows that have moved by less or more than their optimizer moves them."""
-        band = movement_band(run.config.optim, self._rates, self._begin[0].shape[1])
-        if band is None:
-            return None
-        for key, rows, begin in zip(run.family.embedding_keys, run.parts.rows(), self._begin, strict=True):
-            for number, moved in enumerate((rows.detach().cpu() - begin).norm(dim=1).tolist(), 1):
-                if not band[0] <= moved <= band[1]:
-                    what = f"vector {number} of {key} has moved by {moved:.2g} in {self._steps} steps, where AdamW moves it by"
-                    which = "less" if moved < band[0] else "more"
-                    hint = {"less": "its gradient vanishes, or its steps are rounded away", "more": "something else writes to it"}[which]
-                    return TrainingError(f"{what} {band[0]:.2g} to {band[1]:.2g}: {hint}", f"step {run.step}", "try --mixed_precision no")
+        """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
+        rows = zip(run.family.embedding_keys, run.parts.rows(), self._begin, self._touched, strict=True)
+        for key, now, begin, touched in rows:
+            moves = now.detach().cpu() - begin
+            for number, (move, times) in enumerate(zip(moves, touched.tolist(), strict=True), 1):
+                which, distance = f"vector {number} of {key}", float(move.norm())
+                band = movement_band(run.config.optim, self._rates, times, len(move))
+                still = float((move == 0).float().mean())
+                if any(self._rates) and still > UNMOVED:
+                    what = f"{still:.0%} of the numbers of {which} have not moved in {self._steps} steps: they are rounded away"
+                    return TrainingError(what, f"step {run.step}", "raise --learning_rate, or use --mixed_precision no")
+                if band and not band[0] <= distance <= band[1]:
+                    reason = "its gradient vanishes" if distance < band[0] else "something else writes to it"
+                    what = f"{which} has moved by {distance:.2g} in {self._steps} steps, where AdamW moves it by"
+                    return TrainingError(f"{what} {band[0]:.2g} to {band[1]:.2g}: {reason}", f"step {run.step}", "try --mixed_precision no")
         return None
 
     def _tell_skipped(self) -> None:
