@@ -24,6 +24,9 @@ def own_log() -> Iterator[None]:
     log = logging.getLogger("coinage")
     kept = list(log.handlers), log.level, log.propagate
     yield
+    for handler in log.handlers:
+        if handler not in kept[0]:
+            handler.close()
     log.handlers, log.level, log.propagate = kept
 
 
