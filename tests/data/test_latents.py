@@ -16,9 +16,9 @@ from coinage.config import DataConfig
 from coinage.data.batches import plan_epoch
 from coinage.data.buckets import cover
 from coinage.data.images import View
-from coinage.data.latent_cache import FOLDER, DiskCache
+from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latents, Memory, Store, encode
-from coinage.data.sample import Sample
+from coinage.data.sample import LATENTS, Sample
 from coinage.data.scan import scan
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, ConfigError, Findings
@@ -169,7 +169,7 @@ def images_in(folder: Path, **rules: object) -> list[Sample]:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted((folder / FOLDER).iterdir())
+    return sorted((folder / LATENTS).iterdir())
 
 
 def test_latents_are_found_again(folder: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_cache_folder_serves_several_image_folders(folder: Path, tmp_path: Pat
     images = scan(data, 0, Findings())
     assert encoded(images, tmp_path / "cache")[0] == 6
     assert encoded(images, tmp_path / "cache")[0] == 0
-    assert not (folder / FOLDER).exists()
+    assert not (folder / LATENTS).exists()
 
 
 def test_a_full_disk_stops_with_one_error_and_leaves_no_half_files(folder: Path) -> None:
@@ -308,4 +308,4 @@ except CoinageError as error:
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert "cannot keep latents: cannot write the file: File too large" in done.stderr
     assert "--cache_dir" in done.stderr
-    assert list((folder / FOLDER).iterdir()) == []
+    assert list((folder / LATENTS).iterdir()) == []

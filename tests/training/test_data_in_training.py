@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coinage.data.latent_cache import FOLDER
+from coinage.data.sample import LATENTS
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.errors import ConfigError
@@ -70,7 +70,7 @@ def test_latents_on_disk_train_the_same_word_and_are_used_again(tmp_path: Path, 
     file = dataset(tmp_path)
     _, plain = trained(file, tmp_path / "a", "--cache_latents")
     _, first = trained(file, tmp_path / "b", "--cache_latents_to_disk")
-    entries = sorted((tmp_path / "data" / "images" / FOLDER).iterdir())
+    entries = sorted((tmp_path / "data" / "images" / LATENTS).iterdir())
     before = [entry.stat().st_mtime_ns for entry in entries]
     _, second = trained(file, tmp_path / "c", "--cache_latents_to_disk")
     assert len(entries) == 8

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from coinage.data.latents import Key, Latent
-from coinage.data.sample import Sample
+from coinage.data.sample import LATENTS, Sample
 from coinage.data.tensor_files import digest_of_tensors, pack, unpack
 from coinage.errors import CoinageError
 from coinage.files import write_bytes
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 FORMAT = "coinage latents 1"
-FOLDER = Path(".coinage") / "latents"
 NAME = 120  # bytes of an image's name in its entry's; file systems allow 255 in all
 
 
@@ -59,7 +58,7 @@ class DiskCache:
         name = f"{stem}_{fit.bucket_wh[0]}x{fit.bucket_wh[1]}_{digest}.safetensors"
         parent = sample.path.parent
         if self._folder is None:
-            return parent / FOLDER / name
+            return parent / LATENTS / name
         place = hashlib.blake2b(os.fsencode(parent.resolve()), digest_size=4).hexdigest()
         return self._folder / f"{parent.resolve().name}-{place}" / name
 

@@ -213,7 +213,7 @@ class Latents:
     def _chunks(self, batch_size: int) -> list[list[Key]]:
         """Every image and its mirror image, in groups of one bucket."""
         keys = [(i, False) for i in range(len(self._samples))]
-        keys += [(i, True) for i, s in enumerate(self._samples) if s.subset.images.flip and not s.held_out]
+        keys += [(i, True) for i, sample in enumerate(self._samples) if sample.latents > 1]
         buckets: dict[tuple[int, int], list[Key]] = {}
         for key in sorted(keys):
             buckets.setdefault(self._samples[key[0]].fit.bucket_wh, []).append(key)

@@ -10,6 +10,7 @@ from coinage.data.buckets import Fit, Size
 from coinage.words import word_pattern
 
 MUCH_ENLARGED = 2.0  # times
+LATENTS = Path(".coinage") / "latents"  # kept on disk, in an image folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Sample:
     def trains(self) -> bool:
         """Whether the image teaches the word: neither held out nor for regularisation."""
         return not self.held_out and not self.subset.regularisation
+
+    @property
+    def latents(self) -> int:
+        """How many latents can be kept: the image's own, and those of its mirror image where it is flipped."""
+        return 2 if self.subset.images.flip and not self.held_out else 1
 
     def regularisation_without(self, token: str) -> bool:
         """Whether this is a regularisation image whose caption lacks the word."""

@@ -63,7 +63,7 @@ def observers_for(
 
 def cache_latents(run: Run) -> None:
     """Encode every image once, showing how far it is; each process encodes its share."""
-    total = sum(2 if s.subset.images.flip and not s.held_out else 1 for s in run.samples)
+    total = sum(sample.latents for sample in run.samples)
     with counted("encoding images", total) as on_image:
         run.latents.cache(run.config.data.vae_batch_size, on_image, run.processes.share)
     run.parts.vae.to("cpu")  # back on its device for each preview
