@@ -177,9 +177,7 @@ def lower_linear_layers(parts: Components, dtype: torch.dtype) -> None:
 
 
 def shape_unet(config: TrainConfig, parts: Components) -> None:
-    """Keep and run the UNet as the flags ask, on its device."""
-    if config.model.fp8_unet:
-        keep_in_eight_bits(parts.denoiser)
+    """Have the UNet run as the flags ask, on its device."""
     if config.model.gradient_checkpointing:
         checkpoint_gradients(parts)
     if config.model.compile_backend:
@@ -249,6 +247,8 @@ def prepare(
     placeholder = install_word(parts, config.words[0], family.embedding_keys)
     parts.kept_text = text_store_for(config.data)
     lower_linear_layers(parts, dtype)
+    if config.model.fp8_unet:
+        keep_in_eight_bits(parts.denoiser)  # before it is moved: a GPU that holds 8 bits need not hold 16
     for module in parts.modules():
         module.to(device)
     shape_unet(config, parts)
