@@ -14,6 +14,7 @@ from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
 from coinage.config import ModelConfig, TrainConfig, WordConfig
 from coinage.data.examine import examine
 from coinage.data.sample import Sample
+from coinage.disk import disk_problems
 from coinage.embeddings.naming import naming_problems
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, reach_hub, wrong_kind
@@ -68,6 +69,7 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     if not found.errors:  # writes nothing while anything else is wrong
         found.errors += output_problems(config.save.output_dir)
         found.errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
+        found.warnings += disk_problems(config, checked.samples)
     found.raise_errors()
     return Checked(checked.samples, tuple(prompts), tuple(found.warnings), state)
 
