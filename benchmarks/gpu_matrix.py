@@ -2,8 +2,9 @@
 
 SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with --gradient_checkpointing, --fp8_base
 and --torch_compile. All rows are trainings by the product in this process; only the weights are not read but drawn at
-random on the GPU. A row that fails says why. Rows that would start after `--minutes` are left out and say so; those
-that compile come last. The table is printed and kept in `benchmarks/results/`, named after the GPU.
+random on the GPU. The last column is what `coinage.footprint` tells of "training GB". A row that fails says why. Rows
+that would start after `--minutes` are left out and say so; those that compile come last. The table is printed and kept
+in `benchmarks/results/`, named after the GPU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from coinage.cli.kohya import run_training
 from coinage.cli.parse import parse
 from coinage.config import ModelConfig
 from coinage.families import loading
+from coinage.footprint import activations, weights
+from coinage.model_sizes import model_sizes
 from coinage.preflight import check
 from random_models import RELEASED, random_part, write_dataset, write_folder
 from recorded_run import Record, recording
@@ -38,8 +41,10 @@ from throughput import GB, SIDES, Task
 RESULTS = Path(__file__).parent / "results"
 FLAGS = ("", "--gradient_checkpointing", "--fp8_base", "--torch_compile")
 STEPS, WARM_UP = 9, 3
-HEADER = "| model | px | batch | precision | flag | s/step | images/s | first step s | training GB | whole run GB | reserved GB |"
-RULE = "|---|---|---|---|---|---|---|---|---|---|---|"
+HEADER = (
+    "| model | px | batch | precision | flag | s/step | images/s | first step s | training GB | whole run GB | reserved GB | estimate GB |"
+)
+RULE = "|---|---|---|---|---|---|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,8 @@ def random_weights(configs: Path, device: str) -> Iterator[None]:
         yield
 
 
-def measured(row: Row, folder: Path) -> Record:
-    """Train a row's model for a few steps."""
+def measured(row: Row, folder: Path) -> tuple[Record, float]:
+    """Train a row's model for a few steps: what was measured, and the bytes that `coinage.footprint` tells of a step."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = write_folder(row.configs, folder / row.model, weights=False)
     data = write_dataset(folder / f"{row.side}-{row.batch}", row.side, row.batch)
@@ -98,20 +103,22 @@ def measured(row: Row, folder: Path) -> Record:
     record = Record()
     with random_weights(row.configs, device), recording(record):
         run_training(config, check(config, findings))
-    return record
+    sizes = model_sizes(config.model)
+    return record, weights(config.model, sizes) + activations(config.model, sizes, row.side**2, row.batch)
 
 
 def told(row: Row, folder: Path) -> str:
     """A row of the table: what was measured, or why not."""
     clean()
     try:
-        record = measured(row, folder)
+        record, estimate = measured(row, folder)
     except Exception as error:  # noqa: BLE001 - whatever a configuration raises, the others matter more
         text = str(error).strip() or type(error).__name__
         why = "out of memory" if "out of memory" in text else f"failed: {text.splitlines()[0][:100]}"
-        return f"{row.start} {why} | | | | | |"
+        return f"{row.start} {why} | | | | | | |"
     step = median(record.steps[WARM_UP:])
     memory = [f"{record.gpu.get(name, 0) / GB:.2f}" for name in ("training", "allocated", "reserved")]
+    memory.append(f"{estimate / GB:.2f}")
     return f"{row.start} {step:.4f} | {row.batch / step:.2f} | {record.steps[0]:.1f} | {' | '.join(memory)} |"
 
 
@@ -128,7 +135,7 @@ def matrix(rows: Sequence[Row], deadline: float) -> Iterator[str]:
     """The table's rows as they come, none begun after the deadline of the monotonic clock."""
     with tempfile.TemporaryDirectory() as name:
         for row in rows:
-            yield told(row, Path(name)) if time.monotonic() < deadline else f"{row.start} not begun in time | | | | | |"
+            yield told(row, Path(name)) if time.monotonic() < deadline else f"{row.start} not begun in time | | | | | | |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from coinage.demo.run import MODELS as DEMO
 from coinage.model_files import read_config
+
+if TYPE_CHECKING:
+    import torch
 
 RELEASED = Path(__file__).parents[1] / "src" / "coinage" / "families" / "configs"
 CLASSES = {
@@ -32,13 +35,13 @@ def part_names(configs: Path) -> list[str]:
     return [name for name in CLASSES if (configs / name).is_dir()]
 
 
-def random_part(configs: Path, name: str, device: str = "cpu") -> Any:
-    """A part of a model with small random weights, bf16, made on the device where it is to be.
+def meta_part(configs: Path, name: str, dtype: torch.dtype | None = None) -> Any:
+    """A part of a model on the `meta` device: with sizes and without numbers.
 
     Args:
         configs: settings, laid out as a diffusers folder.
         name: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
-        device: where the weights are drawn.
+        dtype: of its weights; bf16 unless given.
     """
     import diffusers
     import torch
@@ -47,17 +50,30 @@ def random_part(configs: Path, name: str, device: str = "cpu") -> Any:
     library, _, kind = CLASSES[name].partition(".")
     cls = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
     config = read_config(configs / name / "config.json")
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype or torch.bfloat16)
     try:
-        with torch.device("meta"):  # initialising billions of weights that are drawn anew would take minutes
-            part = cls(transformers.CLIPTextConfig(**config)) if library == "transformers" else cls.from_config(config)
+        with torch.device("meta"):
+            return cls(transformers.CLIPTextConfig(**config)) if library == "transformers" else cls.from_config(config)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def random_part(configs: Path, name: str, device: str = "cpu") -> Any:
+    """A part of a model with small random weights, bf16, made on the device where it is to be.
+
+    Args:
+        configs: settings, laid out as a diffusers folder.
+        name: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
+        device: where the weights are drawn.
+    """
+    import torch
+
+    part = meta_part(configs, name)  # initialising billions of weights that are drawn anew would take minutes
     part.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     for key, buffer in part.named_buffers():  # what the class computes itself is in no state
         if not key.endswith("position_ids"):
-            raise NotImplementedError(f"{kind} has a buffer {key}")
+            raise NotImplementedError(f"{name} has a buffer {key}")
         buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
     for key, weight in part.named_parameters():
         with torch.no_grad():

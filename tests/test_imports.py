@@ -13,13 +13,14 @@ RANK = {
     "tokenizer_files": 2, "config_io": 2, "embeddings": 2, "data": 2, "families": 3, "state_files": 3,
     "hub": 4,
     "preview_set": 3, "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
+    "model_sizes": 2, "footprint": 3, "disk": 3, "advice": 4,
     "training": 5, "demo": 6, "cli": 7,
 }  # fmt: skip
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
-cli.build_log cli.plan hub reach preview_set cli.kohya cli.main demo.run demo.score embeddings.naming
+cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main demo.run demo.score embeddings.naming
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report
 """.split()  # noqa: SIM905 - a list of names reads best so
 

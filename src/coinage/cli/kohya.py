@@ -95,6 +95,7 @@ def opened(config: TrainConfig, processes: Processes) -> tuple[Uploader | None, 
 
 def run_training(config: TrainConfig, checked: Checked, timeout: int | None = None) -> None:
     """Load the model, train, save. Everything heavy is imported here."""
+    from coinage.cli.plan import judge_memory
     from coinage.data.summary import headlines
     from coinage.families import quiet_libraries
     from coinage.training.loop import train
@@ -107,6 +108,8 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
 
     quiet_libraries()
     processes, device = start_processes(timeout)
+    if processes.main:
+        judge_memory(config, checked, device)
     uploader, writers = opened(config, processes)
     log.info("loading %s", config.model.source)
     with WarningsKept(map(str, checked.warnings)) as warned:

@@ -5,44 +5,57 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from coinage.data.batches import batches_per_epoch, run_length
+from coinage.advice import Planned, memory_problem
 from coinage.data.summary import headlines
-from coinage.launch import process_count
+from coinage.disk import MB, latent_bytes, length_of, saved_bytes, saves
+from coinage.footprint import CONTEXT
+from coinage.model_sizes import model_sizes
 from coinage.reach import rate_problem
 
 if TYPE_CHECKING:
+    import torch
+
     from coinage.config import TrainConfig
     from coinage.preflight import Checked
 
 log = logging.getLogger("coinage")
-MOMENTS = 2 * 4 * 4  # bytes of a latent pixel: mean and deviation, 4 channels, float32
-REDUCTION = 8  # pixels a side to one of the latents, in the released models
 
 
 def tell_plan(config: TrainConfig, checked: Checked) -> None:
-    """Say how long the run would be, what it would write, and whether its learning rate can teach anything."""
+    """Say how long the run would be, what it would write and take, and whether its learning rate can teach anything."""
     samples = checked.samples
     for line in headlines(config.data, samples):
         log.info("%s", line)
-    batches = batches_per_epoch(samples, [dataset.batch_size for dataset in config.data.datasets])
-    steps, epochs = run_length(config.loop, config.optim.accumulation * process_count(), batches)
+    steps, epochs = length_of(config, samples)
     log.info("%d images, %d steps, %d epochs", sum(sample.trains for sample in samples), steps, epochs)
-    log.info(
-        "%d embeddings%s in %s", saves(config, steps, epochs), " with their states" if config.state.save else "", config.save.output_dir
-    )
+    count, states = saves(config, steps, epochs), " with their states" if config.state.save else ""
+    log.info("%d embeddings%s in %s, %.1f MB", count, states, config.save.output_dir, saved_bytes(config, count) / MB)
     if config.data.cache_latents:
-        sizes = [sample.fit.bucket_wh for sample in samples for _ in range(2 if sample.subset.images.flip else 1)]
-        size = sum(width * height for width, height in sizes) // REDUCTION**2 * MOMENTS
-        log.info("%.1f MB of latents %s", size / 2**20, "on the disk" if config.data.cache_to_disk else "in memory")
+        size = sum(map(latent_bytes, samples))
+        log.info("%.1f MB of latents %s", size / MB, "on the disk" if config.data.cache_to_disk else "in memory")
+    log.info("%s", Planned(config, samples, checked.prompts).needs(model_sizes(config.model)).shown())
     _judge_rate(config, steps)
+    import torch
+
+    if torch.cuda.is_available():
+        judge_memory(config, checked, torch.device("cuda"))
     log.info("nothing was loaded or trained: leave out --dry_run to begin")
 
 
-def saves(config: TrainConfig, steps: int, epochs: int) -> int:
-    """How many embeddings a run writes in all, the last one included."""
-    by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
-    every = config.save.epochs_between(epochs)
-    return by_steps + ((epochs - 1) // every if every else 0) + 1
+def judge_memory(config: TrainConfig, checked: Checked, device: torch.device) -> None:
+    """Warn of a run that does not fit into what is free on a GPU, and name what makes it fit; elsewhere nothing is said."""
+    import torch
+
+    if device.type != "cuda":
+        return
+    try:
+        free = torch.cuda.mem_get_info(device)[0] + CONTEXT  # this process has its context by now
+    except RuntimeError as error:  # the run itself tells what is wrong with the GPU
+        log.debug("free memory: %s", error)
+        return
+    problem = memory_problem(Planned(config, checked.samples, checked.prompts), model_sizes(config.model), free)
+    if problem:
+        log.warning("%s", problem)
 
 
 def _judge_rate(config: TrainConfig, steps: int) -> None:
