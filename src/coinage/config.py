@@ -281,6 +281,7 @@ class LogConfig:
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr
+    quiet: bool = False  # no progress; the file's path at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,3 +314,8 @@ class TrainConfig:
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
     hub: HubConfig = HubConfig()
+
+    @property
+    def output_file(self) -> Path:
+        """Where the word is at the end."""
+        return self.save.output_dir / f"{self.words[0].output_name}.{self.save.format}"

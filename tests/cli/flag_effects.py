@@ -1,4 +1,4 @@
-"""What each of the reference's flags must do, as data for test_every_flag.py."""
+"""What each of the reference's flags, and some of ours, must do, as data for test_every_flag.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,6 +53,11 @@ def halves(before: Outcome, after: Outcome) -> bool:
 def quiet(before: Outcome, after: Outcome) -> bool:
     """Nothing is said, and something was without the flag."""
     return bool(before.told) and not after.told
+
+
+def says_only_where(before: Outcome, after: Outcome) -> bool:
+    """One line is said, the path of the file, and more without the flag."""
+    return before.told.count("\n") > 1 == after.told.count("\n") and after.told.endswith("zibu.safetensors\n")
 
 
 @dataclass(frozen=True)
@@ -286,4 +291,7 @@ EFFECTS: dict[str, Row] = {
     # config file
     "--config_file": acts("--config_file={config}"),
     "--output_config": acts("--output_config --config_file={out}/written", does=writes("written.toml")),
+    # only in Coinage
+    "--quiet": acts("--quiet", does=says_only_where),
+    "--verbose": acts("--verbose", "--cache_latents", says("latents are in memory")),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import safetensors
 import safetensors.torch
 from PIL import Image, ImageOps
 
+from coinage.cli.flags import FLAGS
 from coinage.cli.kohya import train_command
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
@@ -115,7 +116,7 @@ def without() -> dict[str, Outcome]:
 
 
 def test_the_table_has_every_flag() -> None:
-    assert set(EFFECTS) == set(GOLDEN)
+    assert set(EFFECTS) - {flag.name for flag in FLAGS if flag.own} == set(GOLDEN)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, row in EFFECTS.items() if not row.tested))

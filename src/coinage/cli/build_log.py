@@ -48,10 +48,18 @@ def build_log(args: argparse.Namespace, findings: Findings) -> LogConfig:
         settings=tuple(sorted(told_settings(args).items())) if args.log_config else (),
         program=PROGRAMS[args.script],
         given=given_flags(args),
-        level=args.console_log_level or "INFO",
+        level=_level(args, findings),
         file=Path(args.console_log_file) if args.console_log_file else None,
         simple=args.console_log_simple,
+        quiet=args.quiet,
     )
+
+
+def _level(args: argparse.Namespace, findings: Findings) -> str:
+    """The least that is printed."""
+    if args.quiet and args.verbose:
+        findings.error("--quiet and --verbose ask for opposite things", hint="leave one of them out")
+    return args.console_log_level or ("WARNING" if args.quiet else "DEBUG" if args.verbose else "INFO")
 
 
 def _trackers(args: argparse.Namespace, findings: Findings) -> tuple[TrackerName, ...]:

@@ -14,17 +14,10 @@ from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_rank
+from coinage.terminal import Lines, Messages, print_error
 
 INTERRUPTED = 130
 PATIENCE = 5.0  # seconds
-
-
-class _Lines(logging.Formatter):
-    """`warning: ...` for trouble, the bare text otherwise."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
 
 
 class _File(logging.FileHandler):
@@ -32,6 +25,7 @@ class _File(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, mode="w", encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(Lines())
         self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -55,13 +49,14 @@ def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
     logging.getLogger("coinage").warning("%s failed: %s", name, failed.exc_value)
 
 
-def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = False) -> None:
+def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = False, live: bool = True) -> None:
     """Print our messages to stderr, and what a console cannot show as an escape.
 
     Args:
         level: the least that is printed.
         file: where to instead, written anew; errors that end a run still go to stderr.
         simple: print to stdout.
+        live: whether progress may be shown on a terminal.
 
     Raises:
         CoinageError: the file cannot be written.
@@ -71,18 +66,19 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _in_a_thread
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
-    handler: logging.Handler = logging.StreamHandler(sys.stdout if simple else sys.stderr)
+    messages = Messages("stdout" if simple else "stderr", live=live)
+    handlers: list[logging.Handler] = [messages]
     if file and process_rank() == 0:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = _File(file)
+            handlers.append(_File(file))
         except OSError as error:
             raise CoinageError(f"--console_log_file: cannot write there: {error.strerror}", str(file)) from None
-    handler.setFormatter(_Lines())
+        messages.setLevel(logging.CRITICAL + 1)  # only what is live is shown there
     log = logging.getLogger("coinage")
     for older in log.handlers:
         older.close()
-    log.handlers = [handler]
+    log.handlers = handlers
     log.setLevel(level if process_rank() == 0 else logging.ERROR)  # the first process speaks for all
     log.propagate = False
 
@@ -97,7 +93,7 @@ def exit_code_of(action: Callable[[], None]) -> int:
             time.sleep(PATIENCE)  # wrong input is wrong in all processes, and the first one tells it, unless a launcher ends it before
             return error.exit_code
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print_error(str(problem))
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -321,6 +321,8 @@ _OWN = _rows(
     _own("--validation_seed", "int", None, "Chooses the images held out; unset: --seed."),
     _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images every n steps; unset: ten times over the run."),
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs."),
+    _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),
+    _own("--verbose", "switch", False, "Also tell what is cached, drawn and saved, and where in the code an error was found."),
     _own("--debug_dataset_out", "str", None, "With --debug_dataset: folder for a contact sheet (dataset.html) and dataset.json."),
 )  # fmt: skip
 

@@ -1,8 +1,9 @@
-"""What a training command would do, told without the model: `--dry_run`."""
+"""What a training command does, and would do, told without the model: the head of every run, and `--dry_run`."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coinage.advice import Planned, memory_problem
@@ -11,23 +12,42 @@ from coinage.disk import MB, latent_bytes, length_of, saved_bytes, saves
 from coinage.footprint import CONTEXT
 from coinage.model_sizes import model_sizes
 from coinage.reach import rate_problem
+from coinage.terminal import fact
 
 if TYPE_CHECKING:
     import torch
 
     from coinage.config import TrainConfig
+    from coinage.data.sample import Sample
     from coinage.preflight import Checked
 
 log = logging.getLogger("coinage")
 
 
+def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) -> None:
+    """What a run is, a line for each thing: word, data, length, file, seed.
+
+    Args:
+        config: the run.
+        samples: its images.
+        drawn: whether nobody gave the seed.
+    """
+    word, seed = config.words[0], config.loop.seed
+    count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
+    fact("word", f"{word.token}, {count} from {word.init_file or word.init_word}")
+    for number, line in enumerate(headlines(config.data, samples)):
+        fact("" if number else "data", line)
+    steps, epochs = length_of(config, samples)
+    images = sum(sample.trains for sample in samples)
+    fact("run", f"{images} images, {steps} steps, {epochs} epochs, {config.optim.name} at {config.optim.learning_rate:g}")
+    fact("output", str(config.output_file))
+    fact("seed", f"{seed} (pass --seed to repeat this run)" if drawn else str(seed))
+
+
 def tell_plan(config: TrainConfig, checked: Checked) -> None:
     """Say how long the run would be, what it would write and take, and whether its learning rate can teach anything."""
     samples = checked.samples
-    for line in headlines(config.data, samples):
-        log.info("%s", line)
     steps, epochs = length_of(config, samples)
-    log.info("%d images, %d steps, %d epochs", sum(sample.trains for sample in samples), steps, epochs)
     count, states = saves(config, steps, epochs), " with their states" if config.state.save else ""
     log.info("%d embeddings%s in %s, %.1f MB", count, states, config.save.output_dir, saved_bytes(config, count) / MB)
     if config.data.cache_latents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
 
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS, Concept
@@ -28,6 +28,7 @@ from coinage.demo.score import Trial, prompt_for, score, showcase, trials
 from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
 from coinage.files import save_image, write_bytes
 from coinage.preflight import output_problems
+from coinage.progress import counted
 from coinage.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def run(settings: DemoSettings) -> None:
     if code:
         raise TrainingError("the training command failed", hint="its messages are above")
     seconds = time.monotonic() - started
-    result = _show(settings, concept, console) | {"seconds": round(seconds, 1)}
+    result = _show(settings, concept) | {"seconds": round(seconds, 1)}
     write_bytes(settings.folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     console.print(
         f"the concept is in the picture:   before {result['S_before']:.0%}, after {result['S_after']:.0%}\n"
@@ -147,7 +148,7 @@ def run(settings: DemoSettings) -> None:
     )
 
 
-def _show(settings: DemoSettings, concept: Concept, console: Console) -> dict[str, object]:
+def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
     """Draw and score pictures with the word before and after training; returns the result."""
     scored = trials(concept, settings.word, TRIALS, settings.seed, settings.family)
     shown = [prompt_for(text, settings.seed * 100 + i, settings.family) for i, text in enumerate(showcase(concept, settings.word))]
@@ -157,9 +158,9 @@ def _show(settings: DemoSettings, concept: Concept, console: Console) -> dict[st
         WordConfig(token=settings.word, init_word=concept.init_word),
         WordConfig(token=settings.word, init_file=settings.folder / f"{settings.word}.safetensors"),
     )
-    with Progress(console=console) as bar:
-        task = bar.add_task("drawing before and after", total=len(words) * len(prompts))
-        before, after = (model.draw(word, prompts, lambda: bar.advance(task)) for word in words)
+    with counted("drawing before and after", len(words) * len(prompts)) as on_count:
+        number = itertools.count(1)
+        before, after = (model.draw(word, prompts, lambda: on_count(next(number))) for word in words)
     images = sorted((settings.folder / "dataset" / "images").glob("*.png"))
     labels = [p.text.removeprefix("a photo of ") for p in shown]
     rows = [

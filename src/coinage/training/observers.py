@@ -1,14 +1,12 @@
-"""What watches a run: progress, previews, tracking. They read the run and never steer it."""
+"""What watches a run, such as what draws previews. They read the run and never steer it."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,80 +93,10 @@ class Picture:
     pixels: NDArray[np.uint8]
 
 
-class Progress(Observer):
-    """A progress bar on a terminal, a line every few seconds elsewhere: loss, how far the word has gone, speed, time left."""
-
-    def __init__(self, interval: float = 5.0) -> None:
-        self._interval = interval
-        self._bar: Any = None
-        self._task: Any = None
-        self._begun = self._last = 0.0
-        self._first = 0  # step at which this process began
-        self._smooth: float | None = None
-
-    def started(self, run: Run) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self._begun = self._last = time.monotonic()
-        self._first = run.step
-        console = Console(stderr=True)
-        if console.is_terminal:
-            note = TextColumn("{task.fields[note]}")
-            self._bar = Bar("training", BarColumn(bar_width=20), MofNCompleteColumn(), note, console=console)
-            self._task = self._bar.add_task("training", total=run.total_steps, completed=run.step, note="")
-            self._bar.start()
-
-    def stepped(self, run: Run) -> None:
-        self._smooth = run.loss if self._smooth is None else 0.95 * self._smooth + 0.05 * run.loss
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=run.step)
-        due = self._interval if self._bar is None else 0.5
-        if now - self._last < due and run.step < run.total_steps:
-            return
-        self._last = now
-        speed = (run.step - self._first) / max(now - self._begun, 1e-9)
-        text = f"epoch {run.epoch}/{run.total_epochs}  loss {self._smooth:.4f}  {self._way(run)}"
-        text += (
-            f"  {run.images / max(now - self._begun, 1e-9):.1f} images/s  {_clock((run.total_steps - run.step) / speed)} left{_memory(run)}"
-        )
-        if self._bar is None:
-            log.info("step %d/%d  %s", run.step, run.total_steps, text)
-        else:
-            self._bar.update(self._task, note=text)
-
-    def _way(self, run: Run) -> str:
-        """How far the rows have gone: the angle from their start, and their length as a multiple of what it was."""
-        now = torch.cat([rows.detach().cpu().flatten() for rows in run.parts.rows()])
-        start = torch.cat([rows.flatten() for rows in run.start])
-        return f"turned {angle(now[None], start[None]):.0f} deg, length x{float(now.norm() / start.norm().clamp(min=1e-9)):.2f}"
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
 def angle(rows: Tensor, start: Tensor) -> float:
     """Mean angle between [N, D] rows and where they started, degrees, 0..180."""
     cosine = torch.nn.functional.cosine_similarity(rows.double(), start.double(), dim=1)
     return float(cosine.clamp(-1, 1).acos().rad2deg().mean())
-
-
-def _clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _memory(run: Run) -> str:
-    """The GPU's memory at most so far."""
-    if run.parts.device.type != "cuda":
-        return ""
-    return f"  {torch.cuda.max_memory_allocated(run.parts.device) / 2**30:.1f} GB"
 
 
 def _changed(path: Path | None) -> int | None:
@@ -233,6 +161,7 @@ class Previewer(Observer):
                     (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
                 drawn.append(Picture(index, prompt.text, image))
                 save_image(path, image)
+                log.debug("drew %s", path)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed, training goes on: %s", index, error)
         everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprin
 
 if TYPE_CHECKING:
     from coinage.training.setup import Run
+
+log = logging.getLogger("coinage")
 
 
 def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
@@ -50,6 +53,7 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
         raise CoinageError(f"cannot replace the state: {error.strerror}", str(folder)) from error
     write_bytes(folder / TENSORS, data)
     write_bytes(folder / SUMMARY, summary.as_json())
+    log.debug("saved the state %s", folder)
 
 
 def load_state(run: Run, folder: Path) -> None:
@@ -76,6 +80,7 @@ def load_state(run: Run, folder: Path) -> None:
             f"the state cannot be used: {reason_of(error)}", str(folder), "go on from the embedding: --weights FILE"
         ) from error
     run.step, run.epoch, run.done = summary.step, summary.epoch, summary.done
+    log.debug("read rows, optimizer and schedule of step %d, in epoch %d, from %s", run.step, run.epoch, folder)
 
 
 def remove(path: Path) -> None:

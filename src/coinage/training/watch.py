@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from coinage.hub import Uploader
@@ -10,7 +11,8 @@ from coinage.progress import counted
 from coinage.prompts import Prompt
 from coinage.training.first_look import FirstLook
 from coinage.training.journal import Journal
-from coinage.training.observers import Observer, Picture, Previewer, Progress, Together
+from coinage.training.observers import Observer, Picture, Previewer, Together
+from coinage.training.progress_line import Progress
 from coinage.training.reporter import Reporter
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
@@ -56,16 +58,22 @@ def observers_for(
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
     if any(sample.held_out for sample in run.samples):
         observers.append(Validator(config.validation))
-    observers += [tracker, Progress()] if main else []
-    observers.append(Watchdog(config.loop.on_problem))
-    return Together([*observers, reporter] if reporter else observers)  # the page tells also of what the watchdog ends
+    watchdog = Watchdog(config.loop.on_problem)
+    if not main:
+        return Together([*observers, watchdog])
+    progress = Progress()
+    observers += [tracker, watchdog, *([reporter] if reporter else [])]  # the page tells also of what the watchdog ends
+    return Together([progress.before, *observers, progress])
 
 
 def cache_latents(run: Run) -> None:
     """Encode every image once, showing how far it is; each process encodes its share."""
     total = sum(sample.latents for sample in run.samples)
+    begun = time.monotonic()
     with counted("encoding images", total) as on_image:
         run.latents.cache(run.config.data.vae_batch_size, on_image, run.processes.share)
+    place = "on disk" if run.config.data.cache_to_disk else "in memory"
+    log.debug("%d latents are %s after %.1f s", total, place, time.monotonic() - begun)
     run.parts.vae.to("cpu")  # back on its device for each preview
     for found in run.processes.gather(run.latents.kept()):
         run.latents.keep(found)
