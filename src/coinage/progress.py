@@ -20,6 +20,7 @@ log = logging.getLogger("coinage")
 INTERVAL = 5.0  # seconds between lines
 PER_SECOND = 4  # times that a live line is drawn again
 GAP = "  "
+MARGIN = 3  # columns: the last one makes some terminals wrap, and a Ctrl-C is echoed as ^C
 NARROWEST, WIDEST = 10, 40  # columns of a bar
 
 
@@ -84,7 +85,7 @@ class LiveLine:
             name = cell.before + cell.after
             self._widest[name] = max(self._widest.get(name, 0), len(cell.text))
             widths.append(self._widest[name])
-        return line(shown, widths, self._console.width - 1, plain=self.plain)  # the last column makes some terminals wrap
+        return line(shown, widths, self._console.width - MARGIN, plain=self.plain)
 
 
 def line(shown: Shown, widths: Sequence[int], width: int, *, plain: bool) -> Text:

@@ -95,7 +95,10 @@ class Messages(logging.Handler):
         if self._trouble is not None and trouble != self._trouble:
             console.print()
         self._trouble = trouble
-        console.print(styled(text, console.width, _label(record)), soft_wrap=True)
+        if record.levelno <= logging.DEBUG:
+            console.print(wrapped(text, console.width, 2), style="dim", soft_wrap=True)
+        else:
+            console.print(styled(text, console.width, _label(record)), soft_wrap=True)
 
 
 def _label(record: logging.LogRecord) -> str | None:

@@ -131,8 +131,10 @@ def run(settings: DemoSettings) -> None:
     if not concept.reachable:
         console.print("This one is beyond the model: it never saw such a shape. See how far a word alone can get.")
     command = export(settings)
+    console.print()
     started = time.monotonic()
     code = subprocess.run(command, check=False).returncode
+    console.print()
     if code == ConfigError.exit_code:
         raise ConfigError([])  # the command has said what is wrong
     if code:
