@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -22,6 +22,8 @@ class Screen:
     def __init__(self) -> None:
         self.raw = b""
         self.encoding = "utf-8"
+
+        self.closed = threading.Event()  # set it, and the terminal goes away
 
     @property
     def text(self) -> str:
@@ -72,9 +74,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80, encoding: str =
                 data = os.read(leader, 65536)
             except OSError:  # Linux's way to say that it is closed
                 return
-            if not data:
-                return
             screen.raw += data
+            if screen.closed.is_set():
+                os.close(leader)
+                return
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -86,6 +89,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80, encoding: str =
     finally:
         sys.stderr = before
         set_up_log()
-        stream.close()
+        with suppress(OSError):
+            stream.close()
         reader.join()
-        os.close(leader)
+        if not screen.closed.is_set():
+            os.close(leader)

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,11 +68,14 @@ class LiveLine:
         )
 
     def start(self) -> None:
-        self._live.start(refresh=True)
+        """Draw it for the first time."""
+        with suppress(OSError):  # a terminal that is gone ends no work
+            self._live.start(refresh=True)
 
     def stop(self) -> None:
         """Draw it for the last time."""
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
     @property
     def plain(self) -> bool:

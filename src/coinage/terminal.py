@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Messages(logging.Handler):
         """An empty line, on a terminal."""
         self._trouble = None
         if self.console:
-            self.console.print()
+            with suppress(OSError):
+                self.console.print()
 
     def _print(self, record: logging.LogRecord, console: Console) -> None:
         text = self.format(record)

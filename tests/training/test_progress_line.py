@@ -152,6 +152,14 @@ def test_other_words_on_stderr_stand_above_the_line(monkeypatch: pytest.MonkeyPa
     assert any("encoding images 3/3" in text for text in screen.drawn)
 
 
+def test_a_terminal_that_goes_away_costs_no_word(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.raiseExceptions", False)
+    with terminal(monkeypatch) as screen:
+        screen.closed.set()
+        assert train_command("sd", flags(moon_dataset, tmp_path)) == 0
+    assert (tmp_path / "zibu.safetensors").is_file()
+
+
 def test_lines_grow_rare_and_the_last_step_is_always_told(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,7 +66,7 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _in_a_thread
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
-    messages = Messages("stdout" if simple else "stderr", live=live)
+    messages = Messages("stdout" if simple else "stderr", live=live and process_rank() == 0)
     handlers: list[logging.Handler] = [messages]
     if file and process_rank() == 0:
         try:
