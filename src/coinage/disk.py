@@ -49,7 +49,7 @@ def saved_bytes(config: TrainConfig, count: int) -> int:
 
 
 def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
-    """Bytes that a run writes, by folder: embeddings, states, and latents that are kept on disk; at most, without log, report and previews."""
+    """Bytes that a run writes, by folder: embeddings, states, and latents kept on disk; at most, without log, report and previews."""
     found = Counter({config.save.output_dir: saved_bytes(config, saves(config, *length_of(config, samples)))})
     if config.data.cache_to_disk:
         for sample in samples:
