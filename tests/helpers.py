@@ -57,7 +57,7 @@ def trained(
         change(run)
     writers, uploader = open_writers(config.log, config.save.output_dir), open_uploader(config.hub)
     with WarningsKept() as warned:
-        reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned.found)
+        reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned)
         watch = observers_for(run, checked.prompts, writers, uploader, reporter)
         try:
             return run, train(run, watch)

@@ -10,7 +10,7 @@ from coinage.config import PreviewConfig
 from coinage.preflight import check
 from coinage.preview_set import PASSES_OF_PICTURE, PASSES_OF_STEP, SHARE, steps_for, times_within_share, without_word
 from coinage.prompts import Prompt
-from tests.helpers import config_for, trained
+from tests.helpers import config_for, prepared, trained
 
 PROMPTS = [Prompt(text="zibu"), Prompt(text="zibu on a beach"), Prompt(text="on a beach", of=1)]
 
@@ -29,8 +29,10 @@ PROMPTS = [Prompt(text="zibu"), Prompt(text="zibu on a beach"), Prompt(text="on 
         ("zibus on zibu's beach", "zibus on 's beach"),
     ],
 )
-def test_a_prompt_without_the_word(text: str, rest: str) -> None:
-    assert without_word(text, "zibu") == rest
+@pytest.mark.parametrize("token", ["zibu", "<zibu>", "$zibu", "z*"])
+def test_a_prompt_without_the_word(text: str, rest: str, token: str) -> None:
+    if token == "zibu" or "zibus" not in text:
+        assert without_word(text.replace("zibu", token), token) == rest
 
 
 def test_the_set_is_made_from_the_captions(moon_dataset: Path, tmp_path: Path) -> None:
@@ -64,6 +66,15 @@ def test_they_are_drawn_and_what_has_no_word_is_drawn_once(moon_dataset: Path, t
     assert found == [*(f"000000_0{i}_" for i in range(5)), *(f"{step:06d}_0{i}_" for step in (1, 2) for i in (0, 1, 3))]
     trained(moon_dataset, tmp_path / "off", "--max_train_steps=2", "--sample_every_n_steps=0")
     assert not (tmp_path / "off" / "sample").exists()
+
+
+def test_long_epochs_do_not_make_more_of_them(moon_dataset: Path, tmp_path: Path) -> None:
+    """Images per step are those of a step, however few of an epoch's are reached."""
+    run = prepared(moon_dataset, tmp_path, "--max_train_steps=3")
+    assert run.images_per_step == 4
+    assert prepared(moon_dataset, tmp_path, "--max_train_steps=3", "--gradient_accumulation_steps=3").images_per_step == pytest.approx(
+        80 / 7
+    )
 
 
 def test_short_runs_draw_none(moon_dataset: Path, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def ways(planned: Planned) -> list[list[Change]]:
         [] if data.cache_latents or varies else [Change("--cache_latents", _cached)],
         [] if data.vae_batch_size == 1 else [Change("--vae_batch_size 1", _one_by_one)],
         [] if model.fp8_unet else [_model("--fp8_base", lambda m: replace(m, fp8_unet=True))],
-        [Change("no --sample_prompts", lambda run: replace(run, prompts=()))] if planned.prompts else [],
+        [Change("--sample_every_n_steps 0", lambda run: replace(run, prompts=()))] if planned.prompts else [],
         _smaller_batches(data.datasets, config.optim.accumulation),
         _smaller_pictures(data.datasets, LEAST_SIDE[model.family]),
     ]

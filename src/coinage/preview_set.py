@@ -48,14 +48,14 @@ def default_prompts(
     for text in texts:
         found.append(replace(plain, text=text))
         rest = without_word(text, token)
-        if rest:
+        if rest and not word_pattern([token]).search(rest):
             found.append(replace(plain, text=rest, of=len(found) - 1))
     return found
 
 
 def without_word(text: str, token: str) -> str:
     """A prompt without the word, and without the `of a` before it; "" where nothing is left."""
-    rest = re.sub(rf"\b(?:(?:in the style )?of\s+)?(?:(?:an?|the)\s+)?(?<!\w){re.escape(token)}(?!\w)", "", text)
+    rest = re.sub(rf"(?<!\w)(?:(?:in the style )?of\s+)?(?:(?:an?|the)\s+)?(?<!\w){re.escape(token)}(?!\w)", "", text)
     return re.sub(r"\s*,(?:\s*,)+", ",", " ".join(rest.split())).replace(" ,", ",").strip(" ,")
 
 

@@ -48,9 +48,8 @@ class Vocabulary:
     def nearest(self, rows: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:
         """For each of [N, D] rows the words of the smallest angle, with their cosines."""
         words = {index: word for word, index in self.tokenizer.get_vocab().items()}
-        unit = torch.nn.functional.normalize(self.table, dim=1)
-        cosines = torch.nn.functional.normalize(rows.float(), dim=1) @ unit.T
-        values, indices = cosines.topk(min(count, len(unit)), dim=1)
+        cosines = torch.nn.functional.normalize(rows.float(), dim=1) @ self.table.T / self.norms.clamp(min=1e-12)  # no second table
+        values, indices = cosines.topk(min(count, len(self.table)), dim=1)
         return [
             [(words.get(index, f"id {index}").removesuffix("</w>"), value) for value, index in zip(*pair, strict=True)]
             for pair in zip(values.tolist(), indices.tolist(), strict=True)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coinage.errors import CoinageError
-from coinage.report.fit import LIMIT, evenly, fit
+from coinage.report.fit import LIMIT, evenly, fit_pictures, fit_words
 from coinage.report.page import compare, differences, duration, read, render
 from coinage.report.record import Asked, Curves, Image, Record, Row, Shot, Tool, from_json
 from tests.report import samples
@@ -27,6 +27,10 @@ HOSTILE = [
     "https://example.com/x.png",
     "żółw 猫 🦊 \u202eeman \u2028 \x00 \ud800 end",
 ]
+
+
+def fit(record: Record) -> Record:
+    return fit_pictures(fit_words(record), LIMIT // 2)
 
 
 class Seen(HTMLParser):

@@ -53,16 +53,23 @@ def report_command(argv: Sequence[str]) -> None:
     """
     args = report_parser().parse_args(argv)
     paths, problems = _reports(args.runs)
+    named = {path.resolve() for path in args.runs}
     if args.html and args.html.resolve() in {path.resolve() for path in paths}:
         problems.append(Problem("--html: this is one of the reports", str(args.html), "give another file"))
-    records: list[Record] = []
+    found: dict[Path, Record] = {}
     for path in paths:
         try:
-            records.append(read(path))
+            found[path] = read(path)
         except CoinageError as error:
-            problems += error.problems
+            if path.resolve() in named:
+                problems += error.problems
+            else:  # what else is in a folder does not keep the others from being shown
+                log.warning("left out: %s", error)
+    if not found and not problems:
+        problems.append(Problem("no report can be read", ", ".join(map(str, args.runs))))
     if problems:
         raise ConfigError(problems)
+    paths, records = list(found), list(found.values())
     if args.json:
         print(json.dumps([{"report": str(path)} | plain(record) for path, record in zip(paths, records, strict=True)], indent=1))
     else:
@@ -96,10 +103,15 @@ def print_runs(records: Sequence[Record]) -> None:
         cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
         cells += [_cell(measures.last(measures.turned(record)), " deg"), _cell(measures.last(measures.relative_lengths(record)), " x")]
         cells += [_cell(measures.held_out_loss(record)), f"{works[0]} of {works[1]}" if works else "-", str(len(record.warnings))]
-        table.add_row(*map(escape, cells))
+        table.add_row(*(escape(printable(cell)) for cell in cells))
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, WIDTH)
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """A text without control signs, which a file could steer the terminal with."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _steps(record: Record) -> str:

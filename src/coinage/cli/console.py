@@ -79,7 +79,10 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
     for older in log.handlers:
         older.close()
     log.handlers = handlers
-    log.setLevel(level if process_rank() == 0 else logging.ERROR)  # the first process speaks for all
+    shown = logging.getLevelName(level) if process_rank() == 0 else logging.ERROR  # the first process speaks for all
+    for handler in handlers:
+        handler.setLevel(max(handler.level, shown))
+    log.setLevel(min(shown, logging.WARNING))  # the report tells warnings that are not printed
     log.propagate = False
 
 

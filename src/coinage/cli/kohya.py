@@ -132,7 +132,8 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
         tell_loaded(run, checked.state)
         if config.data.cache_latents:
             cache_latents(run)
-        reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned.found) if processes.main else None
+        rows = sum(map(len, run.start))
+        reporter = Reporter(config, rows, checked.prompts, warned, processes.count) if processes.main else None
         watch = observers_for(run, checked.prompts, writers, uploader, reporter)
         try:
             with stopping(run):
@@ -144,7 +145,8 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
         if reporter:
             log.info("saved %s", config.output_file)
             reporter.verified(run, config.output_file, check_and_tell(run, config.output_file))
-            log.info("look at %s", reporter.path)
+            if reporter.written:
+                log.info("look at %s", reporter.path)
             if config.log.quiet:
                 print(config.output_file)
 

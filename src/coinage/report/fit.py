@@ -22,19 +22,6 @@ KINDS = tuple(f"data:image/{kind};base64," for kind in ("png", "jpeg", "webp", "
 TIGHTER = ((4000, 400), (1000, 200), (250, 100), (100, 50), (60, 12))  # letters of a text, entries of a list
 
 
-def fit(record: Record, room: int = LIMIT // 2) -> Record:
-    """A record that takes a bounded number of bytes, and whose `left_out` counts what that has cost.
-
-    Previews keep the first, the last and an even selection between; training images an even selection.
-    A record that is fit already comes back as it is.
-
-    Args:
-        record: left as it is.
-        room: bytes for pictures, each counted as often as it stands in a page.
-    """
-    return fit_pictures(fit_words(record), room)
-
-
 def fit_words(record: Record) -> Record:
     """All but the pictures: strange characters and numbers mended, curves thinned, long texts and lists cut."""
     tools = [replace(tool, difference=tool.difference and min(tool.difference, LARGEST)) for tool in record.tools]  # infinite: told as such

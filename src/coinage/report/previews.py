@@ -72,7 +72,7 @@ def stage_of_runs(records: Sequence[Record]) -> Stage | None:
     """The previews of several runs, a group for each prompt; None where there are none.
 
     The slider counts steps where all runs have as many, and parts of the run where not. A run's picture
-    is the last one at or before the slider's position.
+    is the last one at or before the slider's position, or its first.
     """
     lengths = [max([record.total_steps, *(shot.step for shot in record.shots)]) or 1 for record in records]
     same = len(set(lengths)) == 1

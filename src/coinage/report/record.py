@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 VERSION = 1  # of the values' meaning
-LARGEST_INT = 2**53  # what JSON holds to the digit everywhere
+LARGEST_INT = 2**63  # of a seed
 Status = Literal["training", "finished", "stopped", "failed"]
 
 

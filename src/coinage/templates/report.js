@@ -121,8 +121,17 @@
     fold.open = Boolean(recall().folds?.[i]);
     fold.addEventListener("toggle", () => keep({ folds: folds.map((one) => one.open) }));
   });
-  if (document.querySelector("meta[http-equiv=refresh]")) {
+
+  // A page of a run that goes on renews itself, but not while somebody is at it.
+  const top = document.querySelector("[data-refresh]");
+  if (top) {
     scrollTo(0, recall().y ?? 0);
     addEventListener("pagehide", () => keep({ y: scrollY }));
+    const written = new Date(top.dataset.written), silent = 30 * 60 * 1000;
+    if (Date.now() - written > silent) top.querySelector("[data-news]").textContent = `, but no news since ${written.toLocaleTimeString()}`;
+    setInterval(() => {
+      const idle = document.activeElement === document.body && getSelection().isCollapsed;
+      if (idle && document.visibilityState === "visible") location.reload();
+    }, 1000 * top.dataset.refresh);
   }
 })();

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch.nn.functional import cosine_similarity
 
-from coinage.files import write_bytes
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
 
@@ -56,19 +55,26 @@ class Journal(Observer):
         self._path, self._tell = path, tell
         self._file: FileIO | None = None
         self._size = 0  # of the whole lines in the file
-        self._unwritten = b""
+        self._unwritten = bytearray()
         self._told = False
 
     def started(self, run: Run) -> None:
-        kept = []
-        if run.step and self._path.is_file():
-            kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= run.step]
-        for line in kept:
-            self._tell(json.loads(line))
-        data = "".join(f"{line}\n" for line in kept).encode()
-        write_bytes(self._path, data)
-        self._size = len(data)
-        self._file = self._path.open("r+b", buffering=0)  # so that a run that is killed leaves it whole
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not (run.step and self._path.is_file()):
+                self._path.write_bytes(b"")
+            self._file = self._path.open("r+b", buffering=0)  # so that a run that is killed leaves it whole
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    entry = _read(line)
+                    if entry and entry["step"] > run.step:
+                        break
+                    if entry:  # what is damaged before the last good line stays, and is not told
+                        self._tell(entry)
+                        self._size = lines.tell()
+            self._file.truncate(self._size)
+        except OSError as error:
+            self._warn(error)
 
     def stepped(self, run: Run) -> None:
         entry = entry_of(run)
@@ -77,29 +83,35 @@ class Journal(Observer):
         try:
             self._append()
         except OSError as error:
-            if not self._told:
-                log.warning("cannot write the log, training goes on: %s: %s", self._path, error.strerror)
-            self._told = True
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._told:
+            log.warning("cannot write the log, training goes on: %s: %s", self._path, error.strerror)
+        self._told = True
 
     def _append(self) -> None:
         """Write what is not written yet, after the last whole line: a full disk may have taken a part."""
         if self._file is None:
             return
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise OSError(errno.ENOENT, "it was deleted")
         self._file.seek(self._size)
         if self._file.write(self._unwritten) < len(self._unwritten):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += len(self._unwritten)
-        self._unwritten = b""
+        self._unwritten.clear()
 
     def close(self) -> None:
         if self._file:
             self._file.close()
 
 
-def _step_of(line: str) -> float:
-    """The step of a line of the journal; infinite for half a line, and for one without a loss."""
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A line's entry; None for half a line, and for one without a step or a loss."""
     try:
-        entry = json.loads(line)
-        return int(entry["step"]) if math.isfinite(entry["loss"]) else math.inf
+        entry: dict[str, Any] = json.loads(line)
+        good = line.endswith(b"\n") and isinstance(entry["step"], int) and math.isfinite(entry["loss"])
     except (ValueError, TypeError, KeyError):
-        return math.inf
+        return None
+    return entry if good else None

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.file import EmbeddingFile
-from coinage.errors import CoinageError
 from coinage.training.observers import Observer
 from coinage.training.setup import BANDS, Run, Update
 from coinage.training.step import StepResult, forward
@@ -35,10 +34,7 @@ def train(run: Run, watch: Observer) -> EmbeddingFile:
             watch.stopped(run)
     except Exception as error:
         ended = as_training_error(error, run)
-        try:
-            watch.failed(run, ended or error)
-        except CoinageError as unsaved:  # what ended the run matters more
-            log.warning("%s", unsaved)
+        watch.failed(run, ended or error)
         if ended is None or ended is error:
             raise
         raise ended from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coinage.config import PreviewConfig
-from coinage.errors import ConfigError
+from coinage.errors import CoinageError, ConfigError
 from coinage.files import save_image
 from coinage.generate import draw
 from coinage.preview_set import steps_for, times_within_share
@@ -77,7 +77,10 @@ class Together(Observer):
 
     def failed(self, run: Run, error: Exception) -> None:
         for observer in self._observers:
-            observer.failed(run, error)
+            try:
+                observer.failed(run, error)
+            except Exception as another:  # noqa: BLE001 - what ended the run matters more, and so do the other observers
+                log.warning("%s", another if isinstance(another, CoinageError) else f"{type(another).__name__}: {another}")
 
     def close(self) -> None:
         for observer in self._observers:
@@ -89,7 +92,7 @@ class Picture:
     """A preview: [H, W, 3] pixels, the prompt's number and what it says."""
 
     index: int
-    prompt: str
+    prompt: Prompt
     pixels: NDArray[np.uint8]
 
 
@@ -122,8 +125,7 @@ class Previewer(Observer):
 
     def started(self, run: Run) -> None:
         if self._config.automatic:
-            images = sum(sample.repeats for sample in run.samples) * run.total_epochs / run.total_steps
-            self._steps = steps_for(times_within_share(self._prompts, run.total_steps, images), run.total_steps)
+            self._steps = steps_for(times_within_share(self._prompts, run.total_steps, run.images_per_step), run.total_steps)
         if not run.step and (self._config.at_first or 0 in self._steps):  # a run that goes on has drawn it
             self._draw(run, f"{0:06d}")
 
@@ -159,7 +161,7 @@ class Previewer(Observer):
             try:
                 with run.averaged():
                     (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
-                drawn.append(Picture(index, prompt.text, image))
+                drawn.append(Picture(index, prompt, image))
                 save_image(path, image)
                 log.debug("drew %s", path)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more

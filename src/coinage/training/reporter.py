@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from coinage import __version__
 from coinage.config import TrainConfig
 from coinage.contact_sheet import marks_of, thumbnail
 from coinage.data.sample import Sample
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
 from coinage.files import write_bytes
 from coinage.model_files import FAMILY_NAMES
 from coinage.prompts import Prompt
@@ -36,20 +36,26 @@ from coinage.words import marked_parts
 log = logging.getLogger("coinage")
 MOST_IMAGES, THUMBNAIL = 40, 144  # of the contact sheet; pixels
 MOST_PROMPTS, PREVIEW = 12, 256  # of the previews; pixels
+MOST_SHOTS = 100  # steps whose previews are kept; of more, every second one goes
 LEAST_INTERVAL = 15.0  # seconds between two writings
 SHARE = 0.01  # of a run's time goes into writing, at most
 NEAREST = 5
 
 
 class WarningsKept(logging.Handler):
-    """Keeps what is warned of while it is in use."""
+    """Keeps what is warned of while it is in use, each text once."""
 
     def __init__(self, already: Iterable[str] = ()) -> None:
         super().__init__(logging.WARNING)
-        self.found = list(already)
+        self._found = dict.fromkeys(already)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.found.append(record.getMessage())
+        self._found[record.getMessage()] = None
+
+    @property
+    def found(self) -> list[str]:
+        """So far."""
+        return list(self._found)
 
     def __enter__(self) -> Self:
         log.addHandler(self)
@@ -66,17 +72,21 @@ class Reporter(Observer):
         config: of the run.
         rows: trained vectors of all text encoders.
         prompts: of the previews.
-        warnings: grows as they are told.
+        warned: what is warned of.
+        processes: of the run.
     """
 
-    def __init__(self, config: TrainConfig, rows: int, prompts: Sequence[Prompt], warnings: Sequence[str] = ()) -> None:
+    def __init__(self, config: TrainConfig, rows: int, prompts: Sequence[Prompt], warned: WarningsKept, processes: int = 1) -> None:
         word, model = config.words[0], config.model
         self.path = config.save.output_dir / f"{word.output_name}-report.html"
-        self._warnings = warnings
+        self._warned = warned
         self._keeper = CurveKeeper(BANDS, rows)
         self._begun = self._next = time.monotonic()
         self._before = 0.0  # seconds of the processes that took the run this far
+        self._images_before = 0  # learned from by those processes
+        self._run: Run | None = None
         self._told = False
+        self.written = False  # the page is as the run is
         self.record = Record(
             coinage=__version__,
             name=word.output_name,
@@ -84,10 +94,12 @@ class Reporter(Observer):
             family=FAMILY_NAMES[model.family],
             model=Path(model.source).name,
             began=_now(),
-            command=command_of(config),
+            command=command_of(config, processes),
             settings=[(group, [(flag, " ".join(words)) for flag, *words in flags]) for group, flags in settings_of(config)],
-            prompts=[Asked(text=prompt.text, seed=prompt.seed, of=prompt.of) for prompt in prompts[:MOST_PROMPTS]],
         )
+        self._prompts = prompts
+        for prompt in prompts:
+            self._place(prompt)
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Take a line of the journal."""
@@ -97,6 +109,7 @@ class Reporter(Observer):
             log.debug("a line of the log tells nothing: %s", entry)
 
     def started(self, run: Run) -> None:
+        self._run = run
         self._describe(run)
         self._write(run, "training")
 
@@ -131,17 +144,27 @@ class Reporter(Observer):
             return
         if [asked.text for asked in before.prompts] == [asked.text for asked in self.record.prompts]:
             self.record.shots = [shot for shot in before.shots if shot.step <= run.step]
-        self.record.began, self._before = before.began, before.seconds * min(1.0, run.step / max(before.step, 1))
-        self.record.images_learned = round(before.images_learned * min(1.0, run.step / max(before.step, 1)))
+        done = min(1.0, run.step / max(before.step, 1))  # of what it had come to, when the state was saved
+        self.record.began, self._before = before.began, before.seconds * done
+        self._images_before = round(before.images_learned * done)
 
     def show(self, pictures: Sequence[Picture], step: int) -> None:
         """Take previews."""
-        shown: list[str | None] = [None] * len(self.record.prompts)
-        for picture in pictures:
-            if picture.index < len(shown):
-                shown[picture.index] = data_url(picture.pixels, PREVIEW)
-        self.record.shots = [*(shot for shot in self.record.shots if shot.step < step), Shot(step=step, pictures=shown)]
+        drawn = {self._place(picture.prompt): picture for picture in pictures}
+        places = range(len(self.record.prompts))
+        shot = Shot(step=step, pictures=[data_url(drawn[i].pixels, PREVIEW) if i in drawn else None for i in places])
+        shots = [*(shot for shot in self.record.shots if shot.step < step), shot]
+        self.record.shots = [shots[0], *shots[2::2]] if len(shots) > MOST_SHOTS else shots
         self._next = time.monotonic()
+
+    def _place(self, prompt: Prompt) -> int | None:
+        """A prompt's place on the page, where a file that was changed may bring new ones; None when there are too many."""
+        of = self._place(self._prompts[prompt.of]) if prompt.of is not None else None
+        asked = Asked(text=prompt.text, seed=prompt.seed, of=of)
+        prompts = self.record.prompts
+        if asked not in prompts and len(prompts) < MOST_PROMPTS:
+            prompts.append(asked)
+        return prompts.index(asked) if asked in prompts else None
 
     def stepped(self, run: Run) -> None:
         if time.monotonic() >= self._next:
@@ -158,6 +181,11 @@ class Reporter(Observer):
             self._describe(run)  # it failed before it began
         self.record.problem = str(error) or type(error).__name__
         self._write(run, "failed")
+
+    def close(self) -> None:
+        """Where a second signal ended the run at once, the page must not say that it goes on."""
+        if self.record.status == "training" and self._run is not None:
+            self._write(self._run, "stopped")
 
     def verified(self, run: Run, path: Path, checks: Sequence[Check]) -> None:
         """Tell how the finished file does in other tools."""
@@ -177,17 +205,20 @@ class Reporter(Observer):
         record.step, record.epoch = run.step, run.epoch
         record.seconds = self._before + begun - self._begun
         record.measured = sorted(run.measured.items())
+        record.images_learned = self._images_before + run.images
         record.curves = self._keeper.curves()
-        record.warnings = list(dict.fromkeys(self._warnings))
+        record.warnings = self._warned.found
+        self.written = False
         try:
             with run.averaged():
                 rows = [rows.detach() for rows in run.parts.rows()]
                 for row, words in zip(record.rows, _nearest(run, rows), strict=True):
                     row.now = words
             write_bytes(self.path, render(record).encode(), sync=status != "training")
-        except CoinageError as error:
+            self.written = True
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run matters more
             if not self._told:
-                log.warning("%s\ntraining goes on without its report", error)
+                log.warning("%s\nthe run goes on without its report", error if isinstance(error, CoinageError) else reason_of(error))
             self._told = True
         now = time.monotonic()
         self._next = now + max(LEAST_INTERVAL, (now - begun) / SHARE)
@@ -234,12 +265,19 @@ def settings_of(config: TrainConfig) -> list[tuple[str, list[tuple[str, ...]]]]:
     return [*given, ("dataset file", [(where, setting) for where, setting in told])] if told else given
 
 
-def command_of(config: TrainConfig) -> str:
-    """A command that repeats the run, as this system's shell takes it; the seed is in it, keys are not."""
-    pairs = [flag for _, flags in config.log.given for flag in flags if flag[0] != "--seed"]
+def command_of(config: TrainConfig, processes: int) -> str:
+    """A command that repeats the run from its beginning, as this system's shell takes it; the seed is in it, keys are not."""
+    program = config.log.program
+    start = program if program.startswith("coinage") else f"python {program}"
+    if processes > 1:
+        start = f"accelerate launch --num_processes={processes} {program.replace('coinage train', '-m coinage.cli.main train')}"
+    pairs = [flag for _, flags in config.log.given for flag in flags if flag[0] not in ("--seed", "--resume")]
     lines = [[name, *rest] if len(rest) > 1 else ["=".join((name, *rest))] for name, *rest in [*pairs, ("--seed", str(config.loop.seed))]]
-    return (" ^\n  " if os.name == "nt" else " \\\n  ").join([config.log.program, *map(_quoted_line, lines)])
+    return (" `\n  " if os.name == "nt" else " \\\n  ").join([start, *map(quoted, lines)])
 
 
-def _quoted_line(words: Sequence[str]) -> str:
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+def quoted(words: Sequence[str], system: str = os.name) -> str:
+    """Words as a shell takes them: PowerShell on Windows, else sh."""
+    if system != "nt":
+        return shlex.join(words)
+    return " ".join(word if re.fullmatch(r"[\w.,:=/\\+-]+", word) else "'" + word.replace("'", "''") + "'" for word in words)

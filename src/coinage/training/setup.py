@@ -95,6 +95,13 @@ class Run:
             yield Update([self._batch(batch, next(latents), epoch) for batch in share], sum(map(len, group)))
 
     @property
+    def images_per_step(self) -> float:
+        """Images that all processes together learn from in an update, in the mean over an epoch."""
+        batches = batches_per_epoch(self.samples, self._batch_sizes)
+        updates = -(-batches // (self.config.optim.accumulation * self.processes.count))
+        return sum(sample.repeats for sample in self.samples) / updates
+
+    @property
     def _batch_sizes(self) -> list[int]:
         return [dataset.batch_size for dataset in self.config.data.datasets]
 

@@ -84,7 +84,7 @@ class WandB:
         self._run.log(dict(values), step=step)
 
     def picture(self, picture: Picture, step: int) -> None:
-        self._run.log({f"sample_{picture.index}": self._wandb.Image(picture.pixels, caption=picture.prompt)}, step=step)
+        self._run.log({f"sample_{picture.index}": self._wandb.Image(picture.pixels, caption=picture.prompt.text)}, step=step)
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
