@@ -73,7 +73,7 @@ def train(family: str, model: Path, dataset: Path, out: Path, steps: int, wheel:
     text = (out.parent / "log").read_text(encoding="utf-8")
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{text}")
-    speeds = re.findall(r"([\d.]+) steps/s", text)
+    speeds = re.findall(r"([\d.]+) img/s", text)  # one image a step
     return {"peak": usage.ru_maxrss / 2**20, "whole": time.monotonic() - start, "step": 1 / float(speeds[-1])}
 
 

@@ -23,7 +23,7 @@ def test_smoothing_by_hand() -> None:
     assert smooth[1] == pytest.approx(3 * (1 / 3) / (1 + 1 / 3))
 
 
-def test_turned_and_length_are_middles_of_the_vectors() -> None:
+def test_turned_is_the_mean_of_the_vectors_and_length_their_middle() -> None:
     rows = [Row(key="clip_l", number=1), Row(key="clip_g", number=1), Row(key="odd", number=1)]
     curves = Curves(step=[1, 2], angles=[[1, 3, 5], [10, None, 40]], norms=[[0.4, 0.8], [0.8, 0.8, 9.0]])
     record = Record(rows=rows, curves=curves, vocabulary={"clip_l": (0.3, 0.4, 0.5), "clip_g": (0.7, 0.8, 0.9)})

@@ -140,10 +140,10 @@ def test_known_before_the_model_is_loaded(name: str, folder: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def heard() -> Iterator[list[str]]:
+def heard() -> Iterator[WarningsKept]:
     """The warnings so far."""
     with WarningsKept() as warned:
-        yield warned.found
+        yield warned
 
 
 def test_steps_that_fp16_rounds_away(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,13 +177,13 @@ class Deaf:
         return self._inner(attn, hidden_states, text, **more)
 
 
-def test_attention_without_gradient_is_replaced(moon_dataset: Path, tmp_path: Path, heard: list[str]) -> None:
+def test_attention_without_gradient_is_replaced(moon_dataset: Path, tmp_path: Path, heard: WarningsKept) -> None:
     def deafen(run: Run) -> None:
         kept = run.parts.denoiser.attn_processors
         run.parts.denoiser.set_attn_processor({name: Deaf(processor) for name, processor in kept.items()})
 
     _, word = trained(moon_dataset, tmp_path / "a", *LONG, change=deafen)
-    assert any("the attention kernels give a wrong gradient (0.00 of the right length" in text for text in heard)
+    assert any("the attention kernels give a wrong gradient (0.00 of the right length" in text for text in heard.found)
     _, healthy = trained(moon_dataset, tmp_path / "b", *LONG)
     torch.testing.assert_close(rows_of(word), rows_of(healthy), rtol=0, atol=1e-3)
 
@@ -252,7 +252,7 @@ def test_a_wrong_prediction_type(family: str, given: str, told: str, moon_datase
     assert run.step == 2
 
 
-def test_a_clock_that_goes_backwards(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: list[str]) -> None:
+def test_a_clock_that_goes_backwards(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: WarningsKept) -> None:
     """A day at every step: nothing is lost, overwritten or told wrong."""
     import time
 
@@ -273,7 +273,7 @@ def test_a_clock_that_goes_backwards(moon_dataset: Path, tmp_path: Path, monkeyp
     _, whole = trained(moon_dataset, tmp_path / "b", *saved)
     assert torch.equal(rows_of(word), rows_of(whole))
     assert len(list((tmp_path / "a" / "sample").glob("zibu_000006_*"))) == 3
-    assert not heard
+    assert not heard.found
 
 
 def test_the_other_faults_have_their_tests() -> None:

@@ -14,6 +14,7 @@ from coinage.cli.kohya import train_command
 from coinage.progress import Cell, Shown, clock, counted, line
 from coinage.terminal import wrapped
 from coinage.training import progress_line
+from coinage.training.movement import movement
 from coinage.training.progress_line import Pace, Progress
 from tests.helpers import flags, prepared, trained
 from tests.terminals import terminal
@@ -167,6 +168,7 @@ def test_lines_grow_rare_and_the_last_step_is_always_told(
     now = Clock()
     monkeypatch.setattr("time.time", iter(range(10**6, 0, -1)).__next__)  # set back all the time
     progress = Progress(now)
+    run.norms, run.angles = movement(run.parts.rows(), run.start)
     with caplog.at_level(logging.INFO, logger="coinage"):
         progress.before.started(run)
         progress.started(run)

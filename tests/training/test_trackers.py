@@ -20,7 +20,8 @@ from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import LogConfig
 from coinage.errors import CoinageError, ConfigError
-from coinage.training.observers import Picture, angle
+from coinage.training.movement import movement
+from coinage.training.observers import Picture
 from coinage.training.setup import Run
 from coinage.training.trackers import Tracker, WandB, open_writers
 from tests.helpers import flags, trained
@@ -94,7 +95,7 @@ def test_both_trackers_get_one_point_per_update_and_the_pictures(
         assert dict(wandb_points(folder, key)) == pytest.approx({e.step: e.value for e in events.Scalars(key)}, rel=1e-5)
     moved = [e.value for e in events.Scalars("movement/emb_params")]
     assert 0 < moved[0] < moved[-1]
-    assert moved[-1] == pytest.approx(angle(run.parts.rows()[0].detach(), run.start[0]), rel=1e-5)
+    assert moved[-1] == pytest.approx(movement(run.parts.rows(), run.start)[1][0], rel=1e-5)
     assert [(e.step, e.width, e.height) for e in events.Images("sample_1")] == [(0, 64, 64), (2, 64, 64)]
     shown = wandb_points(folder, "sample_0")
     assert [(step, image["caption"], image["width"]) for step, image in shown] == [(0, "a red zibu", 64), (2, "a red zibu", 64)]
@@ -327,8 +328,7 @@ def test_the_estimate_of_prodigy_is_told(moon_dataset: Path, tmp_path: Path) -> 
     assert events.Scalars("lr/d*lr")[-1].value == pytest.approx(group["d"] * 0.5)
 
 
-def test_the_angle_is_the_mean_over_rows_in_degrees() -> None:
+def test_lengths_and_degrees_of_the_rows() -> None:
     start = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     rows = torch.tensor([[0.0, 3.0], [0.0, 1.0]])
-    assert angle(rows, start) == pytest.approx(45)
-    assert angle(start, start) == 0
+    assert movement([rows, start[:1]], [start, start[:1]]) == (pytest.approx([3, 1, 1]), pytest.approx([90, 0, 0]))

@@ -39,6 +39,8 @@ class KeptText:
             with torch.no_grad():
                 made = family.encode(parts, [caption], torch.zeros(1, 6, dtype=torch.int64))
             found = made.encoder_hidden_states[0].cpu(), None if made.pooled is None else made.pooled[0].cpu()
+            if not all(torch.isfinite(tensor).all() for tensor in found if tensor is not None):
+                return found  # half precision overflows; float32 may not
             self._save(parts, caption, found)
         if caption not in self._kept and self._size < MOST:
             self._kept[caption] = found

@@ -39,14 +39,20 @@ def middle(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what was measured."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
 def column(table: Sequence[Values], number: int) -> list[float | None]:
     """One column, with gaps where a line is too short."""
     return [line[number] if number < len(line) else None for line in table]
 
 
 def turned(record: Record) -> list[float | None]:
-    """Degrees of the vectors from where they started, their median at every point."""
-    return [middle(line) for line in record.curves.angles]
+    """Degrees of the vectors from where they started, their mean at every point, as everywhere."""
+    return [mean(line) for line in record.curves.angles]
 
 
 def relative_lengths(record: Record) -> list[float | None]:

@@ -12,8 +12,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from torch.nn.functional import cosine_similarity
-
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
 
@@ -22,11 +20,6 @@ log = logging.getLogger("coinage")
 
 def entry_of(run: Run) -> dict[str, Any]:
     """What is told of the last update; lengths of the rows and degrees from their start are those of all text encoders in turn."""
-    norms, angles = [], []
-    for rows, start in zip(run.parts.rows(), run.start, strict=True):
-        now = rows.detach().cpu()
-        norms += now.norm(dim=1).tolist()
-        angles += cosine_similarity(now.double(), start.double(), dim=1).clamp(-1, 1).acos().rad2deg().tolist()
     return {
         "step": run.step,
         "epoch": run.epoch,
@@ -34,8 +27,8 @@ def entry_of(run: Run) -> dict[str, Any]:
         "lr": run.rate,
         "grad_norm": run.grad_norm if math.isfinite(run.grad_norm) else None,  # an update that overflowed was skipped
         "bands": [None if loss is None else _short(loss) for loss in run.bands],
-        "norms": [_short(norm) for norm in norms],
-        "angles": [_short(angle) for angle in angles],
+        "norms": [_short(norm) for norm in run.norms],
+        "angles": [_short(angle) for angle in run.angles],
     }
 
 

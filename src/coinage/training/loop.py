@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import Tensor
 
 from coinage.embeddings.file import EmbeddingFile
+from coinage.training.movement import movement
 from coinage.training.observers import Observer
 from coinage.training.setup import BANDS, Run, Update
 from coinage.training.step import StepResult, forward
@@ -69,15 +70,16 @@ def learn(run: Run, work: Update) -> None:
     loss, places = run.loss, run.processes.gather(where_not_finite(run, work.batches))
     place = next((found for found in places if found), "")
     if run.dtype != torch.float32 and place in OVERFLOWS:
-        with full_precision(run.parts):
+        with suppress(torch.OutOfMemoryError), full_precision(run.parts):
             run.loss = accumulate(run, work, precise=True)
         if math.isfinite(run.loss):
             run.rescued += 1
             if run.rescued == 1:
-                text = "step %d: %s overflows in %s; such steps are computed again in float32 (--mixed_precision bf16 or no avoids it)"
-                log.warning(text, run.step + 1, place, run.config.model.precision)
+                text = "step %d: %s overflows in %s; such steps are computed again in float32, which --mixed_precision %s avoids"
+                better = "bf16" if run.dtype == torch.float16 else "no"
+                log.warning(text, run.step + 1, place, str(run.dtype).removeprefix("torch."), better)
             return
-    raise not_finite(f"the loss of step {run.step + 1} is {loss}", place, run.step + 1)
+    raise not_finite(f"the loss of step {run.step + 1} is {loss}", place, run)
 
 
 def accumulate(run: Run, work: Update, *, precise: bool = False) -> float:
@@ -89,7 +91,8 @@ def accumulate(run: Run, work: Update, *, precise: bool = False) -> float:
         precise: compute once more, without autocast.
     """
     rows = run.parts.rows()
-    summed = torch.zeros(2 + 2 * BANDS, device=run.parts.device)  # the loss, whether to end, and each band's losses and samples
+    # The loss, whether to end, captions with the word, and each band's losses and samples.
+    summed = torch.zeros(3 + 2 * BANDS, device=run.parts.device)
     run.scaler.scale(summed)  # makes its factor, also where there is no gradient
     run.optimizer.zero_grad(set_to_none=True)
     for batch in work.batches:
@@ -101,13 +104,14 @@ def accumulate(run: Run, work: Update, *, precise: bool = False) -> float:
         if loss.requires_grad:  # not where no caption has the word, and their encodings are kept
             run.scaler.scale(loss).backward()
         summed[0] += loss.detach()
-        summed[2:].add_(by_band(result, run.parts.schedule.num_timesteps))
+        summed[3:].add_(by_band(result, run.parts.schedule.num_timesteps))
     summed[1] = float(bool(run.stop))
+    summed[2] = sum(run.parts.word_encoders[0].mentions(caption) for batch in work.batches for caption in batch.captions)
     for row in rows:
         row.grad = torch.zeros_like(row) if row.grad is None else row.grad  # a process may be left without a batch
     run.processes.sum_([*(row.grad for row in rows if row.grad is not None), summed])
-    total, asked, *bands = summed.tolist()
-    run.ending = asked > 0
+    total, ending, asked, *bands = summed.tolist()
+    run.ending, run.asked = ending > 0, round(asked)
     run.bands = [loss / count if count else None for loss, count in zip(bands[:BANDS], bands[BANDS:], strict=True)]
     return float(total)
 
@@ -132,7 +136,7 @@ def update(run: Run) -> None:
     most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
     if not math.isfinite(run.grad_norm) and not run.scaler.is_enabled():
-        raise not_finite(f"the gradient of step {run.step + 1} is {run.grad_norm}", "", run.step + 1)
+        raise not_finite(f"the gradient of step {run.step + 1} is {run.grad_norm}", "", run)
     run.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
     run.rate = float(run.schedule.get_last_lr()[0])
     scale = run.scaler.get_scale()
@@ -142,5 +146,6 @@ def update(run: Run) -> None:
     if not run.skipped:
         run.schedule.step()
     run.optimizer.zero_grad(set_to_none=True)
+    run.norms, run.angles = movement(rows, run.start)
     run.step += 1
     run.done += 1

@@ -9,9 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from coinage.config import PreviewConfig
 from coinage.errors import CoinageError, ConfigError
@@ -94,12 +92,6 @@ class Picture:
     index: int
     prompt: Prompt
     pixels: NDArray[np.uint8]
-
-
-def angle(rows: Tensor, start: Tensor) -> float:
-    """Mean angle between [N, D] rows and where they started, degrees, 0..180."""
-    cosine = torch.nn.functional.cosine_similarity(rows.double(), start.double(), dim=1)
-    return float(cosine.clamp(-1, 1).acos().rad2deg().mean())
 
 
 def _changed(path: Path | None) -> int | None:

@@ -7,12 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 
 from coinage.progress import PER_SECOND, Cell, LiveLine, Shown, clock
 from coinage.terminal import gap, live_console
-from coinage.training.observers import Observer, angle
+from coinage.training.observers import Observer
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -166,15 +167,14 @@ def _left(seconds: float | None) -> Cell:
 
 
 def _learned(run: Run, loss: float, *, plain: bool) -> list[Cell]:
-    """What the run and its word have come to; the angle and the length of the rows are against their start."""
-    now = torch.cat([rows.detach().cpu().flatten() for rows in run.parts.rows()])
-    start = torch.cat([rows.flatten() for rows in run.start])
-    length = float(now.norm() / start.norm().clamp(min=1e-9))
+    """What the run and its word have come to; the mean angle and length of the rows are against their start."""
+    start = [norm for rows in run.start for norm in rows.norm(dim=1).tolist()]
+    length = fmean(run.norms) / max(fmean(start), 1e-9)
     epochs = len(str(run.total_epochs))
     return [
         Cell(f"{run.epoch:{epochs}d}/{run.total_epochs}", before="epoch ", importance=4),
         Cell(f"{loss:.4f}", before="loss ", importance=8),
-        Cell(f"{angle(now[None], start[None]):2.0f}", before="turned ", after=" deg" if plain else "°", importance=7),
+        Cell(f"{fmean(run.angles):2.0f}", before="turned ", after=" deg" if plain else "°", importance=7),
         Cell(f"{'x' if plain else '×'}{length:.2f}", before="length ", importance=3),
     ]
 

@@ -76,6 +76,9 @@ class Run:
     loss: float = math.nan  # of the last update
     rate: float = math.nan  # learning rate of the last update
     grad_norm: float = math.nan  # of the last update, before clipping
+    asked: int = 0  # captions of the last update that hold the word, in all processes
+    norms: Sequence[float] = ()  # lengths of the rows of all text encoders in turn, after the last update
+    angles: Sequence[float] = ()  # degrees of these rows from their start
     touched: Sequence[torch.Tensor] = ()  # for each text encoder, [N] bool: which rows the last update had a gradient for
     skipped: bool = False  # the last update, since the gradient overflowed
     rescued: int = 0  # updates computed in float32, since half precision overflowed

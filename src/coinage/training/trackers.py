@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 from coinage.config import LogConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.training.observers import Observer, Picture, angle
+from coinage.training.observers import Observer, Picture
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -180,8 +181,8 @@ def measures(run: Run) -> dict[str, float]:
         values["lr/d*lr"] = float(group["d"]) * float(group["lr"])
     if run.scaler.is_enabled():
         values["loss_scale"] = run.scaler.get_scale()
-    for key, rows, start in zip(run.family.embedding_keys, run.parts.rows(), run.start, strict=True):
-        now = rows.detach().cpu()
-        values[f"row_norm/{key}"] = float(now.norm(dim=1).mean())
-        values[f"movement/{key}"] = angle(now, start)
+    count = run.placeholder.num_vectors
+    for number, key in enumerate(run.family.embedding_keys):
+        own = slice(number * count, (number + 1) * count)
+        values[f"row_norm/{key}"], values[f"movement/{key}"] = fmean(run.norms[own]), fmean(run.angles[own])
     return values

@@ -21,15 +21,17 @@ OVERFLOWS = (TEXT_ENCODER, UNET)  # what float32 may help
 HINTS = {
     "the word's own vectors": "lower --learning_rate",
     "the VAE's latents": "use --no_half_vae, or another --vae",
-    TEXT_ENCODER: "use --mixed_precision bf16 or no; the model's file may be damaged",
-    UNET: "use --mixed_precision bf16 or no; the model's file may be damaged",
+    TEXT_ENCODER: "the model's file may be damaged: see that it draws (coinage generate)",
+    UNET: "the model's file may be damaged: see that it draws (coinage generate)",
 }
 
 
-def not_finite(what: str, place: str, step: int) -> TrainingError:
+def not_finite(what: str, place: str, run: Run) -> TrainingError:
     """The error of a number that is not finite, first met in `place`, "" where that is not known."""
-    hint = HINTS.get(place, "lower --learning_rate, or use --mixed_precision bf16 or no")
-    return TrainingError(what + (f": {place} gives numbers that are not finite" if place else ""), f"step {step}", hint)
+    hint = HINTS.get(place, "lower --learning_rate")
+    if run.dtype != torch.float32 and place not in HINTS:
+        hint += ", or use --mixed_precision no"
+    return TrainingError(what + (f": {place} gives numbers that are not finite" if place else ""), f"step {run.step + 1}", hint)
 
 
 @torch.no_grad()
@@ -44,7 +46,8 @@ def where_not_finite(run: Run, batches: Sequence[Batch]) -> str:
         noised = noised_latents(run.parts, batch, run.config.noise)
         with run.autocast():
             cond = encode(run.family, run.parts, batch.captions, batch.sizes)
-            if not torch.isfinite(cond.encoder_hidden_states).all():
+            told = [cond.encoder_hidden_states, *([] if cond.pooled is None else [cond.pooled])]
+            if not all(torch.isfinite(tensor).all() for tensor in told):
                 return TEXT_ENCODER
             if not torch.isfinite(run.family.predict(run.parts, noised.noisy_latents, noised.timesteps, cond)).all():
                 return UNET

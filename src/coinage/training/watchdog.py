@@ -14,7 +14,8 @@ from coinage.training.observers import Observer
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
-PATIENCE = 20  # steps until which every vector must have had a gradient, and have moved as it should
+PATIENCE = 20  # steps with the word until which every vector must have had a gradient, and have moved as it should
+HALF_A_DIGIT = 2.0**-24  # of float32: a step of less than this share of a number may be rounded away
 UNMOVED = 0.5  # share of a row's numbers that may stay exactly as they were
 MANY_SKIPPED = 0.05  # share of updates lost to overflow, from which on it is told
 OnProblem = Literal["stop", "warn"]
@@ -39,33 +40,41 @@ class Watchdog(Observer):
         self._touched: list[Tensor] = []  # for each text encoder, in how many of the first steps its rows had a gradient
         self._begin: list[Tensor] = []  # the rows before this process's first step
         self._rates: list[float] = []  # learning rates of the first steps that were not skipped
+        self._before = 0  # steps of the run before this process's first
         self._steps = self._skipped = 0
+        self._asked = 0  # steps not skipped, of those with the word in a caption
+        self._judged = False
         self._sums: dict[str, int] = {}
 
     def started(self, run: Run) -> None:
-        self._begin = [rows.detach().cpu().clone() for rows in run.parts.rows()]
+        self._begin, self._before = [rows.detach().cpu().clone() for rows in run.parts.rows()], run.step
         self._sums = checksums(run)
 
     def stepped(self, run: Run) -> None:
         self._steps += 1
         self._skipped += run.skipped
-        if self._steps > PATIENCE:
+        if self._judged:
             return
+        now = [touched.int().cpu() * (not run.skipped) for touched in run.touched]  # what overflows moves nothing
+        self._touched = [had + more for had, more in zip(self._touched, now, strict=True)] if self._touched else now
         if not run.skipped:
             self._rates.append(run.rate)
-        now = [touched.int().cpu() for touched in run.touched]
-        self._touched = [had + more for had, more in zip(self._touched, now, strict=True)] if self._touched else now
-        if self._steps == PATIENCE:
+            self._asked += run.asked > 0
+        if self._asked == PATIENCE or (self._steps == PATIENCE and not self._rates):
             self._judge(run, self._on_problem)
 
+    def epoch_ended(self, run: Run) -> None:
+        if not self._judged and len(self._rates) >= max(PATIENCE, run.done) and run.step < run.total_steps:
+            self._judge(run, self._on_problem)  # few captions have the word: all have had their turn
+
     def finished(self, run: Run) -> None:
-        if 0 < self._steps < PATIENCE:
+        if self._steps and not self._judged:
             self._judge(run, "warn")  # so short a run is no proof, and its file is written
-        self._tell_skipped()
+        self._tell_overflows(run)
         self._see_frozen(run)
 
     def stopped(self, run: Run) -> None:
-        self._tell_skipped()
+        self._tell_overflows(run)
         self._see_frozen(run)
 
     def _judge(self, run: Run, on_problem: OnProblem) -> None:
@@ -74,6 +83,7 @@ class Watchdog(Observer):
         Raises:
             TrainingError: there are some, and that ends the run.
         """
+        self._judged = True
         problem = self._all_skipped(run) or self._dead(run) or self._wrong_movement(run)
         if problem:
             tell_or_stop(problem, on_problem)
@@ -101,23 +111,29 @@ class Watchdog(Observer):
 
     def _wrong_movement(self, run: Run) -> TrainingError | None:
         """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
-        rows = zip(run.family.embedding_keys, run.parts.rows(), self._begin, self._touched, strict=True)
-        for key, now, begin, touched in rows:
+        if not any(self._rates) or "d" in run.optimizer.param_groups[0]:
+            return None  # a rate that the optimizer finds by itself (Prodigy, D-Adaptation) begins with next to nothing
+        rows = zip(run.family.embedding_keys, run.parts.rows(), self._begin, strict=True)
+        for key, now, begin in rows:
             moves = now.detach().cpu() - begin
-            for number, (move, times) in enumerate(zip(moves, touched.tolist(), strict=True), 1):
+            for number, move in enumerate(moves, 1):
                 which, distance = f"vector {number} of {key}", float(move.norm())
-                band = movement_band(run.config.optim, self._rates, times, len(move))
-                still = float((move == 0).float().mean())
-                if any(self._rates) and still > UNMOVED:
+                band = movement_band(run.config.optim, self._rates, self._before, len(move))
+                start = begin[number - 1].abs() * HALF_A_DIGIT
+                lost = float(start.norm()) * len(self._rates)  # what float32 may round away
+                still = float((move[start < max(self._rates)] == 0).float().mean())
+                if still > UNMOVED:
                     what = f"{still:.0%} of the numbers of {which} have not moved in {self._steps} steps: they are rounded away"
                     return TrainingError(what, f"step {run.step}", "raise --learning_rate, or use --mixed_precision no")
-                if band and not band[0] <= distance <= band[1]:
+                if band and not band[0] - lost <= distance <= band[1] + lost:
                     reason = "its gradient vanishes" if distance < band[0] else "something else writes to it"
                     what = f"{which} has moved by {distance:.2g} in {self._steps} steps, where AdamW moves it by"
                     return TrainingError(f"{what} {band[0]:.2g} to {band[1]:.2g}: {reason}", f"step {run.step}", "try --mixed_precision no")
         return None
 
-    def _tell_skipped(self) -> None:
+    def _tell_overflows(self, run: Run) -> None:
+        if run.rescued > 1:
+            log.warning("%d steps were computed again in float32, since half precision overflowed", run.rescued)
         if self._skipped > max(PATIENCE / 2, MANY_SKIPPED * self._steps):
             text = "%d of %d updates were skipped, since their gradient overflowed; --mixed_precision bf16 avoids it"
             log.warning(text, self._skipped, self._steps)
