@@ -1,13 +1,17 @@
 """What a learning rate can do, and what a run would be, known before the model is loaded."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coinage.cli.kohya import train_command
 from coinage.config import OptimConfig
-from coinage.reach import rate_problem
+from coinage.reach import longest_step, movement_band, rate_problem
 from tests.helpers import flags
 
 
@@ -41,6 +45,80 @@ def test_other_optimizers_are_not_judged() -> None:
     assert told(1e-9, name="Lion") == ""
     assert told(0.0) == ""
     assert "at most" in told(1e-6, name="AdamW8bit")
+
+
+STEPS = 20
+KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # of noise [steps, width] and the step [steps, 1]
+    "steady": lambda noise, at: noise[:1].sign() * (1 + noise[:, :1].sigmoid()),
+    "noise": lambda noise, at: noise,
+    "alternating": lambda noise, at: (1 - 2 * (at % 2)) * torch.ones_like(noise),
+    "waves": lambda noise, at: torch.cos(noise[0, 0] * at) * torch.ones_like(noise),
+    "growing": lambda noise, at: noise * 1.11**at,
+    "falling": lambda noise, at: noise * 0.8**at,
+    "rare": lambda noise, at: noise * ((noise[:, :1] > 1) | (at == len(at) - 1)),
+    "one number far ahead": lambda noise, at: noise * torch.tensor([1e4] + [1.0] * (noise.shape[1] - 1)),
+}
+
+
+def gradients(kind: str, steps: int, width: int, seed: int) -> torch.Tensor:
+    """[steps, width] of about the size 1."""
+    noise = torch.randn(steps, width, generator=torch.Generator().manual_seed(seed))
+    return KINDS[kind](noise, torch.arange(steps).unsqueeze(1))
+
+
+def moved(rates: list[float], gradient: torch.Tensor, before: int = 0) -> float:
+    """How far torch's AdamW brings a row from step `before` on."""
+    row = torch.nn.Parameter(torch.randn(gradient.shape[1], generator=torch.Generator().manual_seed(0)) * 0.02)
+    optimizer = torch.optim.AdamW([row], lr=rates[0])
+    begin, furthest = row.detach().clone(), 0.0
+    for step, values in enumerate(gradient):
+        if step == before:
+            begin = row.detach().clone()
+        optimizer.param_groups[0]["lr"] = rates[max(step - before, 0)]
+        row.grad = values.clone()
+        optimizer.step()
+        furthest = max(furthest, float((row.detach() - begin).norm())) if step >= before else 0.0
+    return furthest
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    seed=st.integers(0, 2**31),
+    width=st.sampled_from([32, 128, 768]),
+    rate=st.sampled_from([1e-5, 1e-3, 3e-2]),
+    size=st.sampled_from([1e-6, 1e-3, 10.0]),
+    schedule=st.sampled_from(["constant", "from 0", "to 0"]),
+    before=st.sampled_from([0, 0, 1, 40, 300]),
+)
+def test_adamw_stays_in_the_band(kind: str, seed: int, width: int, rate: float, size: float, schedule: str, before: int) -> None:
+    rises, falls = [i / 100 for i in range(STEPS)], [math.cos(math.pi / 2 * i / STEPS) for i in range(STEPS)]
+    rates = [rate * share for share in {"from 0": rises, "to 0": falls}.get(schedule, [1.0] * STEPS)]
+    band = movement_band(OptimConfig(learning_rate=rate), rates, before, width)
+    assert band
+    distance = moved(rates, gradients(kind, before + STEPS, width, seed) * size, before)
+    assert band[0] <= distance <= band[1]
+
+
+def test_what_lies_outside_of_the_band() -> None:
+    rates, noise = [1e-3] * STEPS, gradients("noise", STEPS, 128, 0)
+    low, high = movement_band(OptimConfig(), rates, 0, 128) or (0, 0)
+    assert moved(rates, noise * 1e-6) == pytest.approx(moved(rates, noise), rel=0.1), "AdamW does not care how large gradients are,"
+    assert moved(rates, noise * 1e-10) < low, "down to its epsilon, 1e-8"
+    assert moved(rates, noise * 1e-12) < low
+    assert moved([rate * 10 for rate in rates], gradients("steady", STEPS, 128, 0)) > high
+    for settled in (OptimConfig(name="Lion"), OptimConfig(arguments=(("eps", 1e-6),))):
+        assert movement_band(settled, rates, 0, 128) is None
+    assert movement_band(OptimConfig(), [0.0] * STEPS, 0, 128) is None
+
+
+def test_the_longest_step_is_reached() -> None:
+    """By gradients that grow as much from step to step as the bound says."""
+    for steps in (1, 5, STEPS, 100):
+        grown = (0.999 / 0.9) ** torch.arange(1.0 - steps, 1.0).unsqueeze(1).expand(-1, 4)
+        assert moved([1e-3], grown, steps - 1) / 2e-3 == pytest.approx(longest_step(steps), rel=0.01)
+    assert longest_step(1) == pytest.approx(1)
+    assert longest_step(100_000) == pytest.approx(7.27, abs=0.01)
 
 
 def test_a_dry_run_tells_the_plan_and_loads_nothing(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

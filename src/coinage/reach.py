@@ -11,7 +11,7 @@ from coinage.optimizer_table import find_optimizer
 
 LEAST_TURN = 20  # degrees; less teaches next to nothing
 BETAS = (0.9, 0.999)  # AdamW's own
-LEAST_SHARE = 0.25  # of one step; in 20 steps gradients that change sign each time still make 1.2, noise makes 5, a steady one 20
+LEAST_SHARE = 0.25  # of one step; in 20 steps gradients that change sign each time still come to 1.7, noise to 5, a steady one to 20
 MOST_LENGTH = 20  # times a word's length; from there on a prompt obeys nothing else
 
 
@@ -43,7 +43,7 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
 
 
 def movement_band(optim: OptimConfig, rates: Sequence[float], before: int, width: int) -> tuple[float, float] | None:
-    """How far AdamW moves a row that has a gradient, at least and at most; None for other optimizers and settings.
+    """How far AdamW moves a row that has a gradient, at least once and at most; None for other optimizers and settings.
 
     The first gradient is divided by its own size and moves a coordinate by half the rate or more within 20 steps. Later ones
     are divided by the largest of hundreds of steps and may move it by next to nothing, so that there is no least then.

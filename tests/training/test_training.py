@@ -343,7 +343,7 @@ def test_checkpointing_computes_activations_twice(moon_dataset: Path, tmp_path: 
         learned.append(rows_of(trained(moon_dataset, tmp_path, *more, change=count)[1]))
         counts.append({name: calls.count(name) for name in set(calls)})
     assert torch.equal(learned[0], learned[1])
-    once, twice = 3 + 2, 2 * (3 + 2)  # three steps, and a first look with two gradients
+    once, twice = 3 + 3, 2 * (3 + 2) + 1  # three steps; a first look with two gradients, and a forward pass without one
     assert counts == [{"ResnetBlock2D": once, "CLIPMLP": once}, {"ResnetBlock2D": twice, "CLIPMLP": twice}]
 
 

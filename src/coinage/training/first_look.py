@@ -17,12 +17,12 @@ from coinage.data.captions import extremes
 from coinage.diffusion.schedule import DiffusionSchedule
 from coinage.errors import Problem, TrainingError
 from coinage.families.base import Components
-from coinage.families.kept_text import encode
 from coinage.seeding import generator_for
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
 from coinage.training.step import Batch
 from coinage.training.watchdog import OnProblem, tell_or_stop
+from coinage.words import word_pattern
 
 log = logging.getLogger("coinage")
 SIDE = 32  # latents; a part from the middle is enough to tell
@@ -51,9 +51,9 @@ class FirstLook(Observer):
             return
         # Compiling for one small look would take minutes.
         with torch.compiler.set_stance("force_eager") if run.config.model.compile_backend else nullcontext():
-            left, fast = look(run, batch)
+            left, fast = left_over(run, batch), gradient(run, batch)
             with plain_attention(run.parts):
-                plain = look(run, batch)[1]
+                plain = gradient(run, batch)
         found = run.processes.gather((wrong_prediction(run, left), wrong_gradient(fast, plain)))
         kernels = next((what for _, what in found if what), "")
         if kernels:
@@ -81,45 +81,61 @@ def image_with_word(run: Run) -> Batch | None:
     return None
 
 
-def look(run: Run, batch: Batch) -> tuple[dict[PredictionType, float], Tensor]:
-    """What the model makes of an image at much noise.
+@torch.no_grad()
+def left_over(run: Run, batch: Batch) -> dict[PredictionType, tuple[float, float]]:
+    """The model's error at much noise, and the power of the target, for each target: an error of that power is as if it said nothing.
 
-    Returns:
-        Its error as a share of the power of each target: 0 is perfect, 1 is as if it said nothing. And the word's gradient, flat,
-        float32; the run's own is left alone.
+    The caption is read without the word, which may mean anything where a run goes on.
     """
-    schedule, rows = run.parts.schedule, run.parts.rows()
-    latents = batch.moments[:, 0] * run.parts.scaling_factor
-    noise = torch.randn(latents.shape, generator=generator_for("first look")).to(run.parts.device)
-    latents = latents.to(run.parts.device)
-    timesteps = torch.tensor([int(NOISY * schedule.num_timesteps)], device=run.parts.device)
+    schedule = run.parts.schedule
+    if not isinstance(schedule, DiffusionSchedule):
+        return {}
+    latents, noise, timesteps = _noised(run, batch)
+    captions = [word_pattern([run.placeholder.token]).sub("", caption) for caption in batch.captions]
     with run.autocast():
-        cond = encode(run.family, run.parts, batch.captions, batch.sizes)
+        cond = run.family.encode(run.parts, captions, batch.sizes)
         prediction = run.family.predict(run.parts, schedule.add_noise(latents, noise, timesteps), timesteps, cond).float()
-    left: dict[PredictionType, float] = {}
-    if isinstance(schedule, DiffusionSchedule):
-        targets = {kind: replace(schedule, prediction_type=kind).target(latents, noise, timesteps) for kind in NAMES}
-        left = {kind: float((prediction.detach() - target).square().mean() / target.square().mean()) for kind, target in targets.items()}
-    loss = (prediction - schedule.target(latents, noise, timesteps)).square().sum()  # a sum, so that fp16 holds its gradient
+    targets = {kind: replace(schedule, prediction_type=kind).target(latents, noise, timesteps) for kind in NAMES}
+    return {kind: (float((prediction - target).square().mean()), float(target.square().mean())) for kind, target in targets.items()}
+
+
+def gradient(run: Run, batch: Batch) -> Tensor:
+    """The word's gradient for an image at much noise, flat, float32, on the CPU; the run's own is left alone."""
+    schedule, rows = run.parts.schedule, run.parts.rows()
+    latents, noise, timesteps = _noised(run, batch)
+    with run.autocast():
+        cond = run.family.encode(run.parts, batch.captions, batch.sizes)
+        prediction = run.family.predict(run.parts, schedule.add_noise(latents, noise, timesteps), timesteps, cond)
+    loss = (prediction.float() - schedule.target(latents, noise, timesteps)).square().sum()  # a sum, so that fp16 holds its gradient
     found = torch.autograd.grad(loss, rows, allow_unused=True) if loss.requires_grad else [None] * len(rows)
-    gradient = [(torch.zeros_like(row) if grad is None else grad).float().flatten() for row, grad in zip(rows, found, strict=True)]
-    return left, torch.cat([part.to(gradient[0].device) for part in gradient])
+    parts = [(torch.zeros_like(row) if grad is None else grad).float().flatten() for row, grad in zip(rows, found, strict=True)]
+    return torch.cat(parts).cpu()
 
 
-def wrong_prediction(run: Run, left: Mapping[PredictionType, float]) -> TrainingError | None:
+def _noised(run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, noise and timesteps of the look, on the run's device; the same each time."""
+    device = run.parts.device
+    latents = batch.moments[:, 0] * run.parts.scaling_factor
+    noise = torch.randn(latents.shape, generator=generator_for("first look"))
+    timesteps = torch.tensor([int(NOISY * run.parts.schedule.num_timesteps)])
+    return latents.to(device), noise.to(device), timesteps.to(device)
+
+
+def wrong_prediction(run: Run, left: Mapping[PredictionType, tuple[float, float]]) -> TrainingError | None:
     """Whether the model predicts noise where v is asked for, or the other way round; one that predicts neither is warned of."""
     asked, source = run.parts.schedule.prediction_type, run.config.model.source
     if asked not in left:
         return None
     (other,) = set(NAMES) - {asked}
-    if left[asked] > UNEXPLAINED and left[other] < EXPLAINED:
+    missed = left[asked][0] / max(1.0, left[asked][1])  # a pale image's v has less power than noise, and is missed by more
+    if missed > UNEXPLAINED and left[other][0] < EXPLAINED * left[other][1]:
         what = f"the model predicts {NAMES[other]}, and is trained as if it predicted {NAMES[asked]}"
         hint = (
             "add --v_parameterization" if asked == "epsilon" else "leave out --v_parameterization, or mend the model's scheduler settings"
         )
         return TrainingError(what, source, hint)
-    if left[asked] > WORSE:
-        what = f"at much noise the model's error is {left[asked]:.1f} times what predicting nothing would give"
+    if missed > WORSE:
+        what = f"at much noise the model's error is {missed:.1f} times what predicting nothing would give"
         log.warning("%s", Problem(what, source, "see that it draws: coinage generate; the file may be damaged"))
     return None
 

@@ -39,6 +39,7 @@ class Watchdog(Observer):
         self._on_problem = on_problem
         self._touched: list[Tensor] = []  # for each text encoder, in how many of the first steps its rows had a gradient
         self._begin: list[Tensor] = []  # the rows before this process's first step
+        self._furthest: list[Tensor] = []  # for each text encoder, how far from there its rows have been
         self._rates: list[float] = []  # learning rates of the first steps that were not skipped
         self._before = 0  # steps of the run before this process's first
         self._steps = self._skipped = 0
@@ -48,6 +49,7 @@ class Watchdog(Observer):
 
     def started(self, run: Run) -> None:
         self._begin, self._before = [rows.detach().cpu().clone() for rows in run.parts.rows()], run.step
+        self._furthest = [torch.zeros(len(begin)) for begin in self._begin]
         self._sums = checksums(run)
 
     def stepped(self, run: Run) -> None:
@@ -57,6 +59,8 @@ class Watchdog(Observer):
             return
         now = [touched.int().cpu() * (not run.skipped) for touched in run.touched]  # what overflows moves nothing
         self._touched = [had + more for had, more in zip(self._touched, now, strict=True)] if self._touched else now
+        distances = [(rows.detach().cpu() - begin).norm(dim=1) for rows, begin in zip(run.parts.rows(), self._begin, strict=True)]
+        self._furthest = [torch.maximum(most, distance) for most, distance in zip(self._furthest, distances, strict=True)]
         if not run.skipped:
             self._rates.append(run.rate)
             self._asked += run.asked > 0
@@ -113,15 +117,14 @@ class Watchdog(Observer):
         """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
         if not any(self._rates) or "d" in run.optimizer.param_groups[0]:
             return None  # a rate that the optimizer finds by itself (Prodigy, D-Adaptation) begins with next to nothing
-        rows = zip(run.family.embedding_keys, run.parts.rows(), self._begin, strict=True)
-        for key, now, begin in rows:
+        rows = zip(run.family.embedding_keys, run.parts.rows(), self._begin, self._furthest, strict=True)
+        for key, now, begin, furthest in rows:
             moves = now.detach().cpu() - begin
-            for number, move in enumerate(moves, 1):
-                which, distance = f"vector {number} of {key}", float(move.norm())
-                band = movement_band(run.config.optim, self._rates, self._before, len(move))
-                start = begin[number - 1].abs() * HALF_A_DIGIT
-                lost = float(start.norm()) * len(self._rates)  # what float32 may round away
-                still = float((move[start < max(self._rates)] == 0).float().mean())
+            band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])
+            for number, (move, start, distance) in enumerate(zip(moves, begin, furthest.tolist(), strict=True), 1):
+                which, finest = f"vector {number} of {key}", start.abs() * HALF_A_DIGIT
+                lost = float(finest.norm()) * len(self._rates)  # what float32 may round away
+                still = float((move[finest < max(self._rates)] == 0).float().mean())
                 if still > UNMOVED:
                     what = f"{still:.0%} of the numbers of {which} have not moved in {self._steps} steps: they are rounded away"
                     return TrainingError(what, f"step {run.step}", "raise --learning_rate, or use --mixed_precision no")
