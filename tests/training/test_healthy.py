@@ -32,8 +32,8 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "concept": tuple(CONCEPTS),
     "vectors": ("1", "1", "2", "3", "4", "5", "6", "7", "8"),
     "start": ("--init_word=shape", "--init_word=circle", "--init_word=a red square"),
-    "batch": ("--train_batch_size=1", "--train_batch_size=1", "--train_batch_size=2", "--train_batch_size=1", "--train_batch_size=4"),
-    "accumulation": ("", "", "", "", "--gradient_accumulation_steps=2", "--gradient_accumulation_steps=3"),
+    "batch": ("--train_batch_size=1", "--train_batch_size=1", "--train_batch_size=2", "--train_batch_size=1", "--train_batch_size=3"),
+    "accumulation": ("", "", "", "", "", "", "--gradient_accumulation_steps=2", "--gradient_accumulation_steps=3"),
     "optimizer": (
         "AdamW", "AdamW", "AdamW8bit", "PagedAdamW", "Lion", "Prodigy", "DAdaptAdam", "DAdaptLion", "DAdaptSGD", "DAdaptAdaGrad",
         "AdaFactor", "AdaFactor --optimizer_args relative_step=False scale_parameter=False", "SGDNesterov", "AdamWScheduleFree",
@@ -100,8 +100,6 @@ def mended(settings: dict[str, str]) -> dict[str, str]:
         settings["latents"] = ""
     if optimizer in OWN_RATE:
         settings["rate"] = "1"
-    if settings["timesteps"] == "--max_timestep=100" and "huber" in settings["loss"]:
-        settings["loss"] = ""
     return settings
 
 
@@ -185,7 +183,7 @@ def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
 
 
 def end_after(run: Run, steps: int) -> None:
-    """Have a run stop as where its user asks it to, so that rate and schedule are those of a long one."""
+    """Have a run stop as where its user presses Ctrl-C, so that rate and schedule are those of a long one."""
 
     def count(*_: object) -> None:
         if run.step + 1 >= steps - 1:  # the next step is the last
