@@ -169,17 +169,18 @@ def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
     shutil.rmtree(out, ignore_errors=True)
     given = flags(places.dataset(settings), out, *words(settings, places))
     parts = [(3, []), (3 + PATIENCE, ["--resume=latest"])] if settings["begun"] else [(PATIENCE + 1, [])]
+    found: list[str] = []
     with WarningsKept() as warned:
         try:
             for steps, more in parts:
                 config, findings = build(parse("any", [*given, *more], "test"))
-                warned.found += map(str, check(config, findings).warnings)
+                found += map(str, check(config, findings).warnings)
                 run, _ = trained(places.root, out, change=lambda run, steps=steps: end_after(run, steps), config=config)
                 if run.step < steps:
-                    warned.found.append(f"it ended after {run.step} steps")
+                    found.append(f"it ended after {run.step} steps")
         except Exception as error:  # noqa: BLE001 - each is a finding
-            warned.found.append(f"{type(error).__name__}: {error}")
-    return warned.found
+            found.append(f"{type(error).__name__}: {error}")
+    return [*found, *warned.found]
 
 
 def end_after(run: Run, steps: int) -> None:

@@ -124,6 +124,17 @@ def test_a_full_gpu_is_told_also_where_the_page_has_no_room(moon_dataset: Path, 
     assert (tmp_path / "zibu-step00000002.safetensors").is_file()
 
 
+def test_a_page_that_cannot_be_begun_is_told_once(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("of a library")
+
+    monkeypatch.setattr("coinage.training.reporter.shown_images", broken)
+    with WarningsKept() as warned:
+        run, _ = trained(moon_dataset, tmp_path)
+    assert run.step == 3
+    assert warned.found == ["of a library\nthe run goes on without its report"]
+
+
 def test_a_page_does_not_say_that_an_interrupted_run_goes_on(moon_dataset: Path, tmp_path: Path) -> None:
     def interrupt(run: Run) -> None:
         def hook(*_: object) -> None:

@@ -110,7 +110,10 @@ class Reporter(Observer):
 
     def started(self, run: Run) -> None:
         self._run = run
-        self._describe(run)
+        try:
+            self._describe(run)
+        except Exception as error:  # noqa: BLE001 - as when it is written
+            self._complain(error)
         self._write(run, "training")
 
     def _describe(self, run: Run) -> None:
@@ -217,11 +220,14 @@ class Reporter(Observer):
             write_bytes(self.path, render(record).encode(), sync=status != "training")
             self.written = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the run matters more
-            if not self._told:
-                log.warning("%s\nthe run goes on without its report", error if isinstance(error, CoinageError) else reason_of(error))
-            self._told = True
+            self._complain(error)
         now = time.monotonic()
         self._next = now + max(LEAST_INTERVAL, (now - begun) / SHARE)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._told:
+            log.warning("%s\nthe run goes on without its report", error if isinstance(error, CoinageError) else reason_of(error))
+        self._told = True
 
 
 def _now() -> str:
