@@ -335,7 +335,7 @@ def test_a_hostile_pickle_runs_nothing(models: Path, moon_dataset: Path, tmp_pat
         assert done.returncode == 1, done.stderr
         assert "cannot read the model" in done.stderr
         assert "Traceback" not in done.stderr
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 60
     assert not target.exists()
 
 
