@@ -43,7 +43,7 @@ def planned(model: ModelConfig, side: int = 512, batch: int = 1, **data: object)
     dataset = DatasetConfig(resolution_wh=(side, side), batch_size=batch, subsets=(subset,))
     config = TrainConfig(
         model=model,
-        words=(WordConfig(token="zibu", num_vectors=2),),
+        word=WordConfig(token="zibu", num_vectors=2),
         data=DataConfig(datasets=(dataset,), **data),  # type: ignore[arg-type]
         save=SaveConfig(output_dir=Path("out")),
     )

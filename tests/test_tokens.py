@@ -22,16 +22,16 @@ def plain(text: str) -> list[int]:
 
 def test_lookup_joins_table_and_rows() -> None:
     table, rows = torch.randn(5, 4), torch.randn(2, 4)
-    embedding = TokenEmbedding(table, rows)
+    embedding = TokenEmbedding(table, [rows])
     ids = torch.tensor([[0, 4, 5], [6, 1, 6]])
     torch.testing.assert_close(embedding(ids), torch.cat([table, rows])[ids])
     torch.testing.assert_close(embedding.weight, torch.cat([table, rows]))
-    assert [name for name, _ in embedding.named_parameters()] == ["rows"]
+    assert [name for name, _ in embedding.named_parameters()] == ["words.0"]
 
 
 def test_gradient_reaches_the_rows_as_it_would_reach_a_whole_table() -> None:
     table, rows = torch.randn(5, 4), torch.randn(2, 4)
-    embedding = TokenEmbedding(table, rows)
+    embedding = TokenEmbedding(table, [rows])
     whole = nn.Embedding.from_pretrained(torch.cat([table, rows]), freeze=False)
     ids, weight = torch.tensor([[0, 4, 5], [6, 1, 6]]), torch.randn(2, 3, 4)
     (embedding(ids) * weight).sum().backward()
@@ -41,7 +41,7 @@ def test_gradient_reaches_the_rows_as_it_would_reach_a_whole_table() -> None:
 
 
 def test_low_precision_tables_keep_float32_rows() -> None:
-    embedding = TokenEmbedding(torch.randn(5, 4, dtype=torch.bfloat16), torch.randn(2, 4))
+    embedding = TokenEmbedding(torch.randn(5, 4, dtype=torch.bfloat16), [torch.randn(2, 4)])
     out = embedding(torch.tensor([1, 5]))
     assert (out.dtype, embedding.rows.dtype) == (torch.bfloat16, torch.float32)
     out.sum().backward()
@@ -72,7 +72,7 @@ def test_installing_again_forgets_the_earlier_rows() -> None:
             self.table = value
 
     encoder = Encoder()
-    install_rows(encoder, torch.ones(3, 4))
-    second = install_rows(encoder, torch.zeros(1, 4))
+    install_rows(encoder, [torch.ones(3, 4)])
+    second = install_rows(encoder, [torch.zeros(1, 4)])
     assert encoder.table is second
     assert (second.table.shape, second.rows.shape) == ((5, 4), (1, 4))

@@ -299,10 +299,10 @@ class HubConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Everything a run needs to know."""
+    """Everything a run needs to know: it learns one word, beside other runs on the same model where there are several."""
 
     model: ModelConfig
-    words: tuple[WordConfig, ...]
+    word: WordConfig
     data: DataConfig
     noise: NoiseConfig = NoiseConfig()
     loss: LossConfig = LossConfig()
@@ -318,4 +318,4 @@ class TrainConfig:
     @property
     def output_file(self) -> Path:
         """Where the word is at the end."""
-        return self.save.output_dir / f"{self.words[0].output_name}.{self.save.format}"
+        return self.save.output_dir / f"{self.word.output_name}.{self.save.format}"

@@ -43,7 +43,7 @@ def latent_bytes(sample: Sample) -> int:
 
 def saved_bytes(config: TrainConfig, count: int) -> int:
     """Bytes of so many embeddings and their states, older ones that are deleted included."""
-    rows = sum(word.num_vectors for word in config.words) * WIDTHS[config.model.family] * 4
+    rows = config.word.num_vectors * WIDTHS[config.model.family] * 4
     states = count if config.state.save else int(config.state.at_end)
     return count * (rows + HEADER) + states * (3 * rows + STATE)
 

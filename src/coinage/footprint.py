@@ -168,4 +168,4 @@ def vae_bytes(model: ModelConfig) -> int:
 
 def optimizer_bytes(config: TrainConfig) -> int:
     """Bytes of the rows, their gradient and AdamW's two moments, float32."""
-    return sum(word.num_vectors for word in config.words) * WIDTHS[config.model.family] * 4 * 4
+    return config.word.num_vectors * WIDTHS[config.model.family] * 4 * 4

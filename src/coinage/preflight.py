@@ -53,13 +53,13 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     found.errors += environment_problems() + model_problems(config.model) + vae_problems(config.model)
     tokenizer = None if found.errors else tokenizer_of(config.model.source, found, config.model.tokenizer_cache)
     known = tokenizer.get_vocab() if tokenizer else {}
-    wrong = [problem for word in config.words for problem in word_problems(word, known, config.model.source)]
+    word, chunks = config.word, config.model.max_token_length // CHUNK
+    wrong = word_problems(word, known, config.model.source)
     found.errors += wrong
-    word, chunks = config.words[0], config.model.max_token_length // CHUNK
     checked = examine(config.data, config.loop.seed, None if wrong else word.token, word.num_vectors, tokenizer, chunks, found)
-    found.errors += name_problems(config.words)
+    found.errors += name_problems(config.word)
     if not wrong:
-        found.warnings += [p for w in config.words for p in naming_problems(w.token, w.output_name, w.num_vectors, tokenizer)]
+        found.warnings += naming_problems(word.token, word.output_name, word.num_vectors, tokenizer)
     prompts: list[Prompt] = []
     try:
         prompts = _prompts(config, checked.samples, tokenizer)
@@ -171,13 +171,11 @@ def vocabulary_problems(names: Iterable[str], vocabulary: Iterable[str], where: 
     return [Problem(f"--token_string: {', '.join(used)} is already in the model's vocabulary", where, hint)] if used else []
 
 
-def name_problems(words: Sequence[WordConfig]) -> list[Problem]:
-    """Whether output names can be file names."""
-    return [
-        Problem(f"--output_name {word.output_name!r} is no file name", hint="use letters, digits, - and _")
-        for word in words
-        if not word.output_name or re.search(r'[<>:"/\\|?*\x00-\x1f]', word.output_name)
-    ]
+def name_problems(word: WordConfig) -> list[Problem]:
+    """Whether the output name can be a file name."""
+    if word.output_name and not re.search(r'[<>:"/\\|?*\x00-\x1f]', word.output_name):
+        return []
+    return [Problem(f"--output_name {word.output_name!r} is no file name", hint="use letters, digits, - and _")]
 
 
 def output_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:
@@ -201,4 +199,4 @@ def _prompts(config: TrainConfig, samples: Sequence[Sample], tokenizer: ClipToke
     def knows(word: str) -> bool:
         return tokenizer is None or len(tokenizer.encode(word, add_special_tokens=False)) == 1
 
-    return default_prompts(samples, config.words[0], config.data.datasets[0].resolution_wh, preview, knows)
+    return default_prompts(samples, config.word, config.data.datasets[0].resolution_wh, preview, knows)

@@ -52,7 +52,7 @@ def digest_of(data: bytes) -> str:
 
 def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     """What makes two runs the same to the bit, field by field, as plain values."""
-    word, optim = config.words[0], config.optim
+    word, optim = config.word, config.optim
     images = [(s.path.name, s.caption, s.repeats, s.dataset, s.fit, s.subset.captions, s.subset.images) for s in samples]
     return {
         "family": config.model.family,
@@ -103,7 +103,7 @@ def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Finding
     """The state that `--resume` names, if it fits; what does not fit is found."""
     if config.state.resume is None:
         return None
-    folder = named_state(config.state.resume, config.save.output_dir, config.words[0].output_name)
+    folder = named_state(config.state.resume, config.save.output_dir, config.word.output_name)
     if folder is None:
         findings.note(f"--resume latest: no state in {config.save.output_dir} yet, so the run starts from the beginning")
         return None

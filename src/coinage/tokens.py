@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import torch
@@ -17,14 +18,19 @@ class TokenEmbedding(nn.Module):
 
     Attributes:
         table: [V, D], frozen, in the text encoder's dtype.
-        rows: [N, D] float32, all that trains; row i answers to id V + i.
+        words: for each new word its [n, D] float32, all that trains; they answer to the ids from V on, in turn.
     """
 
-    def __init__(self, table: Tensor, rows: Tensor) -> None:
+    def __init__(self, table: Tensor, words: Sequence[Tensor]) -> None:
         super().__init__()
         self.table: Tensor
         self.register_buffer("table", table.detach(), persistent=False)
-        self.rows = nn.Parameter(rows.detach().to(torch.float32).clone())
+        self.words = nn.ParameterList([nn.Parameter(rows.detach().to(torch.float32).clone()) for rows in words])
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows of all words, [N, D] float32."""
+        return self.words[0] if len(self.words) == 1 else torch.cat(list(self.words))
 
     @property
     def weight(self) -> Tensor:
@@ -53,10 +59,10 @@ def table_of(encoder: TextEncoder) -> Tensor:
     return cast(Tensor, embedding.table if isinstance(embedding, TokenEmbedding) else embedding.weight)
 
 
-def install_rows(encoder: TextEncoder, rows: Tensor) -> TokenEmbedding:
-    """Replace a text encoder's input table by a `TokenEmbedding` with these new rows."""
+def install_rows(encoder: TextEncoder, words: Sequence[Tensor]) -> TokenEmbedding:
+    """Replace a text encoder's input table by a `TokenEmbedding` with these new words."""
     table = table_of(encoder)
-    embedding = TokenEmbedding(table, rows.to(table.device))
+    embedding = TokenEmbedding(table, [rows.to(table.device) for rows in words])
     encoder.set_input_embeddings(embedding)
     return embedding
 

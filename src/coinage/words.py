@@ -72,6 +72,10 @@ class Placeholder:
         """One name per vector, as the reference trainer names them."""
         return pieces_of(self.token, self.num_vectors)
 
+    def is_in(self, text: str) -> bool:
+        """Whether a text has the word, or a piece of it."""
+        return word_pattern(self.pieces).search(text) is not None
+
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(range(self.first_id, self.first_id + self.num_vectors))

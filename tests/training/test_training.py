@@ -29,7 +29,7 @@ from tests.helpers import config_for, flags, prepared, rows_of, trained
 def frozen_state(run: Run) -> dict[str, torch.Tensor]:
     found = {}
     for i, module in enumerate(run.parts.modules()):
-        found |= {f"{i}.{name}": p.detach().clone() for name, p in module.named_parameters() if "rows" not in name}
+        found |= {f"{i}.{name}": p.detach().clone() for name, p in module.named_parameters() if ".words." not in name}
         found |= {f"{i}.{name}": b.detach().clone() for name, b in module.named_buffers()}
     return found
 
@@ -75,7 +75,7 @@ def test_rows_train_as_a_whole_table_would(moon_dataset: Path, tmp_path: Path) -
     run.optimizer = choose_optimizer(run.config.optim)([table.weight])
     run.schedule = make_schedule(run.config.optim, run.optimizer, run.total_steps)
     for group in run.updates(0):
-        accumulate(run, group)
+        accumulate([run], [group])
         update(run)
         with torch.no_grad():
             table.weight[:size] = original
@@ -103,7 +103,8 @@ def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path
     run = prepared(moon_dataset, tmp_path)
     (group, *_) = run.updates(0)
     (batch,) = group.batches
-    whole = accumulate(run, group)
+    accumulate([run], [group])
+    whole = run.loss
     assert run.parts.rows()[0].grad is not None
     gradient = run.parts.rows()[0].grad.clone()
     run.optimizer.zero_grad()
@@ -111,7 +112,8 @@ def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path
     pieces = [Batch(batch.moments[cut], batch.captions[cut], batch.generators[cut], batch.weights[cut], batch.sizes[cut]) for cut in cuts]
     for generator, item in zip(batch.generators, _positions(run), strict=True):
         generator.manual_seed(item)
-    split = accumulate(run, Update(pieces, group.samples))
+    accumulate([run], [Update(pieces, group.samples)])
+    split = run.loss
     assert split == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(run.parts.rows()[0].grad, gradient, rtol=1e-4, atol=1e-8)
 
@@ -149,7 +151,7 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
     before = fixed_loss()
     for epoch in range(40):
         for group in run.updates(epoch):
-            accumulate(run, group)
+            accumulate([run], [group])
             update(run)
     assert fixed_loss() < 0.9 * before
 
@@ -235,7 +237,7 @@ def test_an_update_without_any_gradient_goes_on_in_fp16(moon_dataset: Path, tmp_
     run = prepared(moon_dataset, tmp_path)
     run.scaler = torch.amp.GradScaler("cpu", enabled=True)
     before = run.parts.rows()[0].detach().clone()
-    accumulate(run, Update([], 4))
+    accumulate([run], [Update([], 4)])
     update(run)
     assert torch.isfinite(run.parts.rows()[0]).all()
     torch.testing.assert_close(run.parts.rows()[0].detach(), before, rtol=1e-3, atol=1e-3)  # only weight decay
@@ -273,9 +275,9 @@ def test_new_ids_follow_the_text_encoders_rows(moon_dataset: Path, tmp_path: Pat
     run.parts.tokenizers = (Resized(),)  # type: ignore[assignment]
     if extra > 0:
         with pytest.raises(CoinageError, match=f"the tokenizer has {size + 1} tokens, and the text encoder {size} rows"):
-            install_word(run.parts, run.config.words[0], ["emb_params"])
+            install_word(run.parts, run.config.word, ["emb_params"])
     else:
-        assert install_word(run.parts, run.config.words[0], ["emb_params"]).first_id == size
+        assert install_word(run.parts, run.config.word, ["emb_params"]).first_id == size
 
 
 def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
     findings.raise_errors()
     config = TrainConfig(
         model=_model(args, family),
-        words=(_word(args),),
+        word=_word(args),
         data=data,
         noise=NoiseConfig(
             offset=args.noise_offset or 0.0,

@@ -120,7 +120,7 @@ def show_dataset(config: TrainConfig, findings: Findings, folder: str | None) ->
     Raises:
         ConfigError: the dataset has errors; they come after the summary.
     """
-    word = config.words[0]
+    word = config.word
     question = Question(
         data=config.data,
         token=word.token,

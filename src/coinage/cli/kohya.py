@@ -136,7 +136,7 @@ def run_training(config: TrainConfig, checked: Checked, timeout: int | None = No
         reporter = Reporter(config, rows, checked.prompts, warned, processes.count) if processes.main else None
         watch = observers_for(run, checked.prompts, writers, uploader, reporter)
         try:
-            with stopping(run):
+            with stopping([run]):
                 train(run, watch)
         finally:
             watch.close()

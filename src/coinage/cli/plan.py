@@ -32,7 +32,7 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
         samples: its images.
         drawn: whether nobody gave the seed.
     """
-    word, seed = config.words[0], config.loop.seed
+    word, seed = config.word, config.loop.seed
     count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
     fact("word", f"{word.token}, {count} from {word.init_file or word.init_word}")
     for number, line in enumerate(headlines(config.data, samples)):

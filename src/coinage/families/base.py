@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -59,16 +59,18 @@ class Components:
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return (*self.text_encoders, self.vae, self.denoiser)
 
-    def rows(self) -> list[torch.nn.Parameter]:
-        """The trained rows, one [N, D] float32 parameter per text encoder."""
-        return [embedding.rows for embedding in self.embeddings]
+    def rows(self, word: int = 0) -> list[torch.nn.Parameter]:
+        """What trains of a word, by its number: one [n, D] float32 parameter per text encoder."""
+        return [cast(torch.nn.Parameter, embedding.words[word]) for embedding in self.embeddings]
 
     def install(self, placeholders: Sequence[Placeholder], rows: Sequence[Tensor]) -> None:
-        """Give the words their rows, one [N, D] tensor for each text encoder; earlier words are forgotten.
+        """Give the words their rows, one [N, D] tensor of all words for each text encoder; earlier words are forgotten.
 
         Without words and rows, captions are read as they stand.
         """
-        self.embeddings = tuple(install_rows(encoder, own) for encoder, own in zip(self.text_encoders, rows, strict=bool(rows)))
+        sizes = [placeholder.num_vectors for placeholder in placeholders]
+        pairs = zip(self.text_encoders, rows, strict=bool(rows))
+        self.embeddings = tuple(install_rows(encoder, own.split(sizes)) for encoder, own in pairs)
         pads = zip(self.tokenizers, self.pad_ids, strict=True)
         self.word_encoders = tuple(WordEncoder(tokenizer, placeholders, pad) for tokenizer, pad in pads)
 

@@ -87,7 +87,7 @@ def digest_of_text_encoders(parts: Components) -> str:
     named = []
     for number, encoder in enumerate(parts.text_encoders):
         named.append((f"{number}.{encoder.config.hidden_act}", torch.empty(0)))
-        named += [(f"{number}.{name}", tensor) for name, tensor in encoder.state_dict().items() if not name.endswith("rows")]
+        named += [(f"{number}.{name}", tensor) for name, tensor in encoder.state_dict().items() if ".words." not in name]
         named.append((f"{number}.table", table_of(encoder)))
     return digest_of_tensors(named)
 

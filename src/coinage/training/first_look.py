@@ -69,7 +69,7 @@ def image_with_word(run: Run) -> Batch | None:
     """The first image whose caption has the word, cut to its middle; None without any."""
     for index, sample in enumerate(run.samples):
         captions = extremes(sample.caption, sample.subset.captions, run.placeholder.token)
-        caption = next((text for text in captions if run.parts.word_encoders[0].mentions(text)), None)
+        caption = next((text for text in captions if run.placeholder.is_in(text)), None)
         if caption is None:
             continue
         item = Item(index, 0, flipped=False)
@@ -101,7 +101,7 @@ def left_over(run: Run, batch: Batch) -> dict[PredictionType, tuple[float, float
 
 def gradient(run: Run, batch: Batch) -> Tensor:
     """The word's gradient for an image at much noise, flat, float32, on the CPU; the run's own is left alone."""
-    schedule, rows = run.parts.schedule, run.parts.rows()
+    schedule, rows = run.parts.schedule, run.rows
     latents, noise, timesteps = _noised(run, batch)
     with run.autocast():
         cond = run.family.encode(run.parts, batch.captions, batch.sizes)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -13,107 +16,173 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.training.movement import movement
 from coinage.training.observers import Observer
 from coinage.training.setup import BANDS, Run, Update
-from coinage.training.step import StepResult, forward
+from coinage.training.step import Batch, StepResult, forward, join
 from coinage.training.trouble import OVERFLOWS, as_training_error, full_precision, not_finite, where_not_finite
 
 log = logging.getLogger("coinage")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run's part of a batch that several share: the run, its number among them, and the samples of its update."""
+
+    at: int
+    run: Run
+    batch: Batch
+    samples: int
+
+
 def train(run: Run, watch: Observer) -> EmbeddingFile:
-    """Train to the end, or to where the run is asked to stop; returns the learned word.
+    """As `train_together`, for one word."""
+    (word,) = train_together([run], [watch])
+    return word
+
+
+def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[EmbeddingFile]:
+    """Train to the end, or to where the runs are asked to stop; returns the learned words.
+
+    Runs that share a model take their steps together, and the samples of all go through it as one batch. Each learns what it
+    would have learned alone: its draws, its gradient, its clipping and its optimizer are its own.
 
     Raises:
-        TrainingError: the run cannot go on; what it has learned is saved, also where anything else ends it.
+        TrainingError: a run cannot go on; what all have learned is saved, also where anything else ends them.
     """
+    going = dict(zip(range(len(runs)), watches, strict=True))
     try:
-        watch.started(run)
-        _epochs(run, watch)
-        run.processes.check_same(run.parts.rows())
-        if run.step == run.total_steps:
-            watch.finished(run)
-        else:
-            watch.stopped(run)
+        for run, watch in zip(runs, watches, strict=True):
+            watch.started(run)
+            if run.done == run.updates_per_epoch and not run.over:  # a state that was saved at the end of an epoch
+                _turn(run, watch)
+        lessons = [run.lessons() for run in runs]
+        while going:
+            for i in [i for i in going if runs[i].over]:
+                _end(runs[i], going[i])
+                del going[i]
+            if going:
+                _step([runs[i] for i in going], [lessons[i] for i in going], list(going.values()))
     except Exception as error:
-        ended = as_training_error(error, run)
-        watch.failed(run, ended or error)
+        ended = next((found for i in going if (found := as_training_error(error, runs[i]))), None)
+        for i, watch in going.items():
+            watch.failed(runs[i], ended or error)
         if ended is None or ended is error:
             raise
         raise ended from error
-    return run.embedding()
+    return [run.embedding() for run in runs]
 
 
-def _epochs(run: Run, watch: Observer) -> None:
-    while run.step < run.total_steps:
-        for work in run.updates(run.epoch - 1, run.done):
-            learn(run, work)
-            update(run)
-            run.images += work.samples
-            watch.stepped(run)
-            if run.ending or run.step == run.total_steps:
-                break
-        if run.ending:
-            break
-        watch.epoch_ended(run)
-        if run.step < run.total_steps:
-            run.epoch, run.done = run.epoch + 1, 0
+def _step(runs: Sequence[Run], lessons: Sequence[Iterator[Update]], watches: Sequence[Observer]) -> None:
+    """One update of each run."""
+    works = [next(own) for own in lessons]
+    learn(runs, works)
+    for run, work in zip(runs, works, strict=True):
+        update(run)
+        run.images += work.samples
+    for run, watch in zip(runs, watches, strict=True):
+        watch.stepped(run)
+        if not run.ending and (run.done == run.updates_per_epoch or run.over):
+            _turn(run, watch)
 
 
-def learn(run: Run, work: Update) -> None:
-    """Find the gradient of an update, in float32 where half precision overflows.
+def _turn(run: Run, watch: Observer) -> None:
+    """The end of an epoch."""
+    watch.epoch_ended(run)
+    if not run.over:
+        run.epoch, run.done = run.epoch + 1, 0
+
+
+def _end(run: Run, watch: Observer) -> None:
+    run.processes.check_same(run.rows)
+    if run.step == run.total_steps:
+        watch.finished(run)
+    else:
+        watch.stopped(run)
+
+
+def learn(runs: Sequence[Run], works: Sequence[Update]) -> None:
+    """Find the gradient of an update of each run, in float32 where half precision overflows.
 
     Raises:
-        TrainingError: the loss is not finite; the rows are as before.
+        TrainingError: a loss is not finite; the rows are as before.
     """
-    run.loss = accumulate(run, work)
-    if math.isfinite(run.loss):
+    accumulate(runs, works)
+    wrong = [(run, work, run.loss) for run, work in zip(runs, works, strict=True) if not math.isfinite(run.loss)]
+    if not wrong:
         return
-    loss, places = run.loss, run.processes.gather(where_not_finite(run, work.batches))
-    place = next((found for found in places if found), "")
-    if run.dtype != torch.float32 and place in OVERFLOWS:
-        with suppress(torch.OutOfMemoryError), full_precision(run.parts):
-            run.loss = accumulate(run, work, precise=True)
-        if math.isfinite(run.loss):
-            run.rescued += 1
-            if run.rescued == 1:
-                text = "step %d: %s overflows in %s; such steps are computed again in float32, which --mixed_precision %s avoids"
-                better = "bf16" if run.dtype == torch.float16 else "no"
-                log.warning(text, run.step + 1, place, str(run.dtype).removeprefix("torch."), better)
+    places = [next(filter(None, run.processes.gather(where_not_finite(run, work.batches))), "") for run, work, _ in wrong]
+    if runs[0].dtype != torch.float32 and set(places) <= set(OVERFLOWS):
+        with suppress(torch.OutOfMemoryError), full_precision(runs[0].parts):
+            accumulate(runs, works, precise=True)
+        if all(math.isfinite(run.loss) for run, *_ in wrong):
+            for (run, *_), place in zip(wrong, places, strict=True):
+                _tell_rescued(run, place)
             return
-    raise not_finite(f"the loss of step {run.step + 1} is {loss}", place, run)
+    run, _, loss = wrong[0]
+    raise not_finite(f"the loss of step {run.step + 1} is {loss}", places[0], run)
 
 
-def accumulate(run: Run, work: Update, *, precise: bool = False) -> float:
-    """Add up the gradient of the mean loss over the samples of all processes; returns that mean.
+def _tell_rescued(run: Run, place: str) -> None:
+    run.rescued += 1
+    if run.rescued == 1:
+        text = "step %d: %s overflows in %s; such steps are computed again in float32, which --mixed_precision %s avoids"
+        better = "bf16" if run.dtype == torch.float16 else "no"
+        log.warning(text, run.step + 1, place, str(run.dtype).removeprefix("torch."), better)
+
+
+def accumulate(runs: Sequence[Run], works: Sequence[Update], *, precise: bool = False) -> None:
+    """Add up each run's gradient of its mean loss over the samples of all processes; sets what the run tells of the update.
 
     Args:
-        run: its rows get the gradient.
-        work: draws the same each time.
+        runs: their rows get the gradients.
+        works: draw the same each time.
         precise: compute once more, without autocast.
     """
-    rows = run.parts.rows()
-    # The loss, whether to end, captions with the word, and each band's losses and samples.
-    summed = torch.zeros(3 + 2 * BANDS, device=run.parts.device)
-    run.scaler.scale(summed)  # makes its factor, also where there is no gradient
-    run.optimizer.zero_grad(set_to_none=True)
-    for batch in work.batches:
-        if precise:
-            batch.rewind()  # to the same draws
-        with nullcontext() if precise else run.autocast():
-            result = forward(run.family, run.parts, batch, run.config.noise, run.config.loss)
-        loss = result.per_sample.sum() / work.samples
-        if loss.requires_grad:  # not where no caption has the word, and their encodings are kept
-            run.scaler.scale(loss).backward()
-        summed[0] += loss.detach()
-        summed[3:].add_(by_band(result, run.parts.schedule.num_timesteps))
-    summed[1] = float(bool(run.stop))
-    summed[2] = sum(run.parts.word_encoders[0].mentions(caption) for batch in work.batches for caption in batch.captions)
-    for row in rows:
-        row.grad = torch.zeros_like(row) if row.grad is None else row.grad  # a process may be left without a batch
-    run.processes.sum_([*(row.grad for row in rows if row.grad is not None), summed])
-    total, ending, asked, *bands = summed.tolist()
-    run.ending, run.asked = ending > 0, round(asked)
-    run.bands = [loss / count if count else None for loss, count in zip(bands[:BANDS], bands[BANDS:], strict=True)]
-    return float(total)
+    # For each run: the loss, whether to end, captions with the word, and each band's losses and samples.
+    summed = torch.zeros(len(runs), 3 + 2 * BANDS, device=runs[0].parts.device)
+    for run in runs:
+        run.scaler.scale(summed)  # makes its factor, also where there is no gradient
+        run.optimizer.zero_grad(set_to_none=True)
+    for group in joined(runs, works):
+        _backward(group, summed, precise=precise)
+    for at, (run, work) in enumerate(zip(runs, works, strict=True)):
+        summed[at, 1] = float(bool(run.stop))
+        summed[at, 2] = sum(run.placeholder.is_in(caption) for batch in work.batches for caption in batch.captions)
+        for row in run.rows:
+            row.grad = torch.zeros_like(row) if row.grad is None else row.grad  # a process may be left without a batch
+    gradients = [row.grad for run in runs for row in run.rows if row.grad is not None]
+    runs[0].processes.sum_([*gradients, summed])
+    for run, (total, ending, asked, *bands) in zip(runs, summed.tolist(), strict=True):
+        run.loss, run.ending, run.asked = total, ending > 0, round(asked)
+        run.bands = [loss / count if count else None for loss, count in zip(bands[:BANDS], bands[BANDS:], strict=True)]
+
+
+def joined(runs: Sequence[Run], works: Sequence[Update]) -> Iterator[list[Part]]:
+    """What goes through the model together: the first batch of each run, then the second, by latent size and settings."""
+    for turn in zip_longest(*(work.batches for work in works)):
+        groups: dict[Hashable, list[Part]] = {}
+        for at, (run, work, batch) in enumerate(zip(runs, works, turn, strict=True)):
+            if batch is not None:
+                key = (batch.moments.shape[2:], run.config.noise, run.config.loss)
+                groups.setdefault(key, []).append(Part(at, run, batch, work.samples))
+        yield from groups.values()
+
+
+def _backward(group: Sequence[Part], summed: Tensor, *, precise: bool) -> None:
+    """The gradient of a batch that runs share; each one's losses are its own."""
+    first = group[0].run
+    if precise:
+        for part in group:
+            part.batch.rewind()  # to the same draws
+    with nullcontext() if precise else first.autocast():
+        result = forward(first.family, first.parts, join([part.batch for part in group]), first.config.noise, first.config.loss)
+    scaled = []
+    for part, own in zip(group, result.split([len(part.batch.captions) for part in group]), strict=True):
+        loss = own.per_sample.sum() / part.samples
+        scaled.append(part.run.scaler.scale(loss))
+        summed[part.at, 0] += loss.detach()
+        summed[part.at, 3:].add_(by_band(own, first.parts.schedule.num_timesteps))
+    total = torch.stack(scaled).sum()
+    if total.requires_grad:  # not where no caption has a word, and their encodings are kept
+        total.backward()
 
 
 def by_band(result: StepResult, num_timesteps: int) -> Tensor:
@@ -131,7 +200,7 @@ def update(run: Run) -> None:
     Raises:
         TrainingError: the gradient is not finite, and no scaling of the loss is at work; the rows are as before.
     """
-    rows = run.parts.rows()
+    rows = run.rows
     run.scaler.unscale_(run.optimizer)
     most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()

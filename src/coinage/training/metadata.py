@@ -46,7 +46,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.format_version": FORMAT_VERSION,
         "ti.token_string": word,
         "ti.num_vectors": str(run.placeholder.num_vectors),
-        "ti.init_word": config.words[0].init_word or "",
+        "ti.init_word": config.word.init_word or "",
         "ti.step": str(run.step),
         "ti.epoch": str(run.epoch),
         "ti.seed": str(config.loop.seed),

@@ -77,7 +77,7 @@ class Reporter(Observer):
     """
 
     def __init__(self, config: TrainConfig, rows: int, prompts: Sequence[Prompt], warned: WarningsKept, processes: int = 1) -> None:
-        word, model = config.words[0], config.model
+        word, model = config.word, config.model
         self.path = config.save.output_dir / f"{word.output_name}-report.html"
         self._warned = warned
         self._keeper = CurveKeeper(BANDS, rows)
@@ -214,7 +214,7 @@ class Reporter(Observer):
         self.written = False
         try:
             with run.averaged():
-                rows = [rows.detach() for rows in run.parts.rows()]
+                rows = [rows.detach() for rows in run.rows]
                 for row, words in zip(record.rows, _nearest(run, rows), strict=True):
                     row.now = words
             write_bytes(self.path, render(record).encode(), sync=status != "training")

@@ -45,7 +45,7 @@ class Saver(Observer):
 
     def __init__(self, config: TrainConfig, uploader: Uploader | None = None) -> None:
         self._config, self._state = config.save, config.state
-        self._name = config.words[0].output_name
+        self._name = config.word.output_name
         self._uploader = uploader
         self._ended = False  # the last save has been tried
 

@@ -30,7 +30,7 @@ from coinage.training.optimizers import averaged, choose_optimizer, make_schedul
 from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
 from coinage.training.step import Batch
-from coinage.training.word import install_word, read_vectors
+from coinage.training.word import install_words, read_vectors
 from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
@@ -53,7 +53,7 @@ class Update:
 
 @dataclass(slots=True)
 class Run:
-    """A prepared training run. Only the loop changes it."""
+    """A prepared training run of one word. Only the loop changes it. Several runs may share one model and train side by side."""
 
     config: TrainConfig
     family: ModelFamily
@@ -68,6 +68,7 @@ class Run:
     total_steps: int
     total_epochs: int
     start: Sequence[torch.Tensor]  # the rows before the first step, on the CPU
+    place: int = 0  # of its word among those of the model
     processes: Processes = ALONE
     step: int = 0  # optimizer updates done
     epoch: int = 1  # the current one
@@ -87,6 +88,21 @@ class Run:
     stop: int = 0  # number of the signal that asks to end
     ending: bool = False  # the processes agree to end after this update
 
+    @property
+    def over(self) -> bool:
+        """Whether the last update is done, or the processes agree to end."""
+        return self.ending or self.step >= self.total_steps
+
+    @property
+    def rows(self) -> list[torch.nn.Parameter]:
+        """What trains: the word's own rows, one [n, D] float32 parameter per text encoder."""
+        return self.parts.rows(self.place)
+
+    def lessons(self) -> Iterator[Update]:
+        """All optimizer updates from where the run is; the loop counts its epochs and what is done in them."""
+        while True:
+            yield from self.updates(self.epoch - 1, self.done)
+
     def updates(self, epoch: int, done: int = 0) -> Iterator[Update]:
         """The optimizer updates of an epoch (counted from 0) after the first `done`, data included."""
         seed, size = self.config.loop.seed, self.config.optim.accumulation * self.processes.count
@@ -98,11 +114,15 @@ class Run:
             yield Update([self._batch(batch, next(latents), epoch) for batch in share], sum(map(len, group)))
 
     @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates of any epoch."""
+        batches = batches_per_epoch(self.samples, self._batch_sizes)
+        return -(-batches // (self.config.optim.accumulation * self.processes.count))
+
+    @property
     def images_per_step(self) -> float:
         """Images that all processes together learn from in an update, in the mean over an epoch."""
-        batches = batches_per_epoch(self.samples, self._batch_sizes)
-        updates = -(-batches // (self.config.optim.accumulation * self.processes.count))
-        return sum(sample.repeats for sample in self.samples) / updates
+        return sum(sample.repeats for sample in self.samples) / self.updates_per_epoch
 
     @property
     def _batch_sizes(self) -> list[int]:
@@ -136,12 +156,12 @@ class Run:
 
     def averaged(self) -> AbstractContextManager[None]:
         """Have the rows hold what is saved and shown, where the optimizer trains at another point."""
-        return averaged(self.optimizer, self.parts.rows())
+        return averaged(self.optimizer, self.rows)
 
     def embedding(self) -> EmbeddingFile:
         """The word as it is now."""
         with self.averaged():
-            rows = [row.detach().float().cpu().clone() for row in self.parts.rows()]
+            rows = [row.detach().float().cpu().clone() for row in self.rows]
         vectors = dict(zip(self.family.embedding_keys, rows, strict=True))
         return EmbeddingFile(vectors, self.placeholder.token, self.step)
 
@@ -242,19 +262,72 @@ def prepare(
     state: Path | None = None,
     processes: Processes = ALONE,
 ) -> Run:
+    """As `prepare_all`, for one word."""
+    (run,) = prepare_all([config], [samples], device, [state], processes)
+    return run
+
+
+def prepare_all(
+    configs: Sequence[TrainConfig],
+    samples: Sequence[Sequence[Sample]],
+    device: torch.device,
+    states: Sequence[Path | None],
+    processes: Processes = ALONE,
+) -> list[Run]:
     """Load the model and make everything ready for the first step, or for the next one after a saved state.
 
+    Args:
+        configs: one for each word; the first one's model is for all.
+        samples: the images of each word.
+        device: of the model.
+        states: where each word goes on from, None where it begins.
+        processes: those of the run.
+
     Raises:
-        ConfigError: the word, the captions or the optimizer do not fit.
-        CoinageError: the model or the word's file cannot be used.
+        ConfigError: a word, the captions or an optimizer do not fit.
+        CoinageError: the model or a word's file cannot be used.
     """
-    make_optimizer = choose_optimizer(config.optim)  # a wrong name must not wait for the model
-    read_vectors(config.words[0])  # nor may a wrong file
-    compiler_problems(config)
+    make_optimizers = [choose_optimizer(config.optim) for config in configs]  # a wrong name must not wait for the model
+    for config in configs:
+        read_vectors(config.word)  # nor may a wrong file
+    compiler_problems(configs[0])
+    parts, dtype = load_shared(configs[0], device)
+    family = FAMILIES[configs[0].model.family]
+    placeholders = install_words(parts, [config.word for config in configs], family.embedding_keys)
+    runs = []
+    for place, (config, own, make, state) in enumerate(zip(configs, samples, make_optimizers, states, strict=True)):
+        loss_problems(config, parts)
+        optimizer = make(parts.rows(place))
+        batches = batches_per_epoch(own, [d.batch_size for d in config.data.datasets])
+        total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
+        run = Run(
+            config=config,
+            family=family,
+            parts=parts,
+            placeholder=placeholders[place],
+            samples=own,
+            latents=Latents(parts.vae, own, config.data.readers, store_for(config.data, own, parts)),
+            optimizer=optimizer,
+            schedule=make_schedule(config.optim, optimizer, total_steps),
+            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            dtype=dtype,
+            total_steps=total_steps,
+            total_epochs=total_epochs,
+            start=[row.detach().cpu().clone() for row in parts.rows(place)],
+            place=place,
+            processes=processes,
+        )
+        warn_of_rate(run)
+        if state:
+            load_state(run, state)
+        runs.append(run)
+    return runs
+
+
+def load_shared(config: TrainConfig, device: torch.device) -> tuple[Components, torch.dtype]:
+    """Load the frozen model as the flags ask, on its device; and what it computes in."""
     dtype = working_dtype(config.model.precision, device)
-    family = FAMILIES[config.model.family]
-    parts = family.load(config.model, dtype)
-    placeholder = install_word(parts, config.words[0], family.embedding_keys)
+    parts = FAMILIES[config.model.family].load(config.model, dtype)
     parts.kept_text = text_store_for(config.data)
     lower_linear_layers(parts, dtype)
     if config.model.fp8_unet:
@@ -262,30 +335,12 @@ def prepare(
     for module in parts.modules():
         module.to(device)
     shape_unet(config, parts)
-    batches = batches_per_epoch(samples, [d.batch_size for d in config.data.datasets])
-    total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
-    table = parts.embeddings[0].table
-    wrong_rate = rate_problem(config.optim, total_steps, table.shape[1], float(table.float().norm(dim=1).mean()))
-    if wrong_rate:
-        log.warning("%s", wrong_rate)
-    loss_problems(config, parts)
-    optimizer = make_optimizer(parts.rows())
-    run = Run(
-        config=config,
-        family=family,
-        parts=parts,
-        placeholder=placeholder,
-        samples=samples,
-        latents=Latents(parts.vae, samples, config.data.readers, store_for(config.data, samples, parts)),
-        optimizer=optimizer,
-        schedule=make_schedule(config.optim, optimizer, total_steps),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        dtype=dtype,
-        total_steps=total_steps,
-        total_epochs=total_epochs,
-        start=[row.detach().cpu().clone() for row in parts.rows()],
-        processes=processes,
-    )
-    if state:
-        load_state(run, state)
-    return run
+    return parts, dtype
+
+
+def warn_of_rate(run: Run) -> None:
+    """Say if the learning rate can teach nothing, or goes too far."""
+    table = run.parts.embeddings[0].table
+    problem = rate_problem(run.config.optim, run.total_steps, table.shape[1], float(table.float().norm(dim=1).mean()))
+    if problem:
+        log.warning("%s", problem)

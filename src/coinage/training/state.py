@@ -33,7 +33,7 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
     """
     buffer = io.BytesIO()
     content = {
-        "rows": [row.detach().cpu() for row in run.parts.rows()],
+        "rows": [row.detach().cpu() for row in run.rows],
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
         "scaler": run.scaler.state_dict(),
@@ -68,7 +68,7 @@ def load_state(run: Run, folder: Path) -> None:
     try:
         content: dict[str, Any] = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
         with torch.no_grad():
-            for row, values in zip(run.parts.rows(), content["rows"], strict=True):
+            for row, values in zip(run.rows, content["rows"], strict=True):
                 row.copy_(values)
         run.optimizer.load_state_dict(content["optimizer"])
         run.schedule.load_state_dict(content["schedule"])

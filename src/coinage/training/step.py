@@ -41,12 +41,35 @@ class Batch:
             generator.manual_seed(generator.initial_seed())
 
 
+def join(batches: Sequence[Batch]) -> Batch:
+    """Batches of one latent size as one."""
+    if len(batches) == 1:
+        return batches[0]
+    masks = None
+    if any(batch.mask is not None for batch in batches):
+        plain = [torch.ones(len(b.moments), 1, *b.moments.shape[-2:]) if b.mask is None else b.mask for b in batches]
+        masks = torch.cat(plain)
+    return Batch(
+        moments=torch.cat([batch.moments for batch in batches]),
+        captions=[caption for batch in batches for caption in batch.captions],
+        generators=[generator for batch in batches for generator in batch.generators],
+        weights=torch.cat([batch.weights for batch in batches]),
+        sizes=torch.cat([batch.sizes for batch in batches]),
+        mask=masks,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """Losses of a batch: `per_sample` [B] float32 with gradient, at `timesteps` [B]."""
 
     per_sample: Tensor
     timesteps: Tensor
+
+    def split(self, sizes: Sequence[int]) -> list[StepResult]:
+        """The results of the batches that were joined, by their sizes."""
+        pairs = zip(self.per_sample.split(list(sizes)), self.timesteps.split(list(sizes)), strict=True)
+        return [StepResult(losses, timesteps) for losses, timesteps in pairs]
 
 
 @dataclass(frozen=True, slots=True)

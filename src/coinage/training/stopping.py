@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,15 +17,16 @@ log = logging.getLogger("coinage")
 
 
 @contextmanager
-def stopping(run: Run) -> Iterator[None]:
-    """Have SIGINT and SIGTERM set `run.stop`; the second one ends the process at once, as without this."""
+def stopping(runs: Sequence[Run]) -> Iterator[None]:
+    """Have SIGINT and SIGTERM set `run.stop` of all; the second one ends the process at once, as without this."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        run.stop = number
+        for run in runs:
+            run.stop = number
         signal.signal(number, before[signal.Signals(number)])
         log.info("stopping after this step; once more stops at once, and loses what is not saved")
 

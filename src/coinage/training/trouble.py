@@ -37,7 +37,7 @@ def not_finite(what: str, place: str, run: Run) -> TrainingError:
 @torch.no_grad()
 def where_not_finite(run: Run, batches: Sequence[Batch]) -> str:
     """Which part of a step first makes a number that is not finite, in words; "" if none does."""
-    if any(not torch.isfinite(rows).all() for rows in run.parts.rows()):
+    if any(not torch.isfinite(rows).all() for rows in run.rows):
         return "the word's own vectors"
     for batch in batches:
         if not torch.isfinite(batch.moments).all():

@@ -41,7 +41,7 @@ def observers_for(
         uploader: of saved files, in the main process.
         reporter: writes the run's page, in the main process.
     """
-    config, name, main = run.config, run.config.words[0].output_name, run.processes.main
+    config, name, main = run.config, run.config.word.output_name, run.processes.main
     tracker = Tracker(writers)
 
     def show(pictures: Sequence[Picture], step: int) -> None:

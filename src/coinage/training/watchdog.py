@@ -48,7 +48,7 @@ class Watchdog(Observer):
         self._sums: dict[str, int] = {}
 
     def started(self, run: Run) -> None:
-        self._begin, self._before = [rows.detach().cpu().clone() for rows in run.parts.rows()], run.step
+        self._begin, self._before = [rows.detach().cpu().clone() for rows in run.rows], run.step
         self._furthest = [torch.zeros(len(begin)) for begin in self._begin]
         self._sums = checksums(run)
 
@@ -59,7 +59,7 @@ class Watchdog(Observer):
             return
         now = [touched.int().cpu() * (not run.skipped) for touched in run.touched]  # what overflows moves nothing
         self._touched = [had + more for had, more in zip(self._touched, now, strict=True)] if self._touched else now
-        distances = [(rows.detach().cpu() - begin).norm(dim=1) for rows, begin in zip(run.parts.rows(), self._begin, strict=True)]
+        distances = [(rows.detach().cpu() - begin).norm(dim=1) for rows, begin in zip(run.rows, self._begin, strict=True)]
         self._furthest = [torch.maximum(most, distance) for most, distance in zip(self._furthest, distances, strict=True)]
         if not run.skipped:
             self._rates.append(run.rate)
@@ -117,7 +117,7 @@ class Watchdog(Observer):
         """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
         if not any(self._rates) or "d" in run.optimizer.param_groups[0]:
             return None  # a rate that the optimizer finds by itself (Prodigy, D-Adaptation) begins with next to nothing
-        rows = zip(run.family.embedding_keys, run.parts.rows(), self._begin, self._furthest, strict=True)
+        rows = zip(run.family.embedding_keys, run.rows, self._begin, self._furthest, strict=True)
         for key, now, begin, furthest in rows:
             moves = now.detach().cpu() - begin
             band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])
@@ -157,7 +157,7 @@ class Watchdog(Observer):
 @torch.no_grad()
 def checksums(run: Run) -> dict[str, int]:
     """A number for all frozen weights of each part of the model, from their bits: any change of one weight changes it."""
-    trained = {id(rows) for rows in run.parts.rows()}
+    trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
     names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
     modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
     found = {}
