@@ -22,6 +22,7 @@ from coinage.errors import CoinageError, Problem
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 LONGEST_NAME = 300  # characters of a tensor's name
 MAX_HEADER = 100_000_000  # bytes; safetensors allows no more
+SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
 FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
@@ -214,6 +215,17 @@ def told_family(source: str) -> str | None:
     except (CoinageError, OSError):
         return None
     return kind.family if kind else None
+
+
+def own_side(source: str) -> int | None:
+    """The side in pixels that a model is made for, from a folder's settings or a family's size; None when it cannot be told."""
+    family = told_family(source)
+    folder = Path(source) if Path(source).is_dir() else hub_folder(source)
+    unet, vae = (read_config(folder / part / "config.json") if folder else {} for part in ("unet", "vae"))
+    latents, blocks = unet.get("sample_size"), vae.get("block_out_channels")
+    if isinstance(latents, int) and blocks:
+        return latents * int(2 ** (len(blocks) - 1))
+    return SIDES[family] if family else None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ NESTEROV = (("momentum", 0.9), ("nesterov", True))
 OPTIMIZERS = {
     "adamw": Entry("torch.optim.AdamW"),
     **dict.fromkeys(("adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit"), Entry("torch.optim.AdamW", plainer=True)),
+    "directional": Entry("coinage.training.directional.Directional"),
     "lion": Entry("lion_pytorch.Lion"),
     **dict.fromkeys(("lion8bit", "pagedlion8bit"), Entry("lion_pytorch.Lion", plainer=True)),
     "sgdnesterov": Entry("torch.optim.SGD", NESTEROV),

@@ -334,6 +334,12 @@ FLAGS: tuple[Flag, ...] = (
 BY_DEST: dict[str, Flag] = {flag.dest: flag for flag in FLAGS}
 
 
+# What `coinage train` decides where nothing is said (`own_defaults`); the two scripts keep the reference's defaults.
+DECIDED = ("--optimizer_type", "--learning_rate", "--lr_scheduler", "--max_train_steps", "--save_model_as", "--cache_latents")
+
+
 def flags_of(script: str) -> tuple[Flag, ...]:
-    """The flags of the script "sd" or "sdxl"; of "any", for which the model decides, all."""
+    """The flags of the script "sd" or "sdxl"; of "any", which is `coinage train`, all, without defaults where it decides."""
+    if script == "any":
+        return tuple(replace(flag, default=None) if flag.name in DECIDED else flag for flag in FLAGS)
     return tuple(flag for flag in FLAGS if script != "sd" or not flag.sdxl_only)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coinage.cli.flags import BY_DEST, Flag, flags_of
+from coinage.cli.own_defaults import decided
 from coinage.errors import ConfigError, Problem, did_you_mean
 from coinage.files import write_bytes
 
@@ -35,7 +36,7 @@ def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     shown = "" if flag.default in (None, "", False) else f" Default: {flag.default}."
     text = (flag.help + shown + note).replace("%", "%%")
     if flag.kind == "switch":
-        parser.add_argument(flag.name, action="store_true", help=text)
+        parser.add_argument(flag.name, action="store_true", default=flag.default, help=text)
     elif flag.kind == "list":
         parser.add_argument(flag.name, nargs="*", default=flag.default, help=text, metavar="K=V")
     else:
@@ -140,7 +141,7 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
         known = [flag.dest for flag in flags]
         args = parser.parse_args(argv, namespace=_from_file(_config_path(args.config_file), parser, known))
     args.script = script
-    return args
+    return decided(args) if script == "any" else args
 
 
 def write_config(args: argparse.Namespace) -> Path:

@@ -38,7 +38,7 @@ def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Paramet
     module, _, name = entry.path.rpartition(".")
     factory = _import(module, name)
     if not (isinstance(factory, type) and issubclass(factory, Optimizer)) or (module == "torch.optim" and name not in optimizer_names()):
-        known = ["AdamW8bit", "AdaFactor", "Prodigy", "Lion", *optimizer_names()]
+        known = ["Directional", "AdamW8bit", "AdaFactor", "Prodigy", "Lion", *optimizer_names()]
         hint = did_you_mean(config.name, known) or f"one of {', '.join(known)}, or module.Class"
         raise ConfigError([Problem(f"--optimizer_type {config.name} is no optimizer", hint=hint)])
     if entry.plainer:

@@ -1,0 +1,233 @@
+"""Words learned by the dozen on a demo model, and judged: what `quality.py` measures with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from coinage.cli.build import build
+from coinage.cli.parse import parse
+from coinage.config import ModelConfig, TrainConfig
+from coinage.demo.concepts import CONCEPTS, Concept
+from coinage.demo.dataset import write_dataset
+from coinage.demo.run import MODELS
+from coinage.demo.score import Trial, score, trials
+from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.reading import read
+from coinage.families import FAMILIES, Components, quiet_libraries
+from coinage.generate import draw, install_embeddings
+from coinage.preflight import check
+from coinage.training.loop import train_together
+from coinage.training.observers import Observer
+from coinage.training.setup import Run, prepare_all
+from coinage.training.word import install_words
+
+REACHABLE = tuple(concept for concept in CONCEPTS.values() if concept.reachable)
+TOGETHER = 21  # words in one batch; more are no faster on a CPU
+DRAWN = 96  # pictures in one batch
+SAMPLER, STEPS = "dpmsolver++", 10  # reads as 25 steps of DDIM do, and costs 0.4 of them
+BATCH = 4  # images a step, as the datasets say
+LETTERS = "bcdfghjklmnpqrstvwxz"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A way to train: a name for the table, and flags of the training command."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word to learn: what it means, the seed of its images and of all chance, and its token."""
+
+    concept: Concept
+    seed: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How well a word was learned at a checkpoint.
+
+    Attributes:
+        concept: its name.
+        seed: of images and training.
+        passes: images that have gone through the UNet for it, measurements included.
+        found: S, share of the pictures that show the concept, 0..1.
+        obeyed: E, share of the pictures that show all else that the prompt asks for, 0..1.
+        length: of the word's vectors, in the mean.
+    """
+
+    concept: str
+    seed: int
+    passes: int
+    found: float
+    obeyed: float
+    length: float
+
+    @property
+    def both(self) -> float:
+        """(S + E) / 2."""
+        return (self.found + self.obeyed) / 2
+
+
+def words_for(concepts: Sequence[str], seeds: Sequence[int]) -> list[Word]:
+    """A word for every concept and seed; each token is new to the models, and no piece of another."""
+    pairs = [(CONCEPTS[name], seed) for seed in seeds for name in concepts]
+    return [Word(c, seed, f"zu{LETTERS[i // 20]}a{LETTERS[i % 20]}o") for i, (c, seed) in enumerate(pairs)]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A word at a checkpoint, and how many images have gone through the UNet for it."""
+
+    file: EmbeddingFile
+    passes: int
+
+
+class Keeper(Observer):
+    """Keeps the word as it is at some steps, and at the end where the run ends by itself."""
+
+    def __init__(self, checkpoints: Sequence[int]) -> None:
+        self._checkpoints = checkpoints
+        self.kept: dict[int, Kept] = {}
+
+    def stepped(self, run: Run) -> None:
+        if run.step in self._checkpoints:
+            self.kept[run.step] = Kept(run.embedding(), run.images)
+
+    def finished(self, run: Run) -> None:
+        for step in self._checkpoints:
+            self.kept.setdefault(step, Kept(run.embedding(), run.images))  # it may have ended sooner
+
+
+class Lab:
+    """A demo model, a folder of datasets, and the prompts that judge words."""
+
+    def __init__(self, family: str, folder: Path, pictures: int) -> None:
+        quiet_libraries()
+        logging.getLogger("coinage").setLevel(logging.ERROR)
+        self.family, self.folder, self.pictures = family, folder, pictures
+        self.model = MODELS / family
+
+    def dataset(self, word: Word) -> Path:
+        """The word's images and captions, written once."""
+        folder = self.folder / f"{word.concept.name}-{word.seed}-{word.token}"
+        config = folder / "dataset.toml"
+        return config if config.exists() else write_dataset(folder, word.concept, word.token, word.seed)
+
+    def config(self, word: Word, flags: Sequence[str], steps: int) -> TrainConfig:
+        """The training command's configuration for a word."""
+        given = [
+            f"--pretrained_model_name_or_path={self.model}",
+            f"--dataset_config={self.dataset(word)}",
+            f"--output_dir={self.folder / 'out'}",
+            f"--token_string={word.token}",
+            f"--init_word={word.concept.init_word}",
+            f"--max_train_steps={steps}",
+            f"--seed={word.seed}",
+            "--cache_latents",
+            *flags,
+        ]
+        return build(parse("any", given, "quality"))[0]
+
+    def learn(self, words: Sequence[Word], flags: Sequence[str], checkpoints: Sequence[int]) -> list[dict[int, Kept]]:
+        """Train words together; each as it is at every checkpoint."""
+        configs = [self.config(word, flags, max(checkpoints)) for word in words]
+        runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(words))
+        for run in runs:
+            run.latents.cache(8, lambda _: None)
+        keepers = [Keeper(checkpoints) for _ in words]
+        train_together(runs, keepers)
+        return [keeper.kept for keeper in keepers]
+
+    def load(self) -> Components:
+        """The model, as it came."""
+        return FAMILIES[self.family].load(ModelConfig(source=str(self.model), family=self.family), torch.float32)
+
+    def judge(self, words: Sequence[Word], kept: Sequence[Kept]) -> list[Result]:
+        """Draw pictures with the words, read them, and compare with what the prompts asked for."""
+        family, parts = FAMILIES[self.family], self.load()
+        install_embeddings(parts, family.embedding_keys, [(word.token, own.file) for word, own in zip(words, kept, strict=True)])
+        asked = [self.trials(word) for word in words]
+        images = list(draw(family, parts, [trial.prompt for own in asked for trial in own], DRAWN))
+        results = []
+        for at, (word, own, learned) in enumerate(zip(words, asked, kept, strict=True)):
+            found, obeyed = score(own, images[at * self.pictures : (at + 1) * self.pictures])
+            length = mean(float(rows.norm(dim=1).mean()) for rows in learned.file.vectors.values())
+            results.append(Result(word.concept.name, word.seed, learned.passes, found, obeyed, length))
+        return results
+
+    def trials(self, word: Word) -> list[Trial]:
+        """Prompts with the word; the same for every setting."""
+        made = trials(word.concept, word.token, self.pictures, 1000 + word.seed, self.family)
+        return [replace(trial, prompt=replace(trial.prompt, steps=STEPS, sampler=SAMPLER)) for trial in made]
+
+    def measure(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> Iterator[tuple[int, list[Result]]]:
+        """Train with a setting, and judge at every checkpoint."""
+        groups = [words[i : i + TOGETHER] for i in range(0, len(words), TOGETHER)]
+        kept = [own for some in groups for own in self.learn(some, setting.flags, checkpoints)]
+        for step in checkpoints:
+            yield step, self.judge(words, [own[step] for own in kept])
+
+    def untrained(self, words: Sequence[Word]) -> list[Result]:
+        """The words as they start."""
+        keys, parts = FAMILIES[self.family].embedding_keys, self.load()
+        install_words(parts, [self.config(word, (), 1).word for word in words], keys)
+        rows = [[own.detach() for own in parts.rows(place)] for place in range(len(words))]
+        return self.judge(words, [Kept(EmbeddingFile(dict(zip(keys, own, strict=True))), 0) for own in rows])
+
+    def peer(self, words: Sequence[Word], script: str, arguments: str, steps: int) -> list[Result]:
+        """Train with another program, word by word, and judge what it wrote.
+
+        Args:
+            words: to learn.
+            script: what Python starts.
+            arguments: with {model}, {data}, {images}, {out}, {token}, {init}, {steps} and {seed} for what they name.
+            steps: of each word.
+        """
+        kept = []
+        for word in words:
+            out = self.folder / "peer"
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            data = self.dataset(word)
+            filled = {
+                "model": self.model, "data": data, "images": data.parent / "images", "out": out,
+                "token": word.token, "init": word.concept.init_word, "steps": steps, "seed": word.seed,
+            }  # fmt: skip
+            command = [sys.executable, script, *(part.format(**filled) for part in shlex.split(arguments))]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = sorted((p for p in out.rglob("*") if p.suffix in {".safetensors", ".pt", ".bin"}), key=lambda p: p.stat().st_mtime)
+            if done.returncode or not found:
+                sys.exit(f"{shlex.join(command)}\nended with {done.returncode}\n{done.stderr[-3000:]}")
+            kept.append(Kept(read(found[-1]), steps * BATCH))
+        return self.judge(words, kept)
+
+
+def as_json(results: Mapping[str, Mapping[int, Sequence[Result]]]) -> str:
+    """All results, to be read again."""
+    return json.dumps({name: {step: [_fields(r) for r in own] for step, own in by_step.items()} for name, by_step in results.items()})
+
+
+def from_json(text: str) -> dict[str, dict[int, list[Result]]]:
+    """What `as_json` wrote."""
+    raw: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(text)
+    return {name: {int(step): [Result(**r) for r in own] for step, own in by_step.items()} for name, by_step in raw.items()}
+
+
+def _fields(result: Result) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in ("concept", "seed", "passes", "found", "obeyed", "length")}

@@ -1,0 +1,46 @@
+"""What `coinage train` does where nothing is said: the best that was measured. The two scripts do as the reference."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from coinage.cli.flags import BY_DEST, DECIDED
+
+CAPTIONS = (".txt", ".caption")
+VARIED = ("color_aug", "random_crop", "face_crop_aug_range")  # pixels that differ each time cannot be kept
+
+
+def decided(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what was left open.
+
+    Without an optimizer and a rate, the measured best: `benchmarks/quality.py`. With one of them, what the reference would do.
+    """
+    if args.optimizer_type is None and args.learning_rate is None and not (args.use_8bit_adam or args.use_lion_optimizer):
+        args.optimizer_type, args.learning_rate = "Directional", 0.16
+        args.lr_scheduler = args.lr_scheduler or "cosine"
+    args.save_model_as = args.save_model_as or "safetensors"
+    if args.train_data_dir and not args.dataset_config:
+        _take_images_as_they_are(args)
+    for name in DECIDED:
+        flag = BY_DEST[name.removeprefix("--")]
+        if getattr(args, flag.dest) is None:
+            setattr(args, flag.dest, flag.default)
+    return args
+
+
+def _take_images_as_they_are(args: argparse.Namespace) -> None:
+    """A folder of images is enough: no captions, no size, any shape."""
+    if args.cache_latents is None:
+        args.cache_latents = not any(getattr(args, name) for name in VARIED)
+    folder = Path(args.train_data_dir)
+    plain = folder.is_dir() and not any(path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
+    captioned = args.in_json or any(path.suffix in CAPTIONS for path in folder.glob("*"))
+    if plain and not captioned and not args.use_style_template:
+        args.use_object_template = True
+    if args.resolution is None and args.pretrained_model_name_or_path:
+        from coinage.model_files import own_side
+
+        side = own_side(args.pretrained_model_name_or_path)
+        args.resolution = str(side) if side else None
+        args.enable_bucket = args.enable_bucket or (side or 0) >= args.min_bucket_reso

@@ -1,0 +1,84 @@
+"""What `coinage train` decides where nothing is said; the two scripts keep the reference's defaults."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from coinage.cli.build import build
+from coinage.cli.parse import parse
+from coinage.config import TrainConfig
+from coinage.demo.run import MODEL
+from coinage.model_files import own_side
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (80, 64), "red").save(folder / "1.png")
+    return folder
+
+
+def built(images: Path, *more: str, script: str = "any") -> TrainConfig:
+    given = (f"--pretrained_model_name_or_path={MODEL}", f"--train_data_dir={images}", "--token_string=zibu", "--init_word=shape")
+    return build(parse(script, [*given, f"--output_dir={images.parent / 'out'}", *more], "test"))[0]
+
+
+def test_without_optimizer_and_rate_the_measured_best_is_taken(images: Path) -> None:
+    optim = built(images).optim
+    assert (optim.name, optim.schedule) == ("Directional", "cosine")
+    assert 0.01 < optim.learning_rate < 0.5, "radians a step"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--learning_rate=1e-3",), ("AdamW", 1e-3, "constant")),
+        (("--optimizer_type=Lion",), ("Lion", 2e-6, "constant")),
+        (("--use_8bit_adam",), ("AdamW8bit", 2e-6, "constant")),
+        (("--optimizer_type=Directional", "--learning_rate=0.05"), ("Directional", 0.05, "constant")),
+        (("--lr_scheduler=linear",), ("Directional", None, "linear")),
+    ],
+)
+def test_what_is_said_is_done_and_the_rest_is_the_references(
+    images: Path, more: tuple[str, ...], expected: tuple[str, float | None, str]
+) -> None:
+    optim = built(images, *more).optim
+    name, rate, schedule = expected
+    assert (optim.name, optim.schedule) == (name, schedule)
+    assert rate is None or optim.learning_rate == rate
+
+
+def test_the_config_file_says_it_too(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("learning_rate = 3e-3\n", encoding="utf-8")
+    assert built(images, f"--config_file={tmp_path / 'settings.toml'}").optim.name == "AdamW"
+
+
+def test_the_scripts_keep_the_references_defaults(images: Path) -> None:
+    config = built(images, "--resolution=64", script="sd")
+    assert (config.optim.name, config.optim.learning_rate, config.optim.schedule) == ("AdamW", 2e-6, "constant")
+    assert (config.save.format, config.loop.max_steps, config.data.cache_latents) == ("pt", 1600, False)
+
+
+def test_a_folder_of_images_is_enough(images: Path) -> None:
+    config = built(images)
+    (dataset,) = config.data.datasets
+    assert dataset.resolution_wh == (64, 64), "the demo model's own size"
+    assert dataset.subsets[0].captions.template == "object"
+    assert config.data.cache_latents
+    assert config.save.format == "safetensors"
+
+
+def test_captions_that_are_there_are_read(images: Path) -> None:
+    (images / "1.txt").write_text("a photo of zibu", encoding="utf-8")
+    assert built(images).data.datasets[0].subsets[0].captions.template is None
+
+
+def test_pixels_that_vary_are_not_kept(images: Path) -> None:
+    assert not built(images, "--random_crop").data.cache_latents
+
+
+def test_the_own_size_of_a_model(tmp_path: Path) -> None:
+    assert own_side(str(MODEL)) == 64
+    assert own_side(str(tmp_path / "nothing")) is None
