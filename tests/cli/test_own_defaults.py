@@ -81,4 +81,4 @@ def test_pixels_that_vary_are_not_kept(images: Path) -> None:
 
 def test_the_own_size_of_a_model(tmp_path: Path) -> None:
     assert own_side(str(MODEL)) == 64
-    assert own_side(str(tmp_path / "nothing")) is None
+    assert own_side(str(tmp_path / "nothing.safetensors")) is None
