@@ -220,7 +220,8 @@ def told_family(source: str) -> str | None:
 def own_side(source: str) -> int | None:
     """The side in pixels that a model is made for, from a folder's settings or a family's size; None when it cannot be told."""
     family = told_family(source)
-    folder = Path(source) if Path(source).is_dir() else hub_folder(source)
+    path = Path(source)
+    folder = path if path.is_dir() else hub_folder(source) if HUB_ID.fullmatch(source) and not path.exists() else None
     unet, vae = (read_config(folder / part / "config.json") if folder else {} for part in ("unet", "vae"))
     latents, blocks = unet.get("sample_size"), vae.get("block_out_channels")
     if isinstance(latents, int) and blocks:
