@@ -1,5 +1,6 @@
 """The words of a model, without the model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_the_nearest_words(models: Path) -> None:
     assert first[0] == ("red", pytest.approx(1))
     assert second[0][0] == "circle"
     assert second[0][1] > second[1][1]
+
+
+def test_the_usual_lengths(models: Path) -> None:
+    vocabulary = read_vocabularies(ModelConfig(source=str(models / "sd1")))["emb_params"]
+    table = torch.nn.functional.normalize(torch.randn(201, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    lengths = torch.arange(201.0).roll(90)
+    assert replace(vocabulary, table=table * lengths[:, None]).usual_lengths == pytest.approx((10, 100, 190), rel=1e-5)
 
 
 def test_what_is_no_model(tmp_path: Path, models: Path) -> None:

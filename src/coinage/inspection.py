@@ -92,8 +92,7 @@ def _encoder(key: str, rows: Tensor, vocabulary: Vocabulary | None, init_word: s
             f"{key}: {rows.shape[1]} wide, and the model's vectors are {vocabulary.table.shape[1]} wide: made for another model"
         )
         return told
-    median = float(vocabulary.norms.median())
-    low, high = (float(x) for x in torch.quantile(vocabulary.norms[:: max(1, len(vocabulary.norms) // 50_000)], torch.tensor([0.05, 0.95])))
+    low, median, high = vocabulary.usual_lengths
     told["vocabulary"] = {"median": median, "from": low, "to": high}
     start = _start(vocabulary, init_word, len(rows))
     for number, (entry, norm, nearest) in enumerate(zip(entries, norms.tolist(), vocabulary.nearest(rows), strict=True), 1):

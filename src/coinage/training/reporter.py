@@ -132,11 +132,9 @@ class Reporter(Observer):
             for key, rows in zip(run.family.embedding_keys, run.start, strict=True)
             for number in range(1, len(rows) + 1)
         ]
-        for key, embedding in zip(run.family.embedding_keys, run.parts.embeddings, strict=True):
-            norms = embedding.table.float().norm(dim=1)[:: max(1, len(embedding.table) // 50_000)]
-            low, middle, high = norms.quantile(torch.tensor([0.05, 0.5, 0.95], device=norms.device)).tolist()
-            record.vocabulary[key] = (low, middle, high)
-        for row, words in zip(record.rows, _nearest(run, run.start), strict=True):
+        vocabularies = _vocabularies(run)
+        record.vocabulary = {key: words.usual_lengths for key, words in zip(run.family.embedding_keys, vocabularies, strict=True)}
+        for row, words in zip(record.rows, _nearest(vocabularies, run.start), strict=True):
             row.first = words
 
     def _go_on(self, run: Run) -> None:
@@ -215,7 +213,7 @@ class Reporter(Observer):
         try:
             with run.averaged():
                 rows = [rows.detach() for rows in run.rows]
-                for row, words in zip(record.rows, _nearest(run, rows), strict=True):
+                for row, words in zip(record.rows, _nearest(_vocabularies(run), rows), strict=True):
                     row.now = words
             write_bytes(self.path, render(record).encode(), sync=status != "training")
             self.written = True
@@ -234,12 +232,16 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _nearest(run: Run, rows: Sequence[torch.Tensor]) -> list[list[tuple[str, float]]]:
+def _vocabularies(run: Run) -> list[Vocabulary]:
+    """The words of each text encoder."""
+    pairs = zip(run.parts.embeddings, run.parts.tokenizers, strict=True)
+    return [Vocabulary(embedding.table.float(), tokenizer) for embedding, tokenizer in pairs]
+
+
+def _nearest(vocabularies: Sequence[Vocabulary], rows: Sequence[torch.Tensor]) -> list[list[tuple[str, float]]]:
     """For every row of every text encoder the words it is nearest to."""
-    found: list[list[tuple[str, float]]] = []
-    for tokenizer, embedding, own in zip(run.parts.tokenizers, run.parts.embeddings, rows, strict=True):
-        table = embedding.table.float()
-        found += Vocabulary(table, tokenizer).nearest(own.to(table.device), NEAREST)
+    pairs = zip(vocabularies, rows, strict=True)
+    found = [words for vocabulary, own in pairs for words in vocabulary.nearest(own.to(vocabulary.table.device), NEAREST)]
     return [[(word, round(cosine, 4)) for word, cosine in words] for words in found]
 
 
