@@ -75,7 +75,7 @@ def as_training_error(error: Exception, run: Run) -> TrainingError | None:
     if isinstance(error, torch.OutOfMemoryError):
         hint = "use --gradient_checkpointing, --mixed_precision bf16, --cache_latents, or a smaller batch or resolution"
         return TrainingError("the GPU's memory is full", where, hint)
-    if run.processes.count > 1 and isinstance(error, (torch.distributed.DistError, RuntimeError)) and is_lost(error):
+    if run.processes.count > 1 and isinstance(error, RuntimeError) and is_lost(error):
         hint = "see its messages; to go on, start all of them again with --resume latest"
         return TrainingError("another process of this run has ended, or is out of reach", where, hint)
     return None
