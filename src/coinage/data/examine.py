@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,28 +79,34 @@ def examine(
     return DataChecked(tuple(samples), coverage, encoder, word)
 
 
+class _Look(NamedTuple):
+    """What one image is like: what is wrong with it; else whether it is of one colour, and how much of it its mask leaves."""
+
+    problems: tuple[Problem, ...] = ()
+    flat: bool = False
+    left: float = 1.0
+
+
+def _look(sample: Sample) -> _Look:
+    try:
+        view = load_view(sample)
+    except CoinageError as error:
+        return _Look(error.problems)
+    flat = bool(np.ptp(view.pixels, axis=(1, 2)).max() < FLAT)
+    return _Look(flat=flat, left=1.0 if view.mask is None else float(view.mask.mean()))
+
+
 def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, skip: bool) -> list[Sample]:
     """The images that can be decoded; what is wrong with the others, and with their masks, is found."""
-
-    def look(sample: Sample) -> tuple[Problem, ...] | tuple[bool, float]:
-        """What is wrong with it; else whether it is of one colour, and how much of it its mask leaves."""
-        try:
-            view = load_view(sample)
-        except CoinageError as error:
-            return error.problems
-        return bool(np.ptp(view.pixels, axis=(1, 2)).max() < FLAT), 1.0 if view.mask is None else float(view.mask.mean())
-
     kept, bad, faint, hidden, flat = [], list[Problem](), list[Sample](), list[Sample](), list[Sample]()
     with ThreadPoolExecutor(max(readers, 1)) as pool, counted("reading images", len(samples)) as on_image:
-        for done, (sample, found) in enumerate(zip(samples, pool.map(look, samples), strict=True), 1):
-            match found:
-                case (bool() as is_flat, float() as left):
-                    kept.append(sample)
-                    flat += [sample] if is_flat else []
-                    if left < LEAST_MASK:
-                        (faint if left else hidden).append(sample)
-                case problems:
-                    bad += problems
+        for done, (sample, found) in enumerate(zip(samples, pool.map(_look, samples), strict=True), 1):
+            bad += found.problems
+            if not found.problems:
+                kept.append(sample)
+                flat += [sample] if found.flat else []
+                if found.left < LEAST_MASK:
+                    (faint if found.left else hidden).append(sample)
             on_image(done)
     report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)  # an image in two datasets is told once
     _report_masks(kept, faint, hidden, findings)
