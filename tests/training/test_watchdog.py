@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from coinage.data.latents import placed
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
-from coinage.families.stable_diffusion import StableDiffusion
 from coinage.generate import draw
 from coinage.prompts import Prompt
 from coinage.training import loop
@@ -35,18 +34,6 @@ def test_a_unet_that_ignores_the_text_stops_the_run(moon_dataset: Path, tmp_path
     with pytest.raises(TrainingError, match=f"no gradient has reached the word in {PATIENCE} steps"):
         trained(moon_dataset, tmp_path, LONG, "--cache_latents", change=blind_attention)
     assert (tmp_path / f"zibu-step{PATIENCE:08d}.safetensors").is_file(), "and what there is, is kept"
-
-
-def test_a_text_encoder_without_gradient_stops_the_run(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = StableDiffusion.encode
-
-    def detached(*arguments: object, **more: object) -> object:
-        with torch.no_grad():
-            return encode(*arguments, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(StableDiffusion, "encode", detached)
-    with pytest.raises(TrainingError, match="no gradient has reached the word"):
-        trained(moon_dataset, tmp_path, LONG, "--cache_latents")
 
 
 def test_a_word_that_no_caption_holds_stops_the_run(moon_dataset: Path, tmp_path: Path) -> None:
