@@ -24,6 +24,7 @@ from coinage.files import write_bytes
 from coinage.model_files import FAMILY_NAMES
 from coinage.prompts import Prompt
 from coinage.report.curves import CurveKeeper
+from coinage.report.fit import evenly
 from coinage.report.page import read, render
 from coinage.report.pictures import data_url
 from coinage.report.record import Asked, Image, Record, Row, Shot, Status, Tool
@@ -247,8 +248,7 @@ def _nearest(vocabularies: Sequence[Vocabulary], rows: Sequence[torch.Tensor]) -
 
 def shown_images(samples: Sequence[Sample], token: str) -> list[Image]:
     """Some of the training images, evenly chosen."""
-    most = min(MOST_IMAGES, len(samples))
-    chosen = [samples[i * len(samples) // most] for i in range(most)]
+    chosen = [samples[i] for i in evenly(len(samples), MOST_IMAGES)]
     with ThreadPoolExecutor(4) as pool:
         pictures = list(pool.map(lambda sample: thumbnail(sample, THUMBNAIL), chosen))
     return [
