@@ -1,9 +1,8 @@
 """`coinage generate`, as a user runs it."""
 
-import io
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +16,18 @@ from coinage.demo.run import MODEL
 from coinage.demo.world import Scene
 from coinage.embeddings.file import EmbeddingFile, write
 from tests.cli.test_bad_input import ROOT
+from tests.helpers import captured
 from tests.models import write_folder
 
 SMALL = ("--width=64", "--height=64", "--steps=20", "--cfg=4")
 
 
 def generate(*argv: object) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, which saves seconds of imports; `test_other_families` starts it as a user does."""
-    out, error = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(error):
-        code = main(["generate", *map(str, argv)])
-    return subprocess.CompletedProcess(argv, code, out.getvalue(), error.getvalue())
+    return captured(lambda: main(["generate", *map(str, argv)]))
 
 
 def start(*argv: object) -> subprocess.CompletedProcess[str]:
+    """As a user does."""
     words = [sys.executable, "-m", "coinage.cli.main", "generate", *map(str, argv)]
     return subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
 
@@ -77,10 +74,10 @@ def test_words_say_what_their_vectors_say(tmp_path: Path) -> None:
     assert np.array_equal(picture(tmp_path / "a" / "0000_3.png"), picture(tmp_path / "b" / "0000_3.png"))
 
 
-@pytest.mark.parametrize("family", ["sd2", "sdxl"])
-def test_other_families(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "command"), [("sd2", generate), ("sdxl", start)])
+def test_other_families(family: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     model = write_folder(tmp_path / "model", family)
-    done = start(model, "a (red:1.2) circle", "--width=64", "--height=64", "--steps=2", "--seed=1", f"--output={tmp_path / 'o'}")
+    done = command(model, "a (red:1.2) circle", "--width=64", "--height=64", "--steps=2", "--seed=1", f"--output={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     assert picture(tmp_path / "o" / "0000_1.png").shape == (64, 64, 3)
 
