@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from coinage.cli.build import build
+from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
 from coinage.config import ModelConfig
 from coinage.embeddings.reading import read
@@ -25,8 +26,8 @@ from coinage.families import FAMILIES, Components
 from coinage.generate import draw, make_scheduler
 from coinage.preflight import check
 from coinage.prompts import Prompt
-from tests.cli.test_bad_input import ROOT, run
-from tests.helpers import flags, trained
+from tests.cli.test_bad_input import run
+from tests.helpers import captured, flags, trained
 from tests.models import FAMILY_NAMES as NAMES
 from tests.models import loaded, original_tensors, parts_of, write_folder
 
@@ -331,7 +332,8 @@ def test_a_hostile_pickle_runs_nothing(models: Path, moon_dataset: Path, tmp_pat
     for name, content in (("bare.ckpt", pickle.dumps({"state_dict": Hostile()})), ("cut.ckpt", (models / "sd1.ckpt").read_bytes()[:-5000])):
         (tmp_path / name).write_bytes(content)
         start = time.monotonic()
-        done, _ = run(family_flags("sd1", tmp_path / name, moon_dataset, tmp_path / "out", models), ROOT / "train_textual_inversion.py")
+        words = family_flags("sd1", tmp_path / name, moon_dataset, tmp_path / "out", models)
+        done = captured(lambda words=words: train_command("sd", words))
         assert done.returncode == 1, done.stderr
         assert "cannot read the model" in done.stderr
         assert "Traceback" not in done.stderr

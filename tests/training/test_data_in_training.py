@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from coinage.cli.kohya import train_command
 from coinage.data.sample import LATENTS
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
@@ -19,9 +20,8 @@ from coinage.training.setup import Run
 from coinage.training.step import forward
 from coinage.training.validation import LEVELS, validation_loss
 from coinage.training.watch import cache_latents
-from tests.cli.test_bad_input import run as run_script
 from tests.data.pictures import picture
-from tests.helpers import config_for, flags, prepared, rows_of, trained
+from tests.helpers import captured, config_for, flags, prepared, rows_of, trained
 
 
 def dataset(tmp_path: Path, *lines: str) -> Path:
@@ -90,7 +90,8 @@ def test_a_cache_folder_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_command_reports_what_it_encoded(tmp_path: Path) -> None:
-    done, _ = run_script(flags(dataset(tmp_path), tmp_path / "o", "--cache_latents_to_disk", "--max_train_steps=1"))
+    words = flags(dataset(tmp_path), tmp_path / "o", "--cache_latents_to_disk", "--max_train_steps=1")
+    done = captured(lambda: train_command("sd", words))
     assert done.returncode == 0, done.stderr
     assert "8 images, 1 steps" in done.stderr
     assert "dataset 1: 64x64, 1 buckets, 16 uses in 4 batches of 4" in done.stderr
