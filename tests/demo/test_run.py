@@ -32,6 +32,7 @@ def test_unknown_concept(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.filterwarnings("ignore:.*torchvision.*")
 def test_the_whole_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TRIALS", 8)
+    monkeypatch.setattr("coinage.demo.score.STEPS", 4)  # of a picture
     assert main(["demo", "--steps=2", "--seed=4", f"--output={tmp_path}"]) == 0
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert {"family", "concept", "steps", "seconds", "S_before", "S_after", "E_before", "E_after"} <= result.keys()

@@ -265,7 +265,10 @@ def test_a_clock_that_goes_backwards(moon_dataset: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(loop, "update", update)
     monkeypatch.setattr(time, "time", lambda: real() - 86_400 * len(steps))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\n" * 3)
     saved = ("--max_train_steps=6", "--cache_latents", "--save_every_n_steps=2", "--save_state", "--sample_every_n_steps=3")
+    saved += (f"--sample_prompts={prompts}",)
     trained(moon_dataset, tmp_path / "a", *saved)
     run, word = trained(moon_dataset, tmp_path / "a", *saved, "--resume=latest")
     assert (run.step, len(steps)) == (6, 6), "the state with the most steps is the latest, whatever the clock says"

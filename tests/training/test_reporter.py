@@ -50,7 +50,9 @@ def test_a_run_has_its_page(moon_dataset: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_run_that_goes_on_has_one_page(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ("--max_train_steps=6", "--sample_every_n_steps=2")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\nzibu, red --w 64 --h 64 --s 1 --d 1\n")
+    given = ("--max_train_steps=6", "--sample_every_n_steps=2", f"--sample_prompts={prompts}")
     real = loop.update
 
     def update(run: Run) -> None:

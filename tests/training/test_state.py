@@ -50,14 +50,17 @@ def test_a_resumed_run_is_the_same_to_the_bit(optimizer: str, moon_dataset: Path
 
 
 def test_an_epochs_state_goes_on_with_the_next_epoch(moon_dataset: Path, tmp_path: Path) -> None:
+    short = tmp_path / "dataset.toml"  # two steps an epoch
+    short.write_text(moon_dataset.read_text().replace("num_repeats = 10", "num_repeats = 2"))
     given = ("--max_train_epochs=4", "--train_batch_size=3", "--gradient_accumulation_steps=2", "--save_every_n_epochs=1", "--save_state")
-    run, whole = trained(moon_dataset, tmp_path / "a", *given)
+    run, whole = trained(short, tmp_path / "a", *given)
+    assert run.total_steps == 8
     states = sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir())
     assert states == ["zibu-000001-state", "zibu-000002-state", "zibu-000003-state", "zibu-state"]
     summary = read_summary(tmp_path / "a" / "zibu-000002-state")
     assert summary
     assert (summary.step, summary.epoch, summary.done) == (run.total_steps // 2, 3, 0)
-    _, again = trained(moon_dataset, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-000002-state'}")
+    _, again = trained(short, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-000002-state'}")
     assert torch.equal(rows_of(whole), rows_of(again))
     assert sorted(path.name for path in (tmp_path / "b").glob("*.safetensors")) == ["zibu-000003.safetensors", "zibu.safetensors"]
     size = sum(file.stat().st_size for file in (tmp_path / "a" / "zibu-state").iterdir())
