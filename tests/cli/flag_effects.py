@@ -1,5 +1,6 @@
 """What each of the reference's flags, and some of ours, must do, as data for test_every_flag.py."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,9 +41,15 @@ def says(text: str) -> Check:
     return lambda before, after: text in after.told and text not in before.told
 
 
+def notes(name: str, text: str) -> Check:
+    """A line names the flag, says this of it, and another word is not learned."""
+    line = re.compile(rf"^note: .*{name}\b.*{re.escape(text)}", re.MULTILINE)
+    return lambda before, after: line.search(after.told) and not line.search(before.told) and before.rows == after.rows
+
+
 def holds(key: str, value: str) -> Check:
-    """The file's header says so."""
-    return lambda before, after: after.header.get(key) == value != before.header.get(key)
+    """The file's header says so, and the word is the same."""
+    return lambda before, after: after.header.get(key) == value != before.header.get(key) and before.rows == after.rows
 
 
 def halves(before: Outcome, after: Outcome) -> bool:
@@ -69,6 +76,7 @@ class Row:
     does: Check = learns
     code: int = 0  # of the command with the flag
     tested: str = ""  # path::function, in which the flag's name stands
+    together: bool = False  # one run gives all such flags, which do not act on each other
 
 
 def acts(given: str, beside: str = "", does: Check = learns, code: int = 0) -> Row:
@@ -79,8 +87,12 @@ def tested(where: str) -> Row:
     return Row(tested=where)
 
 
-def note(given: str, text: str, beside: str = "") -> Row:
-    return Row(given, beside, says(text))
+def note(given: str, text: str) -> Row:
+    return Row(given, does=notes(given.partition("=")[0], text), together=True)
+
+
+def metadata(name: str, value: str, held: str = "") -> Row:
+    return Row(f"--metadata_{name}={value}", does=holds(f"modelspec.{name}", held or value), together=True)
 
 
 TAGS = "--shuffle_caption"
@@ -187,7 +199,7 @@ EFFECTS: dict[str, Row] = {
     "--seed": acts("--seed=5"),
     "--gradient_accumulation_steps": acts("--gradient_accumulation_steps=2"),
     "--mixed_precision": acts("--mixed_precision=bf16"),
-    "--full_fp16": note("--full_fp16", "the new rows stay in float32", "--mixed_precision=fp16"),
+    "--full_fp16": acts("--full_fp16", "--mixed_precision=fp16", says("the new rows stay in float32")),
     "--full_bf16": acts("--full_bf16", "--mixed_precision=bf16"),
     "--fp8_base": acts("--fp8_base", "--mixed_precision=bf16"),
     "--no_half_vae": acts("--no_half_vae", "--mixed_precision=bf16"),
@@ -202,7 +214,7 @@ EFFECTS: dict[str, Row] = {
     "--highvram": note("--highvram", "the cache is never flushed"),
     # optimizer
     "--optimizer_type": acts("--optimizer_type=Lion"),
-    "--use_8bit_adam": note("--use_8bit_adam", "the trained rows are a few kilobytes"),
+    "--use_8bit_adam": acts("--use_8bit_adam", does=says("the trained rows are a few kilobytes")),
     "--use_lion_optimizer": acts("--use_lion_optimizer"),
     "--learning_rate": acts("--learning_rate=1e-3"),
     "--max_grad_norm": acts("--max_grad_norm=1e-4", "--optimizer_type=SGD --learning_rate=1"),
@@ -259,12 +271,10 @@ EFFECTS: dict[str, Row] = {
     "--wandb_api_key": tested("training/test_trackers.py::test_the_key_reaches_wandb"),
     "--log_config": tested("training/test_trackers.py::test_trackers_are_told_the_settings_without_keys_folders_and_command_line"),
     # metadata
-    "--metadata_is_negative_embedding": acts(
-        "--metadata_is_negative_embedding=True", does=holds("modelspec.is_negative_embedding", "true")
-    ),
-    "--metadata_thumbnail": acts("--metadata_thumbnail=data:x", does=holds("modelspec.thumbnail", "data:x")),
+    "--metadata_is_negative_embedding": metadata("is_negative_embedding", "True", "true"),
+    "--metadata_thumbnail": metadata("thumbnail", "data:x"),
     **{
-        f"--metadata_{name}": acts(f"--metadata_{name}=mine", does=holds(f"modelspec.{name}", "mine"))
+        f"--metadata_{name}": metadata(name, f"my_{name}")
         for name in (
             "title", "author", "description", "license", "tags", "usage_hint", "merged_from", "trigger_phrase", "preprocessor",
         )

@@ -110,8 +110,8 @@ def run(places: dict[str, Path], out: Path, given: str, capsys: pytest.CaptureFi
 
 
 @pytest.fixture(scope="module")
-def without() -> dict[str, Outcome]:
-    """Outcomes without the flag, by what is given beside it."""
+def outcomes() -> dict[str, Outcome]:
+    """Of the runs so far, by what is given."""
     return {}
 
 
@@ -121,13 +121,15 @@ def test_the_table_has_every_flag() -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name, row in EFFECTS.items() if not row.tested))
 def test_a_flag_acts_or_says_why_not(
-    name: str, places: dict[str, Path], without: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, places: dict[str, Path], outcomes: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = EFFECTS[name]
     assert name in [word.split("=")[0] for word in row.given.split()]
-    if row.beside not in without:
-        without[row.beside] = run(places, tmp_path / "without", row.beside, capsys)
-    before, after = without[row.beside], run(places, tmp_path / "with", f"{row.beside} {row.given}", capsys)
+    more = " ".join(other.given for other in EFFECTS.values() if other.together) if row.together else f"{row.beside} {row.given}".strip()
+    for out, given in (("without", row.beside), ("with", more)):
+        if given not in outcomes:
+            outcomes[given] = run(places, tmp_path / out, given, capsys)
+    before, after = outcomes[row.beside], outcomes[more]
     assert before.code == 0, before.told
     assert after.code == row.code, after.told
     assert row.does(before, after), f"{sorted(after.files)}\n{after.told}"
