@@ -43,15 +43,22 @@ LETTERS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to train: a name for the table, and flags of the training command."""
+    """A way to train: a name for the table, and flags of the training command.
+
+    Where the rate falls to the end, a checkpoint on the way is not what a run of that length gives: each has a run of its own.
+    """
 
     name: str
     flags: tuple[str, ...] = ()
+    falls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word to learn: what it means, the seed of its images and of all chance, and its token."""
+    """A word to learn: what it means, the seed of its images and of all chance, and its token.
+
+    Words of odd seeds are learned from snapshots: all on one ground and in one colour, with captions that tell neither.
+    """
 
     concept: Concept
     seed: int
@@ -127,7 +134,7 @@ class Lab:
         """The word's images and captions, written once."""
         folder = self.folder / f"{word.concept.name}-{word.seed}-{word.token}"
         config = folder / "dataset.toml"
-        return config if config.exists() else write_dataset(folder, word.concept, word.token, word.seed)
+        return config if config.exists() else write_dataset(folder, word.concept, word.token, word.seed, snapshots=word.seed % 2 == 1)
 
     def config(self, word: Word, flags: Sequence[str], steps: int) -> TrainConfig:
         """The training command's configuration for a word."""
@@ -179,9 +186,10 @@ class Lab:
     def measure(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> Iterator[tuple[int, list[Result]]]:
         """Train with a setting, and judge at every checkpoint."""
         groups = [words[i : i + TOGETHER] for i in range(0, len(words), TOGETHER)]
-        kept = [own for some in groups for own in self.learn(some, setting.flags, checkpoints)]
-        for step in checkpoints:
-            yield step, self.judge(words, [own[step] for own in kept])
+        for steps in [[step] for step in checkpoints] if setting.falls else [checkpoints]:
+            kept = [own for some in groups for own in self.learn(some, setting.flags, steps)]
+            for step in steps:
+                yield step, self.judge(words, [own[step] for own in kept])
 
     def untrained(self, words: Sequence[Word]) -> list[Result]:
         """The words as they start."""

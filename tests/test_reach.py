@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coinage.cli.kohya import train_command
 from coinage.config import OptimConfig
-from coinage.reach import longest_step, movement_band, rate_problem
+from coinage.reach import USUAL_ANGLE, longest_step, movement_band, rate_problem
 from tests.helpers import flags
 
 
@@ -45,6 +45,13 @@ def test_other_optimizers_are_not_judged() -> None:
     assert told(1e-9, name="Lion") == ""
     assert told(0.0) == ""
     assert "at most" in told(1e-6, name="AdamW8bit")
+
+
+def test_an_angle_is_judged_as_one() -> None:
+    assert "in 1600 steps by at most 0.092 degrees" in told(1e-6, name="Directional")
+    assert "115 degrees are too many" in told(2.0, name="Directional")
+    assert told(USUAL_ANGLE, name="Directional") == ""
+    assert told(0.0, name="Directional") == ""
 
 
 STEPS = 20

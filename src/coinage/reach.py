@@ -10,6 +10,8 @@ from coinage.errors import Problem
 from coinage.optimizer_table import find_optimizer
 
 LEAST_TURN = 20  # degrees; less teaches next to nothing
+DIRECTIONAL = "coinage.training.directional.Directional"
+USUAL_ANGLE, MOST_ANGLE = 0.16, 1.0  # radians a step
 BETAS = (0.9, 0.999)  # AdamW's own
 LEAST_SHARE = 0.25  # of one step; in 20 steps gradients that change sign each time still come to 1.7, noise to 5, a steady one to 20
 MOST_LENGTH = 20  # times a word's length; from there on a prompt obeys nothing else
@@ -22,12 +24,15 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
     `rate * steps * sqrt(width)` at most, and `rate * sqrt(steps * width)` where the gradient's signs are noise.
 
     Args:
-        optim: the optimizer's settings; only those of AdamW are judged.
+        optim: the optimizer's settings; only those of AdamW and Directional are judged.
         steps: of the run.
         width: of the token embeddings.
         norm: mean length of the model's words.
     """
-    if find_optimizer(optim.name).path != "torch.optim.AdamW" or not norm or not optim.learning_rate:
+    path = find_optimizer(optim.name).path
+    if path == DIRECTIONAL:
+        return _angle_problem(optim.learning_rate, steps)
+    if path != "torch.optim.AdamW" or not norm or not optim.learning_rate:
         return None
     travel = optim.learning_rate * steps * math.sqrt(width) / norm
     drift = optim.learning_rate * math.sqrt(steps * width) / norm
@@ -39,6 +44,17 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
     if drift > MOST_LENGTH:
         what = f"{given} may become {drift:.0f} times as long as the model's words, and a prompt then obeys nothing else"
         return Problem(what, hint=good)
+    return None
+
+
+def _angle_problem(rate: float, steps: int) -> Problem | None:
+    """What is wrong with a rate in radians a step."""
+    given, turn = f"--learning_rate {rate:g} is an angle in radians, which Directional turns a word by", math.degrees(rate * steps)
+    hint = f"--learning_rate {USUAL_ANGLE:g} is usual, falling to 0: --lr_scheduler cosine"
+    if 0 < turn < LEAST_TURN:
+        return Problem(f"{given}: in {steps} steps by at most {turn:.2g} degrees, which teaches little", hint=hint)
+    if rate > MOST_ANGLE:
+        return Problem(f"{given} in a step: {math.degrees(rate):.0f} degrees are too many to find anything", hint=hint)
     return None
 
 

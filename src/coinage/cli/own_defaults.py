@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from coinage.cli.flags import BY_DEST, DECIDED
+from coinage.reach import USUAL_ANGLE
 
 CAPTIONS = (".txt", ".caption")
 VARIED = ("color_aug", "random_crop", "face_crop_aug_range")  # pixels that differ each time cannot be kept
@@ -17,7 +18,7 @@ def decided(args: argparse.Namespace) -> argparse.Namespace:
     Without an optimizer and a rate, the measured best: `benchmarks/quality.py`. With one of them, what the reference would do.
     """
     if args.optimizer_type is None and args.learning_rate is None and not (args.use_8bit_adam or args.use_lion_optimizer):
-        args.optimizer_type, args.learning_rate = "Directional", 0.16
+        args.optimizer_type, args.learning_rate = "Directional", USUAL_ANGLE
         args.lr_scheduler = args.lr_scheduler or "cosine"
     args.save_model_as = args.save_model_as or "safetensors"
     if args.train_data_dir and not args.dataset_config:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from coinage.demo.concepts import Concept
-from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, phrase
+from coinage.demo.language import LEADS, PUBLIC_SHAPES, PUBLIC_TEXTURES, phrase
 from coinage.demo.score import words_of
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
 from coinage.files import save_image
@@ -44,14 +46,30 @@ def training_scenes(concept: Concept, seed: int) -> list[Scene]:
     ]
 
 
-def write_dataset(folder: Path, concept: Concept, token: str, seed: int) -> Path:
-    """Write images, captions and `dataset.toml` into `folder`; returns the path of the TOML file."""
+def alike(scenes: Sequence[Scene], concept: Concept) -> list[Scene]:
+    """The scenes as snapshots of one thing in one place: on one ground, and in one colour but for patterns."""
+    first = scenes[0]
+    return [replace(s, background=first.background, colour=s.colour if concept.is_pattern else first.colour) for s in scenes]
+
+
+def write_dataset(folder: Path, concept: Concept, token: str, seed: int, *, snapshots: bool = False) -> Path:
+    """Write images, captions and `dataset.toml` into `folder`; returns the path of the TOML file.
+
+    Args:
+        folder: made if need be.
+        concept: what the images show.
+        token: the new word.
+        seed: of the scenes and of where things are.
+        snapshots: all images alike, and captions that name no more than the word.
+    """
     rng = np.random.default_rng([seed, 5])
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for i, scene in enumerate(training_scenes(concept, seed), 1):
+    scenes = training_scenes(concept, seed)
+    for i, scene in enumerate(alike(scenes, concept) if snapshots else scenes, 1):
         save_image(images / f"{i:02d}.png", render(scene, rng))
-        caption = phrase(words_of(concept, token, scene))
+        words = words_of(concept, token, scene, silent=("colour", "texture", "background") if snapshots else ())
+        caption = phrase(words, lead=LEADS[i % len(LEADS)] if snapshots else LEADS[1])
         (images / f"{i:02d}.txt").write_text(caption + "\n", encoding="utf-8")
     config = folder / "dataset.toml"
     config.write_text(TOML.format(size=SIZE, folder=json.dumps(images.as_posix(), ensure_ascii=False)), encoding="utf-8")

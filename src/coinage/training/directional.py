@@ -34,7 +34,7 @@ class Directional(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 0.08,
+        lr: float = 0.16,
         betas: tuple[float, float] = (0.9, 0.999),
         kappa: float = 0.0,
         length: float | None = None,
