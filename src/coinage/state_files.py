@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from coinage.errors import Findings, Problem
 from coinage.launch import process_count
 
 SUFFIX = "-state"
+SAVED = re.compile(r"(-\d{6,}|-step\d{8,})?")  # what comes after a run's name: of an epoch, of a step, or of its end
 SUMMARY, TENSORS = "state.json", "state.pt"
 LATEST = "latest"
 REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of the reference trainer
@@ -85,11 +87,20 @@ def read_summary(folder: Path) -> Summary | None:
     return summary if whole and placed and told else None
 
 
+def states_of(folder: Path, name: str) -> dict[int, Path]:
+    """The whole states of a run, by their steps; not those of another whose name begins alike."""
+    paths = [
+        path
+        for path in sorted(folder.glob(f"*{SUFFIX}"))
+        if path.name.startswith(name) and SAVED.fullmatch(path.name.removeprefix(name).removesuffix(SUFFIX)) and path.is_dir()
+    ]
+    return {summary.step: path for path in reversed(paths) if (summary := read_summary(path))}
+
+
 def latest_state(folder: Path, name: str) -> Path | None:
     """The whole state of a run with the most steps."""
-    found = {path: read_summary(path) for path in sorted(folder.glob(f"{name}*{SUFFIX}")) if path.is_dir()}
-    steps = {path: summary.step for path, summary in found.items() if summary}
-    return max(steps, key=lambda path: steps[path], default=None)
+    states = states_of(folder, name)
+    return states[max(states)] if states else None
 
 
 def named_state(resume: str | None, output_dir: Path, name: str) -> Path | None:
