@@ -46,11 +46,11 @@ def test_many_states_are_counted(moon_dataset: Path, tmp_path: Path, leave: Fill
     config = config_for(moon_dataset, tmp_path / "o", "--save_state", "--save_every_n_steps=1", "--max_train_steps=3000")
     samples = check(config).samples
     leave(2**20)
-    (problem,) = disk_problems(config, samples)
+    (problem,) = disk_problems((config, samples))
     assert problem.where == str(tmp_path / "o")
     assert "or save less often" in problem.hint
     leave(2**30)
-    assert not disk_problems(config, samples)
+    assert not disk_problems((config, samples))
 
 
 def test_what_is_written_is_at_most_what_was_told(moon_dataset: Path, tmp_path: Path, leave: Fill) -> None:
@@ -66,9 +66,9 @@ def test_what_is_written_is_at_most_what_was_told(moon_dataset: Path, tmp_path: 
         assert told[folder] / 4 < size / times <= told[folder]
     leave(told[cache] // 2)
     config_without_states = config_for(moon_dataset, out, *given[2:])
-    assert not disk_problems(config_without_states, samples), "the latents are there already"
+    assert not disk_problems((config_without_states, samples)), "the latents are there already"
     shutil.rmtree(cache)
-    assert disk_problems(config_without_states, samples)
+    assert disk_problems((config_without_states, samples))
 
 
 def test_latents_beside_the_images(moon_dataset: Path, tmp_path: Path) -> None:
@@ -83,4 +83,4 @@ def test_a_disk_that_does_not_tell_is_no_matter(moon_dataset: Path, tmp_path: Pa
 
     monkeypatch.setattr(shutil, "disk_usage", fail)
     config = config_for(moon_dataset, tmp_path / "o")
-    assert not disk_problems(config, check(config).samples)
+    assert not disk_problems((config, check(config).samples))

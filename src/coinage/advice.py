@@ -25,10 +25,26 @@ class Planned:
     config: TrainConfig
     samples: Sequence[Sample]
     prompts: Sequence[Prompt] = ()
+    owners: tuple[int, ...] = ()  # the word that each dataset is for, where several share a step
 
     def needs(self, sizes: ModelSizes) -> Footprint:
         """Its GPU memory, with a model of these sizes."""
-        return footprint(self.config, sizes, self.samples, self.prompts)
+        return footprint(self.config, sizes, self.samples, self.prompts, self.owners)
+
+
+def side_by_side(runs: Sequence[Planned]) -> Planned:
+    """Runs that share a model and take their steps together, as one."""
+    samples: list[Sample] = []
+    datasets: list[DatasetConfig] = []
+    owners: list[int] = []
+    for number, run in enumerate(runs):
+        samples += [replace(sample, dataset=len(datasets) + sample.dataset) for sample in run.samples]
+        datasets += run.config.data.datasets
+        owners += [number] * len(run.config.data.datasets)
+    config = runs[0].config
+    word = replace(config.word, num_vectors=sum(run.config.word.num_vectors for run in runs))
+    config = replace(config, word=word, data=replace(config.data, datasets=tuple(datasets)))
+    return Planned(config, samples, [prompt for run in runs for prompt in run.prompts], tuple(owners))
 
 
 @dataclass(frozen=True, slots=True)

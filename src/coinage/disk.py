@@ -28,6 +28,12 @@ def length_of(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]
     return run_length(config.loop, config.optim.accumulation * process_count(), batches)
 
 
+def images_per_step(config: TrainConfig, samples: Sequence[Sample]) -> float:
+    """Images that all processes together learn from in a step, in the mean over an epoch."""
+    batches = batches_per_epoch(samples, [dataset.batch_size for dataset in config.data.datasets])
+    return sum(sample.repeats for sample in samples) / math.ceil(batches / (config.optim.accumulation * process_count()))
+
+
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
     """How many embeddings a run writes in all, the last one included."""
     by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
@@ -57,17 +63,22 @@ def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
     return found
 
 
-def disk_problems(config: TrainConfig, samples: Sequence[Sample]) -> list[Problem]:
-    """A warning for each disk that has no room for what the run would write there, as far as the system tells."""
+def disk_problems(*runs: tuple[TrainConfig, Sequence[Sample]]) -> list[Problem]:
+    """A warning for each disk that has no room for what runs side by side would write there, as far as the system tells.
+
+    Args:
+        runs: each one's settings, and its images.
+    """
     try:
-        return _disk_problems(config, samples)
+        return _disk_problems(runs)
     except OSError:
         return []
 
 
-def _disk_problems(config: TrainConfig, samples: Sequence[Sample]) -> list[Problem]:
+def _disk_problems(runs: Sequence[tuple[TrainConfig, Sequence[Sample]]]) -> list[Problem]:
     disks: dict[int, list[tuple[Path, int]]] = {}
-    for folder, size in written(config, samples).items():
+    outputs = {config.save.output_dir for config, _ in runs}
+    for folder, size in sum((written(*run) for run in runs), Counter[Path]()).items():
         place = _existing(folder)
         if place:
             disks.setdefault(place.stat().st_dev, []).append((folder, size))
@@ -75,10 +86,10 @@ def _disk_problems(config: TrainConfig, samples: Sequence[Sample]) -> list[Probl
     for entries in disks.values():
         free, size = shutil.disk_usage(_existing(entries[0][0]) or ".").free, sum(size for _, size in entries)
         if size > free:  # only then it matters that latents may be there from an earlier run
-            size -= sum(min(planned, _bytes_in(folder)) for folder, planned in entries if folder != config.save.output_dir)
+            size -= sum(min(planned, _bytes_in(folder)) for folder, planned in entries if folder not in outputs)
         if size > free:
             largest = max(entries, key=lambda entry: entry[1])[0]
-            problems.append(_problem(size, free, largest, latents=largest != config.save.output_dir))
+            problems.append(_problem(size, free, largest, latents=largest not in outputs))
     return problems
 
 

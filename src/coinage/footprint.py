@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from coinage.config import ModelConfig, TrainConfig
 from coinage.data.batches import uses_per_group
+from coinage.data.buckets import Size
 from coinage.data.sample import Sample
 from coinage.model_sizes import REDUCTION, RELEASED, WIDTHS, ModelSizes
 from coinage.prompts import Prompt
@@ -89,7 +90,9 @@ def in_gb(size: float) -> str:
     return f"{size / GB:.1f} GB"
 
 
-def footprint(config: TrainConfig, sizes: ModelSizes, samples: Sequence[Sample], prompts: Sequence[Prompt] = ()) -> Footprint:
+def footprint(
+    config: TrainConfig, sizes: ModelSizes, samples: Sequence[Sample], prompts: Sequence[Prompt] = (), owners: Sequence[int] = ()
+) -> Footprint:
     """What a run needs on each GPU: the largest of training, encoding images and drawing previews.
 
     Args:
@@ -97,12 +100,13 @@ def footprint(config: TrainConfig, sizes: ModelSizes, samples: Sequence[Sample],
         sizes: of its model.
         samples: all images, with the buckets that they are fitted to.
         prompts: of previews.
+        owners: the word that each dataset is for, where several share a step.
     """
     model = config.model
     always, vae = weights(model, sizes), sizes.vae * vae_bytes(model)
     width = math.sqrt(sizes.vae / RELEASED[model.family].vae)
     kept, chunks = config.data.cache_latents, model.max_token_length // CHUNK
-    step = max((activations(model, sizes, pixels, batch, chunks) for pixels, batch in batch_loads(config, samples)), default=0)
+    step = max((activations(model, sizes, pixels, batch, chunks) for pixels, batch in batch_loads(config, samples, owners)), default=0)
     encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
     side = PREVIEW[model.family]
     drawn = max(((prompt.width or side) * (prompt.height or side) for prompt in prompts), default=0)
@@ -116,10 +120,16 @@ def footprint(config: TrainConfig, sizes: ModelSizes, samples: Sequence[Sample],
     return Footprint(weight, activation, CONTEXT + WORKSPACE + optimizer_bytes(config), when, sizes.told)
 
 
-def batch_loads(config: TrainConfig, samples: Sequence[Sample]) -> set[tuple[int, int]]:
-    """Pixels of a picture, and pictures in a batch: the largest batch of each bucket."""
-    uses = uses_per_group(samples)
-    return {(math.prod(size), min(config.data.datasets[number].batch_size, count)) for (number, size), count in uses.items() if count}
+def batch_loads(config: TrainConfig, samples: Sequence[Sample], owners: Sequence[int] = ()) -> set[tuple[int, int]]:
+    """Pixels of a picture, and pictures in a batch: the largest batch of each bucket, those of all words together."""
+    largest: Counter[tuple[int, Size]] = Counter()
+    for (number, size), count in uses_per_group(samples).items():
+        key = owners[number] if owners else 0, size
+        largest[key] = max(largest[key], min(config.data.datasets[number].batch_size, count))
+    joint: Counter[Size] = Counter()
+    for (_, size), batch in largest.items():
+        joint[size] += batch
+    return {(math.prod(size), batch) for size, batch in joint.items() if batch}
 
 
 def encoder_loads(config: TrainConfig, samples: Sequence[Sample]) -> set[tuple[int, int]]:

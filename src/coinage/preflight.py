@@ -39,12 +39,13 @@ class Checked:
     state: Path | None = None  # to go on from
 
 
-def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
+def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool = True) -> Checked:
     """Check model, word, images, captions, output folder and prompts.
 
     Args:
         config: the run.
         findings: what is known to be wrong already; its warnings are passed on.
+        alone: nothing else is written beside it; otherwise the disk is left to `disk_problems` of all runs.
 
     Raises:
         ConfigError: all errors together.
@@ -69,7 +70,7 @@ def check(config: TrainConfig, findings: Findings | None = None) -> Checked:
     if not found.errors:  # writes nothing while anything else is wrong
         found.errors += output_problems(config.save.output_dir)
         found.errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
-        found.warnings += disk_problems(config, checked.samples)
+        found.warnings += disk_problems((config, checked.samples)) if alone else []
     found.raise_errors()
     return Checked(checked.samples, tuple(prompts), tuple(found.warnings), state)
 
