@@ -102,7 +102,7 @@ def measured(row: Row, folder: Path) -> tuple[Record, float]:
     config, findings = build(parse("any", [*task.flags, *([row.flag] if row.flag else [])], "gpu_matrix"))
     record = Record()
     with random_weights(row.configs, device), recording(record):
-        run_training(config, check(config, findings))
+        run_training([config], [check(config, findings)])
     sizes = model_sizes(config.model)
     return record, weights(config.model, sizes) + activations(config.model, sizes, row.side**2, row.batch)
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coinage.advice import Planned
 from coinage.cli.kohya import train_command
 from coinage.cli.plan import judge_memory
 from coinage.config import DataConfig, DatasetConfig, ImageRules, ModelConfig, Precision, SaveConfig, SubsetConfig, TrainConfig, WordConfig
@@ -19,7 +20,6 @@ from coinage.families import FAMILIES
 from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.footprint import CONTEXT, GB, PREVIEW, Footprint, activations, footprint, weights
 from coinage.model_sizes import RELEASED, WIDTHS, ModelSizes, model_sizes
-from coinage.preflight import Checked
 from coinage.prompts import Prompt
 from coinage.training.setup import DTYPES, lower_linear_layers
 from tests.helpers import config_for, flags
@@ -193,21 +193,21 @@ def test_a_dry_run_tells_the_memory(moon_dataset: Path, tmp_path: Path, capsys: 
 
 def test_a_gpu_that_is_too_small_is_a_warning_with_advice(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     config, samples = planned(ModelConfig(source="nowhere", family="sdxl"), 1024, 4)
-    checked = Checked(tuple(samples), (), ())
+    run = Planned(config, samples)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * GB - CONTEXT, 8 * GB))
-    judge_memory(config, checked, torch.device("cuda"))
+    judge_memory(run, torch.device("cuda"))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.message.startswith("8.0 GB are free on the GPU, and the run needs about ")
     assert "\nhint: --mixed_precision bf16, --gradient_checkpointing, " in record.message
     caplog.clear()
-    judge_memory(config, checked, torch.device("cpu"))
+    judge_memory(run, torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * GB, 80 * GB))
-    judge_memory(config, checked, torch.device("cuda"))
+    judge_memory(run, torch.device("cuda"))
 
     def fail(_: object) -> None:
         raise RuntimeError("no driver")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
-    judge_memory(config, checked, torch.device("cuda"))
+    judge_memory(run, torch.device("cuda"))
     assert not caplog.records

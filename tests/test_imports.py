@@ -20,7 +20,8 @@ LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
-cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main demo.run demo.score embeddings.naming
+cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several
+demo.run demo.score embeddings.naming
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal
 """.split()  # noqa: SIM905 - a list of names reads best so
 

@@ -300,7 +300,7 @@ _SDXL = _rows(
 
 _CONFIG = _rows(
     "config file",
-    Flag("--config_file", "str", None, "TOML file with values for these flags; the command line wins."),
+    Flag("--config_file", "str", None, "TOML file with values for these flags; the command line wins. A [[words]] table for each of several words: docs/words.md."),
     Flag("--output_config", "switch", False, "Write the given flags to --config_file, then stop."),
 )  # fmt: skip
 

@@ -8,14 +8,15 @@ import platform
 import random
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
 from coinage.cli.console import exit_code_of, set_up_log
-from coinage.cli.notes import notes
 from coinage.cli.parse import parse, write_config
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_count
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from coinage.config import TrainConfig
     from coinage.hub import Uploader
     from coinage.preflight import Checked
+    from coinage.training.observers import Observer
     from coinage.training.processes import Processes
+    from coinage.training.reporter import Reporter
     from coinage.training.setup import Run
     from coinage.training.trackers import Writer
 
@@ -52,31 +55,31 @@ def _train(args: argparse.Namespace) -> None:
     if args.output_config:
         print(f"wrote {write_config(args)}")
         return
-    from coinage.cli.build import build
-    from coinage.cli.plan import tell_head, tell_plan
-    from coinage.preflight import check
+    from coinage.cli.plan import tell_head, tell_heads, tell_plan
+    from coinage.cli.several import build_words, check_words, show_datasets, tell_findings
 
-    drawn = args.seed is None
-    if drawn and process_count() > 1:
-        args.seed = shared_seed(args.ddp_timeout)
-    config, findings = build(args)
-    set_up_log(config.log.level, config.log.file, simple=config.log.simple, live=not config.log.quiet)
+    unseeded = [own for own in ([word.args for word in args.words] or [args]) if own.seed is None]
+    if unseeded and process_count() > 1:
+        seed = shared_seed(args.ddp_timeout)
+        for own in unseeded:
+            own.seed = seed
+    words = build_words(args)
+    configs = [word.config for word in words]
+    settings = configs[0].log
+    set_up_log(settings.level, settings.file, simple=settings.simple, live=not settings.quiet)
     if args.debug_dataset:
-        from coinage.cli.cmd_dataset import show_dataset
-
-        findings.notes += notes(args)
-        show_dataset(config, findings, args.debug_dataset_out)
+        show_datasets(words, args.debug_dataset_out)
         return
-    checked = check(config, findings)
-    for note in (*notes(args), *findings.notes):
-        log.info("note: %s", note)
-    for warning in checked.warnings:
-        log.warning("%s", warning)
-    tell_head(config, checked.samples, drawn=drawn)
+    checked = check_words(words)
+    tell_findings(words, checked)
+    if len(words) == 1:
+        tell_head(configs[0], checked[0].samples, drawn=bool(unseeded))
+    else:
+        tell_heads(configs, checked, drawn=bool(unseeded))
     if args.dry_run:
-        tell_plan(config, checked)
+        tell_plan(configs, checked)
         return
-    run_training(config, checked, args.ddp_timeout)
+    run_training(configs, checked, args.ddp_timeout)
 
 
 def shared_seed(timeout: int | None) -> int:
@@ -86,8 +89,8 @@ def shared_seed(timeout: int | None) -> int:
     return start_processes(timeout)[0].gather(random.SystemRandom().randrange(2**31))[0]
 
 
-def opened(config: TrainConfig, processes: Processes) -> tuple[Uploader | None, list[Writer]]:
-    """Hub and trackers, before the model; the main process has them, and all end where it fails.
+def opened(configs: Sequence[TrainConfig], processes: Processes) -> tuple[Uploader | None, list[list[Writer]]]:
+    """Hub, and trackers of each word, before the model; the main process has them, and all end where it fails.
 
     Raises:
         CoinageError: one does not start.
@@ -96,11 +99,15 @@ def opened(config: TrainConfig, processes: Processes) -> tuple[Uploader | None, 
     from coinage.training.trackers import open_writers
 
     uploader: Uploader | None = None
-    writers: list[Writer] = []
+    writers: list[list[Writer]] = [[] for _ in configs]
+    begun = datetime.now().astimezone()
     error: CoinageError | None = None
     if processes.main:
         try:
-            uploader, writers = open_uploader(config.hub), open_writers(config.log, config.save.output_dir)
+            uploader = open_uploader(configs[0].hub)
+            for own, config in zip(writers, configs, strict=True):
+                name = config.word.output_name if len(configs) > 1 else ""
+                own.extend(open_writers(config.log, config.save.output_dir, name, begun))
         except CoinageError as failed:
             error = failed
     if any(processes.gather(error is not None)):
@@ -108,47 +115,65 @@ def opened(config: TrainConfig, processes: Processes) -> tuple[Uploader | None, 
     return uploader, writers
 
 
-def run_training(config: TrainConfig, checked: Checked, timeout: int | None = None) -> None:
-    """Load the model, train, save. Everything heavy is imported here."""
-    from coinage.cli.plan import judge_memory
+def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], timeout: int | None = None) -> None:
+    """Load the model, train its words, save. Everything heavy is imported here."""
+    from coinage.cli.plan import judge_memory, planned_for
     from coinage.families import quiet_libraries
     from coinage.model_files import FAMILY_NAMES
-    from coinage.training.loop import train
+    from coinage.training.loop import train_together
     from coinage.training.processes import start_processes
     from coinage.training.reporter import Reporter, WarningsKept
-    from coinage.training.setup import prepare
+    from coinage.training.setup import prepare_all
     from coinage.training.stopping import stopping
-    from coinage.training.using import check_and_tell
     from coinage.training.watch import cache_latents, observers_for
 
     quiet_libraries()
     processes, device = start_processes(timeout)
     if processes.main:
-        judge_memory(config, checked, device)
-    uploader, writers = opened(config, processes)
-    fact("model", f"loading {config.model.source} ({FAMILY_NAMES[config.model.family]})")
-    with WarningsKept(map(str, checked.warnings)) as warned:
-        run = prepare(config, checked.samples, device, checked.state, processes)
-        tell_loaded(run, checked.state)
-        if config.data.cache_latents:
-            cache_latents(run)
-        rows = sum(map(len, run.start))
-        reporter = Reporter(config, rows, checked.prompts, warned, processes.count) if processes.main else None
-        watch = observers_for(run, checked.prompts, writers, uploader, reporter)
-        try:
-            with stopping([run]):
-                train(run, watch)
-        finally:
-            watch.close()
-        if run.step < run.total_steps:
-            sys.exit(128 + run.stop)
-        if reporter:
-            log.info("saved %s", config.output_file)
-            reporter.verified(run, config.output_file, check_and_tell(run, config.output_file))
-            if reporter.written:
-                log.info("look at %s", reporter.path)
-            if config.log.quiet:
-                print(config.output_file)
+        judge_memory(planned_for(configs, checked), device)
+    uploader, writers = opened(configs, processes)
+    model = configs[0].model
+    fact("model", f"loading {model.source} ({FAMILY_NAMES[model.family]})")
+    with ExitStack() as stack:
+        warned = stack.enter_context(WarningsKept(str(warning) for found in checked for warning in found.warnings))
+        runs = prepare_all(configs, [found.samples for found in checked], device, [found.state for found in checked], processes)
+        tell_loaded(runs[0], checked[0].state)
+        cache_latents(*(run for run in runs if run.config.data.cache_latents))
+        watches, reporters = [], []
+        for run, found, own in zip(runs, checked, writers, strict=True):
+            rows = sum(map(len, run.start))
+            reporter = Reporter(run.config, rows, found.prompts, warned, processes.count) if processes.main else None
+            watches.append(observers_for(run, found.prompts, own, uploader, reporter))
+            reporters.append(reporter)
+        with closing_all(watches), stopping(runs):
+            train_together(runs, watches)
+        if any(run.step < run.total_steps for run in runs):
+            sys.exit(128 + runs[0].stop)
+        for run, reporter in zip(runs, reporters, strict=True):
+            if reporter:
+                finish(run, reporter)
+
+
+@contextmanager
+def closing_all(watches: Sequence[Observer]) -> Iterator[None]:
+    """Close them at the end, the first one last: it shows the progress."""
+    with ExitStack() as stack:
+        for watch in watches:
+            stack.callback(watch.close)
+        yield
+
+
+def finish(run: Run, reporter: Reporter) -> None:
+    """Say where a word is that is learned, and try it in other tools."""
+    from coinage.training.using import check_and_tell
+
+    path = run.config.output_file
+    log.info("saved %s", path)
+    reporter.verified(run, path, check_and_tell(run, path))
+    if reporter.written:
+        log.info("look at %s", reporter.path)
+    if run.config.log.quiet:
+        print(path)
 
 
 def tell_loaded(run: Run, state: Path | None) -> None:
@@ -161,7 +186,7 @@ def tell_loaded(run: Run, state: Path | None) -> None:
     if run.processes.count > 1:
         fact("", f"{run.processes.count} processes, each with its share of every step")
     if run.step:
-        fact("state", f"going on after step {run.step} from {state}")
+        fact("state", f"going on after step {run.step} from {state}" + (", and so the other words" if run.words > 1 else ""))
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "diffusers", "transformers", "accelerate"))
     log.debug("coinage %s, %s, Python %s on %s", __version__, versions, platform.python_version(), platform.platform())
     log.debug("%s: %s", type(run.optimizer).__name__, {k: v for k, v in run.optimizer.param_groups[0].items() if k != "params"})

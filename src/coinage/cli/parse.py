@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coinage.cli import entries
 from coinage.cli.flags import BY_DEST, Flag, flags_of
 from coinage.cli.own_defaults import decided
 from coinage.errors import ConfigError, Problem, did_you_mean
@@ -91,23 +92,32 @@ def _as_words(name: str, value: Any, where: str) -> list[str] | Problem:
     return [f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"]
 
 
-def _from_file(path: Path, parser: Parser, known: Sequence[str]) -> argparse.Namespace:
-    """The values of a config file, converted by the same parser. Tables are only headings."""
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The values of a config file, and those of each word that it has a table for. Other tables are only headings."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError([Problem("--config_file: file not found", str(path))]) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([Problem(f"--config_file: {error}", str(path))]) from None
+    tables = data.get(entries.TABLE)
+    several = isinstance(tables, list) and bool(tables) and all(isinstance(table, dict) for table in tables)
+    words = data.pop(entries.TABLE) if several else []
+    return _flat(data), [_flat(table) for table in words]
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in data.items():
         flat |= value if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _converted(values: Mapping[str, Any], where: str, parser: Parser) -> argparse.Namespace:
+    """A config file's values, converted by the parser of the command line."""
     problems, words = [], []
-    for name, value in flat.items():
-        if name not in known:
-            problems.append(Problem(f"unknown key `{name}`", str(path), did_you_mean(name, known)))
-            continue
-        converted = _as_words(name, value, str(path))
+    for name, value in values.items():
+        converted = _as_words(name, value, where)
         if isinstance(converted, Problem):
             problems.append(converted)
         else:
@@ -117,11 +127,48 @@ def _from_file(path: Path, parser: Parser, known: Sequence[str]) -> argparse.Nam
     try:
         return parser.parse_args(words)
     except ConfigError as error:
-        raise ConfigError([Problem(p.what, str(path)) for p in error.problems]) from None
+        raise ConfigError([Problem(p.what, where) for p in error.problems]) from None
+
+
+def _with_file(path: Path, argv: Sequence[str], parser: Parser, known: Sequence[str]) -> argparse.Namespace:
+    """The command line's values, else those of a config file; and as `words` the same of each word in it."""
+    shared, tables = _read(path)
+    names = [*known, entries.TABLE]
+    problems = [Problem(f"unknown key `{name}`", str(path), did_you_mean(name, names)) for name in shared if name not in known]
+    labels = [entries.label_of(number, values) for number, values in enumerate(tables, 1)]
+    for label, values in zip(labels, tables, strict=True):
+        problems += entries.key_problems(values, known, f"{path}, {label}")
+    if problems:
+        raise ConfigError(problems)
+
+    def parsed(values: Mapping[str, Any], where: str) -> argparse.Namespace:
+        return parser.parse_args(argv, namespace=_converted(values, where, parser))
+
+    args = parsed(shared, str(path))
+    given = _given(argv, parser, known)
+    problems = entries.command_problems(given) if tables else []
+    words = []
+    for label, values in zip(labels, tables, strict=True):
+        try:
+            own = parsed(entries.merged(shared, values), f"{path}, {label}")
+            words.append(entries.Entry(label, own, tuple(name for name in values if name in given)))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    args.words = words
+    return args
+
+
+def _given(argv: Sequence[str], parser: Parser, known: Sequence[str]) -> set[str]:
+    """The flags that a command line has, whatever their values."""
+    unset = object()
+    found = parser.parse_args(argv, namespace=argparse.Namespace(**dict.fromkeys(known, unset)))
+    return {name for name in known if getattr(found, name) is not unset}
 
 
 def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
-    """Values of all flags of a script: command line, else config file, else default.
+    """Values of all flags of a script: command line, else config file, else default; `words` has those of each word of the file.
 
     Raises:
         ConfigError: unknown flags, with the nearest known one; values of the wrong type.
@@ -137,11 +184,14 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
             text = f"unknown flag {name}" if name.startswith("-") else f"unexpected word {word!r}"
             problems.append(Problem(text, hint=did_you_mean(name, names) or f"see {prog} --help"))
         raise ConfigError(problems)
+    args.words = []
     if args.config_file and not args.output_config:
-        known = [flag.dest for flag in flags]
-        args = parser.parse_args(argv, namespace=_from_file(_config_path(args.config_file), parser, known))
-    args.script = script
-    return decided(args) if script == "any" else args
+        args = _with_file(_config_path(args.config_file), argv, parser, [flag.dest for flag in flags])
+    for own in (args, *(word.args for word in args.words)):
+        own.script = script
+        if script == "any":
+            decided(own)
+    return args
 
 
 def write_config(args: argparse.Namespace) -> Path:
@@ -157,7 +207,7 @@ def write_config(args: argparse.Namespace) -> Path:
     path = _config_path(args.config_file)
     if path.exists():
         raise ConfigError([Problem("--output_config: the file exists", str(path), "name another file, or delete it")])
-    skip = {*SECRETS, "config_file", "output_config", "script"}
+    skip = {*SECRETS, "config_file", "output_config", "script", "words"}
     values = {k: v for k, v in vars(args).items() if k not in skip and v != BY_DEST[k].default}
     text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
     write_bytes(path, text.encode())

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from coinage.advice import Planned, memory_problem
+from coinage.advice import Planned, memory_problem, side_by_side
 from coinage.data.summary import headlines
-from coinage.disk import MB, latent_bytes, length_of, saved_bytes, saves
+from coinage.disk import MB, images_per_step, latent_bytes, length_of, saved_bytes, saves
 from coinage.footprint import CONTEXT
 from coinage.model_sizes import model_sizes
 from coinage.reach import rate_problem
@@ -44,25 +44,52 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
     fact("seed", f"{seed} (pass --seed to repeat this run)" if drawn else str(seed))
 
 
-def tell_plan(config: TrainConfig, checked: Checked) -> None:
-    """Say how long the run would be, what it would write and take, and whether its learning rate can teach anything."""
-    samples = checked.samples
-    steps, epochs = length_of(config, samples)
-    count, states = saves(config, steps, epochs), " with their states" if config.state.save else ""
-    log.info("%d embeddings%s in %s, %.1f MB", count, states, config.save.output_dir, saved_bytes(config, count) / MB)
+def tell_heads(configs: Sequence[TrainConfig], checked: Sequence[Checked], *, drawn: bool) -> None:
+    """What a run of several words is, a line for each word. The arguments are as those of `tell_head`, in turn."""
+    fact("words", f"{len(configs)}, learned side by side: their batches are one, and each learns what it would alone")
+    for config, found in zip(configs, checked, strict=True):
+        word, optim = config.word, config.optim
+        count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
+        own = f"{sum(sample.trains for sample in found.samples)} images, {optim.name} at {optim.learning_rate:g}"
+        fact("", f"{word.token}, {count} from {word.init_file or word.init_word}: {own}, {config.output_file}")
+    images = sum(images_per_step(config, found.samples) for config, found in zip(configs, checked, strict=True))
+    fact("run", f"{length_of(configs[0], checked[0].samples)[0]} steps, each with {images:.0f} images")
+    seeds = ", ".join(dict.fromkeys(str(config.loop.seed) for config in configs))
+    fact("seed", f"{seeds} (pass --seed to repeat this run)" if drawn else seeds)
+
+
+def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> None:
+    """Say how long the run would be, what it would write and take, and whether its learning rates can teach anything.
+
+    Args:
+        configs: one for each word that learns.
+        checked: what was found for each.
+    """
+    config, data = configs[0], [sample for found in checked for sample in found.samples]
+    lengths = [length_of(config, found.samples) for config, found in zip(configs, checked, strict=True)]
+    counts = [saves(config, *length) for config, length in zip(configs, lengths, strict=True)]
+    size, states = sum(map(saved_bytes, configs, counts)), " with their states" if config.state.save else ""
+    log.info("%d embeddings%s in %s, %.1f MB", sum(counts), states, config.save.output_dir, size / MB)
     if config.data.cache_latents:
-        size = sum(map(latent_bytes, samples))
+        size = sum(map(latent_bytes, data))
         log.info("%.1f MB of latents %s", size / MB, "on the disk" if config.data.cache_to_disk else "in memory")
-    log.info("%s", Planned(config, samples, checked.prompts).needs(model_sizes(config.model)).shown())
-    _judge_rate(config, steps)
+    planned = planned_for(configs, checked)
+    log.info("%s", planned.needs(model_sizes(config.model)).shown())
+    for config, (steps, _) in zip(configs, lengths, strict=True):
+        _judge_rate(config, steps, f"{config.word.token}: " if len(configs) > 1 else "")
     import torch
 
     if torch.cuda.is_available():
-        judge_memory(config, checked, torch.device("cuda"))
+        judge_memory(planned, torch.device("cuda"))
     log.info("nothing was loaded or trained: leave out --dry_run to begin")
 
 
-def judge_memory(config: TrainConfig, checked: Checked, device: torch.device) -> None:
+def planned_for(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Planned:
+    """What the memory of a run depends on, that of all its words together."""
+    return side_by_side([Planned(config, found.samples, found.prompts) for config, found in zip(configs, checked, strict=True)])
+
+
+def judge_memory(planned: Planned, device: torch.device) -> None:
     """Warn of a run that does not fit into what is free on a GPU, and name what makes it fit; elsewhere nothing is said."""
     import torch
 
@@ -73,12 +100,12 @@ def judge_memory(config: TrainConfig, checked: Checked, device: torch.device) ->
     except RuntimeError as error:  # the run itself tells what is wrong with the GPU
         log.debug("free memory: %s", error)
         return
-    problem = memory_problem(Planned(config, checked.samples, checked.prompts), model_sizes(config.model), free)
+    problem = memory_problem(planned, model_sizes(planned.config.model), free)
     if problem:
         log.warning("%s", problem)
 
 
-def _judge_rate(config: TrainConfig, steps: int) -> None:
+def _judge_rate(config: TrainConfig, steps: int, prefix: str = "") -> None:
     """Compare the learning rate with the lengths of the model's words, which are read without the model."""
     from coinage.errors import CoinageError
     from coinage.vocabulary import read_vocabularies
@@ -90,4 +117,4 @@ def _judge_rate(config: TrainConfig, steps: int) -> None:
         return
     problem = rate_problem(config.optim, steps, words.table.shape[1], float(words.norms.mean()))
     if problem:
-        log.warning("%s", problem)
+        log.warning("%s%s", prefix, problem)

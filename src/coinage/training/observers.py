@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coinage.config import PreviewConfig
-from coinage.errors import CoinageError, ConfigError
+from coinage.errors import CoinageError, ConfigError, TrainingError
 from coinage.files import save_image
 from coinage.generate import draw
 from coinage.preview_set import steps_for, times_within_share
@@ -83,6 +84,57 @@ class Together(Observer):
     def close(self) -> None:
         for observer in self._observers:
             observer.close()
+
+
+class Named(Observer):
+    """Has what a watcher warns of, and what it ends a run with, name the word, where several learn side by side."""
+
+    def __init__(self, observer: Observer, token: str) -> None:
+        self._observer, self._token = observer, token
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        def name(record: logging.LogRecord) -> bool:
+            if record.levelno >= logging.WARNING:
+                record.msg, record.args = f"{self._token}: {record.getMessage()}", ()
+            return True
+
+        log.addFilter(name)
+        try:
+            yield
+        except TrainingError as error:
+            (problem,) = error.problems
+            raise TrainingError(f"{self._token}: {problem.what}", problem.where, problem.hint) from error
+        finally:
+            log.removeFilter(name)
+
+    def started(self, run: Run) -> None:
+        with self._naming():
+            self._observer.started(run)
+
+    def stepped(self, run: Run) -> None:
+        with self._naming():
+            self._observer.stepped(run)
+
+    def epoch_ended(self, run: Run) -> None:
+        with self._naming():
+            self._observer.epoch_ended(run)
+
+    def finished(self, run: Run) -> None:
+        with self._naming():
+            self._observer.finished(run)
+
+    def stopped(self, run: Run) -> None:
+        with self._naming():
+            self._observer.stopped(run)
+
+    def failed(self, run: Run, error: Exception) -> None:
+        with self._naming():
+            self._observer.failed(run, error)
+
+    def close(self) -> None:
+        with self._naming():
+            self._observer.close()
 
 
 @dataclass(frozen=True, slots=True)

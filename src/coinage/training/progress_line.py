@@ -112,7 +112,7 @@ class Progress(Observer):
 
     def _begin(self, run: Run) -> None:
         self._begun = self._due = self._now()  # the first step is told
-        self._shown = Shown(run.step / run.total_steps, (_count(run),))
+        self._shown = Shown(run.step / run.total_steps, (_count(run), *_words(run)))
         if console := live_console():
             gap()
             self._line = LiveLine(console, self._look)
@@ -145,7 +145,7 @@ class Progress(Observer):
         plain = self._line is None or self._line.plain
         left = self._pace.left(run.total_steps - run.step)
         self._end = None if last or left is None else now + left
-        cells = [_count(run), *_learned(run, self._loss / self._weight, plain=plain), _speed(self._pace), *_memory(run)]
+        cells = [_count(run), *_words(run), *_learned(run, self._loss / self._weight, plain=plain), *_speed(run, self._pace), *_memory(run)]
         time_cell = Cell(clock(now - self._begun), before="in ", importance=9) if last else _left(left)
         self._shown = Shown(run.step / run.total_steps, (*cells, time_cell), *([DONE] if run.step == run.total_steps else []))
         if self._line is None:
@@ -160,6 +160,11 @@ class Progress(Observer):
 
 def _count(run: Run) -> Cell:
     return Cell(f"{run.step:{len(str(run.total_steps))}d}/{run.total_steps}", importance=10)
+
+
+def _words(run: Run) -> list[Cell]:
+    """How many words share the steps; what is told beside it is of the first one."""
+    return [Cell(str(run.words), after=" words", importance=6)] if run.words > 1 else []
 
 
 def _left(seconds: float | None) -> Cell:
@@ -179,9 +184,10 @@ def _learned(run: Run, loss: float, *, plain: bool) -> list[Cell]:
     ]
 
 
-def _speed(pace: Pace) -> Cell:
+def _speed(run: Run, pace: Pace) -> list[Cell]:
+    """Images a second; not where other words' images are learned from in the same time."""
     speed = pace.images_per_second
-    return Cell("   -" if speed is None else f"{speed:4.1f}", after=" img/s", importance=5)
+    return [] if run.words > 1 else [Cell("   -" if speed is None else f"{speed:4.1f}", after=" img/s", importance=5)]
 
 
 def _memory(run: Run) -> list[Cell]:

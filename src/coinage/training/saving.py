@@ -13,7 +13,7 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.saving import save
 from coinage.errors import CoinageError
 from coinage.hub import Uploader
-from coinage.state_files import SUFFIX
+from coinage.state_files import LATEST, SUFFIX
 from coinage.training.metadata import describe
 from coinage.training.observers import Observer
 from coinage.training.state import remove, save_state
@@ -83,8 +83,11 @@ class Saver(Observer):
         self._ended = True
         suffix = _at_step(run.step)
         self._save(run, suffix, state=True, last=True)
+        if run.place < run.words - 1:
+            return  # the last one tells it for all
+        state = self.state_path(suffix) if run.words == 1 else LATEST
         text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
-        log.info(text, run.step, run.total_steps, self.state_path(suffix))
+        log.info(text, run.step, run.total_steps, state)
 
     def failed(self, run: Run, error: Exception) -> None:  # noqa: ARG002 - whatever it was
         if run.step and not self._ended:

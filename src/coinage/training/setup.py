@@ -94,6 +94,11 @@ class Run:
         return self.ending or self.step >= self.total_steps
 
     @property
+    def words(self) -> int:
+        """How many words learn side by side on its model, this one included."""
+        return len(self.parts.embeddings[0].words)
+
+    @property
     def rows(self) -> list[torch.nn.Parameter]:
         """What trains: the word's own rows, one [n, D] float32 parameter per text encoder."""
         return self.parts.rows(self.place)
@@ -343,4 +348,4 @@ def warn_of_rate(run: Run) -> None:
     table = run.parts.embeddings[0].table
     problem = rate_problem(run.config.optim, run.total_steps, table.shape[1], float(table.float().norm(dim=1).mean()))
     if problem:
-        log.warning("%s", problem)
+        log.warning("%s%s", f"{run.placeholder.token}: " if run.words > 1 else "", problem)

@@ -60,7 +60,7 @@ class TensorBoard:
 class WandB:
     """A run on Weights & Biases; without a connection it is kept in a folder, to be sent later."""
 
-    def __init__(self, folder: Path, config: LogConfig) -> None:
+    def __init__(self, folder: Path, config: LogConfig, word: str = "") -> None:
         import wandb
 
         given: dict[str, Any] = dict(config.arguments.get("wandb", {}))
@@ -68,9 +68,11 @@ class WandB:
         own: dict[str, Any] = {"x_disable_meta": True, "save_code": False, "disable_git": True, "console": "off", "init_timeout": 30}
         key = {"api_key": config.wandb_key} if config.wandb_key else {}
         settings = wandb.Settings(**{**own, **key, **given.pop("settings", {})})
+        beside = {"reinit": "create_new"} if word else {}
+        name = "-".join(filter(None, (config.run_name, word))) or None
         place = {} if "WANDB_DIR" in os.environ else {"dir": str(folder)}
         folder.mkdir(parents=True, exist_ok=True)
-        arguments: dict[str, Any] = {"project": config.name, "name": config.run_name, "config": dict(config.settings), **place, **given}
+        arguments: dict[str, Any] = {"project": config.name, "name": name, "config": dict(config.settings), **place, **beside, **given}
         self._wandb: Any = wandb
         try:
             self._run: Any = wandb.init(settings=settings, **arguments)
@@ -91,18 +93,24 @@ class WandB:
         self._run.finish(exit_code=int(failed))
 
 
-def open_writers(config: LogConfig, output_dir: Path) -> list[Writer]:
+def open_writers(config: LogConfig, output_dir: Path, word: str = "", begun: datetime | None = None) -> list[Writer]:
     """The trackers that are asked for, in a new folder for this run; W&B without `--logging_dir` in the output folder.
+
+    Args:
+        config: what is asked for.
+        output_dir: of the run.
+        word: names what is told of it, where several words learn side by side.
+        begun: names the folder; None: now.
 
     Raises:
         CoinageError: one does not start.
     """
-    stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
+    stamp = (begun or datetime.now().astimezone()).strftime("%Y%m%d%H%M%S")
     folder = config.dir / f"{config.prefix}{stamp}" if config.dir else output_dir
     writers: list[Writer] = []
     for name in config.trackers:
         try:
-            writers.append(TensorBoard(folder / config.name, config) if name == "tensorboard" else WandB(folder, config))
+            writers.append(TensorBoard(folder / config.name / word, config) if name == "tensorboard" else WandB(folder, config, word))
         except Exception as error:
             raise CoinageError(f"--log_with {name}: {reason_of(error)}", hint=HINTS[name]) from error
     return writers

@@ -26,11 +26,11 @@ def check_and_tell(run: Run, path: Path) -> list[Check]:
     except Exception as error:  # noqa: BLE001 - the file is written and read back; that is what counts
         log.warning("the file could not be tried in other tools: %s", error)
         return []
-    tell(path, run.family.name, checks, run.placeholder.token)
+    tell(path, run.family.name, checks, run.placeholder.token, how=run.place == 0)  # the other words go the same way
     return checks
 
 
-def tell(path: Path, family: str, checks: list[Check], token: str) -> None:
+def tell(path: Path, family: str, checks: list[Check], token: str, *, how: bool = True) -> None:
     """Say where a file works, where not and why, and how to use it."""
     told = [check for check in checks if check.tool in COMPARED]
     good = [check.tool for check in told if check.same]
@@ -44,5 +44,6 @@ def tell(path: Path, family: str, checks: list[Check], token: str) -> None:
             log.warning("the file could not be tried in %s%s", check.tool, why)
         elif not check.same:
             log.warning("in %s the word is something else (by %.1e)%s", check.tool, check.difference, why)
-    for line in usage(path, family, checks, token):
-        log.info("  %s", line)
+    if how:
+        for line in usage(path, family, checks, token):
+            log.info("  %s", line)

@@ -11,7 +11,7 @@ from coinage.progress import counted
 from coinage.prompts import Prompt
 from coinage.training.first_look import FirstLook
 from coinage.training.journal import Journal
-from coinage.training.observers import Observer, Picture, Previewer, Together
+from coinage.training.observers import Named, Observer, Picture, Previewer, Together
 from coinage.training.progress_line import Progress
 from coinage.training.reporter import Reporter
 from coinage.training.saving import Saver
@@ -31,6 +31,8 @@ def observers_for(
     reporter: Reporter | None = None,
 ) -> Observer:
     """Log and saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure.
+
+    Of words that learn side by side, the first one's observers look at the model and show the progress of all.
 
     A state must not be older than the log: lines after it are cut when the run goes on, and lines before it are not made again.
 
@@ -53,30 +55,45 @@ def observers_for(
     if main:
         path = config.save.output_dir / f"{name}-log.jsonl"
         observers += [Journal(path, reporter.add) if reporter else Journal(path), Saver(config, uploader)]
-    observers.append(FirstLook(config.loop.on_problem))
+    if run.place == 0:  # the model is that of all words
+        observers.append(FirstLook(config.loop.on_problem))
     if prompts:
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
     if any(sample.held_out for sample in run.samples):
         observers.append(Validator(config.validation))
     watchdog = Watchdog(config.loop.on_problem)
     if not main:
-        return Together([*observers, watchdog])
-    progress = Progress()
+        return _for_one(run, [*observers, watchdog])
     observers += [tracker, watchdog, *([reporter] if reporter else [])]  # the page tells also of what the watchdog ends
-    return Together([progress.before, *observers, progress])
+    if run.place:
+        return _for_one(run, observers)
+    progress = Progress()
+    return _for_one(run, [progress.before, *observers, progress])
 
 
-def cache_latents(run: Run) -> None:
-    """Encode every image once, showing how far it is; each process encodes its share."""
+def _for_one(run: Run, observers: Sequence[Observer]) -> Observer:
+    together = Together(observers)
+    return Named(together, run.placeholder.token) if run.words > 1 else together
+
+
+def cache_latents(*runs: Run) -> None:
+    """Encode every image of runs that share a model once, showing how far it is; each process encodes its share."""
+    for run in runs:
+        _encode(run)
+    if runs and len(runs) == runs[0].words:
+        runs[0].parts.vae.to("cpu")  # back on its device for each preview
+    for run in runs:
+        for found in run.processes.gather(run.latents.kept()):
+            run.latents.keep(found)
+        if run.latents.recomputed:
+            shown = "; ".join(f"{path.name}: {why}" for path, why in list(run.latents.recomputed.items())[:3])
+            log.warning("%d latents on disk were not used and are made anew (%s)", len(run.latents.recomputed), shown)
+
+
+def _encode(run: Run) -> None:
     total = sum(sample.latents for sample in run.samples)
     begun = time.monotonic()
     with counted("encoding images", total) as on_image:
         run.latents.cache(run.config.data.vae_batch_size, on_image, run.processes.share)
     place = "on disk" if run.config.data.cache_to_disk else "in memory"
     log.debug("%d latents are %s after %.1f s", total, place, time.monotonic() - begun)
-    run.parts.vae.to("cpu")  # back on its device for each preview
-    for found in run.processes.gather(run.latents.kept()):
-        run.latents.keep(found)
-    if run.latents.recomputed:
-        shown = "; ".join(f"{path.name}: {why}" for path, why in list(run.latents.recomputed.items())[:3])
-        log.warning("%d latents on disk were not used and are made anew (%s)", len(run.latents.recomputed), shown)
