@@ -130,3 +130,15 @@ def test_wrong_usage_is_told(folder: Path, words: list[str], capsys: pytest.Capt
     with pytest.raises(SystemExit) as raised:
         main(words)
     assert raised.value.code == 2
+
+
+def test_words_side_by_side_are_compared_with_one(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(folder / "words.py"), "--words=2", "--steps=6", "--runs=1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, least = cells(done.stdout, "1 | 2")
+    two, most = cells(done.stdout, "2 | 1")
+    assert one > 0
+    assert two > 0
+    assert cells(done.stdout, "ratio | ") == pytest.approx([two / one, most / least], rel=0.2)
