@@ -43,14 +43,10 @@ LETTERS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to train: a name for the table, and flags of the training command.
-
-    Where the rate falls to the end, a checkpoint on the way is not what a run of that length gives: each has a run of its own.
-    """
+    """A way to train: a name for the table, and flags of the training command. Its rate does not ask how long the run is."""
 
     name: str
     flags: tuple[str, ...] = ()
-    falls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +182,9 @@ class Lab:
     def measure(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> Iterator[tuple[int, list[Result]]]:
         """Train with a setting, and judge at every checkpoint."""
         groups = [words[i : i + TOGETHER] for i in range(0, len(words), TOGETHER)]
-        for steps in [[step] for step in checkpoints] if setting.falls else [checkpoints]:
-            kept = [own for some in groups for own in self.learn(some, setting.flags, steps)]
-            for step in steps:
-                yield step, self.judge(words, [own[step] for own in kept])
+        kept = [own for some in groups for own in self.learn(some, setting.flags, checkpoints)]
+        for step in checkpoints:
+            yield step, self.judge(words, [own[step] for own in kept])
 
     def untrained(self, words: Sequence[Word]) -> list[Result]:
         """The words as they start."""

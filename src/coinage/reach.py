@@ -11,7 +11,7 @@ from coinage.optimizer_table import find_optimizer
 
 LEAST_TURN = 20  # degrees; less teaches next to nothing
 DIRECTIONAL = "coinage.training.directional.Directional"
-USUAL_ANGLE, MOST_ANGLE = 0.16, 1.0  # radians a step
+USUAL_ANGLE, MOST_ANGLE = 0.5, 1.5  # radians in the first step
 BETAS = (0.9, 0.999)  # AdamW's own
 LEAST_SHARE = 0.25  # of one step; in 20 steps gradients that change sign each time still come to 1.7, noise to 5, a steady one to 20
 MOST_LENGTH = 20  # times a word's length; from there on a prompt obeys nothing else
@@ -50,7 +50,7 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
 def _angle_problem(rate: float, steps: int) -> Problem | None:
     """What is wrong with a rate in radians a step."""
     given, turn = f"--learning_rate {rate:g} is an angle in radians, which Directional turns a word by", math.degrees(rate * steps)
-    hint = f"--learning_rate {USUAL_ANGLE:g} is usual, falling to 0: --lr_scheduler cosine"
+    hint = f"--learning_rate {USUAL_ANGLE:g} is usual, with --lr_scheduler inverse_sqrt --lr_scheduler_timescale 5"
     if 0 < turn < LEAST_TURN:
         return Problem(f"{given}: in {steps} steps by at most {turn:.2g} degrees, which teaches little", hint=hint)
     if rate > MOST_ANGLE:

@@ -27,8 +27,8 @@ def built(images: Path, *more: str, script: str = "any") -> TrainConfig:
 
 def test_without_optimizer_and_rate_the_measured_best_is_taken(images: Path) -> None:
     optim = built(images).optim
-    assert (optim.name, optim.schedule) == ("Directional", "cosine")
-    assert 0.01 < optim.learning_rate < 0.5, "radians a step"
+    assert (optim.name, optim.schedule) == ("Directional", "inverse_sqrt")
+    assert (optim.learning_rate, optim.timescale) == (0.5, 5)
 
 
 @pytest.mark.parametrize(

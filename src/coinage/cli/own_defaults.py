@@ -9,6 +9,7 @@ from coinage.cli.flags import BY_DEST, DECIDED
 from coinage.reach import USUAL_ANGLE
 
 CAPTIONS = (".txt", ".caption")
+TIMESCALE = 5  # steps in which the angle falls to 0.7 of the first; it does not ask how long the run is
 VARIED = ("color_aug", "random_crop", "face_crop_aug_range")  # pixels that differ each time cannot be kept
 
 
@@ -19,7 +20,8 @@ def decided(args: argparse.Namespace) -> argparse.Namespace:
     """
     if args.optimizer_type is None and args.learning_rate is None and not (args.use_8bit_adam or args.use_lion_optimizer):
         args.optimizer_type, args.learning_rate = "Directional", USUAL_ANGLE
-        args.lr_scheduler = args.lr_scheduler or "cosine"
+        if args.lr_scheduler is None and not args.lr_scheduler_type:
+            args.lr_scheduler, args.lr_scheduler_timescale = "inverse_sqrt", args.lr_scheduler_timescale or TIMESCALE
     args.save_model_as = args.save_model_as or "safetensors"
     if args.train_data_dir and not args.dataset_config:
         _take_images_as_they_are(args)
