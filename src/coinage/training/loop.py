@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.file import EmbeddingFile
+from coinage.training.evaluation import Evaluator
 from coinage.training.movement import movement
 from coinage.training.observers import Observer
 from coinage.training.setup import BANDS, Run, Update
@@ -20,6 +21,16 @@ from coinage.training.step import Batch, StepResult, forward, join
 from coinage.training.trouble import OVERFLOWS, as_training_error, full_precision, not_finite, where_not_finite
 
 log = logging.getLogger("coinage")
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A run on its way: who watches it, its updates, and what measures it."""
+
+    run: Run
+    watch: Observer
+    lessons: Iterator[Update]
+    evaluator: Evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,55 +58,63 @@ def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[Emb
     Raises:
         TrainingError: a run cannot go on; what all have learned is saved, also where anything else ends them.
     """
-    going = dict(zip(range(len(runs)), watches, strict=True))
+    going = [Learner(run, watch, run.lessons(), Evaluator(run)) for run, watch in zip(runs, watches, strict=True)]
     try:
-        for run, watch in zip(runs, watches, strict=True):
-            watch.started(run)
-            if run.done == run.updates_per_epoch and not run.over:  # a state that was saved at the end of an epoch
-                _turn(run, watch)
-        lessons = [run.lessons() for run in runs]
+        for one in going:
+            one.watch.started(one.run)
+            _measure(one)
+            if one.run.done == one.run.updates_per_epoch and not one.run.over:  # a state that was saved at the end of an epoch
+                _turn(one)
         while going:
-            for i in [i for i in going if runs[i].over]:
-                _end(runs[i], going[i])
-                del going[i]
+            for one in [one for one in going if one.run.over]:
+                _end(one)
+                going.remove(one)
             if going:
-                _step([runs[i] for i in going], [lessons[i] for i in going], list(going.values()))
+                _step(going)
     except Exception as error:
-        ended = next((found for i in going if (found := as_training_error(error, runs[i]))), None)
-        for i, watch in going.items():
-            watch.failed(runs[i], ended or error)
+        ended = next((found for one in going if (found := as_training_error(error, one.run))), None)
+        for one in going:
+            one.watch.failed(one.run, ended or error)
         if ended is None or ended is error:
             raise
         raise ended from error
     return [run.embedding() for run in runs]
 
 
-def _step(runs: Sequence[Run], lessons: Sequence[Iterator[Update]], watches: Sequence[Observer]) -> None:
+def _step(learners: Sequence[Learner]) -> None:
     """One update of each run."""
-    works = [next(own) for own in lessons]
-    learn(runs, works)
-    for run, work in zip(runs, works, strict=True):
-        update(run)
-        run.images += work.samples
-    for run, watch in zip(runs, watches, strict=True):
-        watch.stepped(run)
-        if not run.ending and (run.done == run.updates_per_epoch or run.over):
-            _turn(run, watch)
+    works = [next(one.lessons) for one in learners]
+    learn([one.run for one in learners], works)
+    for one, work in zip(learners, works, strict=True):
+        update(one.run)
+        one.run.images += work.samples
+    for one in learners:
+        one.watch.stepped(one.run)
+        _measure(one)
+        if not one.run.ending and (one.run.done == one.run.updates_per_epoch or one.run.over):
+            _turn(one)
 
 
-def _turn(run: Run, watch: Observer) -> None:
+def _measure(one: Learner) -> None:
+    """The evaluation loss, where it is due."""
+    if one.evaluator.due(one.run):
+        one.run.measured[one.run.step] = one.evaluator.measure(one.run)
+        one.watch.measured(one.run)
+
+
+def _turn(one: Learner) -> None:
     """The end of an epoch."""
-    watch.epoch_ended(run)
-    if not run.over:
-        run.epoch, run.done = run.epoch + 1, 0
+    one.watch.epoch_ended(one.run)
+    if not one.run.over:
+        one.run.epoch, one.run.done = one.run.epoch + 1, 0
 
 
-def _end(run: Run, watch: Observer) -> None:
-    run.processes.check_same(run.rows)
-    if run.step == run.total_steps:
-        watch.finished(run)
+def _end(one: Learner) -> None:
+    one.run.processes.check_same(one.run.rows)
+    if one.run.complete:
+        one.watch.finished(one.run)
     else:
-        watch.stopped(run)
+        one.watch.stopped(one.run)
 
 
 def learn(runs: Sequence[Run], works: Sequence[Update]) -> None:

@@ -32,6 +32,9 @@ class Observer:
     def stepped(self, run: Run) -> None:
         """After each optimizer update."""
 
+    def measured(self, run: Run) -> None:
+        """After the evaluation loss was measured: after `started`, or after `stepped`."""
+
     def epoch_ended(self, run: Run) -> None:
         """After each epoch, the last one included."""
 
@@ -61,6 +64,10 @@ class Together(Observer):
     def stepped(self, run: Run) -> None:
         for observer in self._observers:
             observer.stepped(run)
+
+    def measured(self, run: Run) -> None:
+        for observer in self._observers:
+            observer.measured(run)
 
     def epoch_ended(self, run: Run) -> None:
         for observer in self._observers:
@@ -116,6 +123,10 @@ class Named(Observer):
         with self._naming():
             self._observer.stepped(run)
 
+    def measured(self, run: Run) -> None:
+        with self._naming():
+            self._observer.measured(run)
+
     def epoch_ended(self, run: Run) -> None:
         with self._naming():
             self._observer.epoch_ended(run)
@@ -135,6 +146,13 @@ class Named(Observer):
     def close(self) -> None:
         with self._naming():
             self._observer.close()
+
+
+class Evaluations(Observer):
+    """Tells what was measured."""
+
+    def measured(self, run: Run) -> None:
+        log.info("step %d: loss %.4f on %s", run.step, run.measured[run.step].loss, run.measured_on)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,9 @@ class Progress(Observer):
             self._due = now + wait
         self._pace.aside_ended()
 
+    def measured(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
+        self._pace.aside_ended()
+
     def epoch_ended(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
         self._pace.aside_ended()
 

@@ -206,7 +206,7 @@ class Reporter(Observer):
         record.status, record.written = status, _now()
         record.step, record.epoch = run.step, run.epoch
         record.seconds = self._before + begun - self._begun
-        record.measured = sorted(run.measured.items())
+        record.measured = [(step, measured.loss) for step, measured in sorted(run.measured.items())]
         record.images_learned = self._images_before + run.images
         record.curves = self._keeper.curves()
         record.warnings = self._warned.found

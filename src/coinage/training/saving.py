@@ -67,7 +67,7 @@ class Saver(Observer):
 
     def epoch_ended(self, run: Run) -> None:
         every = self._config.epochs_between(run.total_epochs)
-        if not every or run.epoch % every or run.epoch >= run.total_epochs:
+        if not every or run.epoch % every or run.over:
             return
         if self._saved_on_the_way(run, _at_epoch(run.epoch), epoch_ended=True):
             for keep, path in ((self._config.keep_epochs, self.path), (self._state.keep_epochs, self.state_path)):

@@ -26,6 +26,7 @@ from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.families.kept_text import FOLDER, KeptText
 from coinage.reach import rate_problem
 from coinage.seeding import generator_for, rng_for
+from coinage.training.measured import Measured
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
 from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
@@ -84,14 +85,25 @@ class Run:
     skipped: bool = False  # the last update, since the gradient overflowed
     rescued: int = 0  # updates computed in float32, since half precision overflowed
     bands: Sequence[float | None] = (None,) * BANDS  # mean loss of the last update in each part of the timesteps
-    measured: dict[int, float] = field(default_factory=dict)  # loss on held-out images, by step
+    measured: dict[int, Measured] = field(default_factory=dict)  # by step
     stop: int = 0  # number of the signal that asks to end
     ending: bool = False  # the processes agree to end after this update
 
     @property
     def over(self) -> bool:
-        """Whether the last update is done, or the processes agree to end."""
-        return self.ending or self.step >= self.total_steps
+        """Whether no update is to come."""
+        return self.ending or self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether all updates are done."""
+        return self.step >= self.total_steps
+
+    @property
+    def measured_on(self) -> str:
+        """What the evaluation loss is measured on, in words."""
+        count = sum(sample.held_out for sample in self.samples)
+        return f"{count} held-out images" if count else "training images"
 
     @property
     def words(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from coinage.errors import CoinageError, reason_of
 from coinage.files import write_bytes
 from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
+from coinage.training.measured import Measured
 
 if TYPE_CHECKING:
     from coinage.training.setup import Run
@@ -37,7 +38,7 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
         "scaler": run.scaler.state_dict(),
-        "measured": run.measured,
+        "measured": {step: tuple(measured) for step, measured in run.measured.items()},
     }
     try:
         torch.save(content, buffer)
@@ -74,7 +75,8 @@ def load_state(run: Run, folder: Path) -> None:
         run.schedule.load_state_dict(content["schedule"])
         if content["scaler"] and run.scaler.is_enabled():
             run.scaler.load_state_dict(content["scaler"])
-        run.measured.update(content["measured"])
+        for step, values in content["measured"].items():
+            run.measured[step] = Measured(*values) if isinstance(values, tuple) else Measured(values)  # of an earlier version
     except Exception as error:
         raise CoinageError(
             f"the state cannot be used: {reason_of(error)}", str(folder), "go on from the embedding: --weights FILE"

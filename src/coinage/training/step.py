@@ -26,6 +26,7 @@ class Batch:
         weights: factor of each sample's loss, [B] float32; 1 but for regularisation images.
         sizes: original height and width, crop top and left, target height and width, [B, 6] int64, for SDXL.
         mask: weight of each place in the loss, [B, 1, h, w] float32; None where all count alike.
+        timesteps: [B] int64; None where they are drawn.
     """
 
     moments: Tensor
@@ -34,6 +35,7 @@ class Batch:
     weights: Tensor
     sizes: Tensor
     mask: Tensor | None = None
+    timesteps: Tensor | None = None
 
     def rewind(self) -> None:
         """Have the generators draw once more what they have drawn."""
@@ -42,7 +44,7 @@ class Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Batches of one latent size as one."""
+    """Batches of one latent size as one; their timesteps are given in all or in none."""
     if len(batches) == 1:
         return batches[0]
     masks = None
@@ -56,6 +58,7 @@ def join(batches: Sequence[Batch]) -> Batch:
         weights=torch.cat([batch.weights for batch in batches]),
         sizes=torch.cat([batch.sizes for batch in batches]),
         mask=masks,
+        timesteps=None if batches[0].timesteps is None else torch.cat([b.timesteps for b in batches if b.timesteps is not None]),
     )
 
 
@@ -81,17 +84,14 @@ class Noised:
     timesteps: Tensor
 
 
-def noised_latents(parts: Components, batch: Batch, config: NoiseConfig, timesteps: Tensor | None = None) -> Noised:
-    """Draw latents, timesteps and noise from the batch's generators.
-
-    Timesteps are drawn unless they are given, [B] int64.
-    """
+def noised_latents(parts: Components, batch: Batch, config: NoiseConfig) -> Noised:
+    """Draw latents, timesteps where the batch has none, and noise, from the batch's generators."""
     device, schedule = parts.device, parts.schedule
     mean, std = batch.moments.unbind(dim=1)
     posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
     latents = (mean + std * posterior) * parts.scaling_factor
     noise = draw_noise(latents, config, batch.generators)
-    timesteps = (draw_timesteps(config, batch.generators) if timesteps is None else timesteps).to(device)
+    timesteps = (draw_timesteps(config, batch.generators) if batch.timesteps is None else batch.timesteps).to(device)
     seen = perturb(noise, config, batch.generators).to(device)
     latents, noise = latents.to(device), noise.to(device)
     return Noised(schedule.add_noise(latents, seen, timesteps), schedule.target(latents, noise, timesteps), timesteps)
@@ -103,13 +103,9 @@ def forward(
     batch: Batch,
     noise_config: NoiseConfig,
     loss_config: LossConfig,
-    timesteps: Tensor | None = None,
 ) -> StepResult:
-    """Noise the latents, predict, and compare (Rombach et al. 2022, arXiv:2112.10752, eq. 3).
-
-    Timesteps are drawn from the batch's generators unless they are given, [B] int64.
-    """
-    noised = noised_latents(parts, batch, noise_config, timesteps)
+    """Noise the latents, predict, and compare (Rombach et al. 2022, arXiv:2112.10752, eq. 3)."""
+    noised = noised_latents(parts, batch, noise_config)
     cond = encode(family, parts, batch.captions, batch.sizes)
     prediction = family.predict(parts, noised.noisy_latents, noised.timesteps, cond)
     mask = None if batch.mask is None else batch.mask.to(parts.device)

@@ -121,7 +121,6 @@ class Tracker(Observer):
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = list(writers)
-        self._written = set[int]()  # steps whose validation loss is sent
         self._epoch: list[float] = []  # losses since it began
         self._whole = True  # whether it began in this process
         self._failed = True
@@ -136,24 +135,22 @@ class Tracker(Observer):
         self._each(send)
 
     def started(self, run: Run) -> None:
-        self._written = set(run.measured) - {run.step}
         self._whole = run.done == 0
-        self._validated(run)
 
     def stepped(self, run: Run) -> None:
         self._epoch.append(run.loss)
-        self._validated(run)
         if self._writers:
             self._tell(measures(run), run.step)
 
+    def measured(self, run: Run) -> None:
+        self._tell({"loss/validation": run.measured[run.step].loss}, run.step)
+
     def epoch_ended(self, run: Run) -> None:
-        self._validated(run)
         if self._whole:
             self._tell({"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step)
         self._epoch, self._whole = [], True
 
-    def finished(self, run: Run) -> None:
-        self._validated(run)
+    def finished(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
         self._failed = False
 
     def stopped(self, run: Run) -> None:
@@ -161,11 +158,6 @@ class Tracker(Observer):
 
     def close(self) -> None:
         self._each(lambda writer: writer.close(failed=self._failed))
-
-    def _validated(self, run: Run) -> None:
-        for step in sorted(run.measured.keys() - self._written):
-            self._tell({"loss/validation": run.measured[step]}, step)
-            self._written.add(step)
 
     def _tell(self, values: Mapping[str, float], step: int) -> None:
         self._each(lambda writer: writer.scalars(values, step))

@@ -11,13 +11,12 @@ from coinage.progress import counted
 from coinage.prompts import Prompt
 from coinage.training.first_look import FirstLook
 from coinage.training.journal import Journal
-from coinage.training.observers import Named, Observer, Picture, Previewer, Together
+from coinage.training.observers import Evaluations, Named, Observer, Picture, Previewer, Together
 from coinage.training.progress_line import Progress
 from coinage.training.reporter import Reporter
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
 from coinage.training.trackers import Tracker, Writer
-from coinage.training.validation import Validator
 from coinage.training.watchdog import Watchdog
 
 log = logging.getLogger("coinage")
@@ -30,7 +29,7 @@ def observers_for(
     uploader: Uploader | None = None,
     reporter: Reporter | None = None,
 ) -> Observer:
-    """Log and saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw and measure.
+    """Log and saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw.
 
     Of words that learn side by side, the first one's observers look at the model and show the progress of all.
 
@@ -54,13 +53,11 @@ def observers_for(
     observers: list[Observer] = []
     if main:
         path = config.save.output_dir / f"{name}-log.jsonl"
-        observers += [Journal(path, reporter.add) if reporter else Journal(path), Saver(config, uploader)]
+        observers += [Journal(path, reporter.add) if reporter else Journal(path), Saver(config, uploader), Evaluations()]
     if run.place == 0:  # the model is that of all words
         observers.append(FirstLook(config.loop.on_problem))
     if prompts:
         observers.append(Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show))
-    if any(sample.held_out for sample in run.samples):
-        observers.append(Validator(config.validation))
     watchdog = Watchdog(config.loop.on_problem)
     if not main:
         return _for_one(run, [*observers, watchdog])
