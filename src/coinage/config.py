@@ -212,6 +212,7 @@ class LoopConfig:
     max_epochs: int | None = None  # wins over max_steps
     seed: int = 0
     on_problem: Literal["stop", "warn"] = "stop"  # when the word cannot learn
+    early_stop: bool = False  # end when the evaluation loss has settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +227,7 @@ class SaveConfig:
     n_epoch_ratio: int | None = None  # wins over every_n_epochs
     keep_epochs: int | None = None  # saves at epochs: this many stay
     keep_steps: int | None = None  # saves at steps: those of this many last steps stay
+    keep_best: bool = False  # also write the word as it was where its evaluation loss was lowest
     metadata: tuple[tuple[str, str], ...] = ()  # ModelSpec fields given by the user
 
     def epochs_between(self, total_epochs: int) -> int | None:
@@ -258,7 +260,11 @@ class PreviewConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationConfig:
-    """When the loss on held-out images is measured; without an interval, ten times over the run."""
+    """When the evaluation loss is measured.
+
+    Without an interval: ten times over the run where images are held out; where the run stops early or keeps the best, as
+    often as takes a twentieth of the passes through the UNet.
+    """
 
     every_n_steps: int | None = None
     every_n_epochs: int | None = None

@@ -302,6 +302,8 @@ EFFECTS: dict[str, Row] = {
     "--config_file": acts("--config_file={config}"),
     "--output_config": acts("--output_config --config_file={out}/written", does=writes("written.toml")),
     # only in Coinage
+    "--early_stop": tested("training/test_early_stop.py::test_measuring_takes_a_twentieth_of_the_passes"),
+    "--keep_best": acts("--keep_best", does=writes("zibu-best.safetensors")),
     "--quiet": acts("--quiet", does=says_only_where),
     "--verbose": acts("--verbose", "--cache_latents", says("latents are in memory")),
 }  # fmt: skip

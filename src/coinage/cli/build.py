@@ -91,6 +91,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
             max_epochs=args.max_train_epochs,
             seed=_seed(args, resume),
             on_problem=args.on_problem,
+            early_stop=args.early_stop,
         ),
         save=_save(args, findings),
         state=StateConfig(
@@ -313,6 +314,7 @@ def _save(args: argparse.Namespace, findings: Findings) -> SaveConfig:
         n_epoch_ratio=args.save_n_epoch_ratio,
         keep_epochs=args.save_last_n_epochs,
         keep_steps=args.save_last_n_steps,
+        keep_best=args.keep_best or args.early_stop,
         metadata=tuple((k, str(v)) for k, v in sorted(fields.items()) if v is not None),
     )
 

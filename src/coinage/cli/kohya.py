@@ -147,7 +147,7 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
             reporters.append(reporter)
         with closing_all(watches), stopping(runs):
             train_together(runs, watches)
-        if any(run.step < run.total_steps for run in runs):
+        if not all(run.complete for run in runs):
             sys.exit(128 + runs[0].stop)
         for run, reporter in zip(runs, reporters, strict=True):
             if reporter:

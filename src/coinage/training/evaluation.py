@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from statistics import fmean
 
@@ -19,6 +20,7 @@ from coinage.training.step import Batch, forward, join
 LEVELS = 4  # timesteps of each held-out image, in the middle of equal parts of the range
 DRAWS = 8  # of training images, where none is held out: each at a timestep of its own
 TOGETHER = 16  # draws that go through the model at once
+SHARE = 0.05  # of the passes through the UNet go into measuring, where it decides something and no interval is set
 TIMES = 10  # measurements over a run, where held-out images alone ask for them and no interval is set
 
 Draw = tuple[int, int, int]  # number of the image within the set, of its sample within the run, and of the timestep
@@ -127,9 +129,12 @@ class Evaluator:
 
 def _interval(run: Run) -> tuple[int | None, int | None]:
     """Steps and epochs from one measurement to the next; both None where nothing is to be measured."""
-    config = run.config.validation
-    if not any(sample.held_out for sample in run.samples):
+    config, wanted = run.config.validation, run.config.loop.early_stop or run.config.save.keep_best
+    if not wanted and not any(sample.held_out for sample in run.samples):
         return None, None
     if config.every_n_steps or config.every_n_epochs:
         return config.every_n_steps, config.every_n_epochs
-    return max(1, run.total_steps // TIMES), None
+    if not wanted:
+        return max(1, run.total_steps // TIMES), None
+    draws = sum(map(len, _draws(run)))
+    return math.ceil(draws / (2 * SHARE * run.images_per_step)), None  # an update passes forward and backward for each image

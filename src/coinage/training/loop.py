@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.file import EmbeddingFile
+from coinage.training.convergence import judge
 from coinage.training.evaluation import Evaluator
+from coinage.training.measured import Best
 from coinage.training.movement import movement
 from coinage.training.observers import Observer
 from coinage.training.setup import BANDS, Run, Update
@@ -96,10 +98,16 @@ def _step(learners: Sequence[Learner]) -> None:
 
 
 def _measure(one: Learner) -> None:
-    """The evaluation loss, where it is due."""
-    if one.evaluator.due(one.run):
-        one.run.measured[one.run.step] = one.evaluator.measure(one.run)
-        one.watch.measured(one.run)
+    """The evaluation loss, where it is due, and whether the run may end by it."""
+    run, due = one.run, one.evaluator.due(one.run)
+    if due:
+        now = run.measured[run.step] = one.evaluator.measure(run)
+        if run.config.save.keep_best and now.loss < (run.best.loss if run.best else math.inf):
+            run.best = Best(run.step, run.epoch, now.loss, run.rows_to_save())
+    if run.config.loop.early_stop and run.step in run.measured and not run.over:  # it may be from the state
+        run.settled = judge(run.measured)
+    if due:
+        one.watch.measured(run)
 
 
 def _turn(one: Learner) -> None:

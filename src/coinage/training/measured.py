@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Measured(NamedTuple):
@@ -20,3 +25,13 @@ class Measured(NamedTuple):
     rate: float = math.nan
     angle: float = math.nan
     norm: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The word where its evaluation loss was lowest: its rows, one [N, D] float32 on the CPU per text encoder."""
+
+    step: int
+    epoch: int
+    loss: float
+    rows: Sequence[Tensor]

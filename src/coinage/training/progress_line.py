@@ -132,7 +132,9 @@ class Progress(Observer):
             self._due = now + wait
         self._pace.aside_ended()
 
-    def measured(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
+    def measured(self, run: Run) -> None:
+        if run.settled:
+            self._tell(run, self._now(), last=True)
         self._pace.aside_ended()
 
     def epoch_ended(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
@@ -150,7 +152,7 @@ class Progress(Observer):
         self._end = None if last or left is None else now + left
         cells = [_count(run), *_words(run), *_learned(run, self._loss / self._weight, plain=plain), *_speed(run, self._pace), *_memory(run)]
         time_cell = Cell(clock(now - self._begun), before="in ", importance=9) if last else _left(left)
-        self._shown = Shown(run.step / run.total_steps, (*cells, time_cell), *([DONE] if run.step == run.total_steps else []))
+        self._shown = Shown(run.step / run.total_steps, (*cells, time_cell), *([DONE] if run.complete else []))
         if self._line is None:
             log.info("step %s", "  ".join(cell.text for cell in self._shown.cells if cell.value.strip(" -")))
 

@@ -19,9 +19,11 @@ from coinage.training.observers import Observer
 from coinage.training.state import remove, save_state
 
 if TYPE_CHECKING:
+    from coinage.training.measured import Best
     from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
+BEST = "-best"
 
 
 def outdated_epoch(epoch: int, every: int, keep: int) -> int | None:
@@ -78,6 +80,9 @@ class Saver(Observer):
     def finished(self, run: Run) -> None:
         self._ended = True
         self._save(run, "", state=self._state.at_end, last=True)
+        if run.best:
+            text = "step %d is best: its loss on %s is the lowest, %.4f; it is in %s"
+            log.info(text, run.best.step, run.measured_on, run.best.loss, self.path(BEST))
 
     def stopped(self, run: Run) -> None:
         self._ended = True
@@ -118,12 +123,22 @@ class Saver(Observer):
             raise
         written = [path]
         try:
+            if run.best:
+                self._save_best(run, run.best)
+                written.append(self.path(BEST))
             if state:
                 save_state(run, self.state_path(suffix), epoch_ended=epoch_ended)
                 written.append(self.state_path(suffix))
         finally:
             if self._uploader:
                 self._uploader.send(written, last=last)
+
+    def _save_best(self, run: Run, best: Best) -> None:
+        """Write the best word so far, with its own step in its header."""
+        path = self.path(BEST)
+        told = {"ti.step": str(best.step), "ti.epoch": str(best.epoch), "ti.evaluation_loss": f"{best.loss:.6g}"}
+        vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
+        save(path, EmbeddingFile(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told), self._config.precision)
 
 
 def _rescue(name: str, file: EmbeddingFile, precision: str, error: CoinageError) -> None:

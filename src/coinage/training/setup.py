@@ -26,7 +26,8 @@ from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.families.kept_text import FOLDER, KeptText
 from coinage.reach import rate_problem
 from coinage.seeding import generator_for, rng_for
-from coinage.training.measured import Measured
+from coinage.training.convergence import Settled
+from coinage.training.measured import Best, Measured
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
 from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
@@ -86,6 +87,8 @@ class Run:
     rescued: int = 0  # updates computed in float32, since half precision overflowed
     bands: Sequence[float | None] = (None,) * BANDS  # mean loss of the last update in each part of the timesteps
     measured: dict[int, Measured] = field(default_factory=dict)  # by step
+    best: Best | None = None  # of what was measured
+    settled: Settled | None = None  # why the run ends early
     stop: int = 0  # number of the signal that asks to end
     ending: bool = False  # the processes agree to end after this update
 
@@ -96,8 +99,8 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether all updates are done."""
-        return self.step >= self.total_steps
+        """Whether all updates are done, or no more are needed."""
+        return self.step >= self.total_steps or self.settled is not None
 
     @property
     def measured_on(self) -> str:
@@ -175,11 +178,14 @@ class Run:
         """Have the rows hold what is saved and shown, where the optimizer trains at another point."""
         return averaged(self.optimizer, self.rows)
 
+    def rows_to_save(self) -> list[torch.Tensor]:
+        """A copy of the rows as they are saved, float32 on the CPU."""
+        with self.averaged():
+            return [row.detach().float().cpu().clone() for row in self.rows]
+
     def embedding(self) -> EmbeddingFile:
         """The word as it is now."""
-        with self.averaged():
-            rows = [row.detach().float().cpu().clone() for row in self.rows]
-        vectors = dict(zip(self.family.embedding_keys, rows, strict=True))
+        vectors = dict(zip(self.family.embedding_keys, self.rows_to_save(), strict=True))
         return EmbeddingFile(vectors, self.placeholder.token, self.step)
 
 

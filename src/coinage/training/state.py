@@ -13,7 +13,7 @@ import torch
 from coinage.errors import CoinageError, reason_of
 from coinage.files import write_bytes
 from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
-from coinage.training.measured import Measured
+from coinage.training.measured import Best, Measured
 
 if TYPE_CHECKING:
     from coinage.training.setup import Run
@@ -39,6 +39,7 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
         "schedule": run.schedule.state_dict(),
         "scaler": run.scaler.state_dict(),
         "measured": {step: tuple(measured) for step, measured in run.measured.items()},
+        "best": run.best and {"step": run.best.step, "epoch": run.best.epoch, "loss": run.best.loss, "rows": run.best.rows},
     }
     try:
         torch.save(content, buffer)
@@ -77,6 +78,7 @@ def load_state(run: Run, folder: Path) -> None:
             run.scaler.load_state_dict(content["scaler"])
         for step, values in content["measured"].items():
             run.measured[step] = Measured(*values) if isinstance(values, tuple) else Measured(values)  # of an earlier version
+        run.best = Best(**content["best"]) if content.get("best") else None
     except Exception as error:
         raise CoinageError(
             f"the state cannot be used: {reason_of(error)}", str(folder), "go on from the embedding: --weights FILE"

@@ -1,0 +1,93 @@
+"""When a loss has settled, on curves whose answer is known."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from coinage.training.convergence import EPSILON, WINDOW, judge, settled
+from coinage.training.measured import Measured
+
+STEPS = range(0, 1620, 20)
+
+
+def noisy(curve: Callable[[float], float], deviation: float) -> list[float]:
+    rng = random.Random(0)  # noqa: S311 - a test
+    return [curve(step) + rng.gauss(0, deviation) for step in STEPS]
+
+
+def stop(losses: list[float], rates: Callable[[float], float] = lambda _: 1.0) -> int | None:
+    """The step at which a run with these losses ends."""
+    for count in range(1, len(losses) + 1):
+        found = settled(STEPS[:count], losses[:count], [rates(step) for step in STEPS[:count]])
+        if found:
+            assert found.step == STEPS[count - 1]
+            return found.step
+    return None
+
+
+def falling(time: float) -> Callable[[float], float]:
+    return lambda step: 0.02 + 0.01 * math.exp(-step / time)
+
+
+@pytest.mark.parametrize(
+    ("losses", "first", "last"),
+    [
+        (noisy(falling(30), 1e-4), 20 * (WINDOW + 1), 300),
+        (noisy(falling(100), 1e-4), 240, 500),
+        (noisy(falling(60), 8e-4), 20 * (WINDOW + 1), 600),
+        (noisy(lambda step: 0.02 if step > 200 else 0.03, 1e-4), 380, 460),  # a plateau before the fall is none to stop at
+    ],
+)
+def test_a_loss_that_has_settled_ends_the_run(losses: list[float], first: int, last: int) -> None:
+    found = stop(losses)
+    assert found is not None
+    assert first <= found <= last
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        noisy(lambda _: 0.03, 0.0),
+        noisy(lambda _: 0.03, 1e-3),
+        noisy(lambda step: 0.03 - 1e-6 * step, 0.0),  # a line has less than EPSILON of its variance in 10 of 26 measurements
+        noisy(lambda step: 0.03 - 5e-6 * step, 1e-4),
+        noisy(falling(3000), 1e-4),
+        noisy(lambda step: 0.02 + 1e-5 * step, 1e-4),
+        noisy(lambda step: 0.03 + 0.01 * (1 - math.exp(-step / 50)), 1e-4),  # it settles above its start
+        noisy(falling(30), 5e-3),
+        [math.nan] * len(STEPS),
+    ],
+    ids=["flat", "flat, noisy", "line", "line, noisy", "slow", "diverging", "worse", "too noisy", "not finite"],
+)
+def test_other_losses_let_it_go_on(losses: list[float]) -> None:
+    assert stop(losses) is None
+
+
+def test_a_rate_that_rises_or_has_decayed_is_not_judged() -> None:
+    losses = noisy(falling(30), 1e-4)
+    early, warm = stop(losses), stop(losses, lambda step: min(1.0, step / 400))
+    assert early is not None
+    assert warm is not None
+    assert warm >= 400 + 20 * (WINDOW - 1)
+    assert stop(losses, lambda _: 0.0) is None
+    assert stop(noisy(falling(300), 0.0), lambda step: max(0.0, 1 - step / 800)) is None, "a decay calms any loss"
+    assert stop(losses, lambda step: 1 - step / 1600) is not None, "before half of it has decayed"
+
+
+def test_the_share_is_that_of_the_paper() -> None:
+    losses = noisy(falling(30), 1e-4)
+    found = settled(STEPS, losses, [1.0] * len(losses))
+    assert found is not None
+    assert 0 < found.share < EPSILON
+    assert found.first == losses[0]
+    text = f"ended early, after step 1600 of 2000: the loss on moons fell from {losses[0]:.4f} to {found.last:.4f} and has settled"
+    assert found.told(2000, "moons").startswith(text)
+
+
+def test_a_word_that_has_not_moved_has_not_learned() -> None:
+    losses = noisy(falling(30), 1e-4)
+    found = [judge({s: Measured(loss, 1.0, angle, 1.0) for s, loss in zip(STEPS, losses, strict=True)}) for angle in (0.0, math.nan, 40.0)]
+    assert [bool(one) for one in found] == [False, False, True]
+    assert judge({}) is None
