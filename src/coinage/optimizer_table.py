@@ -63,6 +63,14 @@ def optimizer_problems(name: str) -> list[Problem]:
     return [Problem(f"--optimizer_type {name} needs the package {package}, which is not installed", hint=hint)]
 
 
+def warmup_problems(name: str, warmup: float) -> list[Problem]:
+    """Whether an optimizer bears a first step at rate 0: D-Adaptation's SGD divides by what it has moved."""
+    if not warmup or find_optimizer(name).path != "dadaptation.DAdaptSGD":
+        return []
+    what = f"--lr_warmup_steps: {name} cannot begin at a rate of 0"
+    return [Problem(what, hint="leave out --lr_warmup_steps, or use --optimizer_type DAdaptAdam")]
+
+
 def schedule_problems(name: str, warmup: float, own_class: str, relative_step: bool) -> list[Problem]:
     """Whether a schedule is known and goes with a warm-up.
 

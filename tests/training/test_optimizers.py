@@ -10,9 +10,9 @@ from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import OptimConfig
 from coinage.errors import ConfigError
-from coinage.optimizer_table import OPTIMIZERS, find_optimizer, optimizer_problems
+from coinage.optimizer_table import OPTIMIZERS, find_optimizer, optimizer_problems, warmup_problems
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, steps_of
-from tests.helpers import flags, rows_of, trained
+from tests.helpers import config_for, flags, rows_of, trained
 
 OTHERS = ("SGD", "RMSprop", "bitsandbytes.optim.AdEMAMix", "pytorch_optimizer.CAME", "torch.optim.NAdam")
 
@@ -177,3 +177,16 @@ def test_schedules_by_class_and_by_rules() -> None:
     ):
         with pytest.raises(ConfigError, match="--lr_scheduler_args do not fit"):
             rates(wrong)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("DAdaptSGD", True), ("DAdaptAdam", False)])
+def test_an_optimizer_that_cannot_begin_at_rate_0_has_no_warm_up(name: str, wrong: bool) -> None:
+    found = [problem.what for problem in warmup_problems(name, 0.1)]
+    assert found == (["--lr_warmup_steps: DAdaptSGD cannot begin at a rate of 0"] if wrong else [])
+    assert not warmup_problems(name, 0)
+
+
+def test_it_is_told_before_the_model_is_loaded(moon_dataset: Path, tmp_path: Path) -> None:
+    given = ("--optimizer_type=DAdaptSGD", "--lr_scheduler=linear", "--lr_warmup_steps=2")
+    with pytest.raises(ConfigError, match="cannot begin at a rate of 0"):
+        config_for(moon_dataset, tmp_path, *given)
