@@ -10,6 +10,7 @@ import torch
 from coinage.cli.kohya import train_command
 from coinage.embeddings.reading import read
 from coinage.preflight import check
+from coinage.report.page import read as report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
@@ -41,6 +42,13 @@ def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path:
         header = file.metadata()
     assert 0 < int(header["ti.step"]) <= step
     assert 0 < float(header["ti.evaluation_loss"]) < 0.025
+    page = tmp_path / "a" / "zibu-report.html"
+    record = report(page)
+    assert "Best steps" in page.read_text(encoding="utf-8")
+    assert record.standings[0].step == int(header["ti.step"])
+    assert "zibu-best.safetensors" in record.standings[0].file
+    assert {one.step: one.file for one in record.standings}[step].startswith("zibu.safetensors")
+    assert record.ended_early
 
     run, again = trained(moon_dataset, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000008-state'}")
     assert (run.step, run.best and run.best.step) == (step, int(header["ti.step"]))

@@ -70,7 +70,7 @@ def learning(record: Record) -> list[Figure]:
     curves, figures = record.curves, []
     lines = [
         Line(name="smoothed", points=_over(record, smoothed(curves.loss)), style="s0"),
-        Line(name="held-out images", points=[(float(step), loss) for step, loss in record.measured], style="s1", dots=True),
+        Line(name=record.measured_on, points=[(float(step), loss) for step, loss in record.measured], style="s1", dots=True),
     ]
     if any(y is not None for line in lines for _, y in line.points):
         area = Area(

@@ -24,6 +24,7 @@ OPENING = '<script type="application/json" id="record">'  # no text of a run can
 LARGEST = 64 * 2**20  # bytes that are read of a file
 COMPARED = 16_000_000  # bytes of a page of several runs
 SHOWN_ROWS, SHOWN_IMAGES = 6, 24  # more can be unfolded
+SHOWN_STANDINGS = 12
 LEFT_OUT = {
     "shots": "preview steps",
     "pictures": "preview pictures",
@@ -88,6 +89,7 @@ def _page(record: Record) -> str:
             journey=journey(record),
             learning=learning(record),
             rows=[card for card in cards if card[1].first or card[1].now],
+            shown_standings=SHOWN_STANDINGS,
             shown_rows=SHOWN_ROWS,
             shown_images=SHOWN_IMAGES,
             left_out=_left_out(record),
@@ -145,7 +147,7 @@ def _told(record: Record) -> str:
         left = f", about {duration(60 * round(seconds / 60) if seconds > 90 else seconds).removesuffix(' 0 s')} left"
     return {
         "training": f"training{left}",
-        "finished": "finished",
+        "finished": "finished early: its loss has settled" if record.ended_early else "finished",
         "stopped": "stopped before its end",
         "failed": "failed",
     }[record.status]
@@ -179,7 +181,7 @@ def _figures(record: Record) -> list[tuple[str, str, str]]:
         ("" if turned is None else number(turned), "°", "turned from its start"),
         ("" if length is None else number(length), "×", "as long as a usual word"),
         ("" if loss is None else number(loss), "", "loss, smoothed"),
-        ("" if held_out is None else number(held_out), "", "loss on held-out images"),
+        ("" if held_out is None else number(held_out), "", f"loss on {record.measured_on}"),
     ]
     return [figure for figure in found if figure[0]]
 

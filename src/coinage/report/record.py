@@ -78,6 +78,17 @@ class Row:
 
 
 @dataclass(kw_only=True)
+class Standing:
+    """The word at a step where its evaluation loss was measured, and the file it was saved to there, if one is kept."""
+
+    step: int
+    loss: float | None
+    angle: float | None = None  # degrees from the start, mean of the rows
+    norm: float | None = None  # their mean length
+    file: str = ""
+
+
+@dataclass(kw_only=True)
 class Tool:
     """How the file does in one tool."""
 
@@ -105,7 +116,10 @@ class Record:
         command: that repeats the run, as typed into a shell.
         settings: groups of (flag, value) that differ from the defaults.
         vocabulary: for each key, the length of the model's words: 5 %, median, 95 %.
-        measured: (step, loss) on held-out images.
+        measured: (step, evaluation loss).
+        measured_on: what it was measured on, in words.
+        standings: of the same steps, best first.
+        ended_early: why, in a sentence.
         usage: lines that tell how to use the file.
         left_out: how many entries of a field, such as `shots`, were left out to keep the page small.
     """
@@ -136,6 +150,9 @@ class Record:
     rows: list[Row] = field(default_factory=list)
     vocabulary: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     measured: list[tuple[int, float]] = field(default_factory=list)
+    measured_on: str = "held-out images"
+    standings: list[Standing] = field(default_factory=list)
+    ended_early: str = ""
     prompts: list[Asked] = field(default_factory=list)
     shots: list[Shot] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+import math
 import os
 import re
 import shlex
@@ -27,7 +29,7 @@ from coinage.report.curves import CurveKeeper
 from coinage.report.fit import evenly
 from coinage.report.page import read, render
 from coinage.report.pictures import data_url
-from coinage.report.record import Asked, Image, Record, Row, Shot, Status, Tool
+from coinage.report.record import Asked, Image, Record, Row, Shot, Standing, Status, Tool
 from coinage.training.observers import Observer, Picture
 from coinage.training.setup import BANDS, Run
 from coinage.verify import COMPARED, Check, usage
@@ -207,6 +209,9 @@ class Reporter(Observer):
         record.step, record.epoch = run.step, run.epoch
         record.seconds = self._before + begun - self._begun
         record.measured = [(step, measured.loss) for step, measured in sorted(run.measured.items())]
+        record.measured_on = run.measured_on
+        record.ended_early = run.settled.told(run.total_steps, run.measured_on) if run.settled else ""
+        record.standings = standings(run)
         record.images_learned = self._images_before + run.images
         record.curves = self._keeper.curves()
         record.warnings = self._warned.found
@@ -263,6 +268,22 @@ def shown_images(samples: Sequence[Sample], token: str) -> list[Image]:
         )
         for sample, picture in zip(chosen, pictures, strict=True)
     ]
+
+
+def standings(run: Run) -> list[Standing]:
+    """The measured steps, lowest loss first, with the files that were saved there."""
+    save, name = run.config.save, run.config.word.output_name
+    files = {path.stem: path.name for path in save.output_dir.glob(f"{glob.escape(name)}*.{save.format}")}
+    found = []
+    for step, measured in sorted(run.measured.items(), key=lambda item: (not math.isfinite(item[1].loss), item[1].loss, item[0])):
+        epoch, rest = divmod(step, run.updates_per_epoch)
+        stems = [f"{name}-step{step:08d}"] + ([] if rest else [f"{name}-{epoch:06d}"])
+        stems = [name, *stems] if run.complete and step == run.step else stems
+        stems += [f"{name}-best"] if run.best and run.best.step == step else []
+        angle, norm = (value if math.isfinite(value) else None for value in (measured.angle, measured.norm))
+        loss = measured.loss if math.isfinite(measured.loss) else None
+        found.append(Standing(step=step, loss=loss, angle=angle, norm=norm, file=", ".join(files[stem] for stem in stems if stem in files)))
+    return found
 
 
 def settings_of(config: TrainConfig) -> list[tuple[str, list[tuple[str, ...]]]]:

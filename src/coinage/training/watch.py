@@ -53,7 +53,7 @@ def observers_for(
     observers: list[Observer] = []
     if main:
         path = config.save.output_dir / f"{name}-log.jsonl"
-        observers += [Journal(path, reporter.add) if reporter else Journal(path), Saver(config, uploader), Evaluations()]
+        observers += [Journal(path, reporter.add) if reporter else Journal(path), Evaluations(), Saver(config, uploader)]
     if run.place == 0:  # the model is that of all words
         observers.append(FirstLook(config.loop.on_problem))
     if prompts:
