@@ -28,6 +28,7 @@ from coinage.embeddings.reading import read
 from coinage.families import FAMILIES, Components, quiet_libraries
 from coinage.generate import draw, install_embeddings
 from coinage.preflight import check
+from coinage.training.evaluation import DRAWS
 from coinage.training.loop import train_together
 from coinage.training.observers import Observer
 from coinage.training.setup import Run, prepare_all
@@ -47,6 +48,7 @@ class Setting:
 
     name: str
     flags: tuple[str, ...] = ()
+    newcomer: bool = False  # nothing is said but images, word and model: no captions, no init word, no size
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,11 @@ class Kept:
     passes: int
 
 
+def passes_of(run: Run) -> int:
+    """Images that have gone through the UNet to learn from, and to measure the evaluation loss."""
+    return run.images + len(run.measured) * DRAWS
+
+
 class Keeper(Observer):
     """Keeps the word as it is at some steps, and at the end where the run ends by itself."""
 
@@ -110,11 +117,11 @@ class Keeper(Observer):
 
     def stepped(self, run: Run) -> None:
         if run.step in self._checkpoints:
-            self.kept[run.step] = Kept(run.embedding(), run.images)
+            self.kept[run.step] = Kept(run.embedding(), passes_of(run))
 
     def finished(self, run: Run) -> None:
         for step in self._checkpoints:
-            self.kept.setdefault(step, Kept(run.embedding(), run.images))  # it may have ended sooner
+            self.kept.setdefault(step, Kept(run.embedding(), passes_of(run)))  # it may have ended sooner
 
 
 class Lab:
@@ -132,24 +139,27 @@ class Lab:
         config = folder / "dataset.toml"
         return config if config.exists() else write_dataset(folder, word.concept, word.token, word.seed, snapshots=word.seed % 2 == 1)
 
-    def config(self, word: Word, flags: Sequence[str], steps: int) -> TrainConfig:
+    def config(self, word: Word, setting: Setting, steps: int) -> TrainConfig:
         """The training command's configuration for a word."""
+        data = self.dataset(word)
         given = [
             f"--pretrained_model_name_or_path={self.model}",
-            f"--dataset_config={self.dataset(word)}",
             f"--output_dir={self.folder / 'out'}",
             f"--token_string={word.token}",
-            f"--init_word={word.concept.init_word}",
-            f"--max_train_steps={steps}",
             f"--seed={word.seed}",
-            "--cache_latents",
-            *flags,
+            *setting.flags,
         ]
+        if setting.newcomer:
+            for caption in (data.parent / "images").glob("*.txt"):
+                caption.unlink()
+            given.append(f"--train_data_dir={data.parent / 'images'}")
+        else:
+            given += [f"--dataset_config={data}", f"--init_word={word.concept.init_word}", f"--max_train_steps={steps}", "--cache_latents"]
         return build(parse("any", given, "quality"))[0]
 
-    def learn(self, words: Sequence[Word], flags: Sequence[str], checkpoints: Sequence[int]) -> list[dict[int, Kept]]:
+    def learn(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> list[dict[int, Kept]]:
         """Train words together; each as it is at every checkpoint."""
-        configs = [self.config(word, flags, max(checkpoints)) for word in words]
+        configs = [self.config(word, setting, max(checkpoints)) for word in words]
         runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(words))
         for run in runs:
             run.latents.cache(8, lambda _: None)
@@ -182,14 +192,14 @@ class Lab:
     def measure(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> Iterator[tuple[int, list[Result]]]:
         """Train with a setting, and judge at every checkpoint."""
         groups = [words[i : i + TOGETHER] for i in range(0, len(words), TOGETHER)]
-        kept = [own for some in groups for own in self.learn(some, setting.flags, checkpoints)]
+        kept = [own for some in groups for own in self.learn(some, setting, checkpoints)]
         for step in checkpoints:
             yield step, self.judge(words, [own[step] for own in kept])
 
     def untrained(self, words: Sequence[Word]) -> list[Result]:
         """The words as they start."""
         keys, parts = FAMILIES[self.family].embedding_keys, self.load()
-        install_words(parts, [self.config(word, (), 1).word for word in words], keys)
+        install_words(parts, [self.config(word, Setting(""), 1).word for word in words], keys)
         rows = [[own.detach() for own in parts.rows(place)] for place in range(len(words))]
         return self.judge(words, [Kept(EmbeddingFile(dict(zip(keys, own, strict=True))), 0) for own in rows])
 

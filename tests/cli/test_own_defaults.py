@@ -70,6 +70,13 @@ def test_a_folder_of_images_is_enough(images: Path) -> None:
     assert config.save.format == "safetensors"
 
 
+def test_a_run_ends_by_itself_where_no_length_is_said(images: Path) -> None:
+    assert built(images).loop.early_stop
+    assert not built(images, "--max_train_steps=50").loop.early_stop
+    assert not built(images, "--max_train_epochs=5").loop.early_stop
+    assert built(images, "--max_train_steps=50", "--early_stop").loop.early_stop
+
+
 def test_captions_that_are_there_are_read(images: Path) -> None:
     (images / "1.txt").write_text("a photo of zibu", encoding="utf-8")
     assert built(images).data.datasets[0].subsets[0].captions.template is None

@@ -337,7 +337,15 @@ BY_DEST: dict[str, Flag] = {flag.dest: flag for flag in FLAGS}
 
 
 # What `coinage train` decides where nothing is said (`own_defaults`); the two scripts keep the reference's defaults.
-DECIDED = ("--optimizer_type", "--learning_rate", "--lr_scheduler", "--max_train_steps", "--save_model_as", "--cache_latents")
+DECIDED = (
+    "--optimizer_type",
+    "--learning_rate",
+    "--lr_scheduler",
+    "--max_train_steps",
+    "--save_model_as",
+    "--cache_latents",
+    "--early_stop",
+)
 
 
 def flags_of(script: str) -> tuple[Flag, ...]:

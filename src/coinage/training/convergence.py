@@ -14,7 +14,7 @@ EPSILON = 0.15  # of the variance over all measurements: where that of the last 
 WINDOW = 10  # measurements that are the last ones: 200 steps at batch 4, where DVAR has 310 whatever the batch
 CLEAR = 4.0  # deviations of the last ones that the loss has fallen by, at least
 STILL = 0.02  # of what it has fallen by: half a window that gains more, and more than noise may, is not at rest
-CALM = 0.5  # of the highest rate so far: below it the loss calms down because the rate does
+CALM = 0.5  # share that must be left of the rate over the last measurements: else the loss calms down because the rate does
 LEAST_TURN = 5.0  # degrees; a word that has turned less has not learned, whatever its loss does
 
 
@@ -44,8 +44,8 @@ def settled(steps: Sequence[int], losses: Sequence[float], rates: Sequence[float
 
     The paper stops where Var(last `WINDOW`) < `EPSILON` * Var(all). That also holds where a loss falls along a straight line
     for some windows, and where the learning rate decays. So, beyond the paper, the loss must have fallen clearly, must be at
-    rest within the window, and the rate there must neither rise, as in a warm-up, nor be far below the highest so far; where
-    it is lower, the variance counts as much more as a loss's fluctuation shrinks with the rate, by its square.
+    rest within the window, and the rate there must neither rise, as in a warm-up, nor fall by much; where it falls, the
+    variance counts as much more as a loss's fluctuation shrinks with the rate, by its square.
 
     Args:
         steps: of the measurements, rising.
@@ -58,7 +58,7 @@ def settled(steps: Sequence[int], losses: Sequence[float], rates: Sequence[float
     if len(losses) < WINDOW + 2 or not all(map(math.isfinite, (*losses, *rates))):
         return None
     window, recent = losses[-WINDOW:], rates[-WINDOW:]
-    low, high = min(recent), max(rates)
+    low, high = min(recent), max(recent)
     if recent[-1] > recent[0] or not 0 < CALM * high <= low:
         return None
     variance, mean = pvariance(window) * (high / low) ** 2, fmean(window)
