@@ -142,3 +142,16 @@ def test_words_side_by_side_are_compared_with_one(folder: Path) -> None:
     assert one > 0
     assert two > 0
     assert cells(done.stdout, "ratio | ") == pytest.approx([two / one, most / least], rel=0.2)
+
+
+def test_words_for_the_negative_prompt_are_compared(folder: Path) -> None:
+    from negative import DEFECTS, WAYS, difference, learned, others, probes, row
+
+    warm, _, alike = DEFECTS
+    assert all(not re.search(r"red|orange|yellow|pink", prompt.text) for prompt in probes(warm, 20, 0))
+    assert {asked["background"] for _, asked in others(alike, 20, 0)} == {"white"}
+    words = [learned(alike, way, 0, 1, 1e-2).vectors["emb_params"] for way in WAYS.values()]
+    assert len({tuple(word.flatten().tolist()) for word in words}) == len(WAYS)
+    assert difference([True, True, False, False], [True, False, False, False]) == "+0.250 ± 0.424"
+    hits = ([True, False], [True, True])
+    assert row("a", "b", hits, hits, hits) == "| a | b | 0.500 | +0.000 ± 0.000 | +0.000 ± 0.000 | 1.000 | +0.000 ± 0.000 |"

@@ -14,6 +14,7 @@ from typing import Literal
 Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
+Role = Literal["positive", "negative"]
 TrackerName = Literal["tensorboard", "wandb"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # in any letter case
 LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
@@ -51,6 +52,7 @@ class WordConfig:
     init_file: Path | None = None  # an embedding file; wins over init_word
     init_fit: Literal["error", "truncate", "repeat"] = "error"  # where the file has more or fewer vectors
     output_name: str = ""  # file name without suffix; the token when empty
+    role: Role = "positive"  # negative: in the negative prompt; the images show what is not wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

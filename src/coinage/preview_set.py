@@ -27,6 +27,8 @@ def default_prompts(
 ) -> list[Prompt]:
     """The word alone, in a caption of the dataset, and edited; the latter two also without the word. One seed for all.
 
+    A word for the negative prompt stands there, beside a photo of anything; and the same without it.
+
     Args:
         samples: of the dataset; the first whose caption holds the word gives it.
         word: to draw.
@@ -35,15 +37,19 @@ def default_prompts(
         knows: whether a word is one token of the model's vocabulary.
     """
     token = word.token
-    texts = dict.fromkeys([token])
-    held = [text for sample in samples if sample.trains for text in extremes(sample.caption, sample.subset.captions, token)]
-    captions = list(dict.fromkeys(text for text in held if word_pattern([token]).search(text)))
+    width, height = (min(side, MOST_SIDE) // 8 * 8 for side in size_wh)
+    plain = Prompt(text="", width=width, height=height, seed=SEED, steps=STEPS, sampler=config.sampler)
     edit = next((edit for edit in EDITS if knows(edit.split()[-1])), None)
+    if word.role == "negative":  # captions are not read where sentences take their place
+        told = ["a photo", f"a photo {edit}"] if edit else ["a photo"]
+        pairs = [(replace(plain, text=text, negative=token), replace(plain, text=text, of=2 * at)) for at, text in enumerate(told)]
+        return [prompt for pair in pairs for prompt in pair]
+    held = [text for sample in samples if sample.trains for text in extremes(sample.caption, sample.subset.captions, token)]
+    texts = dict.fromkeys([token])
+    captions = list(dict.fromkeys(text for text in held if word_pattern([token]).search(text)))
     style = any(sample.subset.captions.template == "style" for sample in samples)
     edited = f"{edit.partition(' ')[2]} in the style of {token}" if style and edit else f"{token} {edit}"
     texts |= dict.fromkeys([*captions[:1], edited] if edit else captions[:2])
-    width, height = (min(side, MOST_SIDE) // 8 * 8 for side in size_wh)
-    plain = Prompt(text="", width=width, height=height, seed=SEED, steps=STEPS, sampler=config.sampler)
     found: list[Prompt] = []
     for text in texts:
         found.append(replace(plain, text=text))

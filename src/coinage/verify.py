@@ -169,14 +169,17 @@ def _with_own_table(encoder: Any) -> Any:
     return copied
 
 
-def usage(path: Path, family: str, checks: Sequence[Check], token: str) -> list[str]:
-    """How to use a file: a line for each tool that takes it, and the calls for diffusers."""
+def usage(path: Path, family: str, checks: Sequence[Check], token: str, *, negative: bool = False) -> list[str]:
+    """How to use a file: a line for each tool that takes it, and the calls for diffusers; `negative`: in the negative prompt."""
+    place, call = (
+        (" in the negative prompt", [f"  pipe(prompt, negative_prompt={json.dumps(token, ensure_ascii=False)})"]) if negative else ("", [])
+    )
     name, word = json.dumps(path.as_posix(), ensure_ascii=False), json.dumps(token, ensure_ascii=False)
-    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}" for c in checks if c.same and c.tool in PLACES]
+    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}{place}" for c in checks if c.same and c.tool in PLACES]
     if not any(c.same for c in checks if c.tool == "diffusers"):
         return lines
     if family != "sdxl":
-        return [*lines, f"diffusers: pipe.load_textual_inversion({name}, token={word})"]
+        return [*lines, f"diffusers: pipe.load_textual_inversion({name}, token={word})", *call]
     read_with = "safetensors.torch.load_file({})" if path.suffix == ".safetensors" else "torch.load({}, weights_only=True)"
     calls = [
         f"halves = {read_with.format(name)}",
@@ -184,4 +187,4 @@ def usage(path: Path, family: str, checks: Sequence[Check], token: str) -> list[
         f'pipe.load_textual_inversion(halves["clip_g"], token={word}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)',
         "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id  # pools at the end of the text, as in training",
     ]
-    return [*lines, "diffusers:", *(f"  {call}" for call in calls)]
+    return [*lines, "diffusers:", *(f"  {line}" for line in calls), *call]

@@ -304,6 +304,7 @@ EFFECTS: dict[str, Row] = {
     # only in Coinage
     "--early_stop": tested("training/test_early_stop.py::test_measuring_takes_a_twentieth_of_the_passes"),
     "--keep_best": acts("--keep_best", does=writes("zibu-best.safetensors")),
+    "--role": acts("--role=negative"),
     "--quiet": acts("--quiet", does=says_only_where),
     "--verbose": acts("--verbose", "--cache_latents", says("latents are in memory")),
 }  # fmt: skip

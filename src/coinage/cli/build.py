@@ -282,6 +282,7 @@ def _word(args: argparse.Namespace) -> WordConfig:
         init_file=Path(args.weights) if args.weights else None,
         init_fit=args.weights_fit,
         output_name=_output_name(args),
+        role=args.role,
     )
 
 

@@ -87,9 +87,12 @@ def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fall
             findings.error(f"--face_crop_aug_range {args.face_crop_aug_range!r} is no range", hint=hint)
     if args.use_object_template and args.use_style_template:
         findings.error("--use_object_template and --use_style_template exclude each other", hint="keep one of them")
+    if args.role == "negative":
+        findings.note("--role negative: sentences with the word take the place of captions, since it will stand without them")
+    sentences = args.use_object_template or args.role == "negative"
     return Fallback(
         layers=(Layer("default", defaults), Layer("command line", given)),
-        template="object" if args.use_object_template else "style" if args.use_style_template else None,
+        template="style" if args.use_style_template else "object" if sentences else None,
         cached=args.cache_latents or args.cache_latents_to_disk,
         bucket_unit=BUCKET_UNIT[script],
         as_reference=args.data_as_reference,

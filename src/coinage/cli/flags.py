@@ -307,6 +307,7 @@ _CONFIG = _rows(
 _OWN = _rows(
     "only in Coinage",
     _own("--dry_run", "switch", False, "Check everything, tell what the run would do, and stop before the model is loaded."),
+    _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative")),
     _own("--on_problem", "str", "stop", "What to do when no gradient reaches a vector in the first 20 steps.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat")),
     _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning."),

@@ -104,9 +104,16 @@ def _groups(prompts: Sequence[Asked]) -> list[list[int]]:
     return [sorted(group, key=lambda place: (prompts[place].of is not None, place)) for group in groups.values()]
 
 
+def _parts(asked: Asked, token: str) -> Parts:
+    """What a prompt says, and its negative prompt where the word is in that."""
+    negative = marked_parts(asked.negative, token)
+    told = any(is_word for _, is_word in negative)
+    return marked_parts(asked.text, token) + ([(", negative prompt: ", False), *negative] if told else [])
+
+
 def _tile(record: Record, run: int, place: int, shot: int, *, paired: bool) -> Tile:
     asked = record.prompts[place]
-    parts = marked_parts(asked.text, record.token)
+    parts = _parts(asked, record.token)
     still = asked.of is not None
     drawn = [own[place] if place < len(own) else None for own in (each.pictures for each in record.shots[: shot + 1])]
     picture = next((url for url in reversed(drawn) if url), "") if still else (drawn or [None])[-1] or ""
@@ -122,7 +129,7 @@ def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
         if not record.shots:
             continue
         for place, asked in enumerate(record.prompts):
-            key = tuple(("" if is_word else part, is_word) for part, is_word in marked_parts(asked.text, record.token))
+            key = tuple(("" if is_word else part, is_word) for part, is_word in _parts(asked, record.token))
             tiles = groups.setdefault(key, [])
             if not any(tile.run == run for tile in tiles):
                 tiles.append(_tile(record, run, place, len(record.shots) - 1, paired=False))

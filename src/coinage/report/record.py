@@ -65,6 +65,7 @@ class Asked:
     text: str
     seed: int | None = None
     of: int | None = None
+    negative: str = ""
 
 
 @dataclass(kw_only=True)

@@ -47,6 +47,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.token_string": word,
         "ti.num_vectors": str(run.placeholder.num_vectors),
         "ti.init_word": config.word.init_word or "",
+        "ti.role": config.word.role,
         "ti.step": str(run.step),
         "ti.epoch": str(run.epoch),
         "ti.seed": str(config.loop.seed),
@@ -56,6 +57,8 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.base_model": Path(config.model.source).name,
         "ti.base_model_hash": base_hash,
     }
+    if config.word.role == "negative":
+        fields["modelspec.is_negative_embedding"] = "true"
     if stem != word:
         fields["modelspec.usage_hint"] = usage_hint(stem, word)
     if config.model.clip_skip and run.family.name != "sdxl":

@@ -164,7 +164,7 @@ class Reporter(Observer):
     def _place(self, prompt: Prompt) -> int | None:
         """A prompt's place on the page, where a file that was changed may bring new ones; None when there are too many."""
         of = self._place(self._prompts[prompt.of]) if prompt.of is not None else None
-        asked = Asked(text=prompt.text, seed=prompt.seed, of=of)
+        asked = Asked(text=prompt.text, seed=prompt.seed, of=of, negative=prompt.negative)
         prompts = self.record.prompts
         if asked not in prompts and len(prompts) < MOST_PROMPTS:
             prompts.append(asked)
@@ -200,7 +200,7 @@ class Reporter(Observer):
             for c in checks
             if c.tool in COMPARED
         ]
-        record.usage = usage(path, run.family.name, checks, record.token)
+        record.usage = usage(path, run.family.name, checks, record.token, negative=run.config.word.role == "negative")
         self._write(run, "finished")
 
     def _write(self, run: Run, status: Status) -> None:

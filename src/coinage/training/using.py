@@ -26,11 +26,13 @@ def check_and_tell(run: Run, path: Path) -> list[Check]:
     except Exception as error:  # noqa: BLE001 - the file is written and read back; that is what counts
         log.warning("the file could not be tried in other tools: %s", error)
         return []
-    tell(path, run.family.name, checks, run.placeholder.token, how=run.place == 0)  # the other words go the same way
+    negative = run.config.word.role == "negative"
+    how = run.place == 0 or negative  # the other words go the same way
+    tell(path, run.family.name, checks, run.placeholder.token, how=how, negative=negative)
     return checks
 
 
-def tell(path: Path, family: str, checks: list[Check], token: str, *, how: bool = True) -> None:
+def tell(path: Path, family: str, checks: list[Check], token: str, *, how: bool = True, negative: bool = False) -> None:
     """Say where a file works, where not and why, and how to use it."""
     told = [check for check in checks if check.tool in COMPARED]
     good = [check.tool for check in told if check.same]
@@ -45,5 +47,5 @@ def tell(path: Path, family: str, checks: list[Check], token: str, *, how: bool 
         elif not check.same:
             log.warning("in %s the word is something else (by %.1e)%s", check.tool, check.difference, why)
     if how:
-        for line in usage(path, family, checks, token):
+        for line in usage(path, family, checks, token, negative=negative):
             log.info("  %s", line)
