@@ -49,6 +49,7 @@ class WordConfig:
     token: str  # as captions write it; case-sensitive
     num_vectors: int = 1  # 1..75
     init_word: str | None = None  # one or more known tokens
+    search: bool = False  # find the init word by the loss on the images; `init_word` is None until it is found
     init_file: Path | None = None  # an embedding file; wins over init_word
     init_fit: Literal["error", "truncate", "repeat"] = "error"  # where the file has more or fewer vectors
     output_name: str = ""  # file name without suffix; the token when empty

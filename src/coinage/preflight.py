@@ -159,7 +159,7 @@ def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> li
         problems.append(Problem(f"--token_string {token!r} must be one word", hint="for example mychar"))
     if word.init_file and not word.init_file.is_file():
         problems.append(Problem("--weights: file not found", str(word.init_file)))
-    if word.init_word is None and word.init_file is None:
+    if word.init_word is None and word.init_file is None and not word.search:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"
         problems.append(Problem("the word has nothing to start from", hint=hint))
     return problems + vocabulary_problems(pieces_of(token, word.num_vectors), vocabulary, where)

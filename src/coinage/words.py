@@ -99,6 +99,7 @@ class WordEncoder:
 
     def __init__(self, tokenizer: Tokenizer, placeholders: Sequence[Placeholder], pad_id: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self.placeholders = tuple(placeholders)
         self._pad_id = tokenizer.pad_token_id if pad_id is None else pad_id
         self._groups = [p.ids for p in placeholders]
         table: dict[str, tuple[int, ...]] = {}

@@ -108,7 +108,7 @@ V = "--v_parameterization --on_problem=warn"  # the demo model predicts the nois
 EFFECTS: dict[str, Row] = {
     # the new word
     "--token_string": acts("--token_string=circle", does=says("is already in the model's vocabulary"), code=2),
-    "--init_word": acts("--init_word=square"),
+    "--init_word": acts("--init_word=auto", does=holds("ti.init_search", "auto")),
     "--num_vectors_per_token": acts("--num_vectors_per_token=2"),
     "--weights": acts("--weights={word}"),
     "--use_object_template": acts("--use_object_template"),

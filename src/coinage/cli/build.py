@@ -30,6 +30,7 @@ from coinage.model_files import FAMILY_NAMES, told_family
 from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems, warmup_problems
 from coinage.state_files import named_state, read_summary
 
+AUTO = "auto"  # of --init_word
 MOST_THUMBNAIL = 1_000_000  # bytes
 REQUIRED = {
     "pretrained_model_name_or_path": "the model to train for, such as path/to/model",
@@ -148,6 +149,7 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
             args.num_vectors_per_token > 75,
         Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"):
             args.init_word is not None and not args.init_word.strip(),
+        Problem("--init_word auto and --weights exclude each other", hint="keep one of them"): args.init_word == AUTO and args.weights,
         Problem(f"--huber_c {args.huber_c} is out of range", hint="above 0, at most 1; 0.1 is usual"): not 0 < args.huber_c <= 1,
         Problem(f"--huber_scale {args.huber_scale} must be above 0"): args.huber_scale <= 0,
         Problem(f"--multires_noise_discount {args.multires_noise_discount} is out of range", hint="0 to 1; 0.3 is usual"):
@@ -278,7 +280,8 @@ def _word(args: argparse.Namespace) -> WordConfig:
     return WordConfig(
         token=args.token_string,
         num_vectors=args.num_vectors_per_token,
-        init_word=args.init_word,
+        init_word=None if args.init_word == AUTO else args.init_word,
+        search=args.init_word == AUTO,
         init_file=Path(args.weights) if args.weights else None,
         init_fit=args.weights_fit,
         output_name=_output_name(args),

@@ -284,7 +284,7 @@ _SHARDING = _rows(
 _WORD = _rows(
     "the new word",
     Flag("--token_string", "str", None, "The new word, as captions write it."),
-    Flag("--init_word", "str", None, "A known word to start from, such as girl; needed unless --weights is given."),
+    Flag("--init_word", "str", None, 'A known word to start from, such as girl; needed unless --weights is given. auto: the one that fits the images best, by measurement (" auto", with a space, is the word itself).'),
     Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes."),
     Flag("--weights", "str", None, "Start from this embedding file."),
     Flag("--use_object_template", "switch", False, 'Replace captions by sentences such as "a photo of a {}".'),

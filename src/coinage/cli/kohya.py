@@ -120,6 +120,7 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
     from coinage.cli.plan import judge_memory, planned_for
     from coinage.families import quiet_libraries
     from coinage.model_files import FAMILY_NAMES
+    from coinage.training.init_search import start_from_the_best
     from coinage.training.loop import train_together
     from coinage.training.processes import start_processes
     from coinage.training.reporter import Reporter, WarningsKept
@@ -141,6 +142,7 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
         cache_latents(*(run for run in runs if run.config.data.cache_latents))
         watches, reporters = [], []
         for run, found, own in zip(runs, checked, writers, strict=True):
+            start_from_the_best(run)
             rows = sum(map(len, run.start))
             reporter = Reporter(run.config, rows, found.prompts, warned, processes.count) if processes.main else None
             watches.append(observers_for(run, found.prompts, own, uploader, reporter))

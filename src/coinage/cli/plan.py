@@ -17,7 +17,7 @@ from coinage.terminal import fact
 if TYPE_CHECKING:
     import torch
 
-    from coinage.config import TrainConfig
+    from coinage.config import TrainConfig, WordConfig
     from coinage.data.sample import Sample
     from coinage.preflight import Checked
 
@@ -34,7 +34,7 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
     """
     word, seed = config.word, config.loop.seed
     count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
-    fact("word", f"{word.token}, {count} from {word.init_file or word.init_word}")
+    fact("word", f"{word.token}, {count} from {start_of(word)}")
     for number, line in enumerate(headlines(config.data, samples)):
         fact("" if number else "data", line)
     steps, epochs = length_of(config, samples)
@@ -51,11 +51,16 @@ def tell_heads(configs: Sequence[TrainConfig], checked: Sequence[Checked], *, dr
         word, optim = config.word, config.optim
         count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
         own = f"{sum(sample.trains for sample in found.samples)} images, {optim.name} at {optim.learning_rate:g}"
-        fact("", f"{word.token}, {count} from {word.init_file or word.init_word}: {own}, {config.output_file}")
+        fact("", f"{word.token}, {count} from {start_of(word)}: {own}, {config.output_file}")
     images = sum(images_per_step(config, found.samples) for config, found in zip(configs, checked, strict=True))
     fact("run", f"{length_of(configs[0], checked[0].samples)[0]} steps, each with {images:.0f} images")
     seeds = ", ".join(dict.fromkeys(str(config.loop.seed) for config in configs))
     fact("seed", f"{seeds} (pass --seed to repeat this run)" if drawn else seeds)
+
+
+def start_of(word: WordConfig) -> str:
+    """What a word starts from, in words."""
+    return "the known word that fits the images best" if word.search else str(word.init_file or word.init_word)
 
 
 def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> None:
@@ -81,6 +86,8 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
 
     if torch.cuda.is_available():
         judge_memory(planned, torch.device("cuda"))
+    if any(config.word.search for config in configs):
+        log.info("--init_word auto: the vocabulary would be searched before the first step")
     log.info("nothing was loaded or trained: leave out --dry_run to begin")
 
 

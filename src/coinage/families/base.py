@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -73,6 +74,24 @@ class Components:
         self.embeddings = tuple(install_rows(encoder, own.split(sizes)) for encoder, own in pairs)
         pads = zip(self.tokenizers, self.pad_ids, strict=True)
         self.word_encoders = tuple(WordEncoder(tokenizer, placeholders, pad) for tokenizer, pad in pads)
+
+    @contextmanager
+    def lent(self, placeholders: Sequence[Placeholder], rows: Sequence[Tensor]) -> Iterator[None]:
+        """Have more words for a while, after those that are there.
+
+        Args:
+            placeholders: of the words; their ids follow those of the words that are there.
+            rows: one [N, D] tensor of all these words for each text encoder.
+        """
+        kept, encoders = self.embeddings, self.word_encoders
+        together = [torch.cat([old.rows.detach(), new.to(old.rows)]) for old, new in zip(kept, rows, strict=True)]
+        self.install([*encoders[0].placeholders, *placeholders], together)
+        try:
+            yield
+        finally:
+            self.embeddings, self.word_encoders = kept, encoders
+            for encoder, embedding in zip(self.text_encoders, kept, strict=True):
+                encoder.set_input_embeddings(embedding)
 
     def frozen(self) -> Components:
         """The same parts, without gradients and in eval mode."""

@@ -121,6 +121,7 @@ class Record:
         measured_on: what it was measured on, in words.
         standings: of the same steps, best first.
         ended_early: why, in a sentence.
+        starts: init words that were tried, best first, each with its loss as it stands and after a few steps; "" is the vocabulary's mean.
         usage: lines that tell how to use the file.
         left_out: how many entries of a field, such as `shots`, were left out to keep the page small.
     """
@@ -154,6 +155,7 @@ class Record:
     measured_on: str = "held-out images"
     standings: list[Standing] = field(default_factory=list)
     ended_early: str = ""
+    starts: list[tuple[str, float, float]] = field(default_factory=list)
     prompts: list[Asked] = field(default_factory=list)
     shots: list[Shot] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.families.kept_text import FOLDER, KeptText
 from coinage.reach import rate_problem
 from coinage.seeding import generator_for, rng_for
+from coinage.tokens import initial_rows, table_of
 from coinage.training.convergence import Settled
 from coinage.training.measured import Best, Measured
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
@@ -36,6 +37,7 @@ from coinage.training.word import install_words, read_vectors
 from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
+Start = tuple[str, float, float]  # an init word, its loss as it stands, and after a few steps
 BANDS = 4  # equal parts of the timesteps, in each of which the loss is told
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -89,6 +91,7 @@ class Run:
     measured: dict[int, Measured] = field(default_factory=dict)  # by step
     best: Best | None = None  # of what was measured
     settled: Settled | None = None  # why the run ends early
+    starts: Sequence[Start] = ()  # init words that were measured, best first; "" is the vocabulary's mean
     stop: int = 0  # number of the signal that asks to end
     ending: bool = False  # the processes agree to end after this update
 
@@ -182,6 +185,21 @@ class Run:
         """A copy of the rows as they are saved, float32 on the CPU."""
         with self.averaged():
             return [row.detach().float().cpu().clone() for row in self.rows]
+
+    def begin_from(self, init_word: str, ranking: Sequence[Start]) -> None:
+        """Start from an init word that was found, before the first step.
+
+        Args:
+            init_word: one or more known tokens.
+            ranking: what was measured to find it, best first.
+        """
+        self.config = replace(self.config, word=replace(self.config.word, init_word=init_word))
+        pairs = zip(self.rows, self.parts.text_encoders, self.parts.tokenizers, strict=True)
+        with torch.no_grad():
+            for row, encoder, tokenizer in pairs:
+                row.copy_(initial_rows(table_of(encoder), tokenizer, init_word, len(row)))
+        self.start = [row.detach().cpu().clone() for row in self.rows]
+        self.starts = list(ranking)
 
     def embedding(self) -> EmbeddingFile:
         """The word as it is now."""

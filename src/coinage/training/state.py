@@ -38,6 +38,8 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
         "scaler": run.scaler.state_dict(),
+        "init_word": run.config.word.init_word if run.config.word.search else None,
+        "starts": list(run.starts),
         "measured": {step: tuple(measured) for step, measured in run.measured.items()},
         "best": run.best and {"step": run.best.step, "epoch": run.best.epoch, "loss": run.best.loss, "rows": run.best.rows},
     }
@@ -69,6 +71,8 @@ def load_state(run: Run, folder: Path) -> None:
         raise CoinageError("the state is not whole", str(folder))
     try:
         content: dict[str, Any] = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+        if run.config.word.search and content.get("init_word"):
+            run.begin_from(content["init_word"], content["starts"])
         with torch.no_grad():
             for row, values in zip(run.rows, content["rows"], strict=True):
                 row.copy_(values)
