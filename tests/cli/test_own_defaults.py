@@ -77,6 +77,13 @@ def test_a_run_ends_by_itself_where_no_length_is_said(images: Path) -> None:
     assert built(images, "--max_train_steps=50", "--early_stop").loop.early_stop
 
 
+def test_a_word_that_starts_from_nothing_is_searched_for(images: Path) -> None:
+    given = (f"--pretrained_model_name_or_path={MODEL}", f"--train_data_dir={images}", "--token_string=zibu", f"--output_dir={images}/out")
+    assert build(parse("any", given, "test"))[0].word.search
+    assert not built(images).word.search
+    assert not build(parse("sd", [*given, "--resolution=64"], "test"))[0].word.search
+
+
 def test_captions_that_are_there_are_read(images: Path) -> None:
     (images / "1.txt").write_text("a photo of zibu", encoding="utf-8")
     assert built(images).data.datasets[0].subsets[0].captions.template is None

@@ -22,6 +22,8 @@ def decided(args: argparse.Namespace) -> argparse.Namespace:
         args.optimizer_type, args.learning_rate = "Directional", USUAL_ANGLE
         if args.lr_scheduler is None and not args.lr_scheduler_type:
             args.lr_scheduler, args.lr_scheduler_timescale = "inverse_sqrt", args.lr_scheduler_timescale or TIMESCALE
+    if args.init_word is None and not args.weights:
+        args.init_word = "auto"
     if args.early_stop is None:
         args.early_stop = args.max_train_steps is None and args.max_train_epochs is None
     args.save_model_as = args.save_model_as or "safetensors"

@@ -191,7 +191,8 @@ class Search:
         batches = [self._renamed(draws[draw], names[start]) for start, draw in jobs]
         self.passes += len(jobs)
         with self._run.autocast():
-            return forward(self._run.family, self._run.parts, join(batches), NoiseConfig(), LossConfig()).per_sample
+            losses: Tensor = forward(self._run.family, self._run.parts, join(batches), NoiseConfig(), LossConfig()).per_sample
+        return losses
 
     def _renamed(self, draw: Draw, name: str) -> Batch:
         """The draw with another word in its caption."""
