@@ -22,6 +22,7 @@ from coinage.data.captions import vary
 from coinage.seeding import key_for, rng_for
 from coinage.terminal import fact
 from coinage.tokens import initial_rows, table_of
+from coinage.training.directional import tangent
 from coinage.training.setup import Run, stack_masks
 from coinage.training.step import Batch, forward, join
 from coinage.words import placeholders_for, word_pattern
@@ -191,8 +192,7 @@ class Search:
         batches = [self._renamed(draws[draw], names[start]) for start, draw in jobs]
         self.passes += len(jobs)
         with self._run.autocast():
-            losses: Tensor = forward(self._run.family, self._run.parts, join(batches), NoiseConfig(), LossConfig()).per_sample
-        return losses
+            return forward(self._run.family, self._run.parts, join(batches), NoiseConfig(), LossConfig()).per_sample
 
     def _renamed(self, draw: Draw, name: str) -> Batch:
         """The draw with another word in its caption."""
@@ -204,8 +204,9 @@ def turned(rows: Tensor, gradient: Tensor) -> Tensor:
     """[n, D] rows turned down the gradient by `TURN`, each as long as before."""
     lengths, gradient = rows.norm(dim=1, keepdim=True), gradient.to(rows).nan_to_num()
     at = rows / lengths.clamp(min=1e-12)
-    along = torch.nn.functional.normalize(gradient - (gradient * at).sum(dim=1, keepdim=True) * at, dim=1)
-    return lengths * torch.nn.functional.normalize(at - TURN * along, dim=1)
+    along = torch.nn.functional.normalize(tangent(gradient, at), dim=1)
+    found: Tensor = lengths * torch.nn.functional.normalize(at - TURN * along, dim=1)
+    return found
 
 
 def draws_of(run: Run, count: int, purpose: str = "measured") -> list[Draw]:
