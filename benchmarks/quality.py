@@ -5,9 +5,11 @@ share that obeys all else that the prompt asks for (colour, background, texture,
 same words from the same images, with equally many images through the UNet, and is judged with the same prompts and seeds.
 Differences are paired by concept; their 95 % intervals are bootstrapped over the concepts (Efron 1979).
 
-First it is shown that the lab can judge: the guide's rate of 1e-6 must teach nothing, and a rate that is much too high must
-make the vectors long and their prompts disobeyed. `--peer-script PATH --peer-args "..."` adds another trainer, see
-`Lab.peer`. `--results FILE` keeps all numbers, and goes on from what the file has; `--only NAME` measures some settings.
+First it is shown that the lab can judge: the guide's rate of 1e-6 must teach nothing, and a rate that is much too high
+must make the vectors long and their prompts disobeyed. `--peer-script PATH --peer-args "..."` adds another trainer, see
+`Lab.peer`. `--newcomer` measures `coinage train` with nothing but images, word and model, against the same to its full
+length: what ending early saves, and what it costs. `--results FILE` keeps all numbers, and goes on from what the file
+has; `--only NAME` measures some settings.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ SETTINGS = (
     Setting("Directional, as published", ("--optimizer_type=Directional", "--learning_rate=0.04", *PUBLISHED)),
     Setting(TOO_HIGH, ("--optimizer_type=AdamW", "--learning_rate=0.5")),
 )
+ALONE, WHOLE = "nothing said", "nothing said, all 1600 steps"
+NEWCOMER = (Setting(ALONE, newcomer=True), Setting(WHOLE, ("--max_train_steps=1600",), newcomer=True))
+LATER = (200, 400, 800, 1600)  # steps of one image
 QUICK = (ADAMW + "1e-2", DEFAULT)
 Table = dict[str, dict[int, list[Result]]]
 _Task = tuple[str, Path, Sequence[str], Sequence[int], int, Sequence[int]]
@@ -73,22 +78,24 @@ def mean_of(results: Sequence[Result], value: Callable[[Result], float]) -> floa
 
 
 def best_adamw(table: Table, step: int) -> str:
-    """The AdamW rate with the highest (S + E) / 2 at a checkpoint."""
-    names = [name for name in table if name.startswith(ADAMW) and step in table[name]]
+    """The AdamW rate with the highest (S + E) / 2 at a checkpoint; without any, the best of all."""
+    known = [name for name in table if step in table[name]]
+    names = [name for name in known if name.startswith(ADAMW)] or known
     return max(names, key=lambda name: mean_of(table[name][step], lambda r: r.both))
 
 
 def rows_of(table: Table, step: int) -> list[str]:
     """The table at a checkpoint, in Markdown."""
-    base = table[best_adamw(table, step)][step]
-    lines = ["| setting | images | S | E | (S + E) / 2 | against AdamW at its best | length |", "|---|---|---|---|---|---|---|"]
+    best = best_adamw(table, step)
+    base = table[best][step]
+    lines = [f"| setting | images | S | E | (S + E) / 2 | against {best} | length |", "|---|---|---|---|---|---|---|"]
     for name in sorted((n for n in table if step in table[n]), key=lambda n: -mean_of(table[n][step], lambda r: r.both)):
         results = table[name][step]
         s, e, both, length = (
             mean_of(results, value) for value in (lambda r: r.found, lambda r: r.obeyed, lambda r: r.both, lambda r: r.length)
         )
         passes = mean_of(results, lambda r: r.passes)
-        against = "this is it" if results is base else difference(results, base, lambda r: r.both)
+        against = "" if results is base else difference(results, base, lambda r: r.both)
         lines.append(f"| {name} | {passes:.0f} | {100 * s:.1f} | {100 * e:.1f} | {100 * both:.1f} | {against} | {length:.2f} |")
     return lines
 
@@ -143,7 +150,7 @@ def report(table: Mapping[str, dict[int, list[Result]]], steps: Sequence[int]) -
     untrained = table[UNTRAINED][0]
     lines = []
     for step in steps:
-        lines += [f"\n{step} steps of 4 images\n", *rows_of({**rest, UNTRAINED: {step: untrained}}, step)]
+        lines += [f"\nAfter {step} steps\n", *rows_of({**rest, UNTRAINED: {step: untrained}}, step)]
     print("\n".join(lines))
     return can_judge(rest, untrained, max(steps))
 
@@ -152,6 +159,7 @@ def main() -> int:
     """Print the tables; exit 1 if the lab cannot judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="five minutes: few concepts and settings")
+    parser.add_argument("--newcomer", action="store_true", help="without captions, init word and all settings")
     parser.add_argument("--family", default="sd1")
     parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in REACHABLE])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -167,6 +175,8 @@ def main() -> int:
     chosen = QUICK if args.quick else args.only
     settings = [Setting(UNTRAINED), *(s for s in SETTINGS if not chosen or s.name in chosen)]
     settings += [Setting(" ".join(args.add), tuple(args.add))] if args.add else []
+    if args.newcomer:
+        settings, args.steps = [Setting(UNTRAINED), *NEWCOMER], list(LATER)
     if args.quick:
         args.concepts, args.seeds, args.steps = args.concepts[::3], args.seeds[:1], args.steps[:2]
     table: Table = from_json(args.results.read_text(encoding="utf-8")) if args.results and args.results.exists() else {}

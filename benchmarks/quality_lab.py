@@ -29,6 +29,7 @@ from coinage.families import FAMILIES, Components, quiet_libraries
 from coinage.generate import draw, install_embeddings
 from coinage.preflight import check
 from coinage.training.evaluation import DRAWS
+from coinage.training.init_search import start_from_the_best
 from coinage.training.loop import train_together
 from coinage.training.observers import Observer
 from coinage.training.setup import Run, prepare_all
@@ -97,31 +98,31 @@ def words_for(concepts: Sequence[str], seeds: Sequence[int]) -> list[Word]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A word at a checkpoint, and how many images have gone through the UNet for it."""
+    """A word at a checkpoint, and how many images have gone through the UNet for it: to find a start, to learn, to measure."""
 
     file: EmbeddingFile
     passes: int
 
 
-def passes_of(run: Run) -> int:
-    """Images that have gone through the UNet to learn from, and to measure the evaluation loss."""
-    return run.images + len(run.measured) * DRAWS
-
-
 class Keeper(Observer):
     """Keeps the word as it is at some steps, and at the end where the run ends by itself."""
 
-    def __init__(self, checkpoints: Sequence[int]) -> None:
-        self._checkpoints = checkpoints
+    def __init__(self, checkpoints: Sequence[int], before: int) -> None:
+        self._checkpoints, self._before = checkpoints, before
         self.kept: dict[int, Kept] = {}
 
     def stepped(self, run: Run) -> None:
         if run.step in self._checkpoints:
-            self.kept[run.step] = Kept(run.embedding(), passes_of(run))
+            self._keep(run, run.step)
 
     def finished(self, run: Run) -> None:
         for step in self._checkpoints:
-            self.kept.setdefault(step, Kept(run.embedding(), passes_of(run)))  # it may have ended sooner
+            if step not in self.kept:  # it has ended sooner
+                self._keep(run, step)
+
+    def _keep(self, run: Run, step: int) -> None:
+        passes = self._before + run.images + len(run.measured) * DRAWS
+        self.kept[step] = Kept(run.embedding(), passes)
 
 
 class Lab:
@@ -163,7 +164,7 @@ class Lab:
         runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(words))
         for run in runs:
             run.latents.cache(8, lambda _: None)
-        keepers = [Keeper(checkpoints) for _ in words]
+        keepers = [Keeper(checkpoints, start_from_the_best(run)) for run in runs]
         train_together(runs, keepers)
         return [keeper.kept for keeper in keepers]
 

@@ -68,20 +68,25 @@ class Tried:
     learned: float
 
 
-def start_from_the_best(run: Run) -> None:
-    """Find the init word of a run that asks for it and has not begun; all processes start from the same one."""
+def start_from_the_best(run: Run) -> int:
+    """Find the init word of a run that asks for it and has not begun; all processes start from the same one.
+
+    Returns:
+        How many images have gone through the UNet for it.
+    """
     if not run.config.word.search or run.config.word.init_word is not None:
-        return
+        return 0
     search = Search(run)
     tried = run.processes.gather(search.find())[0]
     if not tried:
         log.warning("--init_word auto: no caption has the word, which starts from the mean of the vocabulary")
-        return
+        return search.passes
     best = next((one for one in tried if one.text), tried[0])
     run.begin_from(best.text, [(one.text, one.loss, one.learned) for one in tried])
     neutral = next(one for one in tried if one.text == NEUTRAL)
     shown = ", ".join(f"{one.text} {one.learned:.4f}" for one in [one for one in tried if one.text][:SHOWN])
     fact("start", f"{shown}; the vocabulary's mean {neutral.learned:.4f} (loss after {STEPS} steps; {search.passes} images)")
+    return search.passes
 
 
 class Search:
