@@ -15,6 +15,7 @@ Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
 Role = Literal["positive", "negative"]
+OnProblem = Literal["stop", "warn"]
 TrackerName = Literal["tensorboard", "wandb"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # in any letter case
 LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
@@ -214,7 +215,7 @@ class LoopConfig:
     max_steps: int = 1600  # optimizer steps
     max_epochs: int | None = None  # wins over max_steps
     seed: int = 0
-    on_problem: Literal["stop", "warn"] = "stop"  # when the word cannot learn
+    on_problem: OnProblem = "stop"  # when the word cannot learn
     early_stop: bool = False  # end when the evaluation loss has settled
 
 

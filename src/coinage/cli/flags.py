@@ -178,10 +178,10 @@ _MEMORY = _rows(
 
 _OPTIMIZER = _rows(
     "optimizer",
-    Flag("--optimizer_type", "str", "", "AdamW (when unset), Lion, SGDNesterov, AdaFactor, Prodigy, DAdapt*, *ScheduleFree, a class of torch.optim, or module.Class."),
+    Flag("--optimizer_type", "str", "", "AdamW (when unset; `coinage train` takes Directional), Directional, Lion, SGDNesterov, AdaFactor, Prodigy, DAdapt*, *ScheduleFree, a class of torch.optim, or module.Class."),
     Flag("--use_8bit_adam", "switch", False, "Old spelling of --optimizer_type AdamW8bit."),
     Flag("--use_lion_optimizer", "switch", False, "Old spelling of --optimizer_type Lion."),
-    Flag("--learning_rate", "float", 2e-6, "Learning rate."),
+    Flag("--learning_rate", "float", 2e-6, "Learning rate; of Directional the angle of a step in radians."),
     Flag("--max_grad_norm", "float", 1.0, "Clip the gradient of the trained rows to this norm; 0 is off."),
     Flag("--optimizer_args", "list", None, "key=value arguments for the optimizer."),
     Flag("--fused_backward_pass", "switch", False, "Update during the backward pass.", note="is not needed: the gradients are a few kilobytes"),
@@ -308,7 +308,7 @@ _OWN = _rows(
     "only in Coinage",
     _own("--dry_run", "switch", False, "Check everything, tell what the run would do, and stop before the model is loaded."),
     _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative")),
-    _own("--on_problem", "str", "stop", "What to do when no gradient reaches a vector in the first 20 steps.", choices=("stop", "warn")),
+    _own("--on_problem", "str", "stop", "What to do when a run turns out useless: before the first step, or within 20 steps that have the word.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat")),
     _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning."),
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coinage.config import PredictionType
+from coinage.config import OnProblem, PredictionType
 from coinage.data.batches import Item
 from coinage.data.captions import extremes
 from coinage.diffusion.schedule import DiffusionSchedule
@@ -21,7 +21,7 @@ from coinage.seeding import generator_for
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
 from coinage.training.step import Batch
-from coinage.training.watchdog import OnProblem, tell_or_stop
+from coinage.training.watchdog import tell_or_stop
 from coinage.words import word_pattern
 
 log = logging.getLogger("coinage")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from coinage.config import OnProblem
 from coinage.errors import TrainingError
 from coinage.reach import movement_band
 from coinage.training.observers import Observer
@@ -18,7 +18,6 @@ PATIENCE = 20  # steps with the word until which every vector must have had a gr
 HALF_A_DIGIT = 2.0**-24  # of float32: a step of less than this share of a number may be rounded away
 UNMOVED = 0.5  # share of a row's numbers that may stay exactly as they were
 MANY_SKIPPED = 0.05  # share of updates lost to overflow, from which on it is told
-OnProblem = Literal["stop", "warn"]
 
 
 def tell_or_stop(problem: TrainingError, on_problem: OnProblem) -> None:
@@ -37,7 +36,7 @@ class Watchdog(Observer):
 
     def __init__(self, on_problem: OnProblem) -> None:
         self._on_problem = on_problem
-        self._touched: list[Tensor] = []  # for each text encoder, in how many of the first steps its rows had a gradient
+        self._touched: list[Tensor] = []  # for each text encoder, [N] bool: which rows have had a gradient
         self._begin: list[Tensor] = []  # the rows before this process's first step
         self._furthest: list[Tensor] = []  # for each text encoder, how far from there its rows have been
         self._rates: list[float] = []  # learning rates of the first steps that were not skipped
@@ -57,8 +56,8 @@ class Watchdog(Observer):
         self._skipped += run.skipped
         if self._judged:
             return
-        now = [touched.int().cpu() * (not run.skipped) for touched in run.touched]  # what overflows moves nothing
-        self._touched = [had + more for had, more in zip(self._touched, now, strict=True)] if self._touched else now
+        now = [touched.cpu() & (not run.skipped) for touched in run.touched]  # what overflows moves nothing
+        self._touched = [had | has for had, has in zip(self._touched, now, strict=True)] if self._touched else now
         distances = [(rows.detach().cpu() - begin).norm(dim=1) for rows, begin in zip(run.rows, self._begin, strict=True)]
         self._furthest = [torch.maximum(most, distance) for most, distance in zip(self._furthest, distances, strict=True)]
         if not run.skipped:
@@ -103,8 +102,8 @@ class Watchdog(Observer):
         dead = [
             f"vector {number} of {key}"
             for key, touched in zip(run.family.embedding_keys, self._touched, strict=True)
-            for number, times in enumerate(touched.tolist(), 1)
-            if not times
+            for number, has in enumerate(touched.tolist(), 1)
+            if not has
         ]
         if not dead:
             return None
