@@ -130,3 +130,16 @@ def test_auto_is_not_for_a_file_and_the_word_itself_can_be_had(moon_dataset: Pat
         build(parse("sd", flags(moon_dataset, tmp_path, "--init_word=auto", "--weights=word.pt"), "test"))
     word = config_for(moon_dataset, tmp_path, "--init_word= auto").word
     assert (word.init_word, word.search) == (" auto", False)
+
+
+def test_with_several_vectors_two_words_in_a_row_are_tried_too(moon_dataset: Path, tmp_path: Path) -> None:
+    search = Search(auto(moon_dataset, tmp_path, "--num_vectors_per_token=2"))
+    texts = ["circle", "red", "white"]
+    losses = search.losses([search.rows(text) for text in texts], search._draws[:2])
+    found, kept = search._with_phrases(texts, losses)
+    every = [*texts, *(f"{a} {b}" for a in texts for b in texts if a != b)]
+    measured = dict(zip(every, search.losses([search.rows(text) for text in every], search._draws[:2]).mean(dim=1).tolist(), strict=True))
+    assert found == sorted(every, key=lambda text: measured[text])[:3]
+    assert kept.mean(dim=1).tolist() == pytest.approx([measured[text] for text in found], rel=1e-4)
+    alone = Search(auto(moon_dataset, tmp_path))
+    assert alone._with_phrases(texts, losses)[0] == texts, "one vector holds no two words"

@@ -4,6 +4,7 @@ A vocabulary has tens of thousands of words, and a gradient ranks them all at on
 2018, arXiv:1712.06751). The best of them, and some nouns that stand for anything, are then measured, ever fewer on ever more
 images and timesteps (successive halving: Jamieson & Talwalkar 2016, arXiv:1502.07943). A word that fits as it stands need not
 be a good one to start from, so the last ones learn side by side for a few steps, and the one that has come furthest wins.
+Where the word has several vectors, the last ones are paired into phrases first.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Search:
         words = whole_words(self._run)
         texts = words if len(words) <= POOL + len(GENERIC) else self._by_slope(words)
         texts += [noun for noun in GENERIC if noun in words and noun not in texts]
-        found, losses = self._halved(texts)
+        found, losses = self._with_phrases(*self._halved(texts))
         texts, starts = [*found, NEUTRAL], [self.rows(text) for text in (*found, NEUTRAL)]
         losses = torch.cat([losses, self.losses(starts[-1:], self._draws[: losses.shape[1]])])
         rest = self._draws[losses.shape[1] :]
@@ -164,6 +165,16 @@ class Search:
             best = losses.mean(dim=1).nan_to_num(torch.inf).argsort(stable=True)[:left].tolist()
             texts, losses, done = [texts[i] for i in best], losses[best], losses.shape[1]
         return texts, losses
+
+    def _with_phrases(self, texts: list[str], losses: Tensor) -> tuple[list[str], Tensor]:
+        """The best of the texts and of two of them in a row, as many as before; a single vector holds no two words."""
+        if self._run.placeholder.num_vectors == 1:
+            return texts, losses
+        phrases = [f"{one} {other}" for one in texts for other in texts if one != other]
+        own = self.losses([self.rows(phrase) for phrase in phrases], self._draws[: losses.shape[1]])
+        both, losses = [*texts, *phrases], torch.cat([losses, own])
+        best = losses.mean(dim=1).nan_to_num(torch.inf).argsort(stable=True)[: len(texts)].tolist()
+        return [both[i] for i in best], losses[best]
 
     def _learned(self, starts: Sequence[Rows]) -> list[Rows]:
         """The starts after a few steps, each on the same draws."""
