@@ -13,7 +13,7 @@ from coinage.errors import Problem, did_you_mean
 TABLE = "words"
 GROUPS = ("the new word", "captions", "optimizer", "learning rate schedule", "noise and loss", "previews", "metadata")
 MORE = (
-    "output_name", "seed", "gradient_accumulation_steps", "weights_fit",
+    "output_name", "role", "seed", "gradient_accumulation_steps", "weights_fit",
     "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats", "dataset_config", "cache_info", "train_batch_size",
     "prior_loss_weight", "conditioning_data_dir", "alpha_mask",
     "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",
