@@ -155,7 +155,7 @@ class Record:
     measured_on: str = "held-out images"
     standings: list[Standing] = field(default_factory=list)
     ended_early: str = ""
-    starts: list[tuple[str, float, float]] = field(default_factory=list)
+    starts: list[tuple[str, float | None, float | None]] = field(default_factory=list)
     prompts: list[Asked] = field(default_factory=list)
     shots: list[Shot] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
