@@ -11,7 +11,7 @@ RANK = {
     "files": 1, "progress": 1, "prompts": 1, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
     "tokenizer_files": 2, "config_io": 2, "embeddings": 2, "data": 2, "families": 3, "state_files": 3,
-    "hub": 4,
+    "hub": 4, "chosen": 4,
     "preview_set": 3, "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
     "model_sizes": 2, "footprint": 3, "disk": 3, "advice": 4,
     "training": 5, "demo": 6, "cli": 7,
@@ -21,7 +21,7 @@ errors config config_build config_io prompts preflight files progress words clip
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
 cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several
-demo.run demo.score embeddings.naming
+demo.run demo.score embeddings.naming chosen
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal
 """.split()  # noqa: SIM905 - a list of names reads best so
 

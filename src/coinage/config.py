@@ -217,6 +217,9 @@ class LoopConfig:
     seed: int = 0
     on_problem: OnProblem = "stop"  # when the word cannot learn
     early_stop: bool = False  # end when the evaluation loss has settled
+    autopilot: int | None = None  # settings that are tried side by side before the run, >= 2
+    chosen: str = ""  # name of those that were best
+    given_seed: int | None = None  # where they have another one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

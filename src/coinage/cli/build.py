@@ -93,6 +93,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
             seed=_seed(args, resume),
             on_problem=args.on_problem,
             early_stop=args.early_stop,
+            autopilot=args.autopilot,
         ),
         save=_save(args, findings),
         state=StateConfig(
@@ -150,6 +151,8 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
         Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"):
             args.init_word is not None and not args.init_word.strip(),
         Problem("--init_word auto and --weights exclude each other", hint="keep one of them"): args.init_word == AUTO and args.weights,
+        Problem(f"--autopilot {args.autopilot}: fewer than 2 leave nothing to choose from", hint="4 is a good number; or leave it out"):
+            args.autopilot is not None and args.autopilot < 2,
         Problem(f"--huber_c {args.huber_c} is out of range", hint="above 0, at most 1; 0.1 is usual"): not 0 < args.huber_c <= 1,
         Problem(f"--huber_scale {args.huber_scale} must be above 0"): args.huber_scale <= 0,
         Problem(f"--multires_noise_discount {args.multires_noise_discount} is out of range", hint="0 to 1; 0.3 is usual"):

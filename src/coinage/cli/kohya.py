@@ -71,6 +71,7 @@ def _train(args: argparse.Namespace) -> None:
         show_datasets(words, args.debug_dataset_out)
         return
     checked = check_words(words)
+    configs = [word.config for word in words]
     tell_findings(words, checked)
     if len(words) == 1:
         tell_head(configs[0], checked[0].samples, drawn=bool(unseeded))
@@ -120,6 +121,7 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
     from coinage.cli.plan import judge_memory, planned_for
     from coinage.families import quiet_libraries
     from coinage.model_files import FAMILY_NAMES
+    from coinage.training.autopilot import with_the_best
     from coinage.training.init_search import start_from_the_best
     from coinage.training.loop import train_together
     from coinage.training.processes import start_processes
@@ -140,9 +142,11 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
         runs = prepare_all(configs, [found.samples for found in checked], device, [found.state for found in checked], processes)
         tell_loaded(runs[0], checked[0].state)
         cache_latents(*(run for run in runs if run.config.data.cache_latents))
+        for run in runs:
+            start_from_the_best(run)
+        runs = with_the_best(runs)
         watches, reporters = [], []
         for run, found, own in zip(runs, checked, writers, strict=True):
-            start_from_the_best(run)
             rows = sum(map(len, run.start))
             reporter = Reporter(run.config, rows, found.prompts, warned, processes.count) if processes.main else None
             watches.append(observers_for(run, found.prompts, own, uploader, reporter))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coinage.advice import Planned, memory_problem, side_by_side
@@ -88,12 +89,31 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
         judge_memory(planned, torch.device("cuda"))
     if any(config.word.search for config in configs):
         log.info("--init_word auto: the vocabulary would be searched before the first step")
+    for config, found in zip(configs, checked, strict=True):
+        _tell_autopilot(config, found.samples)
     log.info("nothing was loaded or trained: leave out --dry_run to begin")
+
+
+def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
+    from coinage.training.autopilot import cost
+
+    if config.loop.autopilot and not config.loop.chosen:
+        share = cost(config.loop.autopilot, length_of(config, samples)[0], images_per_step(config, samples))
+        text = "--autopilot: %d settings would be tried before the first step, which takes %.0f %% of the run's passes more"
+        log.info(text, config.loop.autopilot, 100 * share)
 
 
 def planned_for(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Planned:
     """What the memory of a run depends on, that of all its words together."""
-    return side_by_side([Planned(config, found.samples, found.prompts) for config, found in zip(configs, checked, strict=True)])
+    planned = [Planned(config, found.samples, found.prompts) for config, found in zip(configs, checked, strict=True)]
+    tried = max(planned, key=_settings_to_try)
+    more = _settings_to_try(tried) - len(planned)  # settings on trial go through the model together, as words do
+    return side_by_side([*planned, *[replace(tried, prompts=()) for _ in range(more)]])
+
+
+def _settings_to_try(planned: Planned) -> int:
+    loop = planned.config.loop
+    return 0 if loop.chosen else loop.autopilot or 0
 
 
 def judge_memory(planned: Planned, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
+from coinage.chosen import as_chosen
 from coinage.cli.build import build
 from coinage.cli.notes import notes
 from coinage.config import TrainConfig
@@ -69,7 +70,9 @@ def check_words(words: Sequence[Word]) -> list[Checked]:
     problems = word_conflicts(words) + name_conflicts(words) + (choose_states(words) if several else [])
 
     def checked(number: int) -> Checked:
-        return check(words[number].config, words[number].findings, alone=not several)
+        word = words[number]
+        word.config = as_chosen(word.config, word.findings)
+        return check(word.config, word.findings, alone=not several)
 
     try:
         found = of_each([word.label for word in words], checked)

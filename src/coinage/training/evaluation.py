@@ -27,14 +27,18 @@ Draw = tuple[int, int, int]  # number of the image within the set, of its sample
 
 
 @torch.no_grad()
-def evaluation_set(run: Run) -> list[Batch]:
+def evaluation_set(run: Run, count: int | None = None) -> list[Batch]:
     """What this process measures, for as long as the run goes: a batch for each of its images.
 
     All held-out images at `LEVELS` timesteps each; without any, `DRAWS` timesteps shared out among the training images,
     which are spread evenly. Neither the run's seed nor its noise and loss settings count, only its range of timesteps.
+
+    Args:
+        run: whose images and word are used.
+        count: timesteps to share out among the images, also among held-out ones, in place of `LEVELS` and `DRAWS`.
     """
     low, high = run.config.noise.min_timestep, run.config.noise.max_timestep
-    groups = _draws(run)
+    groups = _draws(run, count)
     levels = 1 + max(level for group in groups for *_, level in group)
     timesteps = [low + (2 * k + 1) * (high - low) // (2 * levels) for k in range(levels)]
     own = run.processes.share(groups)
@@ -58,15 +62,15 @@ def evaluation_set(run: Run) -> list[Batch]:
     return batches
 
 
-def _draws(run: Run) -> list[list[Draw]]:
+def _draws(run: Run, count: int | None = None) -> list[list[Draw]]:
     """What is measured in all processes, by image."""
     held_out = [i for i, sample in enumerate(run.samples) if sample.held_out]
-    if held_out:
+    if held_out and count is None:
         return [[(number, i, level) for level in range(LEVELS)] for number, i in enumerate(held_out)]
-    trains = [i for i, sample in enumerate(run.samples) if sample.trains]
-    images = min(len(trains), DRAWS)
-    chosen = [trains[k * len(trains) // images] for k in range(images)]
-    return [[(number, i, level) for level in range(number, DRAWS, images)] for number, i in enumerate(chosen)]
+    able, draws = held_out or [i for i, sample in enumerate(run.samples) if sample.trains], count or DRAWS
+    images = min(len(able), draws)
+    chosen = [able[k * len(able) // images] for k in range(images)]
+    return [[(number, i, level) for level in range(number, draws, images)] for number, i in enumerate(chosen)]
 
 
 @torch.no_grad()

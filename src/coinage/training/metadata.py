@@ -49,6 +49,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "ti.init_word": config.word.init_word or "",
         "ti.role": config.word.role,
         **({"ti.init_search": "auto"} if config.word.search else {}),
+        **({"ti.autopilot": config.loop.chosen} if config.loop.chosen else {}),
         "ti.step": str(run.step),
         "ti.epoch": str(run.epoch),
         "ti.seed": str(config.loop.seed),

@@ -297,12 +297,12 @@ def settings_of(config: TrainConfig) -> list[tuple[str, list[tuple[str, ...]]]]:
 
 def command_of(config: TrainConfig, processes: int) -> str:
     """A command that repeats the run from its beginning, as this system's shell takes it; the seed is in it, keys are not."""
-    program = config.log.program
+    program, seed = config.log.program, config.loop.seed if config.loop.given_seed is None else config.loop.given_seed
     start = program if program.startswith("coinage") else f"python {program}"
     if processes > 1:
         start = f"accelerate launch --num_processes={processes} {program.replace('coinage train', '-m coinage.cli.main train')}"
     pairs = [flag for _, flags in config.log.given for flag in flags if flag[0] not in ("--seed", "--resume")]
-    lines = [[name, *rest] if len(rest) > 1 else ["=".join((name, *rest))] for name, *rest in [*pairs, ("--seed", str(config.loop.seed))]]
+    lines = [[name, *rest] if len(rest) > 1 else ["=".join((name, *rest))] for name, *rest in [*pairs, ("--seed", str(seed))]]
     return (" `\n  " if os.name == "nt" else " \\\n  ").join([start, *map(quoted, lines)])
 
 

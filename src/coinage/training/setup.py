@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from coinage.config import DataConfig, TrainConfig
+from coinage.config import DataConfig, TrainConfig, WordConfig
 from coinage.data.batches import Item, PlannedBatch, batches_per_epoch, plan_epoch, run_length
 from coinage.data.buckets import size_condition
 from coinage.data.captions import vary
@@ -328,17 +328,54 @@ def prepare_all(
         ConfigError: a word, the captions or an optimizer do not fit.
         CoinageError: the model or a word's file cannot be used.
     """
-    make_optimizers = [choose_optimizer(config.optim) for config in configs]  # a wrong name must not wait for the model
     for config in configs:
+        choose_optimizer(config.optim)  # a wrong name must not wait for the model
         read_vectors(config.word)  # nor may a wrong file
     compiler_problems(configs[0])
     parts, dtype = load_shared(configs[0], device)
+    latents = [
+        Latents(parts.vae, own, config.data.readers, store_for(config.data, own, parts))
+        for config, own in zip(configs, samples, strict=True)
+    ]
+    runs = prepare_on(parts, dtype, configs, samples, processes, latents)
+    for run, state in zip(runs, states, strict=True):
+        warn_of_rate(run)
+        if state:
+            load_state(run, state)
+    return runs
+
+
+def prepare_on(
+    parts: Components,
+    dtype: torch.dtype,
+    configs: Sequence[TrainConfig],
+    samples: Sequence[Sequence[Sample]],
+    processes: Processes,
+    latents: Sequence[Latents],
+    *,
+    beside: Sequence[WordConfig] = (),
+) -> list[Run]:
+    """Runs before their first step on a model that is loaded; words that it had are forgotten.
+
+    Args:
+        parts: the model's.
+        dtype: what it computes in.
+        configs: one for each word.
+        samples: the images of each word.
+        processes: those of the run.
+        latents: of each word's images.
+        beside: words that captions may hold too, and that are not learned.
+
+    Raises:
+        ConfigError: a word, the captions or an optimizer do not fit.
+        CoinageError: a word's file cannot be used.
+    """
     family = FAMILIES[configs[0].model.family]
-    placeholders = install_words(parts, [config.word for config in configs], family.embedding_keys)
+    placeholders = install_words(parts, [*(config.word for config in configs), *beside], family.embedding_keys)
     runs = []
-    for place, (config, own, make, state) in enumerate(zip(configs, samples, make_optimizers, states, strict=True)):
+    for place, (config, own, encoded) in enumerate(zip(configs, samples, latents, strict=True)):
         loss_problems(config, parts)
-        optimizer = make(parts.rows(place))
+        optimizer = choose_optimizer(config.optim)(parts.rows(place))
         batches = batches_per_epoch(own, [d.batch_size for d in config.data.datasets])
         total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
         run = Run(
@@ -347,10 +384,10 @@ def prepare_all(
             parts=parts,
             placeholder=placeholders[place],
             samples=own,
-            latents=Latents(parts.vae, own, config.data.readers, store_for(config.data, own, parts)),
+            latents=encoded,
             optimizer=optimizer,
             schedule=make_schedule(config.optim, optimizer, total_steps),
-            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            scaler=torch.amp.GradScaler(parts.device.type, enabled=dtype == torch.float16),
             dtype=dtype,
             total_steps=total_steps,
             total_epochs=total_epochs,
@@ -358,9 +395,6 @@ def prepare_all(
             place=place,
             processes=processes,
         )
-        warn_of_rate(run)
-        if state:
-            load_state(run, state)
         runs.append(run)
     return runs
 
