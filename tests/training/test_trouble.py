@@ -168,14 +168,14 @@ def test_memory_that_runs_out_costs_nothing_that_was_learned(
     _, whole = trained(moon_dataset, tmp_path / "whole", *words)
     from coinage.training import setup
 
-    real = setup.prepare
+    real = setup.prepare_all
 
-    def prepare(*arguments: object, **more: object) -> Run:
-        run: Run = real(*arguments, **more)  # type: ignore[arg-type]
-        raise_at(4, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))(run)
-        return run
+    def prepare_all(*arguments: object, **more: object) -> list[Run]:
+        runs: list[Run] = real(*arguments, **more)  # type: ignore[arg-type]
+        raise_at(4, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))(runs[0])
+        return runs
 
-    monkeypatch.setattr(setup, "prepare", prepare)
+    monkeypatch.setattr(setup, "prepare_all", prepare_all)
     out = tmp_path / "out"
     assert train_command("sd", flags(moon_dataset, out, *words)) == 1
     told = capsys.readouterr().err
