@@ -270,7 +270,7 @@ class ValidationConfig:
     """When the evaluation loss is measured.
 
     Without an interval: ten times over the run where images are held out; where the run stops early or keeps the best, as
-    often as takes a twentieth of the passes through the UNet.
+    often as takes a twentieth of the passes through the UNet, and every 40 steps at least.
     """
 
     every_n_steps: int | None = None

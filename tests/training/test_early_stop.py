@@ -90,3 +90,15 @@ def test_measuring_takes_a_twentieth_of_the_passes(more: tuple[str, ...], every:
         due += [run.step] if evaluator.due(run) else []
     assert due == list(range(0, 100, every))
     assert DRAWS / (2 * run.images_per_step * every) <= 0.05
+
+
+def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(moon_dataset: Path, tmp_path: Path) -> None:
+    config = tmp_path / "one.toml"
+    config.write_text(moon_dataset.read_text(encoding="utf-8").replace("batch_size = 4", "batch_size = 1"), encoding="utf-8")
+    run = prepared(config, tmp_path, "--early_stop")
+    run.total_steps = 1000
+    evaluator = Evaluator(run)
+    due = []
+    for run.step in range(1, 121):
+        due += [run.step] if evaluator.due(run) else []
+    assert due == [40, 80, 120], "every 40 steps: a tenth of the passes"

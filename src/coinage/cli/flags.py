@@ -320,7 +320,7 @@ _OWN = _rows(
     _own("--data_as_reference", "switch", False, "Treat pixels and tags as the reference, quirks included: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
     _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1."),
     _own("--validation_seed", "int", None, "Chooses the images held out; unset: --seed."),
-    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps; unset: ten times over the run, or as often as takes a twentieth of it."),
+    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps; unset: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least."),
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs."),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise has settled; implies --keep_best."),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best; unset: as configured."),

@@ -21,6 +21,7 @@ LEVELS = 4  # timesteps of each held-out image, in the middle of equal parts of 
 DRAWS = 8  # of training images, where none is held out: each at a timestep of its own
 TOGETHER = 16  # draws that go through the model at once
 SHARE = 0.05  # of the passes through the UNet go into measuring, where it decides something and no interval is set
+SELDOM = 40  # steps from one measurement to the next, at most: with one image a step, a tenth of the passes
 TIMES = 10  # measurements over a run, where held-out images alone ask for them and no interval is set
 
 Draw = tuple[int, int, int]  # number of the image within the set, of its sample within the run, and of the timestep
@@ -141,4 +142,4 @@ def _interval(run: Run) -> tuple[int | None, int | None]:
     if not wanted:
         return max(1, run.total_steps // TIMES), None
     draws = sum(map(len, _draws(run)))
-    return math.ceil(draws / (2 * SHARE * run.images_per_step)), None  # an update passes forward and backward for each image
+    return min(SELDOM, math.ceil(draws / (2 * SHARE * run.images_per_step))), None  # an update passes forward and backward for each image
