@@ -9,6 +9,7 @@ bootstrapped over the concepts (Efron 1979).
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,10 +22,10 @@ from coinage.training.autopilot import cost, with_the_best
 from coinage.training.loop import train_together
 from coinage.training.observers import Observer
 from coinage.training.setup import Run, prepare_all
-from quality import difference, mean_of
+from quality import BOTH, FOUND, OBEYED, difference, mean_of
 from quality_lab import BATCH, REACHABLE, TOGETHER, Kept, Lab, Result, Setting, Word, words_for
 
-VALUES: dict[str, Callable[[Result], float]] = {"S": lambda r: r.found, "E": lambda r: r.obeyed, "both": lambda r: r.both}
+VALUES: dict[str, Callable[[Result], float]] = {"S": FOUND, "E": OBEYED, "both": BOTH}
 
 
 def learned(lab: Lab, words: Sequence[Word], setting: Setting, steps: int) -> list[tuple[str, Kept]]:
@@ -56,7 +57,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=4, help="K")
     parser.add_argument("--steps", type=int, default=400, help="of 4 images, with the settings chosen")
     parser.add_argument("--pictures", type=int, default=32, help="for each word")
-    parser.add_argument("--flags", nargs="*", default=[], help="of every run")
+    parser.add_argument("--flags", type=shlex.split, default=[], help='of every run: --flags="--num_vectors_per_token=2 ..."')
     args = parser.parse_args()
     words = words_for(args.concepts, range(args.seeds))
     more = round(args.steps * cost(args.count, args.steps, BATCH))

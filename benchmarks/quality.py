@@ -15,12 +15,14 @@ has; `--only NAME` measures some settings.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,7 @@ ALONE, WHOLE = "nothing said", "nothing said, all 1600 steps"
 NEWCOMER = (Setting(ALONE, newcomer=True), Setting(WHOLE, ("--max_train_steps=1600",), newcomer=True))
 LATER = (200, 400, 800, 1600)  # steps of one image
 QUICK = (ADAMW + "1e-2", DEFAULT)
+FOUND, OBEYED, BOTH, LENGTH, PASSES = map(attrgetter, ("found", "obeyed", "both", "length", "passes"))
 Table = dict[str, dict[int, list[Result]]]
 _Task = tuple[str, Path, Sequence[str], Sequence[int], int, Sequence[int]]
 
@@ -81,7 +84,7 @@ def best_adamw(table: Table, step: int) -> str:
     """The AdamW rate with the highest (S + E) / 2 at a checkpoint; without any, the best of all."""
     known = [name for name in table if step in table[name]]
     names = [name for name in known if name.startswith(ADAMW)] or known
-    return max(names, key=lambda name: mean_of(table[name][step], lambda r: r.both))
+    return max(names, key=lambda name: mean_of(table[name][step], BOTH))
 
 
 def rows_of(table: Table, step: int) -> list[str]:
@@ -89,13 +92,10 @@ def rows_of(table: Table, step: int) -> list[str]:
     best = best_adamw(table, step)
     base = table[best][step]
     lines = [f"| setting | images | S | E | (S + E) / 2 | against {best} | length |", "|---|---|---|---|---|---|---|"]
-    for name in sorted((n for n in table if step in table[n]), key=lambda n: -mean_of(table[n][step], lambda r: r.both)):
+    for name in sorted((n for n in table if step in table[n]), key=lambda n: -mean_of(table[n][step], BOTH)):
         results = table[name][step]
-        s, e, both, length = (
-            mean_of(results, value) for value in (lambda r: r.found, lambda r: r.obeyed, lambda r: r.both, lambda r: r.length)
-        )
-        passes = mean_of(results, lambda r: r.passes)
-        against = "" if results is base else difference(results, base, lambda r: r.both)
+        s, e, both, length, passes = (mean_of(results, value) for value in (FOUND, OBEYED, BOTH, LENGTH, PASSES))
+        against = "" if results is base else difference(results, base, BOTH)
         lines.append(f"| {name} | {passes:.0f} | {100 * s:.1f} | {100 * e:.1f} | {100 * both:.1f} | {against} | {length:.2f} |")
     return lines
 
@@ -104,14 +104,14 @@ def can_judge(table: Table, untrained: Sequence[Result], step: int) -> list[str]
     """What speaks against the lab as a judge; empty if it can tell good from bad."""
     wrong = []
     nothing, high = table.get(NOTHING, {}).get(step), table.get(TOO_HIGH, {}).get(step)
-    if nothing and mean_of(nothing, lambda r: r.found) > mean_of(untrained, lambda r: r.found) + 0.02:
+    if nothing and mean_of(nothing, FOUND) > mean_of(untrained, FOUND) + 0.02:
         wrong.append(f"{NOTHING} teaches something")
     if high:
         base = table[best_adamw(table, step)][step]
-        lost = [by_concept(base, lambda r: r.obeyed)[name] - value for name, value in by_concept(high, lambda r: r.obeyed).items()]
+        lost = [by_concept(base, OBEYED)[name] - value for name, value in by_concept(high, OBEYED).items()]
         if interval(lost)[0] <= 0:
             wrong.append(f"{TOO_HIGH} loses no E")
-        if mean_of(high, lambda r: r.length) < 5 * mean_of(untrained, lambda r: r.length):
+        if mean_of(high, LENGTH) < 5 * mean_of(untrained, LENGTH):
             wrong.append(f"{TOO_HIGH} makes no vector long")
     return wrong
 
@@ -140,7 +140,7 @@ def measure_all(settings: Sequence[Setting], task: _Task, jobs: int, table: Tabl
             seconds = time.monotonic() - begun
             left = seconds / done * (len(due) - done)
             last = table[name][max(table[name])]
-            found, obeyed = mean_of(last, lambda r: r.found), mean_of(last, lambda r: r.obeyed)
+            found, obeyed = mean_of(last, FOUND), mean_of(last, OBEYED)
             print(f"{name}: S {found:.3f} E {obeyed:.3f}; {seconds / 60:.0f} min, {left / 60:.0f} to go", file=sys.stderr, flush=True)
 
 
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=16, help="of each word at each checkpoint")
     parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
     parser.add_argument("--only", nargs="+", help="names of settings")
-    parser.add_argument("--add", nargs="+", default=[], metavar="FLAG", help="flags of one more setting")
+    parser.add_argument("--add", type=shlex.split, default=[], metavar="FLAGS", help="one more setting: --add='--seed=1 ...'")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--peer-script")

@@ -155,6 +155,11 @@ class DataConfig:
     require_word: bool = False  # a caption without the word is an error
     masks_wanted: bool = False  # no mask at all is an error
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Of each dataset."""
+        return [dataset.batch_size for dataset in self.datasets]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseConfig:

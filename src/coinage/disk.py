@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coinage.config import TrainConfig
-from coinage.data.batches import batches_per_epoch, run_length
+from coinage.data.batches import length_of
 from coinage.data.sample import LATENTS, Sample
 from coinage.errors import Problem
 from coinage.launch import process_count
@@ -20,18 +20,6 @@ MASK = 4  # bytes of a latent pixel
 HEADER = 1024  # bytes of a file beside its tensors, at most
 STATE = 8 * 1024  # bytes of a state beside the rows and their two moments, about
 MB = 2**20
-
-
-def length_of(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]:
-    """Optimizer steps and epochs of a run."""
-    batches = batches_per_epoch(samples, [dataset.batch_size for dataset in config.data.datasets])
-    return run_length(config.loop, config.optim.accumulation * process_count(), batches)
-
-
-def images_per_step(config: TrainConfig, samples: Sequence[Sample]) -> float:
-    """Images that all processes together learn from in a step, in the mean over an epoch."""
-    batches = batches_per_epoch(samples, [dataset.batch_size for dataset in config.data.datasets])
-    return sum(sample.repeats for sample in samples) / math.ceil(batches / (config.optim.accumulation * process_count()))
 
 
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
@@ -56,7 +44,7 @@ def saved_bytes(config: TrainConfig, count: int) -> int:
 
 def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
     """Bytes that a run writes, by folder: embeddings, states, and latents kept on disk; at most, without log, report and previews."""
-    found = Counter({config.save.output_dir: saved_bytes(config, saves(config, *length_of(config, samples)))})
+    found = Counter({config.save.output_dir: saved_bytes(config, saves(config, *length_of(config, samples, process_count())))})
     if config.data.cache_to_disk:
         for sample in samples:
             found[config.data.cache_dir or sample.path.parent / LATENTS] += latent_bytes(sample) + sample.latents * HEADER

@@ -11,7 +11,7 @@ from coinage.cli.parse import parse
 from coinage.config import OptimConfig
 from coinage.errors import ConfigError
 from coinage.optimizer_table import OPTIMIZERS, find_optimizer, optimizer_problems, warmup_problems
-from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, steps_of
+from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, steps_of, tell_of_optimizer
 from tests.helpers import config_for, flags, rows_of, trained
 
 OTHERS = ("SGD", "RMSprop", "bitsandbytes.optim.AdEMAMix", "pytorch_optimizer.CAME", "torch.optim.NAdam")
@@ -109,7 +109,7 @@ def test_adafactor_finds_its_own_rate_unless_told(moon_dataset: Path, tmp_path: 
 
 
 def test_a_rate_that_is_multiplied_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    choose_optimizer(OptimConfig(name="Prodigy", learning_rate=1e-4))
+    tell_of_optimizer(OptimConfig(name="Prodigy", learning_rate=1e-4))
     assert "1.0 is meant" in caplog.text
 
 

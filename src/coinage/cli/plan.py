@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coinage.advice import Planned, memory_problem, side_by_side
+from coinage.data.batches import images_per_step, length_of
 from coinage.data.summary import headlines
-from coinage.disk import MB, images_per_step, latent_bytes, length_of, saved_bytes, saves
+from coinage.disk import MB, latent_bytes, saved_bytes, saves
 from coinage.footprint import CONTEXT
+from coinage.launch import process_count
 from coinage.model_sizes import model_sizes
 from coinage.reach import rate_problem
 from coinage.terminal import fact
@@ -38,7 +40,7 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
     fact("word", f"{word.token}, {count} from {start_of(word)}")
     for number, line in enumerate(headlines(config.data, samples)):
         fact("" if number else "data", line)
-    steps, epochs = length_of(config, samples)
+    steps, epochs = length_of(config, samples, process_count())
     images = sum(sample.trains for sample in samples)
     fact("run", f"{images} images, {steps} steps, {epochs} epochs, {config.optim.name} at {config.optim.learning_rate:g}")
     fact("output", str(config.output_file))
@@ -53,8 +55,8 @@ def tell_heads(configs: Sequence[TrainConfig], checked: Sequence[Checked], *, dr
         count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
         own = f"{sum(sample.trains for sample in found.samples)} images, {optim.name} at {optim.learning_rate:g}"
         fact("", f"{word.token}, {count} from {start_of(word)}: {own}, {config.output_file}")
-    images = sum(images_per_step(config, found.samples) for config, found in zip(configs, checked, strict=True))
-    fact("run", f"{length_of(configs[0], checked[0].samples)[0]} steps, each with {images:.0f} images")
+    images = sum(images_per_step(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True))
+    fact("run", f"{length_of(configs[0], checked[0].samples, process_count())[0]} steps, each with {images:.0f} images")
     seeds = ", ".join(dict.fromkeys(str(config.loop.seed) for config in configs))
     fact("seed", f"{seeds} (pass --seed to repeat this run)" if drawn else seeds)
 
@@ -72,7 +74,7 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
         checked: what was found for each.
     """
     config, data = configs[0], [sample for found in checked for sample in found.samples]
-    lengths = [length_of(config, found.samples) for config, found in zip(configs, checked, strict=True)]
+    lengths = [length_of(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True)]
     counts = [saves(config, *length) for config, length in zip(configs, lengths, strict=True)]
     size, states = sum(map(saved_bytes, configs, counts)), " with their states" if config.state.save else ""
     log.info("%d embeddings%s in %s, %.1f MB", sum(counts), states, config.save.output_dir, size / MB)
@@ -98,7 +100,8 @@ def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
     from coinage.training.autopilot import cost
 
     if config.loop.autopilot and not config.loop.chosen:
-        share = cost(config.loop.autopilot, length_of(config, samples)[0], images_per_step(config, samples))
+        run = config, samples, process_count()
+        share = cost(config.loop.autopilot, length_of(*run)[0], images_per_step(*run))
         text = "--autopilot: %d settings would be tried before the first step, which takes %.0f %% of the run's passes more"
         log.info(text, config.loop.autopilot, 100 * share)
 

@@ -14,8 +14,10 @@ from coinage.chosen import as_chosen
 from coinage.cli.build import build
 from coinage.cli.notes import notes
 from coinage.config import TrainConfig
-from coinage.disk import disk_problems, length_of
+from coinage.data.batches import length_of
+from coinage.disk import disk_problems
 from coinage.errors import ConfigError, Findings, Problem
+from coinage.launch import process_count
 from coinage.preflight import Checked, check
 from coinage.state_files import LATEST, SAVED, states_of
 from coinage.words import pieces_of, word_pattern
@@ -176,7 +178,7 @@ def name_conflicts(words: Sequence[Word]) -> list[Problem]:
 
 def length_problems(words: Sequence[Word], checked: Sequence[Checked]) -> list[Problem]:
     """Words that learn side by side have equally many steps."""
-    steps = [length_of(word.config, found.samples)[0] for word, found in zip(words, checked, strict=True)]
+    steps = [length_of(word.config, found.samples, process_count())[0] for word, found in zip(words, checked, strict=True)]
     if len(set(steps)) == 1:
         return []
     shown = ", ".join(f"{count} for {word.config.word.token}" for count, word in zip(steps, words, strict=True))

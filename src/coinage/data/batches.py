@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coinage.config import LoopConfig
+from coinage.config import LoopConfig, TrainConfig
 from coinage.data.buckets import Size
 from coinage.data.sample import Sample
 from coinage.seeding import rng_for
@@ -83,3 +83,18 @@ def run_length(loop: LoopConfig, accumulation: int, batches: int) -> tuple[int, 
     if loop.max_epochs is not None:
         return loop.max_epochs * updates, loop.max_epochs
     return loop.max_steps, -(-loop.max_steps // updates)
+
+
+def updates_per_epoch(config: TrainConfig, samples: Sequence[Sample], processes: int) -> int:
+    """Optimizer updates of any epoch of a run in so many processes."""
+    return -(-batches_per_epoch(samples, config.data.batch_sizes) // (config.optim.accumulation * processes))
+
+
+def length_of(config: TrainConfig, samples: Sequence[Sample], processes: int) -> tuple[int, int]:
+    """Optimizer steps and epochs of a run in so many processes."""
+    return run_length(config.loop, 1, updates_per_epoch(config, samples, processes))
+
+
+def images_per_step(config: TrainConfig, samples: Sequence[Sample], processes: int) -> float:
+    """Images that so many processes together learn from in an update, in the mean over an epoch."""
+    return sum(sample.repeats for sample in samples) / updates_per_epoch(config, samples, processes)

@@ -31,7 +31,7 @@ def summarize(data: DataConfig, checked: DataChecked) -> dict[str, Any]:
         "held_out": sum(s.held_out for s in samples),
         "regularisation": sum(s.subset.regularisation for s in samples),
         "uses_per_epoch": sum(s.repeats for s in samples),
-        "batches_per_epoch": batches_per_epoch(samples, [d.batch_size for d in data.datasets]),
+        "batches_per_epoch": batches_per_epoch(samples, data.batch_sizes),
         "captions": _captions(checked.coverage, samples),
         "word": None if checked.word is None or not checked.word.token else {"token": checked.word.token, "ids": list(checked.word.ids)},
         "rotated": _paths(s for s in samples if s.rotated),

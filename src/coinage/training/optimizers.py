@@ -41,8 +41,6 @@ def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Paramet
         known = ["Directional", "AdamW8bit", "AdaFactor", "Prodigy", "Lion", *optimizer_names()]
         hint = did_you_mean(config.name, known) or f"one of {', '.join(known)}, or module.Class"
         raise ConfigError([Problem(f"--optimizer_type {config.name} is no optimizer", hint=hint)])
-    if entry.plainer:
-        log.info("%s: the trained rows are a few kilobytes, so plain %s with float32 state is used", config.name, name)
     arguments: dict[str, Any] = {**dict(entry.defaults), **dict(config.arguments)}
     arguments.setdefault("lr", None if config.relative_step else config.learning_rate)
 
@@ -56,9 +54,17 @@ def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Paramet
         make([torch.nn.Parameter(torch.zeros(1, 1))])
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError([Problem(f"--optimizer_args do not fit {config.name}: {error}")]) from None
+    return make
+
+
+def tell_of_optimizer(config: OptimConfig) -> None:
+    """Say what is not as the name and the rate may be meant."""
+    entry = find_optimizer(config.name)
+    name = entry.path.rpartition(".")[2]
+    if entry.plainer:
+        log.info("%s: the trained rows are a few kilobytes, so plain %s with float32 state is used", config.name, name)
     if ("dadapt" in name.lower() or "prodigy" in name.lower()) and config.learning_rate <= 0.1:
         log.warning("--learning_rate %g multiplies the rate that %s finds by itself: 1.0 is meant", config.learning_rate, name)
-    return make
 
 
 def _import(module: str, name: str) -> Any:

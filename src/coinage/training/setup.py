@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from coinage.config import DataConfig, TrainConfig, WordConfig
-from coinage.data.batches import Item, PlannedBatch, batches_per_epoch, plan_epoch, run_length
+from coinage.data.batches import Item, PlannedBatch, images_per_step, length_of, plan_epoch, updates_per_epoch
 from coinage.data.buckets import size_condition
 from coinage.data.captions import vary
 from coinage.data.latent_cache import DiskCache
@@ -29,7 +29,7 @@ from coinage.seeding import generator_for, rng_for
 from coinage.tokens import initial_rows, table_of
 from coinage.training.convergence import Settled
 from coinage.training.measured import Best, Measured
-from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
+from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, tell_of_optimizer
 from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
 from coinage.training.step import Batch
@@ -129,7 +129,7 @@ class Run:
     def updates(self, epoch: int, done: int = 0) -> Iterator[Update]:
         """The optimizer updates of an epoch (counted from 0) after the first `done`, data included."""
         seed, size = self.config.loop.seed, self.config.optim.accumulation * self.processes.count
-        plan = plan_epoch(self.samples, self._batch_sizes, seed, epoch)
+        plan = plan_epoch(self.samples, self.config.data.batch_sizes, seed, epoch)
         groups = [plan[i : i + size] for i in range(done * size, len(plan), size)]
         own = [self.processes.share(group) for group in groups]
         latents = self.latents.of([batch for share in own for batch in share], seed, epoch)
@@ -139,17 +139,12 @@ class Run:
     @property
     def updates_per_epoch(self) -> int:
         """Optimizer updates of any epoch."""
-        batches = batches_per_epoch(self.samples, self._batch_sizes)
-        return -(-batches // (self.config.optim.accumulation * self.processes.count))
+        return updates_per_epoch(self.config, self.samples, self.processes.count)
 
     @property
     def images_per_step(self) -> float:
         """Images that all processes together learn from in an update, in the mean over an epoch."""
-        return sum(sample.repeats for sample in self.samples) / self.updates_per_epoch
-
-    @property
-    def _batch_sizes(self) -> list[int]:
-        return [dataset.batch_size for dataset in self.config.data.datasets]
+        return images_per_step(self.config, self.samples, self.processes.count)
 
     def _batch(self, planned: PlannedBatch, latents: Sequence[Latent], epoch: int) -> Batch:
         seed, token = self.config.loop.seed, self.placeholder.token
@@ -330,6 +325,7 @@ def prepare_all(
     """
     for config in configs:
         choose_optimizer(config.optim)  # a wrong name must not wait for the model
+        tell_of_optimizer(config.optim)
         read_vectors(config.word)  # nor may a wrong file
     compiler_problems(configs[0])
     parts, dtype = load_shared(configs[0], device)
@@ -376,8 +372,7 @@ def prepare_on(
     for place, (config, own, encoded) in enumerate(zip(configs, samples, latents, strict=True)):
         loss_problems(config, parts)
         optimizer = choose_optimizer(config.optim)(parts.rows(place))
-        batches = batches_per_epoch(own, [d.batch_size for d in config.data.datasets])
-        total_steps, total_epochs = run_length(config.loop, config.optim.accumulation * processes.count, batches)
+        total_steps, total_epochs = length_of(config, own, processes.count)
         run = Run(
             config=config,
             family=family,
