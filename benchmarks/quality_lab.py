@@ -217,7 +217,7 @@ class Lab:
         for word in words:
             out = self.folder / "peer"
             shutil.rmtree(out, ignore_errors=True)
-            out.mkdir()
+            out.mkdir(parents=True)
             data = self.dataset(word)
             filled = {
                 "model": self.model, "data": data, "images": data.parent / "images", "out": out,

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, on the demo model."""
 
+import json
 import math
 import re
 import subprocess
@@ -155,3 +156,65 @@ def test_words_for_the_negative_prompt_are_compared(folder: Path) -> None:
     assert difference([True, True, False, False], [True, False, False, False]) == "+0.250 ± 0.424"
     hits = ([True, False], [True, True])
     assert row("a", "b", hits, hits, hits) == "| a | b | 0.500 | +0.000 ± 0.000 | +0.000 ± 0.000 | 1.000 | +0.000 ± 0.000 |"
+
+
+def result(concept: str, found: float, obeyed: float, length: float = 1.0) -> Any:
+    from quality_lab import Result
+
+    return Result(concept, seed=0, passes=8, found=found, obeyed=obeyed, length=length)
+
+
+def test_a_lab_that_cannot_tell_good_from_bad_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from quality import NOTHING, TOO_HIGH, UNTRAINED, report
+
+    concepts = [f"c{i}" for i in range(20)]
+    good = [result(concept, 0.8, 0.9 + i % 2 / 50) for i, concept in enumerate(concepts)]
+    worse = [result(concept, 0.8, 0.8, length=9) for concept in concepts]
+    nothing = [result(concept, 0.0, 0.95) for concept in concepts]
+    judging = {UNTRAINED: {0: nothing}, NOTHING: {2: nothing}, TOO_HIGH: {2: worse}, "AdamW 1e-2": {2: good}}
+    assert report(judging, [2]) == []
+    told = capsys.readouterr().out
+    assert cells(told, "AdamW 1e-2") == [8, 80, 91, 85.5, 1]
+    assert f"| {TOO_HIGH} | 8 | 80.0 | 80.0 | 80.0 | -5.5 (-5.7 to -5.3) | 9.00 |" in told
+    assert report({**judging, NOTHING: {2: good}}, [2]) == [f"{NOTHING} teaches something"]
+    assert report({**judging, TOO_HIGH: {2: good}}, [2]) == [f"{TOO_HIGH} loses no E", f"{TOO_HIGH} makes no vector long"]
+
+
+@pytest.mark.slow
+def test_a_peer_is_judged_as_we_are(folder: Path, tmp_path: Path) -> None:
+    """Our own script as the peer, with the settings of a row of the table."""
+    results = tmp_path / "results.json"
+    known = "--pretrained_model_name_or_path={model} --dataset_config={data} --output_dir={out} --token_string={token} --init_word={init}"
+    same = "--optimizer_type=AdamW --learning_rate=2e-2"
+    command = [sys.executable, str(folder / "quality.py"), "--concepts", "moon", "drop", "--seeds", "0", "1", "--steps", "4"]
+    command += ["--pictures=4", "--only", "none", f"--results={results}", f"--add={same}", "--jobs=1"]
+    command += [f"--peer-script={folder.parent / 'train_textual_inversion.py'}"]
+    command += [f"--peer-args={known} --max_train_steps={{steps}} --seed={{seed}} --save_model_as=safetensors {same}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(results.read_text())
+    ours, peer = table[same]["4"], table["peer"]["4"]
+    assert [row["length"] for row in peer] == pytest.approx([row["length"] for row in ours], rel=1e-4)
+    assert [row["obeyed"] for row in peer] == [row["obeyed"] for row in ours]
+    assert {row["passes"] for row in (*ours, *peer)} == {16}
+
+
+@pytest.mark.slow
+def test_noise_of_gradients_is_compared(folder: Path) -> None:
+    done = subprocess.run([sys.executable, str(folder / "gradients.py"), "--updates=8"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert cells(done.stdout, "independent") == [1, 1, 1, 4]
+    variance, *_, captions = cells(done.stdout, "antithetic")
+    assert 0 < variance < 10
+    assert captions == 2
+
+
+@pytest.mark.slow
+def test_the_best_of_several_is_compared_with_as_many_images(folder: Path) -> None:
+    command = [sys.executable, str(folder / "autopilot.py"), "--concepts", "moon", "--seeds=1", "--count=2", "--steps=40", "--pictures=4"]
+    done = subprocess.run([*command, "--flags=--lr_scheduler_timescale=5"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("| moon |")]
+    single, best = map(int, row.split("|")[-2].split("→"))
+    assert best == pytest.approx(single, rel=0.05), "equally many images"
+    assert re.search(r"^both: [\d.]+ → [\d.]+, [+-]", done.stdout, re.MULTILINE)

@@ -91,7 +91,9 @@ def names_in(folder: Path) -> set[str]:
 def test_two_words_of_one_file_learn_what_each_learns_alone(
     write: Write, data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write({"learning_rate": 1e-2, "max_grad_norm": 0.01}, {"output_name": "drop", "init_word": "circle", "seed": 5})
+    file = write(
+        {"learning_rate": 1e-2, "max_grad_norm": 0.01}, {"output_name": "drop", "init_word": "circle", "seed": 5, "role": "negative"}
+    )
     assert train_command("sd", [f"--config_file={file}"]) == 0
     told = capsys.readouterr().err
     out = tmp_path / "out"
@@ -105,13 +107,14 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
     assert told.count("checked: the same conditioning") == 2
     for name, token, own in (
         ("zibu", "zibu", ["--learning_rate=1e-2", "--max_grad_norm=0.01"]),
-        ("drop", "wopo", ["--num_vectors_per_token=2", "--init_word=circle", "--seed=5"]),
+        ("drop", "wopo", ["--num_vectors_per_token=2", "--init_word=circle", "--seed=5", "--role=negative"]),
     ):
         shared = [f"--{key}" if value is True else f"--{key}={value}" for key, value in SHARED.items()]
         alone = [*shared, f"--output_dir={tmp_path / 'alone'}", f"--output_name={name}", f"--token_string={token}"]
         assert train_command("sd", [*alone, f"--dataset_config={data[token]}", *own]) == 0
         one, other = (read(folder / f"{name}.safetensors") for folder in (tmp_path / "alone", out))
         torch.testing.assert_close(rows_of(other), rows_of(one), rtol=0, atol=1e-4)
+        assert other.metadata["ti.role"] == one.metadata["ti.role"] == ("negative" if token == "wopo" else "positive")
         losses = [[json.loads(line)["loss"] for line in log_of(folder, name)] for folder in (tmp_path / "alone", out)]
         assert losses[1] == pytest.approx(losses[0], abs=1e-4)
         page = read_page(out / f"{name}-report.html")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from coinage.cli.build import build
+from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
@@ -173,3 +174,19 @@ def test_shares() -> None:
     assert list(ALONE.share([1, 2, 3])) == [1, 2, 3]
     assert [list(Processes(rank, 2).share([1, 2, 3])) for rank in (0, 1)] == [[1, 3], [2]]
     assert ALONE.gather("a") == ["a"]
+
+
+@pytest.mark.slow
+def test_two_processes_search_try_and_end_as_one_does(dataset: Path, tmp_path: Path) -> None:
+    """The init word, the settings and the last step are found by the losses of both."""
+    given = ("--init_word=auto", "--autopilot=3", "--early_stop", "--keep_best", "--validate_every_n_steps=2", "--max_train_steps=120")
+    words = [*given, "--learning_rate=2e-2", "--cache_latents"]
+    assert train_command("sd", flags(dataset, tmp_path / "alone", *words, "--train_batch_size=4")) == 0
+    run([*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path / "two", *words, "--train_batch_size=2")])
+    one, two = ((tmp_path / name / "zibu-log.jsonl").read_text().splitlines() for name in ("alone", "two"))
+    assert len(one) == len(two) < 120, "both end early, at the same step"
+    for name in ("zibu", "zibu-best"):
+        first, second = (read(tmp_path / folder / f"{name}.safetensors") for folder in ("alone", "two"))
+        torch.testing.assert_close(rows_of(second), rows_of(first), rtol=0, atol=1e-4)
+    first, second = (json.loads((tmp_path / name / "zibu-autopilot.json").read_text())["ranking"] for name in ("alone", "two"))
+    assert [name for name, _ in first] == [name for name, _ in second]
