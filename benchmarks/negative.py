@@ -151,13 +151,15 @@ class Way:
 WAYS = {
     "captions with the word": Way(),
     "--role negative": Way(flags=("--role=negative",)),
+    "--role negative, AdamW 1e-2": Way(flags=("--role=negative", "--optimizer_type=AdamW", "--learning_rate=1e-2")),
+    "--role negative, 4 vectors": Way(flags=("--role=negative", "--num_vectors_per_token=4")),
     "added to captions": Way(said=False, rule=composed),
     "guided, good pictures": Way(bad=False, said=False, rule=guided),
 }
 
 
-def learned(defect: Defect, way: Way, seed: int, steps: int, rate: float) -> EmbeddingFile:
-    """A word, trained as the command line would."""
+def learned(defect: Defect, way: Way, seed: int, steps: int) -> EmbeddingFile:
+    """A word, trained as `coinage train` would."""
     rng = np.random.default_rng([seed, 3])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -176,11 +178,10 @@ def learned(defect: Defect, way: Way, seed: int, steps: int, rate: float) -> Emb
         flags += [
             f"--init_word={defect.init_word}",
             f"--max_train_steps={steps}",
-            f"--learning_rate={rate}",
             f"--seed={seed}",
             "--cache_latents",
         ]
-        config, _ = build(parse("sd", [*flags, *way.flags], "benchmark"))
+        config, _ = build(parse("any", [*flags, *way.flags], "benchmark"))
         run = prepare(config, check(config).samples, torch.device("cpu"))
         run.latents.cache(IMAGES, lambda _: None)
         if way.rule:
@@ -243,7 +244,6 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=96, help="Of each kind, for each word.")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--learning_rate", type=float, default=1e-2)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -253,7 +253,7 @@ def main() -> int:
     for seed in args.seeds:
         for defect in DEFECTS:
             for name in names:
-                words = [] if name == "none" else [(TOKEN, learned(defect, WAYS[name], seed, args.steps, args.learning_rate))]
+                words = [] if name == "none" else [(TOKEN, learned(defect, WAYS[name], seed, args.steps))]
                 install_embeddings(model.parts, model.family.embedding_keys, words or [(TOKEN, _nothing(model))])
                 hits = judged(model, defect, TOKEN if words else "", args.pictures, seed)
                 for kept, new in zip(found[defect.name, name], hits, strict=True):

@@ -151,7 +151,7 @@ def test_words_for_the_negative_prompt_are_compared(folder: Path) -> None:
     warm, _, alike = DEFECTS
     assert all(not re.search(r"red|orange|yellow|pink", prompt.text) for prompt in probes(warm, 20, 0))
     assert {asked["background"] for _, asked in others(alike, 20, 0)} == {"white"}
-    words = [learned(alike, way, 0, 1, 1e-2).vectors["emb_params"] for way in WAYS.values()]
+    words = [learned(alike, way, 0, 1).vectors["emb_params"] for way in WAYS.values()]
     assert len({tuple(word.flatten().tolist()) for word in words}) == len(WAYS)
     assert difference([True, True, False, False], [True, False, False, False]) == "+0.250 ± 0.424"
     hits = ([True, False], [True, True])
