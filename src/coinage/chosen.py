@@ -43,7 +43,7 @@ class Choice:
             config,
             word=replace(config.word, init_word=self.init_word, num_vectors=self.num_vectors),
             optim=replace(config.optim, learning_rate=self.learning_rate),
-            loop=replace(config.loop, seed=self.seed, chosen=self.name, given_seed=self.given_seed),
+            loop=replace(config.loop, seed=self.seed, chosen=self.name, tried=tuple(self.ranking), given_seed=self.given_seed),
             data=replace(config.data, datasets=datasets),
         )
 
@@ -67,6 +67,7 @@ def read_choice(path: Path) -> Choice | None:
     """What was chosen; None where the file is not as it was written."""
     try:
         choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
+        choice = replace(choice, ranking=[(str(name), None if loss is None else float(loss)) for name, loss in choice.ranking])
     except (OSError, ValueError, TypeError):
         return None
     numbers = (choice.num_vectors, choice.seed, choice.given_seed)

@@ -224,6 +224,7 @@ class LoopConfig:
     early_stop: bool = False  # end when the evaluation loss has settled
     autopilot: int | None = None  # settings that are tried side by side before the run, >= 2
     chosen: str = ""  # name of those that were best
+    tried: tuple[tuple[str, float | None], ...] = ()  # their names and losses, best first; None is not finite
     given_seed: int | None = None  # where they have another one
 
 

@@ -20,6 +20,7 @@ from coinage.data.images import View
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
 from coinage.preflight import check
+from coinage.report.page import read as report
 from coinage.training import autopilot
 from coinage.training.autopilot import AS_CONFIGURED, candidates, choose, cost, halved, on_trial, renamed, rounds, with_the_best
 from coinage.training.evaluation import evaluation_set
@@ -160,6 +161,9 @@ def test_the_run_is_that_of_the_winners_settings_to_the_bit(
     assert "tried   another 0." in capsys.readouterr().err
     choice = json.loads((tmp_path / "best" / "zibu-autopilot.json").read_text())
     assert [name for name, _ in choice["ranking"]] == ["another", AS_CONFIGURED]
+    page = tmp_path / "best" / "zibu-report.html"
+    assert report(page).tried == [tuple(entry) for entry in choice["ranking"]]
+    assert f"another {choice['ranking'][0][1]:.4f}, {AS_CONFIGURED} 0." in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("another")
@@ -176,6 +180,7 @@ def test_a_run_that_goes_on_is_not_searched_again(
     told = capsys.readouterr().err
     assert "warning: --resume" not in told
     assert "2 vectors from shape" in told
+    assert [name for name, _ in report(tmp_path / "zibu-report.html").tried] == ["another", AS_CONFIGURED]
     assert torch.equal(rows_of(read(tmp_path / "zibu.safetensors")), whole)
     assert header_of(tmp_path / "zibu.safetensors")["ti.autopilot"] == "another"
     kept = tmp_path / "zibu-autopilot.json"

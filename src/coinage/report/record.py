@@ -122,6 +122,7 @@ class Record:
         standings: of the same steps, best first.
         ended_early: why, in a sentence.
         starts: init words that were tried, best first, each with its loss as it stands and after a few steps; "" is the vocabulary's mean.
+        tried: settings that were tried before the run, best first, each with its loss after a few steps.
         usage: lines that tell how to use the file.
         left_out: how many entries of a field, such as `shots`, were left out to keep the page small.
     """
@@ -156,6 +157,7 @@ class Record:
     standings: list[Standing] = field(default_factory=list)
     ended_early: str = ""
     starts: list[tuple[str, float | None, float | None]] = field(default_factory=list)
+    tried: list[tuple[str, float | None]] = field(default_factory=list)
     prompts: list[Asked] = field(default_factory=list)
     shots: list[Shot] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

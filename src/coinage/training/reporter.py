@@ -124,7 +124,7 @@ class Reporter(Observer):
         record = self.record
         if run.step:
             self._go_on(run)
-        record.starts = list(run.starts)
+        record.starts, record.tried = list(run.starts), list(run.config.loop.tried)
         record.device = f"{run.parts.device}, {str(run.dtype).removeprefix('torch.')}"
         record.total_steps, record.total_epochs = run.total_steps, run.total_epochs
         steps = run.parts.schedule.num_timesteps
