@@ -197,7 +197,7 @@ class Search:
 
     def _jobs(self, starts: int, draws: Sequence[Draw], times: int) -> Iterator[list[tuple[int, int]]]:
         """Starts and draws that go through the UNet together: of one size, and as many times what a step of the run takes."""
-        most = times * max(dataset.batch_size for dataset in self._run.config.data.datasets)
+        most = times * max(self._run.config.data.batch_sizes)
         sizes: dict[torch.Size, list[tuple[int, int]]] = {}
         for draw, what in enumerate(draws):
             sizes.setdefault(what.batch.moments.shape[2:], []).extend((start, draw) for start in range(starts))
