@@ -8,8 +8,8 @@ Differences are paired by concept; their 95 % intervals are bootstrapped over th
 First it is shown that the lab can judge: the guide's rate of 1e-6 must teach nothing, and a rate that is much too high
 must make the vectors long and their prompts disobeyed. `--peer-script PATH --peer-args "..."` adds another trainer, see
 `Lab.peer`. `--newcomer` measures `coinage train` with nothing but images, word and model, against the same to its full
-length: what ending early saves, and what it costs. `--results FILE` keeps all numbers, and goes on from what the file
-has; `--only NAME` measures some settings.
+length: what ending early saves, and what it costs; and against the same from any word that fits: what the search is
+worth. `--results FILE` keeps all numbers, and goes on from what the file has; `--only NAME` measures some settings.
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ SETTINGS = (
     Setting(TOO_HIGH, ("--optimizer_type=AdamW", "--learning_rate=0.5")),
 )
 ALONE, WHOLE = "nothing said", "nothing said, all 1600 steps"
-NEWCOMER = (Setting(ALONE, newcomer=True), Setting(WHOLE, ("--max_train_steps=1600",), newcomer=True))
+ANY = "nothing said but --init_word shape, all 1600 steps"
+NEWCOMER = (
+    Setting(ALONE, newcomer=True),
+    Setting(WHOLE, ("--max_train_steps=1600",), newcomer=True),
+    Setting(ANY, ("--max_train_steps=1600", "--init_word=shape"), newcomer=True),
+)
 LATER = (200, 400, 800, 1600)  # steps of one image
 QUICK = (ADAMW + "1e-2", DEFAULT)
 FOUND, OBEYED, BOTH, LENGTH, PASSES = map(attrgetter, ("found", "obeyed", "both", "length", "passes"))
