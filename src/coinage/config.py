@@ -15,6 +15,7 @@ Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
 Role = Literal["positive", "negative"]
+NormMode = Literal["none", "clip", "target"]
 OnProblem = Literal["stop", "warn"]
 TrackerName = Literal["tensorboard", "wandb"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # in any letter case
@@ -200,6 +201,7 @@ class OptimConfig:
     learning_rate: float = 2e-6
     arguments: tuple[tuple[str, object], ...] = ()
     max_grad_norm: float = 1.0  # over all rows together; 0 is off
+    norm_mode: NormMode = "none"  # what becomes of a row's length after each step
     accumulation: int = 1  # batches per step
     relative_step: bool = False  # Adafactor finds its own rate, and learning_rate only starts the log
     schedule: str = "constant"

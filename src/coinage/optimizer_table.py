@@ -71,6 +71,13 @@ def warmup_problems(name: str, warmup: float) -> list[Problem]:
     return [Problem(what, hint="leave out --lr_warmup_steps, or use --optimizer_type DAdaptAdam")]
 
 
+def norm_problems(name: str, mode: str) -> list[Problem]:
+    """Whether the lengths of the rows are an optimizer's own affair: a schedule-free one trains at another point than it saves."""
+    if mode == "none" or find_optimizer(name).package != "schedulefree":
+        return []
+    return [Problem(f"--norm_mode {mode} is not for {name}", hint="leave it out, or use --optimizer_type AdamW")]
+
+
 def schedule_problems(name: str, warmup: float, own_class: str, relative_step: bool) -> list[Problem]:
     """Whether a schedule is known and goes with a warm-up.
 

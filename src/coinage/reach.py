@@ -41,7 +41,7 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
     given = f"--learning_rate {optim.learning_rate:g}: in {steps} steps the word"
     if turn < LEAST_TURN:
         return Problem(f"{given} can turn by at most {turn:.0f} degrees, which teaches little", hint=good)
-    if drift > MOST_LENGTH:
+    if drift > MOST_LENGTH and optim.norm_mode == "none":
         what = f"{given} may become {drift:.0f} times as long as the model's words, and a prompt then obeys nothing else"
         return Problem(what, hint=good)
     return None
@@ -70,7 +70,7 @@ def movement_band(optim: OptimConfig, rates: Sequence[float], before: int, width
         before: steps of the run that were done before these.
         width: of the token embeddings.
     """
-    if find_optimizer(optim.name).path != "torch.optim.AdamW" or optim.arguments or not any(rates):
+    if find_optimizer(optim.name).path != "torch.optim.AdamW" or optim.arguments or optim.norm_mode != "none" or not any(rates):
         return None
     least = 0.0 if before else LEAST_SHARE * min(rate for rate in rates if rate) * math.sqrt(width)
     most = sum(rate * longest_step(before + number) for number, rate in enumerate(rates, 1)) * math.sqrt(width)

@@ -63,6 +63,7 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
         "optimizer": optim.name,
         "optimizer_args": dict(optim.arguments),
         "learning_rate": optim.learning_rate,
+        **({"norm_mode": optim.norm_mode} if optim.norm_mode != "none" else {}),
         "lr_scheduler": optim.schedule_class or optim.schedule,
         "model": Path(config.model.source).name,
         "precision": config.model.precision,

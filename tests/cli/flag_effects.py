@@ -307,6 +307,7 @@ EFFECTS: dict[str, Row] = {
     "--config_file": acts("--config_file={config}"),
     "--output_config": acts("--output_config --config_file={out}/written", does=writes("written.toml")),
     # only in Coinage
+    "--norm_mode": acts("--norm_mode=target"),
     "--early_stop": tested("training/test_early_stop.py::test_measuring_takes_a_twentieth_of_the_passes"),
     "--autopilot": acts("--autopilot=2", does=says("\ntried   ")),
     "--keep_best": acts("--keep_best", does=writes("zibu-best.safetensors")),

@@ -2,15 +2,18 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from coinage.cli.build import build
+from coinage.cli.notes import notes
 from coinage.cli.parse import parse
-from coinage.config import OptimConfig
+from coinage.config import NormMode, OptimConfig
 from coinage.errors import ConfigError
 from coinage.optimizer_table import OPTIMIZERS, find_optimizer, optimizer_problems, warmup_problems
+from coinage.training.movement import hold_lengths
 from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, steps_of, tell_of_optimizer
 from tests.helpers import config_for, flags, rows_of, trained
 
@@ -190,3 +193,33 @@ def test_it_is_told_before_the_model_is_loaded(moon_dataset: Path, tmp_path: Pat
     given = ("--optimizer_type=DAdaptSGD", "--lr_scheduler=linear", "--lr_warmup_steps=2")
     with pytest.raises(ConfigError, match="cannot begin at a rate of 0"):
         config_for(moon_dataset, tmp_path, *given)
+
+
+def test_lengths_are_held_and_directions_stay() -> None:
+    start = [torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])]
+    grown = torch.tensor([[0.0, 20.0], [0.0, 0.1], [1.0, 0.0]])
+    lengths = {"none": [20.0, 0.1, 1.0], "clip": [8.0, 0.1, 0.0], "target": [5.0, 0.5, 0.0]}
+    for mode in get_args(NormMode):
+        rows = grown.clone()
+        hold_lengths([rows], start, mode)
+        assert rows.norm(dim=1).tolist() == pytest.approx(lengths[mode])
+        assert torch.equal(rows[:2, 0], torch.zeros(2)), "the first two point as before"
+
+
+@pytest.mark.parametrize(("mode", "most"), [("clip", 1.6), ("target", 1.0)])
+def test_a_run_holds_lengths_and_goes_on_to_the_bit(mode: str, most: float, moon_dataset: Path, tmp_path: Path) -> None:
+    given = (f"--norm_mode={mode}", "--learning_rate=0.1", "--max_train_steps=24", "--save_every_n_steps=12", "--save_state")
+    run, word = trained(moon_dataset, tmp_path / "a", *given)
+    length = rows_of(word).norm() / run.start[0].norm()
+    assert length == pytest.approx(most, rel=1e-4)
+    _, plain = trained(moon_dataset, tmp_path / "b", "--learning_rate=0.1", "--max_train_steps=24")
+    assert rows_of(plain).norm() > 2 * rows_of(word).norm()
+    _, again = trained(moon_dataset, tmp_path / "a", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000012-state'}")
+    assert torch.equal(rows_of(again), rows_of(word))
+
+
+def test_lengths_are_not_held_where_that_is_the_optimizers_own_affair(moon_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--norm_mode clip is not for AdamWScheduleFree"):
+        config_for(moon_dataset, tmp_path, "--optimizer_type=AdamWScheduleFree", "--norm_mode=clip")
+    told = notes(parse("sd", flags(moon_dataset, tmp_path, "--optimizer_type=Directional", "--norm_mode=clip"), "test"))
+    assert told == ["--norm_mode has no effect: Directional keeps the lengths anyway"]

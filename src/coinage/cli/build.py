@@ -27,7 +27,7 @@ from coinage.config import (
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.hub import fetch_state
 from coinage.model_files import FAMILY_NAMES, told_family
-from coinage.optimizer_table import find_optimizer, optimizer_problems, schedule_problems, warmup_problems
+from coinage.optimizer_table import find_optimizer, norm_problems, optimizer_problems, schedule_problems, warmup_problems
 from coinage.state_files import named_state, read_summary
 
 AUTO = "auto"  # of --init_word
@@ -200,7 +200,7 @@ def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
     arguments = _arguments(args.optimizer_args, "--optimizer_args", problems)
     own_rate = dict(arguments).get("relative_step", True) or dict(arguments).get("warmup_init")
     relative_step = find_optimizer(name).path.endswith(".Adafactor") and bool(own_rate)
-    problems += optimizer_problems(name) + warmup_problems(name, args.lr_warmup_steps)
+    problems += optimizer_problems(name) + warmup_problems(name, args.lr_warmup_steps) + norm_problems(name, args.norm_mode)
     problems += schedule_problems(args.lr_scheduler, args.lr_warmup_steps, args.lr_scheduler_type, relative_step)
     for flag in ("lr_warmup_steps", "lr_decay_steps"):
         if getattr(args, flag) < 0 or getattr(args, flag) >= args.max_train_steps > 0:
@@ -210,6 +210,7 @@ def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
         learning_rate=args.learning_rate,
         arguments=arguments,
         max_grad_norm=args.max_grad_norm,
+        norm_mode=args.norm_mode,
         accumulation=args.gradient_accumulation_steps,
         relative_step=relative_step,
         schedule=args.lr_scheduler,

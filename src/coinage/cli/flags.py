@@ -323,6 +323,7 @@ _OWN = _rows(
     _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps; unset: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least."),
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs."),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise has settled; implies --keep_best."),
+    _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target")),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best; unset: as configured."),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
     _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),

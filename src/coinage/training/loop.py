@@ -16,7 +16,7 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.training.convergence import judge
 from coinage.training.evaluation import Evaluator
 from coinage.training.measured import Best
-from coinage.training.movement import movement
+from coinage.training.movement import hold_lengths, movement
 from coinage.training.observers import Observer
 from coinage.training.setup import BANDS, Run, Update
 from coinage.training.step import Batch, StepResult, forward, join
@@ -241,6 +241,7 @@ def update(run: Run) -> None:
     run.skipped = run.scaler.get_scale() < scale  # the gradient overflowed
     if not run.skipped:
         run.schedule.step()
+        hold_lengths(rows, run.start, run.config.optim.norm_mode)
     run.optimizer.zero_grad(set_to_none=True)
     run.norms, run.angles = movement(rows, run.start)
     run.step += 1
