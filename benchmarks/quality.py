@@ -39,6 +39,7 @@ PUBLISHED = ("--optimizer_args", "rowwise=True", "betas=0,0", "kappa=1e-4")  # e
 SETTINGS = (
     Setting(DEFAULT),
     *(Setting(ADAMW + rate, ("--optimizer_type=AdamW", f"--learning_rate={rate}")) for rate in RATES),
+    Setting("clipped AdamW 2e-2", ("--optimizer_type=AdamW", "--learning_rate=2e-2", "--norm_mode=clip")),
     Setting(NOTHING, ("--optimizer_type=AdamW8bit", "--learning_rate=1e-6", "--num_vectors_per_token=4")),
     Setting("diffusers' example", ("--optimizer_type=AdamW", "--learning_rate=2e-3", "--use_object_template", "--max_grad_norm=0")),
     Setting("Directional, as published", ("--optimizer_type=Directional", "--learning_rate=0.04", *PUBLISHED)),
