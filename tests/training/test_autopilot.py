@@ -67,15 +67,17 @@ def test_candidates_are_those_that_promise_most(moon_dataset: Path, tmp_path: Pa
     config = replace(config, word=replace(config.word, init_word="circle"))
     found = candidates(config, STARTS, 9)
     names = [one.loop.chosen for one in found]
-    assert names[:5] == [AS_CONFIGURED, "init word red", "learning rate 2", "learning rate 0.125", "2 vectors"]
-    assert [name.split()[0] for name in names[5:]] == ["seed", "init", "seed", "seed"]
-    assert names[6] == "init word dog"
+    assert names[:4] == [AS_CONFIGURED, "init word red", "learning rate 2", "learning rate 0.125"]
+    assert [name.split()[0] for name in names[4:7]] == ["seed"] * 3
+    assert names[7:] == ["2 vectors", "init word dog"]
     assert len({one.loop.seed for one in found}) == 4
-    assert [one.word.num_vectors for one in found] == [1, 1, 1, 1, 2, 1, 1, 1, 1]
+    assert [one.word.num_vectors for one in found] == [1, 1, 1, 1, 1, 1, 1, 2, 1]
     for name, one in zip(names, found, strict=True):
         plain = replace(one, word=config.word, optim=config.optim, loop=config.loop)
         assert plain == config, name
-    assert [one.loop.chosen for one in candidates(config, STARTS, 5, ["zibu1"])][4].startswith("seed")
+    assert [one.loop.chosen for one in candidates(config, STARTS, 8, ["zibu1"])][7] == "init word dog"
+    turning = config_for(moon_dataset, tmp_path, "--optimizer_type=Directional", "--learning_rate=0.5")
+    assert not any("rate" in one.loop.chosen for one in candidates(turning, STARTS, 9)), "its rate is an angle that fits every model"
 
 
 def test_candidates_of_a_file_or_without_a_rate_are_fewer_kinds(moon_dataset: Path, tmp_path: Path) -> None:
@@ -83,9 +85,9 @@ def test_candidates_of_a_file_or_without_a_rate_are_fewer_kinds(moon_dataset: Pa
     of_file = replace(config, word=replace(config.word, init_file=Path("word.pt")))
     assert [one.loop.chosen.split()[0] for one in candidates(of_file, STARTS, 4)] == ["as", "seed", "seed", "seed"]
     repeated = replace(of_file, word=replace(of_file.word, init_fit="repeat"))
-    assert candidates(repeated, STARTS, 2)[1].loop.chosen == "2 vectors"
+    assert candidates(repeated, STARTS, 5)[4].loop.chosen == "2 vectors"
     many = replace(config, word=replace(config.word, num_vectors=19))
-    assert candidates(many, [], 2)[1].loop.chosen.startswith("seed")
+    assert candidates(many, [], 5)[4].loop.chosen.startswith("seed")
 
 
 def test_rounds_halve_and_are_a_tenth_of_the_run_at_most() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from coinage.chosen import choice_of, path_of
 from coinage.config import TrainConfig, WordConfig
@@ -16,7 +17,9 @@ from coinage.data.latents import Latents, Memory
 from coinage.data.sample import Sample
 from coinage.errors import TrainingError
 from coinage.files import write_bytes
+from coinage.optimizer_table import find_optimizer
 from coinage.progress import counted
+from coinage.reach import DIRECTIONAL
 from coinage.seeding import key_for
 from coinage.terminal import fact
 from coinage.training.evaluation import evaluation_loss, evaluation_set
@@ -28,6 +31,7 @@ from coinage.words import CHUNK, pieces_of, taken, word_pattern
 SHARE, LEAST = 0.05, 20  # of the run's steps that a round takes, and steps that it takes at least
 MOST = 0.1  # of the run's steps that all rounds take together, where `LEAST` allows it
 FACTOR = 4  # between learning rates that are tried
+SEEDS = 3  # that are tried before more vectors, which obey other words less
 DRAWS = 32  # images at timesteps of their own that a candidate is judged by
 AS_CONFIGURED = "as configured"
 PRIVATE = "\ue000"  # stands in no caption, and is no letter
@@ -74,15 +78,15 @@ def _variants(config: TrainConfig, starts: Sequence[Start]) -> Iterator[TrainCon
     others = [text for text, *_ in starts if text and text != word.init_word and word.init_file is None]
     more = [_named(replace(config, word=replace(word, init_word=text)), f"init word {text}") for text in others]
     yield from more[:1]
-    if optim.learning_rate and not optim.relative_step:
+    if optim.learning_rate and not optim.relative_step and find_optimizer(optim.name).path != DIRECTIONAL:
         for rate in (optim.learning_rate * FACTOR, optim.learning_rate / FACTOR):
             yield _named(replace(config, optim=replace(optim, learning_rate=rate)), f"learning rate {rate:g}")
+    seeds = (key_for(loop.seed, "autopilot", number) % 2**31 for number in range(2**31))
+    others_by_seed = (_named(replace(config, loop=replace(loop, seed=seed)), f"seed {seed}") for seed in seeds)
+    yield from islice(others_by_seed, SEEDS)
     twice = 2 * word.num_vectors
     if twice <= CHUNK // 2 and (word.init_file is None or word.init_fit == "repeat"):
         yield _named(replace(config, word=replace(word, num_vectors=twice)), f"{twice} vectors")
-    seeds = (key_for(loop.seed, "autopilot", number) % 2**31 for number in range(2**31))
-    others_by_seed = (_named(replace(config, loop=replace(loop, seed=seed)), f"seed {seed}") for seed in seeds)
-    yield next(others_by_seed)
     yield from more[1:]
     yield from others_by_seed
 
