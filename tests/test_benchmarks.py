@@ -133,6 +133,7 @@ def test_wrong_usage_is_told(folder: Path, words: list[str], capsys: pytest.Capt
     assert raised.value.code == 2
 
 
+@pytest.mark.slow
 def test_words_side_by_side_are_compared_with_one(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(folder / "words.py"), "--words=2", "--steps=6", "--runs=1"], capture_output=True, text=True, check=False

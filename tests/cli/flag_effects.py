@@ -52,11 +52,6 @@ def holds(key: str, value: str) -> Check:
     return lambda before, after: after.header.get(key) == value != before.header.get(key) and before.rows == after.rows
 
 
-def searched(before: Outcome, after: Outcome) -> bool:
-    """The file's header says that its start was searched for, and it is another."""
-    return after.header.get("ti.init_search") == "auto" != before.header.get("ti.init_search") and before.rows != after.rows
-
-
 def halves(before: Outcome, after: Outcome) -> bool:
     """The vectors are saved in half the size."""
     return (before.dtype, after.dtype) == ("torch.float32", "torch.float16")
@@ -113,7 +108,7 @@ V = "--v_parameterization --on_problem=warn"  # the demo model predicts the nois
 EFFECTS: dict[str, Row] = {
     # the new word
     "--token_string": acts("--token_string=circle", does=says("is already in the model's vocabulary"), code=2),
-    "--init_word": acts("--init_word=auto", does=searched),
+    "--init_word": tested("training/test_init_search.py::test_a_run_tells_and_goes_on_without_another_search"),
     "--num_vectors_per_token": acts("--num_vectors_per_token=2"),
     "--weights": acts("--weights={word}"),
     "--use_object_template": acts("--use_object_template"),

@@ -199,6 +199,7 @@ def test_a_signal_ends_all_words_with_one_hint(
     assert "going on after step 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_train_two_words(write: Write, tmp_path: Path) -> None:
     file = write(save_state=True)
     assert train_command("sd", [f"--config_file={file}", f"--output_dir={tmp_path / 'one'}", "--gradient_accumulation_steps=2"]) == 0
