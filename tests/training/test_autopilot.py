@@ -13,6 +13,7 @@ from safetensors import safe_open
 from coinage.chosen import choice_of
 from coinage.cli.build import build
 from coinage.cli.kohya import train_command
+from coinage.cli.notes import notes
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig, WordConfig
 from coinage.data import latents
@@ -78,6 +79,8 @@ def test_candidates_are_those_that_promise_most(moon_dataset: Path, tmp_path: Pa
     assert [one.loop.chosen for one in candidates(config, STARTS, 8, ["zibu1"])][7] == "init word dog"
     turning = config_for(moon_dataset, tmp_path, "--optimizer_type=Directional", "--learning_rate=0.5")
     assert not any("rate" in one.loop.chosen for one in candidates(turning, STARTS, 9)), "its rate is an angle that fits every model"
+    told = notes(parse("sd", flags(moon_dataset, tmp_path, "--optimizer_type=Directional", "--autopilot=4"), "test"))
+    assert told == ["--autopilot gains nothing where Directional finds the way by itself; it is for rates that may be wrong"]
 
 
 def test_candidates_of_a_file_or_without_a_rate_are_fewer_kinds(moon_dataset: Path, tmp_path: Path) -> None:

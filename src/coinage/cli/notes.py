@@ -30,6 +30,11 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
     ("huber_c", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
     ("huber_scale", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
     ("huber_scale", lambda v: v.huber_schedule == "snr", "has no effect with --huber_schedule snr, as the reference"),
+    (
+        "autopilot",
+        lambda v: v.optimizer_type.lower() == "directional",
+        "gains nothing where Directional finds the way by itself; it is for rates that may be wrong",
+    ),
     ("norm_mode", lambda v: v.optimizer_type.lower() == "directional", "has no effect: Directional keeps the lengths anyway"),
     ("lr_scheduler_power", lambda v: v.lr_scheduler != "polynomial", "is for --lr_scheduler polynomial"),
     ("lr_scheduler_timescale", lambda v: v.lr_scheduler != "inverse_sqrt", "is for --lr_scheduler inverse_sqrt"),
