@@ -92,7 +92,8 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
     write: Write, data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(
-        {"learning_rate": 1e-2, "max_grad_norm": 0.01}, {"output_name": "drop", "init_word": "circle", "seed": 5, "role": "negative"}
+        {"learning_rate": 1e-2, "max_grad_norm": 0.01, "norm_mode": "target"},
+        {"output_name": "drop", "init_word": "circle", "seed": 5, "role": "negative"},
     )
     assert train_command("sd", [f"--config_file={file}"]) == 0
     told = capsys.readouterr().err
@@ -106,7 +107,7 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
     assert len(re.findall(r"^step 4/4  2 words", told, re.MULTILINE)) == 1, "one line for all"
     assert told.count("checked: the same conditioning") == 2
     for name, token, own in (
-        ("zibu", "zibu", ["--learning_rate=1e-2", "--max_grad_norm=0.01"]),
+        ("zibu", "zibu", ["--learning_rate=1e-2", "--max_grad_norm=0.01", "--norm_mode=target"]),
         ("drop", "wopo", ["--num_vectors_per_token=2", "--init_word=circle", "--seed=5", "--role=negative"]),
     ):
         shared = [f"--{key}" if value is True else f"--{key}={value}" for key, value in SHARED.items()]

@@ -20,7 +20,7 @@ MORE = (
     "resize_interpolation", "color_aug", "flip_aug", "face_crop_aug_range", "random_crop",
     "require_token", "skip_bad_images", "caption_tag_dropout_rate", "background", "mask_normalize", "bucket_log_ratio",
     "data_as_reference", "validation_split", "validation_seed", "validate_every_n_steps", "validate_every_n_epochs",
-    "autopilot",
+    "norm_mode", "autopilot",
 )  # fmt: skip
 OF_THE_MODEL = ("zero_terminal_snr",)
 # What a word gives in another way than the rest of the file does: the latter is then left out.
