@@ -15,15 +15,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
-from coinage.preflight import check
 from coinage.training.autopilot import cost, with_the_best
 from coinage.training.loop import train_together
 from coinage.training.observers import Observer
-from coinage.training.setup import Run, prepare_all
 from quality import BOTH, FOUND, OBEYED, difference, mean_of
-from quality_lab import BATCH, REACHABLE, TOGETHER, Kept, Lab, Result, Setting, Word, words_for
+from quality_lab import BATCH, REACHABLE, TOGETHER, Kept, Lab, Result, Setting, Word, prepared, words_for
 
 VALUES: dict[str, Callable[[Result], float]] = {"S": FOUND, "E": OBEYED, "both": BOTH}
 
@@ -31,12 +27,9 @@ VALUES: dict[str, Callable[[Result], float]] = {"S": FOUND, "E": OBEYED, "both":
 def learned(lab: Lab, words: Sequence[Word], setting: Setting, steps: int) -> list[tuple[str, Kept]]:
     """Each word as it is learned, and the name of the settings that were chosen for it."""
     configs = [lab.config(word, setting, steps) for word in words]
-    runs: Sequence[Run] = prepare_all(configs, [check(c).samples for c in configs], torch.device("cpu"), [None] * len(words))
-    for run in runs:
-        run.latents.cache(8, lambda _: None)
-    runs = with_the_best(runs)
+    runs = with_the_best(prepared(configs))
     train_together(runs, [Observer() for _ in runs])
-    count = configs[0].loop.autopilot
+    count = configs[0].loop.to_try
     tried = round(cost(count, steps, BATCH) * steps * BATCH) if count else 0
     return [(run.config.loop.chosen, Kept(run.embedding(), run.images + tried)) for run in runs]
 

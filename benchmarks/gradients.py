@@ -1,4 +1,4 @@
-"""How noisy the gradient of a word is, for ways to draw timesteps and noise: `python benchmarks/gradients.py`, ten minutes.
+"""How noisy the gradient of a word is, for ways to draw timesteps and noise: `python benchmarks/gradients.py`, three minutes.
 
 Every way gives an unbiased estimate of the same gradient from a batch of four images' worth of UNet passes; what differs is
 its variance. It is measured where 21 words have learned for 30 steps on the demo model, against independent draws:
@@ -26,11 +26,10 @@ from torch import Tensor
 
 from coinage.data.batches import Item
 from coinage.families.base import Conditioning
-from coinage.preflight import check
 from coinage.training.loop import train_together
 from coinage.training.observers import Observer
-from coinage.training.setup import Run, prepare_all
-from quality_lab import REACHABLE, Lab, Setting, words_for
+from coinage.training.setup import Run
+from quality_lab import REACHABLE, Lab, Setting, prepared, words_for
 
 BATCH, BLOCK, LEARNED = 4, 16, 30
 Draw = Callable[[int, int, torch.Generator], Tensor]  # words, number of the update, generator: [words, BATCH] in 0..1
@@ -75,10 +74,7 @@ WAYS: tuple[tuple[str, Draw, int, bool], ...] = (
 def learned(lab: Lab) -> list[Run]:
     """Runs of all concepts after a few steps."""
     words = words_for([concept.name for concept in REACHABLE], [0])
-    configs = [lab.config(word, Setting(""), LEARNED) for word in words]
-    runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(words))
-    for run in runs:
-        run.latents.cache(8, lambda _: None)
+    runs = prepared([lab.config(word, Setting(""), LEARNED) for word in words])
     train_together(runs, [Observer()] * len(runs))
     return runs
 

@@ -12,11 +12,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from coinage.cli.build import build
 from coinage.cli.parse import parse
@@ -25,14 +21,14 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
 from coinage.families import quiet_libraries
-from coinage.preflight import check
 from coinage.training.evaluation import evaluation_loss, evaluation_set
 from coinage.training.init_search import start_from_the_best
 from coinage.training.loop import train_together
 from coinage.training.observers import Observer
-from coinage.training.setup import Run, prepare_all
+from coinage.training.setup import Run
+from quality import shown
+from quality_lab import REACHABLE, prepared
 
-REACHABLE = tuple(concept.name for concept in CONCEPTS.values() if concept.reachable)
 CHECKPOINTS = (0, 5, 10, 20, 50)
 
 
@@ -68,26 +64,10 @@ def config_for(folder: Path, concept: Concept, token: str, init: str, family: st
     return build(parse("any", [*(f"--{name}={value}" for name, value in given.items()), "--cache_latents"], "init_word"))[0]
 
 
-def prepared(configs: Sequence[TrainConfig]) -> list[Run]:
-    """Their runs, on one model."""
-    runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(configs))
-    for run in runs:
-        run.latents.cache(8, lambda _: None)
-    return runs
-
-
-def interval(values: Sequence[float]) -> str:
-    """The mean, and its 95 % interval."""
-    numbers = np.asarray(values)
-    means = np.random.default_rng(0).choice(numbers, (10_000, len(numbers))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{numbers.mean():+.2f} ({low:+.2f} to {high:+.2f})"
-
-
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", nargs="+", default=list(REACHABLE))
+    parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in REACHABLE])
     parser.add_argument("--family", default="sd1")
     args = parser.parse_args()
     quiet_libraries()
@@ -112,7 +92,7 @@ def main() -> int:
     print(f"\nloss, found against given, in percent; {seconds:.1f} s for each search\n")
     for step in CHECKPOINTS:
         changes = [100 * (b.losses[step] / a.losses[step] - 1) for _, _, a, b in pairs]
-        print(f"after {step} steps: {interval(changes)}, lower for {sum(change < 0 for change in changes)} of {len(changes)}")
+        print(f"after {step} steps: {shown(changes, 2)}, lower for {sum(change < 0 for change in changes)} of {len(changes)}")
     return 0
 
 

@@ -73,12 +73,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def shown(values: Sequence[float], digits: int = 1) -> str:
+    """The mean, and its 95 % interval."""
+    mean, low, high = (f"{value:+.{digits}f}" for value in (float(np.mean(values)), *interval(values)))
+    return f"{mean} ({low} to {high})"
+
+
 def difference(results: Sequence[Result], base: Sequence[Result], value: Callable[[Result], float]) -> str:
     """Mean paired difference in points of a hundred, with its interval."""
     ours, theirs = by_concept(results, value), by_concept(base, value)
-    deltas = [100 * (ours[name] - theirs[name]) for name in ours]
-    low, high = interval(deltas)
-    return f"{np.mean(deltas):+.1f} ({low:+.1f} to {high:+.1f})"
+    return shown([100 * (ours[name] - theirs[name]) for name in ours])
 
 
 def mean_of(results: Sequence[Result], value: Callable[[Result], float]) -> float:

@@ -125,6 +125,14 @@ class Keeper(Observer):
         self.kept[step] = Kept(run.embedding(), passes)
 
 
+def prepared(configs: Sequence[TrainConfig]) -> list[Run]:
+    """Their runs, on one model, with latents in memory."""
+    runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(configs))
+    for run in runs:
+        run.latents.cache(8, lambda _: None)
+    return runs
+
+
 class Lab:
     """A demo model, a folder of datasets, and the prompts that judge words."""
 
@@ -161,9 +169,7 @@ class Lab:
     def learn(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> list[dict[int, Kept]]:
         """Train words together; each as it is at every checkpoint."""
         configs = [self.config(word, setting, max(checkpoints)) for word in words]
-        runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(words))
-        for run in runs:
-            run.latents.cache(8, lambda _: None)
+        runs = prepared(configs)
         keepers = [Keeper(checkpoints, start_from_the_best(run)) for run in runs]
         train_together(runs, keepers)
         return [keeper.kept for keeper in keepers]

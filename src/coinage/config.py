@@ -229,6 +229,11 @@ class LoopConfig:
     tried: tuple[tuple[str, float | None], ...] = ()  # their names and losses, best first; None is not finite
     given_seed: int | None = None  # where they have another one
 
+    @property
+    def to_try(self) -> int:
+        """Settings to try before the run; 0 where none are asked for, or the best is chosen already."""
+        return 0 if self.chosen else self.autopilot or 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveConfig:

@@ -99,24 +99,19 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
 def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
     from coinage.training.autopilot import cost
 
-    if config.loop.autopilot and not config.loop.chosen:
+    if config.loop.to_try:
         run = config, samples, process_count()
-        share = cost(config.loop.autopilot, length_of(*run)[0], images_per_step(*run))
+        share = cost(config.loop.to_try, length_of(*run)[0], images_per_step(*run))
         text = "--autopilot: %d settings would be tried before the first step, which takes %.0f %% of the run's passes more"
-        log.info(text, config.loop.autopilot, 100 * share)
+        log.info(text, config.loop.to_try, 100 * share)
 
 
 def planned_for(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Planned:
     """What the memory of a run depends on, that of all its words together."""
     planned = [Planned(config, found.samples, found.prompts) for config, found in zip(configs, checked, strict=True)]
-    tried = max(planned, key=_settings_to_try)
-    more = _settings_to_try(tried) - len(planned)  # settings on trial go through the model together, as words do
+    tried = max(planned, key=lambda run: run.config.loop.to_try)
+    more = tried.config.loop.to_try - len(planned)  # settings on trial go through the model together, as words do
     return side_by_side([*planned, *[replace(tried, prompts=()) for _ in range(more)]])
-
-
-def _settings_to_try(planned: Planned) -> int:
-    loop = planned.config.loop
-    return 0 if loop.chosen else loop.autopilot or 0
 
 
 def judge_memory(planned: Planned, device: torch.device) -> None:

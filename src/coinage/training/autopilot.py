@@ -117,12 +117,12 @@ def with_the_best(runs: Sequence[Run]) -> list[Run]:
 
     The words of a model are tried one after another, each beside the others as they start.
     """
-    if all(run.config.loop.autopilot is None or run.config.loop.chosen for run in runs):
+    if not any(run.config.loop.to_try for run in runs):
         return list(runs)
     first, configs = runs[0], []
     for run in runs:
         beside = [other.config.word for other in runs if other is not run]
-        configs.append(run.config if run.config.loop.autopilot is None else choose(run, beside))
+        configs.append(choose(run, beside) if run.config.loop.to_try else run.config)
     latents = [run.latents for run in runs]
     made = prepare_on(first.parts, first.dtype, configs, [run.samples for run in runs], first.processes, latents)
     for new, old in zip(made, runs, strict=True):
@@ -142,7 +142,7 @@ def choose(run: Run, beside: Sequence[WordConfig]) -> TrainConfig:
     config = run.config
     known = {name for tokenizer in run.parts.tokenizers for name in tokenizer.get_vocab()}
     known |= {piece.lower() for other in beside for piece in pieces_of(other.token, 2 * other.num_vectors)}
-    ranked = halved(on_trial(run, candidates(config, run.starts, config.loop.autopilot or 1, tuple(known)), beside))
+    ranked = halved(on_trial(run, candidates(config, run.starts, config.loop.to_try, tuple(known)), beside))
     ranking = [(one.name, one.loss if math.isfinite(one.loss) else None) for one in ranked]
     best = ranked[0].run.config
     choice = choice_of(best, config.loop.seed, ranking)

@@ -46,17 +46,17 @@ def evaluation_set(run: Run, count: int | None = None) -> list[Batch]:
     plan = [(Item(group[0][1], 0, flipped=False),) for group in own]
     batches = []
     for group, (item,), (latent,) in zip(own, plan, run.latents.still(plan), strict=True):
-        number, sample, count = group[0][0], run.samples[item.sample], len(group)
+        number, sample, draws = group[0][0], run.samples[item.sample], len(group)
         rng = rng_for("validation", number)
         caption = vary(sample.caption, sample.subset.captions, run.placeholder.token, rng, run.total_steps, run.total_steps)
         batches.append(
             Batch(
-                moments=latent.moments.expand(count, *latent.moments.shape),
-                captions=[caption] * count,
+                moments=latent.moments.expand(draws, *latent.moments.shape),
+                captions=[caption] * draws,
                 generators=[generator_for("validation", number, level) for *_, level in group],
-                weights=torch.ones(count),
-                sizes=torch.tensor([run.size_of(item, latent)] * count),
-                mask=stack_masks([latent] * count),
+                weights=torch.ones(draws),
+                sizes=torch.tensor([run.size_of(item, latent)] * draws),
+                mask=stack_masks([latent] * draws),
                 timesteps=torch.tensor([timesteps[level] for *_, level in group]),
             )
         )

@@ -162,8 +162,8 @@ class Search:
         for share, left in ROUNDS:
             draws = self._draws[done : done + share]
             losses = torch.cat([losses, self.losses([self.rows(text) for text in texts], draws)], dim=1)
-            best = losses.mean(dim=1).nan_to_num(torch.inf).argsort(stable=True)[:left].tolist()
-            texts, losses, done = [texts[i] for i in best], losses[best], losses.shape[1]
+            texts, losses = best_of(texts, losses, left)
+            done = losses.shape[1]
         return texts, losses
 
     def _with_phrases(self, texts: list[str], losses: Tensor) -> tuple[list[str], Tensor]:
@@ -172,9 +172,7 @@ class Search:
             return texts, losses
         phrases = [f"{one} {other}" for one in texts for other in texts if one != other]
         own = self.losses([self.rows(phrase) for phrase in phrases], self._draws[: losses.shape[1]])
-        both, losses = [*texts, *phrases], torch.cat([losses, own])
-        best = losses.mean(dim=1).nan_to_num(torch.inf).argsort(stable=True)[: len(texts)].tolist()
-        return [both[i] for i in best], losses[best]
+        return best_of([*texts, *phrases], torch.cat([losses, own]), len(texts))
 
     def _learned(self, starts: Sequence[Rows]) -> list[Rows]:
         """The starts after a few steps, each on the same draws."""
@@ -214,6 +212,12 @@ class Search:
         """The draw with another word in its caption."""
         caption = self._pattern.sub(name, draw.batch.captions[0])
         return replace(draw.batch, captions=[caption], generators=[torch.Generator().manual_seed(draw.seed)])
+
+
+def best_of(texts: Sequence[str], losses: Tensor, count: int) -> tuple[list[str], Tensor]:
+    """So many texts of the lowest mean of their [texts, draws] losses, and these losses, best first."""
+    best = losses.mean(dim=1).nan_to_num(torch.inf).argsort(stable=True)[:count].tolist()
+    return [texts[i] for i in best], losses[best]
 
 
 def turned(rows: Tensor, gradient: Tensor) -> Tensor:

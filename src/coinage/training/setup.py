@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from coinage.config import DataConfig, TrainConfig, WordConfig
-from coinage.data.batches import Item, PlannedBatch, images_per_step, length_of, plan_epoch, updates_per_epoch
+from coinage.data.batches import Item, PlannedBatch, plan_epoch, run_length, updates_per_epoch
 from coinage.data.buckets import size_condition
 from coinage.data.captions import vary
 from coinage.data.latent_cache import DiskCache
@@ -71,6 +71,7 @@ class Run:
     dtype: torch.dtype
     total_steps: int
     total_epochs: int
+    updates_per_epoch: int  # of all processes together
     start: Sequence[torch.Tensor]  # the rows before the first step, on the CPU
     place: int = 0  # of its word among those of the model
     processes: Processes = ALONE
@@ -137,14 +138,9 @@ class Run:
             yield Update([self._batch(batch, next(latents), epoch) for batch in share], sum(map(len, group)))
 
     @property
-    def updates_per_epoch(self) -> int:
-        """Optimizer updates of any epoch."""
-        return updates_per_epoch(self.config, self.samples, self.processes.count)
-
-    @property
     def images_per_step(self) -> float:
         """Images that all processes together learn from in an update, in the mean over an epoch."""
-        return images_per_step(self.config, self.samples, self.processes.count)
+        return sum(sample.repeats for sample in self.samples) / self.updates_per_epoch
 
     def _batch(self, planned: PlannedBatch, latents: Sequence[Latent], epoch: int) -> Batch:
         seed, token = self.config.loop.seed, self.placeholder.token
@@ -372,7 +368,8 @@ def prepare_on(
     for place, (config, own, encoded) in enumerate(zip(configs, samples, latents, strict=True)):
         loss_problems(config, parts)
         optimizer = choose_optimizer(config.optim)(parts.rows(place))
-        total_steps, total_epochs = length_of(config, own, processes.count)
+        updates = updates_per_epoch(config, own, processes.count)
+        total_steps, total_epochs = run_length(config.loop, 1, updates)
         run = Run(
             config=config,
             family=family,
@@ -386,6 +383,7 @@ def prepare_on(
             dtype=dtype,
             total_steps=total_steps,
             total_epochs=total_epochs,
+            updates_per_epoch=updates,
             start=[row.detach().cpu().clone() for row in parts.rows(place)],
             place=place,
             processes=processes,
