@@ -7,14 +7,14 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
-    "errors": 0, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0,
-    "files": 1, "progress": 1, "prompts": 1, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
+    "errors": 0, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0, "wording": 0,
+    "files": 1, "text_files": 1, "progress": 1, "prompts": 1, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
     "tokenizer_files": 2, "config_io": 2, "embeddings": 2, "data": 2, "families": 3, "state_files": 3,
     "hub": 4, "chosen": 4,
     "preview_set": 3, "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
     "model_sizes": 2, "footprint": 3, "disk": 3, "advice": 4,
-    "training": 5, "demo": 6, "cli": 7,
+    "verify": 4, "inspection": 5, "training": 5, "demo": 6, "cli": 7,
 }  # fmt: skip
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
@@ -22,7 +22,7 @@ data.examine data.scan data.sources data.headers data.images data.augment data.c
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
 cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several
 demo.run demo.score embeddings.naming chosen
-report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal
+report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal wording text_files
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 
@@ -42,6 +42,11 @@ def imported(path: Path, *, top_only: bool) -> set[str]:
 def room(module: str) -> str | None:
     parts = module.split(".")
     return parts[1] if parts[0] == "coinage" and len(parts) > 1 else None
+
+
+def test_every_room_has_a_rank() -> None:
+    rooms = {path.stem for path in SRC.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()} - {"__init__"}
+    assert rooms == set(RANK)
 
 
 def test_imports_go_one_way() -> None:
