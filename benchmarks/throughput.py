@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -112,11 +112,11 @@ def movements(stream: IO[bytes], steps: int, said: list[bytes]) -> Iterator[tupl
                 yield last, time.monotonic()
 
 
-def run(command: Sequence[str], steps: int) -> Finished:
+def run(command: Sequence[str], steps: int, environment: Mapping[str, str] = os.environ) -> Finished:
     """Run a process to its end; one that fails ends the benchmark with its output."""
     began, start = time.time(), time.monotonic()
     said: list[bytes] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
         stream = process.stdout
         moved = list(movements(stream, steps, said)) if stream else []
         _, status, usage = os.wait4(process.pid, 0)  # its own peak, where getrusage knows the largest child's
@@ -131,7 +131,9 @@ def trained(task: Task, mode: str, more: Sequence[str]) -> tuple[dict[str, Any],
     """One run of ours: its record, and the process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
-        done = run([sys.executable, str(HERE / "recorded_run.py"), str(path), mode, *task.flags, *more], task.steps)
+        command = [sys.executable, str(HERE / "recorded_run.py"), str(path), mode, *task.flags, *more]
+        as_the_command = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # which sets it before it imports torch; the clock comes later
+        done = run(command, task.steps, as_the_command)
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record, done
 

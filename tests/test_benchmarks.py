@@ -219,3 +219,13 @@ def test_the_best_of_several_is_compared_with_as_many_images(folder: Path) -> No
     single, best = map(int, row.split("|")[-2].split("→"))
     assert best == pytest.approx(single, rel=0.05), "equally many images"
     assert re.search(r"^both: [\d.]+ → [\d.]+, [+-]", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_busy_neighbour_is_measured_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    from busy import main
+
+    main(["--runs", "2", "--busy", "1", "--", sys.executable, "-c", "import time; time.sleep(0.1)"])
+    alone, beside, ratio = cells(capsys.readouterr().out, "median")
+    assert min(alone, beside) >= 0.1
+    assert ratio > 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 
 from coinage.demo.run import MODEL
@@ -28,3 +29,12 @@ def test_the_guides_command_runs_to_the_end(moon_dataset: Path, tmp_path: Path) 
     (vectors,) = safetensors.torch.load_file(tmp_path / "my_textual_inversion.safetensors").values()
     assert vectors.shape == (4, 128)
     assert "no effect yet" not in done.stderr
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_chose(given: dict[str, str], policy: str) -> None:
+    told = "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, file=sys.stderr)"
+    code = f"import os, sys; from coinage.cli.console import exit_code_of; exit_code_of(lambda: {told})"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == [policy, "False"]

@@ -121,6 +121,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
 
     from coinage.embeddings.reading import read
     from coinage.families import FAMILIES, quiet_libraries
+    from coinage.families.threads import fit_threads
     from coinage.files import save_image
     from coinage.generate import draw, install_embeddings
 
@@ -145,6 +146,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     install_embeddings(parts, family.embedding_keys, words)
     for module in parts.modules():
         module.to(device)
+    fit_threads(parts)
     for word, file in words:
         missing = [p.text for p in prompts if word not in p.text and word not in p.negative]
         log.info("%s: %d vectors%s", word, file.num_vectors, " (in no prompt)" if len(missing) == len(prompts) else "")

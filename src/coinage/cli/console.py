@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
-from coinage.launch import process_rank
+from coinage.launch import process_rank, wait_asleep
 from coinage.terminal import Lines, Messages, print_error
 
 INTERRUPTED = 130
@@ -88,6 +88,7 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
 
 def exit_code_of(action: Callable[[], None]) -> int:
     """Run a command: 0 done, 1 failed, 2 wrong usage. A user's error is one block per problem, no traceback."""
+    wait_asleep()
     set_up_log()
     try:
         action()

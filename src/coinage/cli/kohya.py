@@ -120,6 +120,7 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
     """Load the model, train its words, save. Everything heavy is imported here."""
     from coinage.cli.plan import judge_memory, planned_for
     from coinage.families import quiet_libraries
+    from coinage.families.threads import fit_threads
     from coinage.model_files import FAMILY_NAMES
     from coinage.training.autopilot import with_the_best
     from coinage.training.init_search import start_from_the_best
@@ -140,6 +141,7 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
     with ExitStack() as stack:
         warned = stack.enter_context(WarningsKept(str(warning) for found in checked for warning in found.warnings))
         runs = prepare_all(configs, [found.samples for found in checked], device, [found.state for found in checked], processes)
+        fit_threads(runs[0].parts)
         tell_loaded(runs[0], checked[0].state)
         cache_latents(*(run for run in runs if run.config.data.cache_latents))
         for run in runs:

@@ -201,10 +201,12 @@ class WordModel:
 
         from coinage.config import ModelConfig
         from coinage.families import FAMILIES, quiet_libraries
+        from coinage.families.threads import fit_threads
 
         quiet_libraries()
         self.family: ModelFamily = FAMILIES[family]
         self.parts: Components = self.family.load(ModelConfig(source=str(folder), family=family), torch.float32)
+        fit_threads(self.parts)
 
     def draw(self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]) -> list[Picture]:
         """Pictures with the word as its init word or file has it."""
