@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-slow check full-size-check gpu-check format model clean
+.PHONY: demo test test-slow test-fuzz check full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -15,6 +15,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-fuzz: $(READY)
+	@$(BIN)/python -m pytest -n 2 -m fuzz $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet .
