@@ -8,7 +8,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "errors": 0, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0, "wording": 0,
-    "files": 1, "text_files": 1, "progress": 1, "prompts": 1, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
+    "files": 1, "text_files": 1, "progress": 1, "prompts": 2, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
     "tokenizer_files": 2, "config_io": 2, "embeddings": 2, "data": 2, "families": 3, "state_files": 3,
     "hub": 4, "chosen": 4,
@@ -19,7 +19,7 @@ RANK = {
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
-data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
+data.summary cli.flags cli.notes cli.parse cli.values cli.foreign cli.tidy cli.settings_file optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
 cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several
 demo.run demo.score embeddings.naming chosen
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal wording text_files

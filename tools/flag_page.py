@@ -18,7 +18,7 @@ defaults are those of kohya-ss/sd-scripts. Made from the flag table by `tools/fl
 
 
 def row(flag: Flag) -> str:
-    default = "" if flag.default in {None, "", False} else f"`{flag.default}`"
+    default = f"`{flag.shown_default}`" if flag.shown_default else ""
     kind = " ".join(f"`{c}`" for c in flag.choices) or flag.kind
     notes = [f"*{flag.note[0].upper()}{flag.note[1:]}.*"] if flag.note else []
     notes += ["SDXL only."] if flag.sdxl_only else []

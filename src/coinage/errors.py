@@ -12,6 +12,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+CUTOFF = 0.72  # of difflib's likeness: "bucket_step" is like "bucket_reso_steps", "network_module" is not like "norm_mode"
+SHORT_WORD, LONG_WORD = 4, 8  # letters
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -96,6 +99,20 @@ def reason_of(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A hint naming the nearest known word, or ""."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else ""
+    """Return a hint naming the nearest known word, or "". Dashes in front of both do not count, so that they are not alike."""
+    bare = {name.lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(word.lstrip("-").replace("-", "_"), bare, n=1, cutoff=CUTOFF)
+    return f"did you mean `{bare[near[0]]}`?" if near else ""
+
+
+def is_slip(word: str, known: str) -> bool:
+    """Return whether a word is a known one with a slip of the pen: one sign too many, too few or wrong; of long words two."""
+    allowed = 2 if len(known) >= LONG_WORD else 1 if len(known) >= SHORT_WORD else 0
+    if abs(len(word) - len(known)) > allowed:
+        return False
+    row = list(range(len(known) + 1))  # row[j]: changes that make the word so far the first j signs of the known one
+    for i, sign in enumerate(word, 1):
+        last, row[0] = row[0], i
+        for j, other in enumerate(known, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (sign != other))
+    return 0 < row[-1] <= allowed

@@ -6,6 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ MEGABYTE = 2**20
 MOST_BYTES = 16 * MEGABYTE  # of settings; ten thousand captions in one metadata file are 2 MB
 SLASHES = r"in paths use forward slashes, C:/Users/me, or single quotes: 'C:\Users\me'"
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Python's own words for a number of too many digits name a function that users do not have.
 TOO_LONG = re.compile(r"Exceeds the limit \(\d+ digits\)")
 
@@ -97,6 +99,24 @@ def read_json(path: Path, name: str = "", most: int = MOST_BYTES) -> Any:
         return json.loads(read_text(path, name, most))
     except (ValueError, RecursionError) as error:
         raise CoinageError(f"{name + ': ' if name else ''}{_reason(error)}", str(path)) from None
+
+
+def at_home(path: str) -> str:
+    """Return a path with the home folder for a leading `~`, which not every shell and no file puts in; a folder so named wins."""
+    return os.path.expanduser(path) if path.startswith("~") and not os.path.lexists(path.split("/", maxsplit=1)[0]) else path  # noqa: PTH111
+
+
+def path_problem(path: str) -> str:
+    """Return why nothing can be at a path, or "": a backslash made a tab or newline of it, or it is too long."""
+    if os.path.lexists(path):
+        return ""
+    if CONTROL.search(path):
+        return "the path holds a tab, a newline or another control character"
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return "the path is too long" if error.errno == errno.ENAMETOOLONG else ""
+    return ""
 
 
 def _line_of(text: str, error: Exception) -> str:

@@ -269,8 +269,8 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
     ({}, {"mixed_precision": "bf16"}, {}, [], ("`mixed_precision` is for all words together", "[[words]] 2 (wopo)", "above all [[words]]")),
     ({}, {"max_train_epochs": 2}, {}, [], ("`max_train_epochs` is not for one word", "max_train_steps, above")),
     ({"zero_terminal_snr": True}, {}, {}, [], ("`zero_terminal_snr` is for all words",)),
-    ({"learning_rate": "fast"}, {"seed": "x"}, {}, [], ("[[words]] 1 (zibu)", "invalid float", "[[words]] 2 (wopo)", "invalid int")),
-    ({"cache_info": 1}, {}, {}, [], ("`cache_info` must be true or false", "[[words]] 1 (zibu)")),
+    ({"learning_rate": "fast"}, {"seed": "x"}, {}, [], ("[[words]] 1 (zibu)", "not a number", "[[words]] 2 (wopo)", "not a whole number")),
+    ({"cache_info": 2}, {}, {}, [], ("`cache_info = 2` must be true or false", "[[words]] 1 (zibu)")),
     ({}, {}, {}, ["--token_string=a", "--dataset_config=b"], ("--token_string, --dataset_config: the config file has several words",)),
     ({"token_string": ""}, {"num_vectors_per_token": 80}, {}, [], ("is missing\n  --> [[words]] 1\n", "--> [[words]] 2 (wopo)")),
     ({"huber_c": 2}, {"init_word": " "}, {}, [], ("out of range\n  --> [[words]] 1", "--init_word is empty\n  --> [[words]] 2")),
@@ -300,9 +300,10 @@ def test_what_is_wrong_is_told_with_its_word(
 
 
 @pytest.mark.parametrize("text", ["words = []", "words = 3", 'words = ["a"]', "[[word]]\ntoken_string = 'a'"])
-def test_other_words_are_unknown_keys(text: str, tmp_path: Path) -> None:
+def test_what_is_almost_a_table_of_words_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"unknown key `words?`\n.*\nhint: did you mean `words`\?"):
+    what = r"(`words` is kept for the tables of words|\[\[word\]\] is not read)"
+    with pytest.raises(ConfigError, match=what + r"\n.*\nhint: write \[\[words\]\], and below it"):
         parse("sd", [f"--config_file={tmp_path / 's.toml'}"], "test")
 
 

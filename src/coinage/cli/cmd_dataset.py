@@ -90,7 +90,7 @@ def dataset_command(argv: Sequence[str]) -> None:
     own, rest = parser.parse_known_args(argv[1:])
     script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
-    findings = Findings(notes=notes(args))
+    findings = Findings(warnings=[*args.told.warnings], notes=[*args.told.notes, *notes(args)])
     data = build_data(args, script, findings, folder=source if source.is_dir() else None)
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:

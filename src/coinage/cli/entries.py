@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coinage.cli.flags import BY_DEST
-from coinage.errors import Problem, did_you_mean
+from coinage.cli.foreign import meant, to_be_seen
+from coinage.errors import Problem
 
 TABLE = "words"
 GROUPS = ("the new word", "captions", "optimizer", "learning rate schedule", "noise and loss", "previews", "metadata")
@@ -58,12 +59,16 @@ def label_of(number: int, values: Mapping[str, Any]) -> str:
 
 
 def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) -> list[Problem]:
-    """Keys of a word's table that are no flags, or that all words share."""
+    """Return what is wrong with the keys of a word's table: they are almost flags, or all words share them.
+
+    Only Coinage reads such tables, so that a slip of the pen is an error here. Keys that are like no flag are left to be noted.
+    """
     own = allowed(known)
     problems = []
     for name in values:
         if name not in known:
-            problems.append(Problem(f"unknown key `{name}`", where, did_you_mean(name, own)))
+            if hint := meant(name, own, "") if to_be_seen(name, known) else "":
+                problems.append(Problem(f"unknown key `{name}`", where, hint))
         elif name == "max_train_epochs":
             hint = "words learn in the same steps, and differ in epochs: give max_train_steps, above all tables of words"
             problems.append(Problem(f"`{name}` is not for one word", where, hint))

@@ -18,21 +18,38 @@ Kind = Literal["str", "int", "float", "ratio", "path", "switch", "list"]
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One command-line flag. `kind` "ratio" is an integer, a fraction below 1, or a percentage."""
+    """One command-line flag. `kind` "ratio" is an integer, a fraction below 1, or a percentage.
+
+    Attributes:
+        choices: the values that the help names; letter case does not count.
+        also: further values that other tools write into files, and what they mean here; None: unset.
+        note: said once when the flag is given and does not act as asked.
+        own: the flag is Coinage's, not sd-scripts'.
+        path: the value names a file or folder: "" means unset, and a leading ~ the home folder.
+        secret: the value is never shown, and the flag never proposed.
+    """
 
     name: str
     kind: Kind
     default: str | int | float | bool | None
     help: str
     choices: tuple[str | int, ...] = ()
-    note: str = ""  # said once when the flag is given and does not act as asked
+    note: str = ""
     sdxl_only: bool = False
-    own: bool = False  # Coinage's, not the reference's
+    own: bool = False
     group: str = ""
+    path: bool = False
+    also: tuple[tuple[str, str | None], ...] = ()
+    secret: bool = False
 
     @property
     def dest(self) -> str:
         return self.name[2:]
+
+    @property
+    def shown_default(self) -> str:
+        """The default as the help has it; "" where there is none, as of switches."""
+        return "" if self.default is None or self.default is False else str(self.default)
 
 
 WORD_TRAINS = (
@@ -45,37 +62,37 @@ def _rows(group: str, *rows: Flag) -> tuple[Flag, ...]:
     return tuple(replace(row, group=group) for row in rows)
 
 
-def _own(*values: Any, choices: tuple[str | int, ...] = ()) -> Flag:
-    """A flag that the reference trainer does not have."""
-    return replace(Flag(*values), choices=choices, own=True)
+def _own(*values: Any, choices: tuple[str | int, ...] = (), path: bool = False) -> Flag:
+    """A flag that sd-scripts does not have."""
+    return replace(Flag(*values), choices=choices, path=path, own=True)
 
 
 NO_SHARDING = "is not needed: the processes exchange a few kilobytes of gradients, and nothing is sharded"
 
 _MODEL = _rows(
     "model",
-    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a .safetensors or .ckpt file, a diffusers folder, or a hub id."),
+    Flag("--pretrained_model_name_or_path", "str", None, "Model to train for: a .safetensors or .ckpt file, a diffusers folder, or a hub id.", path=True),
     Flag("--v2", "switch", False, "The model is Stable Diffusion 2.x."),
     Flag("--v_parameterization", "switch", False, "The model predicts v instead of the noise."),
-    Flag("--vae", "str", None, "Use the VAE of this file, diffusers folder or hub id instead of the model's own."),
-    Flag("--tokenizer_cache_dir", "str", None, "Folder of tokenizers for single files: with vocab.json and merges.txt, in it or in a subfolder."),
+    Flag("--vae", "str", None, "Use the VAE of this file, diffusers folder or hub id instead of the model's own.", path=True),
+    Flag("--tokenizer_cache_dir", "str", None, "Folder of tokenizers for single files: with vocab.json and merges.txt, in it or in a subfolder.", path=True),
     Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last."),
-    Flag("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225)),
+    Flag("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225), also=(("75", None),)),
 )  # fmt: skip
 
 _DATASET = _rows(
     "dataset",
-    Flag("--train_data_dir", "str", None, "Folder of N_name subfolders with images, where N is the number of repeats."),
-    Flag("--reg_data_dir", "str", None, "The same for regularisation images."),
-    Flag("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir."),
+    Flag("--train_data_dir", "str", None, "Folder of N_name subfolders with images, where N is the number of repeats.", path=True),
+    Flag("--reg_data_dir", "str", None, "The same for regularisation images.", path=True),
+    Flag("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir.", path=True),
     Flag("--dataset_repeats", "int", 1, "Repeats of subsets that set no num_repeats."),
-    Flag("--dataset_config", "path", None, "Dataset file (.toml or .json)."),
+    Flag("--dataset_config", "path", None, "Dataset file (.toml or .json).", path=True),
     Flag("--dataset_class", "str", None, "Dotted path of a custom dataset class.", note="has no effect: it would run code that is not checked"),
     Flag("--debug_dataset", "switch", False, "Check the dataset and show what training would see, then stop."),
     Flag("--cache_info", "switch", False, "Remember image sizes between runs."),
     Flag("--train_batch_size", "int", 1, "Images per step of datasets that set no batch_size."),
     Flag("--prior_loss_weight", "float", 1.0, "Loss factor of regularisation images."),
-    Flag("--conditioning_data_dir", "str", None, "Folder of mask images."),
+    Flag("--conditioning_data_dir", "str", None, "Folder of mask images.", path=True),
     Flag("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel."),
     Flag("--max_data_loader_n_workers", "int", 8, "Threads that read images; 0 reads in the training thread."),
     Flag("--persistent_data_loader_workers", "switch", False, "Keep the readers alive between epochs.", note="is not needed: images are read by threads, which start at once"),
@@ -119,10 +136,10 @@ _BUCKETS = _rows(
 
 _OUTPUT = _rows(
     "output",
-    Flag("--output_dir", "str", None, "Where embeddings and previews go."),
+    Flag("--output_dir", "str", None, "Where embeddings and previews go.", path=True),
     Flag("--output_name", "str", None, "Name of the embedding file, without suffix; the token string when unset."),
-    Flag("--save_model_as", "str", "pt", "File format.", ("ckpt", "pt", "safetensors")),
-    Flag("--save_precision", "str", None, "Number format of the saved vectors (fp32 when unset).", ("float", "fp16", "bf16")),
+    Flag("--save_model_as", "str", "pt", "File format.", ("ckpt", "pt", "safetensors"), also=((".ckpt", "ckpt"), (".pt", "pt"), (".safetensors", "safetensors"))),
+    Flag("--save_precision", "str", None, "Number format of the saved vectors (fp32 when unset).", ("float", "fp16", "bf16"), also=(("fp32", "float"),)),
     Flag("--save_every_n_epochs", "int", None, "Save after every n-th epoch."),
     Flag("--save_every_n_steps", "int", None, "Save after every n-th step."),
     Flag("--save_n_epoch_ratio", "int", None, "Save at least this many times, evenly over the epochs."),
@@ -136,7 +153,7 @@ _STATE = _rows(
     Flag("--save_state_on_train_end", "switch", False, "Save what resuming needs at the end."),
     Flag("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states."),
     Flag("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states."),
-    Flag("--resume", "str", None, "Continue from this state folder."),
+    Flag("--resume", "str", None, "Continue from this state folder.", path=True),
     Flag("--resume_from_huggingface", "switch", False, "--resume names a state on the hub: owner/repo/folder, with :revision and :type if need be."),
     Flag("--save_state_to_huggingface", "switch", False, "Upload every saved state."),
 )  # fmt: skip
@@ -146,7 +163,7 @@ _HUB = _rows(
     Flag("--huggingface_repo_id", "str", None, "Upload every embedding to this repository, owner/name; it is made if need be."),
     Flag("--huggingface_repo_type", "str", None, "model (when unset), dataset or space."),
     Flag("--huggingface_path_in_repo", "str", None, "Folder inside the repository; its root when unset."),
-    Flag("--huggingface_token", "str", None, "Access token; the stored login when unset."),
+    Flag("--huggingface_token", "str", None, "Access token; the stored login when unset.", secret=True),
     Flag("--huggingface_repo_visibility", "str", None, "public or private (when unset), of a repository that is made."),
     Flag("--async_upload", "switch", False, "Upload in the background."),
 )  # fmt: skip
@@ -171,7 +188,7 @@ _MEMORY = _rows(
     Flag("--xformers", "switch", False, "xFormers attention.", note=OWN_KERNELS),
     Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on).", note=OWN_KERNELS),
     Flag("--torch_compile", "switch", False, "Compile the UNet."),
-    Flag("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm")),
+    Flag("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm"), also=(("no", None), ("tensorrt", "tensorrt"))),
     Flag("--lowram", "switch", False, "Load weights straight onto the GPU.", note="is not needed: weights are mapped from their file, not read into memory"),
     Flag("--highvram", "switch", False, "Never flush the GPU's cache while encoding.", note="is not needed: the cache is never flushed"),
 )  # fmt: skip
@@ -228,25 +245,25 @@ _SAMPLERS = tuple(name for name in SAMPLER_NAMES if name != "ddpm")
 
 _PREVIEWS = _rows(
     "previews",
-    Flag("--sample_prompts", "str", None, "File of prompts for previews, one per line. Without it: the word alone, in a caption and edited, and the same without the word."),
+    Flag("--sample_prompts", "str", None, "File of prompts for previews, one per line. Without it: the word alone, in a caption and edited, and the same without the word.", path=True),
     Flag("--sample_every_n_steps", "int", None, "Previews every n steps; 0 is off. Without any such flag: a few times, where that takes at most a tenth of the run."),
     Flag("--sample_every_n_epochs", "int", None, "Previews every n epochs; replaces the step interval."),
     Flag("--sample_at_first", "switch", False, "Previews before the first step too."),
-    Flag("--sample_sampler", "str", "ddim", "Sampler of previews.", _SAMPLERS),
+    Flag("--sample_sampler", "str", "ddim", "Sampler of previews.", _SAMPLERS, also=(("ddpm", "ddpm"),)),
 )  # fmt: skip
 
 _LOGGING = _rows(
     "logging",
     Flag("--console_log_level", "str", None, "Least level that is printed.", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
-    Flag("--console_log_file", "str", None, "Log to this file instead of the console."),
+    Flag("--console_log_file", "str", None, "Log to this file instead of the console.", path=True),
     Flag("--console_log_simple", "switch", False, "Log to stdout instead of stderr."),
-    Flag("--logging_dir", "str", None, "Folder of the trackers' logs."),
+    Flag("--logging_dir", "str", None, "Folder of the trackers' logs.", path=True),
     Flag("--log_with", "str", None, "Tracker; tensorboard when --logging_dir is given. all: both, as far as installed.", ("tensorboard", "wandb", "all")),
     Flag("--log_prefix", "str", None, "Prefix of the run's log folder."),
     Flag("--log_tracker_name", "str", None, "Name of the tracker; textual_inversion when unset."),
     Flag("--wandb_run_name", "str", None, "Name of the run on W&B."),
-    Flag("--log_tracker_config", "str", None, "TOML file of tracker arguments: [wandb] for wandb.init, [tensorboard] for SummaryWriter."),
-    Flag("--wandb_api_key", "str", None, "Key of W&B; the stored login when unset."),
+    Flag("--log_tracker_config", "str", None, "TOML file of tracker arguments: [wandb] for wandb.init, [tensorboard] for SummaryWriter.", path=True),
+    Flag("--wandb_api_key", "str", None, "Key of W&B; the stored login when unset.", secret=True),
     Flag("--log_config", "switch", False, "Send the settings to the trackers, without keys and folders."),
 )  # fmt: skip
 
@@ -258,11 +275,11 @@ _METADATA = _rows(
     Flag("--metadata_license", "str", None, "Licence."),
     Flag("--metadata_tags", "str", None, "Tags, comma-separated."),
     Flag("--metadata_usage_hint", "str", None, "How to use it."),
-    Flag("--metadata_thumbnail", "str", None, "Thumbnail: an image file or a data URL."),
+    Flag("--metadata_thumbnail", "str", None, "Thumbnail: an image file or a data URL.", path=True),
     Flag("--metadata_merged_from", "str", None, "What it was merged from."),
     Flag("--metadata_trigger_phrase", "str", None, "The word to write in prompts; the file's name when unset."),
     Flag("--metadata_preprocessor", "str", None, "Preprocessor."),
-    Flag("--metadata_is_negative_embedding", "str", None, "true for negative prompts."),
+    Flag("--metadata_is_negative_embedding", "str", None, "true for negative prompts.", also=(("true", "true"), ("false", "false"))),
 )  # fmt: skip
 
 _SHARDING = _rows(
@@ -270,9 +287,9 @@ _SHARDING = _rows(
     Flag("--deepspeed", "switch", False, "Use DeepSpeed.", note=NO_SHARDING),
     Flag("--zero_stage", "int", 2, "ZeRO stage.", (0, 1, 2, 3), note=NO_SHARDING),
     Flag("--offload_optimizer_device", "str", None, "Where the optimizer is offloaded.", ("cpu", "nvme"), note=NO_SHARDING),
-    Flag("--offload_optimizer_nvme_path", "str", None, "Path of the optimizer's NVMe.", note=NO_SHARDING),
+    Flag("--offload_optimizer_nvme_path", "str", None, "Path of the optimizer's NVMe.", note=NO_SHARDING, path=True),
     Flag("--offload_param_device", "str", None, "Where parameters are offloaded.", ("cpu", "nvme"), note=NO_SHARDING),
-    Flag("--offload_param_nvme_path", "str", None, "Path of the parameters' NVMe.", note=NO_SHARDING),
+    Flag("--offload_param_nvme_path", "str", None, "Path of the parameters' NVMe.", note=NO_SHARDING, path=True),
     Flag("--zero3_init_flag", "switch", False, "Build models under ZeRO-3.", note=NO_SHARDING),
     Flag("--zero3_save_16bit_model", "switch", False, "Gather 16-bit weights on save.", note=NO_SHARDING),
     Flag("--fp16_master_weights_and_gradients", "switch", False, "fp16 master weights.", note=NO_SHARDING),
@@ -286,7 +303,7 @@ _WORD = _rows(
     Flag("--token_string", "str", None, "The new word, as captions write it."),
     Flag("--init_word", "str", None, 'A known word to start from, such as girl; needed unless --weights is given. auto: the one that fits the images best, by measurement (" auto", with a space, is the word itself).'),
     Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes."),
-    Flag("--weights", "str", None, "Start from this embedding file."),
+    Flag("--weights", "str", None, "Start from this embedding file.", path=True),
     Flag("--use_object_template", "switch", False, 'Replace captions by sentences such as "a photo of a {}".'),
     Flag("--use_style_template", "switch", False, 'Replace captions by sentences such as "a painting in the style of {}".'),
 )  # fmt: skip
@@ -300,7 +317,7 @@ _SDXL = _rows(
 
 _CONFIG = _rows(
     "config file",
-    Flag("--config_file", "str", None, "TOML file with values for these flags; the command line wins. A [[words]] table for each of several words: docs/words.md."),
+    Flag("--config_file", "str", None, "TOML file with values for these flags; the command line wins. A [[words]] table for each of several words: docs/words.md.", path=True),
     Flag("--output_config", "switch", False, "Write the given flags to --config_file, then stop."),
 )  # fmt: skip
 
@@ -314,7 +331,7 @@ _OWN = _rows(
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),
     _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word."),
     _own("--background", "str", "white", "Colour behind transparent images: a name or #rrggbb."),
-    _own("--cache_dir", "str", None, "Folder for what is kept on disk; unset: .coinage beside the images."),
+    _own("--cache_dir", "str", None, "Folder for what is kept on disk; unset: .coinage beside the images.", path=True),
     _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
     _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
     _own("--data_as_reference", "switch", False, "Treat pixels and tags as the reference, quirks included: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
@@ -328,7 +345,7 @@ _OWN = _rows(
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
     _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),
     _own("--verbose", "switch", False, "Also tell what is cached, drawn and saved, and where in the code an error was found."),
-    _own("--debug_dataset_out", "str", None, "With --debug_dataset: folder for a contact sheet (dataset.html) and dataset.json."),
+    _own("--debug_dataset_out", "str", None, "With --debug_dataset: folder for a contact sheet (dataset.html) and dataset.json.", path=True),
 )  # fmt: skip
 
 FLAGS: tuple[Flag, ...] = (

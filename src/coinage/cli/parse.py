@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from coinage.cli import entries
-from coinage.cli.flags import BY_DEST, Flag, flags_of
+from coinage.cli.flags import BY_DEST, FLAGS, Flag, flags_of
+from coinage.cli.foreign import CALLED, DASHES, bare, meant
 from coinage.cli.own_defaults import decided
-from coinage.errors import ConfigError, Problem, did_you_mean
+from coinage.cli.settings_file import Settings, read_settings, settings_path
+from coinage.cli.tidy import tidy
+from coinage.cli.values import values_of_command
+from coinage.errors import ConfigError, Findings, Problem
 from coinage.files import write_bytes
+from coinage.wording import few
 
-SECRETS = ("wandb_api_key", "huggingface_token")
+SECRETS = tuple(flag.dest for flag in FLAGS if flag.secret)
+HELP = ("-h", "--help")
+FLAG = re.compile(rf"[{DASHES}]+[^\W\d][^\s=]*(=|$)")  # not a negative number, and no text that begins with a dash
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,28 +31,18 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError([Problem(message, hint=f"see {self.prog} --help")])
 
 
-def ratio(text: str) -> float:
-    """A count, a fraction below 1, or a percentage: "100", "0.1", "10%"."""
-    value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    if 0 < value < 1 or (value == 0 and text.endswith("%")):
-        return value
-    return int(text)
-
-
 def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
+    """Add a flag; its value stays text, and is read by the flag table."""
     note = f" ({flag.note})" if flag.note else ""
-    shown = "" if flag.default in (None, "", False) else f" Default: {flag.default}."
+    shown = f" Default: {flag.shown_default}." if flag.shown_default else ""
     text = (flag.help + shown + note).replace("%", "%%")
     if flag.kind == "switch":
         parser.add_argument(flag.name, action="store_true", default=flag.default, help=text)
     elif flag.kind == "list":
         parser.add_argument(flag.name, nargs="*", default=flag.default, help=text, metavar="K=V")
     else:
-        kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "ratio": ratio, "path": Path}
-        metavar = None if flag.choices else flag.kind.upper()
-        parser.add_argument(
-            flag.name, type=kinds[flag.kind], default=flag.default, choices=flag.choices or None, help=text, metavar=metavar
-        )
+        metavar = "{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.kind.upper()
+        parser.add_argument(flag.name, default=flag.default, help=text, metavar=metavar)
 
 
 EPILOG = """\
@@ -75,123 +72,93 @@ def build_parser(script: str, prog: str) -> Parser:
     return parser
 
 
-def _config_path(name: str) -> Path:
-    path = Path(name)
-    return path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
-
-
-def _as_words(name: str, value: Any, where: str) -> list[str] | Problem:
-    """A config file's value as it would stand on the command line."""
-    kind = BY_DEST[name].kind
-    if kind == "switch":
-        if not isinstance(value, bool):
-            return Problem(f"`{name}` must be true or false", where)
-        return [f"--{name}"] if value else []
-    if kind == "list":
-        return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return [f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"]
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The values of a config file, and those of each word that it has a table for. Other tables are only headings."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError([Problem("--config_file: file not found", str(path))]) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([Problem(f"--config_file: {error}", str(path))]) from None
-    tables = data.get(entries.TABLE)
-    several = isinstance(tables, list) and bool(tables) and all(isinstance(table, dict) for table in tables)
-    words = data.pop(entries.TABLE) if several else []
-    return _flat(data), [_flat(table) for table in words]
-
-
-def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _converted(values: Mapping[str, Any], where: str, parser: Parser) -> argparse.Namespace:
-    """A config file's values, converted by the parser of the command line."""
-    problems, words = [], []
-    for name, value in values.items():
-        converted = _as_words(name, value, where)
-        if isinstance(converted, Problem):
-            problems.append(converted)
-        else:
-            words += converted
-    if problems:
-        raise ConfigError(problems)
-    try:
-        return parser.parse_args(words)
-    except ConfigError as error:
-        raise ConfigError([Problem(p.what, where) for p in error.problems]) from None
-
-
-def _with_file(path: Path, argv: Sequence[str], parser: Parser, known: Sequence[str]) -> argparse.Namespace:
-    """The command line's values, else those of a config file; and as `words` the same of each word in it."""
-    shared, tables = _read(path)
-    names = [*known, entries.TABLE]
-    problems = [Problem(f"unknown key `{name}`", str(path), did_you_mean(name, names)) for name in shared if name not in known]
-    labels = [entries.label_of(number, values) for number, values in enumerate(tables, 1)]
-    for label, values in zip(labels, tables, strict=True):
-        problems += entries.key_problems(values, known, f"{path}, {label}")
-    if problems:
-        raise ConfigError(problems)
-
-    def parsed(values: Mapping[str, Any], where: str) -> argparse.Namespace:
-        return parser.parse_args(argv, namespace=_converted(values, where, parser))
-
-    args = parsed(shared, str(path))
-    given = _given(argv, parser, known)
-    problems = entries.command_problems(given) if tables else []
-    words = []
-    for label, values in zip(labels, tables, strict=True):
-        try:
-            own = parsed(entries.merged(shared, values), f"{path}, {label}")
-            words.append(entries.Entry(label, own, tuple(name for name in values if name in given)))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    args.words = words
-    return args
-
-
-def _given(argv: Sequence[str], parser: Parser, known: Sequence[str]) -> set[str]:
-    """The flags that a command line has, whatever their values."""
-    unset = object()
-    found = parser.parse_args(argv, namespace=argparse.Namespace(**dict.fromkeys(known, unset)))
-    return {name for name in known if getattr(found, name) is not unset}
-
-
 def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
-    """Values of all flags of a script: command line, else config file, else default; `words` has those of each word of the file.
+    """Return the values of all flags of a script: command line, else config file, else default.
+
+    `words` has those of each word of the file, and `told` what is to be said of the file.
 
     Raises:
-        ConfigError: unknown flags, with the nearest known one; values of the wrong type.
+        ConfigError: unknown flags, with the nearest known one; values that are none of their flags: all of them.
     """
-    parser = build_parser(script, prog)
-    args, unknown = parser.parse_known_args(argv)
-    flags = flags_of(script)
-    names = [flag.name for flag in flags]
-    if unknown:
-        problems = []
-        for word in unknown:
-            name = word.split("=")[0]
-            text = f"unknown flag {name}" if name.startswith("-") else f"unexpected word {word!r}"
-            problems.append(Problem(text, hint=did_you_mean(name, names) or f"see {prog} --help"))
-        raise ConfigError(problems)
-    args.words = []
-    if args.config_file and not args.output_config:
-        args = _with_file(_config_path(args.config_file), argv, parser, [flag.dest for flag in flags])
-    for own in (args, *(word.args for word in args.words)):
-        own.script = script
-        if script == "any":
+    flags = {flag.dest: flag for flag in flags_of(script)}
+    given, problems = _command(argv, flags, build_parser(script, prog))
+    settings = Settings()
+    if given.get("config_file") and not given.get("output_config"):
+        try:
+            settings = read_settings(settings_path(given["config_file"]), flags)
+        except ConfigError as error:
+            problems += error.problems
+    if settings.words:
+        problems += entries.command_problems(given)
+    args, wrong = _merged(script, flags, given, settings)
+    if problems or wrong:
+        raise ConfigError(dict.fromkeys([*problems, *wrong]))
+    if script == "any":
+        for own in (args, *(word.args for word in args.words)):
             decided(own)
     return args
+
+
+def _merged(
+    script: str, flags: Mapping[str, Flag], given: Mapping[str, Any], settings: Settings
+) -> tuple[argparse.Namespace, list[Problem]]:
+    """The values of a run, and in `words` those of each word of its settings file; and what is wrong with them."""
+    problems: list[Problem] = []
+
+    def finished(values: Mapping[str, Any]) -> argparse.Namespace:
+        args = argparse.Namespace(**{name: flag.default for name, flag in flags.items()} | dict(values) | dict(given))
+        args.script, args.words = script, []
+        args.told = Findings(warnings=[*settings.told.warnings], notes=[*settings.told.notes])
+        problems.extend(tidy(args, flags))
+        return args
+
+    args = finished(settings.shared)
+    for label, own in settings.words:
+        overruled = tuple(name for name in own if name in given)
+        args.words.append(entries.Entry(label, finished(entries.merged(settings.shared, own)), overruled))
+    every = [word.args for word in args.words] or [args]
+    if settings.folders:
+        if not all(any(getattr(own, name) for name in entries.DATA) for own in every):
+            problems.append(settings.folders)
+        for own in every:
+            own.told.warnings.append(settings.folders)
+    return args, problems
+
+
+def _command(argv: Sequence[str], flags: Mapping[str, Flag], parser: Parser) -> tuple[dict[str, Any], list[Problem]]:
+    """The values of the flags that a command line has, and what is wrong with it."""
+    words, problems = _known_words(argv, flags, parser.prog)
+    unset = object()
+    try:
+        found, extra = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(flags, unset)))
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    problems += [Problem(f"unexpected word {word!r}", hint=f"see {parser.prog} --help") for word in extra]
+    given = {name: value for name, value in vars(found).items() if value is not unset}
+    values, wrong = values_of_command(given, flags)
+    return values, problems + wrong
+
+
+def _known_words(argv: Sequence[str], flags: Mapping[str, Flag], prog: str) -> tuple[list[str], list[Problem]]:
+    """A command line with flags written out that were shortened, and without unknown ones and their values; what is wrong with those."""
+    words: list[str] = []
+    problems = []
+    lost = False  # the last flag is unknown, and what follows are its values
+    for word in argv:
+        if not FLAG.match(word):
+            words += [] if lost else [word]
+            continue
+        name, equals, value = word.partition("=")
+        alike = [f"--{name[2:]}"] if name[2:] in flags else [f"--{flag}" for flag in flags if f"--{flag}".startswith(name)]
+        known = name in HELP or (name.startswith("--") and len(alike) == 1 and bare(alike[0]) in CALLED.get(bare(name), (bare(alike[0]),)))
+        lost = not known and not equals
+        if known:
+            words.append(word if name in HELP else f"{alike[0]}{equals}{value}")
+        else:
+            shown = [flag for flag in alike if bare(flag) not in SECRETS]
+            hint = meant(bare(name), list(flags)) or (f"it may be {few(shown, 5)}" if shown else f"see {prog} --help")
+            problems.append(Problem(f"unknown flag {name}", hint=hint))
+    return words, problems
 
 
 def write_config(args: argparse.Namespace) -> Path:
@@ -204,11 +171,11 @@ def write_config(args: argparse.Namespace) -> Path:
 
     if not args.config_file:
         raise ConfigError([Problem("--output_config needs --config_file", hint="add --config_file settings.toml")])
-    path = _config_path(args.config_file)
+    path = settings_path(args.config_file)
     if path.exists():
         raise ConfigError([Problem("--output_config: the file exists", str(path), "name another file, or delete it")])
-    skip = {*SECRETS, "config_file", "output_config", "script", "words"}
-    values = {k: v for k, v in vars(args).items() if k not in skip and v != BY_DEST[k].default}
+    skip = {*SECRETS, "config_file", "output_config"}
+    values = {k: v for k, v in vars(args).items() if k in BY_DEST and k not in skip and v != BY_DEST[k].default}
     text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
     write_bytes(path, text.encode())
     return path

@@ -50,7 +50,11 @@ def build_words(args: argparse.Namespace) -> list[Word]:
         label, own = entries[number]
         if own.seed is None and drawn:
             own.seed = drawn[0]  # one is enough to repeat the run
-        config, findings = build(own)
+        try:
+            config, findings = build(own)
+        except ConfigError as error:  # what looks like a slip in the settings file may be the reason
+            raise ConfigError([*error.problems, *own.told.warnings]) from None
+        findings.warnings[:0], findings.notes[:0] = own.told.warnings, own.told.notes
         if own.seed is None:
             drawn.append(config.loop.seed)
         return Word(label, own, config, findings)

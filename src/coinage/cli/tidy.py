@@ -1,0 +1,39 @@
+"""What is made of flags' values, wherever they come from: paths from home, and names without suffix. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from coinage.cli.flags import Flag
+from coinage.errors import Problem
+from coinage.text_files import SLASHES, at_home, path_problem
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of embedding files
+DATA_URL = "data:"  # a thumbnail may be one
+
+
+def tidy(args: argparse.Namespace, flags: Mapping[str, Flag]) -> list[Problem]:
+    """Put home folders in place of `~`, and take a suffix off the output name, with a note; return what is wrong with paths."""
+    problems = []
+    for name, flag in flags.items():
+        value = getattr(args, name)
+        if not flag.path or value is None or str(value).startswith(DATA_URL):
+            continue
+        path = at_home(str(value))
+        if why := path_problem(path):
+            problems.append(Problem(f"{flag.name}: {why}", path, SLASHES if "character" in why else ""))
+        setattr(args, name, Path(path) if flag.kind == "path" else path)
+    if args.output_name:
+        args.output_name = _without_suffix(args)
+    return problems
+
+
+def _without_suffix(args: argparse.Namespace) -> str:
+    name: str = args.output_name
+    while name.lower().endswith(SUFFIXES) and name.lower() not in SUFFIXES:
+        name = name[: name.rindex(".")]
+    if name != args.output_name:
+        args.told.note(f"--output_name {args.output_name}: the file is called {name}, and --save_model_as gives it its suffix")
+    return name
