@@ -126,7 +126,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\nkeep_tokens = -1', "out of range"),
         ('[[datasets]]\nresolution = 2048\nenable_bucket = true\n[[datasets.subsets]]\nimage_dir = "a"', "above `max_bucket_reso` 1024"),
         ("[genral]\n", "did you mean `general`"),
-        ("[[datasets", "cannot read the dataset config"),
+        ("[[datasets", "dataset config: the file is not valid TOML"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:

@@ -19,10 +19,11 @@ RANK = {
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
-data.summary cli.flags cli.notes cli.parse cli.values cli.foreign cli.tidy cli.settings_file optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
+data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
 cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several
 demo.run demo.score embeddings.naming chosen
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal wording text_files
+cli.values cli.foreign cli.tidy cli.settings_file
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

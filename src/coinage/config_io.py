@@ -7,7 +7,7 @@ trainer's. All problems of a file are found before any is reported.
 from __future__ import annotations
 
 import json
-import tomllib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,24 @@ from typing import Any, Literal
 
 from coinage.config import IMAGE_SUFFIXES, DatasetConfig
 from coinage.config_build import Fallback, Layer, make_dataset, shown
-from coinage.errors import Findings, did_you_mean
+from coinage.errors import CoinageError, Findings, Problem, did_you_mean
+from coinage.text_files import SLASHES, at_home, path_problem, read_json, read_toml
+from coinage.wording import few
 from coinage.words import encodable
 
-Kind = Literal["int", "float", "str", "bool", "size", "range", "table"]
+Kind = Literal["int", "float", "str", "path", "bool", "size", "range", "table"]
+NAME = "dataset config"
 EXPECTED = {
     "int": "an integer",
     "float": "a number",
     "str": "a string",
+    "path": "a string",
     "bool": "true or false",
     "size": "an integer, or two: [width, height]",
     "range": "two numbers: [lo, hi]",
     "table": "a table",
 }
+MOST_DIGITS = 100  # of a number in quotes
 LARGEST = 2**31  # no count, seed or size is meant to be larger
 
 
@@ -76,12 +81,24 @@ KEYS: dict[str, Key] = {
     "class_tokens": Key("str"),
     "is_reg": Key("bool", "S"),
     "alpha_mask": Key("bool"),
-    "metadata_file": Key("str", "S"),
-    "conditioning_data_dir": Key("str"),
-    "image_dir": Key("str", "S"),
+    "metadata_file": Key("path", "S"),
+    "conditioning_data_dir": Key("path"),
+    "image_dir": Key("path", "S"),
 }
 LEVELS = {"G": "[general]", "D": "[[datasets]]", "S": "[[datasets.subsets]]"}
 FLAG_ONLY = ("prior_loss_weight", "max_token_length", "debug_dataset", "cache_latents", "cache_latents_to_disk", "vae_batch_size")
+# Flags that tell a file of settings from one of datasets.
+SETTINGS = (
+    "pretrained_model_name_or_path", "token_string", "output_dir", "output_name", "learning_rate", "max_train_steps",
+    "max_train_epochs", "optimizer_type", "network_module",
+)  # fmt: skip
+# Keys of other models' dataset files, and those of other tools: ours for the same, or "".
+FOREIGN = {
+    "system_prompt": "", "skip_image_resolution": "", "multires_training": "", "t5xxl_max_token_length": "", "apply_t5_attn_mask": "",
+    "cache_directory": "", "control_directory": "", "video_directory": "", "target_frames": "",
+    "image_directory": "image_dir", "image_jsonl_file": "metadata_file", "repeats": "num_repeats", "train_data_dir": "image_dir",
+    "dataset_repeats": "num_repeats", "train_batch_size": "batch_size", "in_json": "metadata_file",
+}  # fmt: skip
 
 
 def _fits(value: object, kind: Kind) -> bool:
@@ -93,7 +110,7 @@ def _fits(value: object, kind: Kind) -> bool:
         return _fits(value, "int") or (isinstance(value, list) and len(value) == 2 and all(_fits(v, "int") for v in value))
     if kind == "range":
         return isinstance(value, list) and len(value) == 2 and all(_fits(v, "float") for v in value)
-    if kind == "str":
+    if kind in ("str", "path"):
         return isinstance(value, str) and "\0" not in value and encodable(value)
     return isinstance(value, {"bool": bool, "table": dict}[kind])
 
@@ -106,35 +123,89 @@ def _check_table(table: Mapping[str, Any], level: str, where: str, findings: Fin
         if key is None and name in FLAG_ONLY:
             findings.error(f"key `{name}` does not belong in the file", where, f"pass --{name} on the command line")
         elif key is None:
-            known = [k for k, v in KEYS.items() if level in v.levels]
-            findings.error(f"unknown key `{name}`", where, did_you_mean(name, known))
+            findings.error(f"unknown key `{name}`", where, _meant(name, level))
         elif level not in key.levels:
             allowed = " or ".join(LEVELS[x] for x in key.levels)
             findings.error(f"key `{name}` does not belong here", where, f"put it in {allowed}")
         elif not _fits(value, key.kind):
-            findings.error(f"`{name} = {shown(value)}` is not {EXPECTED[key.kind]}", where)
+            findings.error(f"`{name} = {shown(value)}` is not {EXPECTED[key.kind]}", where, _plainer(name, value, key.kind))
+        elif key.kind == "path" and (why := path_problem(at_home(value))):
+            findings.error(f"`{name} = {shown(value)}`: {why}", where, SLASHES if "character" in why else "")
         elif key.note:
             findings.note(f"{name} {key.note}")
 
 
+def _meant(name: str, level: str) -> str:
+    """A hint for an unknown key."""
+    if name in FOREIGN:
+        return f"it is called `{FOREIGN[name]}` here" if FOREIGN[name] else "it is for other models: leave it out"
+    return did_you_mean(name, [key for key, value in KEYS.items() if level in value.levels])
+
+
+def _plainer(name: str, value: object, kind: Kind) -> str:
+    """A hint where a number stands in quotes, or is written as 2.0."""
+    read: object = int(value) if isinstance(value, float) and value.is_integer() else None
+    if isinstance(value, str) and len(value) < MOST_DIGITS:
+        try:
+            read = json.loads(f"[{value}]" if "," in value else value.lower())
+        except ValueError:
+            return ""
+    return f"write {name} = {shown(read)}" if _fits(read, kind) else ""
+
+
 def read_table(path: Path, findings: Findings) -> dict[str, Any]:
     """The contents of a TOML or JSON file; {} with an error when it cannot be read."""
-    if path.suffix.lower() not in (".toml", ".json") and path.exists():
+    suffix = path.suffix.lower()
+    if suffix not in (".toml", ".json") and os.path.exists(path):  # noqa: PTH110 - pathlib raises for a name that is too long
         findings.error("the dataset config must be a .toml or .json file", str(path))
         return {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except FileNotFoundError:
-        findings.error("dataset config not found", str(path))
-        return {}
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad TOML, JSON, UTF-8 or number
-        findings.error(f"cannot read the dataset config: {error}", str(path))
+        data = read_json(path, NAME) if suffix == ".json" else read_toml(path, NAME)
+    except CoinageError as error:
+        findings.errors += _misnamed(path) or error.problems
         return {}
     if not isinstance(data, dict):
         findings.error("the dataset config must be a table", str(path))
         return {}
     return data
+
+
+def _misnamed(path: Path) -> list[Problem]:
+    """Whether a file's name says TOML and it is JSON, or the reverse."""
+    kind, other, read = ("TOML", ".toml", read_toml) if path.suffix.lower() == ".json" else ("JSON", ".json", read_json)
+    try:
+        read(path)
+    except CoinageError:
+        return []
+    return [Problem(f"{NAME}: the file is {kind}, and its name says otherwise", str(path), f"rename it to {path.stem}{other}")]
+
+
+def _other_file(data: Mapping[str, Any]) -> tuple[str, str]:
+    """What a file is that holds no datasets, and where it belongs; "" for what is none of the usual mistakes."""
+    keys = {*data, *(key for value in data.values() if isinstance(value, dict) for key in value)}
+    if keys & set(SETTINGS):
+        return "this is a file of settings", "pass it with --config_file"
+    if data and all(isinstance(entry, dict) and {"caption", "tags"} & set(entry) for entry in data.values()):
+        return "this is a metadata file", "pass it with --in_json, or name it as metadata_file in a dataset file"
+    if isinstance(data.get("subsets"), list):
+        return "[[subsets]] stands outside of a dataset", "write [[datasets]] above it, and [[datasets.subsets]] in its place"
+    return "", ""
+
+
+def _check_outside(data: Mapping[str, Any], where: str, findings: Findings) -> None:
+    """Find what stands beside `[general]` and `[[datasets]]`."""
+    tables = ["general", "datasets"]
+    others = [name for name in data if name not in tables]
+    settings = [name for name in others if name in SETTINGS]
+    if settings:
+        hint = "put settings into a file of their own, and pass it with --config_file"
+        findings.error(f"{few(others)}: not of a dataset", where, hint)
+        return
+    for name in others:
+        if isinstance(data[name], dict | list):
+            findings.error(f"unknown table `{name}`", where, did_you_mean(name, tables))
+        else:
+            findings.error(f"key `{name}` stands outside of all tables", where, "put it in [general]" if name in KEYS else "")
 
 
 def _tables(value: object, name: str, where: str, findings: Findings) -> list[dict[str, Any]]:
@@ -158,10 +229,11 @@ def read_datasets(path: Path, fallback: Fallback, findings: Findings) -> tuple[D
     data = read_table(path, findings)
     if not data and findings.errors:
         return ()
-    tables = ["general", "datasets"]
-    for name in data:
-        if name not in tables:
-            findings.error(f"unknown table `{name}`", str(path), did_you_mean(name, tables))
+    what, hint = ("", "") if "datasets" in data else _other_file(data)
+    if what:
+        findings.error(f"{NAME}: {what}", str(path), hint)
+        return ()
+    _check_outside(data, str(path), findings)
     general = data.get("general", {})
     if not isinstance(general, dict):
         findings.error("`general` must be a table", str(path))
@@ -175,13 +247,20 @@ def read_datasets(path: Path, fallback: Fallback, findings: Findings) -> tuple[D
         before = len(findings.errors)
         _check_table(table, "D", where, findings)
         subsets = _tables(table.get("subsets"), "datasets.subsets", where, findings)
-        layers = [*fallback.layers, Layer("[general]", general), Layer("[[datasets]]", {k: v for k, v in table.items() if k != "subsets"})]
         named = [Layer(f"{where}, [[datasets.subsets]] {j}", subset) for j, subset in enumerate(subsets, 1)]
         for subset in named:
             _check_table(subset.values, "S", subset.name, findings)
         if len(findings.errors) == before and not general_is_wrong:
-            datasets.append(make_dataset(layers, named, where, fallback, findings))
+            own = {key: value for key, value in table.items() if key != "subsets"}
+            layers = [_from_home(Layer("[general]", general)), _from_home(Layer("[[datasets]]", own))]
+            homed = [_from_home(subset) for subset in named]
+            datasets.append(make_dataset([*fallback.layers, *layers], homed, where, fallback, findings))
     return tuple(datasets)
+
+
+def _from_home(layer: Layer) -> Layer:
+    """Have paths that begin with `~` begin with the home folder."""
+    return Layer(layer.name, {key: at_home(value) if KEYS[key].kind == "path" else value for key, value in layer.values.items()})
 
 
 def folder_layout(root: Path, regularisation: Path | None, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:

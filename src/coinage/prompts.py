@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from coinage.errors import ConfigError, Problem, did_you_mean
+from coinage.errors import CoinageError, ConfigError, Problem, did_you_mean
+from coinage.text_files import read_json, read_text, read_toml
 
 log = logging.getLogger("coinage")
+NAME = "--sample_prompts"
 MOST_SEED = 2**63
 SAMPLER_NAMES = (
     "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++",
@@ -145,10 +145,9 @@ def _from_table(table: Mapping[str, Any], defaults: Prompt, where: str, problems
 def _tables(path: Path, defaults: Prompt, problems: list[Problem]) -> list[tuple[str, Prompt]]:
     """Place and prompt of each entry of a TOML or JSON file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        data: Any = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([Problem(f"--sample_prompts: {error}", str(path))]) from None
+        data: Any = read_toml(path, NAME) if path.suffix.lower() == ".toml" else read_json(path, NAME)
+    except CoinageError as error:
+        raise ConfigError(error.problems) from None
     shared: Any = {}
     if path.suffix.lower() == ".toml":
         shared = data.get("prompt", {}) if isinstance(data.get("prompt"), dict) else {}
@@ -180,9 +179,9 @@ def read_prompts(path: Path, sampler: str) -> list[Prompt]:
         found = _tables(path, defaults, problems)
     elif path.suffix.lower() == ".txt":
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(f"--sample_prompts: {error}", str(path))]) from None
+            lines = read_text(path, NAME).splitlines()
+        except CoinageError as error:
+            raise ConfigError(error.problems) from None
         kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
         found = [(f"{path}, line {number}", parse_prompt_line(line, defaults)) for number, line in kept]
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 from coinage.cli.flags import BY_DEST, flags_of
 from coinage.cli.parse import SECRETS
 from coinage.config import HubConfig, LogConfig, TrackerName
-from coinage.errors import Findings, did_you_mean
+from coinage.errors import CoinageError, Findings, did_you_mean
 from coinage.model_files import HUB_ID
+from coinage.text_files import read_toml
 
 # What --log_config tells of texts; numbers, switches and choices are always told, and everything else never.
 TEXTS = (
@@ -79,13 +79,12 @@ def _trackers(args: argparse.Namespace, findings: Findings) -> tuple[TrackerName
 
 def _tracker_arguments(file: str | None, findings: Findings) -> Mapping[str, Mapping[str, Any]]:
     """The tables of `--log_tracker_config`, one per tracker."""
-    if file is None:
+    if not file:
         return {}
     try:
-        tables = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        findings.error(f"--log_tracker_config: {reason}", file)
+        tables = read_toml(Path(file), "--log_tracker_config")
+    except CoinageError as error:
+        findings.errors += error.problems
         return {}
     for name, table in tables.items():
         if name not in TRACKERS or not isinstance(table, dict):

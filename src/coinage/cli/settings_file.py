@@ -7,6 +7,7 @@ a flag with a slip of the pen is warned of. Imports no torch.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ NAME = "--config_file"
 IN_ITSELF = ("config_file", "output_config")  # say nothing in such a file
 DEPTH = 4  # levels of headings; what is deeper is no setting
 OF_DATASETS = ("datasets", "subsets")  # tables of dataset files
+OTHER_SUFFIXES = (".json", ".yaml", ".yml")
 OF_ACCELERATE = re.compile(r"^(compute_environment|distributed_type|num_processes|machine_rank):", re.MULTILINE)
 YAML = re.compile(r"^[\w-]+:(\s|$)", re.MULTILINE)
 
@@ -52,7 +54,7 @@ def settings_path(name: str) -> Path:
     if path.suffix.lower() == ".toml" or not path.name:
         return path
     longer = path.with_name(f"{path.name}.toml")
-    return path if path.is_file() and not longer.exists() else longer
+    return path if os.path.isfile(path) and not os.path.exists(longer) else longer  # noqa: PTH110, PTH113 - takes any name
 
 
 def read_settings(path: Path, flags: Mapping[str, Flag]) -> Settings:
@@ -162,33 +164,39 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is a file of another kind: which one.
     """
-    error: CoinageError | None = None
     try:
         data = read_toml(path, NAME)
-        if path.suffix.lower() == ".toml" or not path.suffix:
-            return data
-    except CoinageError as failed:
-        error = failed
-    kind = _other_kind(path, is_toml=error is None)
-    raise ConfigError([kind] if kind else error.problems if error else [])
+    except CoinageError as error:
+        raise ConfigError(_other_kind(path) or error.problems) from None
+    if path.suffix.lower() != ".toml":
+        hint = f"rename it to {path.stem}.toml"
+        raise ConfigError([Problem(f"{NAME}: the file is TOML, and its name does not say so", str(path), hint)])
+    return data
 
 
-def _other_kind(path: Path, *, is_toml: bool) -> Problem | None:
-    """What a file is that is not settings in TOML."""
-    if is_toml:
-        return Problem(f"{NAME}: the file is TOML, and its name does not say so", str(path), f"rename it to {path.stem}.toml")
+def _other_kind(path: Path) -> list[Problem]:
+    """What a file is that is not TOML; nothing where it is none of the usual ones."""
+    if path.stem.endswith(OTHER_SUFFIXES) and not os.path.lexists(path):
+        return [Problem(f"{NAME}: file not found", str(path.with_suffix("")))]
     try:
         text = read_text(path)
     except CoinageError:
-        return None
+        return []
     if OF_ACCELERATE.search(text):
         hint = f"give it to accelerate: accelerate launch --config_file {path} train_textual_inversion.py ..."
-        return Problem(f"{NAME}: these are the settings of accelerate, in YAML", str(path), hint)
+        return [Problem(f"{NAME}: these are the settings of accelerate, in YAML", str(path), hint)]
+    if _is_json(path):
+        hint = "give the .toml file that the GUI writes when a training begins"
+        return [Problem(f"{NAME}: the file is JSON, as GUIs keep their settings, and not TOML", str(path), hint)]
+    if path.suffix.lower() in OTHER_SUFFIXES and YAML.search(text):
+        return [
+            Problem(f"{NAME}: the file is YAML, and not TOML", str(path), "write learning_rate = 0.001 in place of learning_rate: 0.001")
+        ]
+    return []
+
+
+def _is_json(path: Path) -> bool:
     try:
-        read_json(path)
+        return isinstance(read_json(path), dict | list)
     except CoinageError:
-        if not YAML.search(text) or path.suffix.lower() not in (".yaml", ".yml"):
-            return None
-        return Problem(f"{NAME}: the file is YAML, and settings are read from TOML", str(path), "write learning_rate = 0.001")
-    hint = "give the .toml file that the GUI writes when a training begins"
-    return Problem(f"{NAME}: the file is JSON, as GUIs keep their settings, and they are read from TOML", str(path), hint)
+        return False
