@@ -156,7 +156,8 @@ def _plainer(name: str, value: object, kind: Kind) -> str:
 def read_table(path: Path, findings: Findings) -> dict[str, Any]:
     """The contents of a TOML or JSON file; {} with an error when it cannot be read."""
     suffix = path.suffix.lower()
-    if suffix not in (".toml", ".json") and os.path.exists(path):  # noqa: PTH110 - pathlib raises for a name that is too long
+    there = os.path.exists(path)  # noqa: PTH110 - pathlib raises for a name that is too long
+    if suffix not in (".toml", ".json") and there:
         findings.error("the dataset config must be a .toml or .json file", str(path))
         return {}
     try:
@@ -172,24 +173,31 @@ def read_table(path: Path, findings: Findings) -> dict[str, Any]:
 
 def _misnamed(path: Path) -> list[Problem]:
     """Whether a file's name says TOML and it is JSON, or the reverse."""
-    kind, other, read = ("TOML", ".toml", read_toml) if path.suffix.lower() == ".json" else ("JSON", ".json", read_json)
+    is_named_json = path.suffix.lower() == ".json"
+    kind, read = ("toml", read_toml) if is_named_json else ("json", read_json)
     try:
         read(path)
     except CoinageError:
         return []
-    return [Problem(f"{NAME}: the file is {kind}, and its name says otherwise", str(path), f"rename it to {path.stem}{other}")]
+    what = f"{NAME}: the file is {kind.upper()}, and its name says otherwise"
+    return [Problem(what, str(path), f"rename it to {path.stem}.{kind}")]
 
 
 def _other_file(data: Mapping[str, Any]) -> tuple[str, str]:
-    """What a file is that holds no datasets, and where it belongs; "" for what is none of the usual mistakes."""
+    """What a file without datasets is, and where it belongs; "" where it is none of the usual mistakes."""
     keys = {*data, *(key for value in data.values() if isinstance(value, dict) for key in value)}
     if keys & set(SETTINGS):
         return "this is a file of settings", "pass it with --config_file"
-    if data and all(isinstance(entry, dict) and {"caption", "tags"} & set(entry) for entry in data.values()):
+    if is_metadata(data):
         return "this is a metadata file", "pass it with --in_json, or name it as metadata_file in a dataset file"
     if isinstance(data.get("subsets"), list):
         return "[[subsets]] stands outside of a dataset", "write [[datasets]] above it, and [[datasets.subsets]] in its place"
     return "", ""
+
+
+def is_metadata(data: Mapping[str, Any]) -> bool:
+    """Return whether a file names images with their captions, as `--in_json` does."""
+    return bool(data) and all(isinstance(entry, dict) and bool({"caption", "tags"} & set(entry)) for entry in data.values())
 
 
 def _check_outside(data: Mapping[str, Any], where: str, findings: Findings) -> None:
@@ -260,7 +268,8 @@ def read_datasets(path: Path, fallback: Fallback, findings: Findings) -> tuple[D
 
 def _from_home(layer: Layer) -> Layer:
     """Have paths that begin with `~` begin with the home folder."""
-    return Layer(layer.name, {key: at_home(value) if KEYS[key].kind == "path" else value for key, value in layer.values.items()})
+    paths = {key: at_home(value) for key, value in layer.values.items() if KEYS[key].kind == "path"}
+    return Layer(layer.name, {**layer.values, **paths})
 
 
 def folder_layout(root: Path, regularisation: Path | None, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:

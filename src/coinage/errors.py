@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-CUTOFF = 0.72  # of difflib's likeness: "bucket_step" is like "bucket_reso_steps", "network_module" is not like "norm_mode"
+CUTOFF = 0.72  # of difflib's ratio: "bucket_step" is near "bucket_reso_steps", "network_module" far from "norm_mode"
 SHORT_WORD, LONG_WORD = 4, 8  # letters
 
 
@@ -99,18 +99,19 @@ def reason_of(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a hint naming the nearest known word, or "". Dashes in front of both do not count, so that they are not alike."""
+    """Return a hint naming the nearest known word, or "". Dashes in front do not make two words alike."""
     bare = {name.lstrip("-"): name for name in known}
     near = difflib.get_close_matches(word.lstrip("-").replace("-", "_"), bare, n=1, cutoff=CUTOFF)
     return f"did you mean `{bare[near[0]]}`?" if near else ""
 
 
 def is_slip(word: str, known: str) -> bool:
-    """Return whether a word is a known one with a slip of the pen: one sign too many, too few or wrong; of long words two."""
+    """Return whether a word is a known one with a slip: a letter too many, too few or wrong; in long words two."""
     allowed = 2 if len(known) >= LONG_WORD else 1 if len(known) >= SHORT_WORD else 0
-    if abs(len(word) - len(known)) > allowed:
+    others = {*word} ^ {*known}  # a change puts one letter for another at most
+    if abs(len(word) - len(known)) > allowed or len(others) > 2 * allowed:
         return False
-    row = list(range(len(known) + 1))  # row[j]: changes that make the word so far the first j signs of the known one
+    row = list(range(len(known) + 1))  # row[j]: changes between the word so far and the first j letters
     for i, sign in enumerate(word, 1):
         last, row[0] = row[0], i
         for j, other in enumerate(known, 1):

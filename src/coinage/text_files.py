@@ -102,12 +102,14 @@ def read_json(path: Path, name: str = "", most: int = MOST_BYTES) -> Any:
 
 
 def at_home(path: str) -> str:
-    """Return a path with the home folder for a leading `~`, which not every shell and no file puts in; a folder so named wins."""
-    return os.path.expanduser(path) if path.startswith("~") and not os.path.lexists(path.split("/", maxsplit=1)[0]) else path  # noqa: PTH111
+    """Return a path with the home folder for a leading `~`, as shells put it; a folder of that name wins."""
+    if not path.startswith("~") or os.path.lexists(path.split("/", maxsplit=1)[0]):
+        return path
+    return os.path.expanduser(path)  # noqa: PTH111 - takes a user that is not there
 
 
 def path_problem(path: str) -> str:
-    """Return why nothing can be at a path, or "": a backslash made a tab or newline of it, or it is too long."""
+    """Return why nothing can be at a path, or "": a backslash made a tab in it, or it is too long."""
     if os.path.lexists(path):
         return ""
     if CONTROL.search(path):

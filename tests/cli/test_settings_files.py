@@ -267,6 +267,8 @@ WRONG_SETTINGS = {
     "folders in settings": ("d.toml", "[general_args.args]\nseed = 1\n" + SUBSETS, "[[subsets]] is not read"),
     "folders beside settings": ("d.toml", "seed = 1\n" + DATASET, "[[datasets]] is not read"),
     "a GUI's JSON": ("g.json", '{"seed": 1}', "the file is JSON"),
+    "a dataset in JSON": ("d.json", '{"datasets": []}', "this is a dataset file"),
+    "metadata": ("m.json", METADATA, "this is a metadata file"),
     "JSON named as TOML": ("g.toml", '{"seed": 1}', "the file is JSON"),
     "TOML named as JSON": ("g.json", "seed = 1", "rename it to g.toml"),
     "accelerate's YAML": ("a.yaml", YAML, "these are the settings of accelerate"),

@@ -167,9 +167,9 @@ def test_tracker_arguments_are_merged(tmp_path: Path, monkeypatch: pytest.Monkey
     ("text", "message"),
     [
         ("[wandbb]\na = 1\n", "did you mean `wandb`"),
-        ("wandb = 3\n", "is no tracker's table"),
+        ("wandb = 3\n", "is not a tracker's table"),
         ("[wandb\n", "Expected"),
-        (None, "No such file"),
+        (None, "file not found"),
     ],
 )
 def test_a_wrong_tracker_file_is_an_error(moon_dataset: Path, tmp_path: Path, text: str | None, message: str) -> None:

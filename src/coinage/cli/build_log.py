@@ -89,7 +89,7 @@ def _tracker_arguments(file: str | None, findings: Findings) -> Mapping[str, Map
     for name, table in tables.items():
         if name not in TRACKERS or not isinstance(table, dict):
             hint = did_you_mean(name, TRACKERS) or "write [wandb] or [tensorboard], and its arguments below"
-            findings.error(f"--log_tracker_config: `{name}` is no tracker's table", file, hint)
+            findings.error(f"--log_tracker_config: `{name}` is not a tracker's table", file, hint)
     return tables
 
 

@@ -61,7 +61,8 @@ def label_of(number: int, values: Mapping[str, Any]) -> str:
 def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) -> list[Problem]:
     """Return what is wrong with the keys of a word's table: they are almost flags, or all words share them.
 
-    Only Coinage reads such tables, so that a slip of the pen is an error here. Keys that are like no flag are left to be noted.
+    Only Coinage reads such tables, so that a slip of the pen is an error here. Keys that are like no flag
+    are left to be noted.
     """
     own = allowed(known)
     problems = []

@@ -1,4 +1,4 @@
-"""Flags and keys of other tools, by what they are called or do here. The names are public; imports no torch."""
+"""Flags and keys of other tools, and what they are called or do here. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from coinage.cli.flags import BY_DEST
 from coinage.errors import did_you_mean, is_slip
 
-# Of diffusers' scripts for textual inversion, of dataset files, and what people guess: our names for the same.
+# Names of diffusers' scripts, of dataset files, and what people guess: ours for the same.
 CALLED: dict[str, tuple[str, ...]] = {
     "placeholder_token": ("token_string",),
     "initializer_token": ("init_word",),
@@ -109,5 +109,5 @@ def meant(name: str, known: Iterable[str], dashes: str = "--") -> str:
 
 
 def to_be_seen(name: str, known: Iterable[str]) -> bool:
-    """Return whether a key that is no flag seems to be meant as one: a slip of the pen, or another tool's name for it."""
+    """Return whether a key seems to be meant as a flag: by a slip of the pen, or by another tool's name."""
     return name in CALLED or any(is_slip(name, other) for other in known if not BY_DEST[other].secret)

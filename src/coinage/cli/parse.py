@@ -102,11 +102,12 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
 def _merged(
     script: str, flags: Mapping[str, Flag], given: Mapping[str, Any], settings: Settings
 ) -> tuple[argparse.Namespace, list[Problem]]:
-    """The values of a run, and in `words` those of each word of its settings file; and what is wrong with them."""
+    """The values of a run, in `words` those of each word of its file; and what is wrong with them."""
     problems: list[Problem] = []
 
     def finished(values: Mapping[str, Any]) -> argparse.Namespace:
-        args = argparse.Namespace(**{name: flag.default for name, flag in flags.items()} | dict(values) | dict(given))
+        defaults = {name: flag.default for name, flag in flags.items()}
+        args = argparse.Namespace(**defaults | dict(values) | dict(given))
         args.script, args.words = script, []
         args.told = Findings(warnings=[*settings.told.warnings], notes=[*settings.told.notes])
         problems.extend(tidy(args, flags))
@@ -140,7 +141,7 @@ def _command(argv: Sequence[str], flags: Mapping[str, Flag], parser: Parser) -> 
 
 
 def _known_words(argv: Sequence[str], flags: Mapping[str, Flag], prog: str) -> tuple[list[str], list[Problem]]:
-    """A command line with flags written out that were shortened, and without unknown ones and their values; what is wrong with those."""
+    """A command line with its flags in full, without unknown ones and their values; and what is wrong with those."""
     words: list[str] = []
     problems = []
     lost = False  # the last flag is unknown, and what follows are its values
@@ -149,16 +150,24 @@ def _known_words(argv: Sequence[str], flags: Mapping[str, Flag], prog: str) -> t
             words += [] if lost else [word]
             continue
         name, equals, value = word.partition("=")
-        alike = [f"--{name[2:]}"] if name[2:] in flags else [f"--{flag}" for flag in flags if f"--{flag}".startswith(name)]
-        known = name in HELP or (name.startswith("--") and len(alike) == 1 and bare(alike[0]) in CALLED.get(bare(name), (bare(alike[0]),)))
-        lost = not known and not equals
-        if known:
-            words.append(word if name in HELP else f"{alike[0]}{equals}{value}")
-        else:
-            shown = [flag for flag in alike if bare(flag) not in SECRETS]
-            hint = meant(bare(name), list(flags)) or (f"it may be {few(shown, 5)}" if shown else f"see {prog} --help")
-            problems.append(Problem(f"unknown flag {name}", hint=hint))
+        alike = _alike(name, flags)
+        lost = len(alike) != 1 and not equals
+        if len(alike) == 1:
+            words.append(f"{alike[0]}{equals}{value}")
+            continue
+        shown = [flag for flag in alike if bare(flag) not in SECRETS]
+        hint = f"it may be {few(shown, 5)}" if shown else f"see {prog} --help"
+        problems.append(Problem(f"unknown flag {name}", hint=meant(bare(name), list(flags)) or hint))
     return words, problems
+
+
+def _alike(name: str, flags: Mapping[str, Flag]) -> list[str]:
+    """The flag of a name, else those that begin so; none where other tools mean something else by the name."""
+    if name in HELP or (name.startswith("--") and name[2:] in flags):
+        return [name]
+    alike = [f"--{flag}" for flag in flags if f"--{flag}".startswith(name)]
+    elsewhere = CALLED.get(bare(name), ())
+    return alike if not elsewhere or [bare(flag) for flag in alike] == [*elsewhere] else []
 
 
 def write_config(args: argparse.Namespace) -> Path:
@@ -175,7 +184,8 @@ def write_config(args: argparse.Namespace) -> Path:
     if path.exists():
         raise ConfigError([Problem("--output_config: the file exists", str(path), "name another file, or delete it")])
     skip = {*SECRETS, "config_file", "output_config"}
-    values = {k: v for k, v in vars(args).items() if k in BY_DEST and k not in skip and v != BY_DEST[k].default}
+    shown = {k: v for k, v in vars(args).items() if k in BY_DEST and k not in skip}
+    values = {k: v for k, v in shown.items() if v != BY_DEST[k].default}
     text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
     write_bytes(path, text.encode())
     return path

@@ -18,6 +18,7 @@ from coinage.cli import entries
 from coinage.cli.flags import BY_DEST, Flag
 from coinage.cli.foreign import CALLED, meant, to_be_seen
 from coinage.cli.values import values_of_file
+from coinage.config_io import is_metadata
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.text_files import at_home, read_json, read_text, read_toml
 from coinage.wording import counted, few
@@ -54,7 +55,8 @@ def settings_path(name: str) -> Path:
     if path.suffix.lower() == ".toml" or not path.name:
         return path
     longer = path.with_name(f"{path.name}.toml")
-    return path if os.path.isfile(path) and not os.path.exists(longer) else longer  # noqa: PTH110, PTH113 - takes any name
+    there = os.path.isfile(path) and not os.path.exists(longer)  # noqa: PTH110, PTH113 - take any name
+    return path if there else longer
 
 
 def read_settings(path: Path, flags: Mapping[str, Flag]) -> Settings:
@@ -102,7 +104,7 @@ def flat(data: Mapping[str, Any], flags: Mapping[str, Flag], depth: int = DEPTH)
 
 
 def _is_argument_table(name: str, table: Mapping[str, Any], flags: Mapping[str, Flag]) -> bool:
-    """Whether a table is the value of a flag, such as `[optimizer_args]` with `weight_decay = 0.01`, not a heading of that name."""
+    """Whether a table is a flag's value, as `[optimizer_args]` with `weight_decay = 0.01`, and not a heading."""
     values = any(key in flags or isinstance(value, dict) for key, value in table.items())
     return name in flags and flags[name].kind == "list" and not values
 
@@ -121,12 +123,13 @@ def _folders(data: dict[str, Any], path: Path) -> Problem | None:
         del data[name]
     if "datasets" in found and not others:
         return Problem(f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}")
-    hint = "write [[datasets]] and [[datasets.subsets]] into a file of their own, and pass it with --dataset_config"
-    return Problem(f"{NAME}: [[{found[0]}]] is not read: folders of images stand in a dataset file", str(path), hint)
+    what = f"{NAME}: [[{found[0]}]] is not read: folders of images stand in a dataset file"
+    hint = "write [[datasets]] and [[datasets.subsets]] into one, and pass it with --dataset_config"
+    return Problem(what, str(path), hint)
 
 
 def _words(data: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Take the tables of words out of the file; what is almost such a table is a problem, since the word would be lost."""
+    """Take the tables of words out of the file; what is almost such a table would be lost, and is a problem."""
     problems = []
     hint = f"write [[{entries.TABLE}]], and below it the flags of one word"
     for name, value in list(data.items()):
@@ -185,18 +188,22 @@ def _other_kind(path: Path) -> list[Problem]:
     if OF_ACCELERATE.search(text):
         hint = f"give it to accelerate: accelerate launch --config_file {path} train_textual_inversion.py ..."
         return [Problem(f"{NAME}: these are the settings of accelerate, in YAML", str(path), hint)]
-    if _is_json(path):
-        hint = "give the .toml file that the GUI writes when a training begins"
-        return [Problem(f"{NAME}: the file is JSON, as GUIs keep their settings, and not TOML", str(path), hint)]
+    if problem := _json_problem(path):
+        return [problem]
     if path.suffix.lower() in OTHER_SUFFIXES and YAML.search(text):
-        return [
-            Problem(f"{NAME}: the file is YAML, and not TOML", str(path), "write learning_rate = 0.001 in place of learning_rate: 0.001")
-        ]
+        return [Problem(f"{NAME}: the file is YAML, and not TOML", str(path), "write learning_rate = 0.001")]
     return []
 
 
-def _is_json(path: Path) -> bool:
+def _json_problem(path: Path) -> Problem | None:
+    """Which of the JSON files a training knows this is; None where it is not JSON."""
     try:
-        return isinstance(read_json(path), dict | list)
+        data = read_json(path)
     except CoinageError:
-        return False
+        return None
+    if isinstance(data, dict) and "datasets" in data:
+        return Problem(f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}")
+    if isinstance(data, dict) and is_metadata(data):
+        return Problem(f"{NAME}: this is a metadata file", str(path), "pass it with --in_json")
+    hint = "give the .toml file that the GUI writes when a training begins"
+    return Problem(f"{NAME}: the file is JSON, as GUIs keep their settings, and not TOML", str(path), hint)

@@ -1,4 +1,4 @@
-"""What is made of flags' values, wherever they come from: paths from home, and names without suffix. Imports no torch."""
+"""What becomes of flags' values, wherever they come from: paths from home, names without suffix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DATA_URL = "data:"  # a thumbnail may be one
 
 
 def tidy(args: argparse.Namespace, flags: Mapping[str, Flag]) -> list[Problem]:
-    """Put home folders in place of `~`, and take a suffix off the output name, with a note; return what is wrong with paths."""
+    """Put the home folder for `~`, take a suffix off the output name; return what is wrong with paths."""
     problems = []
     for name, flag in flags.items():
         value = getattr(args, name)
@@ -35,5 +35,6 @@ def _without_suffix(args: argparse.Namespace) -> str:
     while name.lower().endswith(SUFFIXES) and name.lower() not in SUFFIXES:
         name = name[: name.rindex(".")]
     if name != args.output_name:
-        args.told.note(f"--output_name {args.output_name}: the file is called {name}, and --save_model_as gives it its suffix")
+        note = f"the file is called {name}, and --save_model_as gives it its suffix"
+        args.told.note(f"--output_name {args.output_name}: {note}")
     return name

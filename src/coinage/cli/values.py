@@ -10,7 +10,7 @@ from coinage.cli.flags import Flag
 from coinage.config_build import shown
 from coinage.errors import Problem
 
-WORDS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "on": True, "off": False}
+WORDS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 NOT_SET = "none"  # what some tools write for a choice that is left open
 
 
@@ -22,7 +22,9 @@ def from_command(flag: Flag, value: Any) -> Any:
 
 
 def from_file(flag: Flag, value: Any) -> Any:
-    """Return the value that a settings file gives a flag; the default where it gives none: "", [], or false in place of a text.
+    """Return the value that a settings file gives a flag; the default where it gives none.
+
+    None are "", [], and false in place of a text or number.
 
     Raises:
         ValueError: what is wrong with it, to stand behind the value: "is not a number".
@@ -58,7 +60,9 @@ def _also(flag: Flag, value: Any) -> bool:
 
 
 def _choice(flag: Flag, value: Any) -> Any:
-    known = {_name(choice): choice for choice in flag.choices} | ({NOT_SET: None} if flag.default is None else {})
+    known: dict[str, Any] = {_name(choice): choice for choice in flag.choices}
+    if flag.default is None:
+        known[NOT_SET] = None
     if isinstance(value, bool) or _name(value) not in known:
         raise ValueError(f"is not one of {', '.join(map(str, flag.choices))}")
     return known[_name(value)]
@@ -132,7 +136,7 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def values_of_file(given: Mapping[str, Any], flags: Mapping[str, Flag], where: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the values that a file gives to flags, and what is wrong with others; keys that are no flags are left out."""
+    """Return the values that a file gives to flags, and what is wrong with others; other keys are left out."""
     values, problems = {}, []
     for name, value in given.items():
         if name not in flags:
@@ -152,5 +156,5 @@ def values_of_command(given: Mapping[str, Any], flags: Mapping[str, Flag]) -> tu
         try:
             values[name] = from_command(flags[name], value)
         except ValueError as error:
-            problems.append(Problem(f"--{name} {value} {error}", hint="see --help"))
+            problems.append(Problem(f"--{name} {value or repr(value)} {error}"))
     return values, problems
