@@ -169,7 +169,9 @@ def _tables(path: Path, defaults: Prompt, problems: list[Problem]) -> list[tuple
 
 
 def read_prompts(path: Path, sampler: str) -> list[Prompt]:
-    """Prompts of a file: .txt with one per line, .toml with `[prompt]` and `[[prompt.subset]]`, .json with a list.
+    """Return the prompts of a file: .txt with one per line, .toml with `[prompt]` and `[[prompt.subset]]`, .json with a list.
+
+    A file without any is warned of.
 
     Raises:
         ConfigError: the file cannot be read, or has entries that cannot be used: all of them.
@@ -186,8 +188,8 @@ def read_prompts(path: Path, sampler: str) -> list[Prompt]:
         found = [(f"{path}, line {number}", parse_prompt_line(line, defaults)) for number, line in kept]
     else:
         raise ConfigError([Problem(f"--sample_prompts: {path.name} is not a .txt, .toml or .json file", str(path))])
-    if not found:
-        problems.append(Problem("--sample_prompts: the file holds no prompt", str(path)))
+    if not found and not problems:  # GUIs write such a file where no prompt is asked for
+        log.warning("--sample_prompts: the file holds no prompt, and so no previews are drawn\n  --> %s", path)
     for where, prompt in found:
         if prompt.sampler not in SAMPLER_NAMES:
             hint = did_you_mean(prompt.sampler, SAMPLER_NAMES) or f"one of {', '.join(SAMPLER_NAMES)}"

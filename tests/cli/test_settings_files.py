@@ -11,12 +11,13 @@ import pytest
 from tools.flag_page import row
 
 from coinage.cli.build import build
-from coinage.cli.flags import FLAGS, flags_of
+from coinage.cli.flags import FLAGS, Flag, flags_of
 from coinage.cli.foreign import CALLED, LORA, WHOLE_MODEL, WHY
 from coinage.cli.kohya import train_command
 from coinage.cli.parse import SECRETS, build_parser, parse
 from coinage.cli.several import build_words
 from coinage.errors import ConfigError, did_you_mean, is_slip
+from coinage.prompts import Prompt, read_prompts
 from coinage.text_files import SLASHES
 from tests.helpers import captured, flags
 
@@ -370,9 +371,23 @@ def test_other_files_that_flags_name(
     assert done.stderr.count("error:") == 1
 
 
-@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.path], ids=lambda flag: str(flag.dest))
-def test_paths_begin_at_home_and_may_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: object) -> None:
-    name = flag.dest  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("name", "text"), [("p.txt", ""), ("p.txt", "# none\n\n"), ("p.json", "[]")])
+def test_a_prompt_file_without_prompts_is_warned_of(moon_dataset: Path, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    more = [f"--sample_prompts={tmp_path / name}", "--sample_every_n_steps=1", "--dry_run"]
+    done = captured(lambda: train_command("sd", flags(moon_dataset, tmp_path / "out", *more)))
+    assert done.returncode == 0, done.stderr
+    assert "warning: --sample_prompts: the file holds no prompt, and so no previews are drawn" in done.stderr
+
+
+def test_prompts_in_utf16_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("a zibu --s 3\n".encode("utf-16"))
+    assert read_prompts(tmp_path / "p.txt", "ddim") == [Prompt(text="a zibu", steps=3)]
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.path], ids=lambda flag: flag.dest)
+def test_paths_begin_at_home_and_may_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: Flag) -> None:
+    name = flag.dest
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     if name == "config_file":

@@ -212,7 +212,7 @@ class Previewer(Observer):
         if self._config.prompts is None or self._changed in (None, before):
             return
         try:
-            self._prompts = read_prompts(self._config.prompts, self._config.sampler)
+            self._prompts = read_prompts(self._config.prompts, self._config.sampler) or self._prompts
         except ConfigError as error:
             log.warning("%s", error)
 
