@@ -214,6 +214,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         ("learning_rat = 1", "did you mean `learning_rate`?"),
         ("learning_rte = 1", "did you mean `learning_rate`?"),
         ('output_dri = "x"', "did you mean `output_dir`?"),
+        ('weigts = "x.pt"', "did you mean `weights`?"),  # so a GUI writes it
         ("max_train_epoch = 3", "did you mean `max_train_epochs`?"),
         ("batch_size = 3", "it is called `train_batch_size` here"),
         ('placeholder_token = "x"', "it is called `token_string` here"),
