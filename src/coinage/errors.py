@@ -101,7 +101,7 @@ def reason_of(error: BaseException) -> str:
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a hint naming the nearest known word, or "". Dashes in front do not make two words alike."""
     bare = {name.lstrip("-"): name for name in known}
-    near = difflib.get_close_matches(word.lstrip("-").replace("-", "_"), bare, n=1, cutoff=CUTOFF)
+    near = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=CUTOFF)
     return f"did you mean `{bare[near[0]]}`?" if near else ""
 
 
