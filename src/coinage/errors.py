@@ -12,24 +12,30 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from coinage.wording import visible
+
+MORE_THAN_TENSORS = "it holds more than tensors"
 CUTOFF = 0.72  # of difflib's ratio: "bucket_step" is near "bucket_reso_steps", "network_module" far from "norm_mode"
 SHORT_WORD, LONG_WORD = 4, 8  # letters
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the input: what, where it stands, how to mend it."""
+    """One thing wrong with the input: what, where it stands, how to mend it.
+
+    Each is one line when shown: whatever control characters names and values in it have are written as escapes.
+    """
 
     what: str
     where: str = ""
     hint: str = ""
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [visible(self.what)]
         if self.where:
-            lines.append(f"  --> {self.where}")
+            lines.append(f"  --> {visible(self.where)}")
         if self.hint:
-            lines.append(f"hint: {self.hint}")
+            lines.append(f"hint: {visible(self.hint)}")
         return "\n".join(lines)
 
 
@@ -94,8 +100,14 @@ class TrainingError(CoinageError):
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what a library says went wrong; the kind of error where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of what a library says went wrong; the kind of error where it says nothing.
+
+    What torch says of a pickle that it refuses comes with the advice to load it unsafely, which is never passed on.
+    """
+    text = str(error)
+    if "weights_only" in text:
+        return MORE_THAN_TENSORS
+    return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

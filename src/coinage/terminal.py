@@ -1,12 +1,22 @@
-"""How messages look: a little colour, and above whatever line is live, on a terminal; plain text everywhere else."""
+"""How all that commands say is printed: messages, lines, tables and JSON. Nothing else prints.
+
+On a terminal there is a little colour, and messages stand above whatever line is live; elsewhere it is plain text.
+Whatever strangers have written (file names, captions, metadata, keys, names of tensors) is shown with its control
+characters as escapes, so that no file can steer a terminal.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from coinage.errors import CoinageError, Problem
+from coinage.wording import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,6 +24,7 @@ if TYPE_CHECKING:
 
 Stream = Literal["stderr", "stdout"]
 GOLD = "color(178)"
+LINE_BREAK = "\n"
 INDENT = 8  # columns of a fact's label
 STYLES = {"error:": "bold red", "warning:": "bold yellow", "note:": "cyan", "hint:": "cyan", "saved": "bold green", "checked:": "green"}
 FIRST_WORD = re.compile(r"\S+")
@@ -37,6 +48,55 @@ def live_console() -> Console | None:
     return next((handler.console for handler in log.handlers if isinstance(handler, Messages) and handler.live), None)
 
 
+def print_line(text: str = "", stream: Stream = "stdout", style: str = "") -> None:
+    """Print one line; a line break within it is an escape, as all control characters are.
+
+    Args:
+        text: the line.
+        stream: where to.
+        style: of the line on a terminal, as rich names it.
+    """
+    print_text(visible(text), stream, style)
+
+
+def print_text(text: str, stream: Stream = "stdout", style: str = "") -> None:
+    """Print lines: the line breaks are ours, and all other control characters become escapes. See `print_line`."""
+    text = visible(text, keep=LINE_BREAK)
+    console = terminal(stream) if style else None
+    if console:
+        console.print(text, style=style, soft_wrap=True)
+    else:
+        print(text, file=getattr(sys, stream), flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON on stdout, in ASCII without control characters."""
+    print_text(json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), least_width: int = 0) -> None:
+    """Print a table on stdout; a cell is one line, wrapped where the terminal is narrow.
+
+    Args:
+        columns: their names.
+        rows: cells, as many as columns.
+        right: places of columns that are aligned at their right ends.
+        least_width: that it may take, also on a narrower or unknown terminal.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place in right else "left")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, least_width)
+    console.print(table)
+
+
 def gap() -> None:
     """An empty line on that terminal."""
     for handler in log.handlers:
@@ -49,14 +109,32 @@ def fact(label: str, text: str) -> None:
     log.info("%s", text, extra={"label": label})
 
 
+def message_of(record: logging.LogRecord) -> str:
+    """Return a record's text: its own line breaks stay, and all control characters of its values are escapes."""
+    args: Any = record.args
+    if isinstance(args, Mapping):
+        args = {name: _harmless(value) for name, value in args.items()}
+    elif args:
+        args = tuple(map(_harmless, args))
+    return visible(str(record.msg) % args if args else str(record.msg), keep=LINE_BREAK)
+
+
+def _harmless(value: object) -> object:
+    """A message's value, as text where it has control characters; a problem has lines of its own, escaped already."""
+    if isinstance(value, (int, float, Problem, CoinageError)):
+        return value
+    text = str(value)
+    return value if text.isprintable() else visible(text)
+
+
 class Lines(logging.Formatter):
     """`warning: ...` for trouble, a fact in its column, the bare text otherwise."""
 
     def format(self, record: logging.LogRecord) -> str:
         if (label := _label(record)) is not None:
-            return f"{label:<{INDENT}}{record.getMessage()}"
+            return f"{label:<{INDENT}}{message_of(record)}"
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
+        return prefix + message_of(record)
 
 
 class Messages(logging.Handler):
@@ -80,7 +158,7 @@ class Messages(logging.Handler):
             if self.console:
                 self._print(record, self.console)
             else:
-                print(self.format(record), file=getattr(sys, self._stream), flush=True)
+                print_text(self.format(record), self._stream)
         except Exception:  # noqa: BLE001 - as handlers do
             self.handleError(record)
 
@@ -108,12 +186,13 @@ def _label(record: logging.LogRecord) -> str | None:
 
 
 def print_error(text: str) -> None:
-    """Say on stderr why a command ends."""
-    console = terminal()
-    if console:
-        console.print(styled(f"error: {text}", console.width), soft_wrap=True)
-    else:
-        print(f"error: {text}", file=sys.stderr)  # noqa: T201 - the last word
+    """Say on stderr why a command ends; where nobody can be told any more, that is no second error."""
+    text = f"error: {visible(text, keep=LINE_BREAK)}"
+    with suppress(OSError):
+        if console := terminal():
+            console.print(styled(text, console.width), soft_wrap=True)
+        else:
+            print_text(text, "stderr")
 
 
 def styled(text: str, width: int, label: str | None = None) -> Text:

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from coinage.cli.build_data import build_data
 from coinage.cli.notes import notes
 from coinage.cli.parse import Parser, parse
@@ -24,6 +21,7 @@ from coinage.errors import ConfigError, Findings, Problem
 from coinage.files import write_bytes
 from coinage.model_files import told_family
 from coinage.preflight import tokenizer_of, vocabulary_problems
+from coinage.terminal import print_json, print_line, print_table
 from coinage.words import CHUNK, pieces_of
 
 log = logging.getLogger("coinage")
@@ -153,7 +151,7 @@ def answer(question: Question, findings: Findings) -> None:
     samples = [describe_sample(i, checked, question.token, question.seed, question.chunks) for i in range(len(checked.samples))]
     whole = summary | {"samples": samples, **_told(findings)}
     if question.as_json:
-        print(json.dumps(whole, indent=1))
+        print_json(whole)
     else:
         print_summary(summary, samples[: question.shown], checked)
         _tell(findings, as_json=False)
@@ -181,7 +179,7 @@ def _examined(question: Question, findings: Findings) -> DataChecked:
 def _tell(findings: Findings, *, as_json: bool) -> None:
     """Say what was found but the errors, which follow; as JSON, the errors too."""
     if as_json:
-        print(json.dumps(_told(findings), indent=1))
+        print_json(_told(findings))
         return
     for note in findings.notes:
         log.info("note: %s", note)
@@ -198,16 +196,16 @@ def _told(findings: Findings) -> dict[str, Any]:
 
 def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked) -> None:
     """The summary as tables on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
     kinds = [f"{summary['images']} images"]
     kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
-    console.print(f"{', '.join(kinds)}; {summary['uses_per_epoch']} uses and {summary['batches_per_epoch']} batches an epoch")
+    print_line(f"{', '.join(kinds)}; {summary['uses_per_epoch']} uses and {summary['batches_per_epoch']} batches an epoch")
     if "steps" in summary:
-        console.print(f"{summary['steps']} steps, {summary['epochs']} epochs")
+        print_line(f"{summary['steps']} steps, {summary['epochs']} epochs")
     for number, dataset in enumerate(summary["datasets"], 1):
-        _print_dataset(console, number, dataset)
+        _print_dataset(number, dataset)
+    print_line()
     for line in _caption_lines(summary):
-        console.print(line, markup=False)
+        print_line(line)
     labels = (
         ("rotated", "turned upright"),
         ("enlarged_over_2x", "enlarged over 2x"),
@@ -216,42 +214,41 @@ def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], ch
     )
     for key, label in labels:
         if summary[key]:
-            console.print(f"{label}: {len(summary[key])} ({_some(summary[key])})", markup=False)
+            print_line(f"{label}: {len(summary[key])} ({_some(summary[key])})")
     for sample in samples:
-        _print_sample(console, sample, checked)
+        _print_sample(sample, checked)
 
 
 def _some(paths: Sequence[str]) -> str:
     return ", ".join(Path(path).name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
 
 
-def _print_dataset(console: Console, number: int, dataset: dict[str, Any]) -> None:
+def _print_dataset(number: int, dataset: dict[str, Any]) -> None:
     width, height = dataset["resolution"]
-    console.print(f"\ndataset {number}: {width}x{height}, batch size {dataset['batch_size']}", markup=False)
+    print_line()
+    print_line(f"dataset {number}: {width}x{height}, batch size {dataset['batch_size']}")
     for subset in dataset["subsets"]:
         kind = ", regularisation" if subset["regularisation"] else ""
-        console.print(f"  {subset['source']}: {subset['images']} images x {subset['repeats']}{kind}", markup=False)
+        print_line(f"  {subset['source']}: {subset['images']} images x {subset['repeats']}{kind}")
         for setting, where in subset["settings"]:
-            console.print(f"    {setting}  ({where})", markup=False)
-    table = Table("bucket", "images", "uses", "batches", "last batch", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+            print_line(f"    {setting}  ({where})")
+    rows = []
     for bucket in dataset["buckets"]:
         size = "x".join(map(str, bucket["size"]))
         last = "full" if not bucket["short_batch"] else f"{bucket['short_batch']} of {dataset['batch_size']}"
         lonely = " (fills no batch)" if bucket["lonely"] else ""
-        table.add_row(size, str(bucket["images"]), str(bucket["uses"]), str(bucket["batches"]), last + lonely)
-    console.print(table)
-    console.print(f"mean aspect error {dataset['mean_aspect_error']:.3f}")
+        rows.append((size, str(bucket["images"]), str(bucket["uses"]), str(bucket["batches"]), last + lonely))
+    print_table(("bucket", "images", "uses", "batches", "last batch"), rows, right=range(1, 5))
+    print_line(f"mean aspect error {dataset['mean_aspect_error']:.3f}")
     if dataset["short_batches"]:
-        console.print(f"{dataset['short_batches']} short batches an epoch: their images weigh more in an update")
+        print_line(f"{dataset['short_batches']} short batches an epoch: their images weigh more in an update")
 
 
 def _caption_lines(summary: dict[str, Any]) -> list[str]:
     captions = summary["captions"]
     if captions is None:
-        return ["\ncaptions: give --token to see whether they hold the word"]
-    lines = [f"\ncaptions: {captions['always_hold_the_word']} of {captions['total']} hold the word"]
+        return ["captions: give --token to see whether they hold the word"]
+    lines = [f"captions: {captions['always_hold_the_word']} of {captions['total']} hold the word"]
     if captions["sometimes"] or captions["cut_off"]:
         lines[0] += f", {captions['sometimes']} only sometimes; it is cut off in {captions['cut_off']}"
     tokens = captions.get("tokens")
@@ -264,13 +261,14 @@ def _caption_lines(summary: dict[str, Any]) -> list[str]:
     return [*lines, text, *([shown] if shown else [])]
 
 
-def _print_sample(console: Console, sample: dict[str, Any], checked: DataChecked) -> None:
+def _print_sample(sample: dict[str, Any], checked: DataChecked) -> None:
     size, bucket, crop = ("x".join(map(str, sample[key])) for key in ("size", "bucket", "crop"))
-    console.print(f"\n{sample['path']}  {size} -> {bucket}, cut from {crop.replace('x', ',')}, x{sample['repeats']}", markup=False)
-    console.print(f"  caption: {sample['caption']}", markup=False)
+    print_line()
+    print_line(f"{sample['path']}  {size} -> {bucket}, cut from {crop.replace('x', ',')}, x{sample['repeats']}")
+    print_line(f"  caption: {sample['caption']}")
     word = set(checked.word.ids) if checked.word else set()
     for caption in sample["captions"]:
         if caption["text"] != sample["caption"]:
-            console.print(f"  used as: {caption['text']}", markup=False)
+            print_line(f"  used as: {caption['text']}")
         for chunk in caption["ids"] or []:
-            console.print("  ids: " + " ".join(f"[{i}]" if i in word else str(i) for i in chunk), markup=False)
+            print_line("  ids: " + " ".join(f"[{i}]" if i in word else str(i) for i in chunk))

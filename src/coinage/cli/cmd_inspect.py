@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.model_files import told_family
+from coinage.terminal import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from coinage.vocabulary import Vocabulary
@@ -60,7 +56,7 @@ def inspect_command(argv: Sequence[str]) -> None:
     family, vocabularies = _model(args)
     told = inspect(args.file, found, vocabularies, family)
     if args.json:
-        print(json.dumps(told, indent=1))
+        print_json(told)
     else:
         print_inspection(told)
 
@@ -78,17 +74,16 @@ def _model(args: argparse.Namespace) -> tuple[str | None, Mapping[str, Vocabular
 
 def print_inspection(told: dict[str, Any]) -> None:
     """All of it as text and tables on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
     vectors = f"{told['vectors']} vector{'s' if told['vectors'] > 1 else ''}"
     token = f", trained as {told['token']}" if told["token"] else ""
-    console.print(f"{told['file']}: {told['family_name']}, {vectors}{token}", markup=False)
-    console.print(f"layout {told['layout']['id']} ({told['layout']['name']}), {told['dtype']}, {told['bytes']} bytes", markup=False)
+    print_line(f"{told['file']}: {told['family_name']}, {vectors}{token}")
+    print_line(f"layout {told['layout']['id']} ({told['layout']['name']}), {told['dtype']}, {told['bytes']} bytes")
     for encoder in told["encoders"]:
-        _print_encoder(console, encoder)
+        _print_encoder(encoder)
     if told["metadata"]:
-        console.print()
+        print_line()
         for key, value in told["metadata"].items():
-            console.print(f"{key}: {value}", markup=False)
+            print_line(f"{key}: {value}")
     hashes = told["hash"]
     state = (
         ""
@@ -97,46 +92,42 @@ def print_inspection(told: dict[str, Any]) -> None:
         if hashes["stored"].endswith(hashes["tensors"] or "?")
         else " (NOT what its header says)"
     )
-    console.print(
-        f"\nfile sha256 {hashes['file'][:10]} (AutoV2)"
-        + (f", tensors {hashes['tensors'][:12]} (AutoV3){state}" if hashes["tensors"] else ""),
-        markup=False,
+    print_line()
+    print_line(
+        f"file sha256 {hashes['file'][:10]} (AutoV2)" + (f", tensors {hashes['tensors'][:12]} (AutoV3){state}" if hashes["tensors"] else "")
     )
-    _print_tools(console, told["tools"])
+    _print_tools(told["tools"])
     for note in told["notes"]:
-        console.print(f"note: {note}", markup=False)
+        print_line(f"note: {note}")
     for warning in told["warnings"]:
-        console.print(f"warning: {warning}", markup=False)
+        print_line(f"warning: {warning}")
 
 
-def _print_encoder(console: Console, encoder: dict[str, Any]) -> None:
+def _print_encoder(encoder: dict[str, Any]) -> None:
     words = encoder.get("vocabulary")
-    console.print(f"\n{encoder['key']}, {encoder['width']} wide", markup=False)
+    print_line()
+    print_line(f"{encoder['key']}, {encoder['width']} wide")
     if words:
-        console.print(
-            f"the model's words are {words['median']:.3f} long in the middle, {words['from']:.3f} to {words['to']:.3f} mostly", markup=False
-        )
-    table = Table("vector", "length", box=None, pad_edge=False)
+        print_line(f"the model's words are {words['median']:.3f} long in the middle, {words['from']:.3f} to {words['to']:.3f} mostly")
+    columns, rows = ["vector", "length"], []
     told = encoder["rows"][0]
     for name, key in (("times a word's", "ratio"), ("from init word", "degrees_from_init_word"), ("nearest words", "nearest")):
         if key in told:
-            table.add_column(name)
+            columns.append(name)
     for number, row in enumerate(encoder["rows"][:SHOWN_ROWS], 1):
         cells = [str(number), f"{row['norm']:.3f}"]
         cells += [f"{row['ratio']:.2f}"] if "ratio" in row else []
         cells += [f"{row['degrees_from_init_word']:.1f} degrees"] if "degrees_from_init_word" in told else []
         cells += [", ".join(f"{near['word']} {near['cosine']:.2f}" for near in row["nearest"])] if "nearest" in row else []
-        table.add_row(*map(escape, cells))
-    console.print(table)
+        rows.append(cells)
+    print_table(columns, rows)
     if len(encoder["rows"]) > SHOWN_ROWS:
-        console.print(f"... {len(encoder['rows']) - SHOWN_ROWS} more")
+        print_line(f"... {len(encoder['rows']) - SHOWN_ROWS} more")
 
 
-def _print_tools(console: Console, tools: Sequence[dict[str, Any]]) -> None:
+def _print_tools(tools: Sequence[dict[str, Any]]) -> None:
     if not tools:
         return
-    console.print()
-    table = Table("works in", "", "write", "", box=None, pad_edge=False)
-    for tool in tools:
-        table.add_row(tool["tool"], "yes" if tool["loads"] else "no", escape(tool["write"]), escape(tool["why"]))
-    console.print(table)
+    print_line()
+    rows = [(tool["tool"], "yes" if tool["loads"] else "no", tool["write"], tool["why"]) for tool in tools]
+    print_table(("works in", "", "write", ""), rows)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from coinage.cli.parse import Parser
 from coinage.errors import CoinageError, ConfigError, Problem
@@ -19,9 +14,11 @@ from coinage.report import measures
 from coinage.report.charts import number
 from coinage.report.page import compare, plain, read
 from coinage.report.record import Record
+from coinage.terminal import print_json, print_table
 
 log = logging.getLogger("coinage")
 ENDING = "-report.html"
+COLUMNS = ("run", "status", "steps", "loss", "turned", "length", "held-out", "works in", "warnings")
 WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
 EXAMPLES = """\
 examples:
@@ -71,7 +68,7 @@ def report_command(argv: Sequence[str]) -> None:
         raise ConfigError(problems)
     paths, records = list(found), list(found.values())
     if args.json:
-        print(json.dumps([{"report": str(path)} | plain(record) for path, record in zip(paths, records, strict=True)], indent=1))
+        print_json([{"report": str(path)} | plain(record) for path, record in zip(paths, records, strict=True)])
     else:
         print_runs(records)
     if args.html:
@@ -93,25 +90,14 @@ def _reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
 
 def print_runs(records: Sequence[Record]) -> None:
     """One line a run on stdout."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("run", "status"):
-        table.add_column(name)
-    for name in ("steps", "loss", "turned", "length", "held-out", "works in", "warnings"):
-        table.add_column(name, justify="right")
+    rows = []
     for name, record in zip(measures.names_of(records), records, strict=True):
         works = measures.works_in(record)
         cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
         cells += [_cell(measures.last(measures.turned(record)), " deg"), _cell(measures.last(measures.relative_lengths(record)), " x")]
         cells += [_cell(measures.held_out_loss(record)), f"{works[0]} of {works[1]}" if works else "-", str(len(record.warnings))]
-        table.add_row(*(escape(printable(cell)) for cell in cells))
-    console = Console(highlight=False, soft_wrap=True)
-    console.width = max(console.width, WIDTH)
-    console.print(table)
-
-
-def printable(text: str) -> str:
-    """A text without control signs, which a file could steer the terminal with."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+        rows.append(cells)
+    print_table(COLUMNS, rows, right=range(2, len(COLUMNS)), least_width=WIDTH)
 
 
 def _steps(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,6 +12,7 @@ from coinage.config import ModelConfig
 from coinage.errors import CoinageError, Findings
 from coinage.model_files import told_family
 from coinage.preflight import model_problems
+from coinage.terminal import print_json, print_line, print_table
 
 log = logging.getLogger("coinage")
 
@@ -41,9 +41,6 @@ def verify_command(argv: Sequence[str]) -> None:
     model = ModelConfig(source=args.model, family=family_name, tokenizer_cache=args.tokenizer_cache_dir, clip_skip=args.clip_skip)
     Findings(errors=model_problems(model)).raise_errors()
     import torch
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from coinage.embeddings.file import vectors_for
     from coinage.embeddings.reading import read
@@ -68,16 +65,15 @@ def verify_command(argv: Sequence[str]) -> None:
     token = args.token or word.token or args.file.stem
     checks = verify(args.file, family, parts, word, token)
     if args.json:
-        print(json.dumps([asdict(check) for check in checks], indent=1))
+        print_json([asdict(check) for check in checks])
     else:
-        table = Table("tool", "loads", "difference", "write", "", box=None, pad_edge=False)
+        table: list[tuple[str, ...]] = []
         for c in checks:
             shown = "" if c.difference is None else f"{c.difference:.1e}" + ("" if c.same else " NOT the same")
-            table.add_row(c.tool, "yes" if c.loads else "no", shown, escape(c.write), escape(c.why))
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(table)
+            table.append((c.tool, "yes" if c.loads else "no", shown, c.write, c.why))
+        print_table(("tool", "loads", "difference", "write", ""), table)
         for line in usage(args.file, family_name, checks, token):
-            console.print(line, markup=False)
+            print_line(line)
     wrong = [c.tool for c in checks if c.loads and not c.same and c.tool in COMPARED]
     if wrong:
         raise CoinageError(f"the file does something else in {', '.join(wrong)}", str(args.file))

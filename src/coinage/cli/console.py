@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_rank, wait_asleep
-from coinage.terminal import Lines, Messages, print_error
+from coinage.terminal import Lines, Messages, print_error, print_line, print_text
 
 INTERRUPTED = 130
 PATIENCE = 5.0  # seconds
@@ -31,11 +31,11 @@ class _File(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
         if self._failed:
-            print(self.format(record), file=sys.stderr)
+            print_text(self.format(record), "stderr")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the library's name
         if not self._failed:
-            print(f"warning: cannot write the log file: {self.baseFilename}", file=sys.stderr)
+            print_line(f"warning: cannot write the log file: {self.baseFilename}", "stderr")
         self._failed = True
 
     def close(self) -> None:
@@ -100,6 +100,6 @@ def exit_code_of(action: Callable[[], None]) -> int:
             print_error(str(problem))
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print_line("interrupted", "stderr")
         return INTERRUPTED
     return 0

@@ -20,7 +20,7 @@ from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import parse, write_config
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_count
-from coinage.terminal import fact
+from coinage.terminal import fact, print_line, print_text
 
 if TYPE_CHECKING:
     from coinage.config import TrainConfig
@@ -47,13 +47,13 @@ def _traced(args: argparse.Namespace) -> None:
         _train(args)
     except CoinageError:
         if args.verbose:
-            traceback.print_exc()
+            print_text(traceback.format_exc(), "stderr")
         raise
 
 
 def _train(args: argparse.Namespace) -> None:
     if args.output_config:
-        print(f"wrote {write_config(args)}")
+        print_line(f"wrote {write_config(args)}")
         return
     from coinage.cli.plan import tell_head, tell_heads, tell_plan
     from coinage.cli.several import build_words, check_words, show_datasets, tell_findings
@@ -181,7 +181,7 @@ def finish(run: Run, reporter: Reporter) -> None:
     if reporter.written:
         log.info("look at %s", reporter.path)
     if run.config.log.quiet:
-        print(path)
+        print_line(str(path))
 
 
 def tell_loaded(run: Run, state: Path | None) -> None:

@@ -20,6 +20,7 @@ from coinage.errors import ConfigError, Findings, Problem
 from coinage.launch import process_count
 from coinage.preflight import Checked, check
 from coinage.state_files import LATEST, SAVED, states_of
+from coinage.terminal import print_line
 from coinage.words import pieces_of, word_pattern
 
 log = logging.getLogger("coinage")
@@ -145,7 +146,9 @@ def show_datasets(words: Sequence[Word], folder: str | None) -> None:
         word = words[number]
         word.findings.notes += notes(word.args)
         if len(words) > 1:
-            print(f"\n{word.label}" if number else word.label)
+            if number:
+                print_line()
+            print_line(word.label)
         own = str(Path(folder) / word.config.word.output_name) if folder and len(words) > 1 else folder
         show_dataset(word.config, word.findings, own)
 

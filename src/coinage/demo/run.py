@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS, Concept
@@ -30,6 +29,7 @@ from coinage.files import save_image, write_bytes
 from coinage.preflight import output_problems
 from coinage.progress import counted
 from coinage.prompts import Prompt
+from coinage.terminal import print_line, print_text
 
 if TYPE_CHECKING:
     from coinage.families import Components, ModelFamily
@@ -105,7 +105,7 @@ def export(settings: DemoSettings) -> list[str]:
     shutil.copytree(MODELS / settings.family, settings.folder / "model", dirs_exist_ok=True)
     config = write_dataset(settings.folder / "dataset", concept, settings.word, settings.seed)
     command = training_command(settings, config, concept.init_word)
-    print(shown(command), flush=True)
+    print_text(shown(command))
     return command
 
 
@@ -126,15 +126,14 @@ def run(settings: DemoSettings) -> None:
         TrainingError: the training command failed.
     """
     concept = settings.find_concept()
-    console = Console(stderr=True)
-    console.print(f"[bold]Teaching the word “{settings.word}” to a model that has none for it: {concept.name}[/bold]")
+    print_line(f"Teaching the word “{settings.word}” to a model that has none for it: {concept.name}", "stderr", "bold")
     if not concept.reachable:
-        console.print("This one is beyond the model: it never saw such a shape. See how far a word alone can get.")
+        print_line("This one is beyond the model: it never saw such a shape. See how far a word alone can get.", "stderr")
     command = export(settings)
-    console.print()
+    print_line("", "stderr")
     started = time.monotonic()
     code = subprocess.run(command, check=False).returncode
-    console.print()
+    print_line("", "stderr")
     if code == ConfigError.exit_code:
         raise ConfigError([])  # the command has said what is wrong
     if code:
@@ -142,12 +141,13 @@ def run(settings: DemoSettings) -> None:
     seconds = time.monotonic() - started
     result = _show(settings, concept) | {"seconds": round(seconds, 1)}
     write_bytes(settings.folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    console.print(
-        f"the concept is in the picture:   before {result['S_before']:.0%}, after {result['S_after']:.0%}\n"
-        f"the rest of the prompt is obeyed: before {result['E_before']:.0%}, after {result['E_after']:.0%}\n"
-        f"look at {settings.folder / 'previews.png'}; the word is in {settings.folder / (settings.word + '.safetensors')}",
-        highlight=False,
-    )
+    saved = settings.folder / f"{settings.word}.safetensors"
+    for line in (
+        f"the concept is in the picture:   before {result['S_before']:.0%}, after {result['S_after']:.0%}",
+        f"the rest of the prompt is obeyed: before {result['E_before']:.0%}, after {result['E_after']:.0%}",
+        f"look at {settings.folder / 'previews.png'}; the word is in {saved}",
+    ):
+        print_line(line, "stderr")
 
 
 def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:

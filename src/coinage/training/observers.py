@@ -18,6 +18,7 @@ from coinage.files import save_image
 from coinage.generate import draw
 from coinage.preview_set import steps_for, times_within_share
 from coinage.prompts import Prompt, read_prompts
+from coinage.terminal import message_of
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -103,7 +104,7 @@ class Named(Observer):
     def _naming(self) -> Iterator[None]:
         def name(record: logging.LogRecord) -> bool:
             if record.levelno >= logging.WARNING:
-                record.msg, record.args = f"{self._token}: {record.getMessage()}", ()
+                record.msg, record.args = f"{self._token}: {message_of(record)}", ()
             return True
 
         log.addFilter(name)
