@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from coinage.config import TrainConfig
-from coinage.errors import Findings
+from coinage.errors import CoinageError, Findings
 from coinage.state_files import named_state
+from coinage.text_files import read_json
+from coinage.words import CHUNK
 
 SUFFIX = "-autopilot.json"
+LARGEST = 2**63  # of a seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,13 @@ def path_of(config: TrainConfig, folder: Path | None = None) -> Path:
 def read_choice(path: Path) -> Choice | None:
     """What was chosen; None where the file is not as it was written."""
     try:
-        choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
+        choice = Choice(**read_json(path))
         choice = replace(choice, ranking=[(str(name), None if loss is None else float(loss)) for name, loss in choice.ranking])
-    except (OSError, ValueError, TypeError):
+    except (CoinageError, OverflowError, ValueError, TypeError):
         return None
     numbers = (choice.num_vectors, choice.seed, choice.given_seed)
-    right = all(isinstance(number, int) for number in numbers) and isinstance(choice.learning_rate, float)
+    right = all(type(number) is int and abs(number) < LARGEST for number in numbers) and 1 <= choice.num_vectors <= CHUNK
+    right = right and type(choice.learning_rate) is float and 0 < choice.learning_rate < math.inf
     return choice if right and isinstance(choice.name, str) and isinstance(choice.init_word, str | None) else None
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coinage.errors import CoinageError, reason_of
+from coinage.text_files import is_file, is_there, read_json, read_text
+
+UNREADABLE, AGAIN = "the model's tokenizer cannot be read", "download the model again"
 START, END = "<|startoftext|>", "<|endoftext|>"
 # A word's letters, each digit alone, runs of other signs, and English contractions (Radford et al. 2021).
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -63,8 +66,18 @@ def read_tokenizer(folder: Path) -> ClipTokenizer | None:
     """The tokenizer of a folder with `vocab.json` and `merges.txt`, or with `tokenizer.json`; None without.
 
     Raises:
-        ValueError, OSError: the files are broken.
+        CoinageError: the files are broken.
     """
+    try:
+        return _tokenizer(folder)
+    except CoinageError as error:
+        (problem,) = error.problems
+        raise CoinageError(f"{UNREADABLE}: {problem.what}", problem.where, AGAIN) from None
+    except Exception as error:  # noqa: BLE001 - broken files make the library raise anything
+        raise CoinageError(f"{UNREADABLE}: {reason_of(error)}", str(folder), AGAIN) from None
+
+
+def _tokenizer(folder: Path) -> ClipTokenizer | None:
     vocabulary, merges = _read_bpe(folder)
     if not vocabulary:
         return None
@@ -84,8 +97,8 @@ def _read_added(folder: Path) -> list[str]:
 
 
 def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    if is_file(folder / "vocab.json") and is_file(folder / "merges.txt"):
+        lines = read_text(folder / "merges.txt").splitlines()
         vocabulary, merges = _read_json(folder / "vocab.json"), [line for line in lines if line and not line.startswith("#version")]
     else:
         model = _read_json(folder / "tokenizer.json").get("model", {})
@@ -95,9 +108,9 @@ def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_there(path):
         return {}
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_json(path)
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no table")  # noqa: TRY004 - callers expect ValueError for broken files
+        raise CoinageError("it is not a table", str(path))
     return data

@@ -106,7 +106,7 @@ def reason_of(error: BaseException) -> str:
     """
     text = str(error)
     if "weights_only" in text:
-        return MORE_THAN_TENSORS
+        return "it is damaged" if "Unsupported operand" in text else MORE_THAN_TENSORS
     return (text.strip().splitlines() or [type(error).__name__])[0]
 
 

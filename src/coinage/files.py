@@ -25,6 +25,8 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     Raises:
         CoinageError: the file cannot be written; nothing is left behind and an older file stays.
     """
+    if not path.name:
+        raise CoinageError("this is a folder, not a file", str(path), "name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

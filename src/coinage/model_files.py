@@ -18,13 +18,20 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from coinage.errors import CoinageError, Problem
+from coinage.text_files import MEGABYTE, is_file, is_folder, is_there, read_json
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 LONGEST_NAME = 300  # characters of a tensor's name
-MAX_HEADER = 100_000_000  # bytes; safetensors allows no more
+MOST_HEADER = 16 * MEGABYTE  # of a safetensors file, that of SDXL has half of one; a long header of many small values takes far more memory
+MOST_PICKLE = 100 * MEGABYTE  # whose texts are looked through
+MOST_SETTINGS = MEGABYTE  # of one part of a model, which has a few kB
+LARGEST = 2**63  # no size or place in a file is larger
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
 FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
+PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+SETTINGS = (*(f"{part}/config.json" for part in PARTS), "scheduler/scheduler_config.json")
+UNREADABLE, AGAIN = "the model's settings cannot be read", "download the model again"
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 
 
@@ -63,14 +70,14 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if start[:1] == b"<":
             raise CoinageError("this is a web page, not a model", str(path), "download the file itself, not its page")
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
+        if not 2 <= length <= min(MOST_HEADER, size - 8):
             raise CoinageError("no safetensors file, or a truncated one", str(path), hint)
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             body = 8 + length
             places = {
-                name: (tuple(map(int, entry["shape"])), body + int(entry["data_offsets"][0]), body + int(entry["data_offsets"][1]))
+                name: (tuple(map(_size, entry["shape"])), body + _size(entry["data_offsets"][0]), body + _size(entry["data_offsets"][1]))
                 for name, entry in entries.items()
             }
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
@@ -79,6 +86,17 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
     if end != size:
         raise CoinageError(f"the file is truncated: {size} of {end} bytes", str(path), hint)
     return places
+
+
+def _size(value: Any) -> int:
+    """A whole number of a header.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if type(value) is not int or not 0 <= value < LARGEST:
+        raise ValueError("no size")
+    return value
 
 
 def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
@@ -116,7 +134,7 @@ def pickled_names(path: Path) -> set[str]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                if archive.getinfo(member).file_size > MAX_HEADER:
+                if archive.getinfo(member).file_size > MOST_PICKLE:
                     return set()
                 return _texts(io.BytesIO(archive.read(member)), 1)
         with path.open("rb") as file:  # before 2020: a magic number, a version, the system, then the table, in one pickle each
@@ -161,10 +179,14 @@ def kind_of_folder(folder: Path) -> Kind:
     """What a diffusers folder holds.
 
     Raises:
-        CoinageError: the UNet's or the text encoder's settings cannot be read.
+        CoinageError: the settings of a part cannot be read.
     """
+    for file in SETTINGS:
+        read_config(folder / file)
     unet = read_config(folder / "unet" / "config.json")
     channels = unet.get("in_channels", 4)
+    if type(channels) is not int:
+        raise CoinageError(UNREADABLE, str(folder / "unet" / "config.json"), AGAIN)
     if channels != 4:
         return Kind(None, f"an inpainting or other special model: its UNet has {channels} input channels")
     if (folder / "text_encoder_2").is_dir() or unet.get("addition_embed_type") == "text_time":
@@ -208,10 +230,10 @@ def hub_folder(hub_id: str) -> Path | None:
 def told_family(source: str) -> str | None:
     """The family of a folder, a safetensors file or a cached hub id; None when it cannot be told."""
     path = Path(source)
-    if not path.exists() and HUB_ID.fullmatch(source):
+    if not is_there(path) and HUB_ID.fullmatch(source):
         path = hub_folder(source) or path
     try:
-        kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path) if path.is_file() else None
+        kind = kind_of_folder(path) if is_folder(path) else kind_of_file(path) if is_file(path) else None
     except (CoinageError, OSError):
         return None
     return kind.family if kind else None
@@ -221,10 +243,10 @@ def own_side(source: str) -> int | None:
     """The side in pixels that a model is made for, from a folder's settings or a family's size; None when it cannot be told."""
     family = told_family(source)
     path = Path(source)
-    folder = path if path.is_dir() else hub_folder(source) if HUB_ID.fullmatch(source) and not path.exists() else None
+    folder = path if is_folder(path) else hub_folder(source) if HUB_ID.fullmatch(source) and not is_there(path) else None
     unet, vae = (read_config(folder / part / "config.json") if folder else {} for part in ("unet", "vae"))
     latents, blocks = unet.get("sample_size"), vae.get("block_out_channels")
-    if isinstance(latents, int) and blocks:
+    if isinstance(latents, int) and isinstance(blocks, list) and 0 < latents < 2**16 and 0 < len(blocks) < 16:
         return latents * int(2 ** (len(blocks) - 1))
     return SIDES[family] if family else None
 
@@ -235,12 +257,12 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CoinageError: the file is broken.
     """
-    if not path.is_file():
+    if not is_there(path):
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        data = None
+        data = read_json(path, most=MOST_SETTINGS)
+    except CoinageError as error:
+        raise CoinageError(f"{UNREADABLE}: {error.problems[0].what}", str(path), AGAIN) from None
     if not isinstance(data, dict):
-        raise CoinageError("the model's settings cannot be read", str(path), "download the model again")
+        raise CoinageError(f"{UNREADABLE}: they are not a table", str(path), AGAIN)
     return data

@@ -10,6 +10,7 @@ from pathlib import Path
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.model_files import HUB_ID, UNET, VAE, hub_folder, safetensors_shapes
+from coinage.text_files import is_file, is_there
 
 TEXT = ("cond_stage_model.", "conditioner.embedders.")
 KEPT = ("embedding", "norm", "ln_")  # in the names of a text encoder's tables and norms
@@ -55,9 +56,9 @@ def model_sizes(model: ModelConfig) -> ModelSizes:
     What cannot be told (pickles, models that are still to be downloaded) is taken from the family's released model.
     """
     path = Path(model.source)
-    if not path.exists() and HUB_ID.fullmatch(model.source):
+    if not is_there(path) and HUB_ID.fullmatch(model.source):
         path = hub_folder(model.source) or path
-    shapes = _shapes_of_file(path) if path.is_file() else _shapes_of_folder(path)
+    shapes = _shapes_of_file(path) if is_file(path) else _shapes_of_folder(path)
     if model.vae is not None:
         shapes["vae"] = _shapes_of_vae(Path(model.vae))
     found = RELEASED[model.family]
@@ -97,7 +98,7 @@ def _shapes_of_folder(folder: Path) -> dict[str, Shapes]:
 
 def _shapes_of_vae(path: Path) -> Shapes:
     """The tensors of what `--vae` names."""
-    if not path.is_file():
+    if not is_file(path):
         return _shapes_in(path) or _shapes_in(path / "vae")
     shapes = _header(path)
     names = {name: name.removeprefix(VAE) for name in shapes if name.startswith(VAE)} or {name: name for name in shapes}

@@ -21,6 +21,7 @@ from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_
 from coinage.preview_set import default_prompts
 from coinage.prompts import Prompt, read_prompts
 from coinage.state_files import find_state
+from coinage.text_files import is_file, is_folder, is_there
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
 
@@ -88,29 +89,27 @@ def tokenizer_of(source: str, findings: Findings, cache: Path | None = None) -> 
         return read_tokenizer(find_tokenizer(source, "tokenizer", cache))
     except CoinageError as error:
         findings.errors += error.problems
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever a broken file raises
-        findings.warn(f"the model's tokenizer cannot be read: {error}", source)
     return None
 
 
 def model_problems(model: ModelConfig) -> list[Problem]:
     """Whether the source holds a model of the family that is asked for, told from names, shapes and settings."""
     path, flag = Path(model.source), "--pretrained_model_name_or_path"
-    if path.is_dir():
+    if is_folder(path):
         needed = [part for part in MODEL_PARTS if part != "vae" or model.vae is None]
         missing = [part for part in needed if not (path / part).is_dir()]
         if missing:
             what = f"{flag}: no diffusers model: {', '.join(missing)} missing"
             return [Problem(what, model.source, "give the folder with model_index.json")]
-    elif not path.is_file():
-        if not HUB_ID.fullmatch(model.source) or path.suffix in FILE_SUFFIXES or Path(path.parts[0]).exists():
+    elif not is_file(path):
+        if not HUB_ID.fullmatch(model.source) or path.suffix in FILE_SUFFIXES or is_there(path.parts[0]):
             return [Problem(f"{flag}: model not found", model.source, "check the path; a hub id looks like owner/name")]
         problems = _hub_problems(model.source, flag)
         path = hub_folder(model.source) or path
         if problems or not path.is_dir():
             return problems
     try:
-        kind = kind_of_folder(path) if path.is_dir() else kind_of_file(path, own_vae=model.vae is None)
+        kind = kind_of_folder(path) if is_folder(path) else kind_of_file(path, own_vae=model.vae is None)
     except CoinageError as error:
         return [Problem(f"{flag}: {problem.what}", problem.where, problem.hint) for problem in error.problems]
     except OSError as error:
@@ -121,7 +120,7 @@ def model_problems(model: ModelConfig) -> list[Problem]:
 def vae_problems(model: ModelConfig) -> list[Problem]:
     """Whether what `--vae` names can be there."""
     path = Path(model.vae or ".")
-    if path.exists() or (HUB_ID.fullmatch(model.vae or "") and path.suffix not in FILE_SUFFIXES):
+    if is_there(path) or (HUB_ID.fullmatch(model.vae or "") and path.suffix not in FILE_SUFFIXES):
         return []
     return [Problem("--vae: not found", model.vae or "", "check the path; a hub id looks like owner/name")]
 
@@ -157,7 +156,7 @@ def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> li
     token = word.token
     if not token.strip() or token != token.strip() or re.search(r"\s", token):
         problems.append(Problem(f"--token_string {token!r} must be one word", hint="for example mychar"))
-    if word.init_file and not word.init_file.is_file():
+    if word.init_file and not is_file(word.init_file):
         problems.append(Problem("--weights: file not found", str(word.init_file)))
     if word.init_word is None and word.init_file is None and not word.search:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"

@@ -26,6 +26,21 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 TOO_LONG = re.compile(r"Exceeds the limit \(\d+ digits\)")
 
 
+def is_file(path: Path | str) -> bool:
+    """Return whether a regular file is there; a name that no file can have is none, where pathlib raises an error."""
+    return os.path.isfile(path)  # noqa: PTH113 - see above
+
+
+def is_folder(path: Path | str) -> bool:
+    """Return whether a folder is there; as `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112 - see above
+
+
+def is_there(path: Path | str) -> bool:
+    """Return whether anything of that name is there; as `is_file`."""
+    return os.path.exists(path)  # noqa: PTH110 - see above
+
+
 def read_text(path: Path, name: str = "", most: int = MOST_BYTES) -> str:
     """Read a text file: UTF-8, or UTF-16 with its mark, as PowerShell writes it.
 

@@ -6,10 +6,12 @@ import gzip
 import importlib.util
 import json
 import os
+import zlib
 from pathlib import Path
 
 from coinage.errors import CoinageError
 from coinage.files import write_bytes
+from coinage.text_files import is_file, is_folder, is_there
 
 # Where the released models take their tokenizers from: hub id, folder in it. All have the same vocabulary.
 HUB = {
@@ -18,6 +20,7 @@ HUB = {
 }
 FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 OPEN_CLIP = "bpe_simple_vocab_16e6.txt.gz"
+MOST_BYTES = 16 * 2**20  # that the list unpacks to; it has 3 MB
 ENTRIES = 49408  # of CLIP's vocabulary: 2 x 256 bytes, merges, start and end
 
 
@@ -33,11 +36,11 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
         CoinageError: there is none; says the ways out.
     """
     folder = Path(model)
-    if folder.is_dir():
+    if is_folder(folder):
         for candidate in (folder / name, folder / "tokenizer"):
             if _holds_vocabulary(candidate):
                 return candidate
-    if not folder.exists():
+    if not is_there(folder):
         found = _from_hub(model, name, download=True)
         if found:
             return found
@@ -52,8 +55,8 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
 
 
 def _holds_vocabulary(folder: Path) -> bool:
-    both = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    return both or (folder / "tokenizer.json").is_file()
+    both = is_file(folder / "vocab.json") and is_file(folder / "merges.txt")
+    return both or is_file(folder / "tokenizer.json")
 
 
 def _in_cache(cache: Path | None, name: str) -> Path | None:
@@ -61,7 +64,8 @@ def _in_cache(cache: Path | None, name: str) -> Path | None:
     if cache is None:
         return None
     named = [cache / hub_id.replace("/", "_") for hub_id, _ in HUB[name]]
-    for folder in (*named, cache, *sorted(p for p in cache.glob("*") if p.is_dir())):
+    inner = sorted(path for path in cache.glob("*") if is_folder(path)) if is_folder(cache) else []
+    for folder in (*named, cache, *inner):
         if _holds_vocabulary(folder):
             return folder
     return None
@@ -115,12 +119,23 @@ def read_open_clip(path: Path) -> tuple[dict[str, int], list[str]]:
     """CLIP's vocabulary and merges from open_clip's list of merges (Radford et al. 2021).
 
     The vocabulary is the 256 bytes, the same ending a word, one entry per merge, start and end of text.
+
+    Raises:
+        CoinageError: the list is broken, or unpacks to far more than it should.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = [*map(chr, printable), *(chr(256 + i) for i in range(len(others)))]
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")
+    try:
+        with gzip.open(path) as file:
+            data = file.read(MOST_BYTES + 1)
+        lines = data.decode().split("\n")
+    except (OSError, EOFError, ValueError, zlib.error):
+        data, lines = b"", []
+    if len(data) > MOST_BYTES or len(lines) + 2 * len(letters) < ENTRIES:
+        raise CoinageError(
+            "open_clip's vocabulary cannot be read", str(path), "install it again: pip install --force-reinstall open_clip_torch"
+        )
     merges = lines[1 : 1 + ENTRIES - 2 * len(letters) - 2]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
     return {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}, merges

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from coinage.clip_tokenizer import read_tokenizer
 from coinage.config import ModelConfig
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
 from coinage.families.loading import read_tensors
 from coinage.model_files import reach_hub
+from coinage.text_files import is_file, is_folder
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import Tokenizer
 
@@ -81,9 +82,9 @@ def read_vocabularies(model: ModelConfig) -> Mapping[str, Vocabulary]:
 
 def _table(source: str, folder: str, start: str) -> Tensor:
     path = Path(source)
-    if path.is_file():
+    if is_file(path):
         return _named([path], start, source)
-    if path.is_dir():
+    if is_folder(path):
         files = sorted((path / folder).glob("*.safetensors")) or sorted((path / folder).glob("*.bin"))
         return _named(files, "", source)
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -116,5 +117,5 @@ def _named(files: Sequence[Path], start: str, source: str) -> Tensor:
                     table: Tensor = file.get_tensor(names[0])
                     return table.float()
         except (OSError, SafetensorError) as error:
-            raise CoinageError(f"cannot read the model: {error}", str(path), "download the file again") from None
+            raise CoinageError(f"cannot read the model: {reason_of(error)}", str(path), "download the file again") from None
     raise CoinageError("the model holds no table of token embeddings", source, "give a whole model")

@@ -51,7 +51,7 @@ def test_all_problems_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", *words, "--html", words[3]]) == 2
     told = capsys.readouterr().err
     assert told.count("error: ") == 4
-    for line in ("not a report of a run", "No such file", "no reports in the folder", "this is one of the reports"):
+    for line in ("not a report of a run", "file not found", "no reports in the folder", "this is one of the reports"):
         assert line in told
 
 

@@ -13,6 +13,7 @@ from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.model_files import told_family
+from coinage.text_files import is_there
 
 if TYPE_CHECKING:
     from coinage.embeddings.file import EmbeddingFile
@@ -76,9 +77,9 @@ def convert_command(argv: Sequence[str]) -> None:
     file = _renamed(file, args.token, out.stem)
     read_from = [] if args.merge else [source]
     for path in paths_of(target, out, file):
-        if any(path.exists() and path.samefile(other) for other in read_from):
+        if any(is_there(path) and path.samefile(other) for other in read_from):
             raise CoinageError("this would replace the file that is read", str(path), "name another")
-        if path.exists() and not args.force:
+        if is_there(path) and not args.force:
             raise CoinageError("the file is there already", str(path), "name another, or add --force")
     for path in write_as(target, out, file, args.save_precision or precision):
         log.info("wrote %s", path)

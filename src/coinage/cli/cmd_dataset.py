@@ -22,6 +22,7 @@ from coinage.files import write_bytes
 from coinage.model_files import told_family
 from coinage.preflight import tokenizer_of, vocabulary_problems
 from coinage.terminal import print_json, print_line, print_table
+from coinage.text_files import is_folder
 from coinage.words import CHUNK, pieces_of
 
 log = logging.getLogger("coinage")
@@ -89,7 +90,7 @@ def dataset_command(argv: Sequence[str]) -> None:
     script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
     findings = Findings(warnings=[*args.told.warnings], notes=[*args.told.notes, *notes(args)])
-    data = build_data(args, script, findings, folder=source if source.is_dir() else None)
+    data = build_data(args, script, findings, folder=source if is_folder(source) else None)
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")

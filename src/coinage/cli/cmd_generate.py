@@ -15,6 +15,7 @@ from coinage.model_files import told_family
 from coinage.preflight import model_problems, output_problems, vae_problems, vocabulary_problems
 from coinage.progress import counted
 from coinage.prompts import SAMPLER_NAMES, Prompt
+from coinage.text_files import is_file
 from coinage.words import pieces_of
 
 log = logging.getLogger("coinage")
@@ -28,7 +29,7 @@ examples:
 
 def _named(item: str) -> tuple[str, Path]:
     """NAME=FILE, or FILE alone and no name."""
-    name, _, path = ("", "", item) if Path(item).is_file() else item.rpartition("=")
+    name, _, path = ("", "", item) if is_file(item) else item.rpartition("=")
     return name, Path(path)
 
 
@@ -99,7 +100,7 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     """See that model, files, numbers and folder can be used, before anything is loaded."""
     findings = Findings(errors=model_problems(model) + vae_problems(model))
     for _, file in args.embedding:
-        if not file.is_file():
+        if not is_file(file):
             findings.error("--embedding: file not found", str(file))
     ranges = (("steps", 1, 1000), ("count", 1, 10_000), ("width", 0, 8192), ("height", 0, 8192), ("seed", 0, 2**63))
     for name, low, high in ranges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from os.path import realpath  # unlike pathlib, it takes links that lead in a circle
 from pathlib import Path
 
 from coinage.cli.parse import Parser
@@ -15,6 +16,7 @@ from coinage.report.charts import number
 from coinage.report.page import compare, plain, read
 from coinage.report.record import Record
 from coinage.terminal import print_json, print_table
+from coinage.text_files import is_folder
 
 log = logging.getLogger("coinage")
 ENDING = "-report.html"
@@ -50,15 +52,15 @@ def report_command(argv: Sequence[str]) -> None:
     """
     args = report_parser().parse_args(argv)
     paths, problems = _reports(args.runs)
-    named = {path.resolve() for path in args.runs}
-    if args.html and args.html.resolve() in {path.resolve() for path in paths}:
+    named = set(map(realpath, args.runs))
+    if args.html and realpath(args.html) in map(realpath, paths):
         problems.append(Problem("--html: this is one of the reports", str(args.html), "give another file"))
     found: dict[Path, Record] = {}
     for path in paths:
         try:
             found[path] = read(path)
         except CoinageError as error:
-            if path.resolve() in named:
+            if realpath(path) in named:
                 problems += error.problems
             else:  # what else is in a folder does not keep the others from being shown
                 log.warning("left out: %s", error)
@@ -78,13 +80,13 @@ def report_command(argv: Sequence[str]) -> None:
 
 def _reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     """The files of reports, each once, and what is wrong with the names given."""
-    paths: dict[Path, Path] = {}
+    paths: dict[str, Path] = {}
     problems = []
     for run in runs:
-        found = sorted(run.glob(f"*{ENDING}")) if run.is_dir() else [run]
+        found = sorted(run.glob(f"*{ENDING}")) if is_folder(run) else [run]
         if not found:
             problems.append(Problem("no reports in the folder", str(run), f"a run writes NAME{ENDING} into its output folder"))
-        paths |= {path.resolve(): path for path in found if path.resolve() not in paths}
+        paths |= {realpath(path): path for path in found if realpath(path) not in paths}
     return list(paths.values()), problems
 
 

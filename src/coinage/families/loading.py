@@ -18,6 +18,7 @@ from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_be
 from coinage.errors import CoinageError, reason_of
 from coinage.families.base import Components
 from coinage.model_files import UNET, VAE, kind_of_checkpoint, read_config, safetensors_places, wrong_kind
+from coinage.text_files import is_file
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, Tokenizer
 
@@ -63,7 +64,7 @@ class Source:
         if model.vae is None:
             return self._module(AutoencoderKL, "vae", dtype)
         own = CONFIGS / model.family
-        if Path(model.vae).is_file():
+        if is_file(model.vae):
             return _vae_file(model.vae, self.configs, dtype)
         for place in ("", "vae"):
             try:
@@ -181,7 +182,7 @@ def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
         CoinageError: the file cannot be read, or holds another kind of model.
     """
     path, file = model.source, Path(model.source)
-    if not file.is_file():
+    if not is_file(file):
         return Source(path, None, path)
     wanted = {UNET: dtype, VAE: torch.float32 if model.full_precision_vae else dtype}
     tensors = read_tensors(file, wanted, mapped=model.map_weights)
@@ -213,7 +214,7 @@ def read_tensors(path: Path, wanted: Mapping[str, torch.dtype] | None = None, *,
         else:  # old pickles are no zip files, which alone can be mapped
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, SafetensorError) as error:
-        raise CoinageError(f"cannot read the model: {error}", str(path), "download the file again") from None
+        raise CoinageError(f"cannot read the model: {reason_of(error)}", str(path), "download the file again") from None
     except Exception as error:  # noqa: BLE001 - a broken or hostile pickle can raise anything
         raise CoinageError(f"cannot read the model: {reason_of(error)}", str(path), "use a .safetensors file") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -269,7 +270,7 @@ def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
     try:
         return cast("AutoencoderKL", AutoencoderKL.from_single_file(tensors, **settings))
     except (ValueError, RuntimeError, KeyError) as error:
-        raise CoinageError(f"--vae: the VAE does not fit the model: {error}", path) from error
+        raise CoinageError(f"--vae: the VAE does not fit the model: {reason_of(error)}", path) from error
 
 
 def make_schedule(model: ModelConfig, config: Mapping[str, Any]) -> DiffusionSchedule:
@@ -299,8 +300,9 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: S
     """
     path = model.source
     source = open_source(model, family, dtype)
-    config = source.scheduler_config(model)
-    schedule = make_schedule(model, config)
+    with telling("scheduler settings", path):
+        config = source.scheduler_config(model)
+        schedule = make_schedule(model, config)
     suffixes = ("", "_2")[: len(open_clip)]
     with telling("tokenizer", path):
         tokenizers = tuple(_tokenizer(model, f"tokenizer{suffix}") for suffix in suffixes)

@@ -16,12 +16,13 @@ from coinage.report.figures import journey, learning, overlays, row_names
 from coinage.report.fit import LIMIT, fit_pictures, fit_words, without_pictures
 from coinage.report.previews import pictures_of, stage_of, stage_of_runs
 from coinage.report.record import Record, from_json
+from coinage.text_files import read_limited
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 OPENING = '<script type="application/json" id="record">'  # no text of a run can look like this: the page escapes it
-LARGEST = 64 * 2**20  # bytes that are read of a file
+LARGEST = 16 * 2**20  # bytes that are read of a file; a page has at most 5 MB
 COMPARED = 16_000_000  # bytes of a page of several runs
 SHOWN_ROWS, SHOWN_IMAGES = 6, 24  # more can be unfolded
 SHOWN_STANDINGS = 12
@@ -49,15 +50,11 @@ def read(path: Path) -> Record:
     Raises:
         CoinageError: the file cannot be read or is no report.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise CoinageError(f"cannot read the report: {error.strerror}", str(path)) from None
     hint = "give the NAME-report.html that a run has written"
-    _, found, rest = data[:LARGEST].partition(OPENING.encode())
+    data = read_limited(path, most=LARGEST)
+    _, found, rest = data.partition(OPENING.encode())
     text, closed, _ = rest.partition(b"</script")
-    if not found or not closed or len(data) > LARGEST:
+    if not found or not closed:
         raise CoinageError("not a report of a run", str(path), hint)
     try:
         return from_json(text.decode())
