@@ -23,6 +23,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, Problem
+from coinage.families import quiet_libraries
 from coinage.report.page import render
 from coinage.report.record import Record
 from coinage.terminal import message_of
@@ -174,6 +175,17 @@ def test_nor_into_a_pipe(world: World) -> None:
     assert b"\\x1b" in done.stderr
     for data in (done.stdout, done.stderr):
         assert_harmless(data.decode())
+
+
+@pytest.mark.parametrize("name", ["diffusers", "transformers"])
+def test_what_the_libraries_say_is_harmless_too(name: str) -> None:
+    quiet_libraries()
+    handlers = logging.getLogger(name).handlers
+    assert handlers
+    record = logging.LogRecord(name, logging.WARNING, "", 0, f"Some weights were not used: {HOSTILE}", (), None)
+    for handler in handlers:
+        assert handler.format(record).startswith("warning: Some weights")
+        assert_harmless(handler.format(record))
 
 
 def test_nothing_else_prints() -> None:

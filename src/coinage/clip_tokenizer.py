@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,10 @@ def read_tokenizer(folder: Path) -> ClipTokenizer | None:
 
 
 def _tokenizer(folder: Path) -> ClipTokenizer | None:
-    vocabulary, merges = _read_bpe(folder)
-    if not vocabulary:
+    in_two = is_file(folder / "vocab.json") and is_file(folder / "merges.txt")
+    if not in_two and not is_there(folder / "tokenizer.json"):
         return None
+    vocabulary, merges = _read_two(folder) if in_two else _read_one(folder)
     config = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "special_tokens_map.json")
     special = {}
     for name, usual in (("bos", START), ("eos", END), ("pad", END)):
@@ -96,15 +97,21 @@ def _read_added(folder: Path) -> list[str]:
     return sorted(ids, key=lambda token: int(ids[token])) or [str(entry["content"]) for entry in entries]
 
 
-def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    if is_file(folder / "vocab.json") and is_file(folder / "merges.txt"):
-        lines = read_text(folder / "merges.txt").splitlines()
-        vocabulary, merges = _read_json(folder / "vocab.json"), [line for line in lines if line and not line.startswith("#version")]
-    else:
-        model = _read_json(folder / "tokenizer.json").get("model", {})
-        vocabulary, merges = model.get("vocab", {}), model.get("merges", [])
-    pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
-    return vocabulary, [(a, b) for a, b in pairs]
+def _read_two(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of the two files that transformers' slow tokenizers have."""
+    lines = read_text(folder / "merges.txt").splitlines()
+    return _read_json(folder / "vocab.json"), _pairs([line for line in lines if line and not line.startswith("#version")])
+
+
+def _read_one(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of the one file that the fast ones have."""
+    model = _read_json(folder / "tokenizer.json").get("model", {})
+    return model.get("vocab", {}), _pairs(model.get("merges", []))
+
+
+def _pairs(merges: Iterable[str | Sequence[str]]) -> list[tuple[str, str]]:
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    return [(first, second) for first, second in pairs]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

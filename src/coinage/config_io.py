@@ -7,7 +7,6 @@ trainer's. All problems of a file are found before any is reported.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from coinage.config import IMAGE_SUFFIXES, DatasetConfig
 from coinage.config_build import Fallback, Layer, make_dataset, shown
 from coinage.errors import CoinageError, Findings, Problem, did_you_mean
-from coinage.text_files import SLASHES, at_home, path_problem, read_json, read_toml
+from coinage.text_files import SLASHES, at_home, is_there, path_problem, read_json, read_toml
 from coinage.wording import few
 from coinage.words import encodable
 
@@ -156,8 +155,7 @@ def _plainer(name: str, value: object, kind: Kind) -> str:
 def read_table(path: Path, findings: Findings) -> dict[str, Any]:
     """The contents of a TOML or JSON file; {} with an error when it cannot be read."""
     suffix = path.suffix.lower()
-    there = os.path.exists(path)  # noqa: PTH110 - pathlib raises for a name that is too long
-    if suffix not in (".toml", ".json") and there:
+    if suffix not in (".toml", ".json") and is_there(path):
         findings.error("the dataset config must be a .toml or .json file", str(path))
         return {}
     try:

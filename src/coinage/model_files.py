@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "s
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 SETTINGS = (*(f"{part}/config.json" for part in PARTS), "scheduler/scheduler_config.json")
+CONFIGS = Path(__file__).parent / "families" / "configs"  # settings of the released models
 UNREADABLE, AGAIN = "the model's settings cannot be read", "download the model again"
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 
@@ -182,7 +184,7 @@ def kind_of_folder(folder: Path) -> Kind:
         CoinageError: the settings of a part cannot be read.
     """
     for file in SETTINGS:
-        read_config(folder / file)
+        _check_kinds(folder / file, read_config(folder / file), _usual_kinds(file))
     unet = read_config(folder / "unet" / "config.json")
     channels = unet.get("in_channels", 4)
     if type(channels) is not int:
@@ -195,6 +197,36 @@ def kind_of_folder(folder: Path) -> Kind:
     # SD 2.x has OpenCLIP's encoder, which is told by its activation; the widths are for models with settings missing.
     wide = unet.get("cross_attention_dim") == 1024
     return Kind("sd2" if text.get("hidden_act", "gelu" if wide else "quick_gelu") == "gelu" else "sd1")
+
+
+@cache
+def _usual_kinds(file: str) -> Mapping[str, frozenset[str]]:
+    """The kinds of value that a part's settings have in the released models, by name."""
+    found: dict[str, frozenset[str]] = {}
+    for family in FAMILY_NAMES:
+        for name, value in read_config(CONFIGS / family / file).items():
+            found[name] = found.get(name, frozenset()) | _kinds_in(value)
+    return found
+
+
+def _kinds_in(value: Any) -> frozenset[str]:
+    """The kinds of a setting's values: a list has those of its entries, since a model may have one for each of its levels."""
+    if isinstance(value, list):
+        return frozenset[str]().union(*map(_kinds_in, value))
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "a table"}
+    return frozenset({kinds[type(value)]} if value is not None else ())
+
+
+def _check_kinds(path: Path, settings: Mapping[str, Any], usual: Mapping[str, frozenset[str]]) -> None:
+    """See that settings are of the kinds that they have in the released models; the libraries would fail on others while drawing.
+
+    Raises:
+        CoinageError: one is not.
+    """
+    for name, value in settings.items():
+        known = usual.get(name)
+        if known and not _kinds_in(value) <= known:
+            raise CoinageError(f"{UNREADABLE}: `{name}` is not {' or '.join(sorted(known))}", str(path), AGAIN)
 
 
 def reach_hub() -> None:
@@ -242,13 +274,15 @@ def told_family(source: str) -> str | None:
 def own_side(source: str) -> int | None:
     """The side in pixels that a model is made for, from a folder's settings or a family's size; None when it cannot be told."""
     family = told_family(source)
+    if family is None:
+        return None
     path = Path(source)
     folder = path if is_folder(path) else hub_folder(source) if HUB_ID.fullmatch(source) and not is_there(path) else None
     unet, vae = (read_config(folder / part / "config.json") if folder else {} for part in ("unet", "vae"))
     latents, blocks = unet.get("sample_size"), vae.get("block_out_channels")
     if isinstance(latents, int) and isinstance(blocks, list) and 0 < latents < 2**16 and 0 < len(blocks) < 16:
         return latents * int(2 ** (len(blocks) - 1))
-    return SIDES[family] if family else None
+    return SIDES[family]
 
 
 def read_config(path: Path) -> dict[str, Any]:

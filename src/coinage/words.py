@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+from coinage.errors import Problem
+from coinage.wording import visible
+
 CHUNK = 75  # text tokens between the start and the end of a row of 77
 
 
@@ -38,6 +41,20 @@ def pieces_of(token: str, num_vectors: int) -> tuple[str, ...]:
 def encodable(text: str) -> bool:
     """Whether UTF-8 can hold the text: JSON can write half characters, which no file name or caption has."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def encoding_problems(texts: Iterable[tuple[str, str | None]]) -> list[Problem]:
+    """Return an error for each text that UTF-8 cannot hold, as bytes of another encoding on a command line are.
+
+    Args:
+        texts: what each is to the user, such as "--init_word", and the text itself; None is fine.
+    """
+    hint = "type it in a terminal whose encoding is UTF-8"
+    return [
+        Problem(f"{name} {visible(text)} is not text in UTF-8", hint=hint)
+        for name, text in texts
+        if text is not None and not encodable(text)
+    ]
 
 
 def word_pattern(words: Iterable[str]) -> re.Pattern[str]:

@@ -156,7 +156,8 @@ def alike(value: object, rng: Random) -> Any:
             at = rng.randrange(len(value) + 1)
             return value[:at] + rng.choice(("", "a", " ", "/", ",", "|", "{", "}", "\n", "é", "\x01")) + value[at + rng.randrange(2) :]
     same = (int, float) if isinstance(value, float) else type(value)
-    return rng.choice([other for other in VALUES if isinstance(other, same) and not isinstance(other, bool) and other != ODD])
+    near = [other for other in VALUES if isinstance(other, same) and not isinstance(other, bool) and other != ODD]
+    return rng.choice(near or VALUES)  # there is only one None
 
 
 def places(tree: Any) -> Iterator[tuple[Any, Any]]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
-from coinage.errors import CoinageError, ConfigError, Problem
+from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.model_files import told_family
 from coinage.text_files import is_there
+from coinage.words import encoding_problems
 
 if TYPE_CHECKING:
     from coinage.embeddings.file import EmbeddingFile
@@ -64,6 +65,7 @@ def convert_command(argv: Sequence[str]) -> None:
     source, out = _files(args)
     from coinage.embeddings.convert import merged, paths_of, precision_of, rescaled, target_of, write_as
 
+    Findings(errors=encoding_problems([("--token", args.token), ("the name of the file", out.stem)])).raise_errors()
     target = target_of(out, args.to)
     if args.merge:
         read = [_weighted(item) for item in args.merge]

@@ -23,7 +23,7 @@ from coinage.model_files import told_family
 from coinage.preflight import tokenizer_of, vocabulary_problems
 from coinage.terminal import print_json, print_line, print_table
 from coinage.text_files import is_folder
-from coinage.words import CHUNK, pieces_of
+from coinage.words import CHUNK, encoding_problems, pieces_of
 
 log = logging.getLogger("coinage")
 EXAMPLES = """\
@@ -94,6 +94,7 @@ def dataset_command(argv: Sequence[str]) -> None:
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")
+    findings.errors += encoding_problems([("--token", own.token)])
     if findings.errors:
         _tell(findings, as_json=own.json)
     findings.raise_errors()

@@ -16,7 +16,7 @@ from coinage.preflight import model_problems, output_problems, vae_problems, voc
 from coinage.progress import counted
 from coinage.prompts import SAMPLER_NAMES, Prompt
 from coinage.text_files import is_file
-from coinage.words import pieces_of
+from coinage.words import encoding_problems, pieces_of
 
 log = logging.getLogger("coinage")
 EXAMPLES = """\
@@ -99,6 +99,8 @@ def generate_command(argv: Sequence[str]) -> None:
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     """See that model, files, numbers and folder can be used, before anything is loaded."""
     findings = Findings(errors=model_problems(model) + vae_problems(model))
+    texts = [("the prompt", text) for text in args.prompts] + [("--embedding", name) for name, _ in args.embedding]
+    findings.errors += encoding_problems([*texts, ("--negative", args.negative)])
     for _, file in args.embedding:
         if not is_file(file):
             findings.error("--embedding: file not found", str(file))
@@ -122,6 +124,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
 
     from coinage.embeddings.reading import read
     from coinage.families import FAMILIES, quiet_libraries
+    from coinage.families.loading import telling
     from coinage.families.threads import fit_threads
     from coinage.files import save_image
     from coinage.generate import draw, install_embeddings
@@ -136,7 +139,8 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     log.info("loading %s", model.source)
     parts = family.load(model, dtype)
     known = parts.tokenizers[0].get_vocab()
-    problems = [p for word, file in words for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)]
+    problems = encoding_problems(("--embedding", word) for word, _ in words)
+    problems += [p for word, file in words for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)]
     names = [piece for word, file in words for piece in pieces_of(word, file.num_vectors)]
     problems += [
         Problem(f"--embedding: two files give the word {name}", hint="rename one: NAME=FILE")
@@ -152,7 +156,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
         missing = [p.text for p in prompts if word not in p.text and word not in p.negative]
         log.info("%s: %d vectors%s", word, file.num_vectors, " (in no prompt)" if len(missing) == len(prompts) else "")
     pictures = []
-    with counted("drawing", len(prompts)) as on_picture:
+    with counted("drawing", len(prompts)) as on_picture, telling("the pictures", model.source, "cannot draw"):
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         for number, (prompt, picture) in enumerate(zip(prompts, draw(family, parts, prompts, autocast=autocast), strict=True)):
             path = args.output / f"{number:04d}_{prompt.seed}.png"

@@ -13,6 +13,7 @@ from coinage.errors import CoinageError, Findings
 from coinage.model_files import told_family
 from coinage.preflight import model_problems
 from coinage.terminal import print_json, print_line, print_table
+from coinage.words import encoding_problems
 
 log = logging.getLogger("coinage")
 
@@ -45,6 +46,7 @@ def verify_command(argv: Sequence[str]) -> None:
     from coinage.embeddings.file import vectors_for
     from coinage.embeddings.reading import read
     from coinage.families import FAMILIES, quiet_libraries
+    from coinage.families.loading import telling
     from coinage.tokens import table_of
     from coinage.verify import COMPARED, usage, verify
 
@@ -63,7 +65,9 @@ def verify_command(argv: Sequence[str]) -> None:
                 f"{key} is {rows.shape[1]} wide in the file, and {width} in the model", str(args.file), "give the word's own model"
             )
     token = args.token or word.token or args.file.stem
-    checks = verify(args.file, family, parts, word, token)
+    Findings(errors=encoding_problems([("--token", token)])).raise_errors()
+    with telling("a prompt", args.model, "cannot encode"):
+        checks = verify(args.file, family, parts, word, token)
     if args.json:
         print_json([asdict(check) for check in checks])
     else:

@@ -9,9 +9,11 @@ from pathlib import Path
 from coinage.cli.flags import Flag
 from coinage.errors import Problem
 from coinage.text_files import SLASHES, at_home, path_problem
+from coinage.words import encoding_problems
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of embedding files
 DATA_URL = "data:"  # a thumbnail may be one
+WRITTEN = ("output_dir", "cache_dir", "logging_dir", "console_log_file", "debug_dataset_out")  # the names go into files too
 
 
 def tidy(args: argparse.Namespace, flags: Mapping[str, Flag]) -> list[Problem]:
@@ -27,7 +29,16 @@ def tidy(args: argparse.Namespace, flags: Mapping[str, Flag]) -> list[Problem]:
         setattr(args, name, Path(path) if flag.kind == "path" else path)
     if args.output_name:
         args.output_name = _without_suffix(args)
-    return problems
+    return problems + encoding_problems((flag.name, getattr(args, name)) for name, flag in flags.items() if _is_text(flag))
+
+
+def _is_text(flag: Flag) -> bool:
+    """Whether a value comes to a tokenizer or into the name of a file that is written.
+
+    Paths that are read may be any bytes; what is only told in the file's header is mended there.
+    """
+    name = flag.name[2:]
+    return flag.kind == "str" and (not flag.path or name in WRITTEN) and not name.startswith("metadata_")
 
 
 def _without_suffix(args: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ import warnings
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.sdxl import SDXL
 from coinage.families.stable_diffusion import StableDiffusion
+from coinage.terminal import Lines
 
 FAMILIES: dict[str, ModelFamily] = {
     "sd1": StableDiffusion("sd1", "stable-diffusion-v1", 512, open_clip=False),
@@ -17,10 +18,14 @@ __all__ = ["FAMILIES", "Components", "Conditioning", "ModelFamily", "quiet_libra
 
 
 def quiet_libraries() -> None:
-    """Keep the model libraries' own progress bars and advice off the terminal."""
+    """Keep the model libraries' own progress bars and advice off the terminal; what they warn of looks as ours does."""
+    import diffusers  # noqa: F401 - makes its log
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")  # of diffusers to huggingface_hub
+    for name in ("diffusers", "transformers"):
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(Lines())  # names of tensors in their messages are strangers' text
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by diffusers; tells what a CPU lacks

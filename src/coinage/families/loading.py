@@ -145,7 +145,7 @@ def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
 
 
 @contextmanager
-def telling(what: str, path: str) -> Iterator[None]:
+def telling(what: str, path: str, failed: str = "cannot load the model's") -> Iterator[None]:
     """Tell whatever the libraries raise on broken files as one clear error.
 
     Raises:
@@ -159,7 +159,7 @@ def telling(what: str, path: str) -> Iterator[None]:
         reason = reason_of(error)
         if isinstance(error, NotImplementedError):  # diffusers on what a file left empty
             reason = "weights are missing from the file"
-        raise CoinageError(f"cannot load the model's {what}: {reason}", path, "see that the files are whole and belong together") from error
+        raise CoinageError(f"{failed} {what}: {reason}", path, "see that the files are whole and belong together") from error
 
 
 def _whole(module: Any, what: str, path: str) -> Any:
