@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import LossConfig, NoiseConfig, PredictionType
-from coinage.diffusion.loss import errors, huber_threshold, loss_per_sample, min_snr_weight, weight_of
+from coinage.diffusion.loss import errors, huber_threshold, loss_per_sample, min_snr_weight, rescaled_weights, weight_of
 from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.seeding import generator_for
@@ -224,6 +224,37 @@ def test_weights(t: int, noise: float, v: float, scaled: float, like: float) -> 
     assert weight_of(snr, LossConfig(v_like=0.5), "epsilon").item() == pytest.approx(like, rel=1e-3)
     both = weight_of(snr, LossConfig(min_snr_gamma=5, debiased=True), "epsilon").item()
     assert both == pytest.approx(noise * min_snr_weight(snr, 5, "epsilon").item(), rel=1e-3), "weights multiply"
+
+
+RESCALED = DiffusionSchedule(rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod), "v_prediction")
+
+
+@pytest.mark.parametrize(
+    ("config", "least"),
+    [
+        (LossConfig(min_snr_gamma=5), 0.004660),
+        (LossConfig(scale_v=True), 0.004660),
+        (LossConfig(debiased=True), 0.995340),
+    ],
+)
+@pytest.mark.parametrize("t", [990, 998, 999])
+def test_where_only_noise_is_left_weights_are_those_of_the_plain_schedules_end(config: LossConfig, least: float, t: int) -> None:
+    assert weight_of(RESCALED.snr(torch.tensor([t])), config, "v_prediction").item() == pytest.approx(least, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "config", "told"),
+    [
+        (RESCALED, LossConfig(min_snr_gamma=5), "--min_snr_gamma: weights follow"),
+        (RESCALED, LossConfig(debiased=True, scale_v=True), "--scale_v_pred_loss_like_noise_pred, --debiased_estimation_loss: weights"),
+        (RESCALED, LossConfig(), ""),
+        (SCHEDULE, LossConfig(min_snr_gamma=5), ""),
+    ],
+)
+def test_weights_on_a_rescaled_schedule_are_told(schedule: DiffusionSchedule, config: LossConfig, told: str) -> None:
+    found = rescaled_weights(schedule.snr(torch.tensor([999])), config)
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
 
 
 @given(st.floats(0, 2000), st.sampled_from(["epsilon", "v_prediction"]))

@@ -51,19 +51,18 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction_type: PredictionType) -
         prediction_type: `v_prediction` divides by snr + 1.
 
     Returns:
-        [B] float32, finite for every snr >= 0.
+        [B] float32, finite for every snr >= 0. Below the plain schedule's last value it goes no further, as every weight.
     """
-    if prediction_type == "v_prediction":
-        return snr.clamp(max=gamma) / (snr + 1)
-    snr = snr.clamp(min=torch.finfo(torch.float32).tiny)
-    return snr.clamp(max=gamma) / snr
+    snr = snr.clamp(min=LEAST_SNR)
+    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else snr)
 
 
 def weight_of(snr: Tensor, config: LossConfig, prediction_type: PredictionType) -> Tensor:
     """The product of all weights that are set, [B] float32 for [B] signal-to-noise ratios.
 
-    With s = snr, kept in 0.0047..1000: scaling v like noise s / (s + 1); a v-like part for noise 1 + w (s + 1) / s;
-    debiased estimation (Yu et al. 2023, arXiv:2310.08442) 1 / sqrt(s) for noise, 1 / (s + 1) for v; all as the reference.
+    With s = snr, kept in 0.0047..1000 (min-SNR: only from below): scaling v like noise s / (s + 1); a v-like part
+    for noise 1 + w (s + 1) / s; debiased estimation (Yu et al. 2023, arXiv:2310.08442) 1 / sqrt(s) for noise,
+    1 / (s + 1) for v; all as the reference.
     """
     weight = torch.ones_like(snr)
     kept = snr.clamp(LEAST_SNR, MOST_SNR)
@@ -76,6 +75,25 @@ def weight_of(snr: Tensor, config: LossConfig, prediction_type: PredictionType) 
     if config.debiased:
         weight = weight * (1 / (kept + 1) if prediction_type == "v_prediction" else kept.rsqrt())
     return weight
+
+
+def rescaled_weights(snr: Tensor, config: LossConfig) -> str:
+    """Return what is to be said of weights on a schedule that ends in pure noise, "" where nothing is.
+
+    Args:
+        snr: of the schedule's last step, [1] float32.
+        config: which weights are set.
+    """
+    named = {
+        "--min_snr_gamma": config.min_snr_gamma,
+        "--scale_v_pred_loss_like_noise_pred": config.scale_v,
+        "--v_pred_like_loss": config.v_like,
+        "--debiased_estimation_loss": config.debiased,
+    }
+    found = [name for name, value in named.items() if value]
+    if not found or bool((snr >= LEAST_SNR / 2).all()):
+        return ""
+    return f"{', '.join(found)}: weights follow the schedule that ends in pure noise (sd-scripts takes those of the plain one)"
 
 
 def loss_per_sample(

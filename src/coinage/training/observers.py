@@ -195,7 +195,8 @@ class Previewer(Observer):
         if self._config.automatic:
             self._steps = steps_for(times_within_share(self._prompts, run.total_steps, run.images_per_step), run.total_steps)
         if not run.step and (self._config.at_first or 0 in self._steps):  # a run that goes on has drawn it
-            self._draw(run, f"{0:06d}")
+            # sd-scripts counts what --sample_at_first draws as that of epoch 0.
+            self._draw(run, "e000000" if self._config.at_first else "000000")
 
     def stepped(self, run: Run) -> None:
         every = self._config.every_n_steps

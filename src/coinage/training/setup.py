@@ -18,6 +18,7 @@ from coinage.data.captions import vary
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent, Latents, Memory
 from coinage.data.sample import Sample
+from coinage.diffusion.loss import rescaled_weights
 from coinage.embeddings.file import EmbeddingFile
 from coinage.errors import ConfigError, Problem
 from coinage.families import FAMILIES
@@ -285,6 +286,9 @@ def loss_problems(config: TrainConfig, parts: Components) -> None:
         raise ConfigError([Problem(what, config.model.source, "leave it out, or pass --v_parameterization if the model does")])
     if config.loss.v_like and predicts_v:
         raise ConfigError([Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")])
+    last = parts.schedule.snr(torch.tensor([parts.schedule.num_timesteps - 1]))
+    if told := rescaled_weights(last, config.loss):
+        log.info("note: %s", told)
 
 
 def prepare(
