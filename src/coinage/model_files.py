@@ -67,6 +67,34 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
     """
     hint = "download the file again"
     size = path.stat().st_size
+    header, body = _header(path, size)
+    try:
+        places = {
+            name: (tuple(map(_size, entry["shape"])), body + _size(entry["data_offsets"][0]), body + _size(entry["data_offsets"][1]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError):
+        raise CoinageError("no safetensors file: its header cannot be read", str(path), hint) from None
+    end = max((place[2] for place in places.values()), default=body)
+    if end != size:
+        raise CoinageError(f"the file is truncated: {size} of {end} bytes", str(path), hint)
+    return places
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file's header says beside the tensors; {} where it says nothing.
+
+    Raises:
+        CoinageError: no safetensors file, or a truncated one.
+    """
+    told = _header(path, path.stat().st_size)[0].get("__metadata__")
+    return {key: value for key, value in told.items() if isinstance(value, str)} if isinstance(told, dict) else {}
+
+
+def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its tensors begin, in bytes."""
+    hint = "download the file again"
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -75,19 +103,12 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
         if not 2 <= length <= min(MOST_HEADER, size - 8):
             raise CoinageError("no safetensors file, or a truncated one", str(path), hint)
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            body = 8 + length
-            places = {
-                name: (tuple(map(_size, entry["shape"])), body + _size(entry["data_offsets"][0]), body + _size(entry["data_offsets"][1]))
-                for name, entry in entries.items()
-            }
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            raise CoinageError("no safetensors file: its header cannot be read", str(path), hint) from None
-    end = max((place[2] for place in places.values()), default=body)
-    if end != size:
-        raise CoinageError(f"the file is truncated: {size} of {end} bytes", str(path), hint)
-    return places
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            header = None
+    if not isinstance(header, dict):
+        raise CoinageError("no safetensors file: its header cannot be read", str(path), hint)
+    return header, 8 + length
 
 
 def _size(value: Any) -> int:
@@ -160,6 +181,7 @@ def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool =
         "a diffusers UNet alone: give its folder with model_index.json": _has(shapes, "down_blocks.", "unet.down_blocks."),
         "no Stable Diffusion model: it has no UNet": not _has(shapes, UNET),
         f"an inpainting or other special model: its UNet has {channels} input channels": channels != 4,
+        "an EDM model, whose noise schedule is another (its file has edm_ tensors)": _has(shapes, "edm_"),
         "an SDXL refiner, which is not made for this": _has(shapes, "conditioner.") and not _has(shapes, "conditioner.embedders.1."),
         "a model without VAE: add --vae": own_vae and not _has(shapes, VAE),
     }

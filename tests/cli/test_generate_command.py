@@ -1,8 +1,10 @@
 """`coinage generate`, as a user runs it."""
 
+import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,27 @@ def test_other_families(family: str, command: Callable[..., subprocess.Completed
     done = command(model, "a (red:1.2) circle", "--width=64", "--height=64", "--steps=2", "--seed=1", f"--output={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     assert picture(tmp_path / "o" / "0000_1.png").shape == (64, 64, 3)
+
+
+def test_flags_stand_in_for_settings(tmp_path: Path) -> None:
+    """A model that predicts v on a schedule that ends in noise, whose settings say neither."""
+    own = MODEL.parent / "sd2"
+    bare = tmp_path / "bare"
+    shutil.copytree(own, bare)
+    settings = bare / "scheduler" / "scheduler_config.json"
+    told = json.loads(settings.read_text())
+    settings.write_text(json.dumps(told | {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}))
+    flags = ("--v_parameterization", "--zero_terminal_snr")
+    runs: dict[str, tuple[Path, Sequence[str]]] = {"own": (own, ()), "both": (bare, flags), "one": (bare, flags[:1])}
+    drawn, heard = {}, {}
+    for name, (model, more) in runs.items():
+        small = ("--width=64", "--height=64", "--steps=3", "--seed=1")
+        done = generate(model, "a photo of a red circle", *small, *more, f"--output={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        drawn[name], heard[name] = picture(tmp_path / name / "0000_1.png"), done.stderr
+    assert np.array_equal(drawn["own"], drawn["both"])
+    assert not np.array_equal(drawn["own"], drawn["one"])
+    assert ["add --zero_terminal_snr" in text for text in heard.values()] == [False, False, True]
 
 
 def test_what_cannot_work(tmp_path: Path) -> None:

@@ -246,8 +246,10 @@ def test_a_wrong_prediction_type(family: str, given: str, told: str, moon_datase
         config = model / "scheduler" / "scheduler_config.json"
         config.write_text(config.read_text().replace("v_prediction", "epsilon"))
     words = [f"--pretrained_model_name_or_path={model}", *([given] if given else ["--v2"])]
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=told) as caught:
         trained(moon_dataset, tmp_path / "out", *LONG, *words)
+    hint = "leave out --v_parameterization" if given else "add --v_parameterization, and --zero_terminal_snr if the model was trained so"
+    assert caught.value.problems[0].hint.startswith(hint)
     run, _ = trained(moon_dataset, tmp_path / "warned", "--max_train_steps=2", "--on_problem=warn", *words)
     assert run.step == 2
 

@@ -56,6 +56,9 @@ def generate_parser() -> Parser:
     parser.add_argument("--output", type=Path, default=Path("pictures"), help="Folder for the pictures. Default: pictures.")
     parser.add_argument("--v2", action="store_true", help="The model is Stable Diffusion 2.x, where it cannot be told.")
     parser.add_argument("--v_parameterization", action="store_true", help="The model predicts v instead of the noise.")
+    parser.add_argument(
+        "--zero_terminal_snr", action="store_true", help="Its noise schedule ends in pure noise; for models that predict v."
+    )
     parser.add_argument("--vae", help="Another VAE: a file, a diffusers folder or a hub id.")
     parser.add_argument("--precision", default="auto", choices=("auto", "no", "fp16", "bf16"), help="auto: fp16 on a GPU, fp32 else.")
     parser.add_argument("--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files.")
@@ -75,6 +78,7 @@ def generate_command(argv: Sequence[str]) -> None:
         family=told_family(args.model) or ("sd2" if args.v2 else "sd1"),
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
+        zero_terminal_snr=args.zero_terminal_snr,
         tokenizer_cache=args.tokenizer_cache_dir,
     )
     _check(args, model)

@@ -6,7 +6,7 @@ import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
-from coinage.errors import CoinageError, reason_of
+from coinage.errors import CoinageError, Problem, reason_of
 from coinage.families.base import Components
-from coinage.model_files import UNET, VAE, kind_of_checkpoint, read_config, safetensors_places, wrong_kind
+from coinage.families.prediction import Told, prediction_note, told_by, with_told
+from coinage.model_files import UNET, VAE, kind_of_checkpoint, read_config, safetensors_metadata, safetensors_places, wrong_kind
 from coinage.text_files import is_file
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, Tokenizer
@@ -41,11 +42,13 @@ class Source:
         path: the folder, hub id or file.
         tensors: a single file's tensors, mapped and not copied; None for folders and hub ids.
         configs: folder of settings, laid out as a diffusers folder; that of the path itself unless it is a file.
+        told: what a single file says of the model's prediction.
     """
 
     path: str
     tensors: Mapping[str, Tensor] | None
     configs: str
+    told: Told = field(default_factory=Told)
 
     def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
         """The UNet in `dtype`."""
@@ -99,7 +102,7 @@ class Source:
         return cls.from_single_file(tensors, config=self.configs, subfolder=name, torch_dtype=dtype, local_files_only=True)
 
     def scheduler_config(self, model: ModelConfig) -> Mapping[str, Any]:
-        """The model's scheduler settings, with what the flags add.
+        """The model's scheduler settings, with what its file and the flags say of its prediction.
 
         Raises:
             CoinageError: settings that training would get wrong.
@@ -118,7 +121,9 @@ class Source:
         if missing or odd:
             shown = ", ".join(f"{k} = {config.get(k)!r}" for k in dict.fromkeys([*missing, *odd]))
             raise CoinageError(f"the model's scheduler settings are not supported yet: {shown}", f"{self.configs}/scheduler")
-        return config | ({"rescale_betas_zero_snr": True} if model.zero_terminal_snr else {})
+        if note := prediction_note(config, self.told, model, is_file=self.tensors is not None):
+            log.info("note: %s", note)
+        return with_told(config, self.told, model)
 
 
 def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
@@ -190,7 +195,8 @@ def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
     if kind.family != family:
         problem = wrong_kind(kind, family, path)
         raise CoinageError(problem.what, path, problem.hint)
-    return Source(path, tensors, str(CONFIGS / family))
+    header = safetensors_metadata(file) if file.suffix.lower() == ".safetensors" else {}
+    return Source(path, tensors, str(CONFIGS / family), told_by(tensors, header))
 
 
 def read_tensors(path: Path, wanted: Mapping[str, torch.dtype] | None = None, *, mapped: bool = True) -> dict[str, Tensor]:
@@ -273,16 +279,17 @@ def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
         raise CoinageError(f"--vae: the VAE does not fit the model: {reason_of(error)}", path) from error
 
 
-def make_schedule(model: ModelConfig, config: Mapping[str, Any]) -> DiffusionSchedule:
-    """The noise schedule of a scheduler's settings, ending in pure noise where they say so; flags win over their prediction type."""
+def make_schedule(config: Mapping[str, Any]) -> DiffusionSchedule:
+    """The noise schedule of a scheduler's settings, ending in pure noise where they say so."""
     alphas_cumprod = alphas_cumprod_from_betas(
         config["beta_start"], config["beta_end"], config["num_train_timesteps"], config["beta_schedule"]
     )
-    prediction_type = model.prediction_type or config.get("prediction_type", "epsilon")
+    prediction_type = config["prediction_type"]
     if config.get("rescale_betas_zero_snr"):
         alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
         if prediction_type == "epsilon":
-            log.warning("a schedule that ends in pure noise has nothing to predict noise from there\nhint: pass --v_parameterization")
+            what = "a schedule that ends in pure noise (--zero_terminal_snr) needs a model that predicts v"
+            log.warning("%s", Problem(what, hint="add --v_parameterization if the model does, or leave out --zero_terminal_snr"))
     return DiffusionSchedule(alphas_cumprod, prediction_type)
 
 
@@ -302,7 +309,7 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: S
     source = open_source(model, family, dtype)
     with telling("scheduler settings", path):
         config = source.scheduler_config(model)
-        schedule = make_schedule(model, config)
+        schedule = make_schedule(config)
     suffixes = ("", "_2")[: len(open_clip)]
     with telling("tokenizer", path):
         tokenizers = tuple(_tokenizer(model, f"tokenizer{suffix}") for suffix in suffixes)
@@ -324,7 +331,7 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, family: str, open_clip: S
         vae=vae,
         denoiser=denoiser,
         schedule=schedule,
-        scheduler_config={**config, "prediction_type": schedule.prediction_type},
+        scheduler_config=config,
         clip_skip=model.clip_skip,
         chunks=model.max_token_length // CHUNK,
         # Whatever the tokenizer's files say: those of another model may stand in, with the same vocabulary.

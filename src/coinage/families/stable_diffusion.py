@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -15,12 +14,9 @@ from coinage.errors import CoinageError
 from coinage.families.base import Components, Conditioning
 from coinage.families.clip_text import hidden_states, join_chunks, rows_and_weights, weigh
 from coinage.families.loading import load_parts
-from coinage.text_files import is_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-log = logging.getLogger("coinage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +30,6 @@ class StableDiffusion:
     embedding_keys: tuple[str, ...] = ("emb_params",)
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
-        if self.name == "sd2" and is_file(model.source) and model.prediction_type is None:
-            log.info("note: a file does not tell what a 2.x model predicts: noise is taken; the 768 px models need --v_parameterization")
         parts = load_parts(model, dtype, self.name, [self.open_clip])
         layers = parts.text_encoders[0].config.num_hidden_layers
         if model.clip_skip and model.clip_skip > layers:

@@ -17,6 +17,7 @@ from coinage.data.captions import extremes
 from coinage.diffusion.schedule import DiffusionSchedule
 from coinage.errors import Problem, TrainingError
 from coinage.families.base import Components
+from coinage.families.prediction import NAMES
 from coinage.seeding import generator_for
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
@@ -31,7 +32,6 @@ EXPLAINED = 0.5  # share of a target's power that is left: below, a model predic
 UNEXPLAINED = 0.7  # above, it does not
 WORSE = 1.5  # above, it says worse than nothing
 ALIKE, AS_LONG = 0.7, 0.5  # least cosine of two right gradients, and least ratio of their lengths; rounding to 8 bits makes 0.94 and 0.87
-NAMES: dict[PredictionType, str] = {"epsilon": "the noise", "v_prediction": "v"}
 
 
 class FirstLook(Observer):
@@ -130,9 +130,8 @@ def wrong_prediction(run: Run, left: Mapping[PredictionType, tuple[float, float]
     missed = left[asked][0] / max(1.0, left[asked][1])  # a pale image's v has less power than noise, and is missed by more
     if missed > UNEXPLAINED and left[other][0] < EXPLAINED * left[other][1]:
         what = f"the model predicts {NAMES[other]}, and is trained as if it predicted {NAMES[asked]}"
-        hint = (
-            "add --v_parameterization" if asked == "epsilon" else "leave out --v_parameterization, or mend the model's scheduler settings"
-        )
+        add = "add --v_parameterization, and --zero_terminal_snr if the model was trained so"
+        hint = add if asked == "epsilon" else "leave out --v_parameterization, or mend the model's scheduler settings"
         return TrainingError(what, source, hint)
     if missed > WORSE:
         what = f"at much noise the model's error is {missed:.1f} times what predicting nothing would give"
