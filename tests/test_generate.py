@@ -178,6 +178,13 @@ def test_long_prompts_are_read_in_parts(moon_dataset: Path, tmp_path: Path) -> N
     assert run.parts.chunks == 1
 
 
+def test_a_short_prompt_is_drawn_alike_at_any_length_of_training(moon_dataset: Path, tmp_path: Path) -> None:
+    prompt = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)
+    short, long = (prepared(moon_dataset, tmp_path, *more) for more in ((), ("--max_token_length=225",)))
+    (one,), (other,) = (draw(run.family, run.parts, [prompt]) for run in (short, long))
+    assert np.array_equal(one, other)
+
+
 def test_a_prompts_picture_does_not_depend_on_its_neighbours_length(moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path)
     short = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)

@@ -137,7 +137,8 @@ def _chunks(parts: Components, prompt: Prompt) -> int:
     longest = max(words.chunks_of(parse_weights(text, words.names)) for words in parts.word_encoders for text in texts)
     if longest > MOST_CHUNKS:
         log.warning("a prompt is longer than %d tokens; the rest is cut: %s", MOST_CHUNKS * CHUNK, prompt.text)
-    return min(max(longest, parts.chunks), MOST_CHUNKS)
+    least = parts.chunks if len(parts.text_encoders) > 1 else 1  # sd-scripts fills SDXL's prompts to the length of training, no other's
+    return min(max(longest, least), MOST_CHUNKS)
 
 
 def _alike(parts: Components, prompts: Sequence[Prompt], most: int) -> Iterator[tuple[int, Sequence[Prompt]]]:

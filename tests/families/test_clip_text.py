@@ -1,12 +1,15 @@
 """CLIP text encoders: several rows of a caption become one sequence."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from coinage.families import FAMILIES
 from coinage.families.clip_text import end_of_text, join_chunks
 from tests.helpers import prepared
+from tests.models import loaded
 
 SIZES = torch.zeros(1, 6)
 
@@ -44,3 +47,41 @@ def test_a_word_beyond_75_tokens_gets_a_gradient(moon_dataset: Path, tmp_path: P
         hidden = run.family.encode(run.parts, [caption], SIZES).encoder_hidden_states
         (gradient,) = torch.autograd.grad(hidden.square().sum(), run.parts.rows(), allow_unused=True)
         assert bool(gradient.abs().sum() > 0) == learns
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize(("words", "chunks"), [(40, 1), (80, 2), (75 * 3, 3)])
+def test_a_long_prompt_is_drawn_in_whole_chunks(family: str, words: int, chunks: int, models: Path) -> None:
+    """Each row of 77 with its own start and end, encoded by hand with the library's encoder."""
+    parts = replace(loaded(family, models / family, models), chunks=chunks)
+    (encoder,), (tokenizer,) = parts.text_encoders, parts.tokenizers
+    (red,) = tokenizer.encode("red", add_special_tokens=False)
+    pad = tokenizer.get_vocab()["!"] if family == "sd2" else 738
+    rows = []
+    for chunk in range(chunks):
+        text = [red] * min(75, words - 75 * chunk)
+        rows.append([737, *text, 738, *[pad] * (75 - len(text))])
+    expected = torch.cat([encoder(torch.tensor([row])).last_hidden_state for row in rows], dim=1)
+    captions = ["red " * words]
+    drawn = FAMILIES[family].encode(parts, captions, SIZES, weighted=True).encoder_hidden_states
+    trained = FAMILIES[family].encode(parts, captions, SIZES).encoder_hidden_states
+    torch.testing.assert_close(drawn, expected)
+    assert (drawn.shape[1], trained.shape[1]) == (77 * chunks, 75 * chunks + 2)
+    torch.testing.assert_close(trained, join_chunks(expected.unflatten(1, (chunks, 77))[0], chunks))
+    heavy = FAMILIES[family].encode(parts, [f"{'red ' * (words - 1)}(red:1.5)"], SIZES, weighted=True).encoder_hidden_states
+    weights = torch.ones(1, 77 * chunks, 1)
+    weights[0, (words - 1) // 75 * 77 + (words - 1) % 75 + 1] = 1.5
+    scaled = expected * weights
+    torch.testing.assert_close(heavy, scaled * expected.mean() / scaled.mean())
+
+
+@torch.no_grad()
+def test_sdxl_draws_long_prompts_as_it_trains(models: Path) -> None:
+    parts = replace(loaded("sdxl", models / "sdxl", models), chunks=2)
+    drawn, trained = (FAMILIES["sdxl"].encode(parts, ["red " * 80], SIZES, weighted=way) for way in (True, False))
+    assert drawn.encoder_hidden_states.shape[1] == 152
+    assert torch.equal(drawn.encoder_hidden_states, trained.encoder_hidden_states)
+    assert drawn.pooled is not None
+    assert trained.pooled is not None
+    assert torch.equal(drawn.pooled, trained.pooled)

@@ -147,7 +147,8 @@ class ModelFamily(Protocol):
             parts: the model's.
             captions: B texts.
             sizes: [B, 6] as `Conditioning.time_ids`.
-            weighted: read `(word:1.3)` as a weight, as pictures do; training reads captions as they stand.
+            weighted: for pictures: read `(word:1.3)` as a weight, and join the rows of a long text as tools that draw do;
+                training reads captions as they stand.
         """
         ...
 

@@ -36,18 +36,18 @@ def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) ->
 
 
 def rows_and_weights(words: WordEncoder, captions: Sequence[str], chunks: int, *, weighted: bool) -> tuple[Tensor, Tensor | None]:
-    """Ids [B * chunks, 77] of B captions, and the weight of each, where `(word:1.3)` is read as a weight."""
+    """Ids [B * chunks, 77] of B captions, and the weight of each [B * chunks, 77, 1], where `(word:1.3)` is read as a weight."""
     if not weighted:
         return torch.tensor([row for caption in captions for row in words.rows(caption, chunks)]), None
     pairs = [words.weighted_rows(parse_weights(caption, words.names), chunks) for caption in captions]
-    return torch.tensor([row for rows, _ in pairs for row in rows]), torch.tensor([row for _, rows in pairs for row in rows])
+    return torch.tensor([row for rows, _ in pairs for row in rows]), torch.tensor([row for _, rows in pairs for row in rows])[..., None]
 
 
-def weigh(hidden: Tensor, weights: Tensor | None, chunks: int, *, keep_mean: bool) -> Tensor:
-    """Hidden states [B, T, D] times the weights of their ids, as the reference: SD 1 and 2 keep each text's mean, SDXL does not."""
+def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
+    """Hidden states [B, T, D] times weights [B, T, 1], as the reference: SD 1 and 2 keep each text's mean, SDXL does not."""
     if weights is None or bool((weights == 1).all()):
         return hidden
-    scaled = hidden * join_chunks(weights.to(hidden).unsqueeze(-1), chunks)
+    scaled = hidden * weights.to(hidden)
     if not keep_mean:
         return scaled
     mean, now = (states.float().mean(dim=(1, 2), keepdim=True) for states in (hidden, scaled))  # in half precision it may round to 0
@@ -69,6 +69,19 @@ def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
     rows = hidden.unflatten(0, (-1, chunks))
     text = rows[:, :, 1 : CHUNK + 1].flatten(1, 2)
     return torch.cat([rows[:, 0, :1], text, rows[:, -1, -1:]], dim=1)
+
+
+def whole_chunks(hidden: Tensor, chunks: int) -> Tensor:
+    """The rows of each text as one sequence with every start and end kept, as tools that draw with SD 1 and 2 do.
+
+    Args:
+        hidden: [B * chunks, 77, D].
+        chunks: rows per text, >= 1.
+
+    Returns:
+        [B, 77 * chunks, D].
+    """
+    return hidden.reshape(len(hidden) // chunks, chunks * hidden.shape[1], hidden.shape[2])
 
 
 def end_of_text(ids: Tensor, end_id: int) -> Tensor:

@@ -42,7 +42,8 @@ class SDXL:
             rows, weights = rows_and_weights(words, captions, parts.chunks, weighted=weighted)
             rows = rows.to(parts.device)
             output: Any = encoder(rows, output_hidden_states=True)
-            states.append(weigh(join_chunks(output.hidden_states[-2], parts.chunks), weights, parts.chunks, keep_mean=False))
+            joined = None if weights is None else join_chunks(weights, parts.chunks)
+            states.append(weigh(join_chunks(output.hidden_states[-2], parts.chunks), joined, keep_mean=False))
             if hasattr(encoder, "text_projection"):
                 pooled = pool(encoder, output.last_hidden_state, rows, words.tokenizer.eos_token_id)[:: parts.chunks]
         return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.families.base import Components, Conditioning
-from coinage.families.clip_text import hidden_states, join_chunks, rows_and_weights, weigh
+from coinage.families.clip_text import hidden_states, join_chunks, rows_and_weights, weigh, whole_chunks
 from coinage.families.loading import load_parts
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ class StableDiffusion:
     def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False) -> Conditioning:  # noqa: ARG002 - sizes are SDXL's
         rows, weights = rows_and_weights(parts.word_encoders[0], captions, parts.chunks, weighted=weighted)
         states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
-        return Conditioning(weigh(join_chunks(states, parts.chunks), weights, parts.chunks, keep_mean=True))
+        # Pictures are drawn as in the tools that draw; training joins the rows of a long caption as sd-scripts does.
+        join = whole_chunks if weighted else join_chunks
+        joined = None if weights is None else join(weights, parts.chunks)
+        return Conditioning(weigh(join(states, parts.chunks), joined, keep_mean=True))
 
     def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         dtype = parts.dtype
