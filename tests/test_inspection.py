@@ -78,7 +78,8 @@ def test_the_page_for_people(models: Path, tmp_path: Path, words: Vocabulary, ca
     for part in (
         "my[b]word.safetensors",
         "10 vectors",
-        "layout E",
+        "format: sd-scripts (emb_params), float32",
+        "typical vector length in this model",
         "nearest words",
         "red 1.00",
         "... 2 more",

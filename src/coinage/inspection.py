@@ -12,28 +12,28 @@ from torch import Tensor
 
 from coinage.embeddings.consumers import verdicts
 from coinage.embeddings.file import FAMILY_WIDTHS, body_hash
-from coinage.embeddings.reading import Found
+from coinage.embeddings.reading import Found, half_note, other_half
 from coinage.errors import CoinageError
 from coinage.model_files import FAMILY_NAMES
 from coinage.tokens import initial_rows
 from coinage.vocabulary import Vocabulary
 
 LAYOUTS = {
-    "E": "emb_params, as sd-scripts and invoke-training write",
-    "X": "SDXL's pair clip_l and clip_g",
-    "A": "AUTOMATIC1111's",
-    "O": "that of the first Textual Inversion code",
-    "Ept": "emb_params in a pickle",
-    "Xpt": "SDXL's pair in a pickle",
-    "D": "a diffusers concept",
-    "D2": "a pair of diffusers files",
-    "P": "diffusers' pivotal tuning",
-    "PTI": "embeddings.pti of diffusers",
-    "OT": "OneTrainer's",
-    "B": "bundled in a LoRA",
-    "L": "a list of words",
-    "T": "a bare tensor",
-    "G": "a picture of AUTOMATIC1111's",
+    "E": "sd-scripts (emb_params)",
+    "X": "SDXL pair (clip_l, clip_g)",
+    "A": "AUTOMATIC1111 (string_to_param)",
+    "O": "the first Textual Inversion code (string_to_param)",
+    "Ept": "sd-scripts (emb_params), pickled",
+    "Xpt": "SDXL pair (clip_l, clip_g), pickled",
+    "D": "diffusers (one tensor, named as the word)",
+    "D2": "diffusers, in two files",
+    "P": "diffusers, pivotal tuning (clip_l or clip_g)",
+    "PTI": "diffusers, embeddings.pti",
+    "OT": "OneTrainer",
+    "B": "embedding in a LoRA",
+    "L": "list of words",
+    "T": "tensor without a name",
+    "G": "AUTOMATIC1111, in a picture",
 }
 LOUD, FAINT = 10.0, 0.2  # times the vocabulary's median length
 UNMOVED = 0.9999  # cosine to a word, from which a row is that word
@@ -50,28 +50,31 @@ def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], fa
         family: of that model; told from the file without one.
     """
     file = found.embedding
-    warnings: list[str] = []
+    other = other_half(path, found)
+    half = "" if found.layout == "D2" else half_note(path, found, other)
+    warnings: list[str] = [*found.warnings]
     encoders = [
         _encoder(key, rows, vocabularies.get(key), file.metadata.get("ti.init_word"), warnings) for key, rows in file.vectors.items()
     ]
     if vocabularies and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}:
         warnings.append(f"the file has {', '.join(file.vectors)}, and the model takes {', '.join(vocabularies)}: made for another model")
-    target = family or found.family
+    told_family = "sdxl" if other else found.family
+    target = family or told_family
     widths = tuple(v.table.shape[1] for v in vocabularies.values()) or FAMILY_WIDTHS.get(target or "", ())
-    own = found.family or (family if tuple(rows.shape[1] for rows in file.vectors.values()) == widths else None)
+    own = told_family or (family if tuple(rows.shape[1] for rows in file.vectors.values()) == widths else None)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
         "layout": {"id": found.layout, "name": LAYOUTS.get(found.layout, "")},
         "family": own,
-        "family_name": FAMILY_NAMES.get(own or "", "no released model's width"),
+        "family_name": FAMILY_NAMES.get(own or "", "unknown model"),
         "token": file.token,
         "vectors": file.num_vectors,
         "dtype": str(found.dtype).removeprefix("torch."),
         "encoders": encoders,
         "metadata": {key: value if len(value) <= SHOWN else f"{value[:SHOWN]}..." for key, value in sorted(file.metadata.items())},
         "hash": _hashes(path, file.metadata.get("modelspec.hash_sha256"), warnings),
-        "notes": list(found.notes),
+        "notes": [*found.notes, *([half] if half else [])],
         "warnings": list(dict.fromkeys(warnings)),
         "tools": [
             {"tool": v.tool, "loads": v.loads, "write": v.write, "why": v.why}
@@ -85,6 +88,8 @@ def _encoder(key: str, rows: Tensor, vocabulary: Vocabulary | None, init_word: s
     norms = rows.norm(dim=1)
     entries: list[dict[str, Any]] = [{"norm": float(norm)} for norm in norms]
     told: dict[str, Any] = {"key": key, "width": rows.shape[1], "rows": entries}
+    if norms.any():  # all of them zero is told already
+        warnings += [f"{key}, vector {n}: its length is 0, so it does nothing" for n, norm in enumerate(norms, 1) if not norm]
     if vocabulary is None:
         return told
     if vocabulary.table.shape[1] != rows.shape[1]:
@@ -119,7 +124,7 @@ def _row_warnings(what: str, ratio: float, nearest: tuple[str, float]) -> list[s
     if ratio > LOUD:
         hint = "coinage convert --rescale vocab shortens it"
         found.append(f"{what}: {ratio:.0f} times as long as the model's words, so the rest of a prompt may be ignored; {hint}")
-    if ratio < FAINT:
+    if 0 < ratio < FAINT:
         found.append(f"{what}: {ratio:.2f} of the length of the model's words, so it will hardly act")
     if nearest[1] > UNMOVED:
         found.append(f"{what}: is the word {nearest[0]!r} itself: nothing was learned")

@@ -33,24 +33,24 @@ def test_good_names(name: str, n: int) -> None:
 
 # A bad name, what is said of it, and a name near to it that is good.
 RULES = [
-    ("MyTok", "MyTok`: with capitals in it, diffusers uses only the first of the 3 vectors", "mytok"),
-    ("circle", "has already; AUTOMATIC1111", "circlezz"),
-    ("12345", "only digits, which ComfyUI reads as a weight", "a12345"),
-    ("-_-", "no letter in it; AUTOMATIC1111", "zibu-_-"),
-    ("mychar1", "sd-scripts and Coinage call vector 2 of a word `mychar` so", "mychar01"),
-    ("mychar_2", "diffusers and SD.Next call vector 3 of a word `mychar` so", "mychar_02"),
+    ("MyTok", "MyTok` contains capitals: diffusers would use only the first of its 3 vectors", "mytok"),
+    ("circle", "`circle` already exists in the model: AUTOMATIC1111", "circlezz"),
+    ("12345", "has only digits, which ComfyUI reads as a weight", "a12345"),
+    ("-_-", "has no letters: AUTOMATIC1111", "zibu-_-"),
+    ("mychar1", "is also the internal name of vector 2 of a word `mychar`$", "mychar01"),
+    ("mychar_2", "internal name of vector 3 of a word `mychar` in diffusers and SD.Next", "mychar_02"),
     ("mychar74", "vector 75", "mychar75"),
-    ("my(char)", "parentheses in it; AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights", "mychar"),
-    ("my[char", "brackets in it; .*ComfyUI ends the word", "mychar"),
-    ("my:char", "a colon in it; .*weight", "my-char"),
-    ("my|char", "a bar in it; .*alternatives", "my-char"),
-    ("<mychar>", "< or > in it; ComfyUI ends the word there", "mychar"),
-    ("my,char", "a comma in it; ComfyUI", "my-char"),
-    ("my char", "a space in it; ComfyUI and SwarmUI", "my_char"),
-    ("my.char", "a dot in it; SD.Next", "my-char"),
-    ("mychär", "ä in it; InvokeAI", "mychar"),
-    ("my+char", r"\+ in it; InvokeAI", "my-char"),
-    ("_mychar", "_ in front", "mychar"),
+    ("my(char)", "contains parentheses: AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights", "mychar"),
+    ("my[char", "contains brackets: .*in ComfyUI the word ends", "mychar"),
+    ("my:char", "contains a colon: .*weight", "my-char"),
+    ("my|char", "contains a bar: .*alternatives", "my-char"),
+    ("<mychar>", "contains < or >: in ComfyUI the word ends there", "mychar"),
+    ("my,char", "contains a comma: ComfyUI", "my-char"),
+    ("my char", "contains a space: in ComfyUI and SwarmUI", "my_char"),
+    ("my.char", "contains a dot: SD.Next", "my-char"),
+    ("mychär", "contains ä: InvokeAI", "mychar"),
+    ("my+char", r"contains \+: InvokeAI", "my-char"),
+    ("_mychar", "starts with _", "mychar"),
 ]
 
 
@@ -72,12 +72,13 @@ def test_keywords_of_prompts(word: str) -> None:
 
 
 def test_one_problem_for_each_cause() -> None:
-    assert [problem.what.split(": ")[1][:12] for problem in told("My(Char):", 3)] == ["with capital", "parentheses ", "a colon in i"]
+    found = [problem.what.split(": ")[0] for problem in told("My(Char):", 3)]
+    assert found == [f"`My(Char):` contains {sign}" for sign in ("capitals", "parentheses", "a colon")]
 
 
 def test_a_cause_in_word_and_file_is_told_once() -> None:
     (same,) = naming_problems("MyChar", "MyChar-v", 3, TOKENIZER)
-    assert same.what.startswith("`MyChar` and `MyChar-v`: with capitals")
+    assert same.what.startswith("`MyChar` and `MyChar-v`: each contains capitals")
     assert same.where == BOTH
     two = naming_problems("mychar1", "mychar_2", 3, TOKENIZER)
     assert [problem.where for problem in two] == ["--token_string", "--output_name"]

@@ -152,7 +152,7 @@ def test_pickles_that_are_not_read(tmp_path: Path) -> None:  # 9, 10, 11
     for odd, word in (
         (rows.to_sparse(), "sparse"), (torch.quantize_per_tensor(rows, 0.1, 0, torch.qint8), "quantised"),
         (rows.to("meta"), "without data"), (rows.to(torch.float8_e4m3fn), "float8"), (rows.to(torch.complex128), "complex128"),
-        (rows.long(), "int64"), (rows.bool(), "bool"), (3, "no tensor"),
+        (rows.long(), "int64"), (rows.bool(), "bool"), (3, "not a tensor"),
     ):  # fmt: skip
         assert word in refusal(pickle(path, {"emb_params": odd})), word
 
@@ -211,7 +211,7 @@ def test_pictures(tmp_path: Path, kind: str) -> None:  # 17
         path.write_bytes(png((b"tEXt", data))[:end])
         assert refusal(path)
     path.write_bytes(png())
-    assert "without an embedding" in refusal(path)
+    assert "this PNG contains no embedding" in refusal(path)
 
 
 def test_shapes_and_numbers(tmp_path: Path) -> None:  # 18
@@ -219,14 +219,14 @@ def test_shapes_and_numbers(tmp_path: Path) -> None:  # 18
     for tensor, word in (
         (vectors(768, 3), "transposed?"), (torch.zeros(0, 768), "[0x768]"), (torch.full((1, 768), float("nan")), "not finite"),
         (torch.full((1, 768), 1e300, dtype=torch.float64), "not finite"), (torch.ones(2, 768, dtype=torch.int64), "int64"),
-        (torch.ones(2, 2, 768), "[2x2x768]"), (torch.tensor(1.0), "no list of vectors"), (torch.zeros(10_001, 8), "more than any"),
+        (torch.ones(2, 2, 768), "[2x2x768]"), (torch.tensor(1.0), "not a list of vectors"), (torch.zeros(10_001, 8), "more than any"),
         (torch.zeros(2, 6_400_001), "more than any"), (torch.ones(1, 8, dtype=torch.float8_e5m2), "float8_e5m2"),
     ):  # fmt: skip
         assert word in refusal(tensors(path, {"emb_params": tensor})), word
     agrees(open_embedding(tensors(path, {"emb_params": vectors(3, 768)[None]})), "E", {"emb_params": vectors(3, 768)}, None, "sd1")
     found = open_embedding(tensors(path, {"emb_params": vectors(76, 512)}))
     agrees(found, "E", {"emb_params": vectors(76, 512)})
-    assert found.notes == ("width 512 is of no known model", "76 vectors; most tools read 75 at most")
+    assert found.notes == ("vector width 512 matches no known Stable Diffusion model", "76 vectors; most tools read 75 at most")
 
 
 def test_what_is_no_embedding_says_which_it_is(tmp_path: Path) -> None:  # 19
@@ -279,7 +279,7 @@ def test_two_files_of_a_pair(tmp_path: Path) -> None:
     two = tensors(tmp_path / "learned_embeds_2.safetensors", {"<zibu>": PAIR["clip_g"]})
     agrees(open_embedding(one, second=two), "D2", PAIR, "<zibu>", "sdxl")
     agrees(open_embedding(two, second=one), "D2", PAIR, "<zibu>", "sdxl")
-    assert "no SDXL pair" in refusal(one, second=one)
+    assert "not an SDXL pair" in refusal(one, second=one)
     assert "2 and 3 vectors" in refusal(one, second=tensors(tmp_path / "b", {"x": vectors(3, 1280)}))
     assert "holds both halves" in refusal(one, second=tensors(tmp_path / "c", PAIR))
     tiny = [tensors(tmp_path / f"tiny{d}", {"zibu": vectors(2, d)}) for d in (32, 64)]

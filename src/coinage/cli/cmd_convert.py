@@ -116,11 +116,16 @@ def _weighted(item: str) -> tuple[Path, float]:
 
 
 def _open(path: Path, args: argparse.Namespace) -> Found:
-    from coinage.embeddings.reading import open_embedding
+    from coinage.embeddings.reading import half_note, open_embedding, other_half
 
     found = open_embedding(path, key=args.key, second=args.second)
-    for note in found.notes:
-        log.info("note: %s: %s", path, note)
+    found.word()  # or its problem
+    half = "" if args.second else half_note(path, found, other_half(path, found))
+    for note in (*found.notes, half):
+        if note:
+            log.info("note: %s: %s", path, note)
+    for warning in found.warnings:
+        log.warning("%s: %s", path, warning)
     return found
 
 
@@ -132,7 +137,7 @@ def _lengths(args: argparse.Namespace, file: EmbeddingFile) -> Mapping[str, floa
         except ValueError:
             length = 0
         if not 0 < length < 1e4:
-            raise ConfigError([Problem(f"--rescale {args.rescale} is no length", hint="a number such as 0.4, or vocab with --model")])
+            raise ConfigError([Problem(f"--rescale {args.rescale} is not a length", hint="a number such as 0.4, or vocab with --model")])
         return dict.fromkeys(file.vectors, length)
     if not args.model:
         raise ConfigError([Problem("--rescale vocab needs --model", hint="or give a length, such as --rescale 0.4")])

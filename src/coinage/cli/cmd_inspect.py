@@ -12,6 +12,7 @@ from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.model_files import told_family
 from coinage.terminal import print_json, print_line, print_table
+from coinage.wording import counted
 
 if TYPE_CHECKING:
     from coinage.vocabulary import Vocabulary
@@ -68,16 +69,18 @@ def _model(args: argparse.Namespace) -> tuple[str | None, Mapping[str, Vocabular
 
     family = told_family(args.model)
     if family is None:
-        raise CoinageError("--model: no Stable Diffusion model that can be told", args.model, "give a file, a diffusers folder or a hub id")
+        raise CoinageError(
+            "--model: not a Stable Diffusion model, or one that cannot be told", args.model, "give a file, a diffusers folder or a hub id"
+        )
     return family, read_vocabularies(ModelConfig(source=args.model, family=family, tokenizer_cache=args.tokenizer_cache_dir))
 
 
 def print_inspection(told: dict[str, Any]) -> None:
     """All of it as text and tables on stdout."""
-    vectors = f"{told['vectors']} vector{'s' if told['vectors'] > 1 else ''}"
+    vectors = counted(told["vectors"], "vector")
     token = f", trained as {told['token']}" if told["token"] else ""
     print_line(f"{told['file']}: {told['family_name']}, {vectors}{token}")
-    print_line(f"layout {told['layout']['id']} ({told['layout']['name']}), {told['dtype']}, {told['bytes']} bytes")
+    print_line(f"format: {told['layout']['name']}, {told['dtype']}, {told['bytes']} bytes")
     for encoder in told["encoders"]:
         _print_encoder(encoder)
     if told["metadata"]:
@@ -108,7 +111,8 @@ def _print_encoder(encoder: dict[str, Any]) -> None:
     print_line()
     print_line(f"{encoder['key']}, {encoder['width']} wide")
     if words:
-        print_line(f"the model's words are {words['median']:.3f} long in the middle, {words['from']:.3f} to {words['to']:.3f} mostly")
+        typical = f"typical vector length in this model: {words['median']:.3f}"
+        print_line(f"{typical} (90 % lie between {words['from']:.3f} and {words['to']:.3f})")
     columns, rows = ["vector", "length"], []
     told = encoder["rows"][0]
     for name, key in (("times a word's", "ratio"), ("from init word", "degrees_from_init_word"), ("nearest words", "nearest")):

@@ -33,10 +33,10 @@ def target_of(path: Path, wanted: str | None) -> str:
     """
     target = wanted or next((name for name, suffixes in TARGETS.items() if path.suffix.lower() in suffixes), None)
     if target is None:
-        raise CoinageError("the name's ending tells no kind of file", str(path), "end it with .safetensors or .pt, or add --to")
+        raise CoinageError("cannot tell the format from the file name", str(path), "end it with .safetensors or .pt, or add --to")
     if path.suffix.lower() not in TARGETS[target]:
         raise CoinageError(
-            f"--to {target} writes no {path.suffix or 'files without an ending'}", str(path), f"end it with {TARGETS[target][0]}"
+            f"--to {target} does not write {path.suffix or 'files without an ending'}", str(path), f"end it with {TARGETS[target][0]}"
         )
     return target
 

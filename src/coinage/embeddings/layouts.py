@@ -28,6 +28,9 @@ XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
 LORA_KEY = re.compile(r"^lora_(unet|te\d?|transformer)_|\blora[._](up|down|A|B|linear)|_lora\.|\.(hada|lokr|oft)_|\.alpha$|\.dora_scale$")
 MODEL_KEY = re.compile(r"\.(weight|bias)$|^(model|cond_stage_model|first_stage_model|conditioner|text_model|unet|vae)\.|^state_dict$")
 BUNDLE_KEY = re.compile(r"bundle_emb\.(?P<word>.+?)\.(?P<part>(clip_l|clip_g|emb_params|emp_params)(_out)?|string_to_param\..+)", re.DOTALL)
+OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g)_out")  # what OneTrainer learns behind a text encoder
+ONLY_OUTPUT = "the word lies in its output vectors, which only OneTrainer reads"
+RETRAIN = "train it there again without its output embedding"
 CHOOSE = "choose one with --key, of coinage inspect and convert"
 
 
@@ -39,6 +42,7 @@ class Recognised:
         layout: its id, see `coinage.embeddings.reading.Found`.
         parts: key and tensor, in the order of the rows; a key that comes again adds rows.
         token: the word, where the file names it.
+        outputs: whether OneTrainer's output vectors lie beside them.
     """
 
     layout: str
@@ -46,6 +50,7 @@ class Recognised:
     token: str | None = None
     step: int = 0
     notes: tuple[str, ...] = ()
+    outputs: bool = False
 
 
 def shown(name: object) -> str:
@@ -148,16 +153,27 @@ def _bundle(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
     if not words:
         return None
     word = _choose("embedding", words, key)
+    outputs = any(OUTPUT_KEY.fullmatch(part) for part in words[word])
     halves = tuple((half, words[word][half]) for half in PAIR if half in words[word])
     single = tuple(("emb_params", t) for part, t in words[word].items() if part not in PAIR and not part.endswith("_out"))
+    if not halves and not single and outputs:
+        raise EmbeddingFileError(ONLY_OUTPUT, hint=RETRAIN)
     if not halves and len(single) != 1:
         raise EmbeddingFileError(f"the embedding {shown(word)} in it has no vectors, or too many")
-    return Recognised("B", halves or single, word)
+    return Recognised("B", halves or single, word, outputs=outputs)
 
 
 def _no_model(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognised | None:  # noqa: ARG001 - as every rule
     if what := not_embedding(named):
         raise EmbeddingFileError(what)
+    return None
+
+
+def _outputs(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognised | None:  # noqa: ARG001 - as every rule
+    """Output vectors of OneTrainer alone: they stand behind a text encoder, and are no word's vectors."""
+    found = [name for name in named if OUTPUT_KEY.fullmatch(name)]
+    if found and (key in found or len(found) == len(named)):
+        raise EmbeddingFileError(ONLY_OUTPUT, hint=RETRAIN)
     return None
 
 
@@ -171,9 +187,10 @@ def _halves(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
             raise EmbeddingFileError("made for Flux or Stable Diffusion 3: it has vectors for T5")
         extras = [name for name in named if name not in found]
         lone = "Xpt" if pickled else "P"
-        layout = lone if len(found) == 1 else "OT" if any(name.endswith("_out") for name in extras) else "Xpt" if pickled else "X"
+        outputs = any(OUTPUT_KEY.fullmatch(name) for name in extras)
+        layout = "OT" if outputs else lone if len(found) == 1 else "Xpt" if pickled else "X"
         parts = tuple((half, named[name]) for half, name in zip(PAIR, names, strict=True) if name in found and key in (None, name))
-        return Recognised("PTI" if names != PAIR else layout, parts, None, 0, _left_out(extras))
+        return Recognised("PTI" if names != PAIR else layout, parts, None, 0, _left_out(extras), outputs)
     return None
 
 
@@ -181,13 +198,15 @@ def _params(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
     """`emb_params` of most trainers, `emp_params` of OneTrainer."""
     for name, layout in (("emb_params", "Ept" if pickled else "E"), ("emp_params", "OT")):
         if name in named and key in (None, name):
-            return Recognised(layout, (("emb_params", named[name]),), None, 0, _left_out(n for n in named if n != name))
+            extras = [other for other in named if other != name]
+            outputs = any(OUTPUT_KEY.fullmatch(other) for other in extras)
+            return Recognised("OT" if outputs else layout, (("emb_params", named[name]),), None, 0, _left_out(extras), outputs)
     return None
 
 
 def _single(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognised | None:  # noqa: ARG001 - as every rule
     """One tensor under any name, as diffusers writes it: the name is the word."""
-    tensors = _tensors(named)
+    tensors = {name: tensor for name, tensor in _tensors(named).items() if not OUTPUT_KEY.fullmatch(name)}
     if not tensors:
         return None
     chosen = _choose("tensor", tensors, key)
@@ -196,7 +215,7 @@ def _single(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
 
 
 Rule = Callable[[Mapping[str, Any], str | None, bool], Recognised | None]
-RULES: tuple[Rule, ...] = (_webui, _xti, _bundle, _no_model, _halves, _params, _single)  # the first that says something is right
+RULES: tuple[Rule, ...] = (_webui, _xti, _bundle, _no_model, _outputs, _halves, _params, _single)  # the first that says something is right
 
 
 def _list(content: list[object]) -> Recognised:
@@ -238,7 +257,7 @@ def gather(parts: Iterable[tuple[str, Any]]) -> tuple[dict[str, Tensor], torch.d
         if not torch.isfinite(torch.stack(rows.aminmax())).all():  # makes no copy of the rows, as `isfinite` of all would
             raise EmbeddingFileError(f"{key} holds numbers that are not finite", hint="its training failed; take an earlier file of it")
         if rows.shape[1] not in WIDTHS:
-            notes.append(f"width {rows.shape[1]} is of no known model")
+            notes.append(f"vector width {rows.shape[1]} matches no known Stable Diffusion model")
     if max(counts.values()) > CHUNK:
         notes.append(f"{max(counts.values())} vectors; most tools read {CHUNK} at most")
     if len(dtypes) > 1:
@@ -258,7 +277,7 @@ def _copied(views: list[Tensor]) -> Tensor:
 def _rows(key: str, tensor: Any) -> Tensor:
     """The tensor as [n, d], not copied."""
     if not isinstance(tensor, Tensor):
-        raise EmbeddingFileError(f"{key} is no tensor")
+        raise EmbeddingFileError(f"{key} is not a tensor")
     if tensor.dtype not in READ_DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise EmbeddingFileError(f"{key} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point vectors")
     shape = "x".join(map(str, tensor.shape[:4])) + ("x..." if tensor.ndim > 4 else "")
@@ -267,7 +286,7 @@ def _rows(key: str, tensor: Any) -> Tensor:
         rows = rows[0]
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or 0 in rows.shape:
-        raise EmbeddingFileError(f"{key} has the shape [{shape}], which is no list of vectors")
+        raise EmbeddingFileError(f"{key} has the shape [{shape}], which is not a list of vectors")
     if rows.shape[0] in WIDTHS and rows.shape[1] not in WIDTHS:
         raise EmbeddingFileError(f"{key} has the shape [{shape}]", hint="is it transposed?")
     return rows

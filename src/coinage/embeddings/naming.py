@@ -20,12 +20,12 @@ WORD, FILE = "--token_string", "--output_name"
 # What prompt parsers take for themselves. A pattern, its name, and who does what.
 SIGNS = (
     (r"[()]", "parentheses", "AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights"),
-    (r"[\[\]]", "brackets", "AUTOMATIC1111, Forge and SD.Next read them as weights, and ComfyUI ends the word there"),
+    (r"[\[\]]", "brackets", "AUTOMATIC1111, Forge and SD.Next read them as weights, and in ComfyUI the word ends there"),
     (r":", "a colon", "AUTOMATIC1111, Forge, SD.Next and ComfyUI read a weight after it"),
     (r"\|", "a bar", "AUTOMATIC1111, Forge and SD.Next read alternatives around it"),
-    (r"[<>]", "< or >", "ComfyUI ends the word there, and AUTOMATIC1111 reads <name:weight> as another network"),
-    (r",", "a comma", "ComfyUI drops it from the end of the word, and captions are split there"),
-    (r"\s", "a space", "ComfyUI and SwarmUI end the word there"),
+    (r"[<>]", "< or >", "in ComfyUI the word ends there, and AUTOMATIC1111 reads <name:weight> as another network"),
+    (r",", "a comma", "ComfyUI drops it at the end of a word, and captions are split there"),
+    (r"\s", "a space", "in ComfyUI and SwarmUI the word ends there"),
 )
 KNOWN_SIGNS = re.compile("|".join((*(pattern for pattern, _, _ in SIGNS), r"\.")))
 GOOD_STEM = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -70,7 +70,8 @@ def naming_problems(token: str, stem: str, num_vectors: int, tokenizer: ClipToke
 
 
 def _problem(reason: str, names: list[_Name]) -> Problem:
-    what = f"{' and '.join(f'`{name.text}`' for name in names)}: {reason}"
+    link = ": each " if len(names) > 1 else " "
+    what = f"{' and '.join(f'`{name.text}`' for name in names)}{link}{reason}"
     return Problem(what, ", ".join(name.where for name in names), f"for example `{suggest(names[0].text, names[0].tokenizer)}`")
 
 
@@ -98,24 +99,28 @@ def _capitals(name: _Name) -> str:
     if name.text == name.text.lower():
         return ""
     if name.num_vectors > 1:
-        return f"with capitals in it, diffusers uses only the first of the {name.num_vectors} vectors"
-    return "capitals in it; ComfyUI and InvokeAI want them written, and SwarmUI changes them to small letters" if _is_file(name) else ""
+        return f"contains capitals: diffusers would use only the first of its {name.num_vectors} vectors"
+    return (
+        "contains capitals: in ComfyUI and InvokeAI you must type them exactly, and SwarmUI changes them to small letters"
+        if _is_file(name)
+        else ""
+    )
 
 
 def _ordinary(name: _Name) -> str:
     """One token of CLIP's own: AUTOMATIC1111 finds a file's word by the tokens of its stem."""
     if name.tokenizer is None or not encodable(name.text) or len(name.tokenizer.encode(name.text)) != 1:
         return ""
-    return "a word that the model has already; AUTOMATIC1111 and Forge put the new one in its place in every prompt"
+    return "already exists in the model: AUTOMATIC1111 and Forge would replace it in every prompt"
 
 
 def _digits(name: _Name) -> str:
-    return "only digits, which ComfyUI reads as a weight" if name.text.isdecimal() else ""
+    return "has only digits, which ComfyUI reads as a weight" if name.text.isdecimal() else ""
 
 
 def _no_letter(name: _Name) -> str:
     has_letter = any(char.isalpha() for char in name.text)
-    return "" if has_letter or name.text.isdecimal() else "no letter in it; AUTOMATIC1111 and Forge find such signs in any prompt"
+    return "" if has_letter or name.text.isdecimal() else "has no letters: AUTOMATIC1111 and Forge would match it inside other prompts"
 
 
 def _piece(name: _Name) -> str:
@@ -123,21 +128,21 @@ def _piece(name: _Name) -> str:
     if found is None or int(found[3]) >= CHUNK or not re.search(r"[^\W\d_]", found[1]):
         return ""
     root, line, number = found.groups()
-    who = "diffusers and SD.Next" if line else "sd-scripts and Coinage"
-    return f"{who} call vector {int(number) + 1} of a word `{root}` so"
+    where = " in diffusers and SD.Next" if line else ""
+    return f"is also the internal name of vector {int(number) + 1} of a word `{root}`{where}"
 
 
 def _sign(name: _Name, pattern: str, sign: str, reason: str) -> str:
-    return f"{sign} in it; {reason}" if re.search(pattern, name.text) else ""
+    return f"contains {sign}: {reason}" if re.search(pattern, name.text) else ""
 
 
 def _dot(name: _Name) -> str:
-    return "a dot in it; SD.Next's cards cut the name of the file there" if _is_file(name) and "." in name.text else ""
+    return "contains a dot: SD.Next's cards cut the name of the file there" if _is_file(name) and "." in name.text else ""
 
 
 def _keyword(name: _Name) -> str:
     found = KEYWORD.search(name.text)
-    return f"{found[0]} in it, which splits prompts in AUTOMATIC1111, Forge and SD.Next" if found else ""
+    return f"contains {found[0]}, which splits prompts in AUTOMATIC1111, Forge and SD.Next" if found else ""
 
 
 def _stem(name: _Name) -> str:
@@ -147,8 +152,8 @@ def _stem(name: _Name) -> str:
         return ""
     odd = "".join(dict.fromkeys(re.findall(r"[^a-z0-9_-]", rest)))
     if odd:
-        return f"{odd} in it; InvokeAI takes only the letters a to z, digits, dots, commas, _, - and spaces"
-    return f"{rest[0]} in front; a letter or digit to begin with is kept by every prompt and file list"
+        return f"contains {odd}: InvokeAI takes only the letters a to z, digits, dots, commas, _, - and spaces"
+    return f"starts with {rest[0]}, which some prompts and file lists drop: begin with a letter or digit"
 
 
 RULES: tuple[Callable[[_Name], str], ...] = (

@@ -38,7 +38,7 @@ def read_png(stream: BinaryIO) -> Any:
             raise EmbeddingFileError("the text of its picture is broken", hint="download or copy it again")
         return _decoded(_text(kind, rest))
     hint = "pictures lose it when they are edited, or sent by a service that writes them anew"
-    raise EmbeddingFileError("a picture without an embedding in its text", hint=hint)
+    raise EmbeddingFileError("this PNG contains no embedding", hint=hint)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:

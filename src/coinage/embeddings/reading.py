@@ -32,12 +32,23 @@ from typing import Any, BinaryIO
 
 import safetensors
 import torch
+from torch import Tensor
 
 from coinage.embeddings.file import PAIR, EmbeddingFile
-from coinage.embeddings.layouts import BUNDLE_KEY, Recognised, gather, not_embedding, recognise, shown
+from coinage.embeddings.layouts import (
+    BUNDLE_KEY,
+    ONLY_OUTPUT,
+    RETRAIN,
+    WIDTHS,
+    Recognised,
+    gather,
+    not_embedding,
+    recognise,
+    shown,
+)
 from coinage.embeddings.pickles import read_pickle
 from coinage.embeddings.png import SIGNATURE, read_png
-from coinage.errors import EmbeddingFileError
+from coinage.errors import EmbeddingFileError, Problem
 
 MEGABYTE = 2**20
 MOST_BYTES = 256 * MEGABYTE
@@ -71,12 +82,26 @@ class Found:
         layout: its id, see the table above.
         dtype: as stored.
         notes: what was left out or is odd, a line each.
+        warnings: vectors that do nothing, a line for each text encoder.
+        problem: why there is no word in it that other tools could use; None where there is.
     """
 
     embedding: EmbeddingFile
     layout: str
     dtype: torch.dtype
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+    def word(self) -> EmbeddingFile:
+        """Return the word.
+
+        Raises:
+            EmbeddingFileError: its vectors are nothing, and what was learned lies elsewhere.
+        """
+        if self.problem:
+            raise EmbeddingFileError(self.problem.what, self.problem.where, self.problem.hint)
+        return self.embedding
 
     @property
     def family(self) -> str | None:
@@ -93,7 +118,7 @@ def read(path: Path) -> EmbeddingFile:
     Raises:
         EmbeddingFileError: missing, unreadable, or no embedding.
     """
-    return open_embedding(path).embedding
+    return open_embedding(path).word()
 
 
 def open_embedding(path: Path, *, key: str | None = None, second: Path | None = None) -> Found:
@@ -109,6 +134,67 @@ def open_embedding(path: Path, *, key: str | None = None, second: Path | None = 
     """
     first = _open_one(path, key)
     return first if second is None else _paired(first, _open_one(second, key), f"{path}, {second}")
+
+
+def open_word(path: Path) -> Found:
+    """As `open_embedding`, with the other half of an SDXL word where diffusers wrote two files that lie side by side.
+
+    Raises:
+        EmbeddingFileError: missing, unreadable, or no embedding.
+    """
+    found = _open_one(path, None)
+    other = other_half(path, found)
+    if other is None:
+        return found
+    files = (other, path) if _is_second(path, other) else (path, other)
+    paired = open_embedding(files[0], second=files[1])
+    return replace(paired, notes=(f"read together with {other.name}, the other half of this SDXL word", *paired.notes))
+
+
+def other_half(path: Path, found: Found) -> Path | None:
+    """Return the file beside one of diffusers' that holds the other half of its SDXL word, None where there is none.
+
+    diffusers writes NAME and NAME_2, and in training NAME-steps-500 and NAME_2-steps-500; both hold one tensor under the
+    word, as many vectors, of the two text encoders' widths.
+    """
+    if found.layout != "D":
+        return None
+    word = found.embedding
+    for name in _other_names(path):
+        other = path.with_name(name)
+        try:
+            beside = _open_one(other, None) if other.is_file() else None
+        except EmbeddingFileError:
+            continue
+        if beside is None or beside.layout != "D":
+            continue
+        widths = {rows.shape[1] for file in (word, beside.embedding) for rows in file.vectors.values()}
+        alike = (word.token, word.num_vectors) == (beside.embedding.token, beside.embedding.num_vectors)
+        if alike and len(widths) == 2 and (widths == {768, 1280} or not widths & WIDTHS):
+            return other
+    return None
+
+
+def half_note(path: Path, found: Found, other: Path | None) -> str:
+    """Return what is to be said of a file that is, or may be, one of the two files of an SDXL word; "" of any other."""
+    if other is not None:
+        return f"half of a pair: {other.name} holds the other half of this SDXL word; --second {other} reads both"
+    if tuple(found.embedding.vectors) == ("clip_g",):
+        return "only the second half of an SDXL word; --second names the file of the first"
+    if found.layout in ("D", "P") and found.family == "sd1":
+        return f"an SD 1.x word, or the first half of an SDXL word, whose other file would be {_other_names(path)[0]}"
+    return ""
+
+
+def _other_names(path: Path) -> list[str]:
+    """What the other file of a pair may be called: that of the second half, then that of the first."""
+    stem, dash, step = path.stem.partition("-steps-")
+    first = [f"{stem[:-2]}{dash}{step}{path.suffix}"] if stem.endswith("_2") and stem != "_2" else []
+    return [f"{stem}_2{dash}{step}{path.suffix}", *first]
+
+
+def _is_second(path: Path, other: Path) -> bool:
+    return other.name != _other_names(path)[0]
 
 
 def contents(path: Path) -> tuple[Any, dict[str, str], str]:
@@ -127,11 +213,24 @@ def _open_one(path: Path, key: str | None) -> Found:
         size = path.stat().st_size
         found = recognise(content, key, pickled=kind == "pickle")
         metadata = metadata or _told(content)
-        return _found(replace(found, layout="G") if kind == "png" else found, metadata, size)
+        return _found(replace(found, layout="G") if kind == "png" else found, metadata, path, size)
     except EmbeddingFileError as error:
         raise EmbeddingFileError(error.problems[0].what, str(path), error.problems[0].hint) from None
     except OSError as error:
         raise EmbeddingFileError(f"cannot read the embedding: {error.strerror}", str(path)) from None
+
+
+def _nothing(vectors: Mapping[str, Tensor], recognised: Recognised, path: Path) -> tuple[tuple[str, ...], Problem | None]:
+    """Warnings about text encoders whose vectors are all zero, and the problem where the word lies elsewhere."""
+    zero = [key for key, rows in vectors.items() if not torch.stack(rows.aminmax()).any()]  # makes no copy of the rows
+    if not zero:
+        return (), None
+    if len(zero) < len(vectors):
+        return tuple(f"all vectors of {key} are zero: the word does nothing in this text encoder" for key in zero), None
+    if recognised.outputs:
+        return (f"all its vectors are zero: {ONLY_OUTPUT}",), Problem(ONLY_OUTPUT, str(path), RETRAIN)
+    why = " (AUTOMATIC1111 makes such words where no initialization text is given)" if recognised.layout in "AG" else ""
+    return (f"all its vectors are zero: the word does nothing{why}",), None
 
 
 def _told(content: Any) -> dict[str, str]:
@@ -197,7 +296,7 @@ def _wanted(names: Iterable[str]) -> set[str]:
     return wanted
 
 
-def _found(found: Recognised, metadata: Mapping[str, str], size: int) -> Found:
+def _found(found: Recognised, metadata: Mapping[str, str], path: Path, size: int) -> Found:
     vectors, dtype, notes = gather(found.parts)
     token = metadata.get("ti.token_string") or found.token
     notes = (*found.notes, *notes)
@@ -207,7 +306,7 @@ def _found(found: Recognised, metadata: Mapping[str, str], size: int) -> Found:
     embedding = EmbeddingFile(vectors, token, int(step) if step.isdecimal() and len(step) < 10 else found.step, metadata)
     if size > LARGE:
         notes = (*notes, f"the file has {size // MEGABYTE} MB for {embedding.num_vectors} vectors; write it again with `coinage convert`")
-    return Found(embedding, found.layout, dtype, notes)
+    return Found(embedding, found.layout, dtype, notes, *_nothing(vectors, found, path))
 
 
 def _paired(first: Found, second: Found, where: str) -> Found:
@@ -219,7 +318,7 @@ def _paired(first: Found, second: Found, where: str) -> Found:
     if widths == (1280, 768):
         first, second, halves = second, first, halves[::-1]
     elif widths != (768, 1280) and {*widths} & {768, 1024, 1280}:
-        raise EmbeddingFileError(f"the two files are no SDXL pair: their vectors are {widths[0]} and {widths[1]} wide", where)
+        raise EmbeddingFileError(f"the two files are not an SDXL pair: their vectors are {widths[0]} and {widths[1]} wide", where)
     if len(halves[0]) != len(halves[1]):
         raise EmbeddingFileError(f"the two files do not match: {len(halves[0])} and {len(halves[1])} vectors", where)
     tokens = [found.embedding.token for found in (first, second) if found.embedding.token]
@@ -228,4 +327,5 @@ def _paired(first: Found, second: Found, where: str) -> Found:
         notes[f"the two files name different words: {shown(tokens[0])} and {shown(tokens[1])}"] = None
     metadata = {**second.embedding.metadata, **first.embedding.metadata}
     embedding = EmbeddingFile(dict(zip(PAIR, halves, strict=True)), next(iter(tokens), None), first.embedding.step, metadata)
-    return Found(embedding, "D2", first.dtype, tuple(notes))
+    warnings = tuple(dict.fromkeys((*first.warnings, *second.warnings)))
+    return Found(embedding, "D2", first.dtype, tuple(notes), warnings, first.problem or second.problem)

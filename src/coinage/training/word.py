@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coinage.config import WordConfig
 from coinage.embeddings.file import vectors_for
-from coinage.embeddings.reading import read
-from coinage.errors import CoinageError, ConfigError, EmbeddingFileError
+from coinage.embeddings.reading import Found, open_word
+from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
 from coinage.tokens import initial_rows, table_of
+from coinage.wording import counted
 from coinage.words import Placeholder, Tokenizer, placeholders_for
+
+log = logging.getLogger("coinage")
 
 
 def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
@@ -23,15 +28,39 @@ def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
     Raises:
         EmbeddingFileError: no embedding, or another number of vectors than `init_fit` makes fit.
     """
-    if word.init_file is None:
-        return {}
-    found = read(word.init_file)
-    count, wanted = found.num_vectors, word.num_vectors
+    return {} if word.init_file is None else _fitted(word, word.init_file, open_word(word.init_file))
+
+
+def _fitted(word: WordConfig, path: Path, found: Found) -> Mapping[str, Tensor]:
+    """A file's vectors, as many as the word has."""
+    file = found.word()
+    count, wanted = file.num_vectors, word.num_vectors
     if count != wanted and word.init_fit != ("truncate" if count > wanted else "repeat"):
         way = "truncate takes the first ones" if count > wanted else "repeat takes them in turn"
         hint = f"pass --num_vectors_per_token {count}; or --weights_fit {way}"
-        raise EmbeddingFileError(f"{count} vectors; needed are {wanted}", str(word.init_file), hint)
-    return {key: rows[torch.arange(wanted) % count] for key, rows in found.vectors.items()}
+        what = f"this file has {counted(count, 'vector')}, but --num_vectors_per_token is {wanted}"
+        raise EmbeddingFileError(what, str(path), hint)
+    return {key: rows[torch.arange(wanted) % count] for key, rows in file.vectors.items()}
+
+
+def fits(vectors: Mapping[str, Tensor], keys: Sequence[str], widths: Sequence[int], where: str) -> Problem | None:
+    """Return what is wrong with a file's vectors for a model, None where they fit or there are none.
+
+    Args:
+        vectors: [n, D] by key, as `read_vectors` gives them.
+        keys: name of each of the model's text encoders in embedding files.
+        widths: of each text encoder's token embeddings.
+        where: the file.
+    """
+    given = [vectors_for(vectors, key) for key in keys]
+    if not vectors or all(rows is not None and rows.shape[1] == width for rows, width in zip(given, widths, strict=True)):
+        return None
+    has = " and ".join(f"{key} {rows.shape[1]} wide" for key, rows in vectors.items())
+    needs = " and ".join(f"{key} {width} wide" for key, width in zip(keys, widths, strict=True))
+    hint = "give a file that was made for this kind of model"
+    if len(vectors) < len(keys) and next(iter(vectors.values())).shape[1] in widths:
+        hint = "if it is one of two files that diffusers wrote: coinage convert ONE WORD.safetensors --second OTHER joins them"
+    return Problem(f"this file has vectors for {has}, and the model takes {needs}", where, hint)
 
 
 def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Placeholder:
@@ -54,7 +83,11 @@ def install_words(parts: Components, words: Sequence[WordConfig], keys: Sequence
         CoinageError: an init word has no tokens, or the tokenizer has tokens that the text encoder lacks.
     """
     placeholders = placeholders_for([(word.token, word.num_vectors) for word in words], len(table_of(parts.text_encoders[0])))
-    given = [read_vectors(word) for word in words]
+    given = [_read(word) for word in words]
+    widths = [table_of(encoder).shape[1] for encoder in parts.text_encoders]
+    for word, vectors in zip(words, given, strict=True):
+        if problem := fits(vectors, keys, widths, str(word.init_file)):
+            raise EmbeddingFileError(problem.what, problem.where, problem.hint)
     found = []
     for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.text_encoders, strict=True):
         problems = vocabulary_problems([piece for p in placeholders for piece in p.pieces], tokenizer.get_vocab(), "the loaded tokenizer")
@@ -69,12 +102,20 @@ def install_words(parts: Components, words: Sequence[WordConfig], keys: Sequence
     return placeholders
 
 
+def _read(word: WordConfig) -> Mapping[str, Tensor]:
+    """As `read_vectors`; tell of a second file that was read, and of vectors that are nothing."""
+    if word.init_file is None:
+        return {}
+    found = open_word(word.init_file)
+    vectors = _fitted(word, word.init_file, found)
+    for note in found.notes if found.layout == "D2" else ():
+        log.info("note: %s: %s", word.init_file, note)
+    for warning in found.warnings:
+        log.warning("%s: %s", word.init_file, warning)
+    return vectors
+
+
 def _first_rows(word: WordConfig, given: Mapping[str, Tensor], key: str, tokenizer: Tokenizer, table: Tensor) -> Tensor:
-    """What a word starts from in a text encoder, [n, D]."""
-    rows = vectors_for(given, key) if given else initial_rows(table, tokenizer, word.init_word, word.num_vectors)
-    hint = "give a file that was made for this kind of model"
-    if rows is None:
-        raise EmbeddingFileError(f"the file has no vectors for {key}, only for {', '.join(given)}", str(word.init_file), hint)
-    if rows.shape[1] != table.shape[1]:
-        raise EmbeddingFileError(f"vectors of width {rows.shape[1]}; this model's are {table.shape[1]} wide", str(word.init_file), hint)
-    return rows.to(table.device)
+    """What a word starts from in a text encoder, [n, D]; a file's vectors fit the model."""
+    rows = vectors_for(given, key)
+    return (initial_rows(table, tokenizer, word.init_word, word.num_vectors) if rows is None else rows).to(table.device)

@@ -20,7 +20,8 @@ def onetrainer(raw: Raw, model: Model, token: str | None) -> Taken:
             refuse(f"it looks for a tensor named {name}; {'convert the file for OneTrainer' if name == 'emp_params' else FAMILY}.")
         check_width(content[name], width)
         found[key] = content[name]
-    return Taken(found, token or raw.path.stem, "The word is the placeholder text that you set there.")
+    outputs = any(f"{name}_out" in content for name in ("emp_params", *model.keys))
+    return Taken(found, token or raw.path.stem, "The word is the placeholder text that you set there.", reads_more=outputs)
 
 
 def sd_scripts(raw: Raw, model: Model, _token: str | None) -> Taken:

@@ -57,6 +57,7 @@ class Taken:
     tensors: Mapping[str, Any]
     write: str
     why: str = ""
+    reads_more: bool = False  # vectors of a kind that no other tool knows
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a failure
@@ -76,7 +77,7 @@ def judge(tool: str, rule: Rule, raw: Raw, model: Model, token: str | None) -> V
     try:
         taken = rule(raw, model, token)
         vectors = {key: vectors_of(tensor) for key, tensor in taken.tensors.items()}
-        why = " ".join(part for part in (taken.why, *_cautions(vectors, model)) if part)
+        why = " ".join(part for part in (taken.why, *_cautions(vectors, model, zero=not taken.reads_more)) if part)
         return Verdict(tool, loads=True, why=why, write=taken.write, vectors=vectors)
     except Refusal as refusal:
         why = str(refusal)
@@ -100,9 +101,11 @@ def vectors_of(tensor: Any) -> Tensor:
     return tensor.detach().to(torch.float32).clone()
 
 
-def _cautions(vectors: Mapping[str, Tensor], model: Model) -> list[str]:
-    """What to know about vectors that a tool does take."""
+def _cautions(vectors: Mapping[str, Tensor], model: Model, *, zero: bool) -> list[str]:
+    """What to know about vectors that a tool does take; `zero`: whether it matters that they are nothing."""
     found = []
+    if zero and not any(tensor.any() for tensor in vectors.values()):
+        found.append("Its vectors are all zero: the word does nothing.")
     if len(vectors) < len(model.keys):
         found.append("It acts on one of the two text encoders only; train the word on SDXL instead.")
     counts = {len(tensor) for tensor in vectors.values()}

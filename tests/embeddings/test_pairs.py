@@ -1,0 +1,136 @@
+"""An SDXL word in the two files that diffusers writes: found together, told apart from two words, and refused alone."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from coinage.cli.main import main
+from coinage.config import WordConfig
+from coinage.embeddings.reading import open_word
+from coinage.errors import EmbeddingFileError
+from coinage.training.word import fits, install_word, read_vectors
+from tests.embeddings.files import Content, pickle, tensors, vectors
+from tests.models import loaded
+
+L, G = vectors(2, 768), vectors(2, 1280)
+SDXL: tuple[tuple[str, ...], tuple[int, ...]] = (("clip_l", "clip_g"), (768, 1280))
+SD1: tuple[tuple[str, ...], tuple[int, ...]] = (("emb_params",), (768,))
+
+
+def word(path: Path, count: int = 2) -> WordConfig:
+    return WordConfig(token="zibu", num_vectors=count, init_file=path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("learned_embeds.safetensors", "learned_embeds_2.safetensors"),
+        ("learned_embeds.bin", "learned_embeds_2.bin"),
+        ("learned_embeds-steps-500.safetensors", "learned_embeds_2-steps-500.safetensors"),
+        ("zibu_2.safetensors", "zibu_2_2.safetensors"),
+        ("learned_embeds_2.safetensors", "learned_embeds.safetensors"),  # named the other way round: the widths tell
+    ],
+)
+def test_either_file_of_a_pair_reads_both(first: str, second: str, tmp_path: Path) -> None:
+    write = pickle if first.endswith(".bin") else tensors
+    write(tmp_path / first, {"<zibu>": L})
+    write(tmp_path / second, {"<zibu>": G})
+    for name, other in ((first, second), (second, first)):
+        found = open_word(tmp_path / name)
+        assert (found.layout, found.family, found.embedding.token) == ("D2", "sdxl", "<zibu>")
+        assert found.notes == (f"read together with {other}, the other half of this SDXL word",)
+        given = read_vectors(word(tmp_path / name))
+        assert torch.equal(given["clip_l"], L)
+        assert torch.equal(given["clip_g"], G)
+        assert fits(given, *SDXL, "x") is None
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"<zibu>": L}, {"<zibu>": L}),  # an SD 1.x word, twice
+        ({"<zibu>": L}, {"<other>": G}),
+        ({"<zibu>": L}, {"<zibu>": vectors(3, 1280)}),
+        ({"<zibu>": L}, {"<zibu>": vectors(2, 1024)}),
+        ({"<zibu>": L}, {"clip_g": G}),
+        ({"emb_params": L}, {"<zibu>": G}),
+        ({"<zibu>": L}, {"a.lora_A.weight": G}),
+    ],
+)
+def test_other_neighbours_are_not_a_pair(one: Content, two: Content, tmp_path: Path) -> None:
+    path = tensors(tmp_path / "a.safetensors", one)
+    tensors(tmp_path / "a_2.safetensors", two)
+    assert open_word(path).layout != "D2"
+    assert torch.equal(read_vectors(word(path))["emb_params"], L)
+
+
+@pytest.mark.parametrize(
+    ("content", "model", "what", "hint"),
+    [
+        ({"<zibu>": L}, SDXL, "vectors for emb_params 768 wide, and the model takes clip_l 768 wide and clip_g 1280 wide", "--second"),
+        ({"<zibu>": G}, SDXL, "vectors for clip_g 1280 wide, and the model takes", "--second"),
+        ({"clip_l": L}, SDXL, "vectors for clip_l 768 wide, and the model takes", "--second"),
+        ({"clip_l": L}, SD1, "", ""),
+        ({"emb_params": L}, SD1, "", ""),
+        ({"emb_params": vectors(2, 1024)}, SDXL, "emb_params 1024 wide, and the model takes", "made for this kind of model"),
+        ({"emb_params": vectors(2, 1024)}, SD1, "emb_params 1024 wide, and the model takes emb_params 768 wide", "made for this kind"),
+        ({"clip_l": L, "clip_g": G}, SD1, "clip_l 768 wide and clip_g 1280 wide, and the model takes emb_params", "made for this kind"),
+        ({"clip_l": L, "clip_g": G}, SDXL, "", ""),
+    ],
+)
+def test_what_fits_a_model(content: Content, model: tuple[tuple[str, ...], tuple[int, ...]], what: str, hint: str, tmp_path: Path) -> None:
+    path = tensors(tmp_path / "a.safetensors", content)
+    problem = fits(read_vectors(word(path)), *model, str(path))
+    assert bool(problem) == bool(what)
+    if problem:
+        assert what in problem.what
+        assert hint in problem.hint
+        assert problem.where == str(path)
+    assert fits({}, *model, "") is None
+
+
+def test_a_model_takes_a_pair_and_refuses_a_half(models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A tiny model's text encoders are 32 and 64 wide."""
+    keys = ("clip_l", "clip_g")
+    path = tensors(tmp_path / "a.safetensors", {"<zibu>": vectors(2, 32)})
+    parts = loaded("sdxl", models / "sdxl", models)
+    with pytest.raises(EmbeddingFileError, match="this file has vectors for emb_params 32 wide") as caught:
+        install_word(parts, word(path), keys)
+    assert "--second" in caught.value.problems[0].hint
+    with pytest.raises(EmbeddingFileError, match="this file has 2 vectors, but --num_vectors_per_token is 1"):
+        install_word(parts, word(path, 1), keys)
+    tensors(tmp_path / "a_2.safetensors", {"<zibu>": vectors(2, 64)})
+    with caplog.at_level(logging.INFO, logger="coinage"):
+        install_word(parts, word(path), keys)
+    assert [rows.tolist() for rows in parts.rows()] == [vectors(2, width).tolist() for width in (32, 64)]
+    assert "note: " in caplog.text
+    assert "read together with a_2.safetensors" in caplog.text
+
+
+def test_inspect_and_convert_know_a_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(path: Path) -> dict[str, object]:
+        assert main(["inspect", str(path), "--json"]) == 0
+        found: dict[str, object] = json.loads(capsys.readouterr().out)
+        return found
+
+    whole = tensors(tmp_path / "whole.safetensors", {"clip_l": L, "clip_g": G})
+    assert main(["convert", str(whole), str(tmp_path / "zibu.safetensors"), "--to=diffusers", "--token=zibu"]) == 0
+    capsys.readouterr()
+    halves = [tmp_path / "zibu.safetensors", tmp_path / "zibu_2.safetensors"]
+    for half, other in (halves, halves[::-1]):
+        found = told(half)
+        assert found["family"] == "sdxl"
+        assert any(note.startswith(f"half of a pair: {other.name}") for note in found["notes"])  # type: ignore[attr-defined]
+        loads = {tool["tool"] for tool in found["tools"] if tool["loads"]}  # type: ignore[attr-defined]
+        assert not loads & {"AUTOMATIC1111", "Forge", "SD.Next"}
+    assert main(["convert", str(halves[0]), str(tmp_path / "half.safetensors")]) == 0
+    assert "half of a pair" in capsys.readouterr().err
+    assert main(["convert", str(halves[0]), str(tmp_path / "both.safetensors"), f"--second={halves[1]}"]) == 0
+    assert "half of" not in capsys.readouterr().err
+    halves[1].unlink()
+    found = told(halves[0])
+    assert found["family"] == "sd1"
+    assert any("or the first half of an SDXL word, whose other file would be zibu_2" in note for note in found["notes"])  # type: ignore[attr-defined]
