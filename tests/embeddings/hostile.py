@@ -23,13 +23,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
 from coinage.embeddings.reading import open_embedding
 from coinage.errors import EmbeddingFileError
 from tests.data.fuzzing import mutated_bytes, mutated_tree
-from tests.embeddings.files import Evil, hidden, parameter_dict, png, vectors, webui
+from tests.embeddings.files import Evil, drawn, hidden, parameter_dict, picture_of, plain, png, vectors, webui
 
 MEGABYTE = 2**20
 
@@ -191,6 +192,8 @@ def seeds() -> dict[str, bytes]:
         "G": with_text(hidden(rows)),
         "zTXt": with_text(zlib.compress(hidden(rows)), b"zTXt", b"\0"),
         "iTXt": with_text(zlib.compress(hidden(rows)), b"iTXt", b"\1\0\0\0"),
+        "pixels": drawn(picture_of(plain(rows), 16)),
+        "pixels, WebP": drawn(picture_of(plain(rows), 16), "webp", lossless=True),
     }
 
 
@@ -274,6 +277,14 @@ LARGE = 240 * MEGABYTE // 4  # numbers
 STATE = b"(" + b"".join(text(f"{i:04}") + b"N" for i in range(9999)) + b"u"
 
 
+def large_picture(width: int, height: int, rows: int | None = None) -> bytes:
+    """A PNG of one colour, but for a black column before the first pixel and one after the last."""
+    line = b"\0" + b"\x11" * 3 + bytes(3) + b"\x11" * (3 * width - 12) + bytes(3) + b"\x11" * 3
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(line * (rows or height), 1))]
+    chunks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+
 def small_bombs() -> dict[str, bytes]:
     """Files of at most a few megabytes that ask for a lot."""
     one = tensor(1, (1, 1), (1, 1))
@@ -340,6 +351,10 @@ def small_bombs() -> dict[str, bytes]:
         "two rows on one number, legacy": legacy(beyond, TEXT_0, struct.pack("<Qf", 1, 0)),
         "terabyte, legacy": legacy(terabyte, TEXT_0, struct.pack("<Qf", 2**38, 0)),
         "tar": b"\x80" + bytes(100_000),
+        "large picture": large_picture(2**12, 2**11 - 1),
+        "picture of a billion": large_picture(2**15, 2**15, rows=100),
+        "picture of more than it has": large_picture(2**12, 2**11 - 1, rows=100),
+        "large WebP": drawn(np.full((2**11 - 1, 2**12, 3), 17, np.uint8), "webp", lossless=True, method=0, quality=0),
         "deflated": torch_zip(program(one), zipfile.ZIP_DEFLATED, d0=bytes(100 * MEGABYTE)),
         "bzip2": torch_zip(program(one), zipfile.ZIP_BZIP2, d0=bytes(MEGABYTE)),
         "one record, many names": one_record_many_names(),

@@ -1,4 +1,4 @@
-"""Embeddings that AUTOMATIC1111 hides in pictures: a text chunk with its dictionary as base64 of JSON."""
+"""Embeddings that AUTOMATIC1111 hides in pictures: a text chunk with its dictionary as base64 of JSON, or the pixels."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from typing import Any, BinaryIO
 
 import torch
 
+from coinage.embeddings.pixels import MOST_FILE, hidden_text
 from coinage.errors import EmbeddingFileError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"sd-ti-embedding"
 MOST_TEXT = 4 * 2**20  # bytes; 75 vectors of SD 2 have 2.3 MB
 MOST_CHUNKS = 100_000
+DRAWN = (b"IHDR", b"PLTE", b"IDAT")
+END = b"\0\0\0\0IEND\xaeB`\x82"
+NOT_READ = "the text of its picture is not an embedding"
+LOST = "pictures lose it when they are edited, or sent by a service that writes them anew"
 
 
 def read_png(stream: BinaryIO) -> Any:
-    """The dictionary in a PNG's text, its tensors float32.
+    """The dictionary in a PNG's text, or in its pixels where that text was lost; its tensors float32.
 
     Raises:
         EmbeddingFileError: there is none, or it is broken.
     """
+    drawn: list[tuple[int, int]] = []  # start and length of what makes the picture
     for kind, length in _chunks(stream):
+        if kind in DRAWN:
+            drawn.append((stream.tell() - 8, length + 12))
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
             continue
         head = stream.read(min(length, len(KEYWORD) + 1))
@@ -37,8 +45,33 @@ def read_png(stream: BinaryIO) -> Any:
         if zlib.crc32(kind + head + rest).to_bytes(4, "big") != stream.read(4):
             raise EmbeddingFileError("the text of its picture is broken", hint="download or copy it again")
         return _decoded(_text(kind, rest))
-    hint = "pictures lose it when they are edited, or sent by a service that writes them anew"
-    raise EmbeddingFileError("this PNG contains no embedding", hint=hint)
+    text = hidden_text(_picture(stream, drawn), "PNG")
+    if text is None:
+        raise EmbeddingFileError("this PNG contains no embedding", hint=LOST)
+    return _from_json(text)
+
+
+def read_webp(stream: BinaryIO) -> Any:
+    """The dictionary in a WebP picture's pixels, its tensors float32.
+
+    Raises:
+        EmbeddingFileError: there is none.
+    """
+    text = hidden_text(stream.read(MOST_FILE + 1), "WEBP")
+    if text is None:
+        raise EmbeddingFileError("this WebP picture contains no embedding", hint=f"{LOST}; give the PNG file")
+    return _from_json(text)
+
+
+def _picture(stream: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
+    """The PNG without its texts and whatever else makes no picture; b"" where it is too large."""
+    if sum(length for _, length in parts) > MOST_FILE:
+        return b""
+    found = [SIGNATURE]
+    for start, length in parts:
+        stream.seek(start)
+        found.append(stream.read(length))
+    return b"".join([*found, END])
 
 
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
@@ -77,9 +110,16 @@ def _text(kind: bytes, rest: bytes) -> bytes:
 
 def _decoded(text: bytes) -> Any:
     try:
-        return json.loads(base64.b64decode(text, validate=True), object_hook=_tensor)
+        return _from_json(base64.b64decode(text, validate=True))
+    except ValueError:
+        raise EmbeddingFileError(NOT_READ) from None
+
+
+def _from_json(text: bytes) -> Any:
+    try:
+        return json.loads(text, object_hook=_tensor)
     except (ValueError, RecursionError):
-        raise EmbeddingFileError("the text of its picture is no embedding") from None
+        raise EmbeddingFileError(NOT_READ) from None
 
 
 def _tensor(item: dict[str, Any]) -> Any:
@@ -88,4 +128,4 @@ def _tensor(item: dict[str, Any]) -> Any:
     try:
         return torch.tensor(item["TORCHTENSOR"], dtype=torch.float32)
     except (ValueError, TypeError, RuntimeError, OverflowError):
-        raise EmbeddingFileError("the text of its picture holds a tensor that is none") from None
+        raise EmbeddingFileError("the text of its picture holds something else where a tensor should be") from None

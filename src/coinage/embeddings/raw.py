@@ -47,7 +47,7 @@ def read_raw(path: Path) -> Raw:
     try:
         content, metadata, kind = contents(path)
         if kind != "pickle":
-            return Raw(path, "image" if kind == "png" else kind, content, metadata=metadata)
+            return Raw(path, kind, content, metadata=metadata)
         container, records, names = _gated(path)
         return Raw(path, container, _plain(content), PARAMETERS not in names, records=records, globals=names)
     except EmbeddingFileError as error:

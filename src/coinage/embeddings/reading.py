@@ -18,7 +18,7 @@ Layouts, by the id that `Found.layout` gives:
 | B   | OneTrainer, in a LoRA                        | `bundle_emb.<word>.clip_l` and so on                      |
 | L   | list                                         | [{word: tensor}, ...]                                     |
 | T   | bare                                         | a tensor                                                  |
-| G   | AUTOMATIC1111 (.png)                         | A, in a text chunk                                        |
+| G   | AUTOMATIC1111 (.png, lossless .webp)         | A, in a text chunk or in the pixels                       |
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from coinage.embeddings.layouts import (
     shown,
 )
 from coinage.embeddings.pickles import read_pickle
-from coinage.embeddings.png import SIGNATURE, read_png
+from coinage.embeddings.png import SIGNATURE, read_png, read_webp
 from coinage.errors import EmbeddingFileError, Problem
 
 MEGABYTE = 2**20
@@ -69,7 +69,6 @@ ALIENS = {  # what is found where an embedding should be
     b"Rar!": ("a RAR archive", "unpack it first"),
     b"7z\xbc\xaf": ("a 7z archive", "unpack it first"),
     b"\xff\xd8\xff": ("a JPEG picture", "AUTOMATIC1111's embeddings in pictures are PNG files"),
-    b"RIFF": ("a WebP picture", "give the PNG file: only its text is read"),
 }
 
 
@@ -198,7 +197,7 @@ def _is_second(path: Path, other: Path) -> bool:
 
 
 def contents(path: Path) -> tuple[Any, dict[str, str], str]:
-    """What a file holds, before it is recognised; a safetensors header's metadata; and safetensors, png or pickle.
+    """What a file holds, before it is recognised; a safetensors header's metadata; and safetensors, image or pickle.
 
     Raises:
         EmbeddingFileError: missing, unreadable, or of no such kind.
@@ -213,7 +212,7 @@ def _open_one(path: Path, key: str | None) -> Found:
         size = path.stat().st_size
         found = recognise(content, key, pickled=kind == "pickle")
         metadata = metadata or _told(content)
-        return _found(replace(found, layout="G") if kind == "png" else found, metadata, path, size)
+        return _found(replace(found, layout="G") if kind == "image" else found, metadata, path, size)
     except EmbeddingFileError as error:
         raise EmbeddingFileError(error.problems[0].what, str(path), error.problems[0].hint) from None
     except OSError as error:
@@ -259,7 +258,9 @@ def _content(path: Path, stream: BinaryIO, size: int) -> tuple[Any, dict[str, st
     if head[8:9] == b"{":
         return *_read_safetensors(path, stream, size), "safetensors"
     if head.startswith(SIGNATURE):
-        return read_png(stream), {}, "png"
+        return read_png(stream), {}, "image"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return read_webp(stream), {}, "image"
     if head.startswith((b"PK\3\4", b"\x80")):
         return read_pickle(path, stream, size), {}, "pickle"
     if not head:
@@ -267,7 +268,7 @@ def _content(path: Path, stream: BinaryIO, size: int) -> tuple[Any, dict[str, st
     for start, (what, hint) in ALIENS.items():
         if head.lstrip().startswith(start):
             raise EmbeddingFileError(f"not an embedding: {what}", hint=hint)
-    raise EmbeddingFileError("not an embedding: neither safetensors, nor torch's, nor a PNG picture")
+    raise EmbeddingFileError("not an embedding: neither safetensors, nor torch's, nor a PNG or WebP picture")
 
 
 def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, str]]:

@@ -133,7 +133,7 @@ def content_of(raw: Raw, suffixes: tuple[str, ...], *, full: bool = False) -> An
     mend = "rename it to .safetensors" if raw.container == "safetensors" else CONVERT
     if suffix not in suffixes:
         refuse(f"it does not look at {suffix or 'such'} files; {mend}.")
-    kind = {".safetensors": "safetensors", ".png": "image"}.get(suffix, "torch")
+    kind = {".safetensors": "safetensors", ".png": "image", ".webp": "image"}.get(suffix, "torch")
     if raw.container and kind != {"zip": "torch", "pickle": "torch"}.get(raw.container, raw.container):
         refuse(f"the file is named {suffix} but is in another format; {mend}.")
     if raw.content is None:

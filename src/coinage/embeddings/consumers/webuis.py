@@ -11,7 +11,7 @@ from coinage.embeddings.consumers.verdict import CONVERT, FAMILY, ROOM, Model, T
 from coinage.embeddings.file import PAIR
 from coinage.embeddings.raw import Raw
 
-SUFFIXES = (".safetensors", ".pt", ".bin", ".png")
+SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 # What AUTOMATIC1111 lets a pickle refer to, and the records it lets a torch zip have.
 GLOBALS = {
     "collections": {"OrderedDict"},
