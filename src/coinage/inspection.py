@@ -76,11 +76,20 @@ def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], fa
         "hash": _hashes(path, file.metadata.get("modelspec.hash_sha256"), warnings),
         "notes": [*found.notes, *([half] if half else [])],
         "warnings": list(dict.fromkeys(warnings)),
-        "tools": [
-            {"tool": v.tool, "loads": v.loads, "write": v.write, "why": v.why}
-            for v in (verdicts(path, target, widths, file.token) if target and widths else [])
-        ],
+        "tools": _tools(path, found, target, widths),
     }
+
+
+def _tools(path: Path, found: Found, family: str | None, widths: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What each tool makes of the file, where its family is known; a word that lies elsewhere works in OneTrainer at most."""
+    judged = verdicts(path, family, widths, found.embedding.token) if family and widths else []
+    told = []
+    for v in judged:
+        loads, why = v.loads, v.why
+        if found.problem and v.tool != "OneTrainer":
+            loads, why = False, f"{found.problem.what[0].upper()}{found.problem.what[1:]}."
+        told.append({"tool": v.tool, "loads": loads, "write": v.write if loads else "", "why": why})
+    return told
 
 
 def _encoder(key: str, rows: Tensor, vocabulary: Vocabulary | None, init_word: str | None, warnings: list[str]) -> dict[str, Any]:

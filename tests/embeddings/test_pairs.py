@@ -11,7 +11,7 @@ from coinage.cli.main import main
 from coinage.config import WordConfig
 from coinage.embeddings.reading import open_word
 from coinage.errors import EmbeddingFileError
-from coinage.training.word import fits, install_word, read_vectors
+from coinage.training.word import fits, install_word, read_vectors, tell_of_file
 from tests.embeddings.files import Content, pickle, tensors, vectors
 from tests.models import loaded
 
@@ -103,8 +103,9 @@ def test_a_model_takes_a_pair_and_refuses_a_half(models: Path, tmp_path: Path, c
     with pytest.raises(EmbeddingFileError, match="this file has 2 vectors, but --num_vectors_per_token is 1"):
         install_word(parts, word(path, 1), keys)
     tensors(tmp_path / "a_2.safetensors", {"<zibu>": vectors(2, 64)})
+    install_word(parts, word(path), keys)
     with caplog.at_level(logging.INFO, logger="coinage"):
-        install_word(parts, word(path), keys)
+        tell_of_file(word(path))
     assert [rows.tolist() for rows in parts.rows()] == [vectors(2, width).tolist() for width in (32, 64)]
     assert "note: " in caplog.text
     assert "read together with a_2.safetensors" in caplog.text

@@ -13,6 +13,7 @@ from coinage.embeddings.reading import open_embedding, read
 from coinage.errors import EmbeddingFileError
 from coinage.training.word import read_vectors
 from tests.embeddings.files import pickle, tensors, vectors, webui
+from tests.helpers import prepared
 
 ELSEWHERE = "the word lies in its output vectors, which only OneTrainer reads"
 NOTHING = "all its vectors are zero: the word does nothing"
@@ -46,9 +47,13 @@ def test_vectors_that_are_nothing(
     for found, due in zip(told["warnings"], warnings, strict=True):
         assert found.startswith(due)
     said = {tool["tool"]: "all zero" in tool["why"] for tool in told["tools"] if tool["loads"]}
-    silent = {tool for tool, zero in said.items() if not zero}
     nothing = bool(warnings) and warnings[0].startswith("all its")
-    assert silent == ({"OneTrainer"} & {*said} if refused else set() if nothing else {*said})
+    if refused:
+        assert not any(said.values())
+        assert {*said} <= {"OneTrainer"}
+    else:
+        assert said
+        assert set(said.values()) == {nothing}
     count = open_embedding(path).embedding.num_vectors
     out = tmp_path / "out.safetensors"
     assert main(["convert", str(path), str(out)]) == int(refused)
@@ -83,3 +88,11 @@ def test_output_vectors_are_not_a_word(content: dict[str, Any], key: str | None,
 def test_a_word_beside_output_vectors_is_read(tmp_path: Path) -> None:
     found = open_embedding(tensors(tmp_path / "a.safetensors", {"<zibu>": L, "emp_params_out": L}))
     assert (found.embedding.token, found.notes) == ("<zibu>", ("left out: 'emp_params_out'",))
+
+
+def test_a_run_from_zero_vectors_is_warned(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    width = prepared(moon_dataset, tmp_path).parts.rows()[0].shape[1]
+    path = tensors(tmp_path / "a.safetensors", {"emb_params": torch.zeros(1, width)})
+    run = prepared(moon_dataset, tmp_path / "o", f"--weights={path}")
+    assert not run.parts.rows()[0].any()
+    assert caplog.text.count(NOTHING) == 1

@@ -12,6 +12,7 @@ from coinage.config import ModelConfig
 from coinage.families.prediction import Told, prediction_note, told_by, with_told
 from coinage.model_files import kind_of_file
 from coinage.preflight import model_problems
+from tests.helpers import prepared
 from tests.models import loaded, original_tensors
 
 EMPTY = torch.zeros(0)
@@ -113,3 +114,25 @@ def test_an_edm_model_is_refused_before_it_is_loaded(name: str, suffix: str, tmp
     assert kind.family is None
     (problem,) = model_problems(ModelConfig(source=str(path), family="sdxl"))
     assert "an EDM model, whose noise schedule is another" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("flags", "notes"),
+    [
+        (
+            ("--v_parameterization", "--zero_terminal_snr", "--min_snr_gamma=5"),
+            ["--min_snr_gamma: weights follow the schedule that ends in"],
+        ),
+        (("--v_parameterization", "--zero_terminal_snr"), []),
+        (("--v_parameterization", "--min_snr_gamma=5"), ["--v_parameterization alone: the schedule does not end in pure noise"]),
+        (("--min_snr_gamma=5",), []),
+    ],
+)
+def test_a_run_tells_once(
+    flags: tuple[str, ...], notes: list[str], moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="coinage"):
+        prepared(moon_dataset, tmp_path, *flags)
+    told = [record.getMessage().removeprefix("note: ") for record in caplog.records if "noise" in record.getMessage()]
+    assert len(told) == len(notes)
+    assert all(found.startswith(due) for found, due in zip(told, notes, strict=True))

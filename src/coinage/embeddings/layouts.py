@@ -30,7 +30,7 @@ MODEL_KEY = re.compile(r"\.(weight|bias)$|^(model|cond_stage_model|first_stage_m
 BUNDLE_KEY = re.compile(r"bundle_emb\.(?P<word>.+?)\.(?P<part>(clip_l|clip_g|emb_params|emp_params)(_out)?|string_to_param\..+)", re.DOTALL)
 OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g)_out")  # what OneTrainer learns behind a text encoder
 ONLY_OUTPUT = "the word lies in its output vectors, which only OneTrainer reads"
-RETRAIN = "train it there again without its output embedding"
+RETRAIN = "train it again in OneTrainer with the output embedding off"
 CHOOSE = "choose one with --key, of coinage inspect and convert"
 
 

@@ -275,7 +275,7 @@ def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str
     """Tensors by name, mapped from the file; those of a LoRA or a model stay unread."""
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > size - 8:
-        raise EmbeddingFileError("no valid safetensors file: its header is longer than the file", hint="download or copy it again")
+        raise EmbeddingFileError("not a valid safetensors file: its header is longer than the file", hint="download or copy it again")
     if length > MOST_HEADER_BYTES:
         raise EmbeddingFileError(f"its header has {length // MEGABYTE} MB, far more than an embedding's", hint="is it a model?")
     try:
@@ -286,7 +286,7 @@ def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str
         raise
     except Exception as error:  # noqa: BLE001 - the library and torch raise several kinds
         reason = str(error).partition("\n")[0][:200]
-        raise EmbeddingFileError(f"no valid safetensors file: {reason}") from None
+        raise EmbeddingFileError(f"not a valid safetensors file: {reason}") from None
 
 
 def _wanted(names: Iterable[str]) -> set[str]:

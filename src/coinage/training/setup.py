@@ -34,7 +34,7 @@ from coinage.training.optimizers import averaged, choose_optimizer, make_schedul
 from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
 from coinage.training.step import Batch
-from coinage.training.word import install_words, read_vectors
+from coinage.training.word import install_words, read_vectors, tell_of_file
 from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
@@ -286,9 +286,14 @@ def loss_problems(config: TrainConfig, parts: Components) -> None:
         raise ConfigError([Problem(what, config.model.source, "leave it out, or pass --v_parameterization if the model does")])
     if config.loss.v_like and predicts_v:
         raise ConfigError([Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")])
+
+
+def tell_of_weights(configs: Sequence[TrainConfig], parts: Components) -> None:
+    """Say, once, that loss weights follow a schedule that ends in pure noise."""
     last = parts.schedule.snr(torch.tensor([parts.schedule.num_timesteps - 1]))
-    if told := rescaled_weights(last, config.loss):
-        log.info("note: %s", told)
+    for told in dict.fromkeys(rescaled_weights(last, config.loss) for config in configs):
+        if told:
+            log.info("note: %s", told)
 
 
 def prepare(
@@ -329,6 +334,9 @@ def prepare_all(
         read_vectors(config.word)  # nor may a wrong file
     compiler_problems(configs[0])
     parts, dtype = load_shared(configs[0], device)
+    tell_of_weights(configs, parts)
+    for config in configs:
+        tell_of_file(config.word)
     latents = [
         Latents(parts.vae, own, config.data.readers, store_for(config.data, own, parts))
         for config, own in zip(configs, samples, strict=True)

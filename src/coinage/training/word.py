@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coinage.config import WordConfig
 from coinage.embeddings.file import vectors_for
-from coinage.embeddings.reading import Found, open_word
+from coinage.embeddings.reading import open_word
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
@@ -28,19 +27,27 @@ def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
     Raises:
         EmbeddingFileError: no embedding, or another number of vectors than `init_fit` makes fit.
     """
-    return {} if word.init_file is None else _fitted(word, word.init_file, open_word(word.init_file))
-
-
-def _fitted(word: WordConfig, path: Path, found: Found) -> Mapping[str, Tensor]:
-    """A file's vectors, as many as the word has."""
-    file = found.word()
+    if word.init_file is None:
+        return {}
+    file = open_word(word.init_file).word()
     count, wanted = file.num_vectors, word.num_vectors
     if count != wanted and word.init_fit != ("truncate" if count > wanted else "repeat"):
         way = "truncate takes the first ones" if count > wanted else "repeat takes them in turn"
         hint = f"pass --num_vectors_per_token {count}; or --weights_fit {way}"
         what = f"this file has {counted(count, 'vector')}, but --num_vectors_per_token is {wanted}"
-        raise EmbeddingFileError(what, str(path), hint)
+        raise EmbeddingFileError(what, str(word.init_file), hint)
     return {key: rows[torch.arange(wanted) % count] for key, rows in file.vectors.items()}
+
+
+def tell_of_file(word: WordConfig) -> None:
+    """Say that a second file is read with the word's own, and which of its vectors are nothing."""
+    if word.init_file is None:
+        return
+    found = open_word(word.init_file)
+    for note in found.notes if found.layout == "D2" else ():
+        log.info("note: %s: %s", word.init_file, note)
+    for warning in found.warnings:
+        log.warning("%s: %s", word.init_file, warning)
 
 
 def fits(vectors: Mapping[str, Tensor], keys: Sequence[str], widths: Sequence[int], where: str) -> Problem | None:
@@ -83,7 +90,7 @@ def install_words(parts: Components, words: Sequence[WordConfig], keys: Sequence
         CoinageError: an init word has no tokens, or the tokenizer has tokens that the text encoder lacks.
     """
     placeholders = placeholders_for([(word.token, word.num_vectors) for word in words], len(table_of(parts.text_encoders[0])))
-    given = [_read(word) for word in words]
+    given = [read_vectors(word) for word in words]
     widths = [table_of(encoder).shape[1] for encoder in parts.text_encoders]
     for word, vectors in zip(words, given, strict=True):
         if problem := fits(vectors, keys, widths, str(word.init_file)):
@@ -100,19 +107,6 @@ def install_words(parts: Components, words: Sequence[WordConfig], keys: Sequence
         found.append(torch.cat([_first_rows(word, vectors, key, tokenizer, table) for word, vectors in zip(words, given, strict=True)]))
     parts.install(placeholders, found)
     return placeholders
-
-
-def _read(word: WordConfig) -> Mapping[str, Tensor]:
-    """As `read_vectors`; tell of a second file that was read, and of vectors that are nothing."""
-    if word.init_file is None:
-        return {}
-    found = open_word(word.init_file)
-    vectors = _fitted(word, word.init_file, found)
-    for note in found.notes if found.layout == "D2" else ():
-        log.info("note: %s: %s", word.init_file, note)
-    for warning in found.warnings:
-        log.warning("%s: %s", word.init_file, warning)
-    return vectors
 
 
 def _first_rows(word: WordConfig, given: Mapping[str, Tensor], key: str, tokenizer: Tokenizer, table: Tensor) -> Tensor:
