@@ -256,7 +256,7 @@ EFFECTS: dict[str, Row] = {
     "--sample_prompts": acts(f"{PROMPTS} --sample_every_n_steps=2", does=writes("sample/zibu_000002_00___1.png")),
     "--sample_every_n_steps": acts("--sample_every_n_steps=1", PROMPTS, writes("sample/zibu_000001_00___1.png")),
     "--sample_every_n_epochs": acts("--sample_every_n_epochs=1", f"{PROMPTS} {EPOCHS}", writes("sample/zibu_e000001_00___1.png")),
-    "--sample_at_first": acts("--sample_at_first", PROMPTS, writes("sample/zibu_000000_00___1.png")),
+    "--sample_at_first": acts("--sample_at_first", PROMPTS, writes("sample/zibu_e000000_00___1.png")),
     "--sample_sampler": tested("cli/test_every_flag.py::test_the_sampler_of_previews"),
     # logging
     "--console_log_level": acts("--console_log_level=ERROR", does=quiet),
