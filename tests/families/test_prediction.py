@@ -28,7 +28,7 @@ HEADER = "modelspec.prediction_type"
         ([], {}, {}, "epsilon", False, ""),
         (["v_pred"], {}, {}, "v_prediction", False, "the model predicts v (v_pred)"),
         (["v_pred", "ztsnr"], {}, {}, "v_prediction", True, "predicts v, on a schedule that ends in pure noise (v_pred, ztsnr)"),
-        (["ztsnr"], {}, {}, "epsilon", False, "predicts the noise (ztsnr)"),
+        (["ztsnr"], {}, {}, "epsilon", False, "pure noise (ztsnr): add --v_parameterization if the model predicts v"),
         (["ztsnr"], {}, V, "v_prediction", True, "predicts v, on a schedule that ends in pure noise (ztsnr)"),
         ([], {HEADER: "v"}, {}, "v_prediction", False, f"predicts v ({HEADER})"),
         ([], {HEADER: " V "}, ZERO, "v_prediction", True, f"predicts v ({HEADER})"),

@@ -181,7 +181,8 @@ def half_note(path: Path, found: Found, other: Path | None) -> str:
     if tuple(found.embedding.vectors) == ("clip_g",):
         return "only the second half of an SDXL word; --second names the file of the first"
     if found.layout in ("D", "P") and found.family == "sd1":
-        return f"an SD 1.x word, or the first half of an SDXL word, whose other file would be {_other_names(path)[0]}"
+        name = f", whose other file would be {_other_names(path)[0]}" if found.layout == "D" else ""
+        return f"an SD 1.x word, or the first half of an SDXL word{name}"
     return ""
 
 

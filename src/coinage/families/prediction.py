@@ -58,6 +58,8 @@ def prediction_note(settings: Mapping[str, Any], told: Told, model: ModelConfig,
         is_file: whether it is a single file, which has no settings of its own.
     """
     final = with_told(settings, told, model)
+    if told.by == (ZTSNR,) and final["prediction_type"] == "epsilon":
+        return f"the file names a schedule that ends in pure noise ({ZTSNR}): add --v_parameterization if the model predicts v"
     if told.by:
         wins = told.prediction_type == "epsilon" and model.prediction_type == "v_prediction"
         ends = ", on a schedule that ends in pure noise" if told.ends_in_noise and final["prediction_type"] == "v_prediction" else ""
