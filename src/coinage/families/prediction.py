@@ -15,6 +15,7 @@ from coinage.config import ModelConfig, PredictionType
 V_PRED, ZTSNR = "v_pred", "ztsnr"
 HEADER = "modelspec.prediction_type"
 SPELLINGS: dict[str, PredictionType] = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+HALF = "--v_parameterization alone: the schedule does not end in pure noise; add --zero_terminal_snr if the model was trained so"
 NAMES: dict[PredictionType, str] = {"epsilon": "the noise", "v_prediction": "v"}
 
 
@@ -60,17 +61,16 @@ def prediction_note(settings: Mapping[str, Any], told: Told, model: ModelConfig,
     final = with_told(settings, told, model)
     if told.by == (ZTSNR,) and final["prediction_type"] == "epsilon":
         return f"the file names a schedule that ends in pure noise ({ZTSNR}): add --v_parameterization if the model predicts v"
+    plain = model.prediction_type == "v_prediction" and not final.get("rescale_betas_zero_snr")
     if told.by:
-        wins = told.prediction_type == "epsilon" and model.prediction_type == "v_prediction"
+        wins = "; the flag wins" if told.prediction_type == "epsilon" and model.prediction_type == "v_prediction" else ""
         ends = ", on a schedule that ends in pure noise" if told.ends_in_noise and final["prediction_type"] == "v_prediction" else ""
         kind = told.prediction_type or final["prediction_type"]
-        return f"the file says that the model predicts {NAMES[kind]}{ends} ({', '.join(told.by)}){'; the flag wins' if wins else ''}"
+        half = f". {HALF}" if wins and plain else ""
+        return f"the file says that the model predicts {NAMES[kind]}{ends} ({', '.join(told.by)}){wins}{half}"
     if model.family == "sd2" and is_file:  # 2.x models for 768 px predict v, on the plain schedule
         asked = model.prediction_type is not None
         return (
             "" if asked else "a file does not tell what a 2.x model predicts: noise is taken; the 768 px models need --v_parameterization"
         )
-    changed = settings.get("prediction_type", "epsilon") == "epsilon" and final["prediction_type"] == "v_prediction"
-    if changed and not final.get("rescale_betas_zero_snr"):
-        return "--v_parameterization alone: the schedule does not end in pure noise; add --zero_terminal_snr if the model was trained so"
-    return ""
+    return HALF if plain and settings.get("prediction_type", "epsilon") == "epsilon" else ""
