@@ -10,7 +10,7 @@ RANK = {
     "wording": -2, "errors": -1, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0, "text_files": 0,
     "files": 1, "progress": 1, "prompts": 2, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
-    "tokenizer_files": 2, "config_io": 2, "embeddings": 2, "data": 2, "families": 3, "state_files": 3,
+    "tokenizer_files": 2, "embeddings": 2, "data": 2, "config_io": 3, "families": 3, "state_files": 3,
     "hub": 4, "chosen": 4,
     "preview_set": 3, "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
     "model_sizes": 2, "footprint": 3, "disk": 3, "advice": 4,
@@ -18,6 +18,7 @@ RANK = {
 }  # fmt: skip
 LIGHT = """
 errors config config_build config_io prompts preflight files progress words clip_tokenizer model_files tokenizer_files contact_sheet
+data.folder data.metadata data.telling
 data.examine data.scan data.sources data.headers data.images data.augment data.captions data.coverage data.buckets data.batches
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
 cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several

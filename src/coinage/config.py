@@ -18,7 +18,8 @@ Role = Literal["positive", "negative"]
 NormMode = Literal["none", "clip", "target"]
 OnProblem = Literal["stop", "warn"]
 TrackerName = Literal["tensorboard", "wandb"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # in any letter case
+# In any letter case. A JPEG has many names: .jfif is what Windows makes of one from a browser.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".webp", ".bmp", ".avif", ".jxl")
 LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 Interpolation = Literal["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from coinage.config import IMAGE_SUFFIXES, DatasetConfig
+from coinage.config import DatasetConfig
 from coinage.config_build import Fallback, Layer, make_dataset, shown
+from coinage.data.folder import Contents, describe, holds_images, list_folder, tell_left_out
 from coinage.errors import CoinageError, Findings, Problem, did_you_mean
 from coinage.text_files import SLASHES, at_home, is_there, path_problem, read_json, read_toml
-from coinage.wording import few
+from coinage.wording import counted, few
 from coinage.words import encodable
 
 Kind = Literal["int", "float", "str", "path", "bool", "size", "range", "table"]
@@ -289,26 +290,47 @@ def folder_layout(root: Path, regularisation: Path | None, fallback: Fallback, f
 
 
 def _subfolders(root: Path, flag: str, findings: Findings) -> list[Layer]:
-    layers = []
-    try:
-        children = sorted(root.iterdir())
-        folders = [child for child in children if child.is_dir()]
-        has_images = any(child.suffix.lower() in IMAGE_SUFFIXES for child in children)
-    except OSError as error:
-        findings.error(f"{flag}: cannot read the folder: {error.strerror}", str(root), "check the path")
+    before = len(findings.errors)
+    contents = list_folder(root, "", f"{flag} folder", findings)
+    if len(findings.errors) > before:
         return []
-    for folder in folders:
-        count, _, name = folder.name.partition("_")
-        if count.isdecimal() and int(count) >= 1:
-            layers.append(Layer(str(folder), {"image_dir": str(folder), "num_repeats": int(count), "class_tokens": name}))
+    layers = []
+    for folder in contents.folders:
+        repeats, name = _repeats_and_name(folder)
+        path = str(root / folder)
+        if repeats >= 1:
+            layers.append(Layer(path, {"image_dir": path, "num_repeats": repeats, "class_tokens": name}))
         else:
-            findings.warn(f"{folder} is not named like 10_mychar and is left out")
-    if not layers and has_images:
+            findings.warn(f"{path} is not named like 10_mychar and is left out")
+    if not layers and contents.images:
         return [Layer(str(root), {"image_dir": str(root)})]
-    if not layers:
-        hint = "name subfolders like 10_mychar: ten repeats of each image in it"
-        findings.error(f"{flag}: no usable subfolder", str(root), hint)
+    tell_left_out(contents, root, findings)
+    if layers and contents.images:
+        what = f"{counted(len(contents.images), 'image')} beside the subfolders left out: {few(contents.images)}"
+        findings.warn(what, str(root), "move them into a subfolder such as 10_mychar")
+    if not layers and not contents.others:
+        _tell_of_nothing(contents, root, flag, findings)
     return layers
+
+
+def _repeats_and_name(folder: str) -> tuple[int, str]:
+    """The number in front of a folder's name, as Python reads it, and what follows it; 0 where there is none."""
+    count, _, name = folder.partition("_")
+    try:
+        return int(count), name
+    except ValueError:
+        return 0, name
+
+
+def _tell_of_nothing(contents: Contents, root: Path, flag: str, findings: Findings) -> None:
+    """Tell of a folder with neither images nor subfolders to use."""
+    inside = describe(contents)
+    what = f"{flag}: no images and no usable subfolder; the folder {f'holds {inside}' if inside else 'is empty'}"
+    hint = "put images into it, or into subfolders like 10_mychar (ten repeats of each image)"
+    filled = [name for name in contents.folders if holds_images(str(root / name))]
+    if filled:
+        hint = f"rename {filled[0]} to 10_{filled[0]}: ten repeats of each image in it; or name that folder itself"
+    findings.error(what, str(root), hint)
 
 
 def single_subset(values: Mapping[str, Any], where: str, fallback: Fallback, findings: Findings) -> tuple[DatasetConfig, ...]:

@@ -65,7 +65,7 @@ def test_every_bad_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "astray.png").symlink_to(tmp_path / "nowhere.png")
-    for name, caption in (("ok", b"\xff\xfe\x00bad"), ("none", b"")):
+    for name, caption in (("ok", b"\xff\x00bad"), ("none", b"")):
         picture(tmp_path / f"{name}.png").with_suffix(".txt").write_bytes(caption)
     samples, findings = scanned(tmp_path)
     found = {Path(p.where).name: p.what for p in findings.errors}

@@ -1,12 +1,17 @@
-"""Sizes of images from their headers, without decoding a pixel."""
+"""Sizes and orientations of images from their headers, without decoding a pixel."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import struct
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -16,7 +21,15 @@ ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 MAX_PIXELS = 178_956_970  # half a gigabyte as RGB
 HEAD = 4096  # bytes that are read at once
 PNG = b"\x89PNG\r\n\x1a\n"
+PNG_FIRST = 33  # bytes of a PNG's mark and of its header chunk
+MOST_CHUNKS = 20_000  # of a PNG that are walked over; more are no picture's
+MOST_TEXT = 2**24  # bytes of a PNG's text that are read
 SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that hold the size
+RAW_PROFILE = "Raw profile type exif"  # ImageMagick's, in hexadecimal
+XMP_KEYWORD = "XML:com.adobe.xmp"
+KEYWORDS = (RAW_PROFILE.encode() + b"\0", XMP_KEYWORD.encode() + b"\0")
+LONGEST_KEYWORD = max(map(len, KEYWORDS))
+XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(\d)")
 
 # Our own limit is checked on every header, before a pixel is decoded; Pillow's would print a warning.
 Image.MAX_IMAGE_PIXELS = None
@@ -24,7 +37,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Width and height as stored, and the EXIF orientation (1 to 8; 1 is upright)."""
+    """Width and height as stored, and the orientation (1 to 8; 1 is upright), from EXIF data or else from XMP."""
 
     stored_wh: Size
     orientation: int = 1
@@ -37,17 +50,21 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """An image's header. Plain PNG and JPEG are read here, ten times faster; all others by Pillow.
+    """Return an image's header. PNG and plain JPEG are read here, ten times faster; all others by Pillow.
 
     Raises:
         OSError: no image, no pixels, or too many.
     """
-    with open(path, "rb") as file:  # noqa: PTH123 - a Path costs as much as the read
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs as much as the read
         head = file.read(HEAD)
-    if not head:
-        raise OSError("the file is empty")
-    size = _png_size(head) if head.startswith(PNG) else _jpeg_size(head) if head.startswith(b"\xff\xd8") else None
-    header = Header(size) if size else _by_pillow(path)
+        if not head:
+            raise OSError("the file is empty")
+        if head.startswith(PNG):
+            header = _png(file, head)
+        else:
+            size = _jpeg_size(head) if head.startswith(b"\xff\xd8") else None
+            header = Header(size) if size else None
+    header = header or _by_pillow(path)
     check_size(header.stored_wh)
     return header
 
@@ -65,28 +82,119 @@ def check_size(size: Size) -> None:
         raise OSError(f"{width}x{height} is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels")
 
 
-def _png_size(head: bytes) -> Size | None:
-    """Size of a PNG whose pixels start within `head`, without EXIF data before them."""
-    if head[12:16] != b"IHDR":
+# PNG: chunks of length, kind, body and checksum; what tells of an orientation may stand before or after the pixels
+
+
+def _png(file: FileIO, head: bytes) -> Header | None:
+    """The header of a PNG; None where it does not begin as one."""
+    if head[12:16] != b"IHDR" or len(head) < PNG_FIRST:
         return None
-    at = 33
-    while at + 8 <= len(head):
-        length, kind = struct.unpack_from(">I4s", head, at)
-        if kind == b"IDAT":
-            width, height = struct.unpack_from(">II", head, 16)
-            return width, height
-        if kind == b"eXIf":
-            return None
+    width, height = struct.unpack_from(">II", head, 16)
+    end = file.seek(0, 2) if len(head) == HEAD else len(head)
+    told: dict[str, bytes] = {}
+    seen = False
+    for at, length, kind in _chunks(file, head, end):
+        seen = seen or kind == b"IDAT"
+        # Of texts the keyword decides: the settings of a picture that a program has drawn may be a megabyte.
+        if kind == b"eXIf" or (kind in TELLING and _bytes_at(file, head, at + 8, LONGEST_KEYWORD).startswith(KEYWORDS)):
+            told |= TELLING[kind](_bytes_at(file, head, at + 8, min(length, MOST_TEXT)))
+    return Header((width, height), orientation_in(told) if told else 1) if seen else None
+
+
+def _chunks(file: FileIO, head: bytes, end: int) -> Iterator[tuple[int, int, bytes]]:
+    """Place, length and kind of each chunk after the header; of the pixels' chunks only some, as most are jumped over."""
+    at, jumped = PNG_FIRST, False
+    for _ in range(MOST_CHUNKS):
+        if at + 12 > end:
+            return
+        length, kind = _chunk(file, head, at)
+        yield at, length, kind
+        if kind == b"IEND":
+            return
+        if kind == b"IDAT" and not jumped:
+            at, jumped = _last_alike(file, head, at, length, end), True
+            length = _chunk(file, head, at)[0]
         at += 12 + length
-    return None
+
+
+def _last_alike(file: FileIO, head: bytes, at: int, length: int, end: int) -> int:
+    """The last place where chunks of pixels that are all as long as the first still lead to one.
+
+    Encoders write pixels in chunks of one length, a few hundred in a photo: two looks instead of a read of the whole file.
+    """
+    step = 12 + length
+    low, high = 0, (end - at) // step
+    look = high  # nothing follows the pixels of most files
+    while low < high:
+        place = at + look * step
+        if place + 12 <= end and _chunk(file, head, place)[1] == b"IDAT":
+            low = look
+        else:
+            high = look - 1
+        look = (low + high + 1) // 2
+    return at + low * step
+
+
+def _chunk(file: FileIO, head: bytes, at: int) -> tuple[int, bytes]:
+    """Length and kind of the chunk at a place."""
+    length, kind = struct.unpack(">I4s", _bytes_at(file, head, at, 8).ljust(8, b"\0"))
+    return length, kind
+
+
+def _bytes_at(file: FileIO, head: bytes, at: int, count: int) -> bytes:
+    if at + count <= len(head):
+        return head[at : at + count]
+    file.seek(at)
+    return file.read(count)
+
+
+def _exif_chunk(body: bytes) -> dict[str, bytes]:
+    return {"exif": body}
+
+
+def _text_chunk(body: bytes) -> dict[str, bytes]:
+    """The EXIF data of a `tEXt` chunk: keyword, text."""
+    keyword, _, text = body.partition(b"\0")
+    return {RAW_PROFILE: text} if keyword == RAW_PROFILE.encode() else {}
+
+
+def _packed_text_chunk(body: bytes) -> dict[str, bytes]:
+    """The EXIF data of a `zTXt` chunk: keyword, method, packed text."""
+    keyword, _, rest = body.partition(b"\0")
+    return {RAW_PROFILE: _unpacked(rest[1:])} if keyword == RAW_PROFILE.encode() else {}
+
+
+def _long_text_chunk(body: bytes) -> dict[str, bytes]:
+    """The XMP packet or EXIF data of an `iTXt` chunk: keyword, packed or not, method, language, keyword again, text."""
+    keyword, _, rest = body.partition(b"\0")
+    name = {XMP_KEYWORD.encode(): "xmp", RAW_PROFILE.encode(): RAW_PROFILE}.get(keyword)
+    parts = rest[2:].split(b"\0", 2)
+    if not name or len(parts) < 3:
+        return {}
+    return {name: _unpacked(parts[2]) if rest[0] else parts[2]}
+
+
+def _unpacked(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, MOST_TEXT)
+    except zlib.error:
+        return b""
+
+
+TELLING = {b"eXIf": _exif_chunk, b"tEXt": _text_chunk, b"zTXt": _packed_text_chunk, b"iTXt": _long_text_chunk}
+
+
+# JPEG and the others
 
 
 def _jpeg_size(head: bytes) -> Size | None:
-    """Size of a JPEG whose frame header lies within `head`, without EXIF data before it."""
+    """Size of a JPEG whose frame header lies within `head`, without EXIF data or XMP."""
     at = 2
     while at + 9 <= len(head) and head[at] == 0xFF:
         marker = head[at + 1]
         if marker in SOF:
+            if b"Exif\0" in head or b"ns.adobe.com/xap" in head:  # after the size: odd, and legal
+                return None
             height, width = struct.unpack_from(">HH", head, at + 5)
             return width, height
         if marker == 0xE1 or not 0xC0 <= marker <= 0xFE:
@@ -96,31 +204,60 @@ def _jpeg_size(head: bytes) -> Size | None:
 
 
 def _by_pillow(path: str | Path) -> Header:
-    jxl = str(path).lower().endswith(".jxl")
-    if jxl:
+    suffix = str(path).lower()[-5:]
+    module = "pillow_jxl" if suffix.endswith(".jxl") else "pillow_avif" if suffix.endswith(".avif") else ""
+    if module:
         with contextlib.suppress(ImportError):
-            importlib.import_module("pillow_jxl")  # adds the format to Pillow, where it is installed
+            importlib.import_module(module)  # adds the format to Pillow, where it is installed
     try:
         with Image.open(path) as image:
-            return Header(image.size, orientation_of(image))
+            return Header(image.size, orientation_in(_as_bytes(image.info)))
     except UnidentifiedImageError:
-        hint = "; JPEG XL needs the package pillow-jxl-plugin" if jxl else ""
-        raise OSError(f"no image, or of an unknown kind{hint}") from None
+        raise OSError("no image, or of an unknown kind") from None
     except OSError:
         raise
     except Exception as error:  # a plugin may raise anything on a broken file
         raise OSError(str(error) or type(error).__name__) from error
 
 
-def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation of an image that is opened and not yet decoded; 1 when there is none."""
-    block = image.info.get("exif")
-    if not block:
-        return 1
+def _as_bytes(info: Mapping[Any, Any]) -> dict[str, bytes]:
+    """What Pillow has found of EXIF data and XMP."""
+    found = {}
+    for name in ("exif", RAW_PROFILE, "xmp"):
+        value = info.get(name) or (info.get(XMP_KEYWORD) if name == "xmp" else None)
+        if value and isinstance(value, bytes | str):
+            found[name] = value if isinstance(value, bytes) else value.encode(errors="replace")
+    return found
+
+
+def orientation_in(told: Mapping[str, bytes]) -> int:
+    """Return the orientation that a file tells, 1 to 8; 1 when it tells none.
+
+    Args:
+        told: blocks of "exif" data, of ImageMagick's raw profile, of "xmp"; they count in this order, as in Pillow and macOS.
+    """
+    block = told.get("exif") or _from_hexadecimal(told.get(RAW_PROFILE, b""))
+    value = _in_exif(block) if block else None
+    if value is None:
+        match = XMP_ORIENTATION.search(told.get("xmp", b""))
+        value = int(match[1]) if match else 1
+    return value if 1 <= value <= 8 else 1
+
+
+def _from_hexadecimal(text: bytes) -> bytes:
+    """A raw profile's bytes: a line without text, one with its kind, one with its length, then digits."""
+    try:
+        return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
+    except ValueError:
+        return b""
+
+
+def _in_exif(block: bytes) -> int | None:
+    """The orientation in a block of EXIF data; None when it holds none."""
     exif = Image.Exif()
     try:
         exif.load(block)
-        value = int(exif.get(ORIENTATION, 1))
+        value = exif.get(ORIENTATION)
+        return None if value is None else int(value)
     except Exception:  # noqa: BLE001 - whatever a broken EXIF block raises, the picture counts
-        return 1
-    return value if 1 <= value <= 8 else 1
+        return None

@@ -13,7 +13,7 @@ from PIL import Image
 from coinage.config import ImageRules, Interpolation
 from coinage.data.augment import Pixels, vary_color, vary_fit
 from coinage.data.buckets import Fit, Size
-from coinage.data.headers import check_size, orientation_of
+from coinage.data.headers import check_size, read_header
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError
 
@@ -55,8 +55,8 @@ def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | No
         CoinageError: the file cannot be decoded.
     """
     try:
+        orientation = read_header(path).orientation  # the one that the scan has found: both must always agree
         with Image.open(path) as image:
-            orientation = orientation_of(image)
             check_size(image.size)  # Pillow may find another than the header told
             image.load()
             if rules.as_reference:
@@ -107,11 +107,19 @@ def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
 
 
 def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
-    """Interpolate [H, W, C] to `height` rows between the nearest 1, 2 or 4, as OpenCV: nothing is averaged when shrinking."""
+    """Interpolate [H, W, C] to `height` rows between the nearest 1, 2 or 4, as OpenCV: nothing is averaged when shrinking.
+
+    Args:
+        pixels: of any type.
+        height: rows that are wanted.
+        method: "nearest", "bilinear", "cubic"; or "area", which is OpenCV's when a side grows.
+    """
     source = len(pixels)
     middle = (np.arange(height) + 0.5) * (source / height)
     if method == "nearest":
         return np.asarray(pixels[middle.astype(int)], dtype=np.float32)
+    if method == "area":
+        return _enlarged_area(pixels, height)
     first = np.floor(middle - 0.5)
     t = middle - 0.5 - first
     taps = {0: 1 - t, 1: t}
@@ -119,6 +127,17 @@ def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
         taps = {k: _cubic(np.abs(t - k)) for k in (-1, 0, 1, 2)}
     rows = sum(w[:, None, None] * pixels[np.clip(first + k, 0, source - 1).astype(int)] for k, w in taps.items())
     return np.asarray(rows, dtype=np.float32)
+
+
+def _enlarged_area(pixels: NDArray[Any], height: int) -> Floats:
+    """Enlarge [H, W, C] to `height` rows as OpenCV's area method: rows are repeated, and mixed only where a new one lies on an edge."""
+    source, rows = len(pixels), np.arange(height)
+    scale = height / source
+    first = np.floor(rows / scale).astype(int)
+    over = ((rows + 1) - (first + 1) * scale).astype(np.float32)  # how far the row reaches into the next one
+    share = np.where(over <= 0, 0, over - np.floor(over)).astype(np.float32)[:, None, None]
+    following = np.minimum(first + 1, source - 1)
+    return np.asarray(pixels[np.minimum(first, source - 1)] * (1 - share) + pixels[following] * share, dtype=np.float32)
 
 
 def _cubic(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
@@ -136,11 +155,9 @@ def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = Non
     chosen = {"linear": "bilinear", "bicubic": "cubic"}.get(method or "", method) or ("lanczos" if grows else "area")
     if chosen in PILLOW:
         return np.asarray(image.resize(size_wh, PILLOW[chosen]))
-    if chosen == "area" and grows:
-        chosen = "bilinear"
     pixels = np.atleast_3d(np.asarray(image))
     for length in (size_wh[1], size_wh[0]):
-        scaled = shrink_rows(pixels, length) if chosen == "area" else sample_rows(pixels, length, chosen)
+        scaled = shrink_rows(pixels, length) if chosen == "area" and not grows else sample_rows(pixels, length, chosen)
         pixels = np.ascontiguousarray(scaled.transpose(1, 0, 2))
     whole = (pixels + np.float32(0.5)).clip(0, 255).astype(np.uint8)
     return whole if image.mode == "RGB" else whole[..., 0]

@@ -10,15 +10,20 @@ from pathlib import Path
 
 from coinage.config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
+from coinage.data.folder import list_folder, loose, tell_left_out
 from coinage.data.headers import MAX_PIXELS, Header, read_header
 from coinage.data.reading import read_many
 from coinage.data.sample import Sample
-from coinage.data.sources import Entry, entries_of, is_image, list_folder
+from coinage.data.sources import Entry, entries_of
+from coinage.data.telling import gathered
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.files import write_bytes
 from coinage.seeding import rng_for
+from coinage.text_files import MEGABYTE, read_json
 
-SIZES_FILE = Path(".coinage") / "sizes.json"
+# Another name for another format: sizes.json knew fewer of the places where an orientation is told.
+SIZES_FILE = Path(".coinage") / "sizes-2.json"
+MOST_SIZES = 256 * MEGABYTE  # of millions of images
 MOST_USES = 50_000_000  # image uses per epoch
 
 
@@ -61,10 +66,7 @@ def _scan_subset(
     *,
     skip: bool,
 ) -> list[Sample]:
-    before = len(findings.errors)
     entries = entries_of(subset, findings)
-    if not entries and len(findings.errors) == before:
-        findings.warn(f"no images in {subset.metadata_file or subset.image_dir}: the subset is left out", subset.where)
     bad = Findings()
     headers = _headers([entry.path for entry in entries], subset, bad)
     masks = {} if mask_names is None else _masks(entries, headers, mask_names, subset, findings)
@@ -78,7 +80,7 @@ def report_unusable(problems: Sequence[Problem], findings: Findings, where: str 
     if problems and skip:
         findings.warn(f"{len(problems)} images are left out: {'; '.join(p.where for p in problems[:3])}", where)
     else:
-        findings.errors += problems
+        findings.errors += gathered(problems, "image")
 
 
 def _fitted(
@@ -164,8 +166,8 @@ def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
     if not subset.cache_sizes or subset.image_dir is None:
         return {}
     try:
-        data = json.loads((subset.image_dir / SIZES_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = read_json(subset.image_dir / SIZES_FILE, most=MOST_SIZES)
+    except CoinageError:
         return {}
     lines = data.items() if isinstance(data, dict) else ()
     return {k: v for k, v in lines if isinstance(v, list) and len(v) == 5 and all(_is_count(x) for x in v)}
@@ -186,28 +188,34 @@ def _remember(subset: SubsetConfig, lines: dict[str, list[int]], findings: Findi
 
 def _mask_names(folder: Path, where: str, findings: Findings) -> dict[str, str]:
     """The masks of a folder, by name without suffix."""
-    return {Path(entry.name).stem: entry.path for entry in list_folder(folder, where, "mask folder", findings) if is_image(entry.name)}
+    contents = list_folder(folder, where, "mask folder", findings)
+    tell_left_out(contents, folder, findings)
+    return {Path(name).stem: contents.paths[name] for name in contents.images}
 
 
 def _masks(
     entries: Sequence[Entry], headers: dict[str, Header], names: dict[str, str], subset: SubsetConfig, findings: Findings
 ) -> dict[str, Path]:
-    """The mask of each image: same name, any image suffix, same aspect ratio."""
-    pairs = [(entry.path, names.get(Path(entry.path).stem)) for entry in entries]
+    """The mask of each image: same name, letter case and accents aside, any image suffix, same aspect ratio."""
+    alike = {loose(stem): path for stem, path in reversed(names.items())}
+    stems = [(entry.path, Path(entry.path).stem) for entry in entries]
+    pairs = [(image, names.get(stem) or alike.get(loose(stem))) for image, stem in stems]
     found = {image: mask for image, mask in pairs if mask}
+    bad = Findings()
     for image, mask in pairs:
         if mask is None:
-            findings.error("the image has no mask", image, f"put an image of the same name into {subset.mask_dir}")
+            bad.error("the image has no mask", image, f"put an image of the same name into {subset.mask_dir}")
     wanted = list(dict.fromkeys(found.values()))
     sizes = dict(zip(wanted, read_many(read_header, wanted), strict=True))
     for image, mask in found.items():
         header = sizes[mask]
         if isinstance(header, OSError):
-            findings.error(f"unreadable mask: {header}", mask, "replace the file")
+            bad.error(f"unreadable mask: {header}", mask, "replace the file")
         elif image in headers and not _same_shape(shown_size(header, subset), shown_size(headers[image], subset)):
             (width, height), size = shown_size(headers[image], subset), shown_size(header, subset)
             what = f"the mask is {size[0]}x{size[1]}, and its image {width}x{height}"
-            findings.error(what, mask, "give both the same size, or at least the same aspect ratio")
+            bad.error(what, mask, "give both the same size, or at least the same aspect ratio")
+    findings.errors += gathered(bad.errors, "mask")
     return {image: Path(mask) for image, mask in found.items() if isinstance(sizes[mask], Header)}
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from coinage.config import IMAGE_SUFFIXES, SubsetConfig
-from coinage.data.reading import read_bytes, read_many
-from coinage.errors import Findings
-from coinage.words import encodable
+from coinage.config import SubsetConfig
+from coinage.data.folder import (
+    CAPTION_SUFFIXES,
+    Contents,
+    captions_of,
+    describe,
+    holds_images,
+    is_about,
+    list_folder,
+    loose,
+    suffix_of,
+    tell_left_out,
+    unclaimed,
+)
+from coinage.data.metadata import FOLDER_FILE, MOST_CAPTION, composed, image_path, records, text_lines
+from coinage.data.reading import read_many
+from coinage.data.telling import gathered
+from coinage.errors import Findings, Problem
+from coinage.text_files import MARKS, not_utf8
+from coinage.wording import counted, few
 
-CAPTION_SUFFIXES = (".caption", ".txt")
+# As caption_extension: there are no caption files. GUIs write the long one for "the folder's name is the caption".
+NO_CAPTIONS = frozenset({".", ".none", ".none-use-foldername"})
+MORE_LINES = "only the first is read; enable_wildcard takes one of them at random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,185 +42,210 @@ class Entry:
     has_caption: bool = True
 
 
-def is_image(name: str) -> bool:
-    """Whether a file name ends as an image's, in any letter case."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - called for every file
-
-
-def list_folder(folder: Path, where: str, what: str, findings: Findings) -> list[os.DirEntry[str]]:
-    """The files of a folder in plain order; a link that leads nowhere is an error."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except NotADirectoryError:
-        findings.error(f"{what} is a file: {folder}", where, "name the folder")
-        return []
-    except FileNotFoundError:
-        hint = "write the path relative to the folder you start from, or absolute"
-        findings.error(f"{what} not found: {folder}", where, hint)
-        return []
-    except OSError as error:
-        findings.error(f"cannot read the {what} {folder}: {error.strerror}", where, "check its permissions")
-        return []
-    files = []
-    for entry in found:
-        # Asked by path, a link that runs in a circle is simply no file.
-        if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():  # noqa: PTH113
-            files.append(entry)
-        elif entry.is_symlink() and is_image(entry.name) and not os.path.isdir(entry.path):  # noqa: PTH112
-            findings.error("unreadable image: the link leads nowhere", entry.path, "replace or remove it")
-    return files
-
-
 def entries_of(subset: SubsetConfig, findings: Findings) -> list[Entry]:
-    """The images of a subset with their captions, in order; what is wrong is found."""
+    """Return the images of a subset with their captions, in order; what is wrong is found."""
     found = _from_metadata(subset, findings) if subset.metadata_file else _from_folder(subset, findings)
     missing = sum(not entry.has_caption for entry in found)
     if missing and not subset.captions.template and not subset.regularisation:
-        findings.warn(f"{missing} of {len(found)} images have no caption", subset.where, _caption_hint(subset))
+        findings.warn(f"{missing} of {counted(len(found), 'image')} have no caption", subset.where, _caption_hint(subset))
     return found
+
+
+def has_captions(folder: Path, suffix: str) -> bool:
+    """Return whether images of a folder have captions: in files named like them, or in a `metadata.jsonl`.
+
+    Args:
+        folder: of images.
+        suffix: what is set as caption_extension; other usual ones count too, unless it means that there are none.
+    """
+    if dotted(suffix).lower() in NO_CAPTIONS:
+        return False
+    contents = list_folder(folder, "", "image folder", Findings())
+    return FOLDER_FILE in contents.paths or bool(captions_of(contents.images, contents.paths, (*CAPTION_SUFFIXES, dotted(suffix))))
+
+
+def dotted(suffix: str) -> str:
+    """Return a suffix with its dot in front, which may be left out where one is set."""
+    return suffix if suffix.startswith(".") else f".{suffix}"
 
 
 def _caption_hint(subset: SubsetConfig) -> str:
     if subset.metadata_file:
         return "give each image a caption or tags in the metadata file"
-    return f"write it to a file named like the image, ending in {' or '.join(subset.caption_extensions)}"
+    return f"write it to a file named like the image, ending in {' or '.join(_suffixes(subset) or CAPTION_SUFFIXES)}"
+
+
+def _suffixes(subset: SubsetConfig) -> tuple[str, ...]:
+    """Of caption files, the preferred ones first; none where there are to be none."""
+    return tuple(suffix for suffix in subset.caption_extensions if suffix.lower() not in NO_CAPTIONS)
+
+
+# From a folder
 
 
 def _from_folder(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     folder = subset.image_dir or Path()
-    names = {entry.name: entry.path for entry in list_folder(folder, subset.where, "image folder", findings)}
-    images = [name for name in names if is_image(name)]
-    _warn_of_twins(images, subset, findings)
-    captions = {name: _caption_name(name, subset.caption_extensions, names) for name in images}
-    if images and not any(captions.values()) and not subset.captions.template:
-        other = [name for name in images if _caption_name(name, CAPTION_SUFFIXES, names)]
-        if other:
-            what = f"no image has a caption ending in {' or '.join(subset.caption_extensions)}, but {len(other)} have another"
-            findings.error(what, subset.where, f"set caption_extension to {Path(_caption_name(other[0], CAPTION_SUFFIXES, names)).suffix}")
-    wanted = [] if subset.captions.template else [names[caption] for caption in captions.values() if caption]
-    read = dict(zip(wanted, read_many(read_bytes, wanted), strict=True))
+    before = len(findings.errors)
+    contents = list_folder(folder, subset.where, "image folder", findings)
+    tell_left_out(contents, folder, findings)
+    if not contents.images and len(findings.errors) == before:
+        holds = f", which holds {inside}" if (inside := describe(contents)) else ""
+        findings.warn(f"no images in {folder}{holds}: the subset is left out", subset.where)
+    _note_subfolders(contents, subset, findings)
+    paired = captions_of(contents.images, contents.paths, _suffixes(subset))
+    _tell_of_pairs(contents, paired, subset, findings)
+    texts = _texts(contents, paired, subset, findings)
+    fallback, has_fallback = subset.class_tokens or "", subset.class_tokens is not None
     entries = []
-    for name, caption in captions.items():
-        path = names.get(caption, "")
-        text = _caption(path, read[path], subset, findings) if path in read else None
-        entries.append(Entry(names[name], (subset.class_tokens or "") if text is None else text, _has(text, subset)))
+    for name in contents.images:
+        text = texts.get(name)
+        has = bool(text) or (text is None and has_fallback)
+        entries.append(Entry(contents.paths[name], fallback if text is None else text, has))
     return entries
 
 
-def _has(text: str | None, subset: SubsetConfig) -> bool:
-    return bool(text) or (text is None and subset.class_tokens is not None)
+def _note_subfolders(contents: Contents, subset: SubsetConfig, findings: Findings) -> None:
+    folder = subset.image_dir or Path()
+    masks = os.path.abspath(subset.mask_dir) if subset.mask_dir else ""  # noqa: PTH100
+    inner = {name: os.path.abspath(folder / name) for name in contents.folders}  # noqa: PTH100
+    spare = [name for name, path in inner.items() if path != masks and holds_images(path)]
+    if spare:
+        findings.note(f"{folder}: only the images directly in it are taken, not those in its subfolders: {few(spare)}")
 
 
-def _warn_of_twins(images: list[str], subset: SubsetConfig, findings: Findings) -> None:
-    by_stem: dict[str, list[str]] = {}
-    for name in images:
-        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)  # noqa: PTH122
+def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:
+    """Tell of captions that two images share, of those that no image has, and of a suffix that fits none."""
+    folder, images = str(subset.image_dir or Path()), contents.images
+    _warn_of_twins(paired, subset, findings)
+    spare = unclaimed(contents.paths, paired, _suffixes(subset))
+    stems = {loose(part) for image in images for part in (image, os.path.splitext(image)[0])} if spare else set()  # noqa: PTH122
+    second = [name for name in spare if loose(os.path.splitext(name)[0]) in stems]  # noqa: PTH122
+    orphans = [name for name in spare if name not in second and not is_about(name)]
+    if second and not subset.captions.template:
+        findings.note(f"{folder}: not read, since their images have another caption file: {few(second)}")
+    if orphans and images:
+        belong = "1 caption file belongs" if len(orphans) == 1 else f"{len(orphans):,} caption files belong"
+        problem = Problem(f"{belong} to no image: {few(orphans)}", folder, "name each one like its image, or remove it")
+        findings.warnings += [] if problem in findings.warnings else [problem]
+    if images and not paired and not subset.captions.template:
+        _tell_of_misfit(captions_of(images, contents.paths, CAPTION_SUFFIXES), subset, findings)
+
+
+def _tell_of_misfit(others: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:
+    """Tell that captions are there, and not with the suffix that is asked for."""
+    if not others:
+        return
+    suffix = suffix_of(next(iter(others.values())))
+    asked = " or ".join(subset.caption_extensions)
+    what = f"no image has a caption ending in {asked if asked != '.' else 'nothing'}, but {len(others)} have another"
+    if subset.class_tokens is None:
+        findings.error(what, subset.where, f"set caption_extension to {suffix}")
+    else:
+        instead = f"{subset.class_tokens!r} is taken for all of them; to read them, set caption_extension to {suffix}"
+        findings.warn(what, subset.where, instead)
+
+
+def _warn_of_twins(paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:
+    by_stem: dict[tuple[str, str], list[str]] = {}
+    for name, caption in paired.items():
+        by_stem.setdefault((os.path.splitext(name)[0], caption), []).append(name)  # noqa: PTH122
     twins = [names for names in by_stem.values() if len(names) > 1]
-    if twins:
+    if twins and not subset.captions.template:
         shown = "; ".join(" and ".join(names) for names in twins[:3])
-        findings.warn(f"{len(twins)} captions belong to more than one image: {shown}", subset.where, "give each image a name of its own")
+        belong = "1 caption belongs" if len(twins) == 1 else f"{len(twins):,} captions belong"
+        findings.warn(f"{belong} to more than one image: {shown}", subset.where, "give each image a name of its own")
 
 
-def _caption_name(name: str, extensions: Iterable[str], names: Mapping[str, str]) -> str:
-    """The file that holds an image's caption, or ""."""
-    stem = os.path.splitext(name)[0]  # noqa: PTH122
-    parts = stem.split("_")
-    stems = [stem, "_".join(parts[:-4])] if len(parts) >= 5 else [stem]  # name_cx_cy_w_h, as face detectors write
-    return next((found for extension in extensions for s in stems if (found := s + extension) in names), "")
+def _texts(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> dict[str, str]:
+    """The caption of each image that has one, from its own file, else from the folder's; none are read where sentences are taken."""
+    if subset.captions.template:
+        return {}
+    read = _read(list(dict.fromkeys(contents.paths[caption] for caption in paired.values())), subset, findings)
+    texts = {image: read[path] for image, caption in paired.items() if (path := contents.paths[caption]) in read}
+    if _suffixes(subset) and FOLDER_FILE in contents.paths and len(paired) < len(contents.images):
+        told = _from_folder_file(Path(contents.paths[FOLDER_FILE]), contents, subset, findings)
+        texts |= {image: text for image, text in told.items() if image not in paired}
+    return texts
 
 
-def _caption(path: str, data: bytes | OSError, subset: SubsetConfig, findings: Findings) -> str | None:
-    """The first line with text, or all of them with wildcards; None when there is none to be had."""
-    try:
-        if isinstance(data, OSError):
-            raise data
-        text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        findings.error(f"unreadable caption: {error}", path, "save caption files as UTF-8 text")
-        return None
-    if not data:
+def _read(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> dict[str, str]:
+    """The text of each caption file: its first line with text, or all of them with wildcards."""
+    found, bad, more = dict[str, str](), Findings(), 0
+    for path, data in zip(paths, read_many(_read_caption, paths), strict=True):
+        text = _decoded(path, data, bad)
+        if text is not None:
+            lines = text_lines(text)
+            kept = lines if subset.captions.wildcard else lines[:1]
+            found[path], more = "\n".join(kept), more + (len(kept) < len(lines))
+    findings.errors += gathered(bad.errors, "caption")
+    _note_lines(more, str(subset.image_dir), findings)
+    return found
+
+
+def _note_lines(count: int, where: str, findings: Findings) -> None:
+    if count:
+        have = "1 caption has" if count == 1 else f"{count:,} captions have"
+        findings.note(f"{where}: {have} more than one line; {MORE_LINES}")
+
+
+def _read_caption(path: str) -> bytes:
+    """A caption file's bytes, or what shows that it has too many; faster than pathlib, which counts for every image."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read(MOST_CAPTION + 1)
+
+
+def _decoded(path: str, data: bytes | OSError, findings: Findings) -> str | None:
+    """The text of a caption file; None with an error when there is none to be had."""
+    if isinstance(data, OSError):
+        findings.error(f"unreadable caption: {data.strerror}", path, "check its permissions")
+    elif not data:
         findings.error("the caption file is empty", path, "write what the image shows, with the word; or remove the file")
-        return None
-    lines = _lines(text)
-    return "\n".join(lines if subset.captions.wildcard else lines[:1])
+    elif len(data) > MOST_CAPTION:
+        hint = "a model reads a line or three; see whether this is a caption"
+        findings.error(f"the caption is longer than {MOST_CAPTION // 1024} kB", path, hint)
+    else:
+        encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            findings.error(f"unreadable caption: {not_utf8(error)}", path, "save it as UTF-8 in your editor")
+    return None
 
 
-def _lines(text: str) -> list[str]:
-    """The lines with text, stripped. Other than splitlines, only newlines end a line, as editors show them."""
-    return [stripped for line in text.replace("\r", "\n").split("\n") if (stripped := line.strip())]
+# From a metadata file
+
+
+def _from_folder_file(path: Path, contents: Contents, subset: SubsetConfig, findings: Findings) -> dict[str, str]:
+    """Captions of a folder's own `metadata.jsonl`, by image; what is wrong with it are warnings, since nobody named it."""
+    bad, found, more, astray = Findings(), dict[str, str](), 0, 0
+    by_name = {loose(image): image for image in contents.images}
+    for record in records(path, bad):
+        image = by_name.get(loose(record.name.removeprefix("./")))
+        text, longer = composed(record, subset.captions, bad)
+        astray += image is None
+        if image and text:
+            found[image], more = text, more + longer
+    findings.warnings += [p for p in gathered(bad.errors, "line") if p not in findings.warnings]
+    if found:
+        findings.note(f"{path}: {counted(len(found), 'image')} have their captions from it")
+    if astray:
+        findings.note(f"{path}: {counted(astray, 'line')} of it name no image of the folder")
+    _note_lines(more, str(path), findings)
+    return found
 
 
 def _from_metadata(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     path = subset.metadata_file or Path()
-    entries: list[Entry] = []
-    for key, fields, where in _records(path, findings):
-        text = _composed(fields, subset, where, findings)
-        image = _image_path(key, subset.image_dir, where, findings)
+    entries, bad, more = list[Entry](), Findings(), 0
+    for record in records(path, bad):
+        text, longer = composed(record, subset.captions, bad)
+        image = image_path(record, subset.image_dir, path, bad)
         if image:
+            more += longer
             entries.append(Entry(image, text or subset.class_tokens or "", bool(text) or subset.class_tokens is not None))
+    findings.errors += gathered(bad.errors, "entry", "entries")
+    _note_lines(more, str(path), findings)
+    if not entries and not bad.errors:
+        findings.warn(f"no images in {path}: the subset is left out", subset.where)
     entries.sort(key=lambda entry: -len(entry.path))  # the reference's order: longest first
     return entries
-
-
-def _records(path: Path, findings: Findings) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Image path, fields and place of every record of a metadata file."""
-    lines = path.suffix.lower() == ".jsonl"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        findings.error("metadata file not found", str(path), "check the path")
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        findings.error(f"cannot read the metadata file: {error}", str(path), "it must be text in UTF-8")
-        return
-    for number, part in enumerate(text.split("\n") if lines else [text], 1):
-        where = f"{path}, line {number}" if lines else str(path)
-        if lines and not part.strip():
-            continue
-        try:
-            record = json.loads(part)
-        except (ValueError, RecursionError) as error:
-            findings.error(f"cannot read the metadata: {error}", where, "it must be JSON, or JSONL with one object a line")
-            continue
-        if not lines and not isinstance(record, dict):
-            findings.error("the metadata file must hold an object: image path to fields", where)
-            return
-        entries = [(record.get("image_path") if isinstance(record, dict) else None, record)] if lines else record.items()
-        for at, (name, fields) in enumerate(entries, 1):
-            place = where if lines else f"{path}, entry {at}"
-            if isinstance(name, str) and isinstance(fields, dict) and encodable(name):
-                yield name, fields, place
-            else:
-                findings.error("the entry is no object with an image path", place)
-
-
-def _composed(fields: Mapping[str, Any], subset: SubsetConfig, where: str, findings: Findings) -> str:
-    """Caption, separator, tags: on the first line with text, or on each one with wildcards."""
-    texts = []
-    for name in ("caption", "tags"):
-        value = fields.get(name)
-        if value is not None and not (isinstance(value, str) and encodable(value)):
-            findings.error(f"`{name}` must be a string", where)
-            value = ""
-        texts.append(value or "")
-    separator = subset.captions.separator
-    tags = separator.join(_lines(texts[1]))
-    lines = _lines(texts[0]) or [""]
-    if not subset.captions.wildcard:
-        lines = lines[:1]
-    return "\n".join(line + separator + tags if line and tags else line or tags for line in lines)
-
-
-def _image_path(key: str, folder: Path | None, where: str, findings: Findings) -> str:
-    """The image that a metadata key names: absolute, or in the image folder, with or without its suffix."""
-    if folder is None and not os.path.isabs(key):  # noqa: PTH117
-        findings.error(f"{key!r} is not absolute, and the subset has no image_dir", where, "add image_dir")
-        return ""
-    base = os.path.join(folder or "", key)  # noqa: PTH118 - called for every image
-    if "\0" not in key:
-        for candidate in (base, *(base + suffix for suffix in IMAGE_SUFFIXES)):
-            if os.path.isfile(candidate):  # noqa: PTH113
-                return candidate
-    findings.error(f"image not found: {base}", where, "check the path and image_dir")
-    return ""
