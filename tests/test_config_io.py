@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coinage.cli.build import build
+from coinage.cli.build_data import build_data
 from coinage.cli.parse import parse
 from coinage.config import DataConfig
 from coinage.errors import ConfigError, Findings
@@ -154,6 +155,82 @@ def test_folder_layout(tmp_path: Path) -> None:
     assert (plain.image_dir, plain.num_repeats) == (tmp_path / "plain", 1)
     with pytest.raises(ConfigError, match="no usable subfolder"):
         build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train' / 'cat'}"], "test"))
+
+
+def layout(tmp_path: Path, *names: str, flag: str = "train_data_dir") -> tuple[list[tuple[int, str | None]], list[str]]:
+    """What a folder of files and folders (with / behind) comes to: repeats and classes, and all that is told."""
+    root = tmp_path / "root"
+    root.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name.endswith("/"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+    findings = Findings()
+    args = parse("sd", ["--resolution=64", f"--{flag}={root}"], "test")
+    subsets = [subset for dataset in build_data(args, "sd", findings).datasets for subset in dataset.subsets]
+    return [(s.num_repeats, s.class_tokens) for s in subsets], [*map(str, findings.errors), *map(str, findings.warnings)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("10_zibu", (10, "zibu")),
+        (" 10_zibu", (10, "zibu")),
+        ("10 _zibu", (10, "zibu")),
+        ("+10_zibu", (10, "zibu")),
+        ("010_zibu", (10, "zibu")),
+        ("\uff11\uff10_zibu", (10, "zibu")),
+        ("10_", (10, "")),
+        ("10", (10, "")),
+        ("10_a_b", (10, "a_b")),
+    ],
+)
+def test_numbers_of_folders_are_read_as_python_reads_them(tmp_path: Path, name: str, expected: tuple[int, str]) -> None:
+    assert layout(tmp_path, f"{name}/1.png") == ([expected], [])
+
+
+@pytest.mark.parametrize("name", ["0_x", "-2_y", "x_5", "1.5_x", "_x", "10-x", "9" * 200 + "x_y", "10\u00b2_x"])
+def test_other_folders_are_left_out_and_told(tmp_path: Path, name: str) -> None:
+    found, (told,) = layout(tmp_path, f"{name}/1.png", "3_zibu/1.png")
+    assert found == [(3, "zibu")]
+    assert "is not named like 10_mychar and is left out" in told
+
+
+@pytest.mark.parametrize("name", ["._10_zibu", ".10_zibu", ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir"])
+def test_folders_of_systems_and_tools_are_passed_over(tmp_path: Path, name: str) -> None:
+    assert layout(tmp_path, f"{name}/1.png", "3_zibu/1.png", "Thumbs.db", ".DS_Store") == ([(3, "zibu")], [])
+    assert layout(tmp_path / "3_zibu", f"{name}/1.png", "1.png") == ([(1, None)], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "hint"),
+    [
+        ((), "the folder is empty", "put images into it, or into subfolders like 10_mychar"),
+        ((".DS_Store", "._1.png"), "the folder is empty", "put images into it"),
+        (("a.txt", "b.txt"), "the folder holds 2 .txt files", "put images into it"),
+        (("photos/1.png", "empty/"), "the folder holds 2 folders", "rename photos to 10_photos"),
+        (("empty/",), "the folder holds 1 folder", "put images into it"),
+        (("1.heic", "2.HEIC", "a.txt"), "no image that can be read, only 2 .heic (1.heic, 2.HEIC)", "save them as PNG or JPEG"),
+    ],
+)
+def test_a_folder_without_images_gets_fitting_advice(tmp_path: Path, names: tuple[str, ...], what: str, hint: str) -> None:
+    found, told = layout(tmp_path, *names)
+    assert not found
+    assert what in told[0]
+    assert hint in told[0]
+
+
+def test_images_beside_subfolders_are_told(tmp_path: Path) -> None:
+    found, (images, other) = sorted_told(layout(tmp_path, "3_zibu/1.png", "a.png", "b.JPG", "c.gif"))
+    assert found == [(3, "zibu")]
+    assert "2 images beside the subfolders left out: a.png, b.JPG" in images
+    assert "1 image of another kind is left out: 1 .gif (c.gif)" in other
+
+
+def sorted_told(result: tuple[list[tuple[int, str | None]], list[str]]) -> tuple[list[tuple[int, str | None]], list[str]]:
+    return result[0], sorted(result[1], key=lambda text: "another kind" in text)
 
 
 def test_regularisation_images_keep_their_captions(tmp_path: Path) -> None:

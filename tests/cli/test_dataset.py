@@ -55,7 +55,7 @@ def test_the_summary(folder: Path) -> None:
         "4 images x 2",
         "num_repeats = 2  ([[datasets.subsets]] 1)",
         "captions: 3 of 4 hold the word",
-        "1 captions over 75; longest: d.jpg 82",
+        "1 caption over 75; longest: d.jpg 82",
         "word: ids 739 to 740",
         "turned upright: 1 (d.jpg)",
         "enlarged over 2x: 1 (b.png)",
@@ -100,6 +100,23 @@ def test_a_folder_needs_no_file(folder: Path) -> None:
     done = dataset(folder, "--resolution=64")
     assert "4 images x 3" in done.stdout
     assert "give --token" in done.stdout
+
+
+def test_a_folder_is_looked_at_in_the_models_own_size(folder: Path) -> None:
+    done = dataset(folder / "images", "--token=zibu", f"--model={MODEL}")
+    assert done.returncode == 0, done.stderr
+    assert "dataset 1: 64x64" in done.stdout
+    assert "dataset 1: 32x32" in dataset(folder / "images", "--resolution=32", f"--model={MODEL}").stdout
+    assert "`resolution` is missing" in dataset(folder / "images", "--token=zibu").stderr
+
+
+def test_counts_of_one(folder: Path) -> None:
+    for name in "acd":
+        next((folder / "images").glob(f"{name}.[pj]*")).unlink()
+        (folder / "images" / f"{name}.txt").unlink()
+    done = dataset(folder / "images", "--token=zibu", "--resolution=64")
+    assert "1 image; 1 use and 1 batch an epoch" in done.stdout
+    assert "1 image x 1" in done.stdout
 
 
 def test_machines_get_the_errors_too(folder: Path) -> None:

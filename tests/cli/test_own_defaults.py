@@ -89,6 +89,27 @@ def test_captions_that_are_there_are_read(images: Path) -> None:
     assert built(images).data.datasets[0].subsets[0].captions.template is None
 
 
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("1.TXT", None),
+        ("1.png.txt", None),
+        ("1.caption", None),
+        ("metadata.jsonl", None),
+        ("notes.txt", "object"),
+        ("readme.txt", "object"),
+        ("2.txt", "object"),
+        ("._1.txt", "object"),
+        ("__MACOSX/._1.png", "object"),
+        (".ipynb_checkpoints/1.txt", "object"),
+    ],
+)
+def test_only_texts_named_like_an_image_are_captions(images: Path, name: str, template: str | None) -> None:
+    (images / name).parent.mkdir(exist_ok=True)
+    (images / name).write_text("a photo of zibu", encoding="utf-8")
+    assert built(images).data.datasets[0].subsets[0].captions.template == template
+
+
 def test_pixels_that_vary_are_not_kept(images: Path) -> None:
     assert not built(images, "--random_crop").data.cache_latents
 

@@ -165,6 +165,36 @@ def test_interpolation_by_the_formula(method: str, height: int) -> None:
         np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("row", "width", "expected"),
+    [
+        ([0, 100], 3, [0, 50, 100]),
+        ([0, 100], 4, [0, 0, 100, 100]),
+        ([0, 100], 5, [0, 0, 50, 100, 100]),
+        ([0, 60, 120], 4, [0, 40, 80, 120]),
+        ([0, 60, 120], 5, [0, 20, 60, 100, 120]),
+        ([7], 3, [7, 7, 7]),
+    ],
+)
+def test_enlarging_by_area_repeats_rows_and_mixes_at_edges(row: list[int], width: int, expected: list[int]) -> None:
+    """By hand, from OpenCV's rule: scale s = width / source, x0 = floor(i / s), the next pixel's share (i + 1) - (x0 + 1) s."""
+    array = np.array([row], dtype=np.uint8)
+    assert resize(Image.fromarray(array), (width, 1), "area").tolist() == [expected]
+    assert resize(Image.fromarray(array.T), (1, width), "area")[:, 0].tolist() == expected
+
+
+def test_where_a_new_row_begins_on_an_old_ones_edge_opencv_rounds() -> None:
+    """For 3 to 147, 49 x (1 / 49) is below 1: pixel 49 is the first one again, as pixels 0 to 48 are. OpenCV 5.0 gives this row."""
+    found = resize(Image.fromarray(np.array([[0, 100, 200]], dtype=np.uint8)), (147, 1), "area")[0].tolist()
+    assert found == [0] * 50 + [100] * 49 + [200] * 48
+
+
+def test_a_side_that_shrinks_while_the_other_grows_takes_the_same_rule() -> None:
+    """s = 1/2: x0 = 2i, share (i + 1) - (2i + 1) / 2 = 1/2 on the first, and without its whole part on the others."""
+    array = np.array([[0, 100, 40, 80]], dtype=np.uint8)
+    assert resize(Image.fromarray(array), (2, 3), "area").tolist() == [[50, 60]] * 3
+
+
 @pytest.mark.parametrize("method", ["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", None])
 @pytest.mark.parametrize("size", [(6, 4), (30, 30), (6, 30)])
 def test_every_method_keeps_flat_colours(method: Interpolation | None, size: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,30 @@ def test_an_image_that_is_gone_has_no_entry(folder: Path) -> None:
     store = DiskCache(images, VAE, None)
     assert store.load((0, False)) is None
     assert store.recomputed == {folder / "a.png": "the image cannot be read"}
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX")
+@pytest.mark.parametrize("kind", ["device", "huge"])
+def test_a_file_without_an_end_is_not_read(folder: Path, kind: str) -> None:
+    images = images_in(folder)
+    encoded(images)
+    first = entries(folder)[0]
+    first.unlink()
+    if kind == "device":
+        first.symlink_to("/dev/zero")
+    else:
+        with first.open("wb") as file:
+            file.truncate(2**40)
+    assert encoded(images) == (1, {"a.png": "the file is broken"})
+
+
+def test_latents_of_a_turned_image_are_none_of_an_upright_one(folder: Path) -> None:
+    """A version that overlooks an orientation keeps what lies on its side; a square image hides it."""
+    upright = images_in(folder)
+    turned = [replace(sample, rotated=True) for sample in upright]
+    encoded(upright)
+    assert encoded(turned)[0] == 3
+    assert encoded(upright)[0] == 0
 
 
 def test_a_mask_is_kept_with_its_latents_and_watched(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from coinage.cli.build_data import build_data
 from coinage.cli.notes import notes
+from coinage.cli.own_defaults import take_own_size
 from coinage.cli.parse import Parser, parse
 from coinage.config import DataConfig, LoopConfig, TrainConfig
 from coinage.contact_sheet import contact_sheet
@@ -23,6 +24,7 @@ from coinage.model_files import told_family
 from coinage.preflight import tokenizer_of, vocabulary_problems
 from coinage.terminal import print_json, print_line, print_table
 from coinage.text_files import is_folder
+from coinage.wording import counted
 from coinage.words import CHUNK, encoding_problems, pieces_of
 
 log = logging.getLogger("coinage")
@@ -89,6 +91,8 @@ def dataset_command(argv: Sequence[str]) -> None:
     own, rest = parser.parse_known_args(argv[1:])
     script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
+    if is_folder(source):
+        take_own_size(args, own.model or args.pretrained_model_name_or_path)
     findings = Findings(warnings=[*args.told.warnings], notes=[*args.told.notes, *notes(args)])
     data = build_data(args, script, findings, folder=source if is_folder(source) else None)
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
@@ -198,11 +202,12 @@ def _told(findings: Findings) -> dict[str, Any]:
 
 def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked) -> None:
     """The summary as tables on stdout."""
-    kinds = [f"{summary['images']} images"]
+    kinds = [counted(summary["images"], "image")]
     kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
-    print_line(f"{', '.join(kinds)}; {summary['uses_per_epoch']} uses and {summary['batches_per_epoch']} batches an epoch")
+    uses, batches = counted(summary["uses_per_epoch"], "use"), counted(summary["batches_per_epoch"], "batch", "batches")
+    print_line(f"{', '.join(kinds)}; {uses} and {batches} an epoch")
     if "steps" in summary:
-        print_line(f"{summary['steps']} steps, {summary['epochs']} epochs")
+        print_line(f"{counted(summary['steps'], 'step')}, {counted(summary['epochs'], 'epoch')}")
     for number, dataset in enumerate(summary["datasets"], 1):
         _print_dataset(number, dataset)
     print_line()
@@ -231,7 +236,7 @@ def _print_dataset(number: int, dataset: dict[str, Any]) -> None:
     print_line(f"dataset {number}: {width}x{height}, batch size {dataset['batch_size']}")
     for subset in dataset["subsets"]:
         kind = ", regularisation" if subset["regularisation"] else ""
-        print_line(f"  {subset['source']}: {subset['images']} images x {subset['repeats']}{kind}")
+        print_line(f"  {subset['source']}: {counted(subset['images'], 'image')} x {subset['repeats']}{kind}")
         for setting, where in subset["settings"]:
             print_line(f"    {setting}  ({where})")
     rows = []
@@ -243,7 +248,8 @@ def _print_dataset(number: int, dataset: dict[str, Any]) -> None:
     print_table(("bucket", "images", "uses", "batches", "last batch"), rows, right=range(1, 5))
     print_line(f"mean aspect error {dataset['mean_aspect_error']:.3f}")
     if dataset["short_batches"]:
-        print_line(f"{dataset['short_batches']} short batches an epoch: their images weigh more in an update")
+        short = counted(dataset["short_batches"], "short batch", "short batches")
+        print_line(f"{short} an epoch: images in them weigh more in an update")
 
 
 def _caption_lines(summary: dict[str, Any]) -> list[str]:
@@ -257,7 +263,8 @@ def _caption_lines(summary: dict[str, Any]) -> list[str]:
     if tokens is None:
         return [*lines, "tokens: give --model to count them"]
     longest = ", ".join(f"{Path(x['path']).name} {x['tokens']}" for x in tokens["longest"][:3])
-    text = f"tokens: {tokens['median']:g} in the middle, {tokens['longer_than_limit']} captions over {tokens['limit']}; longest: {longest}"
+    over = f"{counted(tokens['longer_than_limit'], 'caption')} over {tokens['limit']}"
+    text = f"tokens: {tokens['median']:g} in the middle, {over}; longest: {longest}"
     ids = summary["word"]["ids"] if summary["word"] else []
     shown = f"word: ids {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"word: id {ids[0]}" if ids else ""
     return [*lines, text, *([shown] if shown else [])]

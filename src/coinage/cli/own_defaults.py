@@ -6,9 +6,12 @@ import argparse
 from pathlib import Path
 
 from coinage.cli.flags import BY_DEST, DECIDED
+from coinage.data.folder import list_folder
+from coinage.data.sources import has_captions
+from coinage.errors import Findings
+from coinage.model_files import own_side
 from coinage.reach import USUAL_ANGLE
 
-CAPTIONS = (".txt", ".caption")
 TIMESCALE = 5  # steps in which the angle falls to 0.7 of the first; it does not ask how long the run is
 VARIED = ("color_aug", "random_crop", "face_crop_aug_range")  # pixels that differ each time cannot be kept
 
@@ -41,13 +44,16 @@ def _take_images_as_they_are(args: argparse.Namespace) -> None:
     if args.cache_latents is None:
         args.cache_latents = not any(getattr(args, name) for name in VARIED)
     folder = Path(args.train_data_dir)
-    plain = folder.is_dir() and not any(path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
-    captioned = args.in_json or any(path.suffix in CAPTIONS for path in folder.glob("*"))
+    plain = folder.is_dir() and not list_folder(folder, "", "folder", Findings()).folders
+    captioned = args.in_json or has_captions(folder, args.caption_extention or args.caption_extension)
     if plain and not captioned and not args.use_style_template:
         args.use_object_template = True
-    if args.resolution is None and args.pretrained_model_name_or_path:
-        from coinage.model_files import own_side
+    take_own_size(args, args.pretrained_model_name_or_path)
 
-        side = own_side(args.pretrained_model_name_or_path)
+
+def take_own_size(args: argparse.Namespace, model: str | None) -> None:
+    """Where no resolution is said, take the size that a model is made for, and buckets if they fit into it."""
+    if args.resolution is None and model:
+        side = own_side(model)
         args.resolution = str(side) if side else None
         args.enable_bucket = args.enable_bucket or (side or 0) >= args.min_bucket_reso

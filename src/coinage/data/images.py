@@ -133,7 +133,7 @@ def _enlarged_area(pixels: NDArray[Any], height: int) -> Floats:
     """Enlarge [H, W, C] to `height` rows as OpenCV's area method: rows are repeated, and mixed only where a new one lies on an edge."""
     source, rows = len(pixels), np.arange(height)
     scale = height / source
-    first = np.floor(rows / scale).astype(int)
+    first = np.floor(rows * (1 / scale)).astype(int)  # rows / scale rounds otherwise, and would repeat the wrong row now and then
     over = ((rows + 1) - (first + 1) * scale).astype(np.float32)  # how far the row reaches into the next one
     share = np.where(over <= 0, 0, over - np.floor(over)).astype(np.float32)[:, None, None]
     following = np.minimum(first + 1, source - 1)

@@ -14,11 +14,13 @@ from coinage.data.sample import LATENTS, Sample
 from coinage.data.tensor_files import digest_of_tensors, pack, unpack
 from coinage.errors import CoinageError
 from coinage.files import write_bytes
+from coinage.text_files import MEGABYTE, read_limited
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 FORMAT = "coinage latents 1"
+MOST_PER_PIXEL = 64  # bytes that are read of a file, for each pixel of its image; a VAE that makes nothing smaller writes 36
 NAME = 120  # bytes of an image's name in its entry's; file systems allow 255 in all
 
 
@@ -52,6 +54,8 @@ class DiskCache:
             rules.background,
             rules.as_reference,
             self._vae,
+            # Earlier versions overlooked some orientations: what they kept of a square image lies on its side.
+            *(["turned"] if sample.rotated else []),
         ]
         digest = hashlib.blake2b(repr([FORMAT, *parts]).encode(), digest_size=8).hexdigest()
         stem = sample.path.name.encode(errors="replace")[:NAME].decode(errors="ignore")  # the digest has the whole name
@@ -64,11 +68,12 @@ class DiskCache:
 
     def load(self, key: Key) -> Latent | None:
         path, sample = self.path_for(key), self._samples[key[0]]
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a folder may not be read
             return None
-        except OSError:
+        try:
+            width, height = sample.fit.bucket_wh
+            data = read_limited(path, most=MEGABYTE + MOST_PER_PIXEL * width * height)
+        except CoinageError:  # a device, or far larger than any latent of ours
             data = b""
         found = self._parse(data, sample)
         if isinstance(found, Latent):

@@ -116,11 +116,12 @@ def _note_subfolders(contents: Contents, subset: SubsetConfig, findings: Finding
 def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:
     """Tell of captions that two images share, of those that no image has, and of a suffix that fits none."""
     folder, images = str(subset.image_dir or Path()), contents.images
+    of_other_kinds = [name for names in contents.others.values() for name in names]
     _warn_of_twins(paired, subset, findings)
     spare = unclaimed(contents.paths, paired, _suffixes(subset))
-    stems = {loose(part) for image in images for part in (image, os.path.splitext(image)[0])} if spare else set()  # noqa: PTH122
-    second = [name for name in spare if loose(os.path.splitext(name)[0]) in stems]  # noqa: PTH122
-    orphans = [name for name in spare if name not in second and not is_about(name)]
+    second = _named_like(images, spare)
+    others = {*second, *_named_like(of_other_kinds, spare)}
+    orphans = [name for name in spare if name not in others and not is_about(name)]
     if second and not subset.captions.template:
         findings.note(f"{folder}: not read, since their images have another caption file: {few(second)}")
     if orphans and images:
@@ -129,6 +130,14 @@ def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: Subset
         findings.warnings += [] if problem in findings.warnings else [problem]
     if images and not paired and not subset.captions.template:
         _tell_of_misfit(captions_of(images, contents.paths, CAPTION_SUFFIXES), subset, findings)
+
+
+def _named_like(images: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The texts whose names are an image's, with its suffix or without."""
+    if not texts:
+        return []
+    names = {loose(part) for image in images for part in (image, os.path.splitext(image)[0])}  # noqa: PTH122
+    return [text for text in texts if loose(os.path.splitext(text)[0]) in names]  # noqa: PTH122
 
 
 def _tell_of_misfit(others: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:

@@ -14,6 +14,7 @@ from coinage.data.tensor_files import digest_of_tensors, pack, unpack
 from coinage.errors import CoinageError
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.files import write_bytes
+from coinage.text_files import read_limited
 from coinage.tokens import table_of
 
 log = logging.getLogger("coinage")
@@ -62,8 +63,8 @@ class KeptText:
     def _load(self, parts: Components, caption: str) -> Encoding | None:
         path = self._path(parts, caption)
         try:
-            found = unpack(path.read_bytes(), FORMAT) if path else ""
-        except OSError:
+            found = unpack(read_limited(path), FORMAT) if path else ""
+        except CoinageError:  # missing, not a regular file, or larger than any encoding
             return None
         if isinstance(found, str):
             return None
