@@ -9,7 +9,9 @@ from coinage.cli.build import build
 from coinage.cli.build_data import build_data
 from coinage.cli.parse import parse
 from coinage.config import DataConfig
+from coinage.data.scan import scan
 from coinage.errors import ConfigError, Findings
+from tests.data.pictures import picture
 
 GUIDE = """
 [general]
@@ -227,6 +229,20 @@ def test_images_beside_subfolders_are_told(tmp_path: Path) -> None:
     assert found == [(3, "zibu")]
     assert "2 images beside the subfolders left out: a.png, b.JPG" in images
     assert "1 image of another kind is left out: 1 .gif (c.gif)" in other
+
+
+@pytest.mark.parametrize("value", ["", "None", ".none", "none", ".none-use-foldername"])
+def test_no_caption_suffix_means_the_folders_name(tmp_path: Path, value: str) -> None:
+    picture(tmp_path / "10_zibu" / "1.png", (64, 64), caption="a photo of a beach")
+    args = parse("sd", ["--resolution=64", f"--train_data_dir={tmp_path}", f"--caption_extension={value}"], "test")
+    findings = Findings()
+    (sample,) = scan(build_data(args, "sd", findings), 0, findings)
+    assert sample.caption == "zibu"
+    assert not findings.errors
+    text = f'[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "{(tmp_path / "10_zibu").as_posix()}"\n'
+    (sample,) = scan(read(tmp_path, f'{text}class_tokens = "a zibu"\ncaption_extension = "{value}"\n')[0], 0, findings)
+    assert sample.caption == "a zibu"
+    assert not findings.errors
 
 
 def sorted_told(result: tuple[list[tuple[int, str | None]], list[str]]) -> tuple[list[tuple[int, str | None]], list[str]]:
