@@ -121,6 +121,7 @@ def test_how_captions_are_written(tmp_path: Path, data: bytes, expected: str) ->
     picture(tmp_path / "1.png").with_suffix(".txt").write_bytes(data)
     samples, findings = scanned(tmp_path)
     if findings.errors:
+        assert not findings.warnings, "it is broken, not missing"
         assert expected in findings.errors[0].what
         assert findings.errors[0].where.endswith("1.txt")
         assert findings.errors[0].hint

@@ -47,7 +47,7 @@ def entries_of(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     found = _from_metadata(subset, findings) if subset.metadata_file else _from_folder(subset, findings)
     missing = sum(not entry.has_caption for entry in found)
     if missing and not subset.captions.template and not subset.regularisation:
-        findings.warn(f"{missing} of {counted(len(found), 'image')} have no caption", subset.where, _caption_hint(subset))
+        findings.warn(f"{missing} of {len(found)} images have no caption", subset.where, _caption_hint(subset))
     return found
 
 
@@ -95,12 +95,12 @@ def _from_folder(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     paired = captions_of(contents.images, contents.paths, _suffixes(subset))
     _tell_of_pairs(contents, paired, subset, findings)
     texts = _texts(contents, paired, subset, findings)
-    fallback, has_fallback = subset.class_tokens or "", subset.class_tokens is not None
     entries = []
     for name in contents.images:
         text = texts.get(name)
-        has = bool(text) or (text is None and has_fallback)
-        entries.append(Entry(contents.paths[name], fallback if text is None else text, has))
+        # A caption that cannot be read is told of; it is not missing too.
+        has = bool(text) if text is not None else subset.class_tokens is not None or name in paired
+        entries.append(Entry(contents.paths[name], (subset.class_tokens or "") if text is None else text, has))
     return entries
 
 
