@@ -65,7 +65,7 @@ def test_the_summary(folder: Path) -> None:
     ):
         assert text in out, text
     assert "warning: 1 of 4 captions lack the word zibu" in done.stderr
-    assert "note: 1 images are enlarged over 2x and may teach blur: b.png" in done.stderr
+    assert "note: 1 image is enlarged over 2x and may teach blur: b.png" in done.stderr
 
 
 def test_numbers_for_machines(folder: Path) -> None:
@@ -238,7 +238,7 @@ def test_bad_images_may_be_skipped(folder: Path) -> None:
     done = dataset(folder / "data.toml", "--token=zibu", "--skip_bad_images")
     assert done.returncode == 0, done.stderr
     assert "4 images" in done.stdout
-    assert done.stderr.count("images are left out") == 2
+    assert done.stderr.count("1 image is left out") == 2
 
 
 def test_help_and_speed(folder: Path) -> None:

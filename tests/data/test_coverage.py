@@ -101,7 +101,7 @@ def test_cut_and_lacking_captions_together_leave_nothing_too() -> None:
 def test_a_long_caption_with_the_word_in_front_is_only_noted() -> None:
     found = reported(covered(images("zibu " + "red " * 90)))
     assert (found.errors, found.warnings) == ([], [])
-    assert "1 captions are longer than 75 tokens" in found.notes[0]
+    assert "1 caption is longer than 75 tokens" in found.notes[0]
 
 
 def test_without_a_tokenizer_the_text_is_searched() -> None:

@@ -334,7 +334,7 @@ def test_masks_are_matched_by_name(tmp_path: Path) -> None:
     picture(tmp_path / "masks" / "spare.png", (4, 3), "white")
     samples, findings = scanned(tmp_path / "images", mask_dir=tmp_path / "masks")
     assert [s.mask and s.mask.name for s in samples] == ["a.jpg"]
-    assert "1 masks belong to no image: spare" in findings.warnings[-1].what
+    assert "1 mask belongs to no image: spare" in findings.warnings[-1].what
 
 
 def test_images_of_one_name_share_a_mask_and_subsets_share_a_folder(tmp_path: Path) -> None:

@@ -102,9 +102,8 @@ def report_coverage(coverage: Coverage, token: str, findings: Findings, *, requi
         _tell(what, where, hint, findings, is_error=required or nothing)
     longer = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
     if longer > 0:
-        findings.note(
-            f"{longer} captions are longer than {coverage.limit} tokens and are cut after the word; --max_token_length reads more"
-        )
+        are = "1 caption is" if longer == 1 else f"{longer} captions are"
+        findings.note(f"{are} longer than {coverage.limit} tokens, and cut after the word; --max_token_length reads more")
 
 
 def _tell(what: str, where: str, hint: str, findings: Findings, *, is_error: bool) -> None:

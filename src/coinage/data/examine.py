@@ -17,6 +17,7 @@ from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.data.scan import balanced, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.progress import counted
+from coinage.wording import few
 from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
 
 FLAT = 4 / 127.5  # of -1..1: less than that is one colour, compression aside
@@ -119,11 +120,13 @@ def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, sk
 def _report_masks(kept: Sequence[Sample], faint: Sequence[Sample], hidden: Sequence[Sample], findings: Findings) -> None:
     """Masks that leave little or nothing of an image."""
     if faint:
-        what = f"{len(faint)} masks cover less than {LEAST_MASK:.0%} of their image, which then teaches next to nothing"
+        cover, whose = ("1 mask covers", "its") if len(faint) == 1 else (f"{len(faint)} masks cover", "their")
+        what = f"{cover} less than {LEAST_MASK:.0%} of {whose} image, which then teaches next to nothing"
         findings.warn(what, _mask_of(faint[0]), "white is what counts; --mask_normalize makes up for small masks")
     if hidden:
         everything = len(hidden) == sum(sample.trains for sample in kept)
-        what = f"{len(hidden)} masks hide all of their image, which teaches nothing"
+        hide = "1 mask hides all of its" if len(hidden) == 1 else f"{len(hidden)} masks hide all of their"
+        what = f"{hide} image, which teaches nothing"
         tell = findings.error if everything else findings.warn
         tell(
             "the masks hide all of every image: nothing would be learned" if everything else what,
@@ -139,17 +142,17 @@ def _mask_of(sample: Sample) -> str:
 def _warn_of_regularisation(samples: Sequence[Sample], token: str, findings: Findings) -> None:
     idle = sum(sample.regularisation_without(token) for sample in samples)
     if idle:
-        what = f"{idle} regularisation images do not hold the word {token}: only the word trains, so they teach nothing and cost time"
+        lack = "1 regularisation image does" if idle == 1 else f"{idle} regularisation images do"
+        what = f"{lack} not hold the word {token}: only the word trains, so this teaches nothing and costs time"
         findings.warn(what, hint="leave them out for Textual Inversion")
 
 
 def _note_enlarged(samples: Sequence[Sample], findings: Findings) -> None:
     large = [sample.path.name for sample in samples if sample.enlarged > MUCH_ENLARGED]
     if large:
-        shown = ", ".join(large[:3])
-        findings.note(
-            f"{len(large)} images are enlarged over {MUCH_ENLARGED:g}x and may teach blur: {shown}; bucket_no_upscale leaves them small"
-        )
+        are = "1 image is" if len(large) == 1 else f"{len(large)} images are"
+        what = f"{are} enlarged over {MUCH_ENLARGED:g}x and may teach blur: {few(large)}"
+        findings.note(f"{what}; with bucket_no_upscale small images stay small")
 
 
 def _note_sides(samples: Sequence[Sample], findings: Findings) -> None:

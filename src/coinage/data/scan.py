@@ -20,6 +20,7 @@ from coinage.errors import CoinageError, Findings, Problem
 from coinage.files import write_bytes
 from coinage.seeding import rng_for
 from coinage.text_files import MEGABYTE, read_json
+from coinage.wording import few
 
 # Another name for another format: sizes.json knew fewer of the places where an orientation is told.
 SIZES_FILE = Path(".coinage") / "sizes-2.json"
@@ -50,7 +51,8 @@ def scan(data: DataConfig, seed: int, findings: Findings) -> list[Sample]:
     for folder, names in mask_folders.items():
         spare = [stem for stem in names if (folder, stem) not in used]
         if spare and len(spare) < len(names):
-            findings.warn(f"{len(spare)} masks belong to no image: {', '.join(spare[:3])}", str(folder))
+            belong = "1 mask belongs" if len(spare) == 1 else f"{len(spare)} masks belong"
+            findings.warn(f"{belong} to no image: {few(spare)}", str(folder))
     if sum(sample.repeats for sample in samples) > MOST_USES:
         findings.error(f"an epoch would have more than {MOST_USES} images", hint="lower num_repeats")
     return without_leaks(samples)
@@ -78,7 +80,8 @@ def _scan_subset(
 def report_unusable(problems: Sequence[Problem], findings: Findings, where: str = "", *, skip: bool) -> None:
     """Unusable images are errors, or with `skip` one warning that they are left out."""
     if problems and skip:
-        findings.warn(f"{len(problems)} images are left out: {'; '.join(p.where for p in problems[:3])}", where)
+        are = "1 image is" if len(problems) == 1 else f"{len(problems)} images are"
+        findings.warn(f"{are} left out: {few(p.where for p in problems)}", where)
     else:
         findings.errors += gathered(problems, "image")
 

@@ -14,6 +14,7 @@ from coinage.data.coverage import Coverage
 from coinage.data.examine import DataChecked
 from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.seeding import rng_for
+from coinage.wording import counted
 from coinage.words import CHUNK, WordEncoder
 
 MUCH_CUT = 0.25  # share of the resized image
@@ -49,11 +50,11 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
         found = _dataset(config, [s for s in samples if s.dataset == number - 1])
         uses, batches = (sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches"))
         width, height = config.resolution_wh
-        line = (
-            f"dataset {number}: {width}x{height}, {len(found['buckets'])} buckets, {uses} uses in {batches} batches of {config.batch_size}"
-        )
+        counts = f"{counted(len(found['buckets']), 'bucket')}, {counted(uses, 'use')} in {counted(batches, 'batch', 'batches')}"
+        line = f"dataset {number}: {width}x{height}, {counts} of {config.batch_size}"
         short = found["short_batches"]
-        lines.append(f"{line}; {short} are short, and their images weigh more" if short else line)
+        are = "1 is" if short == 1 else f"{short} are"
+        lines.append(f"{line}; {are} short, and images in it weigh more" if short else line)
     return lines
 
 
