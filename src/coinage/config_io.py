@@ -17,7 +17,7 @@ from coinage.config_build import Fallback, Layer, make_dataset, shown
 from coinage.data.folder import Contents, describe, holds_images, list_folder, tell_left_out
 from coinage.errors import CoinageError, Findings, Problem, did_you_mean
 from coinage.text_files import SLASHES, at_home, is_there, path_problem, read_json, read_toml
-from coinage.wording import counted, few
+from coinage.wording import few
 from coinage.words import encodable
 
 Kind = Literal["int", "float", "str", "path", "bool", "size", "range", "table"]
@@ -304,10 +304,12 @@ def _subfolders(root: Path, flag: str, findings: Findings) -> list[Layer]:
             findings.warn(f"{path} is not named like 10_mychar and is left out")
     if not layers and contents.images:
         return [Layer(str(root), {"image_dir": str(root)})]
-    tell_left_out(contents, root, findings)
-    if layers and contents.images:
-        what = f"{counted(len(contents.images), 'image')} beside the subfolders left out: {few(contents.images)}"
-        findings.warn(what, str(root), "move them into a subfolder such as 10_mychar")
+    beside = sorted([*contents.images, *(name for names in contents.others.values() for name in names)])
+    if layers and beside:
+        are = "1 image is" if len(beside) == 1 else f"{len(beside):,} images are"
+        findings.note(f"{root}: only images in its subfolders are taken; {are} left out: {few(beside)}")
+    if not layers:
+        tell_left_out(contents, root, findings)
     if not layers and not contents.others:
         _tell_of_nothing(contents, root, flag, findings)
     return layers
