@@ -316,7 +316,7 @@ def _subfolders(root: Path, flag: str, findings: Findings) -> list[Layer]:
 
 
 def _repeats_and_name(folder: str) -> tuple[int, str]:
-    """The number in front of a folder's name, as Python reads it, and what follows it; 0 where there is none."""
+    """The number in front of a folder's name, as Python reads it, and the rest; 0 where there is none."""
     count, _, name = folder.partition("_")
     try:
         return int(count), name
@@ -326,12 +326,12 @@ def _repeats_and_name(folder: str) -> tuple[int, str]:
 
 def _tell_of_nothing(contents: Contents, root: Path, flag: str, findings: Findings) -> None:
     """Tell of a folder with neither images nor subfolders to use."""
-    inside = describe(contents)
-    what = f"{flag}: no images and no usable subfolder; the folder {f'holds {inside}' if inside else 'is empty'}"
+    inside = f"holds {found}" if (found := describe(contents)) else "is empty"
+    what = f"{flag}: no images and no usable subfolder; the folder {inside}"
     hint = "put images into it, or into subfolders like 10_mychar (ten repeats of each image)"
     filled = [name for name in contents.folders if holds_images(str(root / name))]
     if filled:
-        hint = f"rename {filled[0]} to 10_{filled[0]}: ten repeats of each image in it; or name that folder itself"
+        hint = f"rename {filled[0]} to 10_{filled[0]} (ten repeats of each image), or name that folder itself"
     findings.error(what, str(root), hint)
 
 

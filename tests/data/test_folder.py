@@ -274,7 +274,7 @@ def test_where_captions_are_not_wanted_the_class_is_the_caption(tmp_path: Path, 
         assert [sample.caption for sample in samples] == [class_tokens]
         assert not findings.errors
         assert "1 have another" in findings.warnings[0].what
-        assert "'zibu toy' is taken for all of them" in findings.warnings[0].hint
+        assert "'zibu toy' is taken for all" in findings.warnings[0].hint
     else:
         assert "set caption_extension to .txt" in findings.errors[0].hint
 

@@ -52,7 +52,7 @@ def _take_images_as_they_are(args: argparse.Namespace) -> None:
 
 
 def take_own_size(args: argparse.Namespace, model: str | None) -> None:
-    """Where no resolution is said, take the size that a model is made for, and buckets if they fit into it."""
+    """Where no resolution is said, take the size that a model is made for, and buckets if they fit."""
     if args.resolution is None and model:
         side = own_side(model)
         args.resolution = str(side) if side else None

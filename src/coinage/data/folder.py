@@ -1,4 +1,4 @@
-"""What lies in a folder: what is an image, whose caption a text is, what nobody put there, and what is left out and told.
+"""What lies in a folder: images, captions and whose they are, what nobody put there, what is left out and told.
 
 Every other module asks here.
 """
@@ -18,10 +18,10 @@ from coinage.errors import Findings, Problem
 from coinage.wording import counted, few
 
 CAPTION_SUFFIXES = (".caption", ".txt")
-# What systems leave in folders without a word to their users; names with a leading dot are left out too, as sd-scripts does.
+# What systems leave in folders unasked; names with a leading dot are left out too, as in sd-scripts.
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})
-# Pictures that are told and not read. Pillow would open GIF and TIFF, but sd-scripts does not: a command from there
-# would train on more images than it used to. And a GIF is a film, a TIFF may hold many pages or 32 bits a channel.
+# Pictures that are told and not read. Pillow would open GIF and TIFF, but sd-scripts does not: a command from
+# there would train on more images than it used to. And a GIF is a film, a TIFF may hold many pages.
 OTHER_KINDS = frozenset((
     ".gif", ".tif", ".tiff", ".heic", ".heif", ".hif", ".svg", ".psd", ".psb", ".xcf", ".kra", ".clip",
     ".ai", ".eps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".wdp", ".tga", ".dds", ".exr", ".hdr", ".ico",
@@ -29,7 +29,7 @@ OTHER_KINDS = frozenset((
     ".arw", ".dng", ".orf", ".rw2", ".raf",
 ))  # fmt: skip
 # Texts about a folder, in any letter case; they are nobody's caption.
-ABOUT = frozenset({"readme", "notes", "note", "license", "licence", "credits", "source", "sources", "todo", "index"})
+ABOUT = frozenset({"readme", "notes", "note", "license", "licence", "credits", "sources", "todo", "index"})
 STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # of images, as far as they tell
 BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 LOOKED_INTO = 1000  # files of a subfolder, or files without a suffix, that are looked at
@@ -46,7 +46,7 @@ class Contents:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a system or a tool has made a file or folder for itself, as `._1.png`, `__MACOSX` or `Thumbs.db`."""
+    """Return whether a system or a tool has made a file for itself, as `._1.png`, `__MACOSX` or `Thumbs.db`."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
@@ -61,10 +61,10 @@ def is_image(name: str) -> bool:
 
 
 def list_folder(folder: Path, where: str, what: str, findings: Findings) -> Contents:
-    """Return what a folder holds; a link that leads nowhere is an error, as is a folder that cannot be read."""
+    """Return what a folder holds; if it cannot be read, or a link leads nowhere, that is an error."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
+            seen = [entry for entry in entries if not is_hidden(entry.name)]
     except NotADirectoryError:
         findings.error(f"{what} is a file: {folder}", where, "name the folder")
         return Contents()
@@ -76,7 +76,7 @@ def list_folder(folder: Path, where: str, what: str, findings: Findings) -> Cont
         findings.error(f"cannot read the {what} {folder}: {error.strerror}", where, "check its permissions")
         return Contents()
     contents = Contents()
-    for entry in found:
+    for entry in sorted(seen, key=lambda entry: entry.name):
         # Asked by path, a link that runs in a circle is simply no file.
         if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():  # noqa: PTH113
             contents.paths[entry.name] = entry.path
@@ -109,7 +109,8 @@ def _without_plugin() -> frozenset[str]:
     from PIL import features
 
     avif = features.check("avif") if "avif" in features.modules else find_spec("pillow_avif")
-    return frozenset(suffix for suffix, there in ((".avif", avif), (".jxl", find_spec("pillow_jxl"))) if not there)
+    plugins = {".avif": avif, ".jxl": find_spec("pillow_jxl")}
+    return frozenset(suffix for suffix, plugin in plugins.items() if not plugin)
 
 
 def _starts_as_image(path: str) -> bool:
@@ -126,7 +127,8 @@ def tell_left_out(contents: Contents, folder: Path, findings: Findings) -> None:
     if not contents.others:
         return
     every = sum(map(len, contents.others.values()))
-    kinds = ", ".join(f"{len(names)} {suffix} ({few(names, 2)})" for suffix, names in sorted(contents.others.items()))
+    by_suffix = sorted(contents.others.items())
+    kinds = ", ".join(f"{len(names)} {suffix} ({few(names, 2)})" for suffix, names in by_suffix)
     hints = [
         ("install pillow-jxl-plugin", ".jxl" in contents.others),
         ("install pillow-avif-plugin", ".avif" in contents.others),
@@ -170,7 +172,7 @@ def describe(contents: Contents) -> str:
 
 
 def loose(name: str) -> str:
-    """Return a name without what systems change of it: letter case, and accents of one character or of two."""
+    """Return a name without what systems change of it: letter case, and how accents are composed."""
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
@@ -183,10 +185,14 @@ def captions_of(images: Sequence[str], files: Mapping[str, object], suffixes: Se
         suffixes: of caption files, the preferred ones first.
 
     Returns:
-        Image to caption file: `1.txt`, then `1_cx_cy_w_h.png`'s `1.txt`, then `1.png.txt`. Names count letter by letter,
-        as sd-scripts has it; what is then nobody's goes to the image whose name differs in letter case or accents alone.
+        Image to caption file: `1.txt`, then `1_cx_cy_w_h.png`'s `1.txt`, then `1.png.txt`. Names count letter by
+        letter, as in sd-scripts; what is then nobody's goes to the image whose name differs in letter case or
+        accents alone.
     """
-    found = {image: name for image in images if (name := next((n for n in _candidates(image, suffixes) if n in files), ""))}
+    found = {}
+    for image in images:
+        if exact := next((name for name in _candidates(image, suffixes) if name in files), ""):
+            found[image] = exact
     if len(found) == len(images):
         return found
     free = {loose(name): name for name in reversed(unclaimed(files, found, suffixes))}

@@ -37,7 +37,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Width and height as stored, and the orientation (1 to 8; 1 is upright), from EXIF data or else from XMP."""
+    """Width and height as stored, and the orientation (1 to 8; 1 is upright) from EXIF data, else from XMP."""
 
     stored_wh: Size
     orientation: int = 1
@@ -82,7 +82,7 @@ def check_size(size: Size) -> None:
         raise OSError(f"{width}x{height} is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels")
 
 
-# PNG: chunks of length, kind, body and checksum; what tells of an orientation may stand before or after the pixels
+# PNG: chunks of length, kind, body, checksum; an orientation may stand before or after the pixels
 
 
 def _png(file: FileIO, head: bytes) -> Header | None:
@@ -96,13 +96,14 @@ def _png(file: FileIO, head: bytes) -> Header | None:
     for at, length, kind in _chunks(file, head, end):
         seen = seen or kind == b"IDAT"
         # Of texts the keyword decides: the settings of a picture that a program has drawn may be a megabyte.
-        if kind == b"eXIf" or (kind in TELLING and _bytes_at(file, head, at + 8, LONGEST_KEYWORD).startswith(KEYWORDS)):
+        start = _bytes_at(file, head, at + 8, LONGEST_KEYWORD) if kind in TELLING else b""
+        if kind == b"eXIf" or start.startswith(KEYWORDS):
             told |= TELLING[kind](_bytes_at(file, head, at + 8, min(length, MOST_TEXT)))
     return Header((width, height), orientation_in(told) if told else 1) if seen else None
 
 
 def _chunks(file: FileIO, head: bytes, end: int) -> Iterator[tuple[int, int, bytes]]:
-    """Place, length and kind of each chunk after the header; of the pixels' chunks only some, as most are jumped over."""
+    """Place, length and kind of each chunk after the header; most of the pixels' chunks are jumped over."""
     at, jumped = PNG_FIRST, False
     for _ in range(MOST_CHUNKS):
         if at + 12 > end:
@@ -120,7 +121,7 @@ def _chunks(file: FileIO, head: bytes, end: int) -> Iterator[tuple[int, int, byt
 def _last_alike(file: FileIO, head: bytes, at: int, length: int, end: int) -> int:
     """The last place where chunks of pixels that are all as long as the first still lead to one.
 
-    Encoders write pixels in chunks of one length, a few hundred in a photo: two looks instead of a read of the whole file.
+    Encoders write pixels in chunks of one length, hundreds in a photo: two looks do for a walk through the file.
     """
     step = 12 + length
     low, high = 0, (end - at) // step
@@ -165,7 +166,7 @@ def _packed_text_chunk(body: bytes) -> dict[str, bytes]:
 
 
 def _long_text_chunk(body: bytes) -> dict[str, bytes]:
-    """The XMP packet or EXIF data of an `iTXt` chunk: keyword, packed or not, method, language, keyword again, text."""
+    """The XMP or EXIF data of an `iTXt` chunk: keyword, packed or not, method, language, keyword again, text."""
     keyword, _, rest = body.partition(b"\0")
     name = {XMP_KEYWORD.encode(): "xmp", RAW_PROFILE.encode(): RAW_PROFILE}.get(keyword)
     parts = rest[2:].split(b"\0", 2)
@@ -234,7 +235,7 @@ def orientation_in(told: Mapping[str, bytes]) -> int:
     """Return the orientation that a file tells, 1 to 8; 1 when it tells none.
 
     Args:
-        told: blocks of "exif" data, of ImageMagick's raw profile, of "xmp"; they count in this order, as in Pillow and macOS.
+        told: "exif" data, ImageMagick's raw profile, "xmp"; they count in this order, as in Pillow and macOS.
     """
     block = told.get("exif") or _from_hexadecimal(told.get(RAW_PROFILE, b""))
     value = _in_exif(block) if block else None

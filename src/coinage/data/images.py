@@ -107,7 +107,7 @@ def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
 
 
 def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
-    """Interpolate [H, W, C] to `height` rows between the nearest 1, 2 or 4, as OpenCV: nothing is averaged when shrinking.
+    """Interpolate [H, W, C] to `height` rows between the nearest 1, 2 or 4, as OpenCV; shrinking averages nothing.
 
     Args:
         pixels: of any type.
@@ -130,14 +130,15 @@ def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
 
 
 def _enlarged_area(pixels: NDArray[Any], height: int) -> Floats:
-    """Enlarge [H, W, C] to `height` rows as OpenCV's area method: rows are repeated, and mixed only where a new one lies on an edge."""
+    """Enlarge [H, W, C] to `height` rows as OpenCV by area: rows are repeated, and mixed where they meet."""
     source, rows = len(pixels), np.arange(height)
     scale = height / source
-    first = np.floor(rows * (1 / scale)).astype(int)  # rows / scale rounds otherwise, and would repeat the wrong row now and then
+    # As OpenCV computes it: rows / scale rounds otherwise, and would repeat the wrong row now and then.
+    first = np.floor(rows * (1 / scale)).astype(int)
     over = ((rows + 1) - (first + 1) * scale).astype(np.float32)  # how far the row reaches into the next one
     share = np.where(over <= 0, 0, over - np.floor(over)).astype(np.float32)[:, None, None]
-    following = np.minimum(first + 1, source - 1)
-    return np.asarray(pixels[np.minimum(first, source - 1)] * (1 - share) + pixels[following] * share, dtype=np.float32)
+    upper, lower = (pixels[np.minimum(at, source - 1)] for at in (first, first + 1))
+    return np.asarray(upper * (1 - share) + lower * share, dtype=np.float32)
 
 
 def _cubic(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
@@ -157,7 +158,8 @@ def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = Non
         return np.asarray(image.resize(size_wh, PILLOW[chosen]))
     pixels = np.atleast_3d(np.asarray(image))
     for length in (size_wh[1], size_wh[0]):
-        scaled = shrink_rows(pixels, length) if chosen == "area" and not grows else sample_rows(pixels, length, chosen)
+        shrinks = chosen == "area" and not grows
+        scaled = shrink_rows(pixels, length) if shrinks else sample_rows(pixels, length, chosen)
         pixels = np.ascontiguousarray(scaled.transpose(1, 0, 2))
     whole = (pixels + np.float32(0.5)).clip(0, 255).astype(np.uint8)
     return whole if image.mode == "RGB" else whole[..., 0]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 FORMAT = "coinage latents 1"
-MOST_PER_PIXEL = 64  # bytes that are read of a file, for each pixel of its image; a VAE that makes nothing smaller writes 36
+MOST_PER_PIXEL = 64  # bytes that are read of a file; a VAE that makes nothing smaller writes 36
 NAME = 120  # bytes of an image's name in its entry's; file systems allow 255 in all
 
 
@@ -54,7 +54,7 @@ class DiskCache:
             rules.background,
             rules.as_reference,
             self._vae,
-            # Earlier versions overlooked some orientations: what they kept of a square image lies on its side.
+            # Earlier versions overlooked some orientations: what they kept of squares lies on its side.
             *(["turned"] if sample.rotated else []),
         ]
         digest = hashlib.blake2b(repr([FORMAT, *parts]).encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Metadata files: captions of many images in one JSON or JSONL file, of sd-scripts or of Hugging Face's image folders."""
+"""Metadata files, sd-scripts' and Hugging Face's: captions of many images in one JSON or JSONL file."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def _parsed(text: str, where: str, findings: Findings) -> tuple[Any] | None:
     try:
         return (json.loads(text),)
     except (ValueError, RecursionError) as error:
-        findings.error(f"cannot read the metadata: {error}", where, "it must be JSON, or JSONL with one object a line")
+        hint = "it must be JSON, or JSONL with one object a line"
+        findings.error(f"cannot read the metadata: {error}", where, hint)
         return None
 
 
@@ -103,7 +104,7 @@ def _not_a_record(where: str, findings: Findings) -> None:
 def composed(record: Record, rules: CaptionRules, findings: Findings) -> tuple[str, bool]:
     """Return caption, separator, tags, and whether lines were left out.
 
-    They are put on the first line with text, or with wildcards on each one. Images of Hugging Face's have a `text`.
+    Tags are put on the first line with text, or with wildcards on each. Hugging Face calls the caption `text`.
     """
     caption, tags = (_text(record, names, findings) for names in (TEXTS, ("tags",)))
     joined = rules.separator.join(text_lines(tags))
@@ -117,7 +118,8 @@ def _text(record: Record, names: tuple[str, ...], findings: Findings) -> str:
     """The first of some fields that is there; "" where none is, or it cannot be used."""
     name, value = next(((n, v) for n in names if (v := record.fields.get(n)) is not None), ("", ""))
     if isinstance(value, str) and len(value) > MOST_CAPTION:
-        findings.error(f"`{name}` is too long: more than {MOST_CAPTION // 1024} kB", record.where, "a model reads a line or three")
+        what = f"`{name}` is too long: more than {MOST_CAPTION // 1024} kB"
+        findings.error(what, record.where, "a model reads a line or three")
     elif not (isinstance(value, str) and encodable(value)):
         findings.error(f"`{name}` must be a string", record.where, f'write "{name}": "a photo of ..."')
     else:
@@ -126,7 +128,7 @@ def _text(record: Record, names: tuple[str, ...], findings: Findings) -> str:
 
 
 def text_lines(text: str) -> list[str]:
-    """Return the lines with text, stripped. Other than splitlines, only newlines end a line, as editors show them."""
+    """Return the lines with text, stripped. Only newlines end a line, as in editors and not as in splitlines."""
     return [stripped for line in text.replace("\r", "\n").split("\n") if (stripped := line.strip())]
 
 
@@ -142,7 +144,8 @@ def image_path(record: Record, folder: Path | None, file: Path, findings: Findin
     folder = file.parent if folder is None and record.beside else folder
     name = record.name
     if folder is None and not os.path.isabs(name):  # noqa: PTH117
-        findings.error(f"{name!r} is not absolute, and the subset has no image_dir", record.where, "add image_dir")
+        what = f"{name!r} is not absolute, and the subset has no image_dir"
+        findings.error(what, record.where, "add image_dir")
         return ""
     base = os.path.join(folder or "", name)  # noqa: PTH118 - called for every image
     if "\0" not in name:

@@ -199,7 +199,7 @@ def _mask_names(folder: Path, where: str, findings: Findings) -> dict[str, str]:
 def _masks(
     entries: Sequence[Entry], headers: dict[str, Header], names: dict[str, str], subset: SubsetConfig, findings: Findings
 ) -> dict[str, Path]:
-    """The mask of each image: same name, letter case and accents aside, any image suffix, same aspect ratio."""
+    """The mask of each image: same name but for case and accents, any image suffix, same aspect ratio."""
     alike = {loose(stem): path for stem, path in reversed(names.items())}
     stems = [(entry.path, Path(entry.path).stem) for entry in entries]
     pairs = [(image, names.get(stem) or alike.get(loose(stem))) for image, stem in stems]

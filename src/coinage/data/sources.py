@@ -28,7 +28,7 @@ from coinage.errors import Findings, Problem
 from coinage.text_files import MARKS, not_utf8
 from coinage.wording import counted, few
 
-# As caption_extension: there are no caption files. GUIs write the long one for "the folder's name is the caption".
+# As caption_extension: there are no caption files. GUIs write the long one for "take the folder's name".
 NO_CAPTIONS = frozenset({".", ".none", ".none-use-foldername"})
 MORE_LINES = "only the first is read; enable_wildcard takes one of them at random"
 
@@ -56,12 +56,13 @@ def has_captions(folder: Path, suffix: str) -> bool:
 
     Args:
         folder: of images.
-        suffix: what is set as caption_extension; other usual ones count too, unless it means that there are none.
+        suffix: what is set as caption_extension; the usual ones count too, unless it means that there are none.
     """
     if dotted(suffix).lower() in NO_CAPTIONS:
         return False
     contents = list_folder(folder, "", "image folder", Findings())
-    return FOLDER_FILE in contents.paths or bool(captions_of(contents.images, contents.paths, (*CAPTION_SUFFIXES, dotted(suffix))))
+    suffixes = (*CAPTION_SUFFIXES, dotted(suffix))
+    return FOLDER_FILE in contents.paths or bool(captions_of(contents.images, contents.paths, suffixes))
 
 
 def dotted(suffix: str) -> str:
@@ -72,7 +73,8 @@ def dotted(suffix: str) -> str:
 def _caption_hint(subset: SubsetConfig) -> str:
     if subset.metadata_file:
         return "give each image a caption or tags in the metadata file"
-    return f"write it to a file named like the image, ending in {' or '.join(_suffixes(subset) or CAPTION_SUFFIXES)}"
+    suffixes = " or ".join(_suffixes(subset) or CAPTION_SUFFIXES)
+    return f"write it to a file named like the image, ending in {suffixes}"
 
 
 def _suffixes(subset: SubsetConfig) -> tuple[str, ...]:
@@ -100,7 +102,8 @@ def _from_folder(subset: SubsetConfig, findings: Findings) -> list[Entry]:
         text = texts.get(name)
         # A caption that cannot be read is told of; it is not missing too.
         has = bool(text) if text is not None else subset.class_tokens is not None or name in paired
-        entries.append(Entry(contents.paths[name], (subset.class_tokens or "") if text is None else text, has))
+        caption = subset.class_tokens or "" if text is None else text
+        entries.append(Entry(contents.paths[name], caption, has))
     return entries
 
 
@@ -110,7 +113,8 @@ def _note_subfolders(contents: Contents, subset: SubsetConfig, findings: Finding
     inner = {name: os.path.abspath(folder / name) for name in contents.folders}  # noqa: PTH100
     spare = [name for name, path in inner.items() if path != masks and holds_images(path)]
     if spare:
-        findings.note(f"{folder}: only the images directly in it are taken, not those in its subfolders: {few(spare)}")
+        what = "only the images directly in it are taken, not those in its subfolders"
+        findings.note(f"{folder}: {what}: {few(spare)}")
 
 
 def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:
@@ -126,7 +130,8 @@ def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: Subset
         findings.note(f"{folder}: not read, since their images have another caption file: {few(second)}")
     if orphans and images:
         belong = "1 caption file belongs" if len(orphans) == 1 else f"{len(orphans):,} caption files belong"
-        problem = Problem(f"{belong} to no image: {few(orphans)}", folder, "name each one like its image, or remove it")
+        hint = "name each one like its image, or remove it"
+        problem = Problem(f"{belong} to no image: {few(orphans)}", folder, hint)
         findings.warnings += [] if problem in findings.warnings else [problem]
     if images and not paired and not subset.captions.template:
         _tell_of_misfit(captions_of(images, contents.paths, CAPTION_SUFFIXES), subset, findings)
@@ -145,12 +150,12 @@ def _tell_of_misfit(others: Mapping[str, str], subset: SubsetConfig, findings: F
     if not others:
         return
     suffix = suffix_of(next(iter(others.values())))
-    asked = " or ".join(subset.caption_extensions)
-    what = f"no image has a caption ending in {asked if asked != '.' else 'nothing'}, but {len(others)} have another"
+    asked = " or ".join(ext if ext != "." else "nothing" for ext in subset.caption_extensions)
+    what = f"no image has a caption ending in {asked}, but {len(others)} have another"
     if subset.class_tokens is None:
         findings.error(what, subset.where, f"set caption_extension to {suffix}")
     else:
-        instead = f"{subset.class_tokens!r} is taken for all of them; to read them, set caption_extension to {suffix}"
+        instead = f"{subset.class_tokens!r} is taken for all; to read them, set caption_extension to {suffix}"
         findings.warn(what, subset.where, instead)
 
 
@@ -166,11 +171,12 @@ def _warn_of_twins(paired: Mapping[str, str], subset: SubsetConfig, findings: Fi
 
 
 def _texts(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> dict[str, str]:
-    """The caption of each image that has one, from its own file, else from the folder's; none are read where sentences are taken."""
+    """The caption of each image that has one: its own file's, else the folder's; none where sentences are taken."""
     if subset.captions.template:
         return {}
-    read = _read(list(dict.fromkeys(contents.paths[caption] for caption in paired.values())), subset, findings)
-    texts = {image: read[path] for image, caption in paired.items() if (path := contents.paths[caption]) in read}
+    paths = {image: contents.paths[caption] for image, caption in paired.items()}
+    read = _read(list(dict.fromkeys(paths.values())), subset, findings)
+    texts = {image: read[path] for image, path in paths.items() if path in read}
     if _suffixes(subset) and FOLDER_FILE in contents.paths and len(paired) < len(contents.images):
         told = _from_folder_file(Path(contents.paths[FOLDER_FILE]), contents, subset, findings)
         texts |= {image: text for image, text in told.items() if image not in paired}
@@ -198,7 +204,7 @@ def _note_lines(count: int, where: str, findings: Findings) -> None:
 
 
 def _read_caption(path: str) -> bytes:
-    """A caption file's bytes, or what shows that it has too many; faster than pathlib, which counts for every image."""
+    """A caption file's bytes, or what shows that they are too many; faster than pathlib."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         return file.read(MOST_CAPTION + 1)
 
@@ -208,7 +214,8 @@ def _decoded(path: str, data: bytes | OSError, findings: Findings) -> str | None
     if isinstance(data, OSError):
         findings.error(f"unreadable caption: {data.strerror}", path, "check its permissions")
     elif not data:
-        findings.error("the caption file is empty", path, "write what the image shows, with the word; or remove the file")
+        hint = "write what the image shows, with the word; or remove the file"
+        findings.error("the caption file is empty", path, hint)
     elif len(data) > MOST_CAPTION:
         hint = "a model reads a line or three; see whether this is a caption"
         findings.error(f"the caption is longer than {MOST_CAPTION // 1024} kB", path, hint)
@@ -225,7 +232,7 @@ def _decoded(path: str, data: bytes | OSError, findings: Findings) -> str | None
 
 
 def _from_folder_file(path: Path, contents: Contents, subset: SubsetConfig, findings: Findings) -> dict[str, str]:
-    """Captions of a folder's own `metadata.jsonl`, by image; what is wrong with it are warnings, since nobody named it."""
+    """Captions of a folder's own `metadata.jsonl`, by image; its faults are warnings, since nobody named it."""
     bad, found, more, astray = Findings(), dict[str, str](), 0, 0
     by_name = {loose(image): image for image in contents.images}
     for record in records(path, bad):

@@ -50,8 +50,9 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
         found = _dataset(config, [s for s in samples if s.dataset == number - 1])
         uses, batches = (sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches"))
         width, height = config.resolution_wh
-        counts = f"{counted(len(found['buckets']), 'bucket')}, {counted(uses, 'use')} in {counted(batches, 'batch', 'batches')}"
-        line = f"dataset {number}: {width}x{height}, {counts} of {config.batch_size}"
+        buckets = counted(len(found["buckets"]), "bucket")
+        counts = f"{counted(uses, 'use')} in {counted(batches, 'batch', 'batches')}"
+        line = f"dataset {number}: {width}x{height}, {buckets}, {counts} of {config.batch_size}"
         short = found["short_batches"]
         are = "1 is" if short == 1 else f"{short} are"
         lines.append(f"{line}; {are} short, and images in it weigh more" if short else line)

@@ -1,4 +1,4 @@
-"""How faults that many files share are told: each one while they are few, else one error with their number."""
+"""How faults that many files share are told: each one while they are few, else all in one error."""
 
 from __future__ import annotations
 
