@@ -10,11 +10,11 @@ from pathlib import Path
 
 from coinage.config import TrainConfig
 from coinage.errors import CoinageError, Findings
+from coinage.run_files import CHOICE
 from coinage.state_files import named_state
 from coinage.text_files import read_json
 from coinage.words import CHUNK
 
-SUFFIX = "-autopilot.json"
 LARGEST = 2**63  # of a seed
 
 
@@ -64,11 +64,11 @@ def choice_of(config: TrainConfig, given_seed: int, ranking: Sequence[tuple[str,
 
 def path_of(config: TrainConfig, folder: Path | None = None) -> Path:
     """Where a run's choice is kept: in its output folder, unless another one is given."""
-    return (folder or config.save.output_dir) / f"{config.word.output_name}{SUFFIX}"
+    return (folder or config.save.output_dir) / f"{config.word.output_name}{CHOICE}"
 
 
 def read_choice(path: Path) -> Choice | None:
-    """What was chosen; None where the file is not as it was written."""
+    """Read what was chosen; None where the file is not as it was written."""
     try:
         choice = Choice(**read_json(path))
         choice = replace(choice, ranking=[(str(name), None if loss is None else float(loss)) for name, loss in choice.ranking])

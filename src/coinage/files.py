@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, reason_of
+
+LONGEST_NAME = 64  # bytes of a name that a temporary file may repeat; some file systems take 143
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -27,7 +30,7 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """
     if not path.name:
         raise CoinageError("this is a folder, not a file", str(path), "name a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -36,11 +39,23 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
+    except (OSError, ValueError) as error:  # the latter where this system cannot write such a name
+        with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else reason_of(error)
         hint = "free some space or choose another folder"
-        raise CoinageError(f"cannot write the file: {error.strerror}", str(path), hint) from error
+        raise CoinageError(f"cannot write the file: {reason}", str(path), hint) from error
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where a file is written before it gets its name: beside it, under its name where that is short.
+
+    So a kill's leavings can be told (`run_files.tidy`), and a name as long as the file system takes can be written.
+    """
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{zlib.crc32(os.fsencode(name)):08x}"
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
 
 
 def save_image(path: Path, pixels: NDArray[np.uint8]) -> None:

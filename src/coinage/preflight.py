@@ -20,6 +20,7 @@ from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, reach_hub, wrong_kind
 from coinage.preview_set import default_prompts
 from coinage.prompts import Prompt, read_prompts
+from coinage.run_lock import Lock, claim
 from coinage.state_files import find_state
 from coinage.text_files import is_file, is_folder, is_there
 from coinage.tokenizer_files import find_tokenizer
@@ -38,6 +39,12 @@ class Checked:
     prompts: tuple[Prompt, ...]
     warnings: tuple[Problem, ...]
     state: Path | None = None  # to go on from
+    lock: Lock | None = None  # on the run's name, for as long as this is kept
+
+    def release(self) -> None:
+        """Give the run's name free for other runs."""
+        if self.lock:
+            self.lock.release()
 
 
 def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool = True) -> Checked:
@@ -72,8 +79,9 @@ def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool 
         found.errors += output_problems(config.save.output_dir)
         found.errors += output_problems(config.log.dir, "--logging_dir") if config.log.dir else []
         found.warnings += disk_problems((config, checked.samples)) if alone else []
+    lock = None if found.errors else claim(config, state, found)
     found.raise_errors()
-    return Checked(checked.samples, tuple(prompts), tuple(found.warnings), state)
+    return Checked(checked.samples, tuple(prompts), tuple(found.warnings), state, lock)
 
 
 def environment_problems() -> list[Problem]:

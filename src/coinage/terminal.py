@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,13 +187,32 @@ def _label(record: logging.LogRecord) -> str | None:
 
 
 def print_error(text: str) -> None:
-    """Say on stderr why a command ends; where nobody can be told any more, that is no second error."""
+    """Say on stderr why a command ends; on a full disk, or where nobody reads any more, the exit code says it alone."""
     text = f"error: {visible(text, keep=LINE_BREAK)}"
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if console := terminal():
             console.print(styled(text, console.width), soft_wrap=True)
         else:
             print_text(text, "stderr")
+
+
+def print_result(text: str) -> None:
+    """Write a command's result to stdout, unless nobody reads it."""
+    with suppress(OSError, ValueError):
+        print_line(text)
+
+
+def settle_streams() -> None:
+    """Give up what stdout or stderr does not take at a command's end, which would make Python end with a code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def styled(text: str, width: int, label: str | None = None) -> Text:

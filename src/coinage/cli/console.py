@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_rank, wait_asleep
-from coinage.terminal import Lines, Messages, print_error, print_line, print_text
+from coinage.terminal import Lines, Messages, print_error, print_line, print_text, settle_streams
 
 INTERRUPTED = 130
 PATIENCE = 5.0  # seconds
@@ -100,6 +100,9 @@ def exit_code_of(action: Callable[[], None]) -> int:
             print_error(str(problem))
         return error.exit_code
     except KeyboardInterrupt:
-        print_line("interrupted", "stderr")
+        with contextlib.suppress(OSError):
+            print_line("interrupted", "stderr")
         return INTERRUPTED
+    finally:
+        settle_streams()
     return 0

@@ -20,7 +20,7 @@ from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import parse, write_config
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_count
-from coinage.terminal import fact, print_line, print_text
+from coinage.terminal import fact, print_line, print_result, print_text
 
 if TYPE_CHECKING:
     from coinage.config import TrainConfig
@@ -139,6 +139,8 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
     model = configs[0].model
     fact("model", f"loading {model.source} ({FAMILY_NAMES[model.family]})")
     with ExitStack() as stack:
+        for found in checked:
+            stack.callback(found.release)
         warned = stack.enter_context(WarningsKept(str(warning) for found in checked for warning in found.warnings))
         runs = prepare_all(configs, [found.samples for found in checked], device, [found.state for found in checked], processes)
         fit_threads(runs[0].parts)
@@ -181,7 +183,7 @@ def finish(run: Run, reporter: Reporter) -> None:
     if reporter.written:
         log.info("look at %s", reporter.path)
     if run.config.log.quiet:
-        print_line(str(path))
+        print_result(str(path))
 
 
 def tell_loaded(run: Run, state: Path | None) -> None:

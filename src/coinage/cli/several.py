@@ -19,7 +19,8 @@ from coinage.disk import disk_problems
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.launch import process_count
 from coinage.preflight import Checked, check
-from coinage.state_files import LATEST, SAVED, states_of
+from coinage.run_files import SAVED
+from coinage.state_files import LATEST, states_of
 from coinage.terminal import print_line
 from coinage.words import pieces_of, word_pattern
 

@@ -77,11 +77,19 @@ def write(path: Path, file: EmbeddingFile, precision: str = "float") -> None:
     Raises:
         CoinageError: a vector is not finite, or the file cannot be written.
     """
+    write_bytes(path, bytes_for(path, file, precision))
+
+
+def bytes_for(path: Path, file: EmbeddingFile, precision: str = "float") -> bytes:
+    """Return what `write` writes.
+
+    Raises:
+        CoinageError: a vector is not finite.
+    """
     tensors = tensors_of(file, str(path), precision)
     if path.suffix.lower() == ".safetensors":
-        write_bytes(path, _safetensors_bytes(tensors, file.metadata))
-    else:
-        write_bytes(path, pickle_bytes(_webui_dict(path.stem, tensors, file)))
+        return _safetensors_bytes(tensors, file.metadata)
+    return pickle_bytes(_webui_dict(path.stem, tensors, file))
 
 
 def tensors_of(file: EmbeddingFile, where: str, precision: str) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[Emb
         for one in going:
             one.watch.started(one.run)
             _measure(one)
-            if one.run.done == one.run.updates_per_epoch and not one.run.over:  # a state that was saved at the end of an epoch
+            if one.run.done >= one.run.updates_per_epoch and not one.run.over:  # a state that was saved at the end of an epoch
                 _turn(one)
         while going:
             for one in [one for one in going if one.run.over]:
@@ -93,7 +93,7 @@ def _step(learners: Sequence[Learner]) -> None:
     for one in learners:
         one.watch.stepped(one.run)
         _measure(one)
-        if not one.run.ending and (one.run.done == one.run.updates_per_epoch or one.run.over):
+        if not one.run.ending and (one.run.done >= one.run.updates_per_epoch or one.run.over):
             _turn(one)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,11 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.saving import save
 from coinage.errors import CoinageError
 from coinage.hub import Uploader
-from coinage.state_files import LATEST, SUFFIX
+from coinage.run_files import BEST, STATE
+from coinage.state_files import LATEST, content_digests
 from coinage.training.metadata import describe
 from coinage.training.observers import Observer
+from coinage.training.rescue import bring_to_safety
 from coinage.training.state import remove, save_state
 
 if TYPE_CHECKING:
@@ -23,20 +25,25 @@ if TYPE_CHECKING:
     from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
-BEST = "-best"
 
 
 def outdated_epoch(epoch: int, every: int, keep: int) -> int | None:
-    """The epoch whose save is forgotten after that of `epoch`, so that `keep` saves stay."""
+    """Return the epoch whose save is forgotten after that of `epoch`, so that `keep` saves stay; never `epoch` itself."""
     old = epoch - every * keep
-    return old if old > 0 else None
+    return old if 0 < old < epoch else None
 
 
 def outdated_step(step: int, every: int, window: int) -> int | None:
-    """The step whose save is forgotten after that of `step`, so that those of the last `window` steps stay, as the reference."""
+    """Return the step whose save is forgotten after that of `step`; never `step` itself.
+
+    Args:
+        step: of the save that was just written.
+        every: steps from one save to the next.
+        window: saves of so many last steps stay.
+    """
     old = step - window - 1
     old -= old % every
-    return old if old > 0 else None
+    return old if 0 < old < step else None
 
 
 class Saver(Observer):
@@ -50,6 +57,7 @@ class Saver(Observer):
         self._name = config.word.output_name
         self._uploader = uploader
         self._ended = False  # the last save has been tried
+        self._files: Mapping[str, str] = {}  # digests of what the run learns from, as it was when it began
 
     def path(self, suffix: str = "") -> Path:
         """Where an embedding goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
@@ -57,25 +65,46 @@ class Saver(Observer):
 
     def state_path(self, suffix: str = "") -> Path:
         """Where a state goes: the same name, and `-state`."""
-        return self._config.output_dir / f"{self._name}{suffix}{SUFFIX}"
+        return self._config.output_dir / f"{self._name}{suffix}{STATE}"
+
+    def started(self, run: Run) -> None:
+        self._files = content_digests(run.config, run.samples)
+        if run.step:  # a kill may have come between the state's save and what follows it
+            self._forget_steps(run.step)
+            if not run.done:
+                self._forget_epochs(run.epoch - 1, run.total_epochs)
 
     def stepped(self, run: Run) -> None:
         every = self._config.every_n_steps
         if every and run.step % every == 0 and self._saved_on_the_way(run, _at_step(run.step)):
-            for keep, path in ((self._config.keep_steps, self.path), (self._state.keep_steps, self.state_path)):
-                old = outdated_step(run.step, every, keep) if keep else None
-                if old:
-                    remove(path(_at_step(old)))
+            self._forget_steps(run.step)
 
     def epoch_ended(self, run: Run) -> None:
         every = self._config.epochs_between(run.total_epochs)
         if not every or run.epoch % every or run.over:
             return
         if self._saved_on_the_way(run, _at_epoch(run.epoch), epoch_ended=True):
-            for keep, path in ((self._config.keep_epochs, self.path), (self._state.keep_epochs, self.state_path)):
-                old = outdated_epoch(run.epoch, every, keep) if keep else None
-                if old:
-                    remove(path(_at_epoch(old)))
+            self._forget_epochs(run.epoch, run.total_epochs)
+
+    def _forget_steps(self, step: int) -> None:
+        """Delete the save of a step, and the state, that have had their time after that of `step`, if it is one to save at."""
+        every = self._config.every_n_steps
+        if not every or step % every:
+            return
+        for keep, path in ((self._config.keep_steps, self.path), (self._state.keep_steps, self.state_path)):
+            old = outdated_step(step, every, keep) if keep else None
+            if old:
+                remove(path(_at_step(old)))
+
+    def _forget_epochs(self, epoch: int, total: int) -> None:
+        """The same after the save of an epoch of so many."""
+        every = self._config.epochs_between(total)
+        if not every or epoch % every:
+            return
+        for keep, path in ((self._config.keep_epochs, self.path), (self._state.keep_epochs, self.state_path)):
+            old = outdated_epoch(epoch, every, keep) if keep else None
+            if old:
+                remove(path(_at_epoch(old)))
 
     def finished(self, run: Run) -> None:
         self._ended = True
@@ -117,9 +146,9 @@ class Saver(Observer):
         file = replace(word, metadata=describe(run, path.stem))
         try:
             save(path, file, self._config.precision)
-        except CoinageError as error:
+        except Exception as error:
             if last:
-                _rescue(path.name, file, self._config.precision, error)
+                raise bring_to_safety(path, file, error) from error
             raise
         written = [path]
         try:
@@ -127,7 +156,7 @@ class Saver(Observer):
                 self._save_best(run, run.best)
                 written.append(self.path(BEST))
             if state:
-                save_state(run, self.state_path(suffix), epoch_ended=epoch_ended)
+                save_state(run, self.state_path(suffix), self._files, epoch_ended=epoch_ended)
                 written.append(self.state_path(suffix))
         finally:
             if self._uploader:
@@ -139,20 +168,6 @@ class Saver(Observer):
         told = {"ti.step": str(best.step), "ti.epoch": str(best.epoch), "ti.evaluation_loss": f"{best.loss:.6g}"}
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
         save(path, EmbeddingFile(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told), self._config.precision)
-
-
-def _rescue(name: str, file: EmbeddingFile, precision: str, error: CoinageError) -> None:
-    """Write the last embedding where temporary files go, since the output folder does not take it.
-
-    Raises:
-        CoinageError: as `error`, with where the word is now; or nothing, where that fails too.
-    """
-    try:
-        path = Path(tempfile.mkdtemp(prefix="coinage-")) / name
-        save(path, file, precision)
-    except (CoinageError, OSError):
-        return
-    raise CoinageError(error.problems[0].what, error.problems[0].where, f"the word is safe in {path}: copy it from there") from error
 
 
 def _at_step(step: int) -> str:

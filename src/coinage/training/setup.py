@@ -20,7 +20,7 @@ from coinage.data.latents import Latent, Latents, Memory
 from coinage.data.sample import Sample
 from coinage.diffusion.loss import rescaled_weights
 from coinage.embeddings.file import EmbeddingFile
-from coinage.errors import ConfigError, Problem
+from coinage.errors import ConfigError, Problem, TrainingError
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.families.eight_bit import keep_in_eight_bits
@@ -35,6 +35,7 @@ from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
 from coinage.training.step import Batch
 from coinage.training.word import install_words, read_vectors, tell_of_file
+from coinage.wording import counted
 from coinage.words import Placeholder
 
 log = logging.getLogger("coinage")
@@ -124,9 +125,34 @@ class Run:
         return self.parts.rows(self.place)
 
     def lessons(self) -> Iterator[Update]:
-        """All optimizer updates from where the run is; the loop counts its epochs and what is done in them."""
+        """Yield all optimizer updates from where the run is; the loop counts its epochs and what is done in them.
+
+        Raises:
+            TrainingError: an epoch has no update from there on, so that none would ever come.
+        """
         while True:
-            yield from self.updates(self.epoch - 1, self.done)
+            update = None
+            for update in self.updates(self.epoch - 1, self.done):
+                yield update
+            if update is None:
+                what = f"epoch {self.epoch} has no step after its first {self.done}"
+                raise TrainingError(what, hint="see that the dataset has images to train on; or begin anew without --resume")
+
+    def go_on_from(self, step: int, epoch: int, done: int) -> None:
+        """Put the run where another one was; in the next epoch, where its epoch has become shorter than that.
+
+        Args:
+            step: optimizer updates done.
+            epoch: the current one, counted from 1.
+            done: updates done in it.
+        """
+        self.step, self.epoch, self.done = step, epoch, done
+        if done > self.updates_per_epoch:
+            log.warning(
+                "--resume: the state is of step %d of epoch %d, and an epoch has %s now; the run goes on with epoch %d",
+                done, epoch, counted(self.updates_per_epoch, "step"), epoch + 1,
+            )  # fmt: skip
+            self.epoch, self.done = epoch + 1, 0
 
     def updates(self, epoch: int, done: int = 0) -> Iterator[Update]:
         """The optimizer updates of an epoch (counted from 0) after the first `done`, data included."""

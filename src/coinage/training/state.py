@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from coinage.errors import CoinageError, reason_of
 from coinage.files import write_bytes
 from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
 from coinage.training.measured import Best, Measured
+from coinage.training.state_content import check_content, try_optimizer
 
 if TYPE_CHECKING:
     from coinage.training.setup import Run
@@ -21,19 +24,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("coinage")
 
 
-def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
+def save_state(run: Run, folder: Path, files: Mapping[str, str] | None = None, *, epoch_ended: bool = False) -> None:
     """Write a state: a few hundred kB, since random draws are keyed by what they are for and need no memory.
 
     Args:
         run: at the end of a step.
         folder: where to; an older state there is replaced.
+        files: digests of what the run learns from, as `state_files.content_digests`.
         epoch_ended: go on with the next epoch.
 
     Raises:
         CoinageError: it cannot be written.
     """
     buffer = io.BytesIO()
+    epoch, done = (run.epoch + 1, 0) if epoch_ended else (run.epoch, run.done)
     content = {
+        "place": (run.step, epoch, done),
         "rows": [row.detach().cpu() for row in run.rows],
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
@@ -49,8 +55,8 @@ def save_state(run: Run, folder: Path, *, epoch_ended: bool = False) -> None:
         torch.load(io.BytesIO(data), weights_only=True)  # what cannot be read again must not be found out when it is needed
     except Exception as error:
         raise CoinageError(f"the state of {type(run.optimizer).__name__} cannot be saved: {reason_of(error)}", str(folder)) from error
-    epoch, done = (run.epoch + 1, 0) if epoch_ended else (run.epoch, run.done)
-    summary = Summary(run.step, epoch, done, fingerprint(run.config, run.samples), digest_of(data))
+    known = fingerprint(run.config, run.samples) | dict(files or {})
+    summary = Summary(run.step, epoch, done, known, digest_of(data))
     try:
         (folder / SUMMARY).unlink(missing_ok=True)  # from here on the older state does not count
     except OSError as error:
@@ -71,24 +77,32 @@ def load_state(run: Run, folder: Path) -> None:
         raise CoinageError("the state is not whole", str(folder))
     try:
         content: dict[str, Any] = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+        check_content(content, summary, run.rows)
         if run.config.word.search and content.get("init_word"):
             run.begin_from(content["init_word"], content["starts"])
-        with torch.no_grad():
-            for row, values in zip(run.rows, content["rows"], strict=True):
-                row.copy_(values)
-        run.optimizer.load_state_dict(content["optimizer"])
-        run.schedule.load_state_dict(content["schedule"])
-        if content["scaler"] and run.scaler.is_enabled():
-            run.scaler.load_state_dict(content["scaler"])
-        for step, values in content["measured"].items():
-            run.measured[step] = Measured(*values) if isinstance(values, tuple) else Measured(values)  # of an earlier version
-        run.best = Best(**content["best"]) if content.get("best") else None
+        try_optimizer(run, content)
+        _take(run, content)
     except Exception as error:
-        raise CoinageError(
-            f"the state cannot be used: {reason_of(error)}", str(folder), "go on from the embedding: --weights FILE"
-        ) from error
-    run.step, run.epoch, run.done = summary.step, summary.epoch, summary.done
+        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's own words advise to load it all the same
+        reason = "it holds more than numbers and texts" if unsafe else reason_of(error)
+        hint = "go on from the embedding: --weights FILE"
+        raise CoinageError(f"the state cannot be used: {reason}", str(folder), hint) from error
+    run.go_on_from(summary.step, summary.epoch, summary.done)
     log.debug("read rows, optimizer and schedule of step %d, in epoch %d, from %s", run.step, run.epoch, folder)
+
+
+def _take(run: Run, content: Mapping[str, Any]) -> None:
+    """Give a run what a state holds."""
+    with torch.no_grad():
+        for row, values in zip(run.rows, content["rows"], strict=True):
+            row.copy_(values)
+    run.optimizer.load_state_dict(content["optimizer"])
+    run.schedule.load_state_dict(content["schedule"])
+    if content["scaler"] and run.scaler.is_enabled():
+        run.scaler.load_state_dict(content["scaler"])
+    for step, values in content["measured"].items():
+        run.measured[step] = Measured(*values) if isinstance(values, tuple) else Measured(values)  # of an earlier version
+    run.best = Best(**content["best"]) if content.get("best") else None
 
 
 def remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step at hand, with everything saved."""
+"""Ctrl-C, SIGTERM and a terminal that is closed end a run after the step at hand, with everything saved."""
 
 from __future__ import annotations
 
@@ -16,18 +16,32 @@ if TYPE_CHECKING:
 log = logging.getLogger("coinage")
 
 
+HANGUP = "SIGHUP"  # the terminal was closed, or the connection to it was lost
+NAMES = ("SIGINT", "SIGTERM", HANGUP, "SIGBREAK")  # the last one is Windows' own, which lacks the one before
+
+
+def asking() -> list[signal.Signals]:
+    """Return the signals that ask to end; a hangup that the process was started to ignore, as nohup does, stays ignored."""
+    found = [signal.Signals[name] for name in NAMES if name in signal.Signals.__members__]
+    return [number for number in found if number.name != HANGUP or signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextmanager
 def stopping(runs: Sequence[Run]) -> Iterator[None]:
-    """Have SIGINT and SIGTERM set `run.stop` of all; the second one ends the process at once, as without this."""
+    """Have a signal that asks to end set `run.stop` of all; the second one ends the process at once, as without this.
+
+    A second hangup does not: a shell that ends sends one to what the system has sent one already.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in asking()}
 
     def ask(number: int, _frame: FrameType | None) -> None:
         for run in runs:
             run.stop = number
-        signal.signal(number, before[signal.Signals(number)])
+        hangup = signal.Signals(number).name == HANGUP
+        signal.signal(number, signal.SIG_IGN if hangup else before[signal.Signals(number)])
         log.info("stopping after this step; once more stops at once, and loses what is not saved")
 
     for number in before:

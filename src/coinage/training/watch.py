@@ -10,6 +10,7 @@ from coinage.hub import Uploader
 from coinage.progress import counted
 from coinage.prompts import Prompt
 from coinage.training.first_look import FirstLook
+from coinage.training.housekeeping import Housekeeper
 from coinage.training.journal import Journal
 from coinage.training.observers import Evaluations, Named, Observer, Picture, Previewer, Together
 from coinage.training.progress_line import Progress
@@ -53,6 +54,7 @@ def observers_for(
     observers: list[Observer] = []
     if main:
         path = config.save.output_dir / f"{name}-log.jsonl"
+        observers.append(Housekeeper(config.save.output_dir, name, config.state.resume))
         observers += [Journal(path, reporter.add) if reporter else Journal(path), Evaluations(), Saver(config, uploader)]
     if run.place == 0:  # the model is that of all words
         observers.append(FirstLook(config.loop.on_problem))

@@ -1,0 +1,118 @@
+"""The last resorts for a word that its output folder does not take: other folders, and at the very last the terminal."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from coinage.embeddings.file import EmbeddingFile, bytes_for
+from coinage.errors import CoinageError, Problem, reason_of
+from coinage.files import write_bytes
+
+LONGEST_NAME = 64  # signs, so that any file system takes it
+COLUMNS = 76
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - one of several, and the folder made there is private
+
+
+def bring_to_safety(path: Path, file: EmbeddingFile, error: Exception) -> CoinageError:
+    """Write the last word where it can be written, and return the error that says where that is.
+
+    Args:
+        path: where it should have gone.
+        file: the word.
+        error: why it did not. Where the word itself cannot be written, by its numbers, this is what is returned.
+    """
+    problem = error.problems[0] if isinstance(error, CoinageError) else Problem(f"cannot write the file: {reason_of(error)}", str(path))
+    name = _short_name(path)
+    data = _first_that_works([lambda: bytes_for(Path(name), file), lambda: bytes_for(Path(name), replace(file, metadata={}))])
+    if data is None:
+        return error if isinstance(error, CoinageError) else CoinageError(problem.what, problem.where, problem.hint)
+    for folder in places():
+        found = _write(folder, name, data)
+        if found:
+            soon = " before this machine is switched off" if folder == IN_MEMORY else ""
+            return CoinageError(problem.what, problem.where, f"the word is safe in {found}: copy it from there{soon}")
+    name = Path(name).with_suffix(".safetensors").name
+    shown = print_lines(as_text(name, bytes_for(Path(name), replace(file, metadata={}))))
+    hint = "the word is in the lines above, with how to make a file of them" if shown else problem.hint
+    return CoinageError(problem.what, problem.where, hint)
+
+
+def places() -> Iterator[Path]:
+    """Yield folders that may take a small file, likely on several disks: of temporary files, at hand, at home, and in memory."""
+    ways: list[Callable[[], str | Path]] = [
+        tempfile.gettempdir,
+        Path.cwd,
+        Path.home,
+        lambda: os.environ["XDG_RUNTIME_DIR"],
+        lambda: IN_MEMORY,
+    ]
+    for way in ways:
+        with suppress(OSError, RuntimeError, KeyError):
+            folder = Path(way())
+            if folder.is_absolute() and folder.is_dir():
+                yield folder
+
+
+def as_text(name: str, data: bytes) -> str:
+    """Return a small file as text, with the commands that make a file of it again.
+
+    Args:
+        name: for the file.
+        data: in it.
+    """
+    lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), COLUMNS))
+    paths = f"open('{name}', 'wb').write(base64.b64decode(open('word.txt', 'rb').read()))"
+    return (
+        "the word could be written nowhere, so here it is as text. Save the lines between the two rulers as word.txt, then\n"
+        f"  base64 -d word.txt > {name}\n"
+        "or, on any system,\n"
+        f'  python -c "import base64; {paths}"\n'
+        f"{'-' * COLUMNS}\n{lines}\n{'-' * COLUMNS}"
+    )
+
+
+def print_lines(text: str) -> bool:
+    """Print to stderr, to stdout where that does not take it; returns whether one did. The log may be in a file, or be silent."""
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or not there
+            stream.write(text + "\n")
+            stream.flush()
+            return True
+    return False
+
+
+def _short_name(path: Path) -> str:
+    """The file's own name, by which most tools know the word, unless that may be what could not be written."""
+    return path.name if path.name.isascii() and len(path.name) <= LONGEST_NAME else f"word{path.suffix}"
+
+
+def _first_that_works(ways: list[Callable[[], bytes]]) -> bytes | None:
+    for way in ways:
+        with suppress(Exception):  # whatever a header or a number raises
+            return way()
+    return None
+
+
+def _write(folder: Path, name: str, data: bytes) -> Path | None:
+    """Write a file in a new private folder, and see that it is there; None where that cannot be, and then nothing stays."""
+    made = path = None
+    with suppress(CoinageError, OSError):
+        made = Path(tempfile.mkdtemp(prefix="coinage-", dir=folder))
+        path = made / name
+        write_bytes(path, data)
+        if path.read_bytes() == data:
+            return path
+    with suppress(OSError):
+        if path:
+            path.unlink(missing_ok=True)
+        if made:
+            made.rmdir()
+    return None
