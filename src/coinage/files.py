@@ -52,9 +52,9 @@ def temporary_of(path: Path) -> Path:
 
     So a kill's leavings can be told (`run_files.tidy`), and a name as long as the file system takes can be written.
     """
-    name = path.name
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = f"{zlib.crc32(os.fsencode(name)):08x}"
+    name, in_bytes = path.name, path.name.encode(errors="surrogatepass")
+    if len(in_bytes) > LONGEST_NAME:
+        name = f"{zlib.crc32(in_bytes):08x}"
     return path.with_name(f".{name}.{os.getpid()}.tmp")
 
 

@@ -95,7 +95,7 @@ def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
                 return Lock(path, None)
             process, _, host = owner.partition(" ")
             shown = f"process {process} on {host}" if host else "it"
-            findings.error(taken, str(path.parent), f"wait for {shown} or end it; or choose another --output_name or --output_dir")
+            findings.error(taken, str(path), f"wait for {shown} or end it; or choose another --output_name or --output_dir")
             return None
         if _is_at(path, file):
             break

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from coinage.cli.console import set_up_log
+from coinage.embeddings.reading import read
 from coinage.training.journal import Journal
-from tests.helpers import prepared
+from tests.helpers import prepared, rows_of
 
 ROOT = Path(__file__).parents[2]
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -55,6 +57,35 @@ def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
     assert f"the word is safe in {rescue}" in done.stderr
     assert not [name for name in two["names"] if name.endswith(".tmp")]
     assert (two["again"], two["same"]) == (0, True)
+
+    # Each of the folders that may take the word is enough; without any, it is on the terminal.
+    three = results["nowhere"]
+    for name in ("temporary", "work", "home", "runtime", "memory"):
+        told, same = three["kept"][name]
+        assert f"the word is safe in {tmp_path / 'places' / name}" in told or (name == "memory" and "in /dev/shm/coinage-" in told)
+        assert same == [True]
+    assert three["kept"]["None"][1] == []
+    assert "the word is in the lines above" in three["kept"]["None"][0]
+    assert three["left"] == []
+    assert three["code"] == 1
+    assert done.stderr.count("the word could be written nowhere") == 2
+    for number, rows in ((0, torch.arange(64.0).reshape(2, 32)), (1, None)):
+        for way in (0, 1):
+            found = made_of_text(done.stderr, number, way, tmp_path / f"from-text-{number}{way}")
+            assert found.shape == (2, 32) if rows is not None else len(found)
+            assert rows is None or torch.equal(found, rows)
+
+
+def made_of_text(told: str, number: int, way: int, folder: Path) -> torch.Tensor:
+    """What the commands that are told make of the lines on the terminal, as a user would follow them."""
+    ruler = "-" * 76
+    before, text = told.split(f"{ruler}\n")[2 * number : 2 * number + 2]
+    commands = [line.strip() for line in before.splitlines() if line.startswith("  ") and "word.txt" in line][-2:]
+    folder.mkdir()
+    (folder / "word.txt").write_text(text, encoding="utf-16" if way else "utf-8")  # as PowerShell saves what it shows
+    command = commands[way].replace("python", sys.executable, 1) if way else commands[way]
+    subprocess.run(command, shell=True, cwd=folder, check=True)  # noqa: S602 - it is ours
+    return rows_of(read(folder / "zibu.safetensors"))
 
 
 @needs_full

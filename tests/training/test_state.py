@@ -124,7 +124,9 @@ def steps_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_signals_stop_a_command(number: signal.Signals, moon_dataset: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(moon_dataset, tmp_path, "--max_train_steps=100000"), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -16,7 +17,7 @@ from coinage.embeddings.file import EmbeddingFile, bytes_for
 from coinage.errors import CoinageError, Problem, reason_of
 from coinage.files import write_bytes
 
-LONGEST_NAME = 64  # signs, so that any file system takes it
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,63}")  # a name that any file system and any shell takes
 COLUMNS = 76
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - one of several, and the folder made there is private
 
@@ -69,12 +70,12 @@ def as_text(name: str, data: bytes) -> str:
         data: in it.
     """
     lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), COLUMNS))
-    paths = f"open('{name}', 'wb').write(base64.b64decode(open('word.txt', 'rb').read()))"
+    code = f"open('{name}', 'wb').write(base64.b64decode(open('word.txt', 'rb').read()))"
     return (
         "the word could be written nowhere, so here it is as text. Save the lines between the two rulers as word.txt, then\n"
         f"  base64 -d word.txt > {name}\n"
         "or, on any system,\n"
-        f'  python -c "import base64; {paths}"\n'
+        f'  python -c "import base64; {code}"\n'
         f"{'-' * COLUMNS}\n{lines}\n{'-' * COLUMNS}"
     )
 
@@ -91,7 +92,7 @@ def print_lines(text: str) -> bool:
 
 def _short_name(path: Path) -> str:
     """The file's own name, by which most tools know the word, unless that may be what could not be written."""
-    return path.name if path.name.isascii() and len(path.name) <= LONGEST_NAME else f"word{path.suffix}"
+    return path.name if PLAIN.fullmatch(path.name) else f"word{path.suffix}"
 
 
 def _first_that_works(ways: list[Callable[[], bytes]]) -> bytes | None:
