@@ -50,7 +50,7 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 def temporary_of(path: Path) -> Path:
     """Return where a file is written before it gets its name: beside it, under its name where that is short.
 
-    So a kill's leavings can be told (`run_files.tidy`), and a name as long as the file system takes can be written.
+    So what a kill leaves can be told (`run_files.tidy`), and a name as long as a disk takes can be written.
     """
     name, in_bytes = path.name, path.name.encode(errors="surrogatepass")
     if len(in_bytes) > LONGEST_NAME:

@@ -1,14 +1,15 @@
 """The files of a run in its output folder, told by their names. Imports no torch.
 
-A run called NAME writes NAME.EXT at its end, NAME-000003.EXT and NAME-step00000500.EXT on the way, NAME-best.EXT, a folder
-NAME...-state beside any of them, NAME-log.jsonl, NAME-report.html and NAME-autopilot.json.
+A run called NAME writes NAME.EXT at its end, NAME-000003.EXT and NAME-step00000500.EXT on the way, NAME-best.EXT,
+a folder NAME...-state beside any of them, NAME-log.jsonl, NAME-report.html and NAME-autopilot.json.
 
 Two rules keep runs of one name apart:
 
-- A run that begins anew never mixes with what an earlier one left. The earlier log, report, best word, saves and states get a
-  number before their ending, `NAME-log-1.jsonl`, the same one for all, and no run takes them for its own then. The earlier
-  word, NAME.EXT, stays until the new one is there, and the user is warned of that before the model is loaded.
-- A run that goes on tidies what a kill left: files half written, under NAME's names, by processes that are gone.
+- A run that begins anew never mixes with what an earlier one left. The earlier log, report, best word, saves and
+  states get a number before their ending, `NAME-log-1.jsonl`, the same one for all, and no run takes them for its
+  own then. The earlier word, NAME.EXT, stays until the new one is there, and the user is warned of that before the
+  model is loaded.
+- A run tidies what a kill left: files half written, under NAME's names, by processes that are gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SAVED = re.compile(r"(-\d{6,}|-step\d{8,})?")  # what comes after a run's name: of an epoch, of a step, or of its end
+SAVED = re.compile(r"(-\d{6,}|-step\d{8,})?")  # what comes after a run's name: of an epoch, a step, or its end
 STATE, BEST, LOG, REPORT, CHOICE = "-state", "-best", "-log.jsonl", "-report.html", "-autopilot.json"
 FORMATS = (".safetensors", ".pt", ".ckpt")
 HALF_WRITTEN = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp", re.DOTALL)
@@ -27,7 +28,7 @@ ABANDONED = 3600.0  # seconds after which a half written file is, where processe
 
 
 def rest_of(path: Path, name: str) -> tuple[str, str] | None:
-    """Return what comes after a run's name in a file's name, as (what it is of, ending); None for what is not the run's.
+    """Return what comes after a run's name in a file's name: (what it is of, ending); None for others' files.
 
     Args:
         path: of a file or folder in the output folder.
@@ -55,8 +56,10 @@ def earlier_files(folder: Path, name: str) -> list[Path]:
         return []
     named = {path: rest for path in sorted(folder.iterdir()) if (rest := rest_of(path, name))}
     found = {path: rest for path, rest in named.items() if path.is_dir() == (rest[1] == STATE)}
-    kept = [path for path, (of, ending) in found.items() if ending != CHOICE and (of or ending not in FORMATS)]
-    told = [path for path in kept if not path.name.endswith(REPORT) and not (path.name.endswith(LOG) and not path.stat().st_size)]
+    finished = [("", ending) for ending in FORMATS]
+    kept = [path for path, rest in found.items() if rest not in finished and rest[1] != CHOICE]
+    empty = [path for path in kept if path.name.endswith(LOG) and not path.stat().st_size]
+    told = [path for path in kept if path not in empty and not path.name.endswith(REPORT)]
     return kept if told else []
 
 
@@ -81,7 +84,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def tidy(folder: Path, name: str) -> list[Path]:
-    """Delete what a run of a name had half written when it was killed, and return it; files of other names are left alone."""
+    """Delete what a run of a name had half written when it was killed, and return it."""
     removed = []
     for path in _half_written(folder, name):
         try:
@@ -125,7 +128,8 @@ def _is_left_over(path: Path) -> bool:
 def is_mixing(folder: Path, name: str, resume: str | None) -> bool:
     """Whether a run that begins at its first step would mix with an earlier one of its name.
 
-    Not where `--resume` was to go on and found no state: unless the word is finished, that run was killed before its first save.
+    Not where `--resume` was to go on and found no state: unless the word is finished, that run was killed
+    before its first save.
     """
     return resume is None or bool(word_files(folder, name))
 

@@ -1,4 +1,4 @@
-"""Two runs never write the same files: a run holds a lock on its name in its output folder. Imports no torch."""
+"""Two runs never write the same files: each holds a lock on its name in its folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAR = 2**20  # the byte that is locked on Windows, where what is locked cannot b
 
 @dataclass(slots=True)
 class Lock:
-    """A lock on a run's name, held until it is released, forgotten, or the process dies, however that happens."""
+    """A lock on a run's name, held until it is released or forgotten, or the process dies."""
 
     path: Path
     file: int | None  # None: the file system has no locks
@@ -70,16 +70,17 @@ def _warn_of_earlier(config: TrainConfig, findings: Findings) -> None:
     words = [path.name for path in word_files(folder, name) if path == config.output_file]
     others = [path.name for path in earlier_files(folder, name)]
     kept = f"{few(others)} {'stays' if len(others) == 1 else 'stay'} under a number" if others else ""
-    what = f"{words[0]} is there already: this run replaces it at its end" if words else "an earlier run of this name has left files"
-    hint = (
-        "to keep the earlier word, choose another --output_name" if words else "choose another --output_name, or go on with --resume latest"
-    )
+    what = "an earlier run of this name has left files"
+    hint = "choose another --output_name, or go on with --resume latest"
+    if words:
+        what = f"{words[0]} is there already: this run replaces it at its end"
+        hint = "to keep the earlier word, choose another --output_name"
     if words or others:
         findings.warn(what + (f"; {kept}" if kept else ""), str(folder), hint)
 
 
 def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
-    """Lock a file; what stands against it is found. A file system that knows no locks stands against nothing."""
+    """Lock a file, or find who has; where the file system knows no locks, nothing stands in the way."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -95,7 +96,11 @@ def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
                 return Lock(path, None)
             process, _, host = owner.partition(" ")
             shown = f"process {process} on {host}" if host else "it"
-            findings.error(taken, str(path), f"wait for {shown} or end it; or choose another --output_name or --output_dir")
+            findings.error(
+                taken,
+                str(path),
+                f"wait for {shown}, or end it; or choose another --output_name or --output_dir",
+            )
             return None
         if _is_at(path, file):
             break

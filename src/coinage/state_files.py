@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coinage.config import TrainConfig
+from coinage.config import LoopConfig, TrainConfig
 from coinage.content import digest_of_images, digest_of_weights
 from coinage.data.batches import length_of
 from coinage.data.sample import Sample
@@ -88,9 +88,9 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
 
 
 def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return digests of the files that a run learns from: model and images may be replaced and keep their names.
+    """Return digests of the files that a run learns from, which may be replaced and keep their names.
 
-    Some kB of each file are read: 10,000 images take a fifth of a second. What cannot be read has no digest.
+    Some kB of each file are read. What cannot be read has no digest.
     """
     weights = digest_of_weights(config.model.source, config.model.vae)
     images = digest_of_images(path for sample in samples for path in (sample.path, sample.mask) if path)
@@ -101,7 +101,8 @@ def read_summary(folder: Path) -> Summary | None:
     """Read a state's summary; None when the state is not whole, or tells what cannot be."""
     try:
         summary = Summary(**read_json(folder / SUMMARY, most=MOST_SUMMARY))
-        right = _counts_fit(summary) and _is_known(summary.fingerprint) and _digest_of_file(folder / TENSORS) == summary.digest
+        right = _counts_fit(summary) and _is_known(summary.fingerprint)
+        right = right and _digest_of_file(folder / TENSORS) == summary.digest
     except (CoinageError, OSError, ValueError, TypeError):
         return None
     return summary if right else None
@@ -112,7 +113,8 @@ def _counts_fit(summary: Summary) -> bool:
     counts = (summary.step, summary.epoch, summary.done)
     if not all(type(count) is int for count in counts):
         return False
-    return 0 <= summary.done <= summary.step <= MOST_STEPS and 1 <= summary.epoch <= summary.step - summary.done + 1
+    step, epoch, done = counts
+    return 0 <= done <= step <= MOST_STEPS and 1 <= epoch <= step - done + 1
 
 
 def _is_known(fingerprint: object) -> bool:
@@ -123,7 +125,7 @@ def _is_known(fingerprint: object) -> bool:
 
 
 def _digest_of_file(path: Path) -> str | None:
-    """Return a regular file's digest, as `digest_of`; None for anything else, and for more than a state can be."""
+    """Return a regular file's digest, as `digest_of`; None for anything else, and where it is too large."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_TENSORS:
         return None
@@ -148,7 +150,7 @@ def latest_state(folder: Path, name: str) -> Path | None:
 
 
 def named_state(resume: str | None, output_dir: Path, name: str) -> Path | None:
-    """Return the folder that `--resume` means, whether or not it is there; None where there is nothing to go on from.
+    """Return the folder that `--resume` means, whether or not it is there; None where there is nothing.
 
     Args:
         resume: `latest`, a state's folder, a file in it, or a folder that holds states.
@@ -191,7 +193,8 @@ def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Finding
         findings.note(f"--resume {resume}: the state is {folder}")
     now = fingerprint(config, samples) | content_digests(config, samples)
     compare(summary.fingerprint, now, str(folder), findings)
-    _tell_the_end(summary.step, config, samples, str(folder), findings)
+    length, _ = length_of(config, samples, process_count())
+    _tell_the_end(summary.step, length, config.loop, str(folder), findings)
     return folder
 
 
@@ -208,26 +211,30 @@ def _tell_not_whole(folder: Path, name: str, findings: Findings) -> None:
     """Say why a folder cannot be gone on from."""
     others = sorted(path.name for path in folder.glob(f"*{STATE}") if (path / SUMMARY).is_file())
     if (folder / SUMMARY).exists() or (folder / TENSORS).exists() or folder.name.endswith(STATE):
-        findings.error("--resume: the state is not whole", str(folder), "use an earlier one; --resume latest finds it")
+        hint = "use an earlier one; --resume latest finds it"
+        findings.error("--resume: the state is not whole", str(folder), hint)
     elif others:
         hint = f"name one of the states in it: {few(others)}"
         findings.error(f"--resume: the folder holds no whole state of {name}", str(folder), hint)
     else:
-        findings.error("--resume: the folder holds no state", str(folder), "give a folder that ends in -state, or latest")
+        hint = "give a folder that ends in -state, or latest"
+        findings.error("--resume: the folder holds no state", str(folder), hint)
 
 
-def _tell_the_end(step: int, config: TrainConfig, samples: Sequence[Sample], where: str, findings: Findings) -> None:
-    """Warn where a state leaves nothing to learn. No error: a command that is started again and again must end well."""
-    steps, _ = length_of(config, samples, process_count())
-    if step < steps:
+def _tell_the_end(step: int, length: int, loop: LoopConfig, where: str, findings: Findings) -> None:
+    """Warn where a state leaves nothing to learn.
+
+    It is not an error: a command that is started again and again must end well.
+    """
+    if step < length:
         return
-    flag = "--max_train_steps" if config.loop.max_epochs is None else "--max_train_epochs"
-    what = f"--resume: nothing is left to learn: the state is of step {step}, and the run has {counted(steps, 'step')}"
-    findings.warn(what, where, f"to go on, pass a larger {flag}")
+    flag = "--max_train_steps" if loop.max_epochs is None else "--max_train_epochs"
+    what = f"the state is of step {step}, and the run has {counted(length, 'step')}"
+    findings.warn(f"--resume: nothing is left to learn: {what}", where, f"to go on, pass a larger {flag}")
 
 
 def compare(then: Mapping[str, Any], now: Mapping[str, Any], where: str, findings: Findings) -> None:
-    """Tell every field in which a state and a run differ; of what a state of an earlier version does not have, nothing is told.
+    """Tell every field in which a state and a run differ, but for those that an older state lacks.
 
     Args:
         then: the state's fingerprint.

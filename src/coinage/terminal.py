@@ -203,7 +203,7 @@ def print_result(text: str) -> None:
 
 
 def settle_streams() -> None:
-    """Give up what stdout or stderr does not take at a command's end, which would make Python end with a code of its own."""
+    """Give up what stdout or stderr does not take; Python would end with a code of its own over it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

@@ -103,7 +103,12 @@ def ended(act: str, out: str, error: str) -> int:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
     ("act", "code"),
-    [("print_result('saved.pt')", 0), ("raise CoinageError('not saved')", 1), ("sys.exit(143)", 143), ("raise KeyboardInterrupt", 130)],
+    [
+        ("print_result('saved.pt')", 0),
+        ("raise CoinageError('not saved')", 1),
+        ("sys.exit(143)", 143),
+        ("raise KeyboardInterrupt", 130),
+    ],
 )
 def test_exit_codes_hold_where_nothing_can_be_said(act: str, code: int) -> None:
     for out, error in ((">/dev/full", "2>/dev/full"), (">/dev/full", ""), (">&-", "2>&-")):

@@ -60,7 +60,14 @@ def rewritten(file: Path, repeats: int, batch: int) -> Path:
 def out(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps, with its states."""
     folder = tmp_path_factory.mktemp("six")
-    trained(dataset, folder, "--max_train_steps=6", "--save_state", "--save_every_n_steps=3", "--validation_split=0.2")
+    trained(
+        dataset,
+        folder,
+        "--max_train_steps=6",
+        "--save_state",
+        "--save_every_n_steps=3",
+        "--validation_split=0.2",
+    )
     return folder
 
 
@@ -77,7 +84,10 @@ CHANGES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "images deleted": (without_images, []),
     "larger batches": (lambda folder: rewritten(folder / "dataset.toml", repeats=2, batch=8), []),
     "fewer repeats": (lambda folder: rewritten(folder / "dataset.toml", repeats=1, batch=2), []),
-    "accumulation": (lambda folder: rewritten(folder / "dataset.toml", repeats=2, batch=2), ["--gradient_accumulation_steps=4"]),
+    "accumulation": (
+        lambda folder: rewritten(folder / "dataset.toml", repeats=2, batch=2),
+        ["--gradient_accumulation_steps=4"],
+    ),
 }
 
 
@@ -87,7 +97,14 @@ def test_a_run_goes_on_with_the_next_epoch_where_its_place_is_gone(
 ) -> None:
     alter, flags = CHANGES[change]
     other = alter(shutil.copytree(dataset.parent, tmp_path / "dataset"))
-    run, _ = trained(other, tmp_path / "out", *flags, f"--resume={out / SAVED}", "--max_train_steps=7", "--learning_rate=5e-2")
+    run, _ = trained(
+        other,
+        tmp_path / "out",
+        *flags,
+        f"--resume={out / SAVED}",
+        "--max_train_steps=7",
+        "--learning_rate=5e-2",
+    )
     assert (run.step, run.epoch, run.done) == (7, 2, 1)
     assert "the state is of step 6 of epoch 1, and an epoch has" in caplog.text
     assert "the run goes on with epoch 2" in caplog.text
@@ -141,7 +158,12 @@ def warnings_of(dataset: Path, folder: Path, *more: str) -> tuple[Problem, ...]:
 
 def test_folders_and_files_that_mean_a_state_are_understood(dataset: Path, out: Path, tmp_path: Path) -> None:
     last = out / "zibu-state"
-    for given, meant in ((out, latest_state(out, "zibu")), (last, last), (last / SUMMARY, last), (last / TENSORS, last)):
+    for given, meant in (
+        (out, latest_state(out, "zibu")),
+        (last, last),
+        (last / SUMMARY, last),
+        (last / TENSORS, last),
+    ):
         config = config_for(dataset, tmp_path, f"--resume={given}", "--max_train_steps=9")
         assert check(config).state == meant
 
@@ -150,7 +172,12 @@ def test_what_means_no_state_is_told(dataset: Path, out: Path, tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     (tmp_path / "half-state").mkdir()
     for given, name, message, hint in (
-        (out / "zibu.safetensors", "zibu", "this is a file, not a state's folder", "--weights FILE starts from an embedding"),
+        (
+            out / "zibu.safetensors",
+            "zibu",
+            "this is a file, not a state's folder",
+            "--weights FILE starts from an embedding",
+        ),
         (tmp_path / "nothing", "zibu", "no such folder", "or latest"),
         (tmp_path / "empty", "zibu", "the folder holds no state", "ends in -state"),
         (tmp_path / "half-state", "zibu", "the state is not whole", "--resume latest finds it"),
@@ -321,7 +348,11 @@ def test_an_older_save_that_a_kill_left_is_forgotten(dataset: Path, tmp_path: Pa
             trained(dataset, tmp_path, *given)
     assert (tmp_path / "zibu-step00000001.safetensors").is_file()
     half = [".zibu.safetensors.999999999.tmp", "zibu-step00000003-state/.state.pt.999999999.tmp"]
-    others = [".zibu2.safetensors.999999999.tmp", f".zibu.safetensors.{os.getppid()}.tmp", ".zibu-x.pt.999999999.tmp"]
+    others = [
+        ".zibu2.safetensors.999999999.tmp",
+        f".zibu.safetensors.{os.getppid()}.tmp",
+        ".zibu-x.pt.999999999.tmp",
+    ]
     for name in (*half, *others):
         (tmp_path / name).write_bytes(b"half")
     run, _ = trained(dataset, tmp_path, *given, "--resume=latest")

@@ -308,3 +308,28 @@ def test_a_save_on_the_way_that_fails_is_told_and_the_last_one_stops(
     (tmp_path / "zibu.safetensors").mkdir()
     with pytest.raises(CoinageError, match="cannot write the file"):
         trained(moon_dataset, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_gone_costs_nothing(moon_dataset: Path, tmp_path: Path) -> None:
+    """Its process gets a hangup, and from then on nothing can be written to it."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = command(moon_dataset, tmp_path, "--max_train_steps=100000")
+    child = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    start = [sys.executable, "-c", child, *words]
+    process = subprocess.Popen(start, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    deadline = time.monotonic() + 120
+    while steps_in(tmp_path / "zibu-log.jsonl") < 3 and time.monotonic() < deadline:
+        os.set_blocking(ours, False)
+        try:
+            os.read(ours, 65536)
+        except BlockingIOError:
+            time.sleep(0.02)
+    os.close(ours)
+    assert process.wait(timeout=120) == 128 + signal.SIGHUP
+    state = latest_state(tmp_path, "zibu")
+    assert state
+    assert steps_in(tmp_path / "zibu-log.jsonl") == read_summary(state).step  # type: ignore[union-attr]

@@ -84,7 +84,13 @@ def test_a_folder_without_locks_stops_nobody(moon_dataset: Path, tmp_path: Path,
 
 
 def test_a_run_that_begins_anew_keeps_what_was_there_under_a_number(moon_dataset: Path, tmp_path: Path) -> None:
-    given = ("--max_train_steps=4", "--save_state", "--save_every_n_steps=2", "--validation_split=0.2", "--keep_best")
+    given = (
+        "--max_train_steps=4",
+        "--save_state",
+        "--save_every_n_steps=2",
+        "--validation_split=0.2",
+        "--keep_best",
+    )
     first = check(config_for(moon_dataset, tmp_path, *given))
     assert not [problem for problem in first.warnings if "already" in problem.what]
     trained(moon_dataset, tmp_path, *given)
@@ -113,8 +119,22 @@ def test_a_run_that_begins_anew_keeps_what_was_there_under_a_number(moon_dataset
 
 
 def test_which_files_are_those_of_a_name(tmp_path: Path) -> None:
-    own = ["zibu-log.jsonl", "zibu-report.html", "zibu-best.pt", "zibu-000002.ckpt", "zibu-step00000100.safetensors"]
-    others = ["zibu.pt", "zibu2-log.jsonl", "zibu-autopilot.json", "zibu-x.pt", "zibu-log-1.jsonl", "zibu-step00000100-1.pt", "a.txt"]
+    own = [
+        "zibu-log.jsonl",
+        "zibu-report.html",
+        "zibu-best.pt",
+        "zibu-000002.ckpt",
+        "zibu-step00000100.safetensors",
+    ]
+    others = [
+        "zibu.pt",
+        "zibu2-log.jsonl",
+        "zibu-autopilot.json",
+        "zibu-x.pt",
+        "zibu-log-1.jsonl",
+        "zibu-step00000100-1.pt",
+        "a.txt",
+    ]
     for name in (*own, *others):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "zibu-000002-state").mkdir()

@@ -28,13 +28,21 @@ class Housekeeper(Observer):
     def started(self, run: Run) -> None:
         removed = tidy(self._folder, self._name)
         if removed:
-            log.debug("deleted %s that was half written: %s", counted(len(removed), "file"), few(path.name for path in removed))
+            log.debug(
+                "deleted %s that was half written: %s",
+                counted(len(removed), "file"),
+                few(path.name for path in removed),
+            )
         if run.step or not is_mixing(self._folder, self._name, self._resume):
             return
         try:
             kept = set_aside(self._folder, self._name)
         except OSError as error:
-            log.warning("files of an earlier run are in the way and cannot be renamed: %s: %s", error.filename, error.strerror)
+            log.warning(
+                "files of an earlier run are in the way and cannot be renamed: %s: %s",
+                error.filename,
+                error.strerror,
+            )
             return
         if kept:
             log.info("kept from an earlier run: %s", few(path.name for path in kept))

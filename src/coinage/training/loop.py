@@ -65,7 +65,7 @@ def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[Emb
         for one in going:
             one.watch.started(one.run)
             _measure(one)
-            if one.run.done >= one.run.updates_per_epoch and not one.run.over:  # a state that was saved at the end of an epoch
+            if one.run.done >= one.run.updates_per_epoch and not one.run.over:  # its state was saved at an epoch's end
                 _turn(one)
         while going:
             for one in [one for one in going if one.run.over]:

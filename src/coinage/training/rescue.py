@@ -1,4 +1,4 @@
-"""The last resorts for a word that its output folder does not take: other folders, and at the very last the terminal."""
+"""Where a word goes that its output folder does not take: to other folders, and at last to the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from coinage.embeddings.file import EmbeddingFile, bytes_for
-from coinage.errors import CoinageError, Problem, reason_of
+from coinage.errors import CoinageError, reason_of
 from coinage.files import write_bytes
 
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,63}")  # a name that any file system and any shell takes
@@ -28,26 +28,28 @@ def bring_to_safety(path: Path, file: EmbeddingFile, error: Exception) -> Coinag
     Args:
         path: where it should have gone.
         file: the word.
-        error: why it did not. Where the word itself cannot be written, by its numbers, this is what is returned.
+        error: why it did not. Returned as it is where the word has numbers that cannot be written at all.
     """
-    problem = error.problems[0] if isinstance(error, CoinageError) else Problem(f"cannot write the file: {reason_of(error)}", str(path))
-    name = _short_name(path)
-    data = _first_that_works([lambda: bytes_for(Path(name), file), lambda: bytes_for(Path(name), replace(file, metadata={}))])
+    if not isinstance(error, CoinageError):
+        error = CoinageError(f"cannot write the file: {reason_of(error)}", str(path))
+    problem, name, plain = error.problems[0], _short_name(path), replace(file, metadata={})
+    data = _first_that_works([lambda: bytes_for(Path(name), file), lambda: bytes_for(Path(name), plain)])
     if data is None:
-        return error if isinstance(error, CoinageError) else CoinageError(problem.what, problem.where, problem.hint)
+        return error
     for folder in places():
         found = _write(folder, name, data)
         if found:
             soon = " before this machine is switched off" if folder == IN_MEMORY else ""
-            return CoinageError(problem.what, problem.where, f"the word is safe in {found}: copy it from there{soon}")
+            hint = f"the word is safe in {found}: copy it from there{soon}"
+            return CoinageError(problem.what, problem.where, hint)
     name = Path(name).with_suffix(".safetensors").name
-    shown = print_lines(as_text(name, bytes_for(Path(name), replace(file, metadata={}))))
+    shown = print_lines(as_text(name, bytes_for(Path(name), plain)))
     hint = "the word is in the lines above, with how to make a file of them" if shown else problem.hint
     return CoinageError(problem.what, problem.where, hint)
 
 
 def places() -> Iterator[Path]:
-    """Yield folders that may take a small file, likely on several disks: of temporary files, at hand, at home, and in memory."""
+    """Yield folders that may take a small file: of temporary files, at hand, at home, and in memory."""
     ways: list[Callable[[], str | Path]] = [
         tempfile.gettempdir,
         Path.cwd,
@@ -72,7 +74,8 @@ def as_text(name: str, data: bytes) -> str:
     lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), COLUMNS))
     code = f"open('{name}', 'wb').write(base64.b64decode(open('word.txt', 'rb').read()))"
     return (
-        "the word could be written nowhere, so here it is as text. Save the lines between the two rulers as word.txt, then\n"
+        "the word could be written nowhere, so here it is as text.\n"
+        "Save the lines between the two rulers as word.txt, then\n"
         f"  base64 -d word.txt > {name}\n"
         "or, on any system,\n"
         f'  python -c "import base64; {code}"\n'
@@ -81,7 +84,10 @@ def as_text(name: str, data: bytes) -> str:
 
 
 def print_lines(text: str) -> bool:
-    """Print to stderr, to stdout where that does not take it; returns whether one did. The log may be in a file, or be silent."""
+    """Print to stderr, or to stdout where that does not take it; returns whether one did.
+
+    Not by the log, which may go to a file or be silent.
+    """
     for stream in (sys.stderr, sys.stdout):
         with suppress(OSError, ValueError, AttributeError):  # closed, full, or not there
             stream.write(text + "\n")
@@ -91,7 +97,7 @@ def print_lines(text: str) -> bool:
 
 
 def _short_name(path: Path) -> str:
-    """The file's own name, by which most tools know the word, unless that may be what could not be written."""
+    """The file's own name, by which most tools know the word, unless it may be what was not taken."""
     return path.name if PLAIN.fullmatch(path.name) else f"word{path.suffix}"
 
 
@@ -103,7 +109,7 @@ def _first_that_works(ways: list[Callable[[], bytes]]) -> bytes | None:
 
 
 def _write(folder: Path, name: str, data: bytes) -> Path | None:
-    """Write a file in a new private folder, and see that it is there; None where that cannot be, and then nothing stays."""
+    """Write a file in a new private folder, and see that it is there; None, and nothing left, where it cannot be."""
     made = path = None
     with suppress(CoinageError, OSError):
         made = Path(tempfile.mkdtemp(prefix="coinage-", dir=folder))

@@ -28,7 +28,7 @@ log = logging.getLogger("coinage")
 
 
 def outdated_epoch(epoch: int, every: int, keep: int) -> int | None:
-    """Return the epoch whose save is forgotten after that of `epoch`, so that `keep` saves stay; never `epoch` itself."""
+    """Return the epoch whose save is forgotten after that of `epoch`, so that `keep` stay; never `epoch`."""
     old = epoch - every * keep
     return old if 0 < old < epoch else None
 
@@ -87,7 +87,7 @@ class Saver(Observer):
             self._forget_epochs(run.epoch, run.total_epochs)
 
     def _forget_steps(self, step: int) -> None:
-        """Delete the save of a step, and the state, that have had their time after that of `step`, if it is one to save at."""
+        """Delete the save and the state whose time is over after those of `step`, if it is one to save at."""
         every = self._config.every_n_steps
         if not every or step % every:
             return

@@ -125,7 +125,7 @@ class Run:
         return self.parts.rows(self.place)
 
     def lessons(self) -> Iterator[Update]:
-        """Yield all optimizer updates from where the run is; the loop counts its epochs and what is done in them.
+        """Yield all updates from where the run is; the loop counts its epochs and what is done in them.
 
         Raises:
             TrainingError: an epoch has no update from there on, so that none would ever come.
@@ -136,7 +136,8 @@ class Run:
                 yield update
             if update is None:
                 what = f"epoch {self.epoch} has no step after its first {self.done}"
-                raise TrainingError(what, hint="see that the dataset has images to train on; or begin anew without --resume")
+                hint = "see that the dataset has images to train on; or begin anew without --resume"
+                raise TrainingError(what, hint=hint)
 
     def go_on_from(self, step: int, epoch: int, done: int) -> None:
         """Put the run where another one was; in the next epoch, where its epoch has become shorter than that.
@@ -149,7 +150,8 @@ class Run:
         self.step, self.epoch, self.done = step, epoch, done
         if done > self.updates_per_epoch:
             log.warning(
-                "--resume: the state is of step %d of epoch %d, and an epoch has %s now; the run goes on with epoch %d",
+                "--resume: the state is of step %d of epoch %d, and an epoch has %s now; "
+                "the run goes on with epoch %d",
                 done, epoch, counted(self.updates_per_epoch, "step"), epoch + 1,
             )  # fmt: skip
             self.epoch, self.done = epoch + 1, 0

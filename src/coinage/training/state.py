@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 
-def save_state(run: Run, folder: Path, files: Mapping[str, str] | None = None, *, epoch_ended: bool = False) -> None:
+def save_state(run: Run, folder: Path, files: Mapping[str, str] = NO_FILES, *, epoch_ended: bool = False) -> None:
     """Write a state: a few hundred kB, since random draws are keyed by what they are for and need no memory.
 
     Args:
@@ -55,7 +57,7 @@ def save_state(run: Run, folder: Path, files: Mapping[str, str] | None = None, *
         torch.load(io.BytesIO(data), weights_only=True)  # what cannot be read again must not be found out when it is needed
     except Exception as error:
         raise CoinageError(f"the state of {type(run.optimizer).__name__} cannot be saved: {reason_of(error)}", str(folder)) from error
-    known = fingerprint(run.config, run.samples) | dict(files or {})
+    known = fingerprint(run.config, run.samples) | dict(files)
     summary = Summary(run.step, epoch, done, known, digest_of(data))
     try:
         (folder / SUMMARY).unlink(missing_ok=True)  # from here on the older state does not count
@@ -101,7 +103,8 @@ def _take(run: Run, content: Mapping[str, Any]) -> None:
     if content["scaler"] and run.scaler.is_enabled():
         run.scaler.load_state_dict(content["scaler"])
     for step, values in content["measured"].items():
-        run.measured[step] = Measured(*values) if isinstance(values, tuple) else Measured(values)  # of an earlier version
+        numbers = values if isinstance(values, tuple) else (values,)  # the loss alone in older states
+        run.measured[step] = Measured(*numbers)
     run.best = Best(**content["best"]) if content.get("best") else None
 
 

@@ -1,4 +1,4 @@
-"""Whether what a state's file holds is what a run needs, told before the first step: it may be damaged, or of anybody's making."""
+"""Whether a state's file holds what a run needs, told before the first step: it may be damaged, or anybody's."""
 
 from __future__ import annotations
 
@@ -42,33 +42,45 @@ def check_content(content: object, summary: Summary, rows: Sequence[Tensor]) -> 
     best = content.get("best")
     _see(best is None or _is_best(best, rows), "the best word so far is not as it was saved")
     _see(_is_measured(content["measured"]), "the losses that were measured are not numbers")
-    _see(isinstance(content["scaler"], dict) and all(map(_is_number, content["scaler"].values())), "the loss scaler's state is broken")
+    _see(
+        isinstance(content["scaler"], dict) and all(map(_is_number, content["scaler"].values())),
+        "the loss scaler's state is broken",
+    )
     starts = content.get("starts", [])
-    _see(isinstance(starts, list | tuple) and all(map(_is_start, starts)), "the init words that were measured are not as they were saved")
+    _see(
+        isinstance(starts, list | tuple) and all(map(_is_start, starts)),
+        "the init words that were measured are not as they were saved",
+    )
     _see(isinstance(content.get("init_word"), str | None), "the init word is not a text")
-    _see(not any(tensor.isnan().any() for tensor in tensors_in(content["optimizer"])), "the optimizer's state is not finite")
+    _see(
+        not any(tensor.isnan().any() for tensor in tensors_in(content["optimizer"])),
+        "the optimizer's state is not finite",
+    )
 
 
 def try_optimizer(run: Run, content: Mapping[str, Any]) -> None:
     """Make one step with copies of the run's rows, optimizer and schedule, as the state has them.
 
-    Whatever kind of optimizer it is: numbers that it cannot use make it fail here, and not in the first step of the run.
+    Whatever kind of optimizer it is: numbers that it cannot use make it fail here, not in the run's first step.
 
     Raises:
         Exception: whatever they raise.
         ValueError: a tensor is larger or smaller than the optimizer's own, or the rate is not a number.
     """
-    rows = [torch.nn.Parameter(values.to(row.device, row.dtype, copy=True)) for row, values in zip(run.rows, content["rows"], strict=True)]
-    for row in rows:
+    rows = []
+    for own, values in zip(run.rows, content["rows"], strict=True):
+        row = torch.nn.Parameter(values.to(own.device, own.dtype, copy=True))
         row.grad = torch.full_like(row, TRIAL_GRADIENT)
+        rows.append(row)
     fresh, optimizer = (choose_optimizer(run.config.optim)(rows) for _ in range(2))
     fresh.step()
     due, found = fresh.state_dict()["state"], content["optimizer"]["state"]
-    for number, own in due.items():
-        for key, tensor in own.items():
+    for number, entry in due.items():
+        for key, tensor in entry.items():
             other = found.get(number, {}).get(key)
             if isinstance(tensor, Tensor) and isinstance(other, Tensor) and tensor.shape != other.shape:
-                raise ValueError(f"the optimizer's {key} has the shape {list(other.shape)}, and needs {list(tensor.shape)}")
+                shapes = f"{list(other.shape)}, and needs {list(tensor.shape)}"
+                raise ValueError(f"the optimizer's {key} has the shape {shapes}")
     tried = copy.deepcopy(dict(content))  # a step changes it
     optimizer.load_state_dict(tried["optimizer"])
     schedule = copy.copy(run.schedule)
@@ -113,7 +125,7 @@ def _are_rows(found: object, rows: Sequence[Tensor]) -> bool:
     if not isinstance(found, list | tuple) or len(found) != len(rows):
         return False
     for values, row in zip(found, rows, strict=True):
-        if not isinstance(values, Tensor) or values.layout is not torch.strided or values.is_quantized or values.is_meta:
+        if not isinstance(values, Tensor) or values.layout is not torch.strided or values.is_meta:
             return False
         if values.shape != row.shape or not values.is_floating_point() or not values.isfinite().all():
             return False
@@ -123,7 +135,8 @@ def _are_rows(found: object, rows: Sequence[Tensor]) -> bool:
 def _is_best(found: object, rows: Sequence[Tensor]) -> bool:
     if not isinstance(found, dict) or set(found) != {"step", "epoch", "loss", "rows"}:
         return False
-    return _is_count(found["step"]) and _is_count(found["epoch"]) and _is_finite(found["loss"]) and _are_rows(found["rows"], rows)
+    counts = _is_count(found["step"]) and _is_count(found["epoch"])
+    return counts and _is_finite(found["loss"]) and _are_rows(found["rows"], rows)
 
 
 def _is_measured(found: object) -> bool:

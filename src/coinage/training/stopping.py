@@ -21,14 +21,14 @@ NAMES = ("SIGINT", "SIGTERM", HANGUP, "SIGBREAK")  # the last one is Windows' ow
 
 
 def asking() -> list[signal.Signals]:
-    """Return the signals that ask to end; a hangup that the process was started to ignore, as nohup does, stays ignored."""
+    """Return the signals that ask to end; not a hangup that the process was started to ignore, by nohup."""
     found = [signal.Signals[name] for name in NAMES if name in signal.Signals.__members__]
-    return [number for number in found if number.name != HANGUP or signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in found if number.name != HANGUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
 def stopping(runs: Sequence[Run]) -> Iterator[None]:
-    """Have a signal that asks to end set `run.stop` of all; the second one ends the process at once, as without this.
+    """Have a signal that asks to end set `run.stop` of all; the second one ends the process at once.
 
     A second hangup does not: a shell that ends sends one to what the system has sent one already.
     """
