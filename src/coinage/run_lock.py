@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinage.config import TrainConfig
@@ -27,11 +27,12 @@ class Lock:
 
     path: Path
     file: int | None  # None: the file system has no locks
+    process: int = field(default_factory=os.getpid)  # a copy of it in a child of that one has nothing to give free
 
     def release(self) -> None:
         """Give the name free."""
         file, self.file = self.file, None
-        if file is not None:
+        if file is not None and self.process == os.getpid():
             with suppress(OSError):
                 if os.name == "nt":
                     os.close(file)  # there an open file cannot be deleted
@@ -69,7 +70,7 @@ def _warn_of_earlier(config: TrainConfig, findings: Findings) -> None:
     folder, name = config.save.output_dir, config.word.output_name
     words = [path.name for path in word_files(folder, name) if path == config.output_file]
     others = [path.name for path in earlier_files(folder, name)]
-    kept = f"{few(others)} {'stays' if len(others) == 1 else 'stay'} under a number" if others else ""
+    kept = f"{few(others)} {'is' if len(others) == 1 else 'are'} kept under a number" if others else ""
     what = "an earlier run of this name has left files"
     hint = "choose another --output_name, or go on with --resume latest"
     if words:

@@ -14,6 +14,7 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError
 from coinage.files import temporary_of, write_bytes
+from coinage.training.measured import Best
 from coinage.training.rescue import bring_to_safety
 from coinage.training.saving import Saver
 from coinage.training.setup import Run
@@ -51,6 +52,19 @@ def test_whatever_its_name_does_to_it_the_last_save_is_somewhere(
     (kept,) = tmp_path.glob("coinage-*/*.safetensors")
     assert problem.hint == f"the word is safe in {kept}: copy it from there"
     assert torch.equal(rows_of(read(kept)), run.rows_to_save()[0])
+
+
+def test_the_best_word_is_brought_to_safety_too(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(run, "best", Best(2, 1, 0.1, [rows + 1 for rows in run.rows_to_save()]))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CoinageError, match=r"the word is safe in .*/zibu\.safetensors"):
+        saver_for(run, tmp_path / "file", "zibu").finished(run)
+    (kept,) = tmp_path.glob("coinage-*/zibu-best.safetensors")
+    assert f"the word is safe in {kept}" in caplog.text
+    assert torch.equal(rows_of(read(kept)), run.rows_to_save()[0] + 1)
 
 
 def test_a_name_as_long_as_the_file_system_takes_is_written(run: Run, tmp_path: Path) -> None:

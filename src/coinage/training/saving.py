@@ -21,7 +21,6 @@ from coinage.training.rescue import bring_to_safety
 from coinage.training.state import remove, save_state
 
 if TYPE_CHECKING:
-    from coinage.training.measured import Best
     from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -147,13 +146,15 @@ class Saver(Observer):
         try:
             save(path, file, self._config.precision)
         except Exception as error:
-            if last:
-                raise bring_to_safety(path, file, error) from error
-            raise
+            if not last:
+                raise
+            safe = bring_to_safety(path, file, error)
+            self._save_best(run, last=True)
+            raise safe from error
         written = [path]
         try:
             if run.best:
-                self._save_best(run, run.best)
+                self._save_best(run, last=last)
                 written.append(self.path(BEST))
             if state:
                 save_state(run, self.state_path(suffix), self._files, epoch_ended=epoch_ended)
@@ -162,12 +163,21 @@ class Saver(Observer):
             if self._uploader:
                 self._uploader.send(written, last=last)
 
-    def _save_best(self, run: Run, best: Best) -> None:
-        """Write the best word so far, with its own step in its header."""
-        path = self.path(BEST)
-        told = {"ti.step": str(best.step), "ti.epoch": str(best.epoch), "ti.evaluation_loss": f"{best.loss:.6g}"}
+    def _save_best(self, run: Run, *, last: bool) -> None:
+        """Write the best word so far, if there is one, with its own step in its header; at last, wherever it can be."""
+        best, path = run.best, self.path(BEST)
+        if best is None:
+            return
+        step, loss = str(best.step), f"{best.loss:.6g}"
+        told = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
-        save(path, EmbeddingFile(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told), self._config.precision)
+        file = EmbeddingFile(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told)
+        try:
+            save(path, file, self._config.precision)
+        except Exception as error:
+            if not last:
+                raise
+            log.warning("%s", bring_to_safety(path, file, error))
 
 
 def _at_step(step: int) -> str:
