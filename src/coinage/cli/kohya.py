@@ -80,7 +80,10 @@ def _train(args: argparse.Namespace) -> None:
     if args.dry_run:
         tell_plan(configs, checked)
         return
-    run_training(configs, checked, args.ddp_timeout)
+    with ExitStack() as stack:
+        for found in checked:
+            stack.callback(found.release)
+        run_training(configs, checked, args.ddp_timeout)
 
 
 def shared_seed(timeout: int | None) -> int:
@@ -139,8 +142,6 @@ def run_training(configs: Sequence[TrainConfig], checked: Sequence[Checked], tim
     model = configs[0].model
     fact("model", f"loading {model.source} ({FAMILY_NAMES[model.family]})")
     with ExitStack() as stack:
-        for found in checked:
-            stack.callback(found.release)
         warned = stack.enter_context(WarningsKept(str(warning) for found in checked for warning in found.warnings))
         runs = prepare_all(configs, [found.samples for found in checked], device, [found.state for found in checked], processes)
         fit_threads(runs[0].parts)

@@ -108,7 +108,7 @@ class Saver(Observer):
     def finished(self, run: Run) -> None:
         self._ended = True
         self._save(run, "", state=self._state.at_end, last=True)
-        if run.best:
+        if run.best and self.path(BEST).is_file():
             text = "step %d is best: its loss on %s is the lowest, %.4f; it is in %s"
             log.info(text, run.best.step, run.measured_on, run.best.loss, self.path(BEST))
 
