@@ -1,17 +1,26 @@
 """A file does in other tools what was trained."""
 
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from coinage.cli.build import build
 from coinage.cli.kohya import train_command
 from coinage.cli.main import main
+from coinage.cli.parse import parse
 from coinage.demo.run import MODELS
 from coinage.embeddings.file import EmbeddingFile, write
 from coinage.families import FAMILIES, Components
-from coinage.verify import Check, usage, verify
+from coinage.families.base import ModelFamily
+from coinage.preflight import check
+from coinage.training.loop import learn
+from coinage.training.setup import prepare
+from coinage.training.using import check_and_tell, tell
+from coinage.verify import COMPARED, Check, usage, verify
 from tests.helpers import flags
 from tests.models import FAMILY_NAMES, loaded
 
@@ -118,6 +127,132 @@ def test_a_run_ends_with_its_file_checked(
     told = capsys.readouterr().err
     assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in told
     assert "ComfyUI: put it into models/embeddings/; write embedding:zibu" in told
+
+
+CHECKPOINTED, BF16 = "--gradient_checkpointing", "--mixed_precision=bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("sd1", (CHECKPOINTED,)),
+        ("sd2", (CHECKPOINTED, BF16)),
+        ("sdxl", (CHECKPOINTED, BF16, "--fp8_base")),
+        ("sd1", (BF16, "--fp8_base")),
+        ("sdxl", (BF16, "--full_bf16")),
+        ("sd2", (CHECKPOINTED, BF16, "--full_bf16")),
+        ("sd1", (BF16, "--torch_compile", "--dynamo_backend=aot_eager")),
+        ("sdxl", (CHECKPOINTED, "--torch_compile", "--dynamo_backend=eager")),
+        ("sdxl", (CHECKPOINTED, "--cache_text_encoder_outputs")),
+    ],
+    ids=str,
+)
+def test_what_flags_hang_on_a_model_is_no_obstacle(
+    name: str, more: tuple[str, ...], moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={MODELS / name}", "--output_name=zibu", *more)
+    config = build(parse("any", given, "test"))[0]
+    run = prepare(config, check(config).samples, torch.device("cpu"))
+    if "--torch_compile" not in more:  # the UNet is wrapped then, and compiling it takes long
+        learn([run], [next(run.lessons())])  # some hooks come with the first step
+    write(config.output_file, run.embedding())
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "coinage"):
+        found = {check.tool: check for check in check_and_tell(run, config.output_file)}
+    assert {tool for tool in (*UIS, "diffusers") if found[tool].same} == {*UIS, "diffusers"}
+    assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in caplog.text
+    assert "not for" not in caplog.text
+    assert "could not be tried" not in caplog.text
+
+
+def test_nothing_is_left_of_the_check(models: Path, tmp_path: Path) -> None:
+    """Neither the word, nor hooks, nor another table; what diffusers grows is a copy on the CPU."""
+    parts = loaded("sdxl", models / "sdxl", models)
+    path, word = tmp_path / "zibu.safetensors", word_for("sdxl", parts)
+    write(path, word)
+    verify(path, FAMILIES["sdxl"], parts, word, "zibu")  # transformers hangs on its own when a model is first used
+    before = [
+        (dict(e.named_parameters()), dict(e.named_buffers()), e.training, [len(m._forward_hooks) for m in e.modules()], e.config.to_dict())
+        for e in parts.text_encoders
+    ]
+    assert all(check.same for check in verify(path, FAMILIES["sdxl"], parts, word, "zibu") if check.tool in COMPARED)
+    for encoder, (parameters, buffers, training, hooks, config) in zip(parts.text_encoders, before, strict=True):
+        assert all(parameters[name] is parameter for name, parameter in encoder.named_parameters())
+        assert all(buffers[name] is buffer for name, buffer in encoder.named_buffers())
+        assert (encoder.training, encoder.config.to_dict()) == (training, config)
+        assert [len(module._forward_hooks) for module in encoder.modules()] == hooks
+
+
+class Ill:
+    """A family that can encode the first prompt, and nothing more."""
+
+    def __init__(self, family: ModelFamily) -> None:
+        self._family, self._calls = family, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._family, name)
+
+    def encode(self, *args: object, **more: object) -> object:
+        self._calls += 1
+        if self._calls > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nGPU 0 has ...")
+        return self._family.encode(*args, **more)  # type: ignore[arg-type]
+
+    def pipeline(self, *_: object) -> object:
+        raise TypeError("cannot create weak reference to 'NoneType' object")
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_check_that_fails_says_nothing_of_the_file(name: str, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In any tool: here all but diffusers must encode once more, since the file is not what was trained."""
+    parts = loaded(name, models / name, models)
+    word = word_for(name, parts)
+    write(tmp_path / "zibu.safetensors", EmbeddingFile({key: rows.flip(0) for key, rows in word.vectors.items()}))
+    ill: Any = Ill(FAMILIES[name])
+    checks = verify(tmp_path / "zibu.safetensors", ill, parts, word, "zibu")
+    told = {c.tool: c for c in checks if c.loads}
+    assert set(told) >= {*UIS, "diffusers"}
+    assert all(c.untried and not c.same and c.difference is None for c in told.values())
+    assert told["Forge"].why == "CUDA out of memory. Tried to allocate 2.00 GiB"
+    with caplog.at_level(logging.INFO, "coinage"):
+        tell(tmp_path / "zibu.safetensors", name, checks, "zibu")
+    assert "the file could not be tried in diffusers: cannot create weak reference to 'NoneType' object" in caplog.text
+    assert "the file could not be tried in Forge: CUDA out of memory. Tried to allocate 2.00 GiB" in caplog.text
+    assert "not for" not in caplog.text
+    assert "something else" not in caplog.text
+
+
+def test_the_command_says_what_it_could_not_try(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "zibu.safetensors"
+    write(path, word_for("sd1", loaded("sd1", models / "sd1", models)))
+    ill: Any = Ill(FAMILIES["sd1"])
+    ill.encode = FAMILIES["sd1"].encode
+    monkeypatch.setitem(FAMILIES, "sd1", ill)
+    assert main(["verify", str(path), "--model", str(models / "sd1")]) == 1
+    shown = capsys.readouterr()
+    assert "the file could not be tried in diffusers: cannot create weak reference to 'NoneType' object" in shown.err
+    assert "something else" not in shown.err
+    assert "could not be tried" in shown.out
+    assert "embedding:zibu" in shown.out
+
+
+def test_a_report_tells_what_was_not_tried(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ill: Any = Ill(FAMILIES["sd1"])
+    ill.encode = FAMILIES["sd1"].encode
+    monkeypatch.setitem(FAMILIES, "sd1", ill)
+    assert train_command("any", flags(moon_dataset, tmp_path, "--output_name=zibu", "--max_train_steps=1", "--sample_every_n_steps=0")) == 0
+    page = (tmp_path / "zibu-report.html").read_text(encoding="utf-8")
+    assert '<b>diffusers</b><span class="verdict">not tried</span>' in page.replace("\n", "")
+    assert "cannot create weak reference" in page
+
+
+@pytest.mark.parametrize("token", ["red", "circle"])
+def test_a_word_that_the_model_knows_is_not_for_diffusers(token: str, models: Path, tmp_path: Path) -> None:
+    found = checked("sd1", models, tmp_path / "zibu.safetensors", token)["diffusers"]
+    assert not found.loads
+    assert found.why.startswith(f"{token} is already in the model's vocabulary")
 
 
 def test_the_calls_for_diffusers_run(models: Path, tmp_path: Path) -> None:

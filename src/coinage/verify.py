@@ -8,21 +8,20 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coinage.embeddings.consumers import verdicts
+from coinage.embeddings.consumers import Verdict, verdicts
 from coinage.embeddings.file import PAIR, EmbeddingFile
 from coinage.embeddings.reading import read
 from coinage.errors import reason_of
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.clip_text import hidden_states
 from coinage.tokens import table_of
-from coinage.words import CHUNK, Placeholder, placeholders_for
+from coinage.words import CHUNK, Placeholder, pieces_of, placeholders_for, taken
 
 log = logging.getLogger("coinage")
 TOLERANCE = 1e-5  # of hidden states in float32
@@ -50,10 +49,10 @@ class Check:
     Attributes:
         tool: its name.
         loads: whether it takes the file.
-        difference: largest difference of its conditioning from the trainer's own; None where it does not load.
+        difference: largest difference of its conditioning from the trainer's own; None where it does not load, or was not tried.
         same: whether that is within rounding.
         write: what to write in a prompt there.
-        why: where it does not load, or only with care: the reason.
+        why: where it does not load, could not be tried, or only loads with care: the reason.
     """
 
     tool: str
@@ -63,10 +62,17 @@ class Check:
     write: str
     why: str
 
+    @property
+    def untried(self) -> bool:
+        """Whether our own check failed, which says nothing of the file."""
+        return self.loads and self.difference is None
+
 
 @torch.no_grad()
 def verify(path: Path, family: ModelFamily, parts: Components, word: EmbeddingFile, token: str) -> list[Check]:
     """Load a file as each tool does, and compare what its prompts become.
+
+    A tool that this could not be tried in, whatever the reason, loads the file and has no difference.
 
     Args:
         path: the file.
@@ -81,25 +87,40 @@ def verify(path: Path, family: ModelFamily, parts: Components, word: EmbeddingFi
     trained = [word.vectors[key] for key in family.embedding_keys]
     own = _conditioning(family, whole, placeholder, trained)
     known = [(trained, own)]  # most tools take the very same vectors, and the same vectors give the same conditioning
-    checks = []
-    for verdict in verdicts(path, family.name, widths, token):
-        found, why = None, verdict.why
-        if verdict.loads and verdict.tool == "diffusers":
+
+    def found_by(verdict: Verdict) -> Conditioning | None:
+        """The conditioning of one tool; None where its vectors cannot even be put into a prompt like ours."""
+        if verdict.tool == "diffusers":
+            return _diffusers_conditioning(path, family, whole, token, word.num_vectors)
+        if set(verdict.vectors) != set(family.embedding_keys):
+            return None
+        rows = [verdict.vectors[key] for key in family.embedding_keys]
+        found = next((cond for before, cond in known if all(map(torch.equal, before, rows))), None)
+        if found is None and all(len(row) == word.num_vectors for row in rows):
+            found = _conditioning(family, whole, placeholder, rows)
+            known.append((rows, found))
+        return found
+
+    def check(verdict: Verdict) -> Check:
+        loads, why = verdict.loads, verdict.why
+        if verdict.tool == "diffusers" and (used := _used_names(parts, token, word.num_vectors)):
+            loads, why = False, f"{', '.join(used)} is already in the model's vocabulary; give it another name there."
+        difference = None
+        if loads:
             try:
-                found = _diffusers_conditioning(path, family, whole, token, word.num_vectors)
-            except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
-                checks.append(Check(verdict.tool, loads=False, difference=None, same=False, write=verdict.write, why=reason_of(error)))
-                continue
-        elif verdict.loads and set(verdict.vectors) == set(family.embedding_keys):
-            rows = [verdict.vectors[key] for key in family.embedding_keys]
-            found = next((cond for taken, cond in known if all(map(torch.equal, taken, rows))), None)
-            if found is None and all(len(taken) == word.num_vectors for taken in rows):
-                found = _conditioning(family, whole, placeholder, rows)
-                known.append((rows, found))
-        difference = _difference(own, found) if found else float("inf") if verdict.loads and verdict.vectors else None
+                found = found_by(verdict)
+                difference = _difference(own, found) if found else float("inf")
+            except Exception as error:  # noqa: BLE001 - it says nothing of the file
+                why = reason_of(error)
         same = difference is not None and difference <= _tolerance(own, parts)
-        checks.append(Check(verdict.tool, verdict.loads, difference, same, verdict.write, why))
-    return checks
+        return Check(verdict.tool, loads, difference, same, verdict.write, why)
+
+    return [check(verdict) for verdict in verdicts(path, family.name, widths, token)]
+
+
+def _used_names(parts: Components, token: str, num_vectors: int) -> list[str]:
+    """Names of the word that a tokenizer has already, which diffusers refuses."""
+    return taken(pieces_of(token, num_vectors), {name for tokenizer in parts.tokenizers for name in tokenizer.get_vocab()})
 
 
 def _tolerance(own: Conditioning, parts: Components) -> float:
@@ -140,18 +161,15 @@ def _installed(parts: Components, placeholder: Placeholder, rows: Sequence[Tenso
 
 def _diffusers_conditioning(path: Path, family: ModelFamily, parts: Components, token: str, num_vectors: int) -> Conditioning:
     """Load the file into a diffusers pipeline over copies of tokenizers and token tables; all other weights are shared."""
-    encoders = tuple(_with_own_table(encoder) for encoder in parts.text_encoders)
+    encoders = tuple(_plain_copy(encoder) for encoder in parts.text_encoders)
     tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
     for tokenizer, pad in zip(tokenizers, parts.pad_ids, strict=True):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     pipe: Any = family.pipeline(replace(parts, text_encoders=encoders, tokenizers=tuple(tokenizers)), None)
-    if family.embedding_keys == PAIR:
-        halves = read(path).vectors
-        for key, encoder, tokenizer in zip(PAIR, encoders, tokenizers, strict=True):
-            pipe.load_textual_inversion(halves[key], token=token, text_encoder=encoder, tokenizer=tokenizer)
-        encoders[1].text_model.eos_token_id = tokenizers[1].eos_token_id  # else it pools at the largest id, which is the word
-    else:
-        pipe.load_textual_inversion(str(path.parent), weight_name=path.name, token=token, local_files_only=True)
+    with torch.autocast(parts.device.type, enabled=False):  # a tool loads before it computes
+        _load_in_diffusers(pipe, path, family, token)
+    for encoder in encoders:
+        _look_up_on_the_cpu(encoder, parts.device)
     prompt = prompt_for(token, num_vectors)
     if parts.clip_skip not in (None, 1):  # diffusers' own looks for a module that transformers 5 has not
         text = pipe.maybe_convert_prompt(prompt, tokenizers[0])
@@ -161,12 +179,47 @@ def _diffusers_conditioning(path: Path, family: ModelFamily, parts: Components, 
     return Conditioning(found[0], found[2] if family.embedding_keys == PAIR else None)
 
 
-def _with_own_table(encoder: Any) -> Any:
-    """A text encoder with the same weights in memory, but for a token table of its own that may grow."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in chain(encoder.parameters(), encoder.buffers())}
-    copied = copy.deepcopy(encoder, memo)
-    copied.set_input_embeddings(nn.Embedding.from_pretrained(table_of(encoder).clone()))
-    return copied
+def _load_in_diffusers(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
+    """Make the calls that `usage` tells."""
+    if family.embedding_keys != PAIR:
+        pipe.load_textual_inversion(str(path.parent), weight_name=path.name, token=token, local_files_only=True)
+        return
+    halves = read(path).vectors
+    pipe.load_textual_inversion(halves["clip_l"], token=token, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+    pipe.load_textual_inversion(halves["clip_g"], token=token, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
+    pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id  # else it pools at the largest id, which is the word
+
+
+def _plain_copy(encoder: Any) -> Any:
+    """A text encoder as it comes from its class, without what a run has hung on to it: hooks, wrappers, checkpointing.
+
+    Its weights are the same in memory, but for a token table of its own, which is on the CPU and may grow: there is room
+    for it, and every number is computed in its own precision.
+    """
+    with torch.device("meta"):
+        copied = type(encoder)(copy.deepcopy(encoder.config))
+    table = table_of(encoder).detach().cpu().clone()
+    copied.set_input_embeddings(nn.Embedding.from_pretrained(table))
+    own = copied.get_input_embeddings()
+    for name, module in copied.named_modules():
+        if module is not own:
+            _share_tensors(module, encoder.get_submodule(name))
+    return copied.eval()
+
+
+def _share_tensors(module: nn.Module, source: nn.Module) -> None:
+    """Give a module the very tensors that another has, which its children may have not."""
+    for name, parameter in source.named_parameters(recurse=False):
+        setattr(module, name, parameter)
+    for name, buffer in source.named_buffers(recurse=False):
+        setattr(module, name, buffer)
+
+
+def _look_up_on_the_cpu(encoder: Any, device: torch.device) -> None:
+    """Have a text encoder's table stay on the CPU, and hand over the rows of a prompt alone."""
+    table = encoder.get_input_embeddings()
+    table.register_forward_pre_hook(lambda _, ids: tuple(given.cpu() for given in ids))
+    table.register_forward_hook(lambda _, __, rows: rows.to(device))
 
 
 def usage(path: Path, family: str, checks: Sequence[Check], token: str, *, negative: bool = False) -> list[str]:

@@ -35,7 +35,7 @@ def verify_command(argv: Sequence[str]) -> None:
 
     Raises:
         ConfigError: the model cannot be used.
-        CoinageError: the file cannot be read, does not fit the model, or does something else in a tool that loads it.
+        CoinageError: the file cannot be read, does not fit the model, or in a tool that loads it does something else or could not be tried.
     """
     args = verify_parser().parse_args(argv)
     family_name = told_family(args.model) or "sd1"
@@ -74,10 +74,15 @@ def verify_command(argv: Sequence[str]) -> None:
         table: list[tuple[str, ...]] = []
         for c in checks:
             shown = "" if c.difference is None else f"{c.difference:.1e}" + ("" if c.same else " NOT the same")
+            shown = "could not be tried" if c.untried else shown
             table.append((c.tool, "yes" if c.loads else "no", shown, c.write, c.why))
         print_table(("tool", "loads", "difference", "write", ""), table)
         for line in usage(args.file, family_name, checks, token):
             print_line(line)
-    wrong = [c.tool for c in checks if c.loads and not c.same and c.tool in COMPARED]
+    told = [c for c in checks if c.tool in COMPARED]
+    wrong = [c.tool for c in told if c.loads and not c.same and not c.untried]
     if wrong:
         raise CoinageError(f"the file does something else in {', '.join(wrong)}", str(args.file))
+    untried = "; ".join(f"{c.tool}: {c.why}" for c in told if c.untried)
+    if untried:
+        raise CoinageError(f"the file could not be tried in {untried}", str(args.file))

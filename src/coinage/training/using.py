@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage.embeddings.file import DTYPES, EmbeddingFile
+from coinage.errors import reason_of
 from coinage.verify import COMPARED, Check, usage, verify
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def check_and_tell(run: Run, path: Path) -> list[Check]:
         with run.autocast():
             checks = verify(path, run.family, run.parts, rounded, run.placeholder.token)
     except Exception as error:  # noqa: BLE001 - the file is written and read back; that is what counts
-        log.warning("the file could not be tried in other tools: %s", error)
+        log.warning("the file could not be tried in other tools: %s", reason_of(error))
         return []
     negative = run.config.word.role == "negative"
     how = run.place == 0 or negative  # the other words go the same way
@@ -42,7 +43,7 @@ def tell(path: Path, family: str, checks: list[Check], token: str, *, how: bool 
         why = f": {check.why}" if check.why else ""
         if not check.loads:
             log.info("note: not for %s%s", check.tool, why)
-        elif check.difference is None:
+        elif check.untried:
             log.warning("the file could not be tried in %s%s", check.tool, why)
         elif not check.same:
             log.warning("in %s the word is something else (by %.1e)%s", check.tool, check.difference, why)
