@@ -1,9 +1,10 @@
 """Run the training command in this process, as the command line would."""
 
 import io
+import logging
 import subprocess
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -74,6 +75,25 @@ def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
     with redirect_stdout(out), redirect_stderr(error):
         code = command()
     return subprocess.CompletedProcess([], code, out.getvalue(), error.getvalue())
+
+
+@contextmanager
+def libraries_told() -> Iterator[list[str]]:
+    """Lines that the model libraries write past us, while they do."""
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, libraries = Handler(logging.WARNING), [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    for library in libraries:
+        library.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        for library in libraries:
+            library.removeHandler(handler)
 
 
 def rows_of(file: EmbeddingFile) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "wording": -2, "errors": -1, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0, "text_files": 0,
-    "run_files": 0, "content": 2, "run_lock": 1,
+    "run_files": 0, "content": 2, "run_lock": 1, "memory": 0,
     "files": 1, "progress": 1, "prompts": 2, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
     "tokenizer_files": 2, "embeddings": 2, "data": 2, "config_io": 3, "families": 3, "state_files": 3,
@@ -27,6 +27,7 @@ demo.run demo.score embeddings.naming chosen
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal wording text_files
 cli.values cli.foreign cli.tidy cli.settings_file
 content run_files run_lock state_files
+memory
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coinage.data.latents import placed
+from coinage.data.latents import in_memory, placed
 from coinage.embeddings.file import EmbeddingFile, vectors_for
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.families.base import Components, ModelFamily
@@ -120,15 +120,12 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
 
 def _decoded(vae: Any, latents: Tensor) -> Tensor:
     """What the VAE makes of latents; part by part where it would not fit in the GPU's memory as a whole."""
-    try:
+
+    def decoded() -> Tensor:
         pixels: Tensor = vae.decode(latents, return_dict=False)[0]
-    except torch.OutOfMemoryError:
-        vae.enable_tiling()
-        try:
-            pixels = vae.decode(latents, return_dict=False)[0]
-        finally:
-            vae.disable_tiling()
-    return pixels
+        return pixels
+
+    return in_memory(vae, decoded, len(latents), max(latents.shape[-2:]))
 
 
 def _chunks(parts: Components, prompt: Prompt) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -19,12 +20,14 @@ from coinage.data.buckets import Fit
 from coinage.data.images import View, load_view, shrink_rows
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError
+from coinage.memory import is_full
 from coinage.seeding import rng_for
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 AHEAD = 3  # batches whose images are read before they are needed
+LARGEST_TILE = 64  # latents along a side, 512 pixels; what the VAE of Stable Diffusion was made for
 Key = tuple[int, bool]  # index of the sample, mirrored
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,18 +107,89 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
 def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Have a VAE on a device and in a dtype for a while."""
     home = vae.device, vae.dtype
+    move = partial(torch.nn.Module.to, vae)  # diffusers' own tells of parts that no VAE has, each time
     if home != (device, dtype):
-        vae.to(device, dtype)
+        move(device, dtype)
     try:
         yield
     finally:
         if home != (device, dtype):
-            vae.to(*home)
+            move(*home)
+
+
+def in_memory(vae: AutoencoderKL, work: Callable[[], T], count: int, side: int) -> T:
+    """What a VAE makes of pictures: one by one, then in tiles, where they do not fit in the GPU's memory as they are.
+
+    Args:
+        vae: the VAE.
+        work: calls it; called again where it did not fit, when all that the failed attempt had made is gone.
+        count: pictures that it works on.
+        side: the longer one of a picture, in latents.
+
+    Raises:
+        RuntimeError: the memory is full even so.
+    """
+    found = _tried(work)
+    if found is None and count > 1:
+        with _one_by_one(vae):
+            found = _tried(work)
+    if found is None:
+        with _one_by_one(vae) if count > 1 else nullcontext(), _tiled(vae, side):
+            found = work()
+    return found
+
+
+def _tried(work: Callable[[], T]) -> T | None:
+    """What `work` returns; None where memory runs out. The error is gone then, and with it the tensors of its frames."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+    return None
+
+
+@contextmanager
+def _one_by_one(vae: AutoencoderKL) -> Iterator[None]:
+    """Have a VAE work on one picture of a batch after the other, which changes nothing in them."""
+    before = vae.use_slicing
+    vae.use_slicing = True
+    try:
+        yield
+    finally:
+        vae.use_slicing = before
+
+
+@contextmanager
+def _tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
+    """Have a VAE work on overlapping parts of a picture.
+
+    diffusers does so only for what is larger than a tile, and its tiles are as large as the pictures that a model was made for.
+
+    Args:
+        vae: the VAE.
+        side: the longer one of a picture, in latents; a tile has half of it, and at most `LARGEST_TILE`.
+    """
+    names = ("use_tiling", "tile_latent_min_size", "tile_sample_min_size")
+    before = [getattr(vae, name) for name in names]
+    tile = max(4, min(LARGEST_TILE, side // 2) // 4 * 4)  # tiles overlap by a quarter, which must be whole latents
+    pixels = tile * 2 ** (len(vae.config.block_out_channels) - 1)
+    try:
+        for name, value in zip(names, (True, tile, pixels), strict=True):
+            setattr(vae, name, value)
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(vae, name, value)
 
 
 def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
-    posterior = vae.encode(batch.to(vae.dtype)).latent_dist
-    return torch.stack([posterior.mean, posterior.std], dim=1).float().cpu()
+    def encoded() -> Tensor:
+        posterior = vae.encode(batch.to(vae.dtype)).latent_dist
+        return torch.stack([posterior.mean, posterior.std], dim=1)
+
+    side = max(batch.shape[-2:]) // 2 ** (len(vae.config.block_out_channels) - 1)
+    return in_memory(vae, encoded, len(batch), side).float().cpu()
 
 
 def _averaged(mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]], width: int, height: int) -> Tensor:

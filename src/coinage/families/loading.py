@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,7 +19,18 @@ from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_be
 from coinage.errors import CoinageError, Problem, reason_of
 from coinage.families.base import Components
 from coinage.families.prediction import Told, prediction_note, told_by, with_told
-from coinage.model_files import UNET, VAE, kind_of_checkpoint, read_config, safetensors_metadata, safetensors_places, wrong_kind
+from coinage.model_files import (
+    HUB_ID,
+    UNET,
+    VAE,
+    hub_folder,
+    kind_of_checkpoint,
+    reach_hub,
+    read_config,
+    safetensors_metadata,
+    safetensors_places,
+    wrong_kind,
+)
 from coinage.text_files import is_file
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, Tokenizer
@@ -31,6 +43,7 @@ CONFIGS = Path(__file__).parent / "configs"  # settings of the released models, 
 CHILDREN = ("embeddings.", "encoder.", "final_layer_norm.")
 SD1_TEXT = "cond_stage_model.transformer."
 PROJECTION = "conditioner.embedders.1.model.text_projection"
+HALF = re.compile(r"\.fp16[.-]")  # in names of files, also of one that is one of several
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.15
 
 
@@ -133,9 +146,8 @@ def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
         CoinageError: weights are missing from the file.
         OSError: it is not there.
     """
-    variants = ("fp16", None) if torch.float16 in more.values() else (None, "fp16")
     reason: OSError | ValueError | None = None
-    for variant in variants:
+    for variant in _variants(_files_of(path, folder), half=torch.float16 in more.values()):
         try:
             part, info = cls.from_pretrained(path, subfolder=folder, variant=variant, output_loading_info=True, **more)
         except (OSError, ValueError) as error:
@@ -147,6 +159,33 @@ def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
             raise CoinageError(what, path, "download the model again")
         return part
     raise reason or OSError(f"nothing to load in {folder}")
+
+
+def _variants(files: Sequence[str], *, half: bool) -> Sequence[str | None]:
+    """The variants of a part's weights that are there, the wanted one first; the usual one where none is seen.
+
+    Asking for one that is not there makes diffusers tell of it, and of pickles, on each run.
+    """
+    weights = [name for name in files if name.endswith((".safetensors", ".bin"))]
+    there = {"fp16" if HALF.search(name) else None for name in weights}
+    return [variant for variant in (("fp16", None) if half else (None, "fp16")) if variant in there] or [None]
+
+
+def _files_of(path: str, folder: str) -> list[str]:
+    """Names of a part's files: in a folder, on the hub, or, where that is out of reach, in the hub's local cache."""
+    place = Path(path)
+    if not place.is_dir() and HUB_ID.fullmatch(path):
+        from huggingface_hub import HfApi, constants
+
+        try:
+            if not constants.HF_HUB_OFFLINE:
+                reach_hub()
+                names = map(PurePosixPath, HfApi().list_repo_files(path))
+                return [name.name for name in names if str(name.parent) == (folder or ".")]
+        except Exception:  # noqa: BLE001 - whatever the network or a bad id raises means the same
+            log.debug("the hub does not list %s", path)
+        place = hub_folder(path) or place
+    return [file.name for file in (place / folder).glob("*")]
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from coinage.config import TrainConfig
 from coinage.errors import TrainingError, reason_of
 from coinage.families.base import Components
 from coinage.families.kept_text import encode
+from coinage.memory import is_full, is_of_the_computer
 from coinage.training.step import Batch, noised_latents
 
 if TYPE_CHECKING:
@@ -72,13 +74,28 @@ def as_training_error(error: Exception, run: Run) -> TrainingError | None:
     where = f"step {run.step + 1}"
     if isinstance(error, TrainingError):
         return error
-    if isinstance(error, torch.OutOfMemoryError):
-        hint = "use --gradient_checkpointing, --mixed_precision bf16, --cache_latents, or a smaller batch or resolution"
-        return TrainingError("the GPU's memory is full", where, hint)
+    if is_full(error):
+        whose = "the computer's" if is_of_the_computer(error) else "the GPU's"
+        return TrainingError(f"{whose} memory is full", where, smaller(run.config))
     if run.processes.count > 1 and isinstance(error, RuntimeError) and is_lost(error):
         hint = "see its messages; to go on, start all of them again with --resume latest"
         return TrainingError("another process of this run has ended, or is out of reach", where, hint)
     return None
+
+
+def smaller(config: TrainConfig) -> str:
+    """What would take less memory, of all that is not on yet."""
+    model, data = config.model, config.data
+    varied = any(subset.images.vary_pixels for dataset in data.datasets for subset in dataset.subsets)
+    offers = {
+        "--gradient_checkpointing": not model.gradient_checkpointing,
+        "--mixed_precision bf16": model.precision == "no",
+        "--fp8_base": model.precision != "no" and not model.fp8_unet,
+        "--cache_latents": not (data.cache_latents or varied),
+        "a smaller batch": max(data.batch_sizes) > 1,
+    }
+    chosen = [offer for offer, helps in offers.items() if helps]
+    return "use " + (f"{', '.join(chosen)}, or " if chosen else "") + "a smaller resolution"
 
 
 def is_lost(error: Exception) -> bool:

@@ -1,0 +1,21 @@
+"""Whether an error means that the memory of a device is full, in the words of each kind of device. Imports no torch."""
+
+from __future__ import annotations
+
+WORDS = (
+    "out of memory",  # CUDA, XPU and MPS
+    "alloc_failed",  # cuBLAS and cuDNN, which find no room for themselves
+    "not enough memory",  # a CPU on Windows
+    "can't allocate memory",  # a CPU elsewhere
+)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, of torch, of a library below it or of Python, says that there is no memory left."""
+    named = any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__)
+    return named or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS))
+
+
+def is_of_the_computer(error: BaseException) -> bool:
+    """Whether a full memory is the computer's own, not a GPU's."""
+    return isinstance(error, MemoryError) or "cpuallocator" in str(error).lower()
