@@ -132,10 +132,11 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     from coinage.families.threads import fit_threads
     from coinage.files import save_image
     from coinage.generate import draw, install_embeddings
+    from coinage.training.processes import start_processes
 
     quiet_libraries()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    auto = torch.float16 if device.type == "cuda" else torch.float32
+    _, device = start_processes(None)  # the one that training takes, whatever its kind
+    auto = torch.float32 if device.type == "cpu" else torch.float16
     dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
     files = [(name, path, read(path)) for name, path in args.embedding]
     words = [(name or file.token or path.stem, file) for name, path, file in files]
