@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from coinage.cli.kohya import train_command
+from coinage.cli.main import main
 from coinage.config import TrainConfig
+from coinage.demo.run import MODELS
 from coinage.embeddings.file import EmbeddingFile
 from coinage.preflight import check
 from coinage.training.loop import train
 from coinage.training.observers import Observer, Together
 from coinage.training.setup import Run, prepare
 from coinage.training.watch import cache_latents, observers_for
-from tests.helpers import config_for, rows_of
+from tests.helpers import config_for, flags, libraries_told, rows_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -83,3 +86,20 @@ def test_the_vae_leaves_the_gpu_and_comes_back_for_previews(moon_dataset: Path, 
     assert {p.device.type for p in run.parts.vae.parameters()} == {"cpu"}
     assert {p.device.type for p in run.parts.denoiser.parameters()} == {"cuda"}
     assert len(list((tmp_path / "sample").glob("*.png"))) == 3  # one that fails is told and skipped
+
+
+@pytest.mark.parametrize("more", [("--mixed_precision=bf16",), ("--mixed_precision=fp16", "--gradient_checkpointing")], ids=" ".join)
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_run_ends_with_its_file_checked(
+    name: str, more: tuple[str, ...], moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={MODELS / name}", "--max_train_steps=1", *more)
+    with libraries_told() as libraries:
+        assert train_command("any", given) == 0
+    told = capsys.readouterr().err
+    assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in told
+    assert not libraries
+    file = next(tmp_path.glob("*.safetensors"))
+    drawn = ["generate", str(MODELS / name), "a photo of zibu", f"--embedding={file}", "--width=64", "--height=64", "--steps=2"]
+    assert main([*drawn, f"--output={tmp_path / 'pictures'}"]) == 0
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
