@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from coinage.cli.console import exit_code_of
 from coinage.data.buckets import Fit
 from coinage.data.images import View
 from coinage.data.latents import encode, placed
@@ -172,6 +173,22 @@ def test_a_full_memory_is_recognised(error: Exception, moon_dataset: Path, tmp_p
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch: 3 and 4"), ValueError("out of memory")], ids=str)
 def test_other_errors_are_no_full_memory(error: Exception) -> None:
     assert not is_full(error)
+    with pytest.raises(type(error)):
+        exit_code_of(lambda: raised(error))
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", SAID, ids=lambda e: str(e) or type(e).__name__)
+def test_a_command_ends_with_a_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """While a model is loaded, images are encoded, or pictures are drawn."""
+    assert exit_code_of(lambda: raised(error)) == 1
+    told = capsys.readouterr().err
+    assert "memory is full\n" in told
+    assert "hint: use a lower precision" in told
+    assert "Traceback" not in told
 
 
 def test_a_vae_comes_and_goes_without_a_word(vae: Any) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from coinage.cli.main import main
 from coinage.demo.run import MODEL
 from coinage.errors import ConfigError
 from coinage.generate import SAMPLERS, draw, make_scheduler
@@ -267,3 +269,11 @@ def test_a_picture_that_does_not_fit_in_memory_is_decoded_in_parts(
     assert tiled == [False, True]
     assert not run.parts.vae.use_tiling
     assert np.abs(parted.astype(int) - whole.astype(int)).mean() < 10
+
+
+def test_pictures_are_drawn_on_the_device_that_training_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its kind: this one is not there, and says so."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "xpu")
+    with pytest.raises(Exception, match=r"(?i)xpu"):
+        main(["generate", str(MODEL), "a red circle", "--width=64", "--height=64", "--steps=1", f"--output={tmp_path}"])

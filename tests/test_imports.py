@@ -8,7 +8,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "wording": -2, "errors": -1, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0, "text_files": 0,
-    "run_files": 0, "content": 2, "run_lock": 1, "memory": 0,
+    "run_files": 0, "content": 2, "run_lock": 1, "memory": 1,
     "files": 1, "progress": 1, "prompts": 2, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
     "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
     "tokenizer_files": 2, "embeddings": 2, "data": 2, "config_io": 3, "families": 3, "state_files": 3,

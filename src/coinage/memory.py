@@ -1,6 +1,8 @@
-"""Whether an error means that the memory of a device is full, in the words of each kind of device. Imports no torch."""
+"""Errors that mean that the memory of a device is full, in the words of each kind of device. Imports no torch."""
 
 from __future__ import annotations
+
+from coinage.errors import Problem
 
 WORDS = (
     "out of memory",  # CUDA, XPU and MPS
@@ -16,6 +18,7 @@ def is_full(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS))
 
 
-def is_of_the_computer(error: BaseException) -> bool:
-    """Whether a full memory is the computer's own, not a GPU's."""
-    return isinstance(error, MemoryError) or "cpuallocator" in str(error).lower()
+def full_memory(error: BaseException, where: str = "", hint: str = "") -> Problem:
+    """What an error that `is_full` means for a user: the GPU's memory is full, or the computer's own."""
+    whose = "the computer's" if isinstance(error, MemoryError) or "cpuallocator" in str(error).lower() else "the GPU's"
+    return Problem(f"{whose} memory is full", where, hint or "use a lower precision or a smaller size, or close what else needs it")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.launch import process_rank, wait_asleep
+from coinage.memory import full_memory, is_full
 from coinage.terminal import Lines, Messages, print_error, print_line, print_text, settle_streams
 
 INTERRUPTED = 130
@@ -99,6 +100,11 @@ def exit_code_of(action: Callable[[], None]) -> int:
         for problem in error.problems:
             print_error(str(problem))
         return error.exit_code
+    except (RuntimeError, MemoryError) as error:
+        if not is_full(error):
+            raise
+        print_error(str(full_memory(error)))
+        return CoinageError.exit_code
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             print_line("interrupted", "stderr")

@@ -12,7 +12,7 @@ from coinage.config import TrainConfig
 from coinage.errors import TrainingError, reason_of
 from coinage.families.base import Components
 from coinage.families.kept_text import encode
-from coinage.memory import is_full, is_of_the_computer
+from coinage.memory import full_memory, is_full
 from coinage.training.step import Batch, noised_latents
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def as_training_error(error: Exception, run: Run) -> TrainingError | None:
     if isinstance(error, TrainingError):
         return error
     if is_full(error):
-        whose = "the computer's" if is_of_the_computer(error) else "the GPU's"
-        return TrainingError(f"{whose} memory is full", where, smaller(run.config))
+        problem = full_memory(error, where, smaller(run.config))
+        return TrainingError(problem.what, problem.where, problem.hint)
     if run.processes.count > 1 and isinstance(error, RuntimeError) and is_lost(error):
         hint = "see its messages; to go on, start all of them again with --resume latest"
         return TrainingError("another process of this run has ended, or is out of reach", where, hint)
