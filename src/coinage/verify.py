@@ -21,7 +21,7 @@ from coinage.errors import reason_of
 from coinage.families.base import Components, Conditioning, ModelFamily
 from coinage.families.clip_text import hidden_states
 from coinage.tokens import table_of
-from coinage.words import CHUNK, Placeholder, pieces_of, placeholders_for, taken
+from coinage.words import CHUNK, Placeholder, placeholders_for
 
 log = logging.getLogger("coinage")
 TOLERANCE = 1e-5  # of hidden states in float32
@@ -103,7 +103,7 @@ def verify(path: Path, family: ModelFamily, parts: Components, word: EmbeddingFi
 
     def check(verdict: Verdict) -> Check:
         loads, why = verdict.loads, verdict.why
-        if verdict.tool == "diffusers" and (used := _used_names(parts, token, word.num_vectors)):
+        if verdict.tool == "diffusers" and (used := _used_names(parts, token)):
             loads, why = False, f"{', '.join(used)} is already in the model's vocabulary; give it another name there."
         difference = None
         if loads:
@@ -118,9 +118,10 @@ def verify(path: Path, family: ModelFamily, parts: Components, word: EmbeddingFi
     return [check(verdict) for verdict in verdicts(path, family.name, widths, token)]
 
 
-def _used_names(parts: Components, token: str, num_vectors: int) -> list[str]:
-    """Names of the word that a tokenizer has already, which diffusers refuses."""
-    return taken(pieces_of(token, num_vectors), {name for tokenizer in parts.tokenizers for name in tokenizer.get_vocab()})
+def _used_names(parts: Components, token: str) -> list[str]:
+    """Names for which diffusers refuses a word: that of its first and second vector, where a tokenizer has them already."""
+    known = {name for tokenizer in parts.tokenizers for name in tokenizer.get_vocab()}
+    return [name for name in (token, f"{token}_1") if name in known]
 
 
 def _tolerance(own: Conditioning, parts: Components) -> float:
