@@ -147,9 +147,21 @@ def test_what_does_not_fit_even_so_and_other_errors_are_raised(
     ("batch", "flags", "hint"),
     [
         (1, (), "--gradient_checkpointing, --mixed_precision bf16, --cache_latents, or a smaller resolution"),
-        (2, ("--cache_latents_to_disk",), "--gradient_checkpointing, --mixed_precision bf16, a smaller batch, or a smaller resolution"),
-        (1, ("--mixed_precision=bf16", "--gradient_checkpointing", "--color_aug"), "--fp8_base, or a smaller resolution"),
-        (1, ("--mixed_precision=bf16", "--gradient_checkpointing", "--fp8_base", "--cache_latents"), "a smaller resolution"),
+        (
+            2,
+            ("--cache_latents_to_disk",),
+            "--gradient_checkpointing, --mixed_precision bf16, a smaller batch, or a smaller resolution",
+        ),
+        (
+            1,
+            ("--mixed_precision=bf16", "--gradient_checkpointing", "--color_aug"),
+            "--fp8_base, or a smaller resolution",
+        ),
+        (
+            1,
+            ("--mixed_precision=bf16", "--gradient_checkpointing", "--fp8_base", "--cache_latents"),
+            "a smaller resolution",
+        ),
     ],
 )
 def test_only_what_is_not_on_yet_is_offered(batch: int, flags: tuple[str, ...], hint: str, moon_dataset: Path, tmp_path: Path) -> None:

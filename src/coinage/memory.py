@@ -21,4 +21,8 @@ def is_full(error: BaseException) -> bool:
 def full_memory(error: BaseException, where: str = "", hint: str = "") -> Problem:
     """What an error that `is_full` means for a user: the GPU's memory is full, or the computer's own."""
     whose = "the computer's" if isinstance(error, MemoryError) or "cpuallocator" in str(error).lower() else "the GPU's"
-    return Problem(f"{whose} memory is full", where, hint or "use a lower precision or a smaller size, or close what else needs it")
+    return Problem(
+        f"{whose} memory is full",
+        where,
+        hint or "use a lower precision or a smaller size, or close what else needs it",
+    )

@@ -49,7 +49,8 @@ class Check:
     Attributes:
         tool: its name.
         loads: whether it takes the file.
-        difference: largest difference of its conditioning from the trainer's own; None where it does not load, or was not tried.
+        difference: largest difference of its conditioning from the trainer's own; None where it does not load, or
+            could not be tried.
         same: whether that is within rounding.
         write: what to write in a prompt there.
         why: where it does not load, could not be tried, or only loads with care: the reason.
@@ -188,7 +189,8 @@ def _load_in_diffusers(pipe: Any, path: Path, family: ModelFamily, token: str) -
     halves = read(path).vectors
     pipe.load_textual_inversion(halves["clip_l"], token=token, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
     pipe.load_textual_inversion(halves["clip_g"], token=token, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
-    pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id  # else it pools at the largest id, which is the word
+    # Else it pools at the largest id, which is the word.
+    pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
 
 
 def _plain_copy(encoder: Any) -> Any:

@@ -37,7 +37,12 @@ def built() -> Path:
     half = library.with_suffix(f".{os.getpid()}")  # several processes may compile it at the same time
     options = ["-std=c++20", "-O0", "-shared", "-fPIC", f"-I{torch / 'include'}"]
     links = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch / 'lib'}"]
-    done = subprocess.run([compiler, *options, str(SOURCE), "-o", str(half), *links], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [compiler, *options, str(SOURCE), "-o", str(half), *links],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         half.unlink(missing_ok=True)
         raise CannotBuildError(f"g++ cannot compile it: {next(iter(done.stderr.splitlines()), 'it says nothing')}")

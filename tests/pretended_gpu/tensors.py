@@ -27,13 +27,29 @@ GIGABYTES = 2**30
 aten = torch.ops.aten
 Operation = Any  # torch._ops.OpOverload: aten.add.Tensor, for example
 
-COPIES = {aten._to_copy.default, aten.copy_.default, aten._copy_from.default, aten._copy_from_and_resize.default}
+COPIES = {
+    aten._to_copy.default,
+    aten.copy_.default,
+    aten._copy_from.default,
+    aten._copy_from_and_resize.default,
+}
 INDEXING = {
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
     aten._unsafe_index.Tensor, aten._unsafe_index_put.default,
 }  # fmt: skip
-NUMBERS_TAKEN = {aten.fill.Tensor, aten.fill_.Tensor, aten.where.self, aten.lerp_.Tensor}  # and all that is pointwise
-FREE = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.lift_fresh.default, aten._unsafe_view.default}
+NUMBERS_TAKEN = {
+    aten.fill.Tensor,
+    aten.fill_.Tensor,
+    aten.where.self,
+    aten.lerp_.Tensor,
+}  # and all that is pointwise
+FREE = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.lift_fresh.default,
+    aten._unsafe_view.default,
+}
 plain_data = torch._C.TensorBase.__dict__["data"]
 
 
@@ -98,7 +114,13 @@ class OnGpu(Tensor):
     @staticmethod
     def __new__(cls, host: Tensor, gpu: Gpu) -> Self:
         made = Tensor._make_wrapper_subclass(
-            cls, host.shape, strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype, layout=host.layout, device=CUDA
+            cls,
+            host.shape,
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            layout=host.layout,
+            device=CUDA,
         )
         made.host, made.gpu = host, gpu
         return made
@@ -107,7 +129,13 @@ class OnGpu(Tensor):
         pass
 
     @classmethod
-    def __torch_dispatch__(cls, func: Operation, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None):
+    def __torch_dispatch__(
+        cls,
+        func: Operation,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ):
         gpu = next(x.gpu for x in tree_flatten((args, kwargs))[0] if isinstance(x, OnGpu))
         return run(gpu, func, args, kwargs or {})
 
@@ -152,7 +180,13 @@ class Everything(TorchDispatchMode):
         super().__init__()
         self.gpu = gpu
 
-    def __torch_dispatch__(self, func: Operation, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None):
+    def __torch_dispatch__(
+        self,
+        func: Operation,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ):
         return run(self.gpu, func, args, kwargs or {})
 
 
@@ -276,7 +310,15 @@ def _answers(gpu: Gpu) -> dict[str, Callable[..., Any]]:
         return lambda *_, **__: value
 
     memory = ("max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved")
-    silent = ("set_device", "_lazy_init", "empty_cache", "ipc_collect", "manual_seed", "manual_seed_all", "reset_peak_memory_stats")
+    silent = (
+        "set_device",
+        "_lazy_init",
+        "empty_cache",
+        "ipc_collect",
+        "manual_seed",
+        "manual_seed_all",
+        "reset_peak_memory_stats",
+    )
     return {
         **{name: always(0) for name in (*memory, "current_device")},
         **{name: always(None) for name in silent},
@@ -300,7 +342,10 @@ def pretended_gpu(package: str = "coinage") -> Iterator[Gpu]:
         package: whose lines are told of waits.
     """
     gpu = Gpu(package)
-    lifts, overwrites = torch._C._only_lift_cpu_tensors(), torch.__future__.get_overwrite_module_params_on_conversion()
+    lifts, overwrites = (
+        torch._C._only_lift_cpu_tensors(),
+        torch.__future__.get_overwrite_module_params_on_conversion(),
+    )
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") comes here as a copy of one on the CPU
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter cannot change its class where it is
     try:

@@ -22,7 +22,13 @@ from tests.pretended_gpu import device
 MODELS = Path(__file__).parents[2] / "src" / "coinage" / "demo" / "models"
 WORD = ["--token_string=zibu", "--output_name=zibu", "--init_word=ball"]
 BF16, FP16, CACHED = "--mixed_precision=bf16", "--mixed_precision=fp16", "--cache_latents"
-SHORT = ["--max_train_steps=2", "--learning_rate=5e-3", "--seed=0", "--save_model_as=safetensors", "--sample_every_n_steps=0"]
+SHORT = [
+    "--max_train_steps=2",
+    "--learning_rate=5e-3",
+    "--seed=0",
+    "--save_model_as=safetensors",
+    "--sample_every_n_steps=0",
+]
 PREVIEWS = ["--sample_every_n_steps=1", "--sample_prompts=OUT/prompts.txt"]
 PROMPT = "a photo of zibu --w 64 --h 64 --s 2 --d 1\n"
 TWO_WORDS = """
@@ -48,7 +54,16 @@ def train(family: str, *flags: str, words: Sequence[str] = WORD) -> list[str]:
 def draw(family: str, *flags: str) -> list[str]:
     """Two small pictures with the word."""
     small = ["--width=64", "--height=64", "--steps=2", "--seed=1", "--output=OUT/pictures"]
-    return ["generate", str(MODELS / family), "a photo of zibu", "a red ball", "--embedding", "OUT/zibu.safetensors", *small, *flags]
+    return [
+        "generate",
+        str(MODELS / family),
+        "a photo of zibu",
+        "a red ball",
+        "--embedding",
+        "OUT/zibu.safetensors",
+        *small,
+        *flags,
+    ]
 
 
 def verify(family: str) -> list[str]:
@@ -59,7 +74,12 @@ def verify(family: str) -> list[str]:
 # What looks at the machine's own devices when it is imported, which must be before the pretended GPU is seen.
 EARLY = {
     "accelerate": ["PartialState"],
-    "diffusers": ["AutoencoderKL", "StableDiffusionPipeline", "StableDiffusionXLPipeline", "UNet2DConditionModel"],
+    "diffusers": [
+        "AutoencoderKL",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "UNet2DConditionModel",
+    ],
     "transformers": ["CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"],
 }
 # What is done one after the other, in one folder for each device.

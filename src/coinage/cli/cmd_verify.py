@@ -35,7 +35,8 @@ def verify_command(argv: Sequence[str]) -> None:
 
     Raises:
         ConfigError: the model cannot be used.
-        CoinageError: the file cannot be read, does not fit the model, or in a tool that loads it does something else or could not be tried.
+        CoinageError: the file cannot be read, does not fit the model, or does something else, or could not be tried,
+            in a tool that loads it.
     """
     args = verify_parser().parse_args(argv)
     family_name = told_family(args.model) or "sd1"

@@ -164,7 +164,8 @@ def _one_by_one(vae: AutoencoderKL) -> Iterator[None]:
 def _tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
     """Have a VAE work on overlapping parts of a picture.
 
-    diffusers does so only for what is larger than a tile, and its tiles are as large as the pictures that a model was made for.
+    diffusers does so only for what is larger than a tile, and its tiles are as large as the pictures that a model was
+    made for.
 
     Args:
         vae: the VAE.
