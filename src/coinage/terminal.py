@@ -12,8 +12,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
 from coinage.errors import CoinageError, Problem
@@ -31,6 +32,7 @@ STYLES = {"error:": "bold red", "warning:": "bold yellow", "note:": "cyan", "hin
 FIRST_WORD = re.compile(r"\S+")
 DIM = re.compile(r"note:|hint:|\s+-->")
 log = logging.getLogger("coinage")
+WORD: ContextVar[str] = ContextVar("word", default="")  # that this thread works on, where several learn side by side
 
 
 def terminal(stream: Stream = "stderr") -> Console | None:
@@ -110,14 +112,29 @@ def fact(label: str, text: str) -> None:
     log.info("%s", text, extra={"label": label})
 
 
+@contextmanager
+def speaking_of(word: str) -> Iterator[None]:
+    """Have warnings and errors of this thread name a word; other threads and other runs keep their own."""
+    token = WORD.set(word)
+    try:
+        yield
+    finally:
+        WORD.reset(token)
+
+
 def message_of(record: logging.LogRecord) -> str:
-    """Return a record's text: its own line breaks stay, and all control characters of its values are escapes."""
+    """Return a record's text; trouble names the word that its thread works on. For handlers, which that thread calls.
+
+    The message's own line breaks stay, and all control characters of its values are escapes.
+    """
     args: Any = record.args
     if isinstance(args, Mapping):
         args = {name: _harmless(value) for name, value in args.items()}
     elif args:
         args = tuple(map(_harmless, args))
-    return visible(str(record.msg) % args if args else str(record.msg), keep=LINE_BREAK)
+    text = str(record.msg) % args if args else str(record.msg)
+    word = WORD.get() if record.levelno >= logging.WARNING else ""
+    return visible(f"{word}: {text}" if word else text, keep=LINE_BREAK)
 
 
 def _harmless(value: object) -> object:

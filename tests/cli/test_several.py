@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coinage.advice import Planned, side_by_side
+from coinage.cli.console import set_up_log
 from coinage.cli.entries import GROUPS, MORE, OF_THE_MODEL, allowed
 from coinage.cli.flags import BY_DEST, FLAGS, flags_of
 from coinage.cli.kohya import train_command
@@ -29,6 +31,7 @@ from coinage.footprint import batch_loads
 from coinage.report.page import read as read_page
 from coinage.training import loop
 from coinage.training.observers import Named, Observer
+from coinage.training.reporter import WarningsKept
 from coinage.training.setup import Run
 from tests.helpers import rows_of
 from tests.training.test_processes import SCRIPT, free_port, run, torchrun
@@ -326,18 +329,49 @@ def test_the_flags_of_a_word_are_known_and_leave_the_model_alone() -> None:
     assert not {"output_dir", "cache_latents", "cache_dir", "config_file", "dry_run", "on_problem"} & set(own)
 
 
-def test_what_a_watcher_says_names_the_word(caplog: pytest.LogCaptureFixture) -> None:
-    class Warns(Observer):
-        def started(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
-            logging.getLogger("coinage").warning("%d%% lost", 5)
+class Warns(Observer):
+    """Warns in this thread and in one of its own, and waits for `meet` between them."""
 
-        def stepped(self, run: Run) -> None:  # noqa: ARG002 - the same
-            raise TrainingError("no gradient", "step 20", "look")
+    def __init__(self, meet: threading.Barrier) -> None:
+        self._meet = meet
 
-    named, nothing = Named(Warns(), "wo%po"), cast("Run", None)
-    named.started(nothing)
-    assert caplog.messages == ["wo%po: 5% lost"]
+    def started(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
+        self._meet.wait(10)
+        logging.getLogger("coinage").warning("%d%% lost", 5)
+        other = threading.Thread(target=logging.getLogger("coinage").warning, args=("from the uploader",))
+        other.start()
+        other.join()
+        logging.getLogger("coinage").info("no trouble")
+        self._meet.wait(10)
+
+    def stepped(self, run: Run) -> None:  # noqa: ARG002 - the same
+        raise TrainingError("no gradient", "step 20", "look")
+
+
+def test_what_a_watcher_says_names_the_word(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_log()
+    named, nothing = Named(Warns(threading.Barrier(1)), "wo%po"), cast("Run", None)
+    with WarningsKept() as warned:
+        named.started(nothing)
+        logging.getLogger("coinage").warning("of no word")
+    assert warned.found == ["wo%po: 5% lost", "from the uploader", "of no word"]
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: wo%po: 5% lost",
+        "warning: from the uploader",
+        "no trouble",
+        "warning: of no word",
+    ]
     with pytest.raises(TrainingError, match="wo%po: no gradient\n  --> step 20\nhint: look"):
         named.stepped(nothing)
-    logging.getLogger("coinage").warning("of no word")
-    assert caplog.messages[1:] == ["of no word"]
+
+
+def test_two_trainings_in_one_process_keep_their_names_apart() -> None:
+    """Each in a thread of its own, both within an observer at the same time."""
+    meet, nothing = threading.Barrier(2), cast("Run", None)
+    both = [threading.Thread(target=Named(Warns(meet), word).started, args=(nothing,)) for word in ("zibu", "wopo")]
+    with WarningsKept() as warned:
+        for one in both:
+            one.start()
+        for one in both:
+            one.join()
+    assert sorted(warned.found) == ["from the uploader", "wopo: 5% lost", "zibu: 5% lost"]

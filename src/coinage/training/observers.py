@@ -18,7 +18,7 @@ from coinage.files import save_image
 from coinage.generate import draw
 from coinage.preview_set import steps_for, times_within_share
 from coinage.prompts import Prompt, read_prompts
-from coinage.terminal import message_of
+from coinage.terminal import speaking_of
 from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
@@ -102,19 +102,12 @@ class Named(Observer):
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        def name(record: logging.LogRecord) -> bool:
-            if record.levelno >= logging.WARNING:
-                record.msg, record.args = f"{self._token}: {message_of(record)}", ()
-            return True
-
-        log.addFilter(name)
         try:
-            yield
+            with speaking_of(self._token):
+                yield
         except TrainingError as error:
             (problem,) = error.problems
             raise TrainingError(f"{self._token}: {problem.what}", problem.where, problem.hint) from error
-        finally:
-            log.removeFilter(name)
 
     def started(self, run: Run) -> None:
         with self._naming():

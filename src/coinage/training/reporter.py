@@ -30,6 +30,7 @@ from coinage.report.fit import evenly
 from coinage.report.page import read, render
 from coinage.report.pictures import data_url
 from coinage.report.record import Asked, Image, Record, Row, Shot, Standing, Status, Tool
+from coinage.terminal import message_of
 from coinage.training.observers import Observer, Picture
 from coinage.training.setup import BANDS, Run
 from coinage.verify import COMPARED, Check, usage
@@ -53,7 +54,7 @@ class WarningsKept(logging.Handler):
         self._found = dict.fromkeys(already)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._found[record.getMessage()] = None
+        self._found[message_of(record)] = None
 
     @property
     def found(self) -> list[str]:
