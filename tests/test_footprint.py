@@ -186,7 +186,10 @@ def test_a_dry_run_tells_the_memory(moon_dataset: Path, tmp_path: Path, capsys: 
     assert train_command("sd", given) == 0
     config = config_for(moon_dataset, tmp_path / "o")
     text = capsys.readouterr().err
-    assert "about 0.7 GB of GPU memory: model 0.0, activations 0.0, the rest 0.6" in text
+    shown = "about 0.7 GB of GPU memory: model 0.0, activations 0.0, the rest 0.6"
+    on_cpu = "no GPU here: the run would use the CPU (on a GPU it would take about 0.7 GB)"
+    assert (shown if torch.cuda.is_available() else on_cpu) in text
+    assert ("GPU memory" in text) == torch.cuda.is_available()
     assert model_sizes(config.model).unet < RELEASED["sd1"].unet / 100
     assert "are free" not in text
 

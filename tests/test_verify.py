@@ -125,7 +125,7 @@ def test_a_run_ends_with_its_file_checked(
     given = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={MODELS / name}", "--max_train_steps=1", *more)
     assert train_command("any", given) == 0
     told = capsys.readouterr().err
-    assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in told
+    assert "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)" in told
     assert "ComfyUI: put it into models/embeddings/; write embedding:zibu" in told
 
 

@@ -11,6 +11,7 @@ from coinage.data.examine import DataChecked
 from coinage.data.images import load_view
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError
+from coinage.report.page import environment
 from coinage.report.pictures import data_url
 from coinage.words import marked_parts
 
@@ -27,14 +28,11 @@ def contact_sheet(summary: dict[str, Any], checked: DataChecked, token: str) -> 
         checked: the dataset.
         token: the word to mark in captions; "" for none.
     """
-    from jinja2 import Environment, PackageLoader
-
     count = len(checked.samples)
     places = [i * count // MOST for i in range(MOST)] if count > MOST else range(count)
     cards = [_card(checked.samples[i], summary["samples"][i], token, checked) for i in places]
     cards.sort(key=lambda card: (card["dataset"], card["bucket"]))
-    page = Environment(loader=PackageLoader("coinage"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return page.get_template("contact_sheet.html").render(summary=summary, cards=cards, total=count, token=token)
+    return environment().get_template("contact_sheet.html").render(summary=summary, cards=cards, total=count, token=token)
 
 
 def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataChecked) -> dict[str, Any]:

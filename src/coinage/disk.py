@@ -23,10 +23,10 @@ MB = 2**20
 
 
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
-    """How many embeddings a run writes in all, the last one included."""
+    """Return how many embeddings a run writes in all, at most: the last one and the best one, where it is kept, included."""
     by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
     every = config.save.epochs_between(epochs)
-    return by_steps + ((epochs - 1) // every if every else 0) + 1
+    return by_steps + ((epochs - 1) // every if every else 0) + 1 + config.save.keep_best
 
 
 def latent_bytes(sample: Sample) -> int:
@@ -38,7 +38,7 @@ def latent_bytes(sample: Sample) -> int:
 def saved_bytes(config: TrainConfig, count: int) -> int:
     """Bytes of so many embeddings and their states, older ones that are deleted included."""
     rows = config.word.num_vectors * WIDTHS[config.model.family] * 4
-    states = count if config.state.save else int(config.state.at_end)
+    states = count - config.save.keep_best if config.state.save else int(config.state.at_end)
     return count * (rows + HEADER) + states * (3 * rows + STATE)
 
 

@@ -16,7 +16,9 @@ STEPS = 20  # of the sampler; enough for a look
 SEED = 1
 MOST_SIDE = 1024  # pixels
 EDITS = ("on a beach", "on a blue background")  # the first whose last word the model knows
-SHARE = 0.1  # of a run's UNet passes, at most, go into previews that nobody asked for
+# Of a run's UNet passes, at most, go into previews that nobody asked for; those of a run's early end and of its best step
+# come on top.
+SHARE = 0.1
 PASSES_OF_STEP = 3  # an image's forward and backward pass, in forward passes
 PASSES_OF_PICTURE = 2 * STEPS  # with guidance
 MOST_TIMES = 10

@@ -108,7 +108,7 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
     assert "4 steps, each with 8 images" in told
     assert "seed    3, 5\n" in told
     assert len(re.findall(r"^step 4/4  2 words", told, re.MULTILINE)) == 1, "one line for all"
-    assert told.count("checked: the same conditioning") == 2
+    assert told.count("(prompts encode exactly as in training)") == 2
     for name, token, own in (
         ("zibu", "zibu", ["--learning_rate=1e-2", "--max_grad_norm=0.01", "--norm_mode=target"]),
         ("drop", "wopo", ["--num_vectors_per_token=2", "--init_word=circle", "--seed=5", "--role=negative"]),

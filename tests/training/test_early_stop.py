@@ -1,5 +1,6 @@
 """A run that ends when its loss has settled, and the best word on the way."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from coinage.report.page import read as report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
-from coinage.training.observers import Observer
+from coinage.training.measured import Best
+from coinage.training.observers import Observer, holding
+from coinage.training.saving import file_to_use, told_best
 from coinage.training.setup import prepare_all
 from tests.helpers import config_for, flags, prepared, rows_of, trained
 
@@ -35,8 +38,13 @@ def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path:
     (line,) = [line for line in told.splitlines() if "ended early, after step" in line]
     step = int(line.split("after step ")[1].split()[0])
     assert step < 200
-    assert "checked: the same conditioning" in told
-    assert "is best: its loss on training images is the lowest" in told
+    assert "(prompts encode exactly as in training)" in told
+    best = re.search(r"^lowest loss at step (\d+) \(0\.\d{4}\), saved as zibu-best.safetensors: try this file first$", told, re.MULTILINE)
+    assert best
+    assert 0 < int(best[1]) < step
+    assert "AUTOMATIC1111: put it into embeddings/; write zibu-best\n" in told
+    assert f'pipe.load_textual_inversion("{tmp_path / "a" / "zibu-best.safetensors"}"' in told
+    assert "run     8 images, at most 200 steps, 10 epochs" in told
     assert read(tmp_path / "a" / "zibu.safetensors").step in (0, step)
     with safetensors.safe_open(tmp_path / "a" / "zibu-best.safetensors", framework="pt") as file:
         header = file.metadata()
@@ -49,6 +57,7 @@ def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path:
     assert "zibu-best.safetensors" in record.standings[0].file
     assert {one.step: one.file for one in record.standings}[step].startswith("zibu.safetensors")
     assert record.ended_early
+    assert record.file == str(tmp_path / "a" / "zibu-best.safetensors")
 
     run, again = trained(moon_dataset, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000008-state'}")
     assert (run.step, run.best and run.best.step) == (step, int(header["ti.step"]))
@@ -102,3 +111,60 @@ def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(moon_dat
     for run.step in range(1, 121):
         due += [run.step] if evaluator.due(run) else []
     assert due == [40, 80, 120], "every 40 steps: a tenth of the passes"
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_run_that_ends_early_shows_its_end_and_its_best(moon_dataset: Path, tmp_path: Path) -> None:
+    given = (*EARLY, "--sample_every_n_steps=100", "--sample_at_first", f"--sample_prompts={tmp_path / 'prompts.txt'}")
+    (tmp_path / "prompts.txt").write_text("zibu --w 64 --h 64 --s 2 --d 1\n")
+    run, word = trained(moon_dataset, tmp_path, *given)
+    assert run.best
+    assert 0 < run.best.step < run.step < 100
+    steps = {path.name.split("_")[1] for path in (tmp_path / "sample").glob("*.png")}
+    assert steps == {"000000", f"{run.step:06d}", f"{run.best.step:06d}-best"}
+    record = report(tmp_path / "zibu-report.html")
+    assert [shot.step for shot in record.shots] == [0, run.best.step, run.step]
+    assert len({shot.pictures[0] for shot in record.shots}) == 3
+    assert torch.equal(rows_of(word), rows_of(read(tmp_path / "zibu.safetensors"))), "which was saved before they were drawn"
+
+
+def test_rows_that_are_put_in_for_a_preview_come_back_to_the_bit() -> None:
+    rows, best = [torch.nn.Parameter(torch.tensor([[0.1, -0.0, 1e-45]]))], [torch.tensor([[3.0, 4.0, 5.0]])]
+    before = rows[0].detach().view(torch.int32).clone()
+    with holding(rows, best):
+        assert torch.equal(rows[0], best[0])
+    assert torch.equal(rows[0].detach().view(torch.int32), before)
+
+
+BEST = Best(step=680, epoch=1, loss=0.16304, rows=())
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (960, "lowest loss at step 680 (0.1630), saved as zibu-best.safetensors: try this file first"),
+        (680, "lowest loss at the last step, 680 (0.1630): use zibu.safetensors"),
+    ],
+)
+def test_the_closing_line_says_which_file_to_use(last: int, told: str, moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path, "--keep_best")
+    run.best, run.step = BEST, last
+    assert told_best(BEST, last, file_to_use(run).name) == told
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ((), ["3 steps", "1 embedding in"]),
+        (("--early_stop",), ["at most 3 steps", "2 embeddings in"]),
+        (("--keep_best",), [" 3 steps", "2 embeddings in"]),
+        (("--early_stop", "--save_every_n_steps=1"), ["at most 3 steps", "at most 5 embeddings in"]),
+    ],
+)
+def test_a_plan_counts_what_may_be_written(
+    more: tuple[str, ...], told: list[str], moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command("sd", flags(moon_dataset, tmp_path, "--dry_run", *more)) == 0
+    text = capsys.readouterr().err
+    assert [one for one in told if one not in text] == []
+    assert ("at most" in text) == ("--early_stop" in more)

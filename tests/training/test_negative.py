@@ -31,7 +31,7 @@ def test_a_run_knows_where_the_word_stands(defects: Path, tmp_path: Path, caplog
     assert (rows_of(word) - run.start[0]).abs().max() > 1e-3
     header = read(tmp_path / "zibu.safetensors").metadata
     assert (header["ti.role"], header["modelspec.is_negative_embedding"]) == ("negative", "true")
-    check_and_tell(run, tmp_path / "zibu.safetensors")
+    assert check_and_tell(run)[0] == tmp_path / "zibu.safetensors"
     assert "AUTOMATIC1111: put it into embeddings/; write zibu in the negative prompt" in caplog.text
     assert 'pipe(prompt, negative_prompt="zibu")' in caplog.text
 

@@ -178,13 +178,12 @@ def finish(run: Run, reporter: Reporter) -> None:
     """Say where a word is that is learned, and try it in other tools."""
     from coinage.training.using import check_and_tell
 
-    path = run.config.output_file
-    log.info("saved %s", path)
-    reporter.verified(run, path, check_and_tell(run, path))
+    log.info("saved %s", run.config.output_file)
+    reporter.verified(run, *check_and_tell(run))
     if reporter.written:
         log.info("look at %s", reporter.path)
     if run.config.log.quiet:
-        print_result(str(path))
+        print_result(str(run.config.output_file))
 
 
 def tell_loaded(run: Run, state: Path | None) -> None:

@@ -11,11 +11,12 @@ from coinage.advice import Planned, memory_problem, side_by_side
 from coinage.data.batches import images_per_step, length_of
 from coinage.data.summary import headlines
 from coinage.disk import MB, latent_bytes, saved_bytes, saves
-from coinage.footprint import CONTEXT
+from coinage.footprint import CONTEXT, in_gb
 from coinage.launch import process_count
 from coinage.model_sizes import model_sizes
 from coinage.reach import rate_problem
 from coinage.terminal import fact
+from coinage.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -36,13 +37,13 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
         drawn: whether nobody gave the seed.
     """
     word, seed = config.word, config.loop.seed
-    count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
-    fact("word", f"{word.token}, {count} from {start_of(word)}")
+    fact("word", f"{word.token}, {counted(word.num_vectors, 'vector')} from {start_of(word)}")
     for number, line in enumerate(headlines(config.data, samples)):
         fact("" if number else "data", line)
     steps, epochs = length_of(config, samples, process_count())
-    images = sum(sample.trains for sample in samples)
-    fact("run", f"{images} images, {steps} steps, {epochs} epochs, {config.optim.name} at {config.optim.learning_rate:g}")
+    images = counted(sum(sample.trains for sample in samples), "image")
+    optim = f"{config.optim.name} at {config.optim.learning_rate:g}"
+    fact("run", f"{images}, {steps_of([config], [steps])}, {counted(epochs, 'epoch')}, {optim}")
     fact("output", str(config.output_file))
     fact("seed", f"{seed} (pass --seed to repeat this run)" if drawn else str(seed))
 
@@ -52,18 +53,24 @@ def tell_heads(configs: Sequence[TrainConfig], checked: Sequence[Checked], *, dr
     fact("words", f"{len(configs)}, learned side by side: their batches are one, and each learns what it would alone")
     for config, found in zip(configs, checked, strict=True):
         word, optim = config.word, config.optim
-        count = "1 vector" if word.num_vectors == 1 else f"{word.num_vectors} vectors"
-        own = f"{sum(sample.trains for sample in found.samples)} images, {optim.name} at {optim.learning_rate:g}"
+        count, images = counted(word.num_vectors, "vector"), counted(sum(sample.trains for sample in found.samples), "image")
+        own = f"{images}, {optim.name} at {optim.learning_rate:g}"
         fact("", f"{word.token}, {count} from {start_of(word)}: {own}, {config.output_file}")
-    images = sum(images_per_step(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True))
-    fact("run", f"{length_of(configs[0], checked[0].samples, process_count())[0]} steps, each with {images:.0f} images")
+    per_step = sum(images_per_step(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True))
+    steps = [length_of(config, found.samples, process_count())[0] for config, found in zip(configs, checked, strict=True)]
+    fact("run", f"{steps_of(configs, steps)}, each with {counted(round(per_step), 'image')}")
     seeds = ", ".join(dict.fromkeys(str(config.loop.seed) for config in configs))
     fact("seed", f"{seeds} (pass --seed to repeat this run)" if drawn else seeds)
 
 
+def steps_of(configs: Sequence[TrainConfig], steps: Sequence[int]) -> str:
+    """Return how long a run is, in words: its longest word's steps, which are the most that it takes where all may end early."""
+    return ("at most " if all(config.loop.early_stop for config in configs) else "") + counted(max(steps), "step")
+
+
 def start_of(word: WordConfig) -> str:
     """What a word starts from, in words."""
-    return "the known word that fits the images best" if word.search else str(word.init_file or word.init_word)
+    return "a start word found automatically" if word.search else str(word.init_file or word.init_word)
 
 
 def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> None:
@@ -77,23 +84,28 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
     lengths = [length_of(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True)]
     counts = [saves(config, *length) for config, length in zip(configs, lengths, strict=True)]
     size, states = sum(map(saved_bytes, configs, counts)), " with their states" if config.state.save else ""
-    log.info("%d embeddings%s in %s, %.1f MB", sum(counts), states, config.save.output_dir, size / MB)
+    fewer = any(c.loop.early_stop and count > 1 + c.save.keep_best for c, count in zip(configs, counts, strict=True))
+    embeddings = ("at most " if fewer else "") + counted(sum(counts), "embedding")
+    log.info("%s%s in %s, %.1f MB", embeddings, states, config.save.output_dir, size / MB)
     if config.data.cache_latents:
         size = sum(map(latent_bytes, data))
         log.info("%.1f MB of latents %s", size / MB, "on the disk" if config.data.cache_to_disk else "in memory")
     planned = planned_for(configs, checked)
-    log.info("%s", planned.needs(model_sizes(config.model)).shown())
+    needs = planned.needs(model_sizes(config.model))
     for config, (steps, _) in zip(configs, lengths, strict=True):
         _judge_rate(config, steps, f"{config.word.token}: " if len(configs) > 1 else "")
     import torch
 
     if torch.cuda.is_available():
+        log.info("%s", needs.shown())
         judge_memory(planned, torch.device("cuda"))
+    else:
+        log.info("no GPU here: the run would use the CPU (on a GPU it would take about %s)", in_gb(needs.total))
     if any(config.word.search for config in configs):
         log.info("--init_word auto: the vocabulary would be searched before the first step")
     for config, found in zip(configs, checked, strict=True):
         _tell_autopilot(config, found.samples)
-    log.info("nothing was loaded or trained: leave out --dry_run to begin")
+    log.info("dry run: nothing was trained. Remove --dry_run to start")
 
 
 def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
@@ -102,8 +114,8 @@ def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
     if config.loop.to_try:
         run = config, samples, process_count()
         share = cost(config.loop.to_try, length_of(*run)[0], images_per_step(*run))
-        text = "--autopilot: %d settings would be tried before the first step, which takes %.0f %% of the run's passes more"
-        log.info(text, config.loop.to_try, 100 * share)
+        text = "--autopilot: %s would be tried before the first step, which takes %.0f %% of the run's passes more"
+        log.info(text, counted(config.loop.to_try, "setting"), 100 * share)
 
 
 def planned_for(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Planned:

@@ -74,7 +74,7 @@ def _page(record: Record) -> str:
     cards = list(zip(row_names(record), record.rows, strict=True))
     stage = stage_of(record)
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             record=record,
@@ -98,7 +98,7 @@ def _page(record: Record) -> str:
 def _compared(records: Sequence[Record]) -> str:
     names = measures.names_of(records)
     return (
-        _environment()
+        environment()
         .get_template("compare.html")
         .render(
             runs=[{"name": name, "record": record} | _summary(record) for name, record in zip(names, records, strict=True)],
@@ -113,7 +113,8 @@ def _compared(records: Sequence[Record]) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders all pages: a name that a template does not get is an error, and text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(loader=PackageLoader("coinage"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)

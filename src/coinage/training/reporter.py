@@ -155,12 +155,13 @@ class Reporter(Observer):
         self._images_before = round(before.images_learned * done)
 
     def show(self, pictures: Sequence[Picture], step: int) -> None:
-        """Take previews."""
+        """Take previews of a step; those of an earlier one, such as the best, stand before what is there of later ones."""
         drawn = {self._place(picture.prompt): picture for picture in pictures}
         places = range(len(self.record.prompts))
         shot = Shot(step=step, pictures=[data_url(drawn[i].pixels, PREVIEW) if i in drawn else None for i in places])
-        shots = [*(shot for shot in self.record.shots if shot.step < step), shot]
-        self.record.shots = [shots[0], *shots[2::2]] if len(shots) > MOST_SHOTS else shots
+        shots = sorted([*(other for other in self.record.shots if other.step != step), shot], key=lambda shot: shot.step)
+        thin = len(shots) > MOST_SHOTS and shot is shots[-1]  # the best step's stay
+        self.record.shots = [shots[0], *shots[2::2]] if thin else shots
         self._next = time.monotonic()
 
     def _place(self, prompt: Prompt) -> int | None:
@@ -194,7 +195,7 @@ class Reporter(Observer):
             self._write(self._run, "stopped")
 
     def verified(self, run: Run, path: Path, checks: Sequence[Check]) -> None:
-        """Tell how the finished file does in other tools."""
+        """Tell how the file to use does in other tools."""
         record = self.record
         record.file = str(path)
         record.tools = [

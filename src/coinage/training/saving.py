@@ -109,8 +109,7 @@ class Saver(Observer):
         self._ended = True
         self._save(run, "", state=self._state.at_end, last=True)
         if run.best and self.path(BEST).is_file():
-            text = "step %d is best: its loss on %s is the lowest, %.4f; it is in %s"
-            log.info(text, run.best.step, run.measured_on, run.best.loss, self.path(BEST))
+            log.info("%s", told_best(run.best, run.step, file_to_use(run).name))
 
     def stopped(self, run: Run) -> None:
         self._ended = True
@@ -178,6 +177,20 @@ class Saver(Observer):
             if not last:
                 raise
             log.warning("%s", bring_to_safety(path, file, error))
+
+
+def told_best(best: Best, last: int, file: str) -> str:
+    """Return a sentence on which file of a finished run to use, and why."""
+    if best.step == last:
+        return f"lowest loss at the last step, {best.step} ({best.loss:.4f}): use {file}"
+    return f"lowest loss at step {best.step} ({best.loss:.4f}), saved as {file}: try this file first"
+
+
+def file_to_use(run: Run) -> Path:
+    """Return the file of a finished run that is tried first: the best word's, where that is not the last one."""
+    path = run.config.output_file
+    best = path.with_name(f"{run.config.word.output_name}{BEST}{path.suffix}")
+    return best if run.best and run.best.step != run.step and best.is_file() else path
 
 
 def _at_step(step: int) -> str:

@@ -46,8 +46,9 @@ def observers_for(
     config, name, main = run.config, run.config.word.output_name, run.processes.main
     tracker = Tracker(writers)
 
-    def show(pictures: Sequence[Picture], step: int) -> None:
-        tracker.show(pictures, step)
+    def show(pictures: Sequence[Picture], step: int, earlier: bool) -> None:
+        if not earlier:  # a tracker's steps only rise
+            tracker.show(pictures, step)
         if reporter:
             reporter.show(pictures, step)
 
