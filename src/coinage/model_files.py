@@ -264,11 +264,11 @@ def reach_hub() -> None:
 
 
 def hub_folder(hub_id: str) -> Path | None:
-    """The folder of a hub id in the local cache, where the settings that tell its family are brought; None when out of reach."""
+    """The folder of a hub id in the local cache, where the settings that tell its family and size are brought; None when out of reach."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     folder: Path | None = None
-    for part in ("unet", "text_encoder"):
+    for part in ("unet", "text_encoder", "vae"):
         found = try_to_load_from_cache(hub_id, f"{part}/config.json")
         if not isinstance(found, str) and not constants.HF_HUB_OFFLINE:
             try:

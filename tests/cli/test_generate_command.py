@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from coinage.cli.cmd_generate import generate_parser, next_number, prompts_of
 from coinage.cli.main import main
 from coinage.demo.reader import read as read_picture
 from coinage.demo.run import MODEL
@@ -145,3 +146,61 @@ def test_a_word_with_brackets_is_read(tmp_path: Path) -> None:
     named = [f"--output={tmp_path / 'named'}", "a photo of a red circle on a [v] background", "--embedding", f"[v]={file}"]
     assert main([*given, *named]) == 0
     assert np.array_equal(picture(tmp_path / "plain" / "0000_1.png"), picture(tmp_path / "named" / "0000_1.png"))
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "size"),
+    [
+        (str(MODEL), [], (64, 64)),
+        ("some/model", [], (64, 64)),
+        ("sd1.safetensors", [], (512, 512)),
+        ("sd1.ckpt", [], (512, 512)),
+        ("sdxl.safetensors", [], (1024, 1024)),
+        (str(MODEL), ["--width=72"], (72, 64)),
+        ("sd2.safetensors", ["--height=100", "--width=72"], (72, 96)),
+        ("not/known", [], (0, 0)),
+    ],
+)
+def test_the_size_is_the_models_own(
+    model: str, flags: list[str], size: tuple[int, int], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder, a file and a hub id; 0 where nothing is known before the model is loaded."""
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(MODEL, snapshot)
+    (tmp_path / "hub" / "models--some--model" / "refs").mkdir()
+    (tmp_path / "hub" / "models--some--model" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = str(models / model) if (models / model).exists() else model
+    (prompt,) = prompts_of(generate_parser().parse_args([source, "a circle", *flags]))
+    assert (prompt.width, prompt.height) == size
+
+
+def test_pictures_of_earlier_commands_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    given = ["a circle", "--steps=1", "--seed=1", "--grid", f"--output={folder}"]
+    assert generate(MODEL, *given).returncode == 0
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert generate(MODEL, *given, "--width=72").returncode == 0
+    assert all(path.read_bytes() == data for path, data in before.items())
+    sizes = {path.name: picture(path).shape[:2] for path in folder.iterdir()}
+    square, wide = (64, 64), (64, 72)
+    assert sizes == {
+        "0000_1.png": square, "0001_1.png": wide, "grid.png": square, "grid_2.png": wide,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("there", "number"),
+    [
+        ([], 0),
+        (["0000_1.png", "0001_77.png"], 2),
+        (["0009_1.png", "00012-3.png", "grid.png", "grid_4.png", "12_x.txt", "_5.png", "²_1.png"], 10),
+        (["12345_1.png", "0003_1.png"], 12346),
+    ],
+)
+def test_numbers_go_on(there: list[str], number: int, tmp_path: Path) -> None:
+    for name in there:
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == number
+    assert next_number(tmp_path / "nothing") == 0

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from coinage import progress
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.model_files import told_family
+from coinage.model_files import own_side, told_family
 from coinage.preflight import model_problems, output_problems, vae_problems, vocabulary_problems
-from coinage.progress import counted
 from coinage.prompts import SAMPLER_NAMES, Prompt
 from coinage.text_files import is_file
+from coinage.wording import counted
 from coinage.words import encoding_problems, pieces_of
 
 log = logging.getLogger("coinage")
+NUMBERED = re.compile(r"([0-9]{1,9})_.*\.png")  # a picture of an earlier command
 EXAMPLES = """\
 examples:
   coinage generate path/to/model "a photo of mychar on a beach" --embedding output/mychar.safetensors
@@ -50,10 +54,10 @@ def generate_parser() -> Parser:
     parser.add_argument("--sampler", default="ddim", choices=SAMPLER_NAMES, metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)}.")
     parser.add_argument("--seed", type=int, help="Of the first picture; the next ones count up. Default: drawn and printed.")
     parser.add_argument("--count", type=int, default=1, help="Pictures per prompt. Default: 1.")
-    parser.add_argument("--width", type=int, default=0, help="Pixels. Default: the model family's own size.")
-    parser.add_argument("--height", type=int, default=0, help="Pixels.")
-    parser.add_argument("--grid", action="store_true", help="Also write grid.png: a row for each prompt.")
-    parser.add_argument("--output", type=Path, default=Path("pictures"), help="Folder for the pictures. Default: pictures.")
+    parser.add_argument("--width", type=int, default=0, help="Pixels. Default: the size that the model is made for.")
+    parser.add_argument("--height", type=int, default=0, help="Pixels. Default: as for --width.")
+    parser.add_argument("--grid", action="store_true", help="Also write all in one picture, grid.png: a row for each prompt.")
+    parser.add_argument("--output", type=Path, default=Path("pictures"), help="Where to; older pictures stay. Default: pictures.")
     parser.add_argument("--v2", action="store_true", help="The model is Stable Diffusion 2.x, where it cannot be told.")
     parser.add_argument("--v_parameterization", action="store_true", help="The model predicts v instead of the noise.")
     parser.add_argument(
@@ -82,13 +86,19 @@ def generate_command(argv: Sequence[str]) -> None:
         tokenizer_cache=args.tokenizer_cache_dir,
     )
     _check(args, model)
+    _draw(args, model, prompts_of(args))
+
+
+def prompts_of(args: argparse.Namespace) -> list[Prompt]:
+    """Return what is drawn: each prompt so often, at the size asked for or the model's own, with seeds that count up."""
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
-    prompts = [
+    side = (own_side(args.model) or 0) if not (args.width and args.height) else 0  # 0: the family's
+    return [
         Prompt(
             text=text,
             negative=args.negative,
-            width=args.width // 8 * 8,
-            height=args.height // 8 * 8,
+            width=(args.width or side) // 8 * 8,
+            height=(args.height or side) // 8 * 8,
             seed=seed + number,
             steps=args.steps,
             scale=args.cfg,
@@ -97,7 +107,6 @@ def generate_command(argv: Sequence[str]) -> None:
         for text in args.prompts
         for number in range(args.count)
     ]
-    _draw(args, model, prompts)
 
 
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
@@ -159,17 +168,31 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     fit_threads(parts)
     for word, file in words:
         missing = [p.text for p in prompts if word not in p.text and word not in p.negative]
-        log.info("%s: %d vectors%s", word, file.num_vectors, " (in no prompt)" if len(missing) == len(prompts) else "")
-    pictures = []
-    with counted("drawing", len(prompts)) as on_picture, telling("the pictures", model.source, "cannot draw"):
+        unused = " (in no prompt)" if len(missing) == len(prompts) else ""
+        log.info("%s: %s%s", word, counted(file.num_vectors, "vector"), unused)
+    pictures, first = [], next_number(args.output)
+    with progress.counted("drawing", len(prompts)) as on_picture, telling("the pictures", model.source, "cannot draw"):
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         for number, (prompt, picture) in enumerate(zip(prompts, draw(family, parts, prompts, autocast=autocast), strict=True)):
-            path = args.output / f"{number:04d}_{prompt.seed}.png"
+            path = args.output / f"{first + number:04d}_{prompt.seed}.png"
             save_image(path, picture)
             pictures.append(picture)
             on_picture(number + 1)
             log.info("%s: %s", path, prompt.text)
     if args.grid:
         rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in range(0, len(pictures), args.count)]
-        save_image(args.output / "grid.png", np.concatenate(rows))
-        log.info("%s", args.output / "grid.png")
+        path = free_path(args.output / "grid.png")
+        save_image(path, np.concatenate(rows))
+        log.info("%s", path)
+
+
+def next_number(folder: Path) -> int:
+    """Return the number after the largest that a picture in the folder has, as AUTOMATIC1111 counts; 0 for the first."""
+    numbers = [int(found[1]) for path in folder.glob("*_*.png") if (found := NUMBERED.fullmatch(path.name))]
+    return max(numbers, default=-1) + 1
+
+
+def free_path(path: Path) -> Path:
+    """Return the path, or the first of path_2, path_3 and so on that is free."""
+    tries = (path.with_stem(f"{path.stem}_{number}") if number > 1 else path for number in itertools.count(1))
+    return next(one for one in tries if not one.exists())

@@ -10,6 +10,8 @@ from importlib import import_module
 from coinage import __version__
 from coinage.cli.console import exit_code_of
 from coinage.cli.parse import Parser
+from coinage.errors import ConfigError, Problem, did_you_mean
+from coinage.wording import visible
 
 USAGE = """\
 commands:
@@ -21,6 +23,7 @@ commands:
   convert  write a learned word as another kind of file; rescale and mix words
   verify   see that a file does in other tools what was trained
   report   compare runs, from the reports that they wrote
+  help     show this; help COMMAND shows the flags of a command
 
 examples:
   coinage demo
@@ -34,6 +37,9 @@ examples:
 """
 
 
+COMMANDS = ("demo", "train", "dataset", "generate", "inspect", "convert", "verify", "report")
+
+
 def _command_parser() -> Parser:
     parser = Parser(
         prog="coinage",
@@ -43,21 +49,27 @@ def _command_parser() -> Parser:
         usage="coinage COMMAND [flags]",
     )
     parser.add_argument("--version", action="version", version=f"coinage {__version__}")
-    parser.add_argument(
-        "command", choices=["demo", "train", "dataset", "generate", "inspect", "convert", "verify", "report"], help=argparse.SUPPRESS
-    )
+    parser.add_argument("command", help=argparse.SUPPRESS)
     return parser
+
+
+def asked(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line, with `help` and `help COMMAND` as `--help` and `COMMAND --help`."""
+    return [*words[1:2], "--help"] if list(words[:1]) == ["help"] else list(words)
 
 
 def _run(words: Sequence[str]) -> None:
     name = _command_parser().parse_args(words[:1] or ["--help"]).command
+    if name not in COMMANDS:
+        hint = did_you_mean(name.lower(), COMMANDS) or f"the commands are {', '.join(COMMANDS)}"
+        raise ConfigError([Problem(f"`{visible(name)}` is not a command of coinage", hint=hint)])
     command = getattr(import_module(f"coinage.cli.cmd_{name}"), f"{name}_command")  # what others need is not imported
     command(words[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = asked(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"]:
         from coinage.cli.kohya import train_command
 

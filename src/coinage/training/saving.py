@@ -15,6 +15,7 @@ from coinage.errors import CoinageError
 from coinage.hub import Uploader
 from coinage.run_files import BEST, STATE
 from coinage.state_files import LATEST, content_digests
+from coinage.training.measured import Best
 from coinage.training.metadata import describe
 from coinage.training.observers import Observer
 from coinage.training.rescue import bring_to_safety

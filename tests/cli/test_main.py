@@ -1,0 +1,57 @@
+"""The bare command: help in all its spellings, and commands that are not there."""
+
+import pytest
+
+from coinage.cli.main import COMMANDS, main
+from tests.helpers import captured
+
+
+def shown(*words: str) -> tuple[int, str, str]:
+    """What a command that shows its help prints: its exit code, stdout, stderr."""
+    codes: list[object] = []
+
+    def run() -> int:
+        try:
+            codes.append(main(words))
+        except SystemExit as ended:
+            codes.append(ended.code or 0)
+        return 0
+
+    done = captured(run)
+    assert isinstance(codes[0], int)
+    return codes[0], done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", [("help",), ("--help",), ("-h",), ()])
+def test_help_shows_the_commands(words: tuple[str, ...]) -> None:
+    code, out, error = shown(*words)
+    assert (code, error) == (0, "")
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command: str) -> None:
+    assert shown("help", command) == shown(command, "--help")
+    code, out, _ = shown("help", command)
+    assert code == 0
+    assert f"coinage {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("trian", "did you mean `train`?"),
+        ("generat", "did you mean `generate`?"),
+        ("Report", "did you mean `report`?"),
+        ("lora", f"the commands are {', '.join(COMMANDS)}"),
+        ("\x1b[2J", f"the commands are {', '.join(COMMANDS)}"),
+        ("train_textual_inversion.py", f"the commands are {', '.join(COMMANDS)}"),
+    ],
+)
+def test_a_mistyped_command(word: str, hint: str) -> None:
+    for words in ((word, "--seed=1"), ("help", word)):
+        code, out, error = shown(*words)
+        assert (code, out) == (2, "")
+        assert "is not a command of coinage" in error
+        assert f"hint: {hint}" in error
+        assert "\x1b" not in error
