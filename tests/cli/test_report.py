@@ -7,6 +7,7 @@ import pytest
 
 from coinage.cli.main import main
 from coinage.report.page import render
+from coinage.report.record import Record
 from tests.report import samples
 
 
@@ -51,8 +52,39 @@ def test_all_problems_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", *words, "--html", words[3]]) == 2
     told = capsys.readouterr().err
     assert told.count("error: ") == 4
-    for line in ("not a report of a run", "file not found", "no reports in the folder", "this is one of the reports"):
+    for line in ("not a report of a run", "file not found", "no reports in the folder or below", "this is one of the reports"):
         assert line in told
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["a" * 300], "cannot read the report: File name too long"),
+        (["b/" * 3000], "cannot read the report: File name too long"),
+        (["--html", "/"], "this is a folder, not a file"),
+        (["--html", "."], "this is a folder, not a file"),
+        (["--html="], "this is a folder, not a file"),
+        (["--html", "a" * 300], "cannot write the file: File name too long"),
+    ],
+)
+def test_names_that_no_file_can_have(more: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(folder), *more]) in (1, 2)
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("error: ") == 1
+
+
+def test_runs_in_folders_below_are_named_by_what_tells_them_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("lr1/s1", "lr1/s2", "lr2/s1"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "zibu-report.html").write_text(render(Record(name="zibu")), encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path), "--html", str(page)]) == 0
+    names = [f"zibu ({place})" for place in ("lr1/s1", "lr1/s2", "lr2/s1")]
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
+    assert all(name in page.read_text(encoding="utf-8") for name in names)
+    assert main(["report", str(tmp_path / "lr1")]) == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["zibu (s1)", "zibu (s2)"]
 
 
 def test_nothing_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """The numbers that sum a run up."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +50,26 @@ def test_runs_of_one_name_are_numbered() -> None:
         "w",
         "run",
     ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (["sweep/s1/zibu", "sweep/s2/zibu"], ["s1", "s2"]),
+        (["s1/zibu", "s2/zibu", "s10/zibu"], ["s1", "s2", "s10"]),
+        (["out/lr=1e-3/seed1/zibu", "out/lr=1e-4/seed2/zibu"], ["seed1", "seed2"]),
+        (["a/x/zibu", "a/y/zibu", "b/x/zibu"], ["a/x", "a/y", "b/x"]),
+        (["a/zibu", "a/copy"], ["zibu", "copy"]),
+        (["old/deep/a/zibu", "new/b/zibu"], ["a", "b"]),
+        (["zibu", "below/zibu"], ["x", "below"]),
+    ],
+)
+def test_runs_of_one_name_are_told_apart_by_their_folders(paths: list[str], told: list[str]) -> None:
+    places = [Path("/x") / f"{path}-report.html" for path in paths]
+    assert measures.names_of([Record(name="zibu")] * len(paths), places) == [f"zibu ({word})" for word in told]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_seeds() -> None:
+    runs = [Record(name="zibu", command=f"python train.py \\\n  --seed={seed}") for seed in (1, 22)]
+    assert measures.names_of(runs) == ["zibu (seed 1)", "zibu (seed 22)"]
+    assert measures.names_of([*runs, runs[0]]) == ["zibu", "zibu (2)", "zibu (3)"]

@@ -13,20 +13,20 @@ from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.files import write_bytes
 from coinage.report import measures
 from coinage.report.charts import number
+from coinage.report.measures import ENDING
 from coinage.report.page import compare, plain, read
 from coinage.report.record import Record
 from coinage.terminal import print_json, print_table
 from coinage.text_files import is_folder
 
 log = logging.getLogger("coinage")
-ENDING = "-report.html"
 COLUMNS = ("run", "status", "steps", "loss", "turned", "length", "held-out", "works in", "warnings")
 WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
 EXAMPLES = """\
 examples:
   coinage report output
   coinage report output/a-report.html output/b-report.html --html compared.html
-  coinage report output --json
+  coinage report sweep --json
 """
 
 
@@ -38,7 +38,7 @@ def report_parser() -> Parser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=f"A NAME{ENDING}, or a folder that holds some: all of them.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=f"A NAME{ENDING}, or a folder: all of them in it and below.")
     parser.add_argument("--html", type=Path, metavar="FILE", help="Write a page with the runs side by side.")
     parser.add_argument("--json", action="store_true", help="Print the records as JSON, without pictures.")
     return parser
@@ -72,9 +72,9 @@ def report_command(argv: Sequence[str]) -> None:
     if args.json:
         print_json([{"report": str(path)} | plain(record) for path, record in zip(paths, records, strict=True)])
     else:
-        print_runs(records)
+        print_runs(records, paths)
     if args.html:
-        write_bytes(args.html, compare(records).encode())
+        write_bytes(args.html, compare(records, paths).encode())
         log.info("wrote %s", args.html)
 
 
@@ -83,17 +83,17 @@ def _reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     paths: dict[str, Path] = {}
     problems = []
     for run in runs:
-        found = sorted(run.glob(f"*{ENDING}")) if is_folder(run) else [run]
+        found = sorted(run.rglob(f"*{ENDING}")) if is_folder(run) else [run]
         if not found:
-            problems.append(Problem("no reports in the folder", str(run), f"a run writes NAME{ENDING} into its output folder"))
+            problems.append(Problem("no reports in the folder or below", str(run), f"a run writes NAME{ENDING} into its output folder"))
         paths |= {realpath(path): path for path in found if realpath(path) not in paths}
     return list(paths.values()), problems
 
 
-def print_runs(records: Sequence[Record]) -> None:
-    """One line a run on stdout."""
+def print_runs(records: Sequence[Record], paths: Sequence[Path]) -> None:
+    """Print one line a run on stdout."""
     rows = []
-    for name, record in zip(measures.names_of(records), records, strict=True):
+    for name, record in zip(measures.names_of(records, paths), records, strict=True):
         works = measures.works_in(record)
         cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
         cells += [_cell(measures.last(measures.turned(record)), " deg"), _cell(measures.last(measures.relative_lengths(record)), " x")]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from coinage.report.record import Record
+from coinage.wording import visible
 
 Values = Sequence[float | None]
+ENDING = "-report.html"  # of a report's name, after that of the run
 SMOOTHING = 0.1  # of a run: as far back as the smoothed loss mostly looks
 
 
@@ -85,11 +90,42 @@ def images_per_second(record: Record) -> float | None:
     return record.images_learned / record.seconds if record.seconds > 0 and record.images_learned else None
 
 
-def names_of(records: Sequence[Record]) -> list[str]:
-    """A name for each run; runs of one name are numbered."""
-    names: list[str] = []
-    for record in records:
-        name = record.name or record.token or "run"
-        same = sum((other.name or other.token or "run") == name for other in records[: len(names)])
-        names.append(f"{name} ({same + 1})" if same else name)
+def names_of(records: Sequence[Record], paths: Sequence[Path] = ()) -> list[str]:
+    """Return a name for each run; runs of one name are told apart by where their reports are, their seeds, or numbers.
+
+    Args:
+        records: the runs.
+        paths: of their reports, in the same order, where they are files.
+    """
+    names = [record.name or record.token or "run" for record in records]
+    for name in [name for name, count in Counter(names).items() if count > 1]:
+        places = [place for place, own in enumerate(names) if own == name]
+        for place, told in zip(places, _apart([records[i] for i in places], [paths[i] for i in places] if paths else []), strict=True):
+            names[place] = f"{name} ({told})" if told else name
     return names
+
+
+def _apart(records: Sequence[Record], paths: Sequence[Path]) -> list[str]:
+    """What tells runs of one name apart, the shortest that does; "" for the first where they are numbered."""
+    seeds = [_seed(record) for record in records]
+    told = [*_parts_apart(paths), [f"seed {seed}" if seed else "" for seed in seeds]]
+    numbers = [str(number) if number > 1 else "" for number in range(1, len(records) + 1)]
+    return next((words for words in told if len(set(words)) == len(records) and all(words)), numbers)
+
+
+def _parts_apart(paths: Sequence[Path]) -> list[list[str]]:
+    """What differs in the paths: one part of each, the shortest first; then all of what is between their common ends."""
+    whole = [(path.absolute().parent / path.name.removesuffix(ENDING)).parts[1:] for path in paths]  # without the root
+    parts = [tuple(map(visible, own)) for own in whole]
+    depth = min(map(len, parts), default=0)
+    columns = [[own[i] for own in parts] for i in range(depth)] + [[own[-i] for own in parts] for i in range(1, depth + 1)]
+    single = sorted(columns, key=lambda column: sum(map(len, column)))
+    first = next((i for i in range(depth) if len({own[i] for own in parts}) > 1), depth)
+    last = next((i for i in range(depth - first) if len({own[-1 - i] for own in parts}) > 1), depth - first)
+    return [*single, ["/".join(own[first : len(own) - last]) for own in parts]]
+
+
+def _seed(record: Record) -> str:
+    """The seed in the command that repeats the run; "" where it is not known."""
+    found = re.search(r"--seed[= ](\d+)", record.command)
+    return found[1] if found else ""

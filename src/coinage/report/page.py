@@ -62,12 +62,13 @@ def read(path: Path) -> Record:
         raise CoinageError(f"the report holds no record that can be read: {error}", str(path), hint) from None
 
 
-def compare(records: Sequence[Record]) -> str:
-    """A page with several runs side by side, below 16 MB in UTF-8."""
+def compare(records: Sequence[Record], paths: Sequence[Path] = ()) -> str:
+    """Return a page with several runs side by side, below 16 MB in UTF-8; the paths of their reports tell them apart."""
     fitted = [fit_words(replace(record, images=[])) for record in records]
-    bare = len(_compared([without_pictures(record) for record in fitted]).encode())
+    names = measures.names_of(fitted, paths)
+    bare = len(_compared([without_pictures(record) for record in fitted], names).encode())
     room = (COMPARED - bare - 1000) // max(1, len(records))
-    return _compared([fit_pictures(record, min(room, LIMIT)) for record in fitted])
+    return _compared([fit_pictures(record, min(room, LIMIT)) for record in fitted], names)
 
 
 def _page(record: Record) -> str:
@@ -95,8 +96,7 @@ def _page(record: Record) -> str:
     )
 
 
-def _compared(records: Sequence[Record]) -> str:
-    names = measures.names_of(records)
+def _compared(records: Sequence[Record], names: Sequence[str]) -> str:
     return (
         environment()
         .get_template("compare.html")
