@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from coinage.config import OptimConfig
 from coinage.errors import Problem
 from coinage.optimizer_table import find_optimizer
+from coinage.wording import counted
 
 LEAST_TURN = 20  # degrees; less teaches next to nothing
 DIRECTIONAL = "coinage.training.directional.Directional"
 USUAL_ANGLE, MOST_ANGLE = 0.5, 1.5  # radians in the first step
 BETAS = (0.9, 0.999)  # AdamW's own
 LEAST_SHARE = 0.25  # of one step; in 20 steps gradients that change sign each time still come to 1.7, noise to 5, a steady one to 20
-MOST_LENGTH = 20  # times a word's length; from there on a prompt obeys nothing else
+MOST_LENGTH = 20  # times a word's length; from there on the rest of a prompt is ignored
 
 
 def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Problem | None:
@@ -36,25 +37,29 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
         return None
     travel = optim.learning_rate * steps * math.sqrt(width) / norm
     drift = optim.learning_rate * math.sqrt(steps * width) / norm
-    good = f"--learning_rate {float(f'{norm / math.sqrt(steps * width):.0e}'):g} lets it turn freely, and no further"
+    good = f"try --learning_rate {float(f'{norm / math.sqrt(steps * width):.0e}'):g}"
     turn = math.degrees(math.asin(min(travel, 1)))
-    given = f"--learning_rate {optim.learning_rate:g}: in {steps} steps the word"
+    given, within = f"--learning_rate {optim.learning_rate:g}", counted(steps, "step")
     if turn < LEAST_TURN:
-        return Problem(f"{given} can turn by at most {turn:.0f} degrees, which teaches little", hint=good)
+        what = f"{given} is too low: in {within} the word can hardly change (at most {turn:.1g} degrees)"
+        return Problem(what, hint=good)
     if drift > MOST_LENGTH and optim.norm_mode == "none":
-        what = f"{given} may become {drift:.0f} times as long as the model's words, and a prompt then obeys nothing else"
+        grown = f"in {within} a vector could grow to {drift:.0f} times the length of the model's words"
+        what = f"{given} is too high: {grown}, and the rest of a prompt would be ignored"
         return Problem(what, hint=good)
     return None
 
 
 def _angle_problem(rate: float, steps: int) -> Problem | None:
     """What is wrong with a rate in radians a step."""
-    given, turn = f"--learning_rate {rate:g} is an angle in radians, which Directional turns a word by", math.degrees(rate * steps)
+    turn = math.degrees(rate * steps)
+    given = f"--learning_rate {rate:g}, which is an angle in radians with Directional, is too"
     hint = f"--learning_rate {USUAL_ANGLE:g} is usual, with --lr_scheduler inverse_sqrt --lr_scheduler_timescale 5"
     if 0 < turn < LEAST_TURN:
-        return Problem(f"{given}: in {steps} steps by at most {turn:.2g} degrees, which teaches little", hint=hint)
+        what = f"{given} low: in {counted(steps, 'step')} the word can hardly change (at most {turn:.2g} degrees)"
+        return Problem(what, hint=hint)
     if rate > MOST_ANGLE:
-        return Problem(f"{given} in a step: {math.degrees(rate):.0f} degrees are too many to find anything", hint=hint)
+        return Problem(f"{given} high: {math.degrees(rate):.0f} degrees in one step are too many to learn anything", hint=hint)
     return None
 
 

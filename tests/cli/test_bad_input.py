@@ -112,7 +112,7 @@ def test_some_captions_without_the_word_are_a_warning_and_idle_flags_a_note(tmp_
     (tmp_path / "images" / "01.txt").write_text("a moon")
     done = run_here(flags(dataset, tmp_path / "out", "--max_train_steps=1", "--log_config", "--save_model_as=pt"))
     assert done.returncode == 0, done.stderr
-    assert "warning: 1 of 8 captions lack the word zibu" in done.stderr
+    assert "warning: 1 of 8 captions does not contain `zibu`" in done.stderr
     assert done.stderr.count("note: --log_config has no effect without --logging_dir") == 1
     assert (tmp_path / "out" / "zibu.pt").is_file()
 

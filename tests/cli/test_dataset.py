@@ -50,22 +50,22 @@ def test_the_summary(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = done.stdout
     for text in (
-        "4 images; 8 uses and 4 batches an epoch",
+        "4 images, 8 with repeats, 4 batches per epoch",
         "64x64, batch size 2",
         "4 images x 2",
         "num_repeats = 2  ([[datasets.subsets]] 1)",
-        "captions: 3 of 4 hold the word",
-        "1 caption over 75; longest: d.jpg 82",
+        "captions: 3 of 4 contain the word",
+        "longest 82 (limit 75); 1 caption over it: d.jpg 82",
         "word: ids 739 to 740",
         "turned upright: 1 (d.jpg)",
-        "enlarged over 2x: 1 (b.png)",
+        "smaller than half the training size: 1 (b.png)",
         "tiny: 1 (b.png)",
-        "cut by over a quarter: 2 (c.png, d.jpg)",
+        "more than a quarter cropped: 2 (c.png, d.jpg)",
         "[739] [740]",
     ):
         assert text in out, text
-    assert "warning: 1 of 4 captions lack the word zibu" in done.stderr
-    assert "note: 1 image is enlarged over 2x and may teach blur: b.png" in done.stderr
+    assert "warning: 1 of 4 captions does not contain `zibu`" in done.stderr
+    assert "note: 1 image smaller than half the training size, blurred when enlarged: b.png" in done.stderr
 
 
 def test_numbers_for_machines(folder: Path) -> None:
@@ -75,8 +75,8 @@ def test_numbers_for_machines(folder: Path) -> None:
     assert (found["captions"]["never"], found["captions"]["total"]) == (1, 4)
     assert found["captions"]["tokens"]["longer_than_limit"] == 1
     flat, lacking = (warning["what"] for warning in found["warnings"][:2])
-    assert flat == "4 of 4 images are of one colour, and teach nothing but that"
-    assert lacking.startswith("1 of 4 captions lack")
+    assert flat == "4 of 4 images are a single flat colour"
+    assert lacking.startswith("1 of 4 captions does not contain")
     sample = found["samples"][3]
     assert (sample["size"], sample["bucket"], sample["resized"], sample["crop"]) == ([100, 64], [64, 64], [100, 64], [18, 0])
     assert sample["size_conditioning"] == [64, 100, 0, 18, 64, 64]
@@ -191,7 +191,7 @@ def test_exit_codes_and_their_reasons(folder: Path) -> None:
     assert "no caption contains the word wobo" in done.stderr
     done = dataset(folder / "data.toml", "--token=zibu", "--require_token")
     assert done.returncode == 2
-    assert "error: 1 of 4 captions lack the word" in done.stderr
+    assert "error: 1 of 4 captions does not contain" in done.stderr
     done = dataset(folder / "data.toml", "--token=circle", f"--model={MODEL}")
     assert done.returncode == 2
     assert "circle is already in the model's vocabulary" in done.stderr

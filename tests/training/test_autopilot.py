@@ -80,7 +80,7 @@ def test_candidates_are_those_that_promise_most(moon_dataset: Path, tmp_path: Pa
     turning = config_for(moon_dataset, tmp_path, "--optimizer_type=Directional", "--learning_rate=0.5")
     assert not any("rate" in one.loop.chosen for one in candidates(turning, STARTS, 9)), "its rate is an angle that fits every model"
     told = notes(parse("sd", flags(moon_dataset, tmp_path, "--optimizer_type=Directional", "--autopilot=4"), "test"))
-    assert told == ["--autopilot gains nothing where Directional finds the way by itself; it is for rates that may be wrong"]
+    assert told == ["--autopilot does not help with Directional; use it with other optimizers"]
 
 
 def test_candidates_of_a_file_or_without_a_rate_are_fewer_kinds(moon_dataset: Path, tmp_path: Path) -> None:

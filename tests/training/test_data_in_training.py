@@ -92,8 +92,8 @@ def test_the_command_reports_what_it_encoded(tmp_path: Path) -> None:
     words = flags(dataset(tmp_path), tmp_path / "o", "--cache_latents_to_disk", "--max_train_steps=1")
     done = captured(lambda: train_command("sd", words))
     assert done.returncode == 0, done.stderr
-    assert "8 images, 1 steps" in done.stderr
-    assert "dataset 1: 64x64, 1 bucket, 16 uses in 4 batches of 4" in done.stderr
+    assert "8 images, 1 step, 1 epoch" in done.stderr
+    assert "dataset 1: 64x64, 1 bucket, 16 images with repeats, 4 batches of 4 per epoch" in done.stderr
 
 
 # Masks
@@ -155,7 +155,7 @@ def test_masks_that_are_asked_for_and_missing(tmp_path: Path) -> None:
 
 def test_next_to_empty_masks_are_told(tmp_path: Path) -> None:
     found = check(config_for(with_masks(tmp_path, 2), tmp_path / "o"))
-    assert "8 masks cover less than 2% of their image" in found.warnings[0].what
+    assert "8 masks with less than 2% of the image left" in found.warnings[0].what
 
 
 def test_masks_go_with_several_vectors_and_templates(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_regularisation_images_are_balanced_and_weighed(tmp_path: Path) -> None:
     config = config_for(with_regularisation(tmp_path), tmp_path / "o", "--prior_loss_weight=0.25")
     checked = check(config)
     assert [s.repeats for s in checked.samples] == [2] * 8 + [6, 5, 5]
-    assert any("3 regularisation images do not hold the word zibu" in warning.what for warning in checked.warnings)
+    assert any("3 regularisation images without the word zibu" in warning.what for warning in checked.warnings)
     run = prepared(with_regularisation(tmp_path / "again"), tmp_path / "o", "--prior_loss_weight=0.25")
     uses = [
         (caption, weight)

@@ -103,16 +103,16 @@ BEFORE: dict[str, Fault] = {
     "word lost by shuffle": Fault(
         "captions are longer than 75 tokens, and the word zibu is cut off", spoil=shuffled, given=("--keep_tokens=0",)
     ),
-    "word lost by drop": Fault(r"captions lack the word zibu \(8 of them only sometimes\)", spoil=maybe, ends=False),
+    "word lost by drop": Fault(r"captions do not contain `zibu` \(8 of them not always\)", spoil=maybe, ends=False),
     "word lost by truncation": Fault("captions are longer than 75 tokens, and the word zibu is cut off", spoil=late_word),
     "word in the vocabulary": Fault("circle is already in the model's vocabulary", given=("--token_string=circle",)),
-    "lr 1e-6": Fault("the word can turn by at most", given=("--learning_rate=1e-6",), ends=False),
-    "lr 10": Fault("times as long as the model's words", given=("--learning_rate=10",), ends=False),
+    "lr 1e-6": Fault("the word can hardly change", given=("--learning_rate=1e-6",), ends=False),
+    "lr 10": Fault("times the length of the model's words", given=("--learning_rate=10",), ends=False),
     "corrupt image": Fault("cannot be decoded|cannot read|damaged|truncated", spoil=damaged),
-    "constant image": Fault("1 of 8 images are of one colour", spoil=flat, ends=False),
+    "constant image": Fault("1 of 8 images is a single flat colour", spoil=flat, ends=False),
     "mask that hides everything": Fault("the masks hide all of every image", spoil=hidden, given=("--masked_loss",)),
     "wrong family": Fault("--pretrained_model_name_or_path: .*XL", given=(f"--pretrained_model_name_or_path={MODELS / 'sdxl'}",)),
-    "regularisation images only": Fault("8 regularisation images do not hold the word zibu", spoil=with_regularisation, ends=False),
+    "regularisation images only": Fault("8 regularisation images without the word zibu", spoil=with_regularisation, ends=False),
     "read-only output": Fault("--output_dir: cannot write there", given=("--output_dir=/proc/coinage",)),
 }
 

@@ -36,7 +36,7 @@ def test_a_run_has_its_page(moon_dataset: Path, tmp_path: Path, capsys: pytest.C
     assert all(("zibu", True) in image.caption and image.thumbnail.startswith("data:image/jpeg") for image in record.images)
     assert sum("held out" in image.marks for image in record.images) == 2
     assert [tool.tool for tool in record.tools if tool.same] == [tool.tool for tool in record.tools]
-    assert any("times as long as the model's words" in text for text in record.warnings)
+    assert any("times the length of the model's words" in text for text in record.warnings)
     (shot,) = record.shots
     assert (shot.step, len(shot.pictures), None in shot.pictures) == (3, 5, False)
     assert record.prompts[2].of == 1
@@ -175,7 +175,7 @@ def test_prompts_that_change_get_places_of_their_own(moon_dataset: Path, tmp_pat
 def test_warnings_that_are_not_printed_are_on_the_page(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_command("sd", flags(moon_dataset, tmp_path, "--learning_rate=10", "--console_log_level=ERROR")) == 0
     assert "warning" not in capsys.readouterr().err
-    assert any("times as long as the model's words" in text for text in read(tmp_path / "zibu-report.html").warnings)
+    assert any("times the length of the model's words" in text for text in read(tmp_path / "zibu-report.html").warnings)
 
 
 def test_a_command_as_shells_take_it(moon_dataset: Path, tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], ch
     """The summary as tables on stdout."""
     kinds = [counted(summary["images"], "image")]
     kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
-    uses, batches = counted(summary["uses_per_epoch"], "use"), counted(summary["batches_per_epoch"], "batch", "batches")
-    print_line(f"{', '.join(kinds)}; {uses} and {batches} an epoch")
+    batches = counted(summary["batches_per_epoch"], "batch", "batches")
+    print_line(f"{', '.join(kinds)}, {summary['uses_per_epoch']} with repeats, {batches} per epoch")
     if "steps" in summary:
         print_line(f"{counted(summary['steps'], 'step')}, {counted(summary['epochs'], 'epoch')}")
     for number, dataset in enumerate(summary["datasets"], 1):
@@ -215,9 +215,9 @@ def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], ch
         print_line(line)
     labels = (
         ("rotated", "turned upright"),
-        ("enlarged_over_2x", "enlarged over 2x"),
+        ("enlarged_over_2x", "smaller than half the training size"),
         ("tiny", "tiny"),
-        ("much_cut", "cut by over a quarter"),
+        ("much_cut", "more than a quarter cropped"),
     )
     for key, label in labels:
         if summary[key]:
@@ -246,25 +246,26 @@ def _print_dataset(number: int, dataset: dict[str, Any]) -> None:
         lonely = " (fills no batch)" if bucket["lonely"] else ""
         rows.append((size, str(bucket["images"]), str(bucket["uses"]), str(bucket["batches"]), last + lonely))
     print_table(("bucket", "images", "uses", "batches", "last batch"), rows, right=range(1, 5))
-    print_line(f"mean aspect error {dataset['mean_aspect_error']:.3f}")
+    print_line(f"average cropping {dataset['mean_cropping']:.0%}")
     if dataset["short_batches"]:
-        short = counted(dataset["short_batches"], "short batch", "short batches")
-        print_line(f"{short} an epoch: images in them weigh more in an update")
+        print_line(f"{counted(dataset['short_batches'], 'incomplete batch', 'incomplete batches')} per epoch")
 
 
 def _caption_lines(summary: dict[str, Any]) -> list[str]:
     captions = summary["captions"]
     if captions is None:
-        return ["captions: give --token to see whether they hold the word"]
-    lines = [f"captions: {captions['always_hold_the_word']} of {captions['total']} hold the word"]
+        return ["captions: give --token to see whether they contain the word"]
+    held = captions["always_hold_the_word"]
+    lines = [f"captions: {held} of {captions['total']} {'contains' if held == 1 else 'contain'} the word"]
     if captions["sometimes"] or captions["cut_off"]:
         lines[0] += f", {captions['sometimes']} only sometimes; it is cut off in {captions['cut_off']}"
     tokens = captions.get("tokens")
     if tokens is None:
         return [*lines, "tokens: give --model to count them"]
     longest = ", ".join(f"{Path(x['path']).name} {x['tokens']}" for x in tokens["longest"][:3])
-    over = f"{counted(tokens['longer_than_limit'], 'caption')} over {tokens['limit']}"
-    text = f"tokens: {tokens['median']:g} in the middle, {over}; longest: {longest}"
+    most, over = max(x["tokens"] for x in tokens["longest"]), tokens["longer_than_limit"]
+    text = f"tokens per caption: median {tokens['median']:g}, longest {most} (limit {tokens['limit']})"
+    text += f"; {counted(over, 'caption')} over it: {longest}" if over else f"; {longest}"
     ids = summary["word"]["ids"] if summary["word"] else []
     shown = f"word: ids {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"word: id {ids[0]}" if ids else ""
     return [*lines, text, *([shown] if shown else [])]

@@ -112,7 +112,7 @@ _CAPTION = _rows(
     Flag("--caption_suffix", "str", None, "Text put after each caption."),
     Flag("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up."),
     Flag("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction."),
-    Flag("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight.", note="has no effect: captions are read as they stand, as by the reference's textual inversion"),
+    Flag("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight.", note="has no effect: captions are read as they stand, as by sd-scripts' textual inversion"),
 )  # fmt: skip
 
 _BUCKETS = _rows(
@@ -334,7 +334,7 @@ _OWN = _rows(
     _own("--cache_dir", "str", None, "Folder for what is kept on disk; unset: .coinage beside the images.", path=True),
     _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
     _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
-    _own("--data_as_reference", "switch", False, "Treat pixels and tags as the reference, quirks included: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
+    _own("--data_as_reference", "switch", False, "Handle images and tags exactly like sd-scripts: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
     _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1."),
     _own("--validation_seed", "int", None, "Chooses the images held out; unset: --seed."),
     _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps; unset: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least."),

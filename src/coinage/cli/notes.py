@@ -1,4 +1,4 @@
-"""What is to be said, once, about given flags that do not act, or act otherwise than asked."""
+"""Notes on flags that have no effect, or another one than asked for."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
     (
         "save_last_n_steps",
         lambda v: v.save_every_n_steps and v.save_last_n_steps < v.save_every_n_steps,
-        "counts steps, not files, as the reference: only the newest file stays",
+        "counts steps, not files (as in sd-scripts): only the newest file is kept",
     ),
     ("save_last_n_epochs_state", lambda v: not v.save_state, "has no effect without --save_state"),
     ("save_last_n_steps_state", lambda v: not v.save_state, "has no effect without --save_state"),
     ("dynamo_backend", lambda v: not v.torch_compile, "has no effect without --torch_compile"),
-    ("full_fp16", lambda _: True, "is for the frozen weights: the new rows stay in float32, where small steps count"),
-    ("full_bf16", lambda _: True, "is for the frozen weights: the new rows stay in float32, where small steps count"),
+    ("full_fp16", lambda _: True, "applies to the model only; the trained vectors stay in float32"),
+    ("full_bf16", lambda _: True, "applies to the model only; the trained vectors stay in float32"),
     ("noise_offset_random_strength", lambda v: not v.noise_offset, "has no effect without --noise_offset"),
     ("multires_noise_discount", lambda v: not v.multires_noise_iterations, "has no effect without --multires_noise_iterations"),
     ("ip_noise_gamma_random_strength", lambda v: not v.ip_noise_gamma, "has no effect without --ip_noise_gamma"),
     ("huber_schedule", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
     ("huber_c", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
     ("huber_scale", lambda v: v.loss_type not in ("huber", "smooth_l1"), "has no effect without --loss_type huber or smooth_l1"),
-    ("huber_scale", lambda v: v.huber_schedule == "snr", "has no effect with --huber_schedule snr, as the reference"),
+    ("huber_scale", lambda v: v.huber_schedule == "snr", "has no effect with --huber_schedule snr (as in sd-scripts)"),
     (
         "autopilot",
         lambda v: v.optimizer_type.lower() == "directional",
-        "gains nothing where Directional finds the way by itself; it is for rates that may be wrong",
+        "does not help with Directional; use it with other optimizers",
     ),
     ("norm_mode", lambda v: v.optimizer_type.lower() == "directional", "has no effect: Directional keeps the lengths anyway"),
     ("lr_scheduler_power", lambda v: v.lr_scheduler != "polynomial", "is for --lr_scheduler polynomial"),
@@ -83,6 +83,12 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
 )
 
 
+def of_many(reason: str) -> str:
+    """Return a reason that begins with a verb as it is said of several flags: "is not needed" as "are not needed"."""
+    verb, _, rest = reason.partition(" ")
+    return f"{ {'is': 'are', 'has': 'have', 'applies': 'apply'}.get(verb, verb) } {rest}"
+
+
 def notes(args: Values) -> list[str]:
     """A line for each flag that does less than it says."""
     values = vars(args)
@@ -94,7 +100,7 @@ def notes(args: Values) -> list[str]:
     for flag in BY_DEST.values():
         if flag.note and given(flag.dest):
             reasons.setdefault(flag.note, []).append(flag.name)
-    found = [f"{', '.join(names)} {reason}" for reason, names in reasons.items()]
+    found = [f"{', '.join(names)} {reason if len(names) == 1 else of_many(reason)}" for reason, names in reasons.items()]
     found += [f"--{dest} {why}" for dest, idle, why in IDLE if given(dest) and idle(args)]
     if args.save_model_as != "safetensors" and any(value for name, value in values.items() if name.startswith("metadata_")):
         found.append(f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from coinage.data.captions import extremes
 from coinage.data.sample import Sample
 from coinage.errors import Findings
+from coinage.wording import counted
 from coinage.words import CHUNK, Placeholder, WordEncoder, word_pattern
 
 SHOWN = 3  # captions named in a message
@@ -86,7 +87,9 @@ def report_coverage(coverage: Coverage, token: str, findings: Findings, *, requi
     total = coverage.total
     nothing = total > 0 and not coverage.always and not coverage.sometimes
     if coverage.cut:
-        what = f"{len(coverage.cut)} of {total} captions are longer than {coverage.limit} tokens, and the word {token} is cut off"
+        are = "is" if len(coverage.cut) == 1 else "are"
+        cut = f"{len(coverage.cut)} of {counted(total, 'caption')} {are} longer than {coverage.limit} tokens"
+        what = f"{cut}, and the word {token} is cut off"
         hint = "put the word first, shorten the captions, use fewer vectors, or pass --max_token_length 150"
         _tell(what, _examples(coverage.cut), hint, findings, is_error=required or nothing)
     lacking = [*coverage.never, *coverage.sometimes]
@@ -95,15 +98,15 @@ def report_coverage(coverage: Coverage, token: str, findings: Findings, *, requi
         hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
         if any(token.lower() in sample.caption.lower() for sample in coverage.never):
             hint += "; letter case and word boundaries count"
-        often = "" if not coverage.sometimes else f" ({len(coverage.sometimes)} of them only sometimes)"
-        what = f"{len(lacking)} of {total} captions lack the word {token}{often}: these images teach it nothing"
+        often = "" if not coverage.sometimes else f" ({len(coverage.sometimes)} of them not always)"
+        do, images = ("does", "that image") if len(lacking) == 1 else ("do", "those images")
+        what = f"{len(lacking)} of {counted(total, 'caption')} {do} not contain `{token}`{often}: it learns nothing from {images}"
         if len(coverage.never) == total:
             what = f"no caption contains the word {token}: nothing would be learned"
         _tell(what, where, hint, findings, is_error=required or nothing)
     longer = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
     if longer > 0:
-        are = "1 caption is" if longer == 1 else f"{longer} captions are"
-        findings.note(f"{are} longer than {coverage.limit} tokens, and cut after the word; --max_token_length reads more")
+        findings.note(f"{counted(longer, 'caption')} over {coverage.limit} tokens, cut after the word; --max_token_length reads more")
 
 
 def _tell(what: str, where: str, hint: str, findings: Findings, *, is_error: bool) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinage import wording
 from coinage.config import LEAST_MASK, DataConfig
 from coinage.data.coverage import Coverage, cover_captions, report_coverage
 from coinage.data.images import load_view
@@ -17,7 +18,6 @@ from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.data.scan import balanced, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.progress import counted
-from coinage.wording import few
 from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
 
 FLAT = 4 / 127.5  # of -1..1: less than that is one colour, compression aside
@@ -112,21 +112,21 @@ def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, sk
     report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)  # an image in two datasets is told once
     _report_masks(kept, faint, hidden, findings)
     if flat:
-        what = f"{len(flat)} of {len(kept)} images are of one colour, and teach nothing but that"
-        findings.warn(what, "; ".join(sample.path.name for sample in flat[:3]), "see whether they were exported as they should")
+        are = "is" if len(flat) == 1 else "are"
+        what = f"{len(flat)} of {wording.counted(len(kept), 'image')} {are} a single flat colour"
+        findings.warn(what, "; ".join(sample.path.name for sample in flat[:3]), "check the export")
     return kept
 
 
 def _report_masks(kept: Sequence[Sample], faint: Sequence[Sample], hidden: Sequence[Sample], findings: Findings) -> None:
     """Masks that leave little or nothing of an image."""
     if faint:
-        cover, whose = ("1 mask covers", "its") if len(faint) == 1 else (f"{len(faint)} masks cover", "their")
-        what = f"{cover} less than {LEAST_MASK:.0%} of {whose} image, which then teaches next to nothing"
+        left = f"less than {LEAST_MASK:.0%} of the image left"
+        what = f"{wording.counted(len(faint), 'mask')} with {left}, which then teaches next to nothing"
         findings.warn(what, _mask_of(faint[0]), "white is what counts; --mask_normalize makes up for small masks")
     if hidden:
         everything = len(hidden) == sum(sample.trains for sample in kept)
-        hide = "1 mask hides all of its" if len(hidden) == 1 else f"{len(hidden)} masks hide all of their"
-        what = f"{hide} image, which teaches nothing"
+        what = f"{wording.counted(len(hidden), 'mask')} with nothing of the image left, which teaches nothing"
         tell = findings.error if everything else findings.warn
         tell(
             "the masks hide all of every image: nothing would be learned" if everything else what,
@@ -142,17 +142,19 @@ def _mask_of(sample: Sample) -> str:
 def _warn_of_regularisation(samples: Sequence[Sample], token: str, findings: Findings) -> None:
     idle = sum(sample.regularisation_without(token) for sample in samples)
     if idle:
-        lack = "1 regularisation image does" if idle == 1 else f"{idle} regularisation images do"
-        what = f"{lack} not hold the word {token}: only the word trains, so this teaches nothing and costs time"
+        images = wording.counted(idle, "regularisation image")
+        what = f"{images} without the word {token} in the caption: only the word trains, so that costs time and teaches nothing"
         findings.warn(what, hint="leave them out for Textual Inversion")
 
 
 def _note_enlarged(samples: Sequence[Sample], findings: Findings) -> None:
     large = [sample.path.name for sample in samples if sample.enlarged > MUCH_ENLARGED]
     if large:
-        are = "1 image is" if len(large) == 1 else f"{len(large)} images are"
-        what = f"{are} enlarged over {MUCH_ENLARGED:g}x and may teach blur: {few(large)}"
-        findings.note(f"{what}; with bucket_no_upscale small images stay small")
+        shown = ", ".join(large[:3])
+        findings.note(
+            f"{wording.counted(len(large), 'image')} smaller than half the training size, blurred when enlarged: {shown}; "
+            "bucket_no_upscale leaves them small"
+        )
 
 
 def _note_sides(samples: Sequence[Sample], findings: Findings) -> None:

@@ -266,7 +266,7 @@ def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
         chosen |= dict(zip((i for i, _ in reg), reg_repeats(wanted, [own for _, own in reg]), strict=True))
     spare = list(chosen.values()).count(0)
     if spare:
-        findings.warn(f"{spare} of {len(chosen)} regularisation images are not needed and are left out")
+        findings.warn(f"left out: {spare} of {counted(len(chosen), 'regularisation image')}, not needed beside the training images")
     return [replace(s, repeats=chosen.get(i, s.repeats)) for i, s in enumerate(samples) if chosen.get(i, 1)]
 
 

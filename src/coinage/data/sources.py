@@ -47,7 +47,8 @@ def entries_of(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     found = _from_metadata(subset, findings) if subset.metadata_file else _from_folder(subset, findings)
     missing = sum(not entry.has_caption for entry in found)
     if missing and not subset.captions.template and not subset.regularisation:
-        findings.warn(f"{missing} of {len(found)} images have no caption", subset.where, _caption_hint(subset))
+        have = "has" if missing == 1 else "have"
+        findings.warn(f"{missing} of {counted(len(found), 'image')} {have} no caption", subset.where, _caption_hint(subset))
     return found
 
 

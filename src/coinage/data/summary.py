@@ -50,12 +50,9 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
         found = _dataset(config, [s for s in samples if s.dataset == number - 1])
         uses, batches = (sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches"))
         width, height = config.resolution_wh
-        buckets = counted(len(found["buckets"]), "bucket")
-        counts = f"{counted(uses, 'use')} in {counted(batches, 'batch', 'batches')}"
-        line = f"dataset {number}: {width}x{height}, {buckets}, {counts} of {config.batch_size}"
-        short = found["short_batches"]
-        are = "1 is" if short == 1 else f"{short} are"
-        lines.append(f"{line}; {are} short, and images in it weigh more" if short else line)
+        line = f"dataset {number}: {width}x{height}, {counted(len(found['buckets']), 'bucket')}, {counted(uses, 'image')} with repeats"
+        short = f", {found['short_batches']} of them incomplete" if found["short_batches"] else ""
+        lines.append(f"{line}, {counted(batches, 'batch', 'batches')} of {config.batch_size} per epoch{short}")
     return lines
 
 
@@ -101,6 +98,7 @@ def _dataset(config: DatasetConfig, samples: Sequence[Sample]) -> dict[str, Any]
         "resolution": list(config.resolution_wh),
         "batch_size": config.batch_size,
         "mean_aspect_error": round(fmean(ratios), 4) if ratios else 0.0,
+        "mean_cropping": round(fmean(cut_off(s.fit) for s in samples), 4) if samples else 0.0,
         "short_batches": sum(bucket["short_batch"] > 0 for bucket in buckets),
         "buckets": buckets,
         "subsets": [_subset(index, config, samples) for index in range(len(config.subsets))],

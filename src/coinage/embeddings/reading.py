@@ -49,6 +49,7 @@ from coinage.embeddings.layouts import (
 from coinage.embeddings.pickles import read_pickle
 from coinage.embeddings.png import SIGNATURE, read_png, read_webp
 from coinage.errors import EmbeddingFileError, Problem
+from coinage.wording import counted
 
 MEGABYTE = 2**20
 MOST_BYTES = 256 * MEGABYTE
@@ -307,7 +308,8 @@ def _found(found: Recognised, metadata: Mapping[str, str], path: Path, size: int
     step = metadata.get("ti.step", "")
     embedding = EmbeddingFile(vectors, token, int(step) if step.isdecimal() and len(step) < 10 else found.step, metadata)
     if size > LARGE:
-        notes = (*notes, f"the file has {size // MEGABYTE} MB for {embedding.num_vectors} vectors; write it again with `coinage convert`")
+        held = counted(embedding.num_vectors, "vector")
+        notes = (*notes, f"the file has {size // MEGABYTE} MB for {held}; write it again with `coinage convert`")
     return Found(embedding, found.layout, dtype, notes, *_nothing(vectors, found, path))
 
 

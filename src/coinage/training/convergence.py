@@ -35,8 +35,8 @@ class Settled:
 
     def told(self, of: int, measured_on: str) -> str:
         """A sentence: after which of how many steps the run has ended, and why."""
-        fell = f"the loss on {measured_on} fell from {self.first:.4f} to {self.last:.4f} and has settled"
-        return f"ended early, after step {self.step} of {of}: {fell} (its variance over {WINDOW} measurements is {self.share:.1%} of all)"
+        fell = f"the loss on {measured_on} fell from {self.first:.4f} to {self.last:.4f} and no longer improves"
+        return f"ended early, after step {self.step} of {of}: {fell}"
 
 
 def settled(steps: Sequence[int], losses: Sequence[float], rates: Sequence[float]) -> Settled | None:

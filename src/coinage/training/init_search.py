@@ -26,6 +26,7 @@ from coinage.tokens import initial_rows, table_of
 from coinage.training.directional import tangent
 from coinage.training.setup import Run, stack_masks
 from coinage.training.step import Batch, forward, join
+from coinage.wording import counted
 from coinage.words import placeholders_for, word_pattern
 
 log = logging.getLogger("coinage")
@@ -37,6 +38,7 @@ FUNCTION_WORDS = frozenset(
     shall she should since some such than that the their theirs them then there these they this those through thus too under until
     upon was were what when where whether which while who whom whose why will with within without would yet you your yours""".split()  # noqa: SIM905
 )
+
 # What images tend to be of, and what may stand for anything.
 GENERIC = tuple(
     """person man woman girl boy child face animal dog cat bird creature object thing toy figure statue doll car house building food
@@ -47,7 +49,6 @@ POOL = 32  # words that the gradient names
 DRAWS = 16  # images and timesteps that are measured
 ROUNDS = ((2, 16), (6, 5))  # so many draws for each of the words that are left, and how many of them stay
 STEPS, TURN, SHARE = 4, 0.16, 4  # steps that the last ones learn, radians of each, draws in it
-SHOWN = 5
 NEUTRAL = ""  # stands for the vocabulary's mean
 Rows = tuple[Tensor, ...]  # [n, D] for each text encoder
 
@@ -85,8 +86,11 @@ def start_from_the_best(run: Run) -> int:
     best = next((one for one in tried if one.text), tried[0])
     run.begin_from(best.text, [(one.text, one.loss, one.learned) for one in tried])
     neutral = next(one for one in tried if one.text == NEUTRAL)
-    shown = ", ".join(f"{one.text} {one.learned:.4f}" for one in [one for one in tried if one.text][:SHOWN])
-    fact("start", f"{shown}; the vocabulary's mean {neutral.learned:.4f} (loss after {STEPS} steps; {search.passes} images)")
+    known = [one for one in tried if one.text]
+    fact("start", f"start word: {best.text or 'the mean of all words'} (best of {len(known)} tried)")
+    shown = ", ".join(f"{one.text} {one.learned:.4f}" for one in known)
+    text = "tried: %s; the vocabulary's mean %.4f (loss after %s; %s)"
+    log.debug(text, shown, neutral.learned, counted(STEPS, "step"), counted(search.passes, "image"))
     return search.passes
 
 

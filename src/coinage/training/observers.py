@@ -208,6 +208,7 @@ class Previewer(Observer):
         self._steps = frozenset[int]()  # where they are drawn by default
         self._first = True
         self._drawn: set[int] = set()  # steps, by this process
+        self._begun = 0  # the step that this process went on from: one that begins at the end has nothing to show
 
     @property
     def _draws(self) -> bool:
@@ -216,6 +217,7 @@ class Previewer(Observer):
         return bool(self._steps or config.at_first or config.every_n_steps or config.every_n_epochs)
 
     def started(self, run: Run) -> None:
+        self._begun = run.step
         if self._config.automatic:
             self._steps = steps_for(times_within_share(self._prompts, run.total_steps, run.images_per_step), run.total_steps)
         if not run.step and (self._config.at_first or 0 in self._steps):  # a run that goes on has drawn it
@@ -233,7 +235,7 @@ class Previewer(Observer):
             self._draw(run, f"e{run.epoch:06d}")
 
     def finished(self, run: Run) -> None:
-        if not self._draws:
+        if not self._draws or run.step == self._begun:
             return
         if run.step not in self._drawn:
             self._draw(run, f"{run.step:06d}")

@@ -112,7 +112,7 @@ class Run:
     def measured_on(self) -> str:
         """What the evaluation loss is measured on, in words."""
         count = sum(sample.held_out for sample in self.samples)
-        return f"{count} held-out images" if count else "training images"
+        return counted(count, "held-out image") if count else "training images"
 
     @property
     def words(self) -> int:

@@ -42,7 +42,7 @@ def stopping(runs: Sequence[Run]) -> Iterator[None]:
             run.stop = number
         hangup = signal.Signals(number).name == HANGUP
         signal.signal(number, signal.SIG_IGN if hangup else before[signal.Signals(number)])
-        log.info("stopping after this step; once more stops at once, and loses what is not saved")
+        log.info("stopping after this step (press Ctrl-C again to stop at once without saving)")
 
     for number in before:
         signal.signal(number, ask)

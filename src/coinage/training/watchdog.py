@@ -12,6 +12,7 @@ from coinage.errors import TrainingError
 from coinage.reach import movement_band
 from coinage.training.observers import Observer
 from coinage.training.setup import Run
+from coinage.wording import counted
 
 log = logging.getLogger("coinage")
 PATIENCE = 20  # steps with the word until which every vector must have had a gradient, and have moved as it should
@@ -94,7 +95,7 @@ class Watchdog(Observer):
     def _all_skipped(self, run: Run) -> TrainingError | None:
         if self._rates:
             return None
-        what = f"the gradient has overflowed in all of the first {self._steps} steps, so nothing is learned"
+        what = f"the gradient has overflowed in all of the first {counted(self._steps, 'step')}, so nothing is learned"
         return TrainingError(what, f"step {run.step}", "use --mixed_precision bf16 or no")
 
     def _dead(self, run: Run) -> TrainingError | None:
@@ -110,7 +111,7 @@ class Watchdog(Observer):
         all_are = len(dead) == sum(map(len, self._touched))
         which = f"no gradient has reached {'the word' if all_are else ', '.join(dead)}"
         hint = "see that captions hold the word (coinage dataset), that --conditioning_data_dir hides not all, and that the model draws"
-        return TrainingError(f"{which} in {self._steps} steps, so nothing is learned there", f"step {run.step}", hint)
+        return TrainingError(f"{which} in {counted(self._steps, 'step')}, so nothing is learned there", f"step {run.step}", hint)
 
     def _wrong_movement(self, run: Run) -> TrainingError | None:
         """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
@@ -125,11 +126,11 @@ class Watchdog(Observer):
                 lost = float(finest.norm()) * len(self._rates)  # what float32 may round away
                 still = float((move[finest < max(self._rates)] == 0).float().mean())
                 if still > UNMOVED:
-                    what = f"{still:.0%} of the numbers of {which} have not moved in {self._steps} steps: they are rounded away"
+                    what = f"{still:.0%} of the numbers of {which} have not moved in {counted(self._steps, 'step')}: they are rounded away"
                     return TrainingError(what, f"step {run.step}", "raise --learning_rate, or use --mixed_precision no")
                 if band and not band[0] - lost <= distance <= band[1] + lost:
                     reason = "its gradient vanishes" if distance < band[0] else "something else writes to it"
-                    what = f"{which} has moved by {distance:.2g} in {self._steps} steps, where AdamW moves it by"
+                    what = f"{which} has moved by {distance:.2g} in {counted(self._steps, 'step')}, where AdamW moves it by"
                     return TrainingError(f"{what} {band[0]:.2g} to {band[1]:.2g}: {reason}", f"step {run.step}", "try --mixed_precision no")
         return None
 
@@ -149,7 +150,7 @@ class Watchdog(Observer):
         now = checksums(run) if self._sums else {}
         changed = [name for name, before in self._sums.items() if now[name] != before]
         if changed:
-            what = f"the weights of {', '.join(changed)} have changed during training, so the word belongs to another model than yours"
+            what = f"the weights of {', '.join(changed)} changed during training; the embedding may not work with your model file"
             tell_or_stop(TrainingError(what, f"step {run.step}", "see what else works on the model in this process"), self._on_problem)
 
 
