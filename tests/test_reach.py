@@ -49,7 +49,7 @@ def test_other_optimizers_are_not_judged() -> None:
 
 def test_an_angle_is_judged_as_one() -> None:
     assert "in 1,600 steps the word can hardly change (at most 0.092 degrees)" in told(1e-6, name="Directional")
-    assert "115 degrees are too many" in told(2.0, name="Directional")
+    assert "115 degrees in one step are too many" in told(2.0, name="Directional")
     assert told(USUAL_ANGLE, name="Directional") == ""
     assert told(0.0, name="Directional") == ""
 

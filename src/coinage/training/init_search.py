@@ -87,7 +87,7 @@ def start_from_the_best(run: Run) -> int:
     run.begin_from(best.text, [(one.text, one.loss, one.learned) for one in tried])
     neutral = next(one for one in tried if one.text == NEUTRAL)
     known = [one for one in tried if one.text]
-    fact("start", f"start word: {best.text or 'the mean of all words'} (best of {len(known)} tried)")
+    fact("start", f"{best.text or 'the mean of all words'} (best of {len(known)} tried)")
     shown = ", ".join(f"{one.text} {one.learned:.4f}" for one in known)
     text = "tried: %s; the vocabulary's mean %.4f (loss after %s; %s)"
     log.debug(text, shown, neutral.learned, counted(STEPS, "step"), counted(search.passes, "image"))
