@@ -13,6 +13,7 @@ from coinage.data.sample import Sample
 from coinage.errors import CoinageError
 from coinage.report.page import environment
 from coinage.report.pictures import data_url
+from coinage.wording import counted
 from coinage.words import marked_parts
 
 THUMBNAIL = 192  # pixels, the longer side
@@ -39,7 +40,7 @@ def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataCh
     word = set(checked.word.ids) if checked.word else set()
     marks = marks_of(sample)
     if described["longer_than_limit"]:
-        marks.append(f"{described['longest_caption_tokens']} tokens: cut")
+        marks.append(f"{counted(described['longest_caption_tokens'], 'token')}: cut")
     captions: list[dict[str, Any]] = [
         {
             "parts": marked_parts(caption["text"], token),

@@ -282,7 +282,7 @@ def test_large_datasets_show_an_even_selection(tmp_path: Path, capsys: pytest.Ca
         picture(tmp_path / f"{i}.png", caption=f"zibu {i}")
     assert main(["dataset", str(tmp_path), "--resolution=8", "--token=zibu", f"--html={tmp_path / 'sheet.html'}"]) == 0
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
-    assert "3 of 9 images are shown" in page
+    assert "Shown: 3 of 9 images." in page
     assert page.count("<mark>zibu</mark>") == 1 + 3, "title and captions: the word is marked without a model too"
     assert [name in page for name in ("<b>0.png", "<b>1.png", "<b>3.png", "<b>6.png")] == [True, False, True, True]
     assert "9 images" in capsys.readouterr().out

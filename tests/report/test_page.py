@@ -293,7 +293,7 @@ def test_sections_stand_only_where_there_is_something() -> None:
         return {attrs.get("id") for tag, attrs in Seen(render(record)).elements if tag == "h2"} - {None}
 
     assert ids(Record()) == set()
-    assert ids(samples.finished()) == {"previews", "journey", "learning", "nearest", "tools", "images", "settings"}
+    assert ids(samples.finished()) == {"next", "previews", "journey", "learning", "nearest", "tools", "images", "settings"}
     assert ids(samples.failed()) == {"journey", "learning", "nearest", "settings"}
     assert "warnings" in ids(samples.training())
 

@@ -20,7 +20,7 @@ from coinage.errors import CoinageError, Findings, Problem
 from coinage.files import write_bytes
 from coinage.seeding import rng_for
 from coinage.text_files import MEGABYTE, read_json
-from coinage.wording import few
+from coinage.wording import counted, few
 
 # Another name for another format: sizes.json knew fewer of the places where an orientation is told.
 SIZES_FILE = Path(".coinage") / "sizes-2.json"

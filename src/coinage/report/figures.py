@@ -9,6 +9,7 @@ from coinage.report.charts import Area, Level, Line, Point, line_chart, number
 from coinage.report.fit import evenly
 from coinage.report.measures import Values, column, last, middle, relative_lengths, smoothed, turned
 from coinage.report.record import Record
+from coinage.wording import counted
 
 HUES = 8  # classes s0 to s7 of the style sheet
 FEW = 6  # vectors that have a line and a name each; of more, each text encoder's middle is told
@@ -50,8 +51,8 @@ def journey(record: Record) -> list[Figure]:
     figures = []
     if last(turned(record)) is not None:
         lines = _rows(record, record.curves.angles, range(len(record.rows)))
-        note = "0° is where the word started; two words that have nothing in common stand at about 90°."
-        figures.append(_figure("Direction", note, lines, "degrees from the start", zero=True))
+        note = "0° is where the word started. Two words that have nothing in common are about 90° apart."
+        figures.append(_figure("Change from start", note, lines, "degrees", zero=True))
     keys = list(dict.fromkeys(row.key for row in record.rows))
     for key in keys:
         places = [i for i, row in enumerate(record.rows) if row.key == key]
@@ -60,7 +61,7 @@ def journey(record: Record) -> list[Figure]:
             continue
         words = record.vocabulary.get(key)
         level = Level(name="9 of 10 of the model's words", low=words[0], middle=words[1], high=words[2]) if words else None
-        note = "Far longer than the model's own words, and a word drowns the rest of a prompt." if words else ""
+        note = "If the line rises far above the grey band, the word will overpower the prompt." if words else ""
         figures.append(_figure(f"Length{f' in {key}' if len(keys) > 1 else ''}", note, lines, "length", level=level))
     return figures
 
@@ -77,7 +78,7 @@ def learning(record: Record) -> list[Figure]:
             name="least to largest", points=[(float(x), a, b) for x, a, b in zip(curves.step, curves.low, curves.high, strict=False)]
         )
         raw = Line(name="mean", points=_over(record, curves.loss), style="s0", trace=True)
-        note = "Mostly the noise of the draw: look at the pictures first."
+        note = "The loss is very noisy by nature: judge by the previews."
         figures.append(_figure("Loss", note, [raw, *lines], "loss", areas=[area]))
     if any(value is not None for line in curves.bands for value in line):
         note = "Fine detail is learned where there is little noise, composition where there is much."
@@ -99,9 +100,9 @@ def overlays(records: Sequence[Record], names: Sequence[str]) -> list[Figure]:
         Line(name=name, points=[(float(step), loss) for step, loss in record.measured], style=f"s{i % HUES}", dots=True)
         for i, (record, name) in enumerate(zip(records, names, strict=True))
     ]
-    middles = "The middle of a word's vectors."
+    means, middles = "Mean over the word's vectors.", "Median over the word's vectors."
     found = [
-        _figure("Direction", middles, lines([turned(record) for record in records]), "degrees from the start", zero=True),
+        _figure("Change from start", means, lines([turned(record) for record in records]), "degrees", zero=True),
         _figure("Length", f"{middles} 1 is the length of a usual word.", lines([relative_lengths(r) for r in records]), "× a usual word"),
         _figure(
             "Loss",
@@ -156,7 +157,7 @@ def _rows(record: Record, table: Sequence[Values], places: Sequence[int]) -> lis
     for key in keys:
         own = [i for i in places if record.rows[i].key == key]
         values = [middle(line[i] for i in own if i < len(line)) for line in table]
-        name = f"the middle of {len(own)} vectors" + (f", {key}" if len(keys) > 1 else "")
+        name = f"median of {counted(len(own), 'vector')}" + (f", {key}" if len(keys) > 1 else "")
         lines += [Line(name=name, points=_over(record, values), style=hues[key])] if own else []
     return lines
 

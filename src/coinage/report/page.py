@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from coinage.errors import CoinageError
@@ -17,6 +18,7 @@ from coinage.report.fit import LIMIT, fit_pictures, fit_words, without_pictures
 from coinage.report.previews import pictures_of, stage_of, stage_of_runs
 from coinage.report.record import Record, from_json
 from coinage.text_files import read_limited
+from coinage.wording import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,13 +29,13 @@ COMPARED = 16_000_000  # bytes of a page of several runs
 SHOWN_ROWS, SHOWN_IMAGES = 6, 24  # more can be unfolded
 SHOWN_STANDINGS = 12
 LEFT_OUT = {
-    "shots": "preview steps",
-    "pictures": "preview pictures",
-    "images": "training images",
-    "prompts": "prompts",
-    "rows": "vectors",
-    "warnings": "warnings",
-    "tools": "tools",
+    "shots": "preview step",
+    "pictures": "preview picture",
+    "images": "training image",
+    "prompts": "prompt",
+    "rows": "vector",
+    "warnings": "warning",
+    "tools": "tool",
 }
 
 
@@ -82,7 +84,7 @@ def _page(record: Record) -> str:
             refresh=15 if record.status == "training" else 0,
             told=_told(record),
             facts=_facts(record),
-            figures=_figures(record),
+            next_steps=next_steps(record),
             stage=stage,
             journey=journey(record),
             learning=learning(record),
@@ -118,7 +120,7 @@ def environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(loader=PackageLoader("coinage"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    made.filters |= {"number": number, "duration": duration, "moment": moment}
+    made.filters |= {"number": number, "duration": duration, "moment": moment, "counted": counted}
     return made
 
 
@@ -160,34 +162,64 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("epoch", f"{record.epoch:,} of {record.total_epochs:,}"),
         ("time", duration(record.seconds) if record.seconds else ""),
         ("speed", f"{number(speed)} images/s" if speed else ""),
-        ("learned from", f"{images:,} image{'s' if images != 1 else ''}" if images else ""),
+        ("learned from", counted(images, "image") if images else ""),
         ("began", moment(record.began)),
         ("last written" if record.status == "training" else "ended", moment(record.written)),
         ("kind", record.family),
         ("model", record.model),
         ("device", record.device),
-        ("file", record.file),
+        ("folder", folder_of(record.file)),
     ]
     return [(name, value) for name, value in found if value]
 
 
-def _figures(record: Record) -> list[tuple[str, str, str]]:
-    """The few numbers that tell most: value, unit, and what it is."""
-    turned, length = measures.last(measures.turned(record)), measures.last(measures.relative_lengths(record))
-    loss, held_out = measures.last_loss(record), measures.held_out_loss(record)
-    found = [
-        ("" if turned is None else number(turned), "°", "turned from its start"),
-        ("" if length is None else number(length), "×", "as long as a usual word"),
-        ("" if loss is None else number(loss), "", "loss, smoothed"),
-        ("" if held_out is None else number(held_out), "", f"loss on {record.measured_on}"),
-    ]
-    return [figure for figure in found if figure[0]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What to do with a run now.
+
+    Attributes:
+        file: to use, its name alone; "" where there is none yet.
+        why: it is the one to use.
+        tools: where to put it and what to write, a line for each tool.
+        calls: the same for diffusers, in Python.
+    """
+
+    file: str = ""
+    why: str = ""
+    tools: Sequence[tuple[str, str]] = ()
+    calls: str = ""
+
+
+def next_steps(record: Record) -> Next | None:
+    """Return what to do with the word of a finished run; None where it is not finished or its file was not tried."""
+    if record.status != "finished" or not record.file:
+        return None
+    name = PurePosixPath(record.file.replace("\\", "/")).name
+    at = next((number for number, line in enumerate(record.usage) if line.startswith("diffusers:")), len(record.usage))
+    tools = [(tool, how) for tool, _, how in (line.partition(": ") for line in record.usage[:at])]
+    return Next(file=name, why=_why(record, name), tools=tools, calls="\n".join(record.usage[at:]).removeprefix("diffusers:").strip())
+
+
+def _why(record: Record, name: str) -> str:
+    """Why a file is the one to use; "" where it is the only one."""
+    best = record.standings[0] if record.standings else None
+    if best is None or best.loss is None or name not in best.file.split(", "):
+        return ""
+    if best.step == record.step:
+        return f"Its loss is the lowest, at the last step, {best.step:,} ({best.loss:.4f})."
+    rest = f"the word of the last step, {record.step:,}, is in the file without -best"
+    return f"Its loss is the lowest, at step {best.step:,} ({best.loss:.4f}): try it first; {rest}."
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a path of this system or another; "" for none."""
+    return re.sub(r"[\\/]?[^\\/]*$", "", path)
 
 
 def _left_out(record: Record) -> list[str]:
     """Sentences on what is not in the page."""
-    found = [f"{count:,} {LEFT_OUT[name]}" for name, count in record.left_out.items() if name in LEFT_OUT and count > 0]
-    return [f"To keep this page small, {', '.join(found)} are left out."] if found else []
+    found = [counted(count, LEFT_OUT[name]) for name, count in record.left_out.items() if name in LEFT_OUT and count > 0]
+    return [f"To keep this page small, something is left out: {', '.join(found)}."] if found else []
 
 
 def _summary(record: Record) -> dict[str, Any]:

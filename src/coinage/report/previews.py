@@ -11,6 +11,7 @@ from coinage.words import marked_parts
 
 Parts = list[tuple[str, bool]]
 WITHOUT = "the same without the word"
+FEWEST_COLUMNS, MOST_COLUMNS = 3, 6  # of previews on a wide page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +63,41 @@ def stage_of(record: Record) -> Stage | None:
     groups: list[tuple[Parts, list[Tile]]] = [
         ([], [_tile(record, 0, place, last, paired=len(group) > 1) for place in group]) for group in _groups(record.prompts)
     ]
-    labels = [f"step {shot.step:,} of {max(record.total_steps, shot.step):,}" for shot in record.shots]
-    tiles, paired = sum(len(group) for _, group in groups), any(len(group) > 1 for _, group in groups)
-    columns = 3 if tiles <= 3 or (tiles in (5, 6) and not paired) else 4 if tiles in (4, 5, 7, 8) else 6
+    labels = [label_of(record, shot.step) for shot in record.shots]
+    columns = columns_for([len(group) for _, group in groups])
     return Stage(groups=groups, labels=labels, shots=[list(range(len(record.shots)))], steps=[labels], columns=columns)
+
+
+def label_of(record: Record, step: int) -> str:
+    """Return which step a preview is of, in words; the best and the last one of a finished run are named as such."""
+    over, best = record.status == "finished", record.standings[0] if record.standings else None
+    names = (["best"] if best and best.step == step else []) + (["end"] if record.step == step else [])
+    return ", ".join([" and ".join(names if over else []), f"step {step:,} of {max(record.total_steps, step):,}"]).removeprefix(", ")
+
+
+def columns_for(sizes: Sequence[int]) -> int:
+    """Return how many tiles stand side by side, so that as few places as possible stay empty and no group is broken.
+
+    Args:
+        sizes: tiles in each group, such as 2 for a prompt with and without the word.
+    """
+    if sum(sizes) <= MOST_COLUMNS:
+        return max(FEWEST_COLUMNS, sum(sizes))
+    wide = max(FEWEST_COLUMNS, *(min(size, MOST_COLUMNS) for size in sizes))
+    return min(range(wide, MOST_COLUMNS + 1), key=lambda columns: (_holes(sizes, columns), -columns))
+
+
+def _holes(sizes: Sequence[int], columns: int) -> int:
+    """Places that stay empty when groups fill rows in turn."""
+    rows: list[int] = []  # room left in each
+    for size in sizes:
+        own = min(size, columns)
+        at = next((i for i, room in enumerate(rows) if room >= own), None)  # a later group fills an earlier gap
+        if at is None:
+            rows.append(columns)
+            at = len(rows) - 1
+        rows[at] -= own
+    return sum(rows)
 
 
 def stage_of_runs(records: Sequence[Record]) -> Stage | None:
