@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coinage.report.page import compare, render
+from coinage.report.record import Asked, Record, Shot, Standing
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
 
@@ -106,6 +107,39 @@ def test_nothing_is_wider_than_a_phone(browser: Any, tmp_path: Path) -> None:
             assert opened.fits(), name
             assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
         opened.close()
+
+
+def of_the_best() -> Record:
+    """A finished run with pairs of previews, whose best step is not the last, and long names of files."""
+    run, name = samples.finished(), "a-long-name-of-a-word-that-was-trained"
+    pictures = [picture for picture in run.shots[-1].pictures if picture]
+    texts = [("zibu", None), ("a photo of zibu", None), ("a photo", 1), ("zibu on a beach", None), ("on a beach", 3)]
+    run.prompts = [Asked(text=text, of=of, seed=1) for text, of in texts]
+    run.shots = [Shot(step=step, pictures=[pictures[(at + step) % len(pictures)] for at in range(5)]) for step in (0, 150, 300)]
+    best = Standing(step=150, loss=0.1, angle=80.0, norm=0.4, file=f"{name}-best.safetensors")
+    last = Standing(step=300, loss=0.2, angle=90.0, norm=0.4, file=f"{name}.safetensors, {name}-step00000300.safetensors")
+    run.standings, run.file = [best, last], f"/out/{best.file}"
+    return run
+
+
+@pytest.mark.parametrize("width", [375, 700, 1280])
+def test_pairs_stand_side_by_side_and_names_of_files_are_whole(width: int, browser: Any, tmp_path: Path) -> None:
+    run = of_the_best()
+    opened = Opened(browser, written(tmp_path, "a-report.html", render(run)), viewport={"width": width, "height": 900})
+    page = opened.page
+    assert opened.fits()
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)")
+    pairs = page.evaluate(
+        "[...document.querySelectorAll('.group.several')].map((group) => [...group.querySelectorAll('.frame')]"
+        ".map((frame) => frame.getBoundingClientRect()).map((box) => [box.top, box.width]))"
+    )
+    assert len(pairs) == 2
+    assert all(left == right for left, right in pairs), "as high and as wide"
+    assert page.locator(".slider button").all_text_contents() == ["best", "end"]
+    page.click(".slider button:text('best')")
+    assert page.text_content(".slider output") == "best, step 150 of 300"
+    assert page.evaluate(f"[...{SHOWN}].map((one) => one.src)")[0] == run.shots[1].pictures[0]
+    opened.close()
 
 
 def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def test_the_page_says_what_to_do_next() -> None:
     found = next_steps(run())
     assert found is not None
     assert (found.file, found.tools) == ("zibu-best.safetensors", [("AUTOMATIC1111", "put it into embeddings/; write zibu-best")])
-    assert found.why.startswith("Its loss is the lowest, at step 680 (0.1630): try it first;")
+    first = "Its loss is the lowest, at step 680 (0.1630): try it first."
+    assert found.why == f"{first} The word of the last step, 960, is in zibu.safetensors."
     assert found.calls == 'pipe.load_textual_inversion("x")\n  pipe(prompt)'
     text = Seen(render(run())).text
     assert text.index("What to do next") < text.index("zibu-best.safetensors") < text.index("put it into embeddings/; write zibu-best")

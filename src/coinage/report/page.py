@@ -207,8 +207,9 @@ def _why(record: Record, name: str) -> str:
         return ""
     if best.step == record.step:
         return f"Its loss is the lowest, at the last step, {best.step:,} ({best.loss:.4f})."
-    rest = f"the word of the last step, {record.step:,}, is in the file without -best"
-    return f"Its loss is the lowest, at step {best.step:,} ({best.loss:.4f}): try it first; {rest}."
+    last = next((one.file.split(", ")[0] for one in record.standings if one.step == record.step and one.file), "")
+    rest = f" The word of the last step, {record.step:,}, is in {last}." if last else ""
+    return f"Its loss is the lowest, at step {best.step:,} ({best.loss:.4f}): try it first.{rest}"
 
 
 def folder_of(path: str) -> str:

@@ -50,6 +50,12 @@ class Stage:
     columns: int
 
     @property
+    def named(self) -> list[tuple[int, str]]:
+        """Positions that have a name, such as the best step's; none where there is but one."""
+        found = [(at, label.partition(", ")[0]) for at, label in enumerate(self.labels) if label.startswith(("best", "end"))]
+        return found if len(found) > 1 else []
+
+    @property
     def plan(self) -> str:
         """What the page's script needs of it, as JSON that may stand inside a script element."""
         return json.dumps({"labels": self.labels, "shots": self.shots, "steps": self.steps}).replace("<", "\\u003c")

@@ -59,6 +59,7 @@
     root.classList.add("live");
     tiles.filter((tile) => tile.querySelector(".strip") && !("still" in tile.dataset)).forEach(strip);
     range.addEventListener("input", () => choose(Number(range.value)));
+    for (const button of all("[data-at]", root)) button.addEventListener("click", () => choose(Number(button.dataset.at)));
     const at = plan.labels.indexOf(recall().label);
     show(at < 0 ? end : at);
   }
