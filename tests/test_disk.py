@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from coinage.cli.kohya import train_command
-from coinage.disk import disk_problems, written
+from coinage.disk import disk_problems, saves, written
 from coinage.preflight import check
 from tests.helpers import config_for, flags, trained
 
@@ -40,6 +40,20 @@ def test_a_full_disk_is_a_warning_before_training(
     assert text.count("the disk has") == 1
     assert f"--> {tmp_path / 'c'}" in text
     assert "--cache_latents to keep latents in memory" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ((), 1),
+        (("--keep_best",), 2),
+        (("--early_stop",), 2),
+        (("--save_every_n_steps=1",), 4),
+        (("--save_every_n_steps=1", "--keep_best"), 5),
+    ],
+)
+def test_the_best_one_is_counted_too(more: tuple[str, ...], count: int, moon_dataset: Path, tmp_path: Path) -> None:
+    assert saves(config_for(moon_dataset, tmp_path, *more), 3, 1) == count
 
 
 def test_many_states_are_counted(moon_dataset: Path, tmp_path: Path, leave: Fill) -> None:

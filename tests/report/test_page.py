@@ -10,7 +10,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
+from coinage.contact_sheet import contact_sheet
+from coinage.data.examine import DataChecked
 from coinage.errors import CoinageError
 from coinage.report.fit import LIMIT, evenly, fit_pictures, fit_words
 from coinage.report.page import compare, differences, duration, read, render
@@ -346,3 +349,10 @@ def test_times() -> None:
         "1 h 0 min",
         "23 h 59 min",
     ]
+
+
+def test_a_page_that_lacks_a_value_is_an_error_and_not_a_gap() -> None:
+    """The contact sheet's too."""
+    counts = dict.fromkeys(("images", "held_out", "regularisation", "uses_per_epoch", "batches_per_epoch"), 0)
+    with pytest.raises(UndefinedError, match="no attribute 'errors'"):
+        contact_sheet({**counts, "captions": None, "samples": []}, DataChecked((), None, None, None), "")

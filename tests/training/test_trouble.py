@@ -216,7 +216,7 @@ def test_a_frozen_weight_that_changes_is_told_at_the_end(
         run.optimizer.register_step_post_hook(hook)
 
     given = ("--cache_latents", "--max_train_steps=3")
-    told = f"the weights of {part} have changed during training"
+    told = f"the weights of {part} changed during training"
     with pytest.raises(TrainingError, match=told):
         trained(moon_dataset, tmp_path / "a", *given, change=change)
     assert (tmp_path / "a" / "zibu.safetensors").is_file(), "the word is saved first"
