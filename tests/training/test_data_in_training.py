@@ -93,7 +93,7 @@ def test_the_command_reports_what_it_encoded(tmp_path: Path) -> None:
     done = captured(lambda: train_command("sd", words))
     assert done.returncode == 0, done.stderr
     assert "8 images, 1 step, 1 epoch" in done.stderr
-    assert "dataset 1: 64x64, 1 bucket, 16 images with repeats, 4 batches of 4 per epoch" in done.stderr
+    assert "dataset 1: 64x64, 1 bucket, 16 images with repeats in 4 batches of 4" in done.stderr
 
 
 # Masks

@@ -52,7 +52,7 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
         width, height = config.resolution_wh
         line = f"dataset {number}: {width}x{height}, {counted(len(found['buckets']), 'bucket')}, {counted(uses, 'image')} with repeats"
         short = f", {found['short_batches']} of them incomplete" if found["short_batches"] else ""
-        lines.append(f"{line}, {counted(batches, 'batch', 'batches')} of {config.batch_size} per epoch{short}")
+        lines.append(f"{line} in {counted(batches, 'batch', 'batches')} of {config.batch_size}{short}")
     return lines
 
 
