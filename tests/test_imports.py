@@ -10,9 +10,9 @@ RANK = {
     "wording": -2, "errors": -1, "config": 0, "seeding": 0, "words": 0, "launch": 0, "terminal": 0, "text_files": 0,
     "run_files": 0, "content": 2, "run_lock": 1, "memory": 1,
     "files": 1, "progress": 1, "prompts": 2, "config_build": 1, "clip_tokenizer": 1, "model_files": 1,
-    "tokens": 1, "diffusion": 1, "optimizer_table": 1, "reach": 2, "report": 2,
+    "tokens": 1, "diffusion": 1, "importing": 1, "optimizer_table": 2, "reach": 3, "report": 2,
     "tokenizer_files": 2, "embeddings": 2, "data": 2, "config_io": 3, "families": 3, "state_files": 3,
-    "hub": 4, "chosen": 4,
+    "hub": 4, "chosen": 4, "text_encoders": 2, "init_words": 2, "run_fit": 3, "output_names": 1,
     "preview_set": 3, "preflight": 4, "contact_sheet": 3, "generate": 4, "vocabulary": 4,
     "model_sizes": 2, "footprint": 3, "disk": 3, "advice": 4,
     "verify": 4, "inspection": 5, "training": 5, "demo": 6, "cli": 7,
@@ -24,6 +24,7 @@ data.examine data.scan data.sources data.headers data.images data.augment data.c
 data.summary cli.flags cli.notes cli.parse optimizer_table cli.build cli.build_data cli.cmd_dataset cli.cmd_demo cli.cmd_generate
 cli.build_log cli.plan model_sizes footprint disk advice hub reach preview_set cli.kohya cli.main cli.entries cli.several
 demo.run demo.score embeddings.naming chosen
+importing cli.ranges cli.pairs text_encoders init_words run_fit output_names
 report.record report.measures report.charts report.figures report.fit report.previews report.page cli.cmd_report terminal wording text_files
 cli.values cli.foreign cli.tidy cli.settings_file
 content run_files run_lock state_files

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 
-from coinage.errors import Problem, did_you_mean
+from coinage.config import OptimConfig
+from coinage.errors import Findings, Problem, did_you_mean
+from coinage.importing import find_module, import_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,18 @@ OPTIMIZERS = {
     "adafactor": Entry("transformers.optimization.Adafactor"),
     **{f"{name.lower()}schedulefree": Entry(f"schedulefree.{name}ScheduleFree") for name in ("RAdam", "AdamW", "SGD")},
 }
+KNOWN = (
+    "AdamW", "Directional", "AdamW8bit", "AdaFactor", "Prodigy", "Lion", "SGDNesterov", "DAdaptation", "DAdaptAdam", "DAdaptLion",
+    "AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree", "Adam", "SGD", "RMSprop", "NAdam", "RAdam",
+)  # fmt: skip
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "cosine_with_min_lr",
     "cosine_warmup_with_min_lr", "inverse_sqrt", "warmup_stable_decay", "piecewise_constant",
 )  # fmt: skip
-EXTRAS = ("lion_pytorch", "dadaptation", "prodigyopt", "schedulefree", "bitsandbytes", "pytorch_optimizer")
+TORCH = "torch.optim", "torch.optim.lr_scheduler"
+FOREIGN = ("LBFGS", "SparseAdam")  # of torch.optim: one calls the model by itself, the other takes sparse gradients only
+# What arguments of optimizers may be where their own code does not ask: least, and whether that is too small already.
+ARGUMENTS = {"d_coef": (0.0, True), "d0": (0.0, True), "growth_rate": (1.0, False), "slice_p": (1, False)}
 
 
 def find_optimizer(name: str) -> Entry:
@@ -53,14 +61,34 @@ def find_optimizer(name: str) -> Entry:
 
 
 def optimizer_problems(name: str) -> list[Problem]:
-    """Whether the package of an optimizer is there."""
-    package = find_optimizer(name).package
-    if find_spec(package):
-        return []
-    hint = f"pip install {package.replace('_', '-')}"
-    if package in EXTRAS:
-        hint = f'pip install "coinage[optimizers]", or {hint}'
-    return [Problem(f"--optimizer_type {name} needs the package {package}, which is not installed", hint=hint)]
+    """Find out whether an optimizer is there, without importing it."""
+    path = find_optimizer(name).path
+    module, _, kind = path.rpartition(".")
+    if module == TORCH[0] and kind in FOREIGN:
+        return [Problem(f"--optimizer_type {name} is not an optimizer that can train a word", hint="use AdamW")]
+    problems = import_problems("--optimizer_type", name, path, "an optimizer")
+    if module != TORCH[0]:
+        return problems
+    hint = did_you_mean(name, KNOWN) or f"one of {', '.join(KNOWN)}, or module.Class"
+    return [replace(problem, hint=hint) for problem in problems]
+
+
+def remark_on_optimizer(config: OptimConfig, findings: Findings) -> None:
+    """Say whose code is run, and what is probably not as the name, the rate or the schedule are meant."""
+    entry = find_optimizer(config.name)
+    name = entry.path.rpartition(".")[2]
+    for flag, path in (("--optimizer_type", config.name), ("--lr_scheduler_type", config.schedule_class)):
+        module = path.rpartition(".")[0]
+        spec = find_module(module) if module and module not in TORCH else None
+        if spec:
+            findings.note(f"{flag} {path}: its code is run from {spec.origin or 'a package of several folders'}")
+    if entry.plainer:
+        findings.note(f"{config.name}: the trained rows are a few kilobytes, so plain {name} with float32 state is used")
+    if ("dadapt" in name.lower() or "prodigy" in name.lower()) and config.learning_rate <= 0.1:
+        findings.warn(f"--learning_rate {config.learning_rate:g} multiplies the rate that {name} finds by itself: 1.0 is meant")
+    idle = config.schedule != "constant" or config.schedule_arguments
+    if entry.package == "schedulefree" and idle and not config.schedule_class:
+        findings.note(f"--lr_scheduler {config.schedule} has no effect: a schedule-free optimizer needs none")
 
 
 def warmup_problems(name: str, warmup: float) -> list[Problem]:
@@ -89,11 +117,13 @@ def schedule_problems(name: str, warmup: float, own_class: str, relative_step: b
     """
     problems = []
     if own_class:
-        return [Problem("--lr_warmup_steps does nothing with --lr_scheduler_type", hint="leave one of them out")] if warmup else []
+        if warmup:
+            problems.append(Problem("--lr_warmup_steps does nothing with --lr_scheduler_type", hint="leave one of them out"))
+        return problems + class_problems(own_class)
     if name == "adafactor" and not relative_step:
         problems.append(Problem("--lr_scheduler adafactor is for --optimizer_type AdaFactor with relative_step=True"))
     elif name == "reduce_lr_on_plateau":
-        problems.append(Problem("--lr_scheduler reduce_lr_on_plateau waits for a measure that training has none of", hint="use cosine"))
+        problems.append(_plateau(f"--lr_scheduler {name}"))
     elif name not in (*SCHEDULES, "adafactor"):
         hint = did_you_mean(name, SCHEDULES) or f"one of {', '.join(SCHEDULES)}"
         problems.append(Problem(f"--lr_scheduler {name} is not known", hint=hint))
@@ -101,3 +131,20 @@ def schedule_problems(name: str, warmup: float, own_class: str, relative_step: b
         hint = "use constant_with_warmup" if name == "constant" else "leave out --lr_warmup_steps"
         problems.append(Problem(f"--lr_scheduler {name} has no warm-up", hint=hint))
     return problems
+
+
+def schedule_path(own_class: str) -> str:
+    """Return module.Class of what `--lr_scheduler_type` names."""
+    return own_class if "." in own_class else f"{TORCH[1]}.{own_class}"
+
+
+def class_problems(own_class: str) -> list[Problem]:
+    """Find out whether a schedule's class is there, without importing it."""
+    flag = "--lr_scheduler_type"
+    if own_class.rpartition(".")[2] == "ReduceLROnPlateau":
+        return [_plateau(f"{flag} {own_class}")]
+    return import_problems(flag, own_class, schedule_path(own_class), "a learning-rate schedule")
+
+
+def _plateau(given: str) -> Problem:
+    return Problem(f"{given} waits for a measure that training has none of", hint="use cosine")

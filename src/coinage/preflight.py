@@ -17,17 +17,35 @@ from coinage.data.sample import Sample
 from coinage.disk import disk_problems
 from coinage.embeddings.naming import naming_problems
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.model_files import HUB_ID, Kind, hub_folder, kind_of_file, kind_of_folder, reach_hub, wrong_kind
+from coinage.init_words import find_init_word
+from coinage.model_files import (
+    HUB_ID,
+    VAE,
+    Kind,
+    hub_folder,
+    kind_of_file,
+    kind_of_folder,
+    pickled_names,
+    reach_hub,
+    read_config,
+    safetensors_shapes,
+    wrong_kind,
+)
+from coinage.optimizer_table import remark_on_optimizer
+from coinage.output_names import name_problems
 from coinage.preview_set import default_prompts
 from coinage.prompts import Prompt, read_prompts
+from coinage.run_fit import fit_into_run
 from coinage.run_lock import Lock, claim
 from coinage.state_files import find_state
+from coinage.text_encoders import text_encoder_sizes
 from coinage.text_files import is_file, is_folder, is_there
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
 
 log = logging.getLogger("coinage")
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
+VAE_CLASS, VAE_BEGIN = "AutoencoderKL", "decoder.conv_in"  # a VAE is told by the latter, in every layout
 MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
 
@@ -59,14 +77,19 @@ def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool 
         ConfigError: all errors together.
     """
     found = findings or Findings()
-    found.errors += environment_problems() + model_problems(config.model) + vae_problems(config.model)
+    found.errors += environment_problems() + vae_problems(config.model) + (model_problems(config.model) or settings_problems(config))
+    remark_on_optimizer(config.optim, found)
     tokenizer = None if found.errors else tokenizer_of(config.model.source, found, config.model.tokenizer_cache)
     known = tokenizer.get_vocab() if tokenizer else {}
     word, chunks = config.word, config.model.max_token_length // CHUNK
     wrong = word_problems(word, known, config.model.source)
     found.errors += wrong
     checked = examine(config.data, config.loop.seed, None if wrong else word.token, word.num_vectors, tokenizer, chunks, found)
-    found.errors += name_problems(config.word)
+    found.errors += name_problems(config)
+    if tokenizer:
+        find_init_word(word, [tokenizer, *second_tokenizer(config.model)], found)
+    if any(sample.repeats for sample in checked.samples):
+        fit_into_run(config, checked.samples, found)
     if not wrong:
         found.warnings += naming_problems(word.token, word.output_name, word.num_vectors, tokenizer)
     prompts: list[Prompt] = []
@@ -91,13 +114,22 @@ def environment_problems() -> list[Problem]:
     return [] if fine else [Problem(f"SOURCE_DATE_EPOCH={value} is no time", hint="seconds since 1970, or leave it out")]
 
 
-def tokenizer_of(source: str, findings: Findings, cache: Path | None = None) -> ClipTokenizer | None:
-    """The tokenizer of a model, without the model."""
+def tokenizer_of(source: str | Path, findings: Findings, cache: Path | None = None) -> ClipTokenizer | None:
+    """Return the tokenizer of a model, without the model; or that of a folder which is given as a path."""
     try:
-        return read_tokenizer(find_tokenizer(source, "tokenizer", cache))
+        return read_tokenizer(source if isinstance(source, Path) else find_tokenizer(source, "tokenizer", cache))
     except CoinageError as error:
         findings.errors += error.problems
     return None
+
+
+def second_tokenizer(model: ModelConfig) -> list[ClipTokenizer]:
+    """Return SDXL's other tokenizer, of a folder; it may have other words than the first one."""
+    folder = Path(model.source) / "tokenizer_2"
+    if model.family != "sdxl" or not folder.is_dir():
+        return []
+    found = tokenizer_of(folder, Findings())
+    return [found] if found else []
 
 
 def model_problems(model: ModelConfig) -> list[Problem]:
@@ -125,12 +157,79 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     return _kind_problems(kind, model, flag)
 
 
+def settings_problems(config: TrainConfig) -> list[Problem]:
+    """Find flags that do not go with what the model's settings say; what they do not say is seen when it is loaded."""
+    model = config.model
+    problems = prediction_problems(config, prediction_of(model))
+    layers = text_encoder_sizes(model)[0].layers
+    if model.family != "sdxl" and model.clip_skip and layers and model.clip_skip > layers:
+        problems.append(Problem(f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source))
+    return problems
+
+
+def prediction_of(model: ModelConfig) -> str | None:
+    """Return what a model predicts, `epsilon` or `v_prediction`, by its flag or its settings; None where they do not say."""
+    if model.prediction_type:
+        return model.prediction_type
+    path = Path(model.source)
+    folder = hub_folder(model.source) if not is_there(path) and HUB_ID.fullmatch(model.source) else path
+    try:
+        found = read_config(folder / "scheduler" / "scheduler_config.json").get("prediction_type") if folder else None
+    except CoinageError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def prediction_problems(config: TrainConfig, predicts: str | None) -> list[Problem]:
+    """Find losses that are for another kind of prediction; nothing is known of None."""
+    if config.loss.scale_v and predicts == "epsilon":
+        what = "--scale_v_pred_loss_like_noise_pred is for models that predict v"
+        return [Problem(what, config.model.source, "leave it out, or pass --v_parameterization if the model does")]
+    if config.loss.v_like and predicts == "v_prediction":
+        return [Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")]
+    return []
+
+
 def vae_problems(model: ModelConfig) -> list[Problem]:
-    """Whether what `--vae` names can be there."""
-    path = Path(model.vae or ".")
-    if is_there(path) or (HUB_ID.fullmatch(model.vae or "") and path.suffix not in FILE_SUFFIXES):
+    """Find out whether what `--vae` names holds a VAE, by names alone."""
+    if model.vae is None:
         return []
-    return [Problem("--vae: not found", model.vae or "", "check the path; a hub id looks like owner/name")]
+    path = Path(model.vae)
+    if is_folder(path):
+        return _vae_folder_problems(path)
+    if is_file(path):
+        return _vae_file_problems(path)
+    if HUB_ID.fullmatch(model.vae) and path.suffix not in FILE_SUFFIXES:
+        return []
+    return [Problem("--vae: not found", model.vae, "check the path; a hub id looks like owner/name")]
+
+
+def _vae_folder_problems(path: Path) -> list[Problem]:
+    hint = "give a VAE file, or a diffusers folder or hub id with a VAE at its root or in vae/"
+    folder = next((place for place in (path, path / "vae") if (place / "config.json").is_file()), None)
+    if folder is None:
+        return [Problem("--vae: there is no VAE in this folder", str(path), hint)]
+    try:
+        kind = read_config(folder / "config.json").get("_class_name", VAE_CLASS)
+    except CoinageError as error:
+        return [Problem(f"--vae: {problem.what}", problem.where, problem.hint) for problem in error.problems]
+    if kind != VAE_CLASS:
+        return [Problem(f"--vae: this is no {VAE_CLASS}, but {kind}", str(folder), hint)]
+    if not any(file.suffix in FILE_SUFFIXES for file in folder.iterdir()):
+        return [Problem("--vae: the folder has settings and no weights", str(folder), "download it again")]
+    return []
+
+
+def _vae_file_problems(path: Path) -> list[Problem]:
+    try:
+        names = safetensors_shapes(path) if path.suffix.lower() == ".safetensors" else pickled_names(path)
+    except CoinageError as error:
+        return [Problem(f"--vae: {problem.what}", problem.where, problem.hint) for problem in error.problems]
+    except OSError as error:
+        return [Problem(f"--vae: cannot read the file: {error.strerror}", str(path))]
+    if any(name.removeprefix(VAE).startswith(VAE_BEGIN) for name in names):
+        return []
+    return [Problem("--vae: the file holds no VAE", str(path), "give a VAE file, a diffusers folder or a hub id")]
 
 
 def _kind_problems(kind: Kind | None, model: ModelConfig, flag: str) -> list[Problem]:
@@ -177,13 +276,6 @@ def vocabulary_problems(names: Iterable[str], vocabulary: Iterable[str], where: 
     used = taken(names, vocabulary)
     hint = "choose a word of your own, such as mychar"
     return [Problem(f"--token_string: {', '.join(used)} is already in the model's vocabulary", where, hint)] if used else []
-
-
-def name_problems(word: WordConfig) -> list[Problem]:
-    """Whether the output name can be a file name."""
-    if word.output_name and not re.search(r'[<>:"/\\|?*\x00-\x1f]', word.output_name):
-        return []
-    return [Problem(f"--output_name {word.output_name!r} is no file name", hint="use letters, digits, - and _")]
 
 
 def output_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:

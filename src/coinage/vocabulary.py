@@ -15,17 +15,10 @@ from coinage.config import ModelConfig
 from coinage.errors import CoinageError, reason_of
 from coinage.families.loading import read_tensors
 from coinage.model_files import reach_hub
+from coinage.text_encoders import PLACES, TABLE
 from coinage.text_files import is_file, is_folder
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import Tokenizer
-
-TABLE = "token_embedding.weight"
-# Where the text encoders' tables are: key in embedding files, folder of diffusers, start of their names in a single file.
-PLACES = {
-    "sd1": (("emb_params", "text_encoder", "cond_stage_model."),),
-    "sd2": (("emb_params", "text_encoder", "cond_stage_model."),),
-    "sdxl": (("clip_l", "text_encoder", "conditioner.embedders.0."), ("clip_g", "text_encoder_2", "conditioner.embedders.1.")),
-}
 
 
 @dataclass(frozen=True, slots=True)

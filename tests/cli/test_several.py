@@ -276,7 +276,7 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
     ({"cache_info": 2}, {}, {}, [], ("`cache_info = 2` must be true or false", "[[words]] 1 (zibu)")),
     ({}, {}, {}, ["--token_string=a", "--dataset_config=b"], ("--token_string, --dataset_config: the config file has several words",)),
     ({"token_string": ""}, {"num_vectors_per_token": 80}, {}, [], ("is missing\n  --> [[words]] 1\n", "--> [[words]] 2 (wopo)")),
-    ({"huber_c": 2}, {"init_word": " "}, {}, [], ("out of range\n  --> [[words]] 1", "--init_word is empty\n  --> [[words]] 2")),
+    ({"huber_c": 2}, {"init_word": " "}, {}, [], ("must be at most 1\n  --> [[words]] 1", "--init_word is empty\n  --> [[words]] 2")),
     ({"token_string": "wopo1"}, {}, {}, [], ("wopo1 and wopo cannot be told apart: wopo1 is a piece of both", "contains the word wopo1")),
     ({"token_string": "Wopo"}, {}, {}, [], ("Wopo and wopo cannot be told apart: they are the same", "written to the same files")),
     ({"token_string": "wopo-x"}, {}, {}, [], ("cannot be told apart: one stands in wopo-x",)),

@@ -11,10 +11,10 @@ from coinage.cli.build import build
 from coinage.cli.notes import notes
 from coinage.cli.parse import parse
 from coinage.config import NormMode, OptimConfig
-from coinage.errors import ConfigError
-from coinage.optimizer_table import OPTIMIZERS, find_optimizer, optimizer_problems, warmup_problems
+from coinage.errors import ConfigError, Findings
+from coinage.optimizer_table import OPTIMIZERS, find_optimizer, optimizer_problems, remark_on_optimizer, warmup_problems
 from coinage.training.movement import hold_lengths
-from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, steps_of, tell_of_optimizer
+from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, steps_of
 from tests.helpers import config_for, flags, rows_of, trained
 
 OTHERS = ("SGD", "RMSprop", "bitsandbytes.optim.AdEMAMix", "pytorch_optimizer.CAME", "torch.optim.NAdam")
@@ -82,7 +82,7 @@ def test_wrong_choices_are_told_before_anything_is_loaded(given: list[str], mess
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coinage.optimizer_table.find_spec", lambda _: None)
+    monkeypatch.setattr("coinage.importing.find_module", lambda _: None)
     (problem,) = optimizer_problems("Prodigy")
     assert "prodigyopt" in problem.what
     assert "coinage[optimizers]" in problem.hint
@@ -90,7 +90,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["os.path.join", "pathlib.Path", "AdmW", "LBFGS"])
 def test_only_optimizers_are_taken(name: str) -> None:
-    with pytest.raises(ConfigError, match="is no optimizer"):
+    with pytest.raises(ConfigError, match="is not an optimizer"):
         choose_optimizer(OptimConfig(name=name))
 
 
@@ -111,9 +111,10 @@ def test_adafactor_finds_its_own_rate_unless_told(moon_dataset: Path, tmp_path: 
     assert optim("--optimizer_args", "relative_step=False", "warmup_init=True").relative_step
 
 
-def test_a_rate_that_is_multiplied_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    tell_of_optimizer(OptimConfig(name="Prodigy", learning_rate=1e-4))
-    assert "1.0 is meant" in caplog.text
+def test_a_rate_that_is_multiplied_is_told() -> None:
+    found = Findings()
+    remark_on_optimizer(OptimConfig(name="Prodigy", learning_rate=1e-4), found)
+    assert "1.0 is meant" in found.warnings[0].what
 
 
 def test_optimizers_by_name() -> None:
@@ -172,8 +173,9 @@ def test_schedules_by_class_and_by_rules() -> None:
     assert rates(own) == pytest.approx([1, 1, 0.5, 0.5])
     dotted = OptimConfig(learning_rate=1.0, schedule_class="torch.optim.lr_scheduler.ExponentialLR", schedule_arguments=(("gamma", 0.1),))
     assert rates(dotted) == pytest.approx([1, 0.1, 0.01, 0.001])
+    with pytest.raises(ConfigError, match="--lr_scheduler_type NoSuchLR is not a learning-rate schedule"):
+        rates(OptimConfig(schedule_class="NoSuchLR"))
     for wrong in (
-        OptimConfig(schedule_class="NoSuchLR"),
         OptimConfig(schedule_class="StepLR"),
         OptimConfig(schedule="cosine", schedule_arguments=(("colour", 1),)),
         OptimConfig(schedule="piecewise_constant"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import base64
 import random
 import re
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from coinage.cli.build_data import build_data
 from coinage.cli.build_log import build_hub, build_log
+from coinage.cli.pairs import read_pairs
+from coinage.cli.ranges import DRAW, sound_values
 from coinage.config import (
     LoopConfig,
     LossConfig,
@@ -49,13 +50,17 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
     for name, what in REQUIRED.items():
         if not getattr(args, name):
             findings.error(f"--{name} is missing", hint=f"give {what}")
+    args, wrong = sound_values(args)
+    findings.errors += wrong
+    if args.seed == DRAW:
+        findings.note(f"--seed {DRAW}: a seed is drawn, as AUTOMATIC1111 does")
     family = family_of(args)
     data = build_data(args, "sdxl" if family == "sdxl" else "sd", findings)
     if args.script == "sdxl" and args.v2:
         findings.error("--v2 is for Stable Diffusion 2.x, and this is the script for SDXL", hint="use train_textual_inversion.py --v2")
     if args.script == "any" and args.v2 and family != "sd2":
         findings.warn(f"--v2: this is a {FAMILY_NAMES[family]} model, and is trained as one", args.pretrained_model_name_or_path)
-    findings.errors += _range_problems(args)
+    findings.errors += _conflicts(args)
     optim = _optim(args, findings.errors)
     log, hub, resume = build_log(args, findings), build_hub(args, findings), _resume(args, findings)
     findings.raise_errors()
@@ -111,52 +116,14 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
     return config, findings
 
 
-def _range_problems(args: argparse.Namespace) -> list[Problem]:
-    problems = []
-    positive = ("num_vectors_per_token", "max_train_steps", "gradient_accumulation_steps", "vae_batch_size", "train_batch_size")
-    optional = (
-        "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "save_n_epoch_ratio", "save_last_n_epochs",
-        "save_last_n_steps", "clip_skip",
-        "validate_every_n_steps", "validate_every_n_epochs",
-    )  # fmt: skip
-    for name in (*positive, *optional):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            problems.append(Problem(f"--{name} {value} must be at least 1"))
-    for name in (
-        "learning_rate",
-        "max_grad_norm",
-        "noise_offset",
-        "min_snr_gamma",
-        "ip_noise_gamma",
-        "multires_noise_iterations",
-        "v_pred_like_loss",
-        "max_data_loader_n_workers",
-        "prior_loss_weight",
-    ):
-        value = getattr(args, name)
-        if value is not None and value < 0:
-            problems.append(Problem(f"--{name} {value} must not be negative"))
-    low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
-    if not 0 <= low < high <= 1000:
-        problems.append(Problem(f"timesteps {low} to {high} are no range", hint="0 <= --min_timestep < --max_timestep <= 1000"))
-    return problems + _conflicts(args)
-
-
 def _conflicts(args: argparse.Namespace) -> list[Problem]:
-    """Values that cannot be, alone or together."""
+    """Find values that cannot be together."""
+    low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
     wrong = {
-        Problem(f"--num_vectors_per_token {args.num_vectors_per_token} does not fit in a prompt of 75 tokens"):
-            args.num_vectors_per_token > 75,
+        Problem(f"timesteps {low} to {high} are no range", hint="0 <= --min_timestep < --max_timestep <= 1000"): low >= high,
         Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"):
             args.init_word is not None and not args.init_word.strip(),
         Problem("--init_word auto and --weights exclude each other", hint="keep one of them"): args.init_word == AUTO and args.weights,
-        Problem(f"--autopilot {args.autopilot}: fewer than 2 leave nothing to choose from", hint="4 is a good number; or leave it out"):
-            args.autopilot is not None and args.autopilot < 2,
-        Problem(f"--huber_c {args.huber_c} is out of range", hint="above 0, at most 1; 0.1 is usual"): not 0 < args.huber_c <= 1,
-        Problem(f"--huber_scale {args.huber_scale} must be above 0"): args.huber_scale <= 0,
-        Problem(f"--multires_noise_discount {args.multires_noise_discount} is out of range", hint="0 to 1; 0.3 is usual"):
-            not 0 <= args.multires_noise_discount <= 1,
         Problem("--adaptive_noise_scale needs --noise_offset", hint="add --noise_offset 0.05"):
             args.adaptive_noise_scale and not args.noise_offset,
         Problem("--full_fp16 and --full_bf16 exclude each other", hint="keep one of them"): args.full_fp16 and args.full_bf16,
@@ -176,19 +143,6 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
     return [problem for problem, holds in wrong.items() if holds]
 
 
-def _arguments(items: list[str] | None, flag: str, problems: list[Problem]) -> tuple[tuple[str, object], ...]:
-    pairs = []
-    for item in items or []:
-        name, equals, text = item.partition("=")
-        try:
-            pairs.append((name, ast.literal_eval(text)))
-        except (ValueError, SyntaxError):
-            pairs.append((name, text))
-        if not equals or not name.isidentifier():
-            problems.append(Problem(f"{flag}: {item!r} is not key=value", hint='write weight_decay=0.01 or betas="(0.9, 0.99)"'))
-    return tuple(pairs)
-
-
 def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
     old = {"AdamW8bit": args.use_8bit_adam, "Lion": args.use_lion_optimizer}
     named = [name for name, given in old.items() if given] + ([args.optimizer_type] if args.optimizer_type else [])
@@ -197,14 +151,11 @@ def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
             Problem("--optimizer_type, --use_8bit_adam and --use_lion_optimizer exclude each other", hint="keep --optimizer_type")
         )
     name = named[-1] if named else "AdamW"
-    arguments = _arguments(args.optimizer_args, "--optimizer_args", problems)
+    arguments = read_pairs(args.optimizer_args, "--optimizer_args", problems)
     own_rate = dict(arguments).get("relative_step", True) or dict(arguments).get("warmup_init")
     relative_step = find_optimizer(name).path.endswith(".Adafactor") and bool(own_rate)
     problems += optimizer_problems(name) + warmup_problems(name, args.lr_warmup_steps) + norm_problems(name, args.norm_mode)
     problems += schedule_problems(args.lr_scheduler, args.lr_warmup_steps, args.lr_scheduler_type, relative_step)
-    for flag in ("lr_warmup_steps", "lr_decay_steps"):
-        if getattr(args, flag) < 0 or getattr(args, flag) >= args.max_train_steps > 0:
-            problems.append(Problem(f"--{flag} {getattr(args, flag)} does not fit in {args.max_train_steps} steps"))
     return OptimConfig(
         name=name,
         learning_rate=args.learning_rate,
@@ -215,7 +166,7 @@ def _optim(args: argparse.Namespace, problems: list[Problem]) -> OptimConfig:
         relative_step=relative_step,
         schedule=args.lr_scheduler,
         schedule_class=args.lr_scheduler_type,
-        schedule_arguments=_arguments(args.lr_scheduler_args, "--lr_scheduler_args", problems),
+        schedule_arguments=read_pairs(args.lr_scheduler_args, "--lr_scheduler_args", problems),
         warmup=args.lr_warmup_steps,
         decay=args.lr_decay_steps,
         cycles=args.lr_scheduler_num_cycles,
@@ -231,7 +182,7 @@ def _model(args: argparse.Namespace, family: str) -> ModelConfig:
         family=family,
         map_weights=not getattr(args, "disable_mmap_load_safetensors", False),
         tokenizer_cache=Path(args.tokenizer_cache_dir) if args.tokenizer_cache_dir else None,
-        vae=args.vae,
+        vae=args.vae or None,
         prediction_type="v_prediction" if args.v_parameterization else None,
         zero_terminal_snr=args.zero_terminal_snr,
         clip_skip=args.clip_skip,
@@ -269,7 +220,7 @@ def _resume(args: argparse.Namespace, findings: Findings) -> str | None:
 
 def _seed(args: argparse.Namespace, resume: str | None) -> int:
     """The seed given, else that of the state to go on from, else a drawn one."""
-    if args.seed is not None:
+    if args.seed not in (None, DRAW):
         return int(args.seed)
     state = named_state(resume, Path(args.output_dir), _output_name(args))
     summary = read_summary(state) if state else None

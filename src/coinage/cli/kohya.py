@@ -56,10 +56,13 @@ def _train(args: argparse.Namespace) -> None:
         print_line(f"wrote {write_config(args)}")
         return
     from coinage.cli.plan import tell_head, tell_heads, tell_plan
-    from coinage.cli.several import build_words, check_words, show_datasets, tell_findings
+    from coinage.cli.ranges import DRAW, range_problems
+    from coinage.cli.several import build_words, checked_words, show_datasets, tell_findings
 
-    unseeded = [own for own in ([word.args for word in args.words] or [args]) if own.seed is None]
+    unseeded = [own for own in ([word.args for word in args.words] or [args]) if own.seed in (None, DRAW)]
     if unseeded and process_count() > 1:
+        if problem := range_problems(args).get("ddp_timeout"):
+            raise ConfigError([problem])
         seed = shared_seed(args.ddp_timeout)
         for own in unseeded:
             own.seed = seed
@@ -70,7 +73,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.debug_dataset:
         show_datasets(words, args.debug_dataset_out)
         return
-    checked = check_words(words)
+    checked = checked_words(words)
     configs = [word.config for word in words]
     tell_findings(words, checked)
     if len(words) == 1:

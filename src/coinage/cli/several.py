@@ -13,6 +13,7 @@ from typing import TypeVar
 from coinage.chosen import as_chosen
 from coinage.cli.build import build
 from coinage.cli.notes import notes
+from coinage.cli.ranges import DRAW
 from coinage.config import TrainConfig
 from coinage.data.batches import length_of
 from coinage.disk import disk_problems
@@ -50,14 +51,14 @@ def build_words(args: argparse.Namespace) -> list[Word]:
 
     def built(number: int) -> Word:
         label, own = entries[number]
-        if own.seed is None and drawn:
+        if own.seed in (None, DRAW) and drawn:
             own.seed = drawn[0]  # one is enough to repeat the run
         try:
             config, findings = build(own)
         except ConfigError as error:  # what looks like a slip in the settings file may be the reason
             raise ConfigError([*error.problems, *own.told.warnings]) from None
         findings.warnings[:0], findings.notes[:0] = own.told.warnings, own.told.notes
-        if own.seed is None:
+        if own.seed in (None, DRAW):
             drawn.append(config.loop.seed)
         return Word(label, own, config, findings)
 
@@ -91,6 +92,24 @@ def check_words(words: Sequence[Word]) -> list[Checked]:
     if several:
         full = disk_problems(*((word.config, own.samples) for word, own in zip(words, found, strict=True)))
         found = [replace(own, warnings=(*own.warnings, *full)) for own in found]
+    return found
+
+
+def checked_words(words: Sequence[Word]) -> list[Checked]:
+    """Check all that can be known before the model is loaded, what takes longest last; a dry run goes through the same.
+
+    Raises:
+        ConfigError: all problems of `check_words`; without any, all that only torch and the packages of optimizers can tell.
+    """
+    found = check_words(words)
+    from coinage.training.trial import trial_problems
+
+    def tried(number: int) -> None:
+        problems = trial_problems(words[number].config, found[number].samples)
+        if problems:
+            raise ConfigError(problems)
+
+    of_each([word.label for word in words], tried)
     return found
 
 

@@ -2,76 +2,85 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, AdafactorSchedule, get_scheduler
 
 from coinage.config import OptimConfig
-from coinage.errors import ConfigError, Problem, did_you_mean
-from coinage.optimizer_table import find_optimizer
+from coinage.errors import ConfigError, Problem, did_you_mean, reason_of
+from coinage.importing import import_class
+from coinage.optimizer_table import ARGUMENTS, KNOWN, class_problems, find_optimizer, optimizer_problems, schedule_path
+from coinage.training.arguments import argument_problems
 
-log = logging.getLogger("coinage")
 Optimizer = torch.optim.Optimizer
-
-
-def optimizer_names() -> list[str]:
-    """Names of torch.optim's own optimizers."""
-    return [
-        name
-        for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and name not in {"Optimizer", "LBFGS", "SparseAdam"}
-    ]
+LIKE_THESE = "a class of torch.optim.lr_scheduler, or another one that is made like these"
 
 
 def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Parameter]], Optimizer]:
-    """What makes the optimizer over given rows, float32. Name and arguments are tried at once.
+    """Return what makes the optimizer over given rows, float32; the names and kinds of its arguments are checked at once.
 
     Raises:
-        ConfigError: an unknown name, or arguments that it does not take.
+        ConfigError: not an optimizer, or arguments that it does not take; what is returned raises it too.
     """
     entry = find_optimizer(config.name)
-    module, _, name = entry.path.rpartition(".")
-    factory = _import(module, name)
-    if not (isinstance(factory, type) and issubclass(factory, Optimizer)) or (module == "torch.optim" and name not in optimizer_names()):
-        known = ["Directional", "AdamW8bit", "AdaFactor", "Prodigy", "Lion", *optimizer_names()]
-        hint = did_you_mean(config.name, known) or f"one of {', '.join(known)}, or module.Class"
-        raise ConfigError([Problem(f"--optimizer_type {config.name} is no optimizer", hint=hint)])
+    factory = _optimizer_class(config.name)
+    first, *_ = [*inspect.signature(factory).parameters, "params"]
+    problems = argument_problems("--optimizer_args", config.name, factory, dict(config.arguments), (first, "self"))
+    problems += [problem for pair in config.arguments if (problem := _range_problem(config.name, *pair))]
+    if problems:
+        raise ConfigError(problems)
     arguments: dict[str, Any] = {**dict(entry.defaults), **dict(config.arguments)}
     arguments.setdefault("lr", None if config.relative_step else config.learning_rate)
 
     def make(rows: Sequence[torch.nn.Parameter]) -> Optimizer:
-        made: Any = factory(list(rows), **arguments)
+        try:
+            made: Any = factory(list(rows), **arguments)
+        except Exception as error:
+            what = f"--optimizer_args do not fit {config.name}" if config.arguments else f"--optimizer_type {config.name} cannot be used"
+            raise ConfigError([Problem(f"{what}: {reason_of(error)}")]) from error
         if hasattr(made, "eval"):  # schedule-free
             made.train()
         return cast(Optimizer, made)
 
-    try:
-        make([torch.nn.Parameter(torch.zeros(1, 1))])
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError([Problem(f"--optimizer_args do not fit {config.name}: {error}")]) from None
     return make
 
 
-def tell_of_optimizer(config: OptimConfig) -> None:
-    """Say what is not as the name and the rate may be meant."""
-    entry = find_optimizer(config.name)
-    name = entry.path.rpartition(".")[2]
-    if entry.plainer:
-        log.info("%s: the trained rows are a few kilobytes, so plain %s with float32 state is used", config.name, name)
-    if ("dadapt" in name.lower() or "prodigy" in name.lower()) and config.learning_rate <= 0.1:
-        log.warning("--learning_rate %g multiplies the rate that %s finds by itself: 1.0 is meant", config.learning_rate, name)
+def _optimizer_class(name: str) -> Any:
+    """The class that a name stands for.
+
+    Raises:
+        ConfigError: there is none, or its module fails.
+    """
+    problems = optimizer_problems(name)
+    if problems:
+        raise ConfigError(problems)
+    found = _imported("--optimizer_type", name, find_optimizer(name).path)
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        hint = did_you_mean(name, KNOWN) or "a class of torch.optim, or another one that is made like these"
+        raise ConfigError([Problem(f"--optimizer_type {name} is not an optimizer", hint=hint)])
+    return found
 
 
-def _import(module: str, name: str) -> Any:
+def _imported(flag: str, name: str, path: str) -> Any:
     try:
-        return getattr(import_module(module), name, None)
-    except ImportError:
+        return import_class(path)
+    except Exception as error:  # whatever the module's own code raises
+        raise ConfigError([Problem(f"{flag} {name} cannot be imported: {reason_of(error)}")]) from error
+
+
+def _range_problem(name: str, key: str, value: object) -> Problem | None:
+    """That an argument is out of a range which the optimizer itself does not ask for."""
+    least, above = ARGUMENTS.get(key, (-math.inf, False))
+    if not isinstance(value, int | float) or not value <= least or (value == least and not above):
         return None
+    return Problem(f"--optimizer_args do not fit {name}: {key}={value!r}, and it must be {'above' if above else 'at least'} {least:g}")
 
 
 @contextmanager
@@ -101,37 +110,79 @@ def steps_of(count: float, total: int) -> int:
     return int(count * total) if 0 < count < 1 else int(count)
 
 
-def make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning-rate schedule over `total` optimizer steps, whatever the number of processes.
+def make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> LRScheduler:
+    """Return the learning-rate schedule over `total` optimizer steps, whatever the number of processes.
 
     Raises:
         ConfigError: a schedule or its arguments do not fit.
     """
-    from diffusers.optimization import get_piecewise_constant_schedule
-    from transformers.optimization import AdafactorSchedule, get_scheduler
-
-    name, arguments = config.schedule, dict(config.schedule_arguments)
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    problems = schedule_argument_problems(config, optimizer, total)
+    if problems:
+        raise ConfigError(problems)
+    arguments = dict(config.schedule_arguments)
     try:
         if config.schedule_class:
-            module, _, kind = config.schedule_class.rpartition(".")
-            schedule = _import(module or "torch.optim.lr_scheduler", kind)(optimizer, **arguments)
-        elif config.relative_step:
-            schedule = AdafactorSchedule(optimizer, config.learning_rate)
-        elif hasattr(optimizer, "eval"):
-            if name != "constant":
-                log.info("--lr_scheduler %s has no effect: a schedule-free optimizer needs none", name)
-            schedule = get_scheduler("constant", optimizer)
-        elif name == "piecewise_constant":
-            schedule = get_piecewise_constant_schedule(optimizer, **arguments)
+            made = _schedule_class(config.schedule_class)(optimizer, **arguments)
+        elif not takes_schedule(config, optimizer):
+            made = AdafactorSchedule(optimizer, config.learning_rate) if config.relative_step else get_scheduler("constant", optimizer)
+        elif config.schedule == "piecewise_constant":
+            made = _function(config.schedule)(optimizer, **arguments)
         else:
-            warmup = steps_of(config.warmup, total)
             extra = {**_schedule_arguments(config, total), **arguments}
-            schedule = get_scheduler(name, optimizer, warmup, total, extra)
-    except (TypeError, ValueError, KeyError) as error:
-        what = config.schedule_class or name
-        raise ConfigError([Problem(f"--lr_scheduler_args do not fit {what}: {error}")]) from None
-    return schedule
+            made = get_scheduler(config.schedule, optimizer, steps_of(config.warmup, total), total, extra)
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = f"--lr_scheduler_args do not fit {config.schedule_class or config.schedule}: {reason_of(error)}"
+        raise ConfigError([Problem(what)]) from error
+    if not isinstance(made, LRScheduler):
+        raise ConfigError([Problem(f"--lr_scheduler_type {config.schedule_class} is not a learning-rate schedule", hint=LIKE_THESE)])
+    return made
+
+
+def takes_schedule(config: OptimConfig, optimizer: Optimizer) -> bool:
+    """Return whether `--lr_scheduler` acts: an Adafactor that finds its own rate and schedule-free optimizers have none."""
+    return not (config.relative_step or hasattr(optimizer, "eval"))
+
+
+def schedule_argument_problems(config: OptimConfig, optimizer: Optimizer, total: int) -> list[Problem]:
+    """Find arguments of the schedule that it does not take; those that an optimizer without a schedule ignores are not judged."""
+    name, given = config.schedule_class or config.schedule, dict(config.schedule_arguments)
+    if config.schedule_class:
+        ours, taker = ["optimizer", "self"], _schedule_class(config.schedule_class)
+        return argument_problems("--lr_scheduler_args", name, taker, given, ours)
+    if not takes_schedule(config, optimizer):
+        return []
+    if name in ("constant", "constant_with_warmup"):  # transformers drops all arguments of these
+        return argument_problems("--lr_scheduler_args", name, lambda: None, given, ())
+    filled = [key for key in _schedule_arguments(config, total) if key not in given]
+    ours = ["optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", *filled]
+    return argument_problems("--lr_scheduler_args", name, _function(name), given, ours)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The function of transformers or diffusers that makes a schedule."""
+    if name == "piecewise_constant":
+        from diffusers.optimization import get_piecewise_constant_schedule
+
+        return cast("Callable[..., Any]", get_piecewise_constant_schedule)
+    return cast("Callable[..., Any]", {str(key.value): made for key, made in TYPE_TO_SCHEDULER_FUNCTION.items()}[name])
+
+
+def _schedule_class(name: str) -> Callable[..., Any]:
+    """What `--lr_scheduler_type` names: a class, or a function that takes an optimizer.
+
+    Raises:
+        ConfigError: neither, or its module fails.
+    """
+    problems = class_problems(name)
+    if problems:
+        raise ConfigError(problems)
+    found = _imported("--lr_scheduler_type", name, schedule_path(name))
+    is_function = inspect.isfunction(found) and [*inspect.signature(found).parameters][:1] == ["optimizer"]
+    if is_function or (isinstance(found, type) and issubclass(found, LRScheduler)):
+        return cast("Callable[..., Any]", found)
+    raise ConfigError([Problem(f"--lr_scheduler_type {name} is not a learning-rate schedule", hint=LIKE_THESE)])
 
 
 def _schedule_arguments(config: OptimConfig, total: int) -> Mapping[str, Any]:

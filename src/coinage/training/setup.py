@@ -20,21 +20,22 @@ from coinage.data.latents import Latent, Latents, Memory
 from coinage.data.sample import Sample
 from coinage.diffusion.loss import rescaled_weights
 from coinage.embeddings.file import EmbeddingFile
-from coinage.errors import ConfigError, Problem, TrainingError
+from coinage.errors import ConfigError, TrainingError
 from coinage.families import FAMILIES
 from coinage.families.base import Components, ModelFamily
 from coinage.families.eight_bit import keep_in_eight_bits
 from coinage.families.kept_text import FOLDER, KeptText
+from coinage.preflight import prediction_problems
 from coinage.reach import rate_problem
 from coinage.seeding import generator_for, rng_for
 from coinage.tokens import initial_rows, table_of
 from coinage.training.convergence import Settled
 from coinage.training.measured import Best, Measured
-from coinage.training.optimizers import averaged, choose_optimizer, make_schedule, tell_of_optimizer
+from coinage.training.optimizers import averaged, choose_optimizer, make_schedule
 from coinage.training.processes import ALONE, Processes
 from coinage.training.state import load_state
 from coinage.training.step import Batch
-from coinage.training.word import install_words, read_vectors, tell_of_file
+from coinage.training.word import install_words, tell_of_file
 from coinage.wording import counted
 from coinage.words import Placeholder
 
@@ -286,34 +287,15 @@ def checkpoint_gradients(parts: Components) -> None:
         module.train()  # checkpointing is skipped in eval mode; there is no dropout
 
 
-def compiler_problems(config: TrainConfig) -> None:
-    """See that torch has the compiler that is asked for.
-
-    Raises:
-        ConfigError: it has not.
-    """
-    backend = config.model.compile_backend
-    if backend is None:
-        return
-    from torch._dynamo import list_backends
-
-    known = [*list_backends(exclude_tags=()), "eager"]
-    if backend not in known:
-        raise ConfigError([Problem(f"--dynamo_backend {backend} is not in this torch", hint=f"one of {', '.join(sorted(known))}")])
-
-
 def loss_problems(config: TrainConfig, parts: Components) -> None:
-    """See that the loss goes with what the model predicts.
+    """See that the loss goes with what the loaded model predicts, which a single file does not tell before.
 
     Raises:
         ConfigError: it does not.
     """
-    predicts_v = parts.schedule.prediction_type == "v_prediction"
-    if config.loss.scale_v and not predicts_v:
-        what = "--scale_v_pred_loss_like_noise_pred is for models that predict v"
-        raise ConfigError([Problem(what, config.model.source, "leave it out, or pass --v_parameterization if the model does")])
-    if config.loss.v_like and predicts_v:
-        raise ConfigError([Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")])
+    problems = prediction_problems(config, parts.schedule.prediction_type)
+    if problems:
+        raise ConfigError(problems)
 
 
 def tell_of_weights(configs: Sequence[TrainConfig], parts: Components) -> None:
@@ -356,11 +338,6 @@ def prepare_all(
         ConfigError: a word, the captions or an optimizer do not fit.
         CoinageError: the model or a word's file cannot be used.
     """
-    for config in configs:
-        choose_optimizer(config.optim)  # a wrong name must not wait for the model
-        tell_of_optimizer(config.optim)
-        read_vectors(config.word)  # nor may a wrong file
-    compiler_problems(configs[0])
     parts, dtype = load_shared(configs[0], device)
     tell_of_weights(configs, parts)
     for config in configs:
