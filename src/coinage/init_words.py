@@ -25,18 +25,23 @@ def find_init_word(word: WordConfig, tokenizers: Sequence[ClipTokenizer], findin
     for tokens in dict.fromkeys(tuple(tokens_of(text, tokenizer)) for tokenizer in tokenizers):
         count, vectors = len(tokens), word.num_vectors
         what = f"--init_word: `{text}` is {counted(count, 'token')}"
-        names = few((f"`{token}`" for token in tokens), 4)
+        names = f" ({few((f'`{token}`' for token in tokens), 4)})" if readable(tokens) else ""
         if not tokens:
             findings.error(f"--init_word: `{text}` has no tokens", hint="give a known word close to the concept, such as girl")
         elif count > vectors:
-            used = ", ".join(f"`{token}`" for token in tokens[:vectors])
-            more = f"{what} ({names})" if len(text.split()) < count else what
+            used = ", ".join(f"`{token}`" for token in tokens[:vectors]) if readable(tokens) else f"the first {vectors}"
+            more = f"{what}{names}" if len(text.split()) < count else what
             with_vectors = f"with {counted(vectors, 'vector')} only {used} {'is' if vectors == 1 else 'are'} used"
             findings.warn(f"{more}; {with_vectors}", hint=f"give a known word of one token, or --num_vectors_per_token {count}")
         elif count > 1 and len(text.split()) < count:
-            findings.note(f"{what} ({names}): the model does not know it as one word")
+            findings.note(f"{what}{names}: the model does not know it as one word")
         elif count < vectors:
             findings.note(f"{what} for {vectors} vectors: {'each starts from it' if count == 1 else 'they are taken in turn'}")
+
+
+def readable(tokens: Sequence[str]) -> bool:
+    """Return whether tokens are letters, not bytes of letters that have several."""
+    return "".join(tokens).isascii()
 
 
 def tokens_of(text: str, tokenizer: ClipTokenizer) -> list[str]:

@@ -158,7 +158,6 @@ def test_a_thumbnail_becomes_a_data_url_and_its_path_never_reaches_the_file(tmp_
         assert thumbnail(f"{tmp_path / wrong}") == (None, 1)
 
 
-@pytest.mark.parametrize("value", ["-5", "1600"])
-def test_a_warm_up_must_fit(value: str) -> None:
+def test_a_warm_up_is_not_negative() -> None:
     with pytest.raises(ConfigError, match="--lr_warmup_steps"):
-        build(parse("sd", ["--lr_scheduler=linear", f"--lr_warmup_steps={value}"], "test"))
+        build(parse("sd", ["--lr_scheduler=linear", "--lr_warmup_steps=-5"], "test"))
