@@ -53,7 +53,9 @@ def length_problems(name: str, behind: Sequence[str], folder: Path, most: int, m
     over = len(os.fsencode(name + ending)) - most
     if over > 0:
         what = f"--output_name is too long: with {ending} behind it, it has {most + over} bytes, and the file system takes {most}"
-        return [Problem(what, _short(name), f"shorten it by {over} bytes; letters beyond a to z take 2 to 4 bytes each")]
+        return [
+            Problem(what, _short(name), f"give an --output_name that is {over} bytes shorter; letters beyond a to z take 2 to 4 bytes each")
+        ]
     over = len(str((folder / (name + ending)).absolute())) - (most_path or 0)
     if most_path and over > 0:
         what = f"--output_dir and --output_name are too long together: with {ending} they have {most_path + over} characters"

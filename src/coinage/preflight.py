@@ -161,9 +161,10 @@ def settings_problems(config: TrainConfig) -> list[Problem]:
     """Find flags that do not go with what the model's settings say; what they do not say is seen when it is loaded."""
     model = config.model
     problems = prediction_problems(config, prediction_of(model))
-    layers = text_encoder_sizes(model)[0].layers
-    if model.family != "sdxl" and model.clip_skip and layers and model.clip_skip > layers:
-        problems.append(Problem(f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source))
+    if model.clip_skip and model.family != "sdxl":
+        layers = text_encoder_sizes(model)[0].layers
+        if layers and model.clip_skip > layers:
+            problems.append(Problem(f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source))
     return problems
 
 
