@@ -21,7 +21,7 @@ from coinage.cli.entries import GROUPS, MORE, OF_THE_MODEL, allowed
 from coinage.cli.flags import BY_DEST, FLAGS, flags_of
 from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
-from coinage.cli.several import build_words, check_words
+from coinage.cli.several import build_words, check_words, checked_words
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
@@ -79,7 +79,7 @@ def write(data: dict[str, str], tmp_path: Path) -> Write:
 
 def problems_of(file: Path, *more: str) -> str:
     with pytest.raises(ConfigError) as raised:
-        check_words(build_words(parse("sd", [f"--config_file={file}", *more], "test")))
+        checked_words(build_words(parse("sd", [f"--config_file={file}", *more], "test")))
     return str(raised.value)
 
 
@@ -284,6 +284,8 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
     ({"output_name": "a/b"}, {"dataset_config": "none.toml"}, {}, [], ("[[words]] 2 (wopo)", "none.toml")),
     ({"train_batch_size": 1}, {}, {"max_train_epochs": 1}, ["--max_train_epochs=2"], ()),
     ({}, {"gradient_accumulation_steps": 2}, {"max_train_epochs": 1}, [], ("equally many steps", "20 for zibu, 10 for wopo")),
+    ({"optimizer_args": ["betta=1"]}, {}, {}, [], ("it has no argument betta\n  --> [[words]] 1 (zibu)", "did you mean `betas`?")),
+    ({}, {"lr_scheduler": "cosine", "lr_warmup_steps": 99}, {}, [], ("99 does not fit in 4 steps\n  --> [[words]] 2 (wopo)",)),
     ({}, {}, {"pretrained_model_name_or_path": "none/at/all"}, [], ("model not found\n  --> none/at/all\n",)),
 ]  # fmt: skip
 
