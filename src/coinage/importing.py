@@ -1,8 +1,9 @@
-"""Classes that a command names as `module.Class`: where they may come from, and what can be known before their code runs.
+"""Classes that a command names as `module.Class`: where they may come from, and what is known before they run.
 
-Importing a module runs it, and a settings file from elsewhere may name any. So a module is taken from where packages are
-installed, and from the folders of PYTHONPATH, which the user sets; never from the working directory or a script's folder just
-because Python looks there too. Up to `import_class`, files are only read. Imports no torch.
+Importing a module runs it, and a settings file from elsewhere may name any. So a module is taken from where
+packages are installed, and from the folders of PYTHONPATH, which the user sets; never from the working directory
+or a script's folder just because Python looks there too. Files are only read, except by `import_class`.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing import Any
 
 from coinage.errors import Problem, did_you_mean
 
+DYNAMIC = {"*", "__getattr__", "globals", "setattr", "vars", "exec"}  # what defines names while a module runs
 EXTRAS = ("lion_pytorch", "dadaptation", "prodigyopt", "schedulefree", "bitsandbytes", "pytorch_optimizer")
 
 
 def import_folders() -> list[str]:
-    """Return Python's folders of modules without the working directory and the script's, unless PYTHONPATH names them."""
-    asked = {os.path.realpath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder}
+    """Return Python's folders of modules; the working directory and the script's only if PYTHONPATH names them."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    asked = {os.path.realpath(folder) for folder in named if folder}
     own = {os.path.realpath("."), _script_folder()} - asked
     return [folder for folder in sys.path if folder and os.path.realpath(folder) not in own]
 
@@ -35,7 +38,7 @@ def _script_folder() -> str:
 
 
 def find_module(module: str) -> ModuleSpec | None:
-    """Find a module's file without running anything, not the packages around it either; None where there is none."""
+    """Find a module's file without running it or the packages around it; None where there is none."""
     folders: Sequence[str] = import_folders()
     spec: ModuleSpec | None = None
     parts = module.split(".")
@@ -50,7 +53,7 @@ def find_module(module: str) -> ModuleSpec | None:
 
 def _editable(package: str) -> ModuleSpec | None:
     """A package that pip installed as a link to its sources, by a finder of its own."""
-    finders: list[Any] = [finder for finder in sys.meta_path if getattr(finder, "__module__", "").startswith("__editable__")]
+    finders: list[Any] = [one for one in sys.meta_path if getattr(one, "__module__", "").startswith("__editable__")]
     specs = (finder.find_spec(package, None) for finder in finders)
     return next((spec for spec in specs if spec), None)
 
@@ -69,7 +72,8 @@ def import_problems(flag: str, given: str, path: str, what: str) -> list[Problem
     if package in sys.stdlib_module_names:
         return [Problem(f"{flag} {given} is not {what}: {package} is a part of Python")]
     if find_module(package) is None:
-        return [Problem(f"{flag} {given} needs the package {package}, which is not installed", hint=_way_to(package))]
+        missing = f"{flag} {given} needs the package {package}, which is not installed"
+        return [Problem(missing, hint=_way_to(package))]
     spec = find_module(module)
     names = names_in(spec) if spec else None
     if names is None or name in names:
@@ -91,7 +95,7 @@ def _way_to(package: str) -> str:
 
 
 def names_in(spec: ModuleSpec) -> set[str] | None:
-    """Return the names that a module's file gives a meaning to; None where that is known only to who runs it."""
+    """Return the names that a module's file defines; None where that is known only to who runs it."""
     if spec.origin is None or not spec.origin.endswith(".py"):
         return None
     try:
@@ -105,8 +109,8 @@ def names_in(spec: ModuleSpec) -> set[str] | None:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name):
-            names |= {node.id} if isinstance(node.ctx, ast.Store) or node.id in ("globals", "setattr", "vars", "exec") else set()
-    return None if names & {"*", "__getattr__", "globals", "setattr", "vars", "exec"} else names
+            names |= {node.id} if isinstance(node.ctx, ast.Store) or node.id in DYNAMIC else set()
+    return None if names & DYNAMIC else names
 
 
 def import_class(path: str) -> Any:

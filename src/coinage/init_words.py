@@ -17,7 +17,7 @@ def find_init_word(word: WordConfig, tokenizers: Sequence[ClipTokenizer], findin
     Args:
         word: with its init word, if it has one that is used.
         tokenizers: of each of the model's text encoders.
-        findings: gets an error without tokens, a warning where tokens are cut off, and a note where they are repeated.
+        findings: gets an error without tokens, a warning where they are cut off, a note where they are repeated.
     """
     text = word.init_word
     if text is None or word.init_file or not encodable(text):
@@ -27,16 +27,20 @@ def find_init_word(word: WordConfig, tokenizers: Sequence[ClipTokenizer], findin
         what = f"--init_word: `{text}` is {counted(count, 'token')}"
         names = f" ({few((f'`{token}`' for token in tokens), 4)})" if readable(tokens) else ""
         if not tokens:
-            findings.error(f"--init_word: `{text}` has no tokens", hint="give a known word close to the concept, such as girl")
+            hint = "give a known word close to the concept, such as girl"
+            findings.error(f"--init_word: `{text}` has no tokens", hint=hint)
         elif count > vectors:
-            used = ", ".join(f"`{token}`" for token in tokens[:vectors]) if readable(tokens) else f"the first {vectors}"
+            used = ", ".join(f"`{token}`" for token in tokens[:vectors])
+            used = used if readable(tokens) else f"the first {vectors}"
             more = f"{what}{names}" if len(text.split()) < count else what
-            with_vectors = f"with {counted(vectors, 'vector')} only {used} {'is' if vectors == 1 else 'are'} used"
-            findings.warn(f"{more}; {with_vectors}", hint=f"give a known word of one token, or --num_vectors_per_token {count}")
+            of_them = f"with {counted(vectors, 'vector')} only {used} {'is' if vectors == 1 else 'are'} used"
+            hint = f"give a known word of one token, or --num_vectors_per_token {count}"
+            findings.warn(f"{more}; {of_them}", hint=hint)
         elif count > 1 and len(text.split()) < count:
             findings.note(f"{what}{names}: the model does not know it as one word")
         elif count < vectors:
-            findings.note(f"{what} for {vectors} vectors: {'each starts from it' if count == 1 else 'they are taken in turn'}")
+            way = "each starts from it" if count == 1 else "they are taken in turn"
+            findings.note(f"{what} for {vectors} vectors: {way}")
 
 
 def readable(tokens: Sequence[str]) -> bool:

@@ -50,8 +50,8 @@ SCHEDULES = (
     "cosine_warmup_with_min_lr", "inverse_sqrt", "warmup_stable_decay", "piecewise_constant",
 )  # fmt: skip
 TORCH = "torch.optim", "torch.optim.lr_scheduler"
-FOREIGN = ("LBFGS", "SparseAdam")  # of torch.optim: one calls the model by itself, the other takes sparse gradients only
-# What arguments of optimizers may be where their own code does not ask: least, and whether that is too small already.
+FOREIGN = ("LBFGS", "SparseAdam")  # of torch.optim: calls the model itself; sparse gradients only
+# Arguments whose range the optimizers themselves do not ask for: least, and whether that is too small already.
 ARGUMENTS = {"d_coef": (0.0, True), "d0": (0.0, True), "growth_rate": (1.0, False), "slice_p": (1, False)}
 
 
@@ -65,7 +65,8 @@ def optimizer_problems(name: str) -> list[Problem]:
     path = find_optimizer(name).path
     module, _, kind = path.rpartition(".")
     if module == TORCH[0] and kind in FOREIGN:
-        return [Problem(f"--optimizer_type {name} is not an optimizer that can train a word", hint="use AdamW")]
+        what = f"--optimizer_type {name} is not an optimizer that can train a word"
+        return [Problem(what, hint="use AdamW")]
     problems = import_problems("--optimizer_type", name, path, "an optimizer")
     if module != TORCH[0]:
         return problems
@@ -81,11 +82,12 @@ def remark_on_optimizer(config: OptimConfig, findings: Findings) -> None:
         module = path.rpartition(".")[0]
         spec = find_module(module) if module and module not in TORCH else None
         if spec:
-            findings.note(f"{flag} {path}: its code is run from {spec.origin or 'a package of several folders'}")
+            findings.note(f"{flag} {path}: its code is run from {spec.origin or 'several folders'}")
     if entry.plainer:
         findings.note(f"{config.name}: the trained rows are a few kilobytes, so plain {name} with float32 state is used")
     if ("dadapt" in name.lower() or "prodigy" in name.lower()) and config.learning_rate <= 0.1:
-        findings.warn(f"--learning_rate {config.learning_rate:g} multiplies the rate that {name} finds by itself: 1.0 is meant")
+        given = f"--learning_rate {config.learning_rate:g}"
+        findings.warn(f"{given} multiplies the rate that {name} finds by itself: 1.0 is meant")
     idle = config.schedule != "constant" or config.schedule_arguments
     if entry.package == "schedulefree" and idle and not config.schedule_class:
         findings.note(f"--lr_scheduler {config.schedule} has no effect: a schedule-free optimizer needs none")
@@ -118,7 +120,8 @@ def schedule_problems(name: str, warmup: float, own_class: str, relative_step: b
     problems = []
     if own_class:
         if warmup:
-            problems.append(Problem("--lr_warmup_steps does nothing with --lr_scheduler_type", hint="leave one of them out"))
+            what = "--lr_warmup_steps does nothing with --lr_scheduler_type"
+            problems.append(Problem(what, hint="leave one of them out"))
         return problems + class_problems(own_class)
     if name == "adafactor" and not relative_step:
         problems.append(Problem("--lr_scheduler adafactor is for --optimizer_type AdaFactor with relative_step=True"))

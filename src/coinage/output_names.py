@@ -1,4 +1,4 @@
-"""Whether a run can give its files their names: signs that no system takes, and lengths in bytes. Imports no torch."""
+"""Whether a run can give its files their names: signs that no system takes, and lengths. Imports no torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,13 @@ def endings(config: TrainConfig) -> list[str]:
     return [*found, PREVIEW] if drawn else found
 
 
-def length_problems(name: str, behind: Sequence[str], folder: Path, most: int, most_path: int | None) -> list[Problem]:
+def length_problems(
+    name: str,
+    behind: Sequence[str],
+    folder: Path,
+    most: int,
+    most_path: int | None,
+) -> list[Problem]:
     """Find names that are too long.
 
     Args:
@@ -52,14 +58,13 @@ def length_problems(name: str, behind: Sequence[str], folder: Path, most: int, m
     ending = max(behind, key=len)
     over = len(os.fsencode(name + ending)) - most
     if over > 0:
-        what = f"--output_name is too long: with {ending} behind it, it has {most + over} bytes, and the file system takes {most}"
-        return [
-            Problem(what, _short(name), f"give an --output_name that is {over} bytes shorter; letters beyond a to z take 2 to 4 bytes each")
-        ]
+        what = f"--output_name is too long: with {ending} behind it, it has {most + over} bytes"
+        hint = f"give an --output_name that is {over} bytes shorter; letters beyond a to z take 2 to 4 bytes each"
+        return [Problem(f"{what}, and the file system takes {most}", _short(name), hint)]
     over = len(str((folder / (name + ending)).absolute())) - (most_path or 0)
     if most_path and over > 0:
-        what = f"--output_dir and --output_name are too long together: with {ending} they have {most_path + over} characters"
-        return [Problem(f"{what}, and Windows takes {most_path}", str(folder), f"shorten them by {over}")]
+        both = f"--output_dir and --output_name are too long together: with {ending} they have {most_path + over}"
+        return [Problem(f"{both} characters, and Windows takes {most_path}", str(folder), f"shorten them by {over}")]
     return []
 
 

@@ -77,7 +77,8 @@ def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool 
         ConfigError: all errors together.
     """
     found = findings or Findings()
-    found.errors += environment_problems() + vae_problems(config.model) + (model_problems(config.model) or settings_problems(config))
+    found.errors += environment_problems() + vae_problems(config.model)
+    found.errors += model_problems(config.model) or settings_problems(config)
     remark_on_optimizer(config.optim, found)
     tokenizer = None if found.errors else tokenizer_of(config.model.source, found, config.model.tokenizer_cache)
     known = tokenizer.get_vocab() if tokenizer else {}
@@ -158,26 +159,28 @@ def model_problems(model: ModelConfig) -> list[Problem]:
 
 
 def settings_problems(config: TrainConfig) -> list[Problem]:
-    """Find flags that do not go with what the model's settings say; what they do not say is seen when it is loaded."""
+    """Find flags that the model's settings contradict; what they do not say is seen when it is loaded."""
     model = config.model
     problems = prediction_problems(config, prediction_of(model))
     if model.clip_skip and model.family != "sdxl":
         layers = text_encoder_sizes(model)[0].layers
         if layers and model.clip_skip > layers:
-            problems.append(Problem(f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source))
+            what = f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers"
+            problems.append(Problem(what, model.source))
     return problems
 
 
 def prediction_of(model: ModelConfig) -> str | None:
-    """Return what a model predicts, `epsilon` or `v_prediction`, by its flag or its settings; None where they do not say."""
+    """Return what a model predicts, `epsilon` or `v_prediction`; None where flag and settings do not say."""
     if model.prediction_type:
         return model.prediction_type
     path = Path(model.source)
     folder = hub_folder(model.source) if not is_there(path) and HUB_ID.fullmatch(model.source) else path
     try:
-        found = read_config(folder / "scheduler" / "scheduler_config.json").get("prediction_type") if folder else None
+        settings = read_config(folder / "scheduler" / "scheduler_config.json") if folder else {}
     except CoinageError:
         return None
+    found = settings.get("prediction_type")
     return found if isinstance(found, str) else None
 
 
@@ -185,9 +188,11 @@ def prediction_problems(config: TrainConfig, predicts: str | None) -> list[Probl
     """Find losses that are for another kind of prediction; nothing is known of None."""
     if config.loss.scale_v and predicts == "epsilon":
         what = "--scale_v_pred_loss_like_noise_pred is for models that predict v"
-        return [Problem(what, config.model.source, "leave it out, or pass --v_parameterization if the model does")]
+        hint = "leave it out, or pass --v_parameterization if the model does"
+        return [Problem(what, config.model.source, hint)]
     if config.loss.v_like and predicts == "v_prediction":
-        return [Problem("--v_pred_like_loss is for models that predict the noise", config.model.source, "leave it out")]
+        what = "--v_pred_like_loss is for models that predict the noise"
+        return [Problem(what, config.model.source, "leave it out")]
     return []
 
 

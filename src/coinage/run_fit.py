@@ -1,4 +1,4 @@
-"""What a run's true length has to hold: warm-ups, decays and intervals. It is known after the images are found. No torch."""
+"""What must fit into a run: warm-ups, decays, intervals. Its length is known once images are found. No torch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def fit_into_run(config: TrainConfig, samples: Sequence[Sample], findings: Findi
     for dataset in config.data.datasets:
         for subset in dataset.subsets:
             if subset.captions.warmup > steps:
-                what = f"token_warmup_step {subset.captions.warmup:g} is more than the run's {length}: not all tags are ever used"
-                findings.warn(what, subset.where, f"use at most {steps}, or a fraction such as 0.5")
+                what = f"token_warmup_step {subset.captions.warmup:g} is more than the run's {length}"
+                hint = f"use at most {steps}, or a fraction such as 0.5"
+                findings.warn(f"{what}: not all tags are ever used", subset.where, hint)
 
 
 def _fit_schedule(config: TrainConfig, steps: int, length: str, findings: Findings) -> None:
@@ -43,7 +44,8 @@ def _fit_schedule(config: TrainConfig, steps: int, length: str, findings: Findin
             findings.error(f"{flag} {count:g} does not fit in {length}", hint=hint)
     both = sum(int(count * steps) if count < 1 else int(count) for count in wanted.values())
     if decays and both > steps and all(count < steps for count in wanted.values()):
-        findings.error(f"--lr_warmup_steps and --lr_decay_steps together are {both}, and do not fit in {length}", hint=hint)
+        what = f"--lr_warmup_steps and --lr_decay_steps together are {both}"
+        findings.error(f"{what}, and do not fit in {length}", hint=hint)
 
 
 def _fit_intervals(config: TrainConfig, steps: int, epochs: int, length: str, findings: Findings) -> None:
@@ -59,6 +61,7 @@ def _fit_intervals(config: TrainConfig, steps: int, epochs: int, length: str, fi
         "--validate_every_n_epochs": validation.every_n_epochs,
     }
     late = {flag: (every, length) for flag, every in by_step.items() if every and every > steps}
-    late |= {flag: (every, counted(epochs, "epoch")) for flag, every in by_epoch.items() if every and every > epochs}
+    in_epochs = counted(epochs, "epoch")
+    late |= {flag: (every, in_epochs) for flag, every in by_epoch.items() if every and every > epochs}
     for flag, (every, whole) in late.items():
         findings.warn(f"{flag} {every} is more than the run's {whole}, so it never comes")

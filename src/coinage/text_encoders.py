@@ -1,4 +1,4 @@
-"""How many layers a model's text encoders have, and how wide they are, from settings or headers alone. Imports no torch."""
+"""How many layers a model's text encoders have, and how wide they are, by settings or headers. No torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TextEncoderSize:
 
 
 def text_encoder_sizes(model: ModelConfig) -> list[TextEncoderSize]:
-    """Return the sizes of a model's text encoders, as far as a folder's settings or a safetensors file's header tell.
+    """Return the sizes of a model's text encoders, as far as a folder's settings or a file's header tell.
 
     Layers that are not told are those of the family's released model.
     """

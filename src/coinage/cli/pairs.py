@@ -1,4 +1,4 @@
-"""`key=value` arguments of optimizers and schedules, as they are written on command lines and in settings files."""
+"""`key=value` arguments of optimizers and schedules, as command lines and settings files have them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HINT = 'write weight_decay=0.01 betas="(0.9, 0.99)"'
 def read_pairs(items: Sequence[str] | None, flag: str, problems: list[Problem]) -> Pairs:
     """Read arguments, several in one text too where it is clear where each begins.
 
-    `weight_decay=0.01 betas=0.9,0.99`, `a=1, b=2` and `a=1;b=2` are two arguments each: a name and `=` after a blank, a comma
-    or a semicolon, outside of brackets and quotes, begin the next one.
+    `weight_decay=0.01 betas=0.9,0.99`, `a=1, b=2` and `a=1;b=2` are two arguments each: a name and `=` after
+    a blank, a comma or a semicolon, outside of brackets and quotes, begin the next one.
 
     Args:
         items: words of the command line, or the texts of a settings file; None: no argument.
@@ -79,5 +79,5 @@ def _value(text: str) -> object:
     if not text:
         raise ValueError("has no value")
     if text[0] in (*OPEN, "'", '"') or re.search(r"\s", text):
-        raise ValueError("is not one value: a bracket or a quote is not closed, or text with blanks stands without quotes")
+        raise ValueError("is not one value: close all brackets and quotes, and put text with blanks into quotes")
     return text

@@ -46,7 +46,7 @@ class Range:
         if not math.isfinite(value):
             return "is not a finite number"
         if value > self.most:
-            return f"must be at most {self.most:,}" if isinstance(self.most, int) else f"must be at most {self.most:g}"
+            return f"must be at most {self.most:{',' if isinstance(self.most, int) else 'g'}}"
         return f"must be {'above' if self.above else 'at least'} {self.least:g}"
 
 
@@ -114,7 +114,7 @@ PATHS = (
     "in_json", "dataset_config", "weights", "output_dir", "logging_dir", "sample_prompts", "resume", "cache_dir",
     "console_log_file", "log_tracker_config", "debug_dataset_out",
 )  # fmt: skip
-# Texts that only Python itself reads, which takes any bytes in the names of files; metadata is cleaned when it is written.
+# Texts that only Python itself reads, which takes any bytes in names; metadata is cleaned when it is written.
 ANY_BYTES = (
     "train_data_dir", "reg_data_dir", "conditioning_data_dir", "in_json", "dataset_config", "sample_prompts", "resume",
     "console_log_file", "log_tracker_config", "debug_dataset_out", "config_file",
@@ -126,7 +126,7 @@ def sound_values(args: argparse.Namespace) -> tuple[argparse.Namespace, list[Pro
     """Check the numbers, texts and paths of all flags.
 
     Returns:
-        The values, those that are wrong replaced by their defaults, so that each is told once; and what is wrong.
+        The values, wrong ones replaced by their defaults, so that each is told once; and what is wrong.
     """
     wrong = range_problems(args) | text_problems(args) | path_problems(args)
     defaults = {name: BY_DEST[name].default for name in wrong}
@@ -153,7 +153,8 @@ def text_problems(args: argparse.Namespace) -> dict[str, Problem]:
         texts = value if isinstance(value, list) else [value]
         if not all(encodable(text) for text in texts if isinstance(text, str)):
             shown = " ".join(map(str, texts)).encode("utf-8", "backslashreplace").decode()
-            found[name] = Problem(f"--{name} has bytes that are not UTF-8", shown, "write it again, in a terminal that is set to UTF-8")
+            hint = "write it again, in a terminal that is set to UTF-8"
+            found[name] = Problem(f"--{name} has bytes that are not UTF-8", shown, hint)
     return found
 
 

@@ -96,10 +96,10 @@ def check_words(words: Sequence[Word]) -> list[Checked]:
 
 
 def checked_words(words: Sequence[Word]) -> list[Checked]:
-    """Check all that can be known before the model is loaded, what takes longest last; a dry run goes through the same.
+    """Check all that can be known before the model is loaded; a dry run goes through the same.
 
     Raises:
-        ConfigError: all problems of `check_words`; without any, all that only torch and the packages of optimizers can tell.
+        ConfigError: all problems of `check_words`; without any, all that only torch and other packages can tell.
     """
     found = check_words(words)
     from coinage.training.trial import trial_problems

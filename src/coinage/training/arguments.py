@@ -1,4 +1,4 @@
-"""Whether `key=value` arguments fit a class, told from its signature: names first, then kinds of values. Nothing is called."""
+"""Whether `key=value` arguments fit a class, by its signature: names, then kinds of values. Nothing is called."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from typing import Any
 
 from coinage.errors import Problem, did_you_mean
 
-NO_KIND = {"None", "Optional", "Union", "typing", "Tensor", "torch"}  # in annotations, beside the kinds that are written
+NO_KIND = {"None", "Optional", "Union", "typing", "Tensor", "torch"}  # in annotations, beside the kinds
+NUMBER = int | float | None
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def argument_problems(flag: str, name: str, taker: Callable[..., Any], given: Mapping[str, object], ours: Collection[str]) -> list[Problem]:
+def argument_problems(
+    flag: str,
+    name: str,
+    taker: Callable[..., Any],
+    given: Mapping[str, object],
+    ours: Collection[str],
+) -> list[Problem]:
     """Find arguments that are unknown, missing, or of another kind than the signature says.
 
     Args:
@@ -56,7 +63,7 @@ def _wanted(parameter: inspect.Parameter | None, value: object) -> str:
         return "True or False"
     if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
         return "a number"
-    if kind is tuple and not (isinstance(value, tuple | list) and all(isinstance(one, int | float | None) for one in value)):
+    if kind is tuple and not (isinstance(value, tuple | list) and all(isinstance(one, NUMBER) for one in value)):
         return f"numbers such as {default}"
     return ""
 
@@ -68,7 +75,7 @@ def _finite(value: object) -> bool:
 
 
 def _kind(parameter: inspect.Parameter) -> type | None:
-    """The kind of a parameter's values: bool, float for all numbers, or tuple of numbers; None where it is not clear."""
+    """The kind of a parameter's values: bool, float for all numbers, tuple of them; None where it is not clear."""
     default = parameter.default
     if isinstance(default, bool):
         return bool
@@ -77,7 +84,8 @@ def _kind(parameter: inspect.Parameter) -> type | None:
     if isinstance(default, tuple) and default and all(isinstance(one, int | float) for one in default):
         return tuple
     note = parameter.annotation
-    kinds = set(re.findall(r"[A-Za-z]\w*", note if isinstance(note, str) else getattr(note, "__name__", "") or str(note))) - NO_KIND
+    text = note if isinstance(note, str) else getattr(note, "__name__", "") or str(note)
+    kinds = set(re.findall(r"[A-Za-z]\w*", text)) - NO_KIND
     if default is not None and default is not inspect.Parameter.empty:
         return None
     return bool if kinds == {"bool"} else float if kinds and kinds <= {"int", "float"} else None

@@ -20,11 +20,10 @@ from coinage.optimizer_table import ARGUMENTS, KNOWN, class_problems, find_optim
 from coinage.training.arguments import argument_problems
 
 Optimizer = torch.optim.Optimizer
-LIKE_THESE = "a class of torch.optim.lr_scheduler, or another one that is made like these"
 
 
 def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Parameter]], Optimizer]:
-    """Return what makes the optimizer over given rows, float32; the names and kinds of its arguments are checked at once.
+    """Return what makes the optimizer over given rows, float32; its arguments are checked at once.
 
     Raises:
         ConfigError: not an optimizer, or arguments that it does not take; what is returned raises it too.
@@ -43,7 +42,8 @@ def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Paramet
         try:
             made: Any = factory(list(rows), **arguments)
         except Exception as error:
-            what = f"--optimizer_args do not fit {config.name}" if config.arguments else f"--optimizer_type {config.name} cannot be used"
+            what = f"--optimizer_args do not fit {config.name}"
+            what = what if config.arguments else f"--optimizer_type {config.name} cannot be used"
             raise ConfigError([Problem(f"{what}: {reason_of(error)}")]) from error
         if hasattr(made, "eval"):  # schedule-free
             made.train()
@@ -80,7 +80,8 @@ def _range_problem(name: str, key: str, value: object) -> Problem | None:
     least, above = ARGUMENTS.get(key, (-math.inf, False))
     if not isinstance(value, int | float) or not value <= least or (value == least and not above):
         return None
-    return Problem(f"--optimizer_args do not fit {name}: {key}={value!r}, and it must be {'above' if above else 'at least'} {least:g}")
+    wanted = f"{'above' if above else 'at least'} {least:g}"
+    return Problem(f"--optimizer_args do not fit {name}: {key}={value!r}, and it must be {wanted}")
 
 
 @contextmanager
@@ -123,8 +124,10 @@ def make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> LRSc
     try:
         if config.schedule_class:
             made = _schedule_class(config.schedule_class)(optimizer, **arguments)
+        elif config.relative_step:
+            made = AdafactorSchedule(optimizer, config.learning_rate)
         elif not takes_schedule(config, optimizer):
-            made = AdafactorSchedule(optimizer, config.learning_rate) if config.relative_step else get_scheduler("constant", optimizer)
+            made = get_scheduler("constant", optimizer)
         elif config.schedule == "piecewise_constant":
             made = _function(config.schedule)(optimizer, **arguments)
         else:
@@ -133,20 +136,25 @@ def make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> LRSc
     except ConfigError:
         raise
     except Exception as error:
-        what = f"--lr_scheduler_args do not fit {config.schedule_class or config.schedule}: {reason_of(error)}"
-        raise ConfigError([Problem(what)]) from error
+        what = f"--lr_scheduler_args do not fit {config.schedule_class or config.schedule}"
+        raise ConfigError([Problem(f"{what}: {reason_of(error)}")]) from error
     if not isinstance(made, LRScheduler):
-        raise ConfigError([Problem(f"--lr_scheduler_type {config.schedule_class} is not a learning-rate schedule", hint=LIKE_THESE)])
+        raise _no_schedule(config.schedule_class)
     return made
 
 
+def _no_schedule(name: str) -> ConfigError:
+    hint = "a class of torch.optim.lr_scheduler, or another one that is made like these"
+    return ConfigError([Problem(f"--lr_scheduler_type {name} is not a learning-rate schedule", hint=hint)])
+
+
 def takes_schedule(config: OptimConfig, optimizer: Optimizer) -> bool:
-    """Return whether `--lr_scheduler` acts: an Adafactor that finds its own rate and schedule-free optimizers have none."""
+    """Return whether `--lr_scheduler` acts: not on an Adafactor that finds its own rate, nor schedule-free."""
     return not (config.relative_step or hasattr(optimizer, "eval"))
 
 
 def schedule_argument_problems(config: OptimConfig, optimizer: Optimizer, total: int) -> list[Problem]:
-    """Find arguments of the schedule that it does not take; those that an optimizer without a schedule ignores are not judged."""
+    """Find arguments that the schedule does not take; none are judged where the optimizer has no schedule."""
     name, given = config.schedule_class or config.schedule, dict(config.schedule_arguments)
     if config.schedule_class:
         ours, taker = ["optimizer", "self"], _schedule_class(config.schedule_class)
@@ -166,7 +174,8 @@ def _function(name: str) -> Callable[..., Any]:
         from diffusers.optimization import get_piecewise_constant_schedule
 
         return cast("Callable[..., Any]", get_piecewise_constant_schedule)
-    return cast("Callable[..., Any]", {str(key.value): made for key, made in TYPE_TO_SCHEDULER_FUNCTION.items()}[name])
+    by_name = {str(key.value): function for key, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    return cast("Callable[..., Any]", by_name[name])
 
 
 def _schedule_class(name: str) -> Callable[..., Any]:
@@ -182,7 +191,7 @@ def _schedule_class(name: str) -> Callable[..., Any]:
     is_function = inspect.isfunction(found) and [*inspect.signature(found).parameters][:1] == ["optimizer"]
     if is_function or (isinstance(found, type) and issubclass(found, LRScheduler)):
         return cast("Callable[..., Any]", found)
-    raise ConfigError([Problem(f"--lr_scheduler_type {name} is not a learning-rate schedule", hint=LIKE_THESE)])
+    raise _no_schedule(name)
 
 
 def _schedule_arguments(config: OptimConfig, total: int) -> Mapping[str, Any]:

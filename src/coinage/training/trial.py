@@ -1,4 +1,7 @@
-"""What would fail only in the run, tried before the model is loaded: optimizer and schedule on a toy, the word's file, the compiler."""
+"""What would fail only in the run, tried before the model is loaded.
+
+Optimizer and schedule are tried on a toy, the word's file is measured, and the compiler is looked for.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ LOOPED = 2000  # and where it can only be stepped through
 CLOSED_FORM = "_get_closed_form_lr"  # of torch's schedules: the rates at their counter, whatever was before
 TOY = (2, 8)  # rows and width
 Arguments = Sequence[tuple[str, object]]
+Failure = str | ConfigError  # why a trial fails; "" where it does not
 
 
 def trial_problems(config: TrainConfig, samples: Sequence[Sample]) -> list[Problem]:
@@ -48,10 +52,10 @@ def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
     """
     plain = replace(config, schedule="constant", schedule_class="", schedule_arguments=(), warmup=0)
 
-    def with_arguments(given: Arguments) -> str | ConfigError:
+    def with_arguments(given: Arguments) -> Failure:
         return _failure(replace(plain, arguments=tuple(given)), 2)
 
-    def with_schedule(given: Arguments) -> str | ConfigError:
+    def with_schedule(given: Arguments) -> Failure:
         return _failure(replace(config, schedule_arguments=tuple(given)), total)
 
     what = f"--optimizer_type {config.name} cannot learn a word by step() after a plain backward()"
@@ -59,11 +63,12 @@ def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
     if problems:
         return problems
     name = config.schedule_class or config.schedule
-    what = f"{'--lr_scheduler_type' if config.schedule_class else '--lr_scheduler'} {name} cannot be used in a run of {total} steps"
+    flag = "--lr_scheduler_type" if config.schedule_class else "--lr_scheduler"
+    what = f"{flag} {name} cannot be used in a run of {total} steps"
     return _told(what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule)
 
 
-def _told(what: str, flag: str, name: str, given: Arguments, fails: Callable[[Arguments], str | ConfigError]) -> list[Problem]:
+def _told(what: str, flag: str, name: str, given: Arguments, fails: Callable[[Arguments], Failure]) -> list[Problem]:
     """Tell a failure by the arguments without which there is none; by all where there is no such one."""
     reason = fails(given)
     if isinstance(reason, ConfigError):
@@ -77,9 +82,9 @@ def _told(what: str, flag: str, name: str, given: Arguments, fails: Callable[[Ar
     return [Problem(f"{flag} {shown} {'does' if len(guilty) == 1 else 'do'} not fit {name}: {reason}")]
 
 
-def _failure(config: OptimConfig, total: int) -> str | ConfigError:
+def _failure(config: OptimConfig, total: int) -> Failure:
     """Why an optimizer with its schedule fails; "" if it does not. On the GPU too where the CPU is not enough."""
-    reason: str | ConfigError = ""
+    reason: Failure = ""
     devices = ["cpu", *([f"cuda:{os.environ.get('LOCAL_RANK', '0')}"] if torch.cuda.is_available() else [])]
     for device in devices:
         try:
@@ -125,7 +130,7 @@ def _try(config: OptimConfig, total: int, device: torch.device) -> None:
 
 
 def _jump(optimizer: torch.optim.Optimizer, schedule: LRScheduler, step: int) -> None:
-    """Put an optimizer where its schedule has it at a step; the counter is what all schedules of torch and transformers read."""
+    """Put an optimizer where its schedule has it at a step. All of torch's and transformers' read the counter."""
     schedule.last_epoch = step - 1
     try:
         schedule.step()
@@ -153,7 +158,7 @@ def _judge(rates: Sequence[float | torch.Tensor | None], step: int) -> None:
 
 
 def weights_problems(config: TrainConfig) -> list[Problem]:
-    """Find out whether the word's file fits the model: its kind, widths and number of vectors, and that they are of use."""
+    """Find out whether the word's file fits the model: its kind, the number, widths and values of its vectors."""
     path = str(config.word.init_file)
     try:
         given = read_vectors(config.word)
