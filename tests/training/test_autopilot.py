@@ -259,5 +259,5 @@ def test_a_dry_run_tells_what_it_would_cost(moon_dataset: Path, tmp_path: Path, 
 
 
 def test_one_is_no_choice(moon_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="leave nothing to choose from"):
+    with pytest.raises(ConfigError, match="--autopilot 1 must be at least 2"):
         build(parse("sd", flags(moon_dataset, tmp_path, "--autopilot=1"), "test"))
