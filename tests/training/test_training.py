@@ -22,6 +22,7 @@ from coinage.training.loop import accumulate, update
 from coinage.training.optimizers import choose_optimizer, make_schedule
 from coinage.training.setup import Run, Update
 from coinage.training.step import Batch, forward
+from coinage.training.trial import trial_problems
 from coinage.training.word import install_word
 from tests.helpers import config_for, flags, prepared, rows_of, trained
 
@@ -368,8 +369,11 @@ def test_another_vae(moon_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--vae: not found"):
         prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / 'none'}")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CoinageError, match="--vae: cannot load a VAE"):
+    with pytest.raises(ConfigError, match="--vae: there is no VAE in this folder"):
         prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / 'empty'}")
+    (tmp_path / "root" / "diffusion_pytorch_model.safetensors").write_text("x")
+    with pytest.raises(CoinageError, match="--vae: cannot load a VAE"):
+        prepared(moon_dataset, tmp_path / "out", f"--vae={tmp_path / 'root'}")
 
 
 def test_scheduler_settings_that_are_not_supported(moon_dataset: Path, tmp_path: Path) -> None:
@@ -458,8 +462,9 @@ def test_a_compiled_unet_trains_the_same(moon_dataset: Path, tmp_path: Path) -> 
     assert calls == [("UNet2DConditionModel", {"backend": "eager"})]
     _, plain = trained(moon_dataset, tmp_path / "b")
     torch.testing.assert_close(rows_of(word), rows_of(plain), rtol=0, atol=1e-5)
-    with pytest.raises(ConfigError, match="--dynamo_backend nvprims_nvfuser is not in this torch"):
-        prepared(moon_dataset, tmp_path / "c", "--torch_compile", "--dynamo_backend=nvprims_nvfuser")
+    config = config_for(moon_dataset, tmp_path / "c", "--torch_compile", "--dynamo_backend=nvprims_nvfuser")
+    (problem,) = trial_problems(config, check(config).samples)
+    assert problem.what == "--dynamo_backend nvprims_nvfuser is not in this torch"
 
 
 @pytest.mark.parametrize(
