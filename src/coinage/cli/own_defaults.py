@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from coinage.cli.flags import BY_DEST, DECIDED
-from coinage.cli.ranges import path_problems
 from coinage.data.folder import list_folder
 from coinage.data.sources import has_captions
 from coinage.errors import Findings
@@ -31,7 +30,7 @@ def decided(args: argparse.Namespace) -> argparse.Namespace:
     if args.early_stop is None:
         args.early_stop = args.max_train_steps is None and args.max_train_epochs is None
     args.save_model_as = args.save_model_as or "safetensors"
-    if args.train_data_dir and not args.dataset_config and not path_problems(args):
+    if args.train_data_dir and not args.dataset_config:
         _take_images_as_they_are(args)
     for name in DECIDED:
         flag = BY_DEST[name.removeprefix("--")]

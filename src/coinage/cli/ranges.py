@@ -1,17 +1,14 @@
-"""What the numbers, texts and paths of flags may be, as data, and one rule that asks. Imports no torch."""
+"""What the numbers of flags may be, as data, and one rule that asks. Imports no torch."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coinage.cli.flags import BY_DEST
 from coinage.errors import Problem
-from coinage.words import encodable
 
 DRAW = -1  # of --seed, in AUTOMATIC1111's convention: draw one
 MOST = 2**31 - 1  # of what is counted
@@ -109,26 +106,15 @@ RANGES: Mapping[str, Range] = {
     "validate_every_n_epochs": COUNT,
     "autopilot": Range(2, 64, hint="4 is a good number; or leave it out"),
 }
-PATHS = (
-    "pretrained_model_name_or_path", "vae", "tokenizer_cache_dir", "train_data_dir", "reg_data_dir", "conditioning_data_dir",
-    "in_json", "dataset_config", "weights", "output_dir", "logging_dir", "sample_prompts", "resume", "cache_dir",
-    "console_log_file", "log_tracker_config", "debug_dataset_out",
-)  # fmt: skip
-# Texts that only Python itself reads, which takes any bytes in names; metadata is cleaned when it is written.
-ANY_BYTES = (
-    "train_data_dir", "reg_data_dir", "conditioning_data_dir", "in_json", "dataset_config", "sample_prompts", "resume",
-    "console_log_file", "log_tracker_config", "debug_dataset_out", "config_file",
-)  # fmt: skip
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)  # told where the file is looked for
 
 
 def sound_values(args: argparse.Namespace) -> tuple[argparse.Namespace, list[Problem]]:
-    """Check the numbers, texts and paths of all flags.
+    """Check the numbers of all flags.
 
     Returns:
         The values, wrong ones replaced by their defaults, so that each is told once; and what is wrong.
     """
-    wrong = range_problems(args) | text_problems(args) | path_problems(args)
+    wrong = range_problems(args)
     defaults = {name: BY_DEST[name].default for name in wrong}
     return argparse.Namespace(**{**vars(args), **defaults}), list(wrong.values())
 
@@ -140,36 +126,4 @@ def range_problems(args: argparse.Namespace) -> dict[str, Problem]:
         value = getattr(args, name, None)
         if value is not None and (reason := allowed.why_not(value)):
             found[name] = Problem(f"--{name} {value} {reason}", hint=allowed.hint)
-    return found
-
-
-def text_problems(args: argparse.Namespace) -> dict[str, Problem]:
-    """Find texts with bytes that are not UTF-8: tokenizers and the files' headers take no others."""
-    found = {}
-    for name, value in vars(args).items():
-        flag = BY_DEST.get(name)
-        if flag is None or flag.group == "metadata" or name in ANY_BYTES:
-            continue
-        texts = value if isinstance(value, list) else [value]
-        if not all(encodable(text) for text in texts if isinstance(text, str)):
-            shown = " ".join(map(str, texts)).encode("utf-8", "backslashreplace").decode()
-            hint = "write it again, in a terminal that is set to UTF-8"
-            found[name] = Problem(f"--{name} has bytes that are not UTF-8", shown, hint)
-    return found
-
-
-def path_problems(args: argparse.Namespace) -> dict[str, Problem]:
-    """Find paths that the system does not even look for, such as names of more than 255 bytes."""
-    found = {}
-    for name in PATHS:
-        value = getattr(args, name, None)
-        if not value:
-            continue
-        try:
-            os.stat(value)  # noqa: PTH116 - Path.stat() is the same
-        except OSError as error:
-            if error.errno not in MISSING:
-                found[name] = Problem(f"--{name}: not found: {error.strerror}", str(value)[:300])
-        except ValueError:  # a null character, or half a character
-            found[name] = Problem(f"--{name}: not found: no name of a file has such characters", repr(value))
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,10 +84,8 @@ def load_state(run: Run, folder: Path) -> None:
         try_optimizer(run, content)
         _take(run, content)
     except Exception as error:
-        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's own words advise to load it all the same
-        reason = "it holds more than numbers and texts" if unsafe else reason_of(error)
         hint = "go on from the embedding: --weights FILE"
-        raise CoinageError(f"the state cannot be used: {reason}", str(folder), hint) from error
+        raise CoinageError(f"the state cannot be used: {reason_of(error)}", str(folder), hint) from error
     run.go_on_from(summary.step, summary.epoch, summary.done)
     log.debug("read rows, optimizer and schedule of step %d, in epoch %d, from %s", run.step, run.epoch, folder)
 

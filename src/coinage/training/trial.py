@@ -19,12 +19,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from coinage.config import OptimConfig, TrainConfig
 from coinage.data.batches import length_of
 from coinage.data.sample import Sample
-from coinage.embeddings.file import vectors_for
 from coinage.errors import CoinageError, ConfigError, Problem, reason_of
 from coinage.launch import process_count
 from coinage.text_encoders import text_encoder_sizes
 from coinage.training.optimizers import choose_optimizer, make_schedule
-from coinage.training.word import read_vectors
+from coinage.training.word import fits, read_vectors
 
 BEGIN = 20  # steps that a schedule is asked for, before the last one, where it tells that by itself
 LOOPED = 2000  # and where it can only be stepped through
@@ -166,20 +165,16 @@ def weights_problems(config: TrainConfig) -> list[Problem]:
         return [replace(problem, what=f"--weights: {problem.what}") for problem in error.problems]
     if not given:
         return []
-    problems = []
-    for size in text_encoder_sizes(config.model):
-        rows = vectors_for(given, size.key)
-        if rows is None:
-            what = f"--weights: the file has no vectors for {size.key}, only for {', '.join(given)}"
-            problems.append(Problem(what, path, "give a file that was made for this kind of model"))
-        elif size.width and rows.shape[1] != size.width:
-            what = f"--weights: vectors of width {rows.shape[1]}; this model's are {size.width} wide"
-            problems.append(Problem(what, path, "give a file that was made for this kind of model"))
-        elif not rows.isfinite().all():
-            problems.append(Problem("--weights: the file holds numbers that are not finite", path, "give another file"))
-        elif not rows.any():
-            problems.append(Problem("--weights: the file holds only zeros", path, "give another file, or --init_word"))
-    return problems
+    sizes = text_encoder_sizes(config.model)
+    widths = [size.width for size in sizes if size.width]
+    wrong = fits(given, [size.key for size in sizes], widths, path) if len(widths) == len(sizes) else None
+    if wrong:
+        return [replace(wrong, what=f"--weights: {wrong.what}")]
+    if not all(rows.isfinite().all() for rows in given.values()):
+        return [Problem("--weights: the file holds numbers that are not finite", path, "give another file")]
+    if not any(rows.any() for rows in given.values()):
+        return [Problem("--weights: the file holds only zeros", path, "give another file, or --init_word")]
+    return []
 
 
 def compiler_problems(config: TrainConfig) -> list[Problem]:
