@@ -201,8 +201,8 @@ def test_a_gpu_that_is_too_small_is_a_warning_with_advice(monkeypatch: pytest.Mo
     judge_memory(run, torch.device("cuda"))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.message.startswith("8.0 GB are free on the GPU, and the run needs about ")
-    assert "\nhint: --mixed_precision bf16, --gradient_checkpointing, " in record.message
+    assert record.getMessage().startswith("8.0 GB are free on the GPU, and the run needs about ")
+    assert "\nhint: --mixed_precision bf16, --gradient_checkpointing, " in record.getMessage()
     caplog.clear()
     judge_memory(run, torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * GB, 80 * GB))

@@ -97,7 +97,7 @@ def test_a_run_ends_with_its_file_checked(
     with libraries_told() as libraries:
         assert train_command("any", given) == 0
     told = capsys.readouterr().err
-    assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in told
+    assert "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)" in told
     assert not libraries
     file = next(tmp_path.glob("*.safetensors"))
     drawn = ["generate", str(MODELS / name), "a photo of zibu", f"--embedding={file}", "--width=64", "--height=64", "--steps=2"]

@@ -158,11 +158,11 @@ def test_what_flags_hang_on_a_model_is_no_obstacle(
     write(config.output_file, run.embedding())
     caplog.clear()
     with caplog.at_level(logging.INFO, "coinage"):
-        found = {check.tool: check for check in check_and_tell(run, config.output_file)}
+        found = {check.tool: check for check in check_and_tell(run)[1]}
     assert {tool for tool in (*UIS, "diffusers") if found[tool].same} == {*UIS, "diffusers"}
-    assert "checked: the same conditioning as in training in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers" in caplog.text
+    assert "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)" in caplog.text
     assert "not for" not in caplog.text
-    assert "could not be tried" not in caplog.text
+    assert "could not be checked" not in caplog.text
 
 
 def test_nothing_is_left_of_the_check(models: Path, tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_a_check_that_fails_says_nothing_of_the_file(name: str, models: Path, tm
     assert told["Forge"].why == "CUDA out of memory. Tried to allocate 2.00 GiB"
     with caplog.at_level(logging.INFO, "coinage"):
         tell(tmp_path / "zibu.safetensors", name, checks, "zibu")
-    assert "the file could not be tried in diffusers: cannot create weak reference to 'NoneType' object" in caplog.text
-    assert "the file could not be tried in Forge: CUDA out of memory. Tried to allocate 2.00 GiB" in caplog.text
+    assert "could not be checked in diffusers: cannot create weak reference to 'NoneType' object" in caplog.text
+    assert "could not be checked in Forge: CUDA out of memory. Tried to allocate 2.00 GiB" in caplog.text
     assert "not for" not in caplog.text
     assert "something else" not in caplog.text
 

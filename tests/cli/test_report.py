@@ -59,8 +59,8 @@ def test_all_problems_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["a" * 300], "cannot read the report: File name too long"),
-        (["b/" * 3000], "cannot read the report: File name too long"),
+        (["a" * 300], "cannot read the file: File name too long"),
+        (["b/" * 3000], "cannot read the file: File name too long"),
         (["--html", "/"], "this is a folder, not a file"),
         (["--html", "."], "this is a folder, not a file"),
         (["--html="], "this is a folder, not a file"),

@@ -43,7 +43,7 @@ def test_captions_come_from_files_or_class_tokens(tmp_path: Path) -> None:
     assert [s.caption for s in scanned(tmp_path, class_tokens="")[0]] == ["a zibu", "", "face"]
     assert scanned(tmp_path, wildcard=True)[0][0].caption == "a zibu\nsecond"
     _, findings = scanned(tmp_path)
-    assert "1 of 3 images have no caption" in findings.warnings[0].what
+    assert "1 of 3 images has no caption" in findings.warnings[0].what
 
 
 def test_a_suffix_that_matches_nothing_is_an_error_where_others_would(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_unneeded_regularisation_images_are_left_out() -> None:
     findings = Findings()
     found = balanced([*samples_of(3), *samples_of(10, regularisation=True)], findings)
     assert [s.repeats for s in found] == [1] * 6
-    assert "7 of 10 regularisation images are not needed" in findings.warnings[0].what
+    assert "7 of 10 regularisation images, not needed" in findings.warnings[0].what
 
 
 def test_the_orientation_tag_turns_the_size(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_run_that_ends_early_shows_its_end_and_its_best(moon_dataset: Path, tm
     assert run.best
     assert 0 < run.best.step < run.step < 100
     steps = {path.name.split("_")[1] for path in (tmp_path / "sample").glob("*.png")}
-    assert steps == {"000000", f"{run.step:06d}", f"{run.best.step:06d}-best"}
+    assert steps == {"e000000", f"{run.step:06d}", f"{run.best.step:06d}-best"}
     record = report(tmp_path / "zibu-report.html")
     assert [shot.step for shot in record.shots] == [0, run.best.step, run.step]
     assert len({shot.pictures[0] for shot in record.shots}) == 3
@@ -149,6 +149,7 @@ BEST = Best(step=680, epoch=1, loss=0.16304, rows=())
 def test_the_closing_line_says_which_file_to_use(last: int, told: str, moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path, "--keep_best")
     run.best, run.step = BEST, last
+    (tmp_path / "zibu-best.safetensors").touch()
     assert told_best(BEST, last, file_to_use(run).name) == told
 
 

@@ -287,9 +287,9 @@ def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:
     files = sorted((tmp_path / "images").glob("*.txt"))
     files[0].write_text("red " * 80 + "zibu")
     (warning,) = check(config_for(dataset, tmp_path / "out")).warnings
-    assert "1 of 8 captions are longer than 75 tokens, and the word zibu is cut off" in warning.what
+    assert "1 of 8 captions is longer than 75 tokens, and the word zibu is cut off" in warning.what
     assert not check(config_for(dataset, tmp_path / "out", "--max_token_length=150")).warnings
-    with pytest.raises(ConfigError, match="1 of 8 captions are longer"):
+    with pytest.raises(ConfigError, match="1 of 8 captions is longer"):
         check(config_for(dataset, tmp_path / "out", "--require_token"))
     for file in files:
         file.write_text("red " * 80 + "zibu")
