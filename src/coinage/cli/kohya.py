@@ -74,19 +74,19 @@ def _train(args: argparse.Namespace) -> None:
         show_datasets(words, args.debug_dataset_out)
         return
     checked = checked_words(words)
-    configs = [word.config for word in words]
-    tell_findings(words, checked)
-    if len(words) == 1:
-        tell_head(configs[0], checked[0].samples, drawn=bool(unseeded))
-    else:
-        tell_heads(configs, checked, drawn=bool(unseeded))
-    if args.dry_run:
-        tell_plan(configs, checked)
-        return
     with ExitStack() as stack:
         for found in checked:
             stack.callback(found.release)
-        run_training(configs, checked, args.ddp_timeout)
+        configs = [word.config for word in words]
+        tell_findings(words, checked)
+        if len(words) == 1:
+            tell_head(configs[0], checked[0].samples, drawn=bool(unseeded))
+        else:
+            tell_heads(configs, checked, drawn=bool(unseeded))
+        if args.dry_run:
+            tell_plan(configs, checked)
+        else:
+            run_training(configs, checked, args.ddp_timeout)
 
 
 def shared_seed(timeout: int | None) -> int:
