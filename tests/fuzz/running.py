@@ -70,7 +70,7 @@ def result_of(words: Sequence[str], out: Path, script: str = "any") -> Result:
             done = captured(lambda: exit_code(script, words))
         code, told = done.returncode, done.stdout + done.stderr
         trouble = "" if code in (0, 1, 2) else f"exit code {code}"
-        if "Traceback (most recent call last)" in told:
+        if "Traceback (most recent call last)" in told and "--verbose" not in words:  # which asks for one
             trouble = "traceback"
         elif not trouble and code == 0 and not any(word.partition("=")[0] in STOPS for word in words):
             trouble = broken_word(told, out)

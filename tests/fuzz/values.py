@@ -85,8 +85,8 @@ def means_nothing(flag: Flag, value: str) -> bool:
     try:
         number = float(value.removesuffix("%")) if flag.kind == "ratio" else float(value)
     except ValueError:
-        return value.strip() != ""  # an empty value may be taken for none
-    if flag.kind == "int" and not value.strip().lstrip("+-").isdecimal():
+        return value.strip().lower() not in ("", "none")  # which may be taken for unset
+    if flag.kind == "int" and not number.is_integer():
         return True
     return not math.isfinite(number) or (number < 0 and flag.name not in BELOW_ZERO) or number >= LARGEST
 
