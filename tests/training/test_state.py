@@ -177,6 +177,9 @@ def test_a_drawn_seed_is_that_of_the_state(moon_dataset: Path, tmp_path: Path) -
     again = build(parse("sd", [*words, "--resume=latest"], "test"))[0]
     assert again.loop.seed == first.loop.seed
     assert build(parse("sd", words, "test"))[0].loop.seed != first.loop.seed
+    shared = first.loop.seed + 1  # what several processes draw together
+    for more, seed in ([], shared), (["--resume=latest"], first.loop.seed), (["--seed=3"], 3), (["--seed=-1"], shared):
+        assert build(parse("sd", [*words, *more], "test"), shared)[0].loop.seed == seed
 
 
 # What cannot be gone on from

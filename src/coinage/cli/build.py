@@ -40,8 +40,12 @@ REQUIRED = {
 }
 
 
-def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
+def build(args: argparse.Namespace, shared: int | None = None) -> tuple[TrainConfig, Findings]:
     """The configuration, and what is to be said about it.
+
+    Args:
+        args: the flags.
+        shared: the seed where neither they nor a state give one; None: it is drawn.
 
     Raises:
         ConfigError: all problems that flags and dataset file show, together.
@@ -95,7 +99,7 @@ def build(args: argparse.Namespace) -> tuple[TrainConfig, Findings]:
         loop=LoopConfig(
             max_steps=args.max_train_steps,
             max_epochs=args.max_train_epochs,
-            seed=_seed(args, resume),
+            seed=_seed(args, resume, shared),
             on_problem=args.on_problem,
             early_stop=args.early_stop,
             autopilot=args.autopilot,
@@ -218,13 +222,15 @@ def _resume(args: argparse.Namespace, findings: Findings) -> str | None:
     return str(args.resume) if args.resume else None
 
 
-def _seed(args: argparse.Namespace, resume: str | None) -> int:
-    """The seed given, else that of the state to go on from, else a drawn one."""
+def _seed(args: argparse.Namespace, resume: str | None, shared: int | None) -> int:
+    """The seed given, else that of the state to go on from, else the shared one, else a drawn one."""
     if args.seed not in (None, DRAW):
         return int(args.seed)
     state = named_state(resume, Path(args.output_dir), _output_name(args))
     summary = read_summary(state) if state else None
-    return int(summary.fingerprint["seed"]) if summary else random.SystemRandom().randrange(2**31)
+    if summary:
+        return int(summary.fingerprint["seed"])
+    return random.SystemRandom().randrange(2**31) if shared is None else shared
 
 
 def _output_name(args: argparse.Namespace) -> str:

@@ -60,13 +60,12 @@ def _train(args: argparse.Namespace) -> None:
     from coinage.cli.several import build_words, checked_words, show_datasets, tell_findings
 
     unseeded = [own for own in ([word.args for word in args.words] or [args]) if own.seed in (None, DRAW)]
+    shared = None
     if unseeded and process_count() > 1:
         if problem := range_problems(args).get("ddp_timeout"):
             raise ConfigError([problem])
-        seed = shared_seed(args.ddp_timeout)
-        for own in unseeded:
-            own.seed = seed
-    words = build_words(args)
+        shared = shared_seed(args.ddp_timeout)
+    words = build_words(args, shared)
     configs = [word.config for word in words]
     settings = configs[0].log
     set_up_log(settings.level, settings.file, simple=settings.simple, live=not settings.quiet)

@@ -40,8 +40,12 @@ class Word:
     findings: Findings
 
 
-def build_words(args: argparse.Namespace) -> list[Word]:
+def build_words(args: argparse.Namespace, shared: int | None = None) -> list[Word]:
     """The words of a command.
+
+    Args:
+        args: its flags.
+        shared: the seed of words that have none and begin, which all processes drew together; None: one is drawn.
 
     Raises:
         ConfigError: all problems that flags and files show, those of all words together.
@@ -54,7 +58,7 @@ def build_words(args: argparse.Namespace) -> list[Word]:
         if own.seed in (None, DRAW) and drawn:
             own.seed = drawn[0]  # one is enough to repeat the run
         try:
-            config, findings = build(own)
+            config, findings = build(own, shared)
         except ConfigError as error:  # what looks like a slip in the settings file may be the reason
             raise ConfigError([*error.problems, *own.told.warnings]) from None
         findings.warnings[:0], findings.notes[:0] = own.told.warnings, own.told.notes
