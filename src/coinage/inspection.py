@@ -56,7 +56,7 @@ def inspect(path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], fa
     encoders = [
         _encoder(key, rows, vocabularies.get(key), file.metadata.get("ti.init_word"), warnings) for key, rows in file.vectors.items()
     ]
-    if vocabularies and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}:
+    if vocabularies and not other and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}:
         warnings.append(f"the file has {', '.join(file.vectors)}, and the model takes {', '.join(vocabularies)}: made for another model")
     told_family = "sdxl" if other else found.family
     target = family or told_family

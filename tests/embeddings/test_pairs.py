@@ -135,3 +135,21 @@ def test_inspect_and_convert_know_a_half(tmp_path: Path, capsys: pytest.CaptureF
     found = told(halves[0])
     assert found["family"] == "sd1"
     assert any("or the first half of an SDXL word, whose other file would be zibu_2" in note for note in found["notes"])  # type: ignore[attr-defined]
+
+
+def test_every_command_knows_a_half(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors(tmp_path / "a.safetensors", {"<zibu>": vectors(1, 32)})
+    tensors(tmp_path / "a_2.safetensors", {"<zibu>": vectors(1, 64)})
+    one, two = str(tmp_path / "a.safetensors"), str(tmp_path / "a_2.safetensors")
+    model, pictures = str(models / "sdxl"), f"--output={tmp_path / 'p'}"
+    for half, other in ((one, "a_2"), (two, "a")):
+        assert main(["generate", model, "a <zibu>", "--steps=1", "--width=64", "--height=64", pictures, "--embedding", half]) == 0
+        assert f"read together with {other}.safetensors" in capsys.readouterr().err
+        assert main(["verify", half, f"--model={model}"]) == 1
+        assert "--second OTHER joins them" in capsys.readouterr().err
+        assert main(["inspect", half, f"--model={model}"]) == 0
+        told = capsys.readouterr().out
+        assert f"half of a pair: {other}.safetensors" in told
+        assert "made for another model" not in told
+        assert main(["convert", half, str(tmp_path / "out.safetensors"), f"--second={half}"]) == 1
+        assert "the second file is the first one again" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     import numpy as np
     import torch
 
-    from coinage.embeddings.reading import read
+    from coinage.embeddings.reading import open_word, tell
     from coinage.families import FAMILIES, quiet_libraries
     from coinage.families.loading import telling
     from coinage.families.threads import fit_threads
@@ -147,8 +147,10 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     _, device = start_processes(None)  # the one that training takes, whatever its kind
     auto = torch.float32 if device.type == "cpu" else torch.float16
     dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
-    files = [(name, path, read(path)) for name, path in args.embedding]
-    words = [(name or file.token or path.stem, file) for name, path, file in files]
+    files = [(name, path, open_word(path)) for name, path in args.embedding]
+    for _, path, found in files:
+        tell(path, found)
+    words = [(name or found.word().token or path.stem, found.word()) for name, path, found in files]
     family = FAMILIES[model.family]
     log.info("loading %s", model.source)
     parts = family.load(model, dtype)

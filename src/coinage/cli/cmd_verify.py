@@ -45,7 +45,7 @@ def verify_command(argv: Sequence[str]) -> None:
     import torch
 
     from coinage.embeddings.file import vectors_for
-    from coinage.embeddings.reading import read
+    from coinage.embeddings.reading import JOIN, read
     from coinage.families import FAMILIES, quiet_libraries
     from coinage.families.loading import telling
     from coinage.tokens import table_of
@@ -56,7 +56,7 @@ def verify_command(argv: Sequence[str]) -> None:
     vectors = {key: rows for key in family.embedding_keys if (rows := vectors_for(word.vectors, key)) is not None}
     if len(vectors) < len(family.embedding_keys):
         what = f"the file has {', '.join(word.vectors)}, and the model takes {', '.join(family.embedding_keys)}"
-        raise CoinageError(what, str(args.file), "give the word's own model")
+        raise CoinageError(what, str(args.file), JOIN if family_name == "sdxl" else "give the word's own model")
     word = replace(word, vectors=vectors)
     parts = family.load(model, torch.float32)
     for (key, rows), encoder in zip(vectors.items(), parts.text_encoders, strict=True):

@@ -23,6 +23,7 @@ Layouts, by the id that `Found.layout` gives:
 
 from __future__ import annotations
 
+import logging
 import stat
 import struct
 from collections.abc import Iterable, Mapping
@@ -51,6 +52,7 @@ from coinage.embeddings.png import SIGNATURE, read_png, read_webp
 from coinage.errors import EmbeddingFileError, Problem
 from coinage.wording import counted
 
+log = logging.getLogger("coinage")
 MEGABYTE = 2**20
 MOST_BYTES = 256 * MEGABYTE
 LARGE = 32 * MEGABYTE
@@ -63,6 +65,7 @@ FAMILIES = {
     (("clip_g", 1280),): "sdxl",
     (("clip_l", 768), ("clip_g", 1280)): "sdxl",
 }
+JOIN = "if it is one of two files that diffusers wrote: coinage convert ONE WORD.safetensors --second OTHER joins them"
 ALIENS = {  # what is found where an embedding should be
     b"<": ("a web page, not an embedding", "the download failed, or needs a login"),
     b"version https://git-lfs": ("a pointer to the file, not the file", "run `git lfs pull`"),
@@ -133,6 +136,8 @@ def open_embedding(path: Path, *, key: str | None = None, second: Path | None = 
         EmbeddingFileError: missing, unreadable, no embedding, or one must be chosen with `key`.
     """
     first = _open_one(path, key)
+    if second is not None and second.exists() and second.samefile(path):
+        raise EmbeddingFileError("the second file is the first one again", str(second), "name the other one of the two files")
     return first if second is None else _paired(first, _open_one(second, key), f"{path}, {second}")
 
 
@@ -149,6 +154,14 @@ def open_word(path: Path) -> Found:
     files = (other, path) if _is_second(path, other) else (path, other)
     paired = open_embedding(files[0], second=files[1])
     return replace(paired, notes=(f"read together with {other.name}, the other half of this SDXL word", *paired.notes))
+
+
+def tell(path: Path, found: Found) -> None:
+    """Say that a second file is read with one, and which of its vectors are nothing."""
+    for note in found.notes if found.layout == "D2" else ():
+        log.info("note: %s: %s", path, note)
+    for warning in found.warnings:
+        log.warning("%s: %s", path, warning)
 
 
 def other_half(path: Path, found: Found) -> Path | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coinage.config import WordConfig
 from coinage.embeddings.file import vectors_for
-from coinage.embeddings.reading import open_word
+from coinage.embeddings.reading import JOIN, open_word, tell
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
 from coinage.families.base import Components
 from coinage.preflight import vocabulary_problems
@@ -40,14 +40,9 @@ def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
 
 
 def tell_of_file(word: WordConfig) -> None:
-    """Say that a second file is read with the word's own, and which of its vectors are nothing."""
-    if word.init_file is None:
-        return
-    found = open_word(word.init_file)
-    for note in found.notes if found.layout == "D2" else ():
-        log.info("note: %s: %s", word.init_file, note)
-    for warning in found.warnings:
-        log.warning("%s: %s", word.init_file, warning)
+    """As `tell`, of the word's own file."""
+    if word.init_file is not None:
+        tell(word.init_file, open_word(word.init_file))
 
 
 def fits(vectors: Mapping[str, Tensor], keys: Sequence[str], widths: Sequence[int], where: str) -> Problem | None:
@@ -66,7 +61,7 @@ def fits(vectors: Mapping[str, Tensor], keys: Sequence[str], widths: Sequence[in
     needs = " and ".join(f"{key} {width} wide" for key, width in zip(keys, widths, strict=True))
     hint = "give a file that was made for this kind of model"
     if len(vectors) < len(keys) and next(iter(vectors.values())).shape[1] in widths:
-        hint = "if it is one of two files that diffusers wrote: coinage convert ONE WORD.safetensors --second OTHER joins them"
+        hint = JOIN
     return Problem(f"this file has vectors for {has}, and the model takes {needs}", where, hint)
 
 
