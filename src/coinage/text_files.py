@@ -19,6 +19,7 @@ from coinage.errors import CoinageError
 
 MEGABYTE = 2**20
 MOST_BYTES = 16 * MEGABYTE  # of settings; ten thousand captions in one metadata file are 2 MB
+SAVE = "save it as UTF-8 in your editor"
 SLASHES = r"in paths use forward slashes, C:/Users/me, or single quotes: 'C:\Users\me'"
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -54,18 +55,30 @@ def read_text(path: Path, name: str = "", most: int = MOST_BYTES) -> str:
     """
     prefix = f"{name}: " if name else ""
     data = read_limited(path, name, most)
-    encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
     try:
-        return data.decode(encoding)
+        return decoded(data)
+    except UnicodeError as error:
+        raise CoinageError(f"{prefix}{error}", str(path), SAVE) from None
+
+
+def decoded(data: bytes) -> str:
+    """Return text of UTF-8, or of UTF-16 with its mark.
+
+    Raises:
+        UnicodeError: it is neither, in words for the user. Every second byte of UTF-16 without a mark is null, which
+            UTF-8 takes for a character.
+    """
+    encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
+    what = "the file is not text in UTF-8"
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise CoinageError(f"{prefix}{not_utf8(error)}", str(path), "save it as UTF-8 in your editor") from None
-
-
-def not_utf8(error: UnicodeDecodeError) -> str:
-    """Say that a text is not UTF-8, and where."""
-    if b"\0" in error.object[:64]:
-        return "the file is not text in UTF-8: it looks like UTF-16, or is no text at all"
-    return f"the file is not text in UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}"
+        if b"\0" not in data[:64]:
+            raise UnicodeError(f"{what}: byte 0x{data[error.start]:02x} at position {error.start}") from None
+        text = "\0"
+    if "\0" in text:
+        raise UnicodeError(f"{what}: it looks like UTF-16, or is no text at all")
+    return text
 
 
 def read_limited(path: Path, name: str = "", most: int = MOST_BYTES) -> bytes:

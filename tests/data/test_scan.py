@@ -65,17 +65,18 @@ def test_every_bad_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "astray.png").symlink_to(tmp_path / "nowhere.png")
-    for name, caption in (("ok", b"\xff\x00bad"), ("none", b"")):
+    for name, caption in (("ok", b"\xff\x00bad"), ("none", b""), ("wide", "zibu".encode("utf-16-le"))):
         picture(tmp_path / f"{name}.png").with_suffix(".txt").write_bytes(caption)
     samples, findings = scanned(tmp_path)
     found = {Path(p.where).name: p.what for p in findings.errors}
-    assert set(found) == {"zero.png", "text.png", "loop.png", "astray.png", "ok.txt", "none.txt"}
+    assert set(found) == {"zero.png", "text.png", "loop.png", "astray.png", "ok.txt", "none.txt", "wide.txt"}
     assert "the file is empty" in found["zero.png"]
     assert "of an unknown kind" in found["text.png"]
     assert "leads nowhere" in found["loop.png"]
     assert "unreadable caption" in found["ok.txt"]
     assert "empty" in found["none.txt"]
-    assert [s.path.name for s in samples] == ["none.png", "ok.png"]
+    assert "it looks like UTF-16" in found["wide.txt"]
+    assert [s.path.name for s in samples] == ["none.png", "ok.png", "wide.png"]
 
 
 def sized_png(path: Path, width: int, height: int) -> None:

@@ -25,7 +25,7 @@ from coinage.data.metadata import FOLDER_FILE, MOST_CAPTION, composed, image_pat
 from coinage.data.reading import read_many
 from coinage.data.telling import gathered
 from coinage.errors import Findings, Problem
-from coinage.text_files import MARKS, not_utf8
+from coinage.text_files import SAVE, decoded
 from coinage.wording import counted, few
 
 # As caption_extension: there are no caption files. GUIs write the long one for "take the folder's name".
@@ -221,11 +221,10 @@ def _decoded(path: str, data: bytes | OSError, findings: Findings) -> str | None
         hint = "a model reads a line or three; see whether this is a caption"
         findings.error(f"the caption is longer than {MOST_CAPTION // 1024} kB", path, hint)
     else:
-        encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
         try:
-            return data.decode(encoding)
-        except UnicodeDecodeError as error:
-            findings.error(f"unreadable caption: {not_utf8(error)}", path, "save it as UTF-8 in your editor")
+            return decoded(data)
+        except UnicodeError as error:
+            findings.error(f"unreadable caption: {error}", path, SAVE)
     return None
 
 
