@@ -27,6 +27,11 @@ def test_the_guides_own_rate_turns_a_word_by_six_degrees() -> None:
     assert told(4e-4) == "", "and the advice is good"
 
 
+@pytest.mark.parametrize(("rate", "name", "degrees"), [(2e-6, "AdamW", "10"), (1.2e-4, "Directional", "11"), (1e-7, "AdamW", "0.6")])
+def test_degrees_are_written_out(rate: float, name: str, degrees: str) -> None:
+    assert f"at most {degrees} degrees" in told(rate, name=name)
+
+
 def test_a_rate_that_makes_a_word_drown_the_prompt() -> None:
     assert "times the length of the model's words, and the rest of a prompt would be ignored" in told(10)
     assert told(5e-3) == ""

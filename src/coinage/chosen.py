@@ -89,8 +89,8 @@ def as_chosen(config: TrainConfig, findings: Findings) -> TrainConfig:
         return config  # the run begins, or the state is told to be missing
     path = next((p for p in (path_of(config, state.parent), path_of(config)) if p.is_file()), None)
     if path is None:
-        hint = "put the file back; or leave out --autopilot, and pass the settings that the state was trained with"
-        findings.error(f"--autopilot: the run goes on, and {path_of(config).name}, which holds the choice, is gone", str(state), hint)
+        hint = "put it back; or leave out --autopilot, and pass the settings that the state was trained with"
+        findings.error(f"--autopilot: the run goes on, and {path_of(config).name}, which holds the choice, is not there", str(state), hint)
         return config
     choice = read_choice(path)
     if choice is None:

@@ -13,16 +13,27 @@ from coinage.errors import Problem
 NAME_MAX = 255  # bytes of a name, where the system does not tell
 PATH_MAX = 259 if os.name == "nt" else None  # characters of a whole path on Windows
 EPOCH, STEP = "-000000", "-step00000000"
+# Windows keeps these names for devices, whatever stands behind a dot: what is written into such a file is lost.
+DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.IGNORECASE)
 PREVIEW = "_e000000_00_00000000000000_0000000000.png"  # epoch, prompt, time, seed
 
 
 def name_problems(config: TrainConfig) -> list[Problem]:
     """Find out whether the output name can be a file's, with all that the run puts behind it."""
     name = config.word.output_name
-    if not name or re.search(r'[<>:"/\\|?*\x00-\x1f]', name):
-        return [Problem(f"--output_name {name!r} is no file name", hint="use letters, digits, - and _")]
+    if problem := sign_problem(name, windows=os.name == "nt"):
+        return [problem]
     folder = config.save.output_dir
     return length_problems(name, endings(config), folder, _name_limit(folder), PATH_MAX)
+
+
+def sign_problem(name: str, *, windows: bool) -> Problem | None:
+    """Return why a name cannot be that of a file, None where it can."""
+    if not name or re.search(r'[<>:"/\\|?*\x00-\x1f]', name):
+        return Problem(f"--output_name {name!r} is no file name", hint="use letters, digits, - and _")
+    if windows and DEVICES.fullmatch(name):
+        return Problem(f"--output_name {name!r} is the name of a device on Windows", hint=f"for example {name.split('.', maxsplit=1)[0]}x")
+    return None
 
 
 def endings(config: TrainConfig) -> list[str]:

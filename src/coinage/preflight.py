@@ -295,12 +295,12 @@ def output_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:
 
 
 def _prompts(config: TrainConfig, samples: Sequence[Sample], tokenizer: ClipTokenizer | None) -> list[Prompt]:
-    """The prompts of previews: those of the file; a set of our own, where previews are to be drawn and none are given."""
+    """The prompts of previews, if any are to be drawn: those of the file, or a set of our own where none is given."""
     preview = config.preview
+    if not (preview.automatic or preview.every_n_steps or preview.every_n_epochs or preview.at_first):
+        return []  # a file that GUIs name, and nobody reads, need not be there
     if preview.prompts:
         return read_prompts(preview.prompts, preview.sampler)
-    if not (preview.automatic or preview.every_n_steps or preview.every_n_epochs or preview.at_first):
-        return []
 
     def knows(word: str) -> bool:
         return tokenizer is None or len(tokenizer.encode(word, add_special_tokens=False)) == 1

@@ -41,7 +41,7 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
     turn = math.degrees(math.asin(min(travel, 1)))
     given, within = f"--learning_rate {optim.learning_rate:g}", counted(steps, "step")
     if turn < LEAST_TURN:
-        what = f"{given} is too low: in {within} the word can hardly change (at most {turn:.1g} degrees)"
+        what = f"{given} is too low: in {within} the word can hardly change (at most {_rounded(turn, 1)} degrees)"
         return Problem(what, hint=good)
     if drift > MOST_LENGTH and optim.norm_mode == "none":
         grown = f"in {within} a vector could grow to {drift:.0f} times the length of the model's words"
@@ -50,13 +50,18 @@ def rate_problem(optim: OptimConfig, steps: int, width: int, norm: float) -> Pro
     return None
 
 
+def _rounded(degrees: float, digits: int) -> str:
+    """A number of so many digits that count, written out: 10, not 1e+01."""
+    return f"{float(f'{degrees:.{digits}g}'):g}"
+
+
 def _angle_problem(rate: float, steps: int) -> Problem | None:
     """What is wrong with a rate in radians a step."""
     turn = math.degrees(rate * steps)
     given = f"--learning_rate {rate:g}, which is an angle in radians with Directional, is too"
     hint = f"--learning_rate {USUAL_ANGLE:g} is usual, with --lr_scheduler inverse_sqrt --lr_scheduler_timescale 5"
     if 0 < turn < LEAST_TURN:
-        what = f"{given} low: in {counted(steps, 'step')} the word can hardly change (at most {turn:.2g} degrees)"
+        what = f"{given} low: in {counted(steps, 'step')} the word can hardly change (at most {_rounded(turn, 2)} degrees)"
         return Problem(what, hint=hint)
     if rate > MOST_ANGLE:
         return Problem(f"{given} high: {math.degrees(rate):.0f} degrees in one step are too many to learn anything", hint=hint)

@@ -22,7 +22,7 @@ from coinage.demo.run import MODEL, MODELS
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.importing import find_module, import_problems, names_in
 from coinage.init_words import find_init_word
-from coinage.output_names import endings, length_problems
+from coinage.output_names import endings, length_problems, sign_problem
 from coinage.preflight import Checked, check, settings_problems, tokenizer_of, vae_problems
 from coinage.training.trial import optimizer_trial, trial_problems, weights_problems
 from tests.helpers import captured, config_for, flags
@@ -498,3 +498,16 @@ def test_a_dry_run_says_what_a_run_says(moon_dataset: Path, tmp_path: Path) -> N
         "warning: --init_word: `green ring` is 2 tokens; with 1 vector only `green` is used",
         "warning: --save_every_n_steps 500 is more than the run's 1 step, so it never comes",
     ]
+
+
+@pytest.mark.parametrize("name", ["nul", "CON", "aux.zibu", "com1", "lpt\u00b2", "prn "])
+def test_names_of_devices_are_refused_on_windows(name: str) -> None:
+    problem = sign_problem(name, windows=True)
+    assert problem
+    assert "is the name of a device on Windows" in problem.what
+    assert sign_problem(name, windows=False) is None
+
+
+@pytest.mark.parametrize("name", ["nulx", "console", "com", "com10", "zibu.nul", "auxiliary"])
+def test_other_names_are_taken_on_windows(name: str) -> None:
+    assert sign_problem(name, windows=True) is None

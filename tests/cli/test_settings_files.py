@@ -380,6 +380,15 @@ def test_a_prompt_file_without_prompts_is_warned_of(moon_dataset: Path, tmp_path
     assert "warning: --sample_prompts: the file holds no prompt, and so no previews are drawn" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["gone.txt", "gone.toml", "."])
+def test_a_prompt_file_that_nobody_reads_need_not_be_there(moon_dataset: Path, tmp_path: Path, name: str) -> None:
+    given = flags(moon_dataset, tmp_path / "out", f"--sample_prompts={tmp_path / name}", "--dry_run")
+    done = captured(lambda: train_command("sd", given))
+    assert done.returncode == 0, done.stderr
+    assert "note: --sample_prompts draws nothing" in done.stderr
+    assert captured(lambda: train_command("sd", [*given, "--sample_at_first"])).returncode == 2
+
+
 def test_prompts_in_utf16_are_read(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes("a zibu --s 3\n".encode("utf-16"))
     assert read_prompts(tmp_path / "p.txt", "ddim") == [Prompt(text="a zibu", steps=3)]

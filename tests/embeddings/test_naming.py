@@ -51,6 +51,8 @@ RULES = [
     ("mychär", "contains ä: InvokeAI", "mychar"),
     ("my+char", r"contains \+: InvokeAI", "my-char"),
     ("_mychar", "starts with _", "mychar"),
+    ("nul", "`nul` is the name of a device on Windows, where no file can have it", "nulx"),
+    ("lpt0", "is the name of a device on Windows", "lptx"),
 ]
 
 

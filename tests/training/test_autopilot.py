@@ -194,7 +194,7 @@ def test_a_run_that_goes_on_is_not_searched_again(
     assert "the choice cannot be read" in capsys.readouterr().err
     kept.unlink()
     assert train_command("sd", [*half, "--resume=latest"]) == 2
-    assert "zibu-autopilot.json, which holds the choice, is gone" in capsys.readouterr().err
+    assert "zibu-autopilot.json, which holds the choice, is not there" in capsys.readouterr().err
 
 
 def test_settings_that_cannot_learn_lose(moon_dataset: Path, tmp_path: Path) -> None:

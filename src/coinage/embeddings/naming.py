@@ -14,6 +14,7 @@ from itertools import count
 
 from coinage.clip_tokenizer import ClipTokenizer
 from coinage.errors import Problem
+from coinage.output_names import DEVICES
 from coinage.words import CHUNK, encodable, pieces_of, taken
 
 WORD, FILE = "--token_string", "--output_name"
@@ -140,6 +141,11 @@ def _dot(name: _Name) -> str:
     return "contains a dot: SD.Next's cards cut the name of the file there" if _is_file(name) and "." in name.text else ""
 
 
+def _device(name: _Name) -> str:
+    on_windows = _is_file(name) and DEVICES.fullmatch(name.text)
+    return "is the name of a device on Windows, where no file can have it" if on_windows else ""
+
+
 def _keyword(name: _Name) -> str:
     found = KEYWORD.search(name.text)
     return f"contains {found[0]}, which splits prompts in AUTOMATIC1111, Forge and SD.Next" if found else ""
@@ -164,6 +170,7 @@ RULES: tuple[Callable[[_Name], str], ...] = (
     _piece,
     *(partial(_sign, pattern=pattern, sign=sign, reason=reason) for pattern, sign, reason in SIGNS),
     _dot,
+    _device,
     _keyword,
     _stem,
 )
