@@ -39,7 +39,7 @@ from coinage.run_fit import fit_into_run
 from coinage.run_lock import Lock, claim
 from coinage.state_files import find_state
 from coinage.text_encoders import text_encoder_sizes
-from coinage.text_files import is_file, is_folder, is_there
+from coinage.text_files import is_file, is_folder, is_there, no_file
 from coinage.tokenizer_files import find_tokenizer
 from coinage.words import CHUNK, pieces_of, taken
 
@@ -270,7 +270,7 @@ def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> li
     if not token.strip() or token != token.strip() or re.search(r"\s", token):
         problems.append(Problem(f"--token_string {token!r} must be one word", hint="for example mychar"))
     if word.init_file and not is_file(word.init_file):
-        problems.append(Problem("--weights: file not found", str(word.init_file)))
+        problems.append(Problem(f"--weights: {no_file(word.init_file)}", str(word.init_file)))
     if word.init_word is None and word.init_file is None and not word.search:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"
         problems.append(Problem("the word has nothing to start from", hint=hint))
@@ -291,7 +291,8 @@ def output_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:
         with tempfile.TemporaryFile(dir=folder):
             return []
     except OSError as error:
-        return [Problem(f"{flag}: cannot write there: {error.strerror}", str(folder), "choose another folder")]
+        reason = "this is a file, not a folder" if is_file(folder) else error.strerror
+        return [Problem(f"{flag}: cannot write there: {reason}", str(folder), "choose another folder")]
 
 
 def _prompts(config: TrainConfig, samples: Sequence[Sample], tokenizer: ClipTokenizer | None) -> list[Prompt]:

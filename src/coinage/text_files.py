@@ -42,6 +42,11 @@ def is_there(path: Path | str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - see above
 
 
+def no_file(path: Path | str) -> str:
+    """Return why a path is not one of a regular file, as a user is told."""
+    return "this is a folder, not a file" if is_folder(path) else "this is not a file" if is_there(path) else "file not found"
+
+
 def read_text(path: Path, name: str = "", most: int = MOST_BYTES) -> str:
     """Read a text file: UTF-8, or UTF-16 with its mark, as PowerShell writes it.
 

@@ -21,7 +21,7 @@ from coinage.cli.entries import GROUPS, MORE, OF_THE_MODEL, allowed
 from coinage.cli.flags import BY_DEST, FLAGS, flags_of
 from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
-from coinage.cli.several import build_words, check_words, checked_words
+from coinage.cli.several import build_words, check_words, checked_words, named
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
@@ -377,3 +377,11 @@ def test_two_trainings_in_one_process_keep_their_names_apart() -> None:
         for one in both:
             one.join()
     assert sorted(warned.found) == ["from the uploader", "wopo: 5% lost", "zibu: 5% lost"]
+
+
+def test_what_is_found_twice_is_told_once() -> None:
+    def at(label: str, text: str) -> str:
+        return f"{label}: {text}"
+
+    assert named([""], [["a", "b", "a"]], at) == ["a", "b"]
+    assert named(["one", "two"], [["a", "b"], ["b", "b", "c"]], at) == ["b", "one: a", "two: c"]

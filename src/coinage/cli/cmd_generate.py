@@ -17,7 +17,7 @@ from coinage.errors import ConfigError, Findings, Problem
 from coinage.model_files import own_side, told_family
 from coinage.preflight import model_problems, output_problems, vae_problems, vocabulary_problems
 from coinage.prompts import SAMPLER_NAMES, Prompt
-from coinage.text_files import is_file
+from coinage.text_files import is_file, no_file
 from coinage.wording import counted
 from coinage.words import encoding_problems, pieces_of
 
@@ -116,7 +116,7 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     findings.errors += encoding_problems([*texts, ("--negative", args.negative)])
     for _, file in args.embedding:
         if not is_file(file):
-            findings.error("--embedding: file not found", str(file))
+            findings.error(f"--embedding: {no_file(file)}", str(file))
     ranges = (("steps", 1, 1000), ("count", 1, 10_000), ("width", 0, 8192), ("height", 0, 8192), ("seed", 0, 2**63))
     for name, low, high in ranges:
         value = getattr(args, name)

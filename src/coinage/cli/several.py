@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -113,7 +114,11 @@ def checked_words(words: Sequence[Word]) -> list[Checked]:
         if problems:
             raise ConfigError(problems)
 
-    of_each([word.label for word in words], tried)
+    with ExitStack() as names:  # given free where the run is refused after all
+        for own in found:
+            names.callback(own.release)
+        of_each([word.label for word in words], tried)
+        names.pop_all()
     return found
 
 
@@ -139,7 +144,7 @@ def of_each(labels: Sequence[str], act: Callable[[int], T]) -> list[T]:
 def named(labels: Sequence[str], found: Sequence[Sequence[H]], name: Callable[[str, H], H]) -> list[H]:
     """What was found for each word, by name; what was found for all of them comes first, and once."""
     if len(labels) == 1:
-        return list(found[0])
+        return list(dict.fromkeys(found[0]))
     common = [one for one in dict.fromkeys(found[0]) if all(one in own for own in found)]
     return common + [name(label, one) for label, own in zip(labels, found, strict=True) for one in own if one not in common]
 

@@ -33,10 +33,12 @@ def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Paramet
     first, *_ = [*inspect.signature(factory).parameters, "params"]
     problems = argument_problems("--optimizer_args", config.name, factory, dict(config.arguments), (first, "self"))
     problems += [problem for pair in config.arguments if (problem := _range_problem(config.name, *pair))]
+    for rate in (value for key, value in config.arguments if key == "lr"):
+        problems = [Problem(f"--optimizer_args lr={rate}: the rate has a flag of its own", hint=f"--learning_rate {rate}"), *problems]
     if problems:
         raise ConfigError(problems)
     arguments: dict[str, Any] = {**dict(entry.defaults), **dict(config.arguments)}
-    arguments.setdefault("lr", None if config.relative_step else config.learning_rate)
+    arguments["lr"] = None if config.relative_step else config.learning_rate
 
     def make(rows: Sequence[torch.nn.Parameter]) -> Optimizer:
         try:
@@ -165,6 +167,8 @@ def schedule_argument_problems(config: OptimConfig, optimizer: Optimizer, total:
         return argument_problems("--lr_scheduler_args", name, lambda: None, given, ())
     filled = [key for key in _schedule_arguments(config, total) if key not in given]
     ours = ["optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", *filled]
+    if "with_min_lr" in name and not {"min_lr", "min_lr_rate"} & {*filled, *given}:
+        return [Problem(f"--lr_scheduler {name} needs the lowest rate", hint="add --lr_scheduler_min_lr_ratio 0.1, a tenth of the rate")]
     return argument_problems("--lr_scheduler_args", name, _function(name), given, ours)
 
 

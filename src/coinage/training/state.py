@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from coinage.training.setup import Run
 
 log = logging.getLogger("coinage")
+MISSHAPEN = (TypeError, AttributeError, LookupError)  # what Python says of these, users cannot know
 NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -85,7 +86,8 @@ def load_state(run: Run, folder: Path) -> None:
         _take(run, content)
     except Exception as error:
         hint = "go on from the embedding: --weights FILE"
-        raise CoinageError(f"the state cannot be used: {reason_of(error)}", str(folder), hint) from error
+        reason = "its contents are not as they were saved" if isinstance(error, MISSHAPEN) else reason_of(error)
+        raise CoinageError(f"the state cannot be used: {reason}", str(folder), hint) from error
     run.go_on_from(summary.step, summary.epoch, summary.done)
     log.debug("read rows, optimizer and schedule of step %d, in epoch %d, from %s", run.step, run.epoch, folder)
 

@@ -30,10 +30,10 @@ def check_content(content: object, summary: Summary, rows: Sequence[Tensor]) -> 
         rows: of the run, one [N, D] for each text encoder.
 
     Raises:
-        TypeError, ValueError: which part is not as it should be.
+        ValueError: which part is not as it should be.
     """
     if not isinstance(content, dict):
-        raise TypeError("it is not a table of parts")
+        raise ValueError("it is not a table of parts")  # noqa: TRY004 - of a file, not of a call
     missing = [name for name in NEEDED if name not in content]
     _see(not missing, f"it lacks {', '.join(missing)}")
     place = (summary.step, summary.epoch, summary.done)
