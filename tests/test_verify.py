@@ -271,3 +271,12 @@ def test_the_calls_for_diffusers_run(models: Path, tmp_path: Path) -> None:
     exec(calls, {"safetensors": safetensors, "torch": torch, "pipe": pipe})  # noqa: S102 - the lines are ours
     assert pipe.tokenizer.encode("zibu")[1] == pipe.tokenizer_2.encode("zibu")[1]  # type: ignore[attr-defined]
     assert pipe.text_encoder_2.text_model.eos_token_id == pipe.tokenizer_2.eos_token_id  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "asked"), [("my ring", ["ComfyUI"]), ("\u30df\u30af", ["InvokeAI"]), ("my-ring.2", [])])
+def test_what_a_name_costs_is_told_where_it_is_to_be_written(name: str, asked: list[str], models: Path, tmp_path: Path) -> None:
+    parts, path = loaded("sd1", models / "sd1", models), tmp_path / f"{name}.safetensors"
+    word = word_for("sd1", parts)
+    write(path, word)
+    lines = usage(path, "sd1", verify(path, FAMILIES["sd1"], parts, word, "zibu"), "zibu")
+    assert [line.split(":")[0] for line in lines if ". Rename " in line] == asked

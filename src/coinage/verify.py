@@ -226,12 +226,21 @@ def _look_up_on_the_cpu(encoder: Any, device: torch.device) -> None:
 
 
 def usage(path: Path, family: str, checks: Sequence[Check], token: str, *, negative: bool = False) -> list[str]:
-    """How to use a file: a line for each tool that takes it, and the calls for diffusers; `negative`: in the negative prompt."""
+    """How to use a file: a line for each tool that takes it, with what to heed there, and the calls for diffusers.
+
+    Args:
+        path: the file.
+        family: of the model.
+        checks: what `verify` found.
+        token: the word in diffusers.
+        negative: whether it belongs in the negative prompt.
+    """
     place, call = (
         (" in the negative prompt", [f"  pipe(prompt, negative_prompt={json.dumps(token, ensure_ascii=False)})"]) if negative else ("", [])
     )
     name, word = json.dumps(path.as_posix(), ensure_ascii=False), json.dumps(token, ensure_ascii=False)
-    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}{place}" for c in checks if c.same and c.tool in PLACES]
+    takers = [c for c in checks if c.same and c.tool in PLACES]
+    lines = [f"{c.tool}: {PLACES[c.tool]}; write {c.write}{place}{f'. {c.why}' if c.why else ''}" for c in takers]
     if not any(c.same for c in checks if c.tool == "diffusers"):
         return lines
     if family != "sdxl":
