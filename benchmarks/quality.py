@@ -33,7 +33,7 @@ from quality_lab import REACHABLE, Lab, Result, Setting, as_json, from_json, wor
 STEPS = (50, 100, 200)  # of 4 images
 RATES = ("5e-3", "1e-2", "2e-2", "5e-2")
 ADAMW = "AdamW "
-UNTRAINED, NOTHING, TOO_HIGH = "untrained", "the reference's guide", ADAMW + "0.5"
+UNTRAINED, NOTHING, TOO_HIGH = "untrained", "sd-scripts' guide", ADAMW + "0.5"
 DEFAULT = "coinage train"
 PUBLISHED = ("--optimizer_args", "rowwise=True", "betas=0,0", "kappa=1e-4")  # each step the last gradient, all of one length
 SETTINGS = (

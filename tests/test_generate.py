@@ -91,7 +91,7 @@ def test_options_that_are_not_used_are_told(caplog: pytest.LogCaptureFixture) ->
         assert f"a prompt's option is not used: {option}" in caplog.text.replace("--w512 ", "--w512")
     caplog.clear()
     parse_prompt_line("a --g 3 --cn image.png --fs 1")
-    assert not caplog.text, "options of other models, as the reference"
+    assert not caplog.text, "options of other models, as in sd-scripts"
     assert set(SAMPLER_NAMES) == {*SAMPLERS, *(f"k_{name}" for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a"))}
 
 

@@ -247,7 +247,7 @@ def test_wrong_hub_flags_are_found_together(moon_dataset: Path, tmp_path: Path) 
     ]
     with pytest.raises(ConfigError) as caught:
         build(parse("sd", flags(moon_dataset, tmp_path, *wrong), "test"))
-    for part in ("../x is no folder", "a/b/c is no repository", "did you mean `model`", "publc is not known"):
+    for part in ("../x is not a folder", "a/b/c is not a repository", "did you mean `model`", "publc is not known"):
         assert part in str(caught.value)
     with pytest.raises(ConfigError, match="--save_state_to_huggingface needs --huggingface_repo_id"):
         build(parse("sd", flags(moon_dataset, tmp_path, "--save_state_to_huggingface"), "test"))

@@ -15,7 +15,7 @@ from coinage.cli.parse import parse
 from coinage.demo.run import MODEL
 from coinage.report.page import render
 from coinage.report.record import Record, Tool
-from coinage.wording import counted
+from coinage.wording import counted, sized
 from tests.helpers import captured, flags
 from tests.report.test_page import Seen
 
@@ -92,7 +92,8 @@ def test_one_of_everything_is_said_as_one(one: Path, tmp_path: Path) -> None:
     assert "1 image smaller than half the training size" in texts["dataset"]
     assert "1 of 3 captions does not contain `zibu`" in texts["dataset"]
     assert "--mem_eff_attn, --xformers are not needed" in texts["run"]
-    assert "3 images, at most 1 step, 1 epoch," in texts["plan"]
+    assert "run     at most 1 step, 1 epoch," in texts["plan"]
+    assert "3 images in 3 batches of 1" in texts["plan"]
 
 
 def test_a_page_of_one_of_everything() -> None:
@@ -111,3 +112,11 @@ def test_a_page_of_one_of_everything() -> None:
 def test_several_flags_are_spoken_of_as_several(given: list[str], note: str, tmp_path: Path) -> None:
     assert notes(parse("sd", flags(tmp_path, tmp_path, *given), "test"))[0].startswith(note)
     assert [of_many(reason) for reason in ("is not x", "has no y", "does z")] == ["are not x", "have no y", "does z"]
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "0 kB"), (1, "1 kB"), (2504, "3 kB"), (2**20, "1.0 MB"), (12.35 * 2**20, "12.3 MB"), (3 * 2**30, "3.0 GB")],
+)
+def test_bytes_are_shown_in_the_unit_that_fits(size: float, shown: str) -> None:
+    assert sized(size) == shown

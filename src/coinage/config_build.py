@@ -239,7 +239,7 @@ def _check_images(values: Mapping[str, Any], where: str, fallback: Fallback, fin
             findings.error(f"`{name}` varies the pixels, which cached latents cannot", where, f"drop --cache_latents or {name}")
     face = values["face_crop_aug_range"]
     if face and not 0 < face[0] <= face[1]:
-        findings.error(f"`face_crop_aug_range` {list(face)} is no range", where, "write [lo, hi] with 0 < lo <= hi, such as [2.0, 4.0]")
+        findings.error(f"`face_crop_aug_range` {list(face)} is not a range", where, "write [lo, hi] with 0 < lo <= hi, such as [2.0, 4.0]")
     if face and (fallback.cached or values["enable_bucket"]):
         why = "cached latents" if fallback.cached else "buckets"
         findings.note(f"face_crop_aug_range has no effect with {why}: images are cut in the middle")

@@ -1,7 +1,7 @@
 """Dataset files (TOML or JSON): `[general]`, `[[datasets]]`, `[[datasets.subsets]]`, and the folder layout.
 
-The schema and the precedence (subset, dataset, general, command line, default) are the reference
-trainer's. All problems of a file are found before any is reported.
+The schema and the precedence (subset, dataset, general, command line, default) are those of
+sd-scripts. All problems of a file are found before any is reported.
 """
 
 from __future__ import annotations

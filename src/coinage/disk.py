@@ -14,12 +14,12 @@ from coinage.data.sample import LATENTS, Sample
 from coinage.errors import Problem
 from coinage.launch import process_count
 from coinage.model_sizes import REDUCTION, WIDTHS
+from coinage.wording import sized
 
 MOMENTS = 2 * 4 * 4  # bytes of a latent pixel: mean and deviation, 4 channels, float32
 MASK = 4  # bytes of a latent pixel
 HEADER = 1024  # bytes of a file beside its tensors, at most
 STATE = 8 * 1024  # bytes of a state beside the rows and their two moments, about
-MB = 2**20
 
 
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
@@ -84,7 +84,7 @@ def _disk_problems(runs: Sequence[tuple[TrainConfig, Sequence[Sample]]]) -> list
 def _problem(size: int, free: int, folder: Path, *, latents: bool) -> Problem:
     ways = "name another folder with --cache_dir, or use --cache_latents to keep latents in memory"
     hint = f"free some space, {ways}" if latents else "free some space, choose another --output_dir, or save less often"
-    return Problem(f"the run writes about {size / MB:.0f} MB, and the disk has {free / MB:.0f} MB free", str(folder), hint)
+    return Problem(f"the run writes about {sized(size)}, and the disk has {sized(free)} free", str(folder), hint)
 
 
 def _existing(folder: Path) -> Path | None:

@@ -153,7 +153,7 @@ def fetch_state(place: str, token: str | None) -> Path:
     """Bring a state here from the hub.
 
     Args:
-        place: owner/repo/folder[:revision[:type]], as the reference; the folder is meant exactly.
+        place: owner/repo/folder[:revision[:type]], as in sd-scripts; the folder is meant exactly.
         token: None takes the stored login.
 
     Returns:
@@ -171,7 +171,7 @@ def fetch_state(place: str, token: str | None) -> Path:
     name, _, folder = inner.partition("/")
     folder = folder.strip("/")
     if not (owner and name and folder):
-        raise CoinageError(f"--resume {place} is no state on the hub", hint="write owner/repo/folder, with :revision and :type if need be")
+        raise CoinageError(f"--resume {place} is not a state on the hub", hint="write owner/repo/folder, with :revision and :type if need be")
     repo, at = f"{owner}/{name}", revision or None
     hint = "check name, revision and login"
     try:

@@ -129,7 +129,7 @@ def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
     hints = {"sd1": "use train_textual_inversion.py without --v2", "sd2": "use train_textual_inversion.py with --v2"}
     hint = hints.get(kind.family, "use sdxl_train_textual_inversion.py")
     what = f"this is a {kind.name} model, and the command is for {FAMILY_NAMES[wanted]}"
-    return Problem(what, source, f"{hint}, or coinage train, which tells by itself")
+    return Problem(what, source, f"{hint}, or coinage train, which sees what the model is")
 
 
 def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:

@@ -24,7 +24,7 @@ class Entry:
 
 
 NESTEROV = (("momentum", 0.9), ("nesterov", True))
-# Names as the reference takes them, in any letter case. 8-bit or paged state saves nothing here: a word has a few thousand
+# Names as sd-scripts takes them, in any letter case. 8-bit or paged state saves nothing here: a word has a few thousand
 # numbers, and bitsandbytes itself keeps tensors below 4096 values in 32 bit.
 OPTIMIZERS = {
     "adamw": Entry("torch.optim.AdamW"),
@@ -87,7 +87,7 @@ def remark_on_optimizer(config: OptimConfig, findings: Findings) -> None:
         findings.note(f"{config.name}: the trained rows are a few kilobytes, so plain {name} with float32 state is used")
     if ("dadapt" in name.lower() or "prodigy" in name.lower()) and config.learning_rate <= 0.1:
         given = f"--learning_rate {config.learning_rate:g}"
-        findings.warn(f"{given} multiplies the rate that {name} finds by itself: 1.0 is meant")
+        findings.warn(f"{given}: {name} sets its own rate, and this is a factor of it: use --learning_rate 1.0")
     idle = config.schedule != "constant" or config.schedule_arguments
     if entry.package == "schedulefree" and idle and not config.schedule_class:
         findings.note(f"--lr_scheduler {config.schedule} has no effect: a schedule-free optimizer needs none")

@@ -30,7 +30,7 @@ def name_problems(config: TrainConfig) -> list[Problem]:
 def sign_problem(name: str, *, windows: bool) -> Problem | None:
     """Return why a name cannot be that of a file, None where it can."""
     if not name or re.search(r'[<>:"/\\|?*\x00-\x1f]', name):
-        return Problem(f"--output_name {name!r} is no file name", hint="use letters, digits, - and _")
+        return Problem(f"--output_name {name!r} is not a file name", hint="use letters, digits, - and _")
     if windows and DEVICES.fullmatch(name):
         return Problem(f"--output_name {name!r} is the name of a device on Windows", hint=f"for example {name.split('.', maxsplit=1)[0]}x")
     return None

@@ -112,7 +112,7 @@ def environment_problems() -> list[Problem]:
     """Whether SOURCE_DATE_EPOCH is a time: libraries fail on others in places that say nothing of it."""
     value = os.environ.get("SOURCE_DATE_EPOCH", "0")
     fine = value.isdecimal() and int(value) < 2**32
-    return [] if fine else [Problem(f"SOURCE_DATE_EPOCH={value} is no time", hint="seconds since 1970, or leave it out")]
+    return [] if fine else [Problem(f"SOURCE_DATE_EPOCH={value} is not a time", hint="seconds since 1970, or leave it out")]
 
 
 def tokenizer_of(source: str | Path, findings: Findings, cache: Path | None = None) -> ClipTokenizer | None:
@@ -220,7 +220,7 @@ def _vae_folder_problems(path: Path) -> list[Problem]:
     except CoinageError as error:
         return [Problem(f"--vae: {problem.what}", problem.where, problem.hint) for problem in error.problems]
     if kind != VAE_CLASS:
-        return [Problem(f"--vae: this is no {VAE_CLASS}, but {kind}", str(folder), hint)]
+        return [Problem(f"--vae: this is not {VAE_CLASS} but {kind}", str(folder), hint)]
     if not any(file.suffix in FILE_SUFFIXES for file in folder.iterdir()):
         return [Problem("--vae: the folder has settings and no weights", str(folder), "download it again")]
     return []
@@ -273,7 +273,7 @@ def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> li
         problems.append(Problem(f"--weights: {no_file(word.init_file)}", str(word.init_file)))
     if word.init_word is None and word.init_file is None and not word.search:
         hint = "give --init_word with a known word close to the concept, such as girl, or --weights"
-        problems.append(Problem("the word has nothing to start from", hint=hint))
+        problems.append(Problem("no start word", hint=hint))
     return problems + vocabulary_problems(pieces_of(token, word.num_vectors), vocabulary, where)
 
 

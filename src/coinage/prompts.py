@@ -40,7 +40,7 @@ class Prompt:
 def parse_prompt_line(line: str, defaults: Prompt | None = None) -> Prompt:
     """A line of a prompt file: the prompt, then options such as `--n bad --w 512 --d 42`.
 
-    Unlike the reference, the prompt itself is never read as an option. Unknown options and values
+    Unlike sd-scripts, the prompt itself is never read as an option. Unknown options and values
     that do not fit are told and left at their defaults.
     """
     head, *options = re.split(r"\s+--(?=\w)", line.strip())

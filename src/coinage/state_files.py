@@ -24,7 +24,7 @@ SUMMARY, TENSORS = "state.json", "state.pt"
 MOST_SUMMARY, MOST_TENSORS = 2**20, 2**31  # bytes; 10 kB and some MB are usual
 MOST_STEPS = 10**12
 LATEST = "latest"
-REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of the reference trainer
+REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of sd-scripts
 # What a run cannot go on with when it differs; a difference in the rest is told, and the run goes on.
 NEEDED = ("family", "word", "vectors", "optimizer", "optimizer_args")
 MODEL, IMAGES = "weights", "images"  # digests of files; states of earlier versions have none

@@ -97,7 +97,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
         table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, least_width)
-    console.print(table)
+    with console.capture() as shown:
+        console.print(table)
+    print(*(line.rstrip() for line in shown.get().splitlines()), sep="\n", flush=True)
 
 
 def gap() -> None:

@@ -82,7 +82,7 @@ def decoded(data: bytes) -> str:
             raise UnicodeError(f"{what}: byte 0x{data[error.start]:02x} at position {error.start}") from None
         text = "\0"
     if "\0" in text:
-        raise UnicodeError(f"{what}: it looks like UTF-16, or is no text at all")
+        raise UnicodeError(f"{what}: it looks like UTF-16, or is not text at all")
     return text
 
 

@@ -60,7 +60,7 @@ def _holds_vocabulary(folder: Path) -> bool:
 
 
 def _in_cache(cache: Path | None, name: str) -> Path | None:
-    """A tokenizer in `--tokenizer_cache_dir`, named as the reference names it, or any."""
+    """A tokenizer in `--tokenizer_cache_dir`, named as sd-scripts names it, or any."""
     if cache is None:
         return None
     named = [cache / hub_id.replace("/", "_") for hub_id, _ in HUB[name]]

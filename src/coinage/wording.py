@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable
 
@@ -19,6 +20,13 @@ def counted(count: int, noun: str, plural: str = "") -> str:
         plural: for any other number; the noun with an s where it is left out.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def sized(size: float) -> str:
+    """Return a number of bytes for people, in units of 2**10, 2**20 and 2**30: "3 kB", "12.4 MB", "1.2 GB"."""
+    if size < 2**20:
+        return f"{math.ceil(size / 2**10)} kB"
+    return f"{size / 2**20:.1f} MB" if size < 2**30 else f"{size / 2**30:.1f} GB"
 
 
 def few(names: Iterable[object], most: int = 3) -> str:

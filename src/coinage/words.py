@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
 
 
 def pieces_of(token: str, num_vectors: int) -> tuple[str, ...]:
-    """`word`, `word1`, ...: one name per vector, as the reference trainer names them."""
+    """`word`, `word1`, ...: one name per vector, as sd-scripts names them."""
     return (token, *(f"{token}{i}" for i in range(1, num_vectors)))
 
 
@@ -86,7 +86,7 @@ class Placeholder:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """One name per vector, as the reference trainer names them."""
+        """One name per vector, as sd-scripts names them."""
         return pieces_of(self.token, self.num_vectors)
 
     def is_in(self, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What each of the reference's flags, and some of ours, must do, as data for test_every_flag.py."""
+"""What each of sd-scripts' flags, and some of ours, must do, as data for test_every_flag.py."""
 
 import re
 from collections.abc import Callable
@@ -125,7 +125,7 @@ EFFECTS: dict[str, Row] = {
     "--train_data_dir": acts("--train_data_dir={other}"),
     "--reg_data_dir": acts("--reg_data_dir={reg}"),
     "--in_json": acts("--in_json={metadata} --train_data_dir={images}"),
-    "--dataset_repeats": acts("--dataset_repeats=3", "--train_data_dir={images} --in_json={metadata}", says("6 images with repeats")),
+    "--dataset_repeats": acts("--dataset_repeats=3", "--train_data_dir={images} --in_json={metadata}", says("2 images (6 with repeats)")),
     "--dataset_config": acts("--dataset_config={dataset}"),
     "--dataset_class": note("--dataset_class=my.Dataset", "it would run code that is not checked"),
     "--debug_dataset": acts("--debug_dataset", does=drops("zibu.safetensors")),

@@ -46,8 +46,8 @@ CASES = {
     "captions without the word": (["--token_string=wobo"], "no caption contains the word wobo"),
     "weights missing": (["--weights={tmp}/none.pt"], "--weights: file not found"),
     "output is a file": (["--output_dir={tmp}/file/out"], "--output_dir: cannot write there"),
-    "output name is a path": (["--output_name=a/b"], "is no file name"),
-    "output name that Windows refuses": (["--output_name=a|b?"], "is no file name"),
+    "output name is a path": (["--output_name=a/b"], "is not a file name"),
+    "output name that Windows refuses": (["--output_name=a|b?"], "is not a file name"),
     "log folder is a file": (["--logging_dir={tmp}/file"], "--logging_dir: cannot write there: this is a file, not a folder"),
     "weights are a folder": (["--weights={tmp}"], "--weights: this is a folder, not a file"),
     "a rate among the arguments": (["--optimizer_args=lr=3"], "the rate has a flag of its own\nhint: --learning_rate 3"),
@@ -185,7 +185,7 @@ def test_a_date_that_is_none(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     assert train_command("sd", flags(moon_dataset, tmp_path / "o")) == 2
-    assert "SOURCE_DATE_EPOCH=yesterday is no time" in capsys.readouterr().err
+    assert "SOURCE_DATE_EPOCH=yesterday is not a time" in capsys.readouterr().err
 
 
 def test_texts_that_are_no_text_cost_no_word(moon_dataset: Path, tmp_path: Path) -> None:

@@ -494,7 +494,7 @@ def test_a_dry_run_says_what_a_run_says(moon_dataset: Path, tmp_path: Path) -> N
     head = real.stderr.partition("loading")[0].splitlines()[:-1]
     assert dry.stderr.splitlines()[: len(head)] == head
     assert [line for line in head if line.startswith("warning")] == [
-        "warning: --learning_rate 0.005 multiplies the rate that Prodigy finds by itself: 1.0 is meant",
+        "warning: --learning_rate 0.005: Prodigy sets its own rate, and this is a factor of it: use --learning_rate 1.0",
         "warning: --init_word: `green ring` is 2 tokens; with 1 vector only `green` is used",
         "warning: --save_every_n_steps 500 is more than the run's 1 step, so it never comes",
     ]

@@ -202,7 +202,7 @@ def test_exit_codes_and_their_reasons(folder: Path) -> None:
         (["none.toml"], "not found"),
         ([folder / "data.toml", "--tokn=x"], "unknown flag --tokn"),
         ([folder / "data.toml", "--num_vectors=76"], "does not fit in a prompt"),
-        ([folder / "data.toml", "--background=nice"], "is no colour"),
+        ([folder / "data.toml", "--background=nice"], "is not a colour"),
         ([folder / "images", "--resolution=-512"], "is too small"),
         ([folder / "images", "--resolution=9999999999999999999"], "is too large"),
         ([folder / "images", "--resolution=64", "--train_batch_size=0"], "`batch_size` must be at least 1"),

@@ -1,4 +1,4 @@
-"""Every flag of the reference acts on a real run, or says in one line why it does not."""
+"""Every flag of sd-scripts acts on a real run, or says in one line why it does not."""
 
 import ast
 import re

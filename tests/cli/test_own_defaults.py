@@ -1,4 +1,4 @@
-"""What `coinage train` decides where nothing is said; the two scripts keep the reference's defaults."""
+"""What `coinage train` decides where nothing is said; the two scripts keep sd-scripts' defaults."""
 
 from pathlib import Path
 

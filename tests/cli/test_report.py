@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_line_for_each_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(folder)]) == 0
     head, broken, good = capsys.readouterr().out.splitlines()
-    assert head.split() == ["run", "status", "steps", "loss", "turned", "length", "held-out", "works", "in", "warnings"]
+    assert head.split() == ["run", "status", "steps", "loss", "turned", "length", "fixed", "loss", "works", "in", "warnings"]
     assert broken.split()[:5] == ["zibu-hot", "failed", "41", "of", "1000"]
     assert good.split()[:3] == ["zibu-moon", "finished", "300"]
     assert "40.4 deg" in good

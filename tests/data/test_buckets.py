@@ -1,4 +1,4 @@
-"""Bucket lists and choices against vectors computed by running the reference's algorithm."""
+"""Bucket lists and choices against vectors computed by running sd-scripts' algorithm."""
 
 from dataclasses import replace
 
@@ -146,7 +146,7 @@ def test_buckets_keep_their_invariants(width: int, height: int, cells: int, step
         return
     (bw, bh), (rw, rh), (x, y) = found.bucket_wh, found.resized_wh, found.crop_xy
     assert bw % step == bh % step == 0
-    # Without enlarging, one side is rounded to a whole pixel before the other is made to fit, as the reference.
+    # Without enlarging, one side is rounded to a whole pixel before the other is made to fit, as in sd-scripts.
     assert bw * bh <= side * side * (1 + (1 / min(bw, bh) if no_upscale else 0))
     assert rw >= bw
     assert rh >= bh

@@ -347,7 +347,7 @@ def test_ten_thousand_broken_entries_are_a_few_errors(tmp_path: Path) -> None:
     found, broken = findings.errors
     assert found.what.startswith("5,000 entries cannot be used; the first: image not found")
     assert "meta.json, entry 1; " in found.where
-    assert broken.what == "5,000 entries cannot be used; the first: the entry is no object with an image path"
+    assert broken.what == "5,000 entries cannot be used; the first: the entry is not an object with an image path"
     assert len("".join(everything(findings))) < 1500
 
 

@@ -17,7 +17,7 @@ from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_be
 from coinage.seeding import generator_for
 
 SCHEDULE = DiffusionSchedule(alphas_cumprod_from_betas(0.00085, 0.012, 1000, "scaled_linear"))
-# t, abar, SNR, min-SNR weight for epsilon (gamma 5), for v (gamma 5): from the reference's published constants.
+# t, abar, SNR, min-SNR weight for epsilon (gamma 5), for v (gamma 5): from sd-scripts' published constants.
 TABLE = [
     (0, 0.99914998, 1175.44, 0.004254, 0.004250),
     (10, 0.99043131, 103.507, 0.048306, 0.047843),

@@ -36,7 +36,7 @@ def test_turned_is_the_mean_of_the_vectors_and_length_their_middle() -> None:
 def test_an_empty_run_measures_nothing() -> None:
     record = Record()
     assert measures.last_loss(record) is None
-    assert measures.held_out_loss(record) is None
+    assert measures.fixed_loss(record) is None
     assert measures.works_in(record) is None
     assert measures.images_per_second(record) is None
     assert measures.last(measures.turned(record)) is None

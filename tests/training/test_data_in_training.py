@@ -92,8 +92,8 @@ def test_the_command_reports_what_it_encoded(tmp_path: Path) -> None:
     words = flags(dataset(tmp_path), tmp_path / "o", "--cache_latents_to_disk", "--max_train_steps=1")
     done = captured(lambda: train_command("sd", words))
     assert done.returncode == 0, done.stderr
-    assert "8 images, 1 step, 1 epoch" in done.stderr
-    assert "dataset 1: 64x64, 1 bucket, 16 images with repeats in 4 batches of 4" in done.stderr
+    assert "run     1 step, 1 epoch" in done.stderr
+    assert "data    64x64, 1 bucket, 8 images (16 with repeats) in 4 batches of 4" in done.stderr
 
 
 # Masks

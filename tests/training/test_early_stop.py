@@ -44,7 +44,7 @@ def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path:
     assert 0 < int(best[1]) < step
     assert "AUTOMATIC1111: put it into embeddings/; write zibu-best\n" in told
     assert f'pipe.load_textual_inversion("{tmp_path / "a" / "zibu-best.safetensors"}"' in told
-    assert "run     8 images, at most 200 steps, 10 epochs" in told
+    assert "run     at most 200 steps, 10 epochs" in told
     assert read(tmp_path / "a" / "zibu.safetensors").step in (0, step)
     with safetensors.safe_open(tmp_path / "a" / "zibu-best.safetensors", framework="pt") as file:
         header = file.metadata()

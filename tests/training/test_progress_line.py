@@ -105,7 +105,7 @@ def test_a_run_on_a_terminal(moon_dataset: Path, tmp_path: Path, monkeypatch: py
     assert code == 0
     assert all(len(text) < 80 for text in screen.drawn if "left" in text or "img/s" in text)
     text = "\n".join(screen.lines)
-    assert re.search(r"\nword    zibu, 1 vector from shape\ndata    dataset 1: .*\nrun     8 images, 3 steps, 1 epoch,.*\noutput ", text)
+    assert re.search(r"\nword    zibu, 1 vector from shape\ndata    64x64, .*\nrun     3 steps, 1 epoch,.*\noutput ", text)
     (final,) = [shown for shown in screen.lines if "━" in shown]
     assert re.fullmatch(r"━+  3/3  epoch 1/1  loss 0\.\d{4}  turned +\d+° +[\d.]+ img/s +in 0:0\d", final)
     assert text.startswith("warning: a prompt's option is not used: --l x\nnote: --xformers is not needed")

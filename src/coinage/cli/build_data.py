@@ -84,7 +84,7 @@ def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fall
         face = _numbers(args.face_crop_aug_range, "--face_crop_aug_range", float, hint, findings)
         given["face_crop_aug_range"] = face if face and len(args.face_crop_aug_range.split(",")) == 2 else None
         if face and given["face_crop_aug_range"] is None:
-            findings.error(f"--face_crop_aug_range {args.face_crop_aug_range!r} is no range", hint=hint)
+            findings.error(f"--face_crop_aug_range {args.face_crop_aug_range!r} is not a range", hint=hint)
     if args.use_object_template and args.use_style_template:
         findings.error("--use_object_template and --use_style_template exclude each other", hint="keep one of them")
     if args.role == "negative":
@@ -105,7 +105,7 @@ def _color(name: str, findings: Findings) -> str:
     try:
         ImageColor.getrgb(name)
     except ValueError:
-        findings.error(f"--background {name!r} is no colour", hint="write a name or #rrggbb, such as white or #808080")
+        findings.error(f"--background {name!r} is not a colour", hint="write a name or #rrggbb, such as white or #808080")
     return name
 
 
@@ -116,6 +116,6 @@ def _numbers(text: str, flag: str, kind: type[int | float], hint: str, findings:
     except ValueError:
         values = []
     if len(values) not in (1, 2):
-        findings.error(f"{flag} {text!r} is not a size" if kind is int else f"{flag} {text!r} is no range", hint=hint)
+        findings.error(f"{flag} {text!r} is not a size" if kind is int else f"{flag} {text!r} is not a range", hint=hint)
         return None
     return [values[0], values[-1]]

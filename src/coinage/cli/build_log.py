@@ -130,10 +130,10 @@ def build_hub(args: argparse.Namespace, findings: Findings) -> HubConfig:
     if args.save_state_to_huggingface and not args.huggingface_repo_id:
         findings.error("--save_state_to_huggingface needs --huggingface_repo_id", hint="give the repository, such as me/mychar")
     if args.huggingface_repo_id and not HUB_ID.fullmatch(args.huggingface_repo_id):
-        findings.error(f"--huggingface_repo_id {args.huggingface_repo_id} is no repository", hint="write owner/name")
+        findings.error(f"--huggingface_repo_id {args.huggingface_repo_id} is not a repository", hint="write owner/name")
     folder = (args.huggingface_path_in_repo or "").strip("/")
     if {"..", "."} & set(folder.split("/")):
-        findings.error(f"--huggingface_path_in_repo {folder} is no folder of a repository", hint="write words/mychar, or leave it out")
+        findings.error(f"--huggingface_path_in_repo {folder} is not a folder of a repository", hint="write words/mychar, or leave it out")
     return HubConfig(
         repo_id=args.huggingface_repo_id,
         repo_type=kind,

@@ -20,7 +20,7 @@ from coinage.terminal import print_json, print_table
 from coinage.text_files import is_folder
 
 log = logging.getLogger("coinage")
-COLUMNS = ("run", "status", "steps", "loss", "turned", "length", "held-out", "works in", "warnings")
+COLUMNS = ("run", "status", "steps", "loss", "turned", "length", "fixed loss", "works in", "warnings")
 WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
 EXAMPLES = """\
 examples:
@@ -97,7 +97,7 @@ def print_runs(records: Sequence[Record], paths: Sequence[Path]) -> None:
         works = measures.works_in(record)
         cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
         cells += [_cell(measures.last(measures.turned(record)), " deg"), _cell(measures.last(measures.relative_lengths(record)), " x")]
-        cells += [_cell(measures.held_out_loss(record)), f"{works[0]} of {works[1]}" if works else "-", str(len(record.warnings))]
+        cells += [_cell(measures.fixed_loss(record)), f"{works[0]} of {works[1]}" if works else "-", str(len(record.warnings))]
         rows.append(cells)
     print_table(COLUMNS, rows, right=range(2, len(COLUMNS)), least_width=WIDTH)
 

@@ -1,6 +1,6 @@
 """The flag table of the two training scripts: names, types, defaults and help, as data.
 
-Names, types, choices and defaults are those of the reference trainer (kohya-ss/sd-scripts), so that
+Names, types, choices and defaults are those of kohya-ss/sd-scripts, so that
 existing commands run unchanged; a golden test holds them. Flags of our own are marked. The parser and
 the help come from this table. A flag with a note is accepted, and the note is said once.
 """
@@ -356,7 +356,7 @@ FLAGS: tuple[Flag, ...] = (
 BY_DEST: dict[str, Flag] = {flag.dest: flag for flag in FLAGS}
 
 
-# What `coinage train` decides where nothing is said (`own_defaults`); the two scripts keep the reference's defaults.
+# What `coinage train` decides where nothing is said (`own_defaults`); the two scripts keep sd-scripts' defaults.
 DECIDED = (
     "--optimizer_type",
     "--learning_rate",

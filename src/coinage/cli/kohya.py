@@ -1,4 +1,4 @@
-"""The training command: the reference trainer's command line, run by Coinage."""
+"""The training command: sd-scripts' command line, run by Coinage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `coinage train` does where nothing is said: the best that was measured. The two scripts do as the reference."""
+"""What `coinage train` does where nothing is said: the best that was measured. The two scripts do as in sd-scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIED = ("color_aug", "random_crop", "face_crop_aug_range")  # pixels that diff
 def decided(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in what was left open.
 
-    Without an optimizer and a rate, the measured best: `benchmarks/quality.py`. With one of them, what the reference would do.
+    Without an optimizer and a rate, the measured best: `benchmarks/quality.py`. With one of them, what sd-scripts would do.
     """
     if args.optimizer_type is None and args.learning_rate is None and not (args.use_8bit_adam or args.use_lion_optimizer):
         args.optimizer_type, args.learning_rate = "Directional", USUAL_ANGLE

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from coinage.advice import Planned, memory_problem, side_by_side
 from coinage.data.batches import images_per_step, length_of
 from coinage.data.summary import headlines
-from coinage.disk import MB, latent_bytes, saved_bytes, saves
+from coinage.disk import latent_bytes, saved_bytes, saves
 from coinage.footprint import CONTEXT, in_gb
 from coinage.launch import process_count
 from coinage.model_sizes import model_sizes
 from coinage.reach import rate_problem
 from coinage.terminal import fact
-from coinage.wording import counted
+from coinage.wording import counted, sized
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,8 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
     for number, line in enumerate(headlines(config.data, samples)):
         fact("" if number else "data", line)
     steps, epochs = length_of(config, samples, process_count())
-    images = counted(sum(sample.trains for sample in samples), "image")
     optim = f"{config.optim.name} at {config.optim.learning_rate:g}"
-    fact("run", f"{images}, {steps_of([config], [steps])}, {counted(epochs, 'epoch')}, {optim}")
+    fact("run", f"{steps_of([config], [steps])}, {counted(epochs, 'epoch')}, {optim}")
     fact("output", str(config.output_file))
     fact("seed", f"{seed} (pass --seed to repeat this run)" if drawn else str(seed))
 
@@ -86,10 +85,10 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
     size, states = sum(map(saved_bytes, configs, counts)), " with their states" if config.state.save else ""
     fewer = any(c.loop.early_stop and count > 1 + c.save.keep_best for c, count in zip(configs, counts, strict=True))
     embeddings = ("at most " if fewer else "") + counted(sum(counts), "embedding")
-    log.info("%s%s in %s, %.1f MB", embeddings, states, config.save.output_dir, size / MB)
+    log.info("%s%s in %s, %s", embeddings, states, config.save.output_dir, sized(size))
     if config.data.cache_latents:
         size = sum(map(latent_bytes, data))
-        log.info("%.1f MB of latents %s", size / MB, "on the disk" if config.data.cache_to_disk else "in memory")
+        log.info("%s of latents %s", sized(size), "on the disk" if config.data.cache_to_disk else "in memory")
     planned = planned_for(configs, checked)
     needs = planned.needs(model_sizes(config.model))
     for config, (steps, _) in zip(configs, lengths, strict=True):

@@ -95,7 +95,7 @@ RANGES: Mapping[str, Range] = {
     "huber_scale": Range(0, FACTOR, above=True, hint="1 is usual"),
     "min_snr_gamma": Range(0, 1e6, hint="5 is usual"),
     "v_pred_like_loss": Range(0, FACTOR),
-    # As the reference, 0 and what is below it switch previews off; a note says so.
+    # As in sd-scripts, 0 and what is below it switch previews off; a note says so.
     "sample_every_n_steps": Range(-MOST, MOST),
     "sample_every_n_epochs": Range(-MOST, MOST),
     "ddp_timeout": Range(0, 525_600, hint="minutes, up to a year; 0 is as if it were left out"),

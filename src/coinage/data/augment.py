@@ -14,7 +14,7 @@ from coinage.data.buckets import Fit, Size, centred
 
 Pixels = NDArray[np.uint8]
 COLOR_RATE = 0.33  # share of images whose colours vary
-HUE_SHIFT = 8 * 256 / 180  # the reference's 8 of 180 hues, on Pillow's scale of 256
+HUE_SHIFT = 8 * 256 / 180  # sd-scripts' 8 of 180 hues, on Pillow's scale of 256
 GAMMA = (0.95, 1.05)
 
 
@@ -53,7 +53,7 @@ def face_fit(
 ) -> Fit:
     """Resize so that the face takes 1/hi to 1/lo of the shorter side, and cut around it.
 
-    The rule is the reference's; an image smaller than the target is enlarged until it covers it.
+    The rule is sd-scripts'; an image smaller than the target is enlarged until it covers it.
     """
     x, y, face_width, face_height = face
     size, side = max(face_width, face_height), min(fit.bucket_wh)
@@ -92,7 +92,7 @@ def shift_hue(pixels: Pixels, shift: float) -> Pixels:
 
 
 def apply_gamma(pixels: Pixels, gamma: float, *, as_reference: bool = False) -> Pixels:
-    """Values to the power of gamma, on a scale of 0..1; the reference takes 0..255, which changes the brightness."""
+    """Values to the power of gamma, on a scale of 0..1; sd-scripts takes 0..255, which changes the brightness."""
     values = np.arange(256)
     table = np.clip(values**gamma, 0, 255) if as_reference else (values / 255) ** gamma * 255 + 0.5
     return table.astype(np.uint8)[pixels]

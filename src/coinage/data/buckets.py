@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets as pure integers. The rules are the reference trainer's."""
+"""Aspect-ratio buckets as pure integers. The rules are sd-scripts'."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _shrunk(image_wh: Size, area: int, step: int) -> Size:
 
 
 def letterbox(image_wh: Size, bucket_wh: Size) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the image's aspect ratio fitted inside its bucket, as the reference reports."""
+    """Left, top, right, bottom of the image's aspect ratio fitted inside its bucket, as sd-scripts reports."""
     ratio = image_wh[0] / image_wh[1]
     width, height = bucket_wh
     across, down = (height * ratio, float(height)) if width / height > ratio else (float(width), width / ratio)
@@ -121,7 +121,7 @@ class SizeCondition:
 def size_condition(image_wh: Size, used: Fit, *, flipped: bool, as_reference: bool = False) -> SizeCondition:
     """The size conditioning of one use of an image.
 
-    By default the crop is the true one, in resized pixels, mirrored with the image. As the reference, it
+    By default the crop is the true one, in resized pixels, mirrored with the image. As in sd-scripts, it
     describes a letterbox that is not drawn, whatever was cut.
     """
     (x, y), (width, height) = used.crop_xy, used.bucket_wh

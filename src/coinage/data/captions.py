@@ -40,7 +40,7 @@ Choose = Callable[[Sequence[str]], str]
 
 
 def vary(caption: str, rules: CaptionRules, token: str, rng: np.random.Generator, step: int = 0, total: int = 0) -> str:
-    """The caption as used this time. The order of stages is the reference trainer's.
+    """The caption as used this time. The order of stages is sd-scripts'.
 
     Args:
         caption: the image's caption; several lines only with wildcards on.

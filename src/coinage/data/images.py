@@ -48,7 +48,7 @@ class View:
 def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | None]:
     """The image as displayed, 8-bit RGB, and its alpha channel where it has one.
 
-    Transparency is shown over the background colour, 16 bits are scaled to 8. As the reference, hidden colours show
+    Transparency is shown over the background colour, 16 bits are scaled to 8. As in sd-scripts, hidden colours show
     instead, 16-bit grey saturates, and photos lie on their side.
 
     Raises:
@@ -149,7 +149,7 @@ def _cubic(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float6
 
 
 def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = None) -> Pixels:
-    """[H, W] or [H, W, 3] uint8. By default area averaging when neither side grows, else Lanczos, as the reference."""
+    """[H, W] or [H, W, 3] uint8. By default area averaging when neither side grows, else Lanczos, as in sd-scripts."""
     if image.size == size_wh:
         return np.asarray(image)
     grows = size_wh[0] > image.size[0] or size_wh[1] > image.size[1]

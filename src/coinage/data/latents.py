@@ -194,7 +194,7 @@ def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
 
 
 def _averaged(mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]], width: int, height: int) -> Tensor:
-    """A mask [H, W] averaged to the latents' size, as the reference: the mean of 8x8 blocks."""
+    """A mask [H, W] averaged to the latents' size, as in sd-scripts: the mean of 8x8 blocks."""
     rows = shrink_rows(mask[..., None], height)
     return torch.from_numpy(shrink_rows(rows.transpose(1, 0, 2), width)[..., 0].T.copy())
 

@@ -98,7 +98,7 @@ def _is_name(value: object) -> bool:
 
 def _not_a_record(where: str, findings: Findings) -> None:
     hint = 'write "1.png": {"caption": "..."}; in a .jsonl file {"file_name": "1.png", "text": "..."}'
-    findings.error("the entry is no object with an image path", where, hint)
+    findings.error("the entry is not an object with an image path", where, hint)
 
 
 def composed(record: Record, rules: CaptionRules, findings: Findings) -> tuple[str, bool]:

@@ -223,7 +223,7 @@ def _masks(
 
 
 def shown_size(header: Header, subset: SubsetConfig) -> Size:
-    """An image's size as training sees it: upright, unless the reference is followed."""
+    """An image's size as training sees it: upright, unless sd-scripts is followed."""
     return header.stored_wh if subset.images.as_reference else header.upright_wh
 
 
@@ -256,7 +256,7 @@ def without_leaks(samples: Sequence[Sample]) -> list[Sample]:
 def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
     """Regularisation images repeated until they are as many as the others of their dataset; the rest is left out.
 
-    The rule is the reference's: in order, first with their own repeats, then once more in each round.
+    The rule is sd-scripts': in order, first with their own repeats, then once more in each round.
     """
     chosen: dict[int, int] = {}
     for dataset in {sample.dataset for sample in samples if sample.subset.regularisation}:

@@ -263,5 +263,5 @@ def _from_metadata(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     _note_lines(more, str(path), findings)
     if not entries and not bad.errors:
         findings.warn(f"no images in {path}: the subset is left out", subset.where)
-    entries.sort(key=lambda entry: -len(entry.path))  # the reference's order: longest first
+    entries.sort(key=lambda entry: -len(entry.path))  # sd-scripts' order: longest first
     return entries

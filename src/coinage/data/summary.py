@@ -50,7 +50,10 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
         found = _dataset(config, [s for s in samples if s.dataset == number - 1])
         uses, batches = (sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches"))
         width, height = config.resolution_wh
-        line = f"dataset {number}: {width}x{height}, {counted(len(found['buckets']), 'bucket')}, {counted(uses, 'image')} with repeats"
+        images = sum(bucket["images"] for bucket in found["buckets"])
+        repeated = f" ({uses:,} with repeats)" if uses != images else ""
+        name = f"dataset {number}: " if len(data.datasets) > 1 else ""
+        line = f"{name}{width}x{height}, {counted(len(found['buckets']), 'bucket')}, {counted(images, 'image')}{repeated}"
         short = f", {found['short_batches']} of them incomplete" if found["short_batches"] else ""
         lines.append(f"{line} in {counted(batches, 'batch', 'batches')} of {config.batch_size}{short}")
     return lines

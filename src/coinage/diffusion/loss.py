@@ -7,7 +7,7 @@ from torch import Tensor
 
 from coinage.config import LEAST_MASK, LossConfig, PredictionType
 
-MOST_SNR = 1000.0  # as the reference
+MOST_SNR = 1000.0  # as in sd-scripts
 # The plain schedule's last value. On a schedule that ends in pure noise, weights go no further than there.
 LEAST_SNR = 0.00468191
 
@@ -16,7 +16,7 @@ def errors(prediction: Tensor, target: Tensor, timesteps: Tensor, snr: Tensor, c
     """The error of each number, in the shape of `target`; float32.
 
     With d = prediction - target: l2 d^2; l1 |d|; huber 2 c (sqrt(d^2 + c^2) - c); smooth_l1 the same without the
-    first c (pseudo-Huber; Patil et al. 2024, arXiv:2403.16728, scaled as the reference).
+    first c (pseudo-Huber; Patil et al. 2024, arXiv:2403.16728, scaled as in sd-scripts).
     """
     d = prediction.float() - target
     if config.kind == "l2":
@@ -32,7 +32,7 @@ def huber_threshold(timesteps: Tensor, snr: Tensor, config: LossConfig) -> Tenso
     """Where the loss turns from square to straight, [B] float32 > 0 for [B] timesteps and signal-to-noise ratios.
 
     `constant`: c times scale; `exponential`: c ** (t / 1000) times scale; `snr`: (1 - c) / (1 + sigma)^2 + c with
-    sigma = 1 / sqrt(snr), whatever the scale, as the reference.
+    sigma = 1 / sqrt(snr), whatever the scale, as in sd-scripts.
     """
     c, scale = config.huber_c, config.huber_scale
     if config.huber_schedule == "constant":
@@ -62,7 +62,7 @@ def weight_of(snr: Tensor, config: LossConfig, prediction_type: PredictionType) 
 
     With s = snr, kept in 0.0047..1000 (min-SNR: only from below): scaling v like noise s / (s + 1); a v-like part
     for noise 1 + w (s + 1) / s; debiased estimation (Yu et al. 2023, arXiv:2310.08442) 1 / sqrt(s) for noise,
-    1 / (s + 1) for v; all as the reference.
+    1 / (s + 1) for v; all as in sd-scripts.
     """
     weight = torch.ones_like(snr)
     kept = snr.clamp(LEAST_SNR, MOST_SNR)
@@ -114,7 +114,7 @@ def loss_per_sample(
         snr: [B] float32.
         config: which error, which weights.
         prediction_type: what is predicted.
-        mask: weight of each place, [B, 1, H, W] float32 in 0..1. The mean is over all places, as the reference,
+        mask: weight of each place, [B, 1, H, W] float32 in 0..1. The mean is over all places, as in sd-scripts,
             unless `normalize_mask` divides it by the mask's own mean.
 
     Returns:

@@ -54,7 +54,7 @@ def add_pyramid(noise: Tensor, levels: int, discount: float, generator: torch.Ge
         generator: of the sample.
 
     Returns:
-        [C, H, W] float32. The deviation is the sample's own, where the reference takes the batch's.
+        [C, H, W] float32. The deviation is the sample's own, where sd-scripts takes the batch's.
     """
     channels, height, width = noise.shape
     for level in range(levels):

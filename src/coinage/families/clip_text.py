@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) -> Tensor:
-    """Hidden states for cross-attention, as the reference.
+    """Hidden states for cross-attention, as in sd-scripts.
 
     Args:
         encoder: a text encoder, transformers 4 or 5.
@@ -44,7 +44,7 @@ def rows_and_weights(words: WordEncoder, captions: Sequence[str], chunks: int, *
 
 
 def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
-    """Hidden states [B, T, D] times weights [B, T, 1], as the reference: SD 1 and 2 keep each text's mean, SDXL does not."""
+    """Hidden states [B, T, D] times weights [B, T, 1], as in sd-scripts: SD 1 and 2 keep each text's mean, SDXL does not."""
     if weights is None or bool((weights == 1).all()):
         return hidden
     scaled = hidden * weights.to(hidden)
@@ -55,7 +55,7 @@ def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
-    """The rows of each caption as one sequence, as the reference: the first start, all text, the last end.
+    """The rows of each caption as one sequence, as in sd-scripts: the first start, all text, the last end.
 
     Args:
         hidden: [B * chunks, 77, D].

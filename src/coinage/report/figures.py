@@ -96,7 +96,7 @@ def overlays(records: Sequence[Record], names: Sequence[str]) -> list[Figure]:
         runs = enumerate(zip(records, names, values, strict=True))
         return [Line(name=name, points=_over(record, own), style=f"s{i % HUES}") for i, (record, name, own) in runs]
 
-    held_out = [
+    fixed = [
         Line(name=name, points=[(float(step), loss) for step, loss in record.measured], style=f"s{i % HUES}", dots=True)
         for i, (record, name) in enumerate(zip(records, names, strict=True))
     ]
@@ -110,7 +110,7 @@ def overlays(records: Sequence[Record], names: Sequence[str]) -> list[Figure]:
             lines([smoothed(r.curves.loss) for r in records]),
             "loss, smoothed",
         ),
-        _figure("Held-out loss", "On images that were not trained on.", held_out, "loss"),
+        _figure("Loss on fixed images", "The same images and noise each time; held-out images where there are any.", fixed, "loss"),
     ]
     return [figure for figure in found if any(entry.value for entry in figure.legend)]
 

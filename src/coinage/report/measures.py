@@ -75,8 +75,8 @@ def last_loss(record: Record) -> float | None:
     return last(smoothed(record.curves.loss))
 
 
-def held_out_loss(record: Record) -> float | None:
-    """The last loss on held-out images."""
+def fixed_loss(record: Record) -> float | None:
+    """The last loss on fixed images and noise: on held-out images where there are any, else on some that are trained on."""
     return record.measured[-1][1] if record.measured else None
 
 

@@ -229,7 +229,7 @@ def _summary(record: Record) -> dict[str, Any]:
         "loss": measures.last_loss(record),
         "turned": measures.last(measures.turned(record)),
         "length": measures.last(measures.relative_lengths(record)),
-        "held_out": measures.held_out_loss(record),
+        "fixed": measures.fixed_loss(record),
         "works": measures.works_in(record),
     }
 

@@ -1,4 +1,4 @@
-"""Embeddings and states on the way and at the end, under the reference's names; older ones are forgotten as asked."""
+"""Embeddings and states on the way and at the end, under sd-scripts' names; older ones are forgotten as asked."""
 
 from __future__ import annotations
 
