@@ -67,7 +67,9 @@ def test_a_changed_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = told(capsys, path)
     assert "it was changed, or is damaged" in found["warnings"][0]
     assert main(["inspect", str(path)]) == 0
-    assert "NOT what its header says" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "NOT what its header says" in shown
+    assert not [line for line in shown.splitlines() if line != line.rstrip()], "a table ends where its text does"
 
 
 def test_the_page_for_people(models: Path, tmp_path: Path, words: Vocabulary, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,9 @@ def fetch_state(place: str, token: str | None) -> Path:
     name, _, folder = inner.partition("/")
     folder = folder.strip("/")
     if not (owner and name and folder):
-        raise CoinageError(f"--resume {place} is not a state on the hub", hint="write owner/repo/folder, with :revision and :type if need be")
+        raise CoinageError(
+            f"--resume {place} is not a state on the hub", hint="write owner/repo/folder, with :revision and :type if need be"
+        )
     repo, at = f"{owner}/{name}", revision or None
     hint = "check name, revision and login"
     try:

@@ -99,7 +99,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
     console.width = max(console.width, least_width)
     with console.capture() as shown:
         console.print(table)
-    print(*(line.rstrip() for line in shown.get().splitlines()), sep="\n", flush=True)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in shown.get().splitlines()))
+    sys.stdout.flush()
 
 
 def gap() -> None:

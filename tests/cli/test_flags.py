@@ -136,7 +136,14 @@ def test_all_missing_inputs_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         build(parse("sd", ["--lr_scheduler=cosin", "--min_timestep=900", "--max_timestep=100"], "test"))
     text = str(caught.value)
-    for part in ("--pretrained_model", "--token_string", "--output_dir", "no dataset", "cosin", "--min_timestep 900 must be below --max_timestep 100"):
+    for part in (
+        "--pretrained_model",
+        "--token_string",
+        "--output_dir",
+        "no dataset",
+        "cosin",
+        "--min_timestep 900 must be below --max_timestep 100",
+    ):
         assert part in text
 
 

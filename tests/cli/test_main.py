@@ -1,5 +1,9 @@
 """The bare command: help in all its spellings, and commands that are not there."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from coinage.cli.main import COMMANDS, main
@@ -55,3 +59,13 @@ def test_a_mistyped_command(word: str, hint: str) -> None:
         assert "is not a command of coinage" in error
         assert f"hint: {hint}" in error
         assert "\x1b" not in error
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(moon_dataset: Path) -> None:
+    words = [sys.executable, "-m", "coinage.cli.main", "dataset", str(moon_dataset), "--token=zibu"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 141

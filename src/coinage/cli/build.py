@@ -124,7 +124,7 @@ def _conflicts(args: argparse.Namespace) -> list[Problem]:
     """Find values that cannot be together."""
     low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
     wrong = {
-        Problem(f"--min_timestep {low} must be below --max_timestep {high}", hint="0 <= --min_timestep < --max_timestep <= 1000"): low >= high,
+        Problem(f"--min_timestep {low} must be below --max_timestep {high}", hint="they may be 0 to 1000"): low >= high,
         Problem("--init_word is empty", hint="give a known word close to the concept, such as girl"):
             args.init_word is not None and not args.init_word.strip(),
         Problem("--init_word auto and --weights exclude each other", hint="keep one of them"): args.init_word == AUTO and args.weights,

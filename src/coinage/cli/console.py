@@ -18,6 +18,7 @@ from coinage.memory import full_memory, is_full
 from coinage.terminal import Lines, Messages, print_error, print_line, print_text, settle_streams
 
 INTERRUPTED = 130
+READER_LEFT = 141  # as a shell tells of SIGPIPE
 PATIENCE = 5.0  # seconds
 
 
@@ -88,7 +89,10 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
 
 
 def exit_code_of(action: Callable[[], None]) -> int:
-    """Run a command: 0 done, 1 failed, 2 wrong usage. A user's error is one block per problem, no traceback."""
+    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads its output.
+
+    A user's error is one block per problem, no traceback.
+    """
     wait_asleep()
     set_up_log()
     try:
@@ -109,6 +113,8 @@ def exit_code_of(action: Callable[[], None]) -> int:
         with contextlib.suppress(OSError):
             print_line("interrupted", "stderr")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads the output has had enough of it, as `head` does
+        return READER_LEFT
     finally:
         settle_streams()
     return 0
