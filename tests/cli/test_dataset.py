@@ -115,7 +115,7 @@ def test_counts_of_one(folder: Path) -> None:
         next((folder / "images").glob(f"{name}.[pj]*")).unlink()
         (folder / "images" / f"{name}.txt").unlink()
     done = dataset(folder / "images", "--token=zibu", "--resolution=64")
-    assert "1 image, 1 with repeats, 1 batch per epoch" in done.stdout
+    assert "1 image, 1 batch per epoch" in done.stdout
     assert "1 image x 1" in done.stdout
 
 

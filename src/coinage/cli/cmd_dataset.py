@@ -205,7 +205,8 @@ def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], ch
     kinds = [counted(summary["images"], "image")]
     kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
     batches = counted(summary["batches_per_epoch"], "batch", "batches")
-    print_line(f"{', '.join(kinds)}, {summary['uses_per_epoch']} with repeats, {batches} per epoch")
+    kinds += [f"{summary['uses_per_epoch']:,} with repeats"] if summary["uses_per_epoch"] != summary["images"] else []
+    print_line(f"{', '.join(kinds)}, {batches} per epoch")
     if "steps" in summary:
         print_line(f"{counted(summary['steps'], 'step')}, {counted(summary['epochs'], 'epoch')}")
     for number, dataset in enumerate(summary["datasets"], 1):
