@@ -1,7 +1,8 @@
-"""A dataset as one HTML page: every image as cut, with its captions and token ids. No network needed."""
+"""A dataset as one HTML page: every image, what is cut off it made pale, with its captions and token ids. No network needed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from coinage.words import marked_parts
 
 THUMBNAIL = 192  # pixels, the longer side
 MOST = 400  # images on a page
+PALE = 0.75  # share of white in what is cut off
 MASK_COLOR = np.array([255, 0, 80])  # laid over what a mask leaves out
 
 
@@ -50,7 +52,13 @@ def _card(sample: Sample, described: dict[str, Any], token: str, checked: DataCh
     ]
     lacking = bool(token) and not all(any(marked for _, marked in caption["parts"]) for caption in captions)
     name = Path(described["path"]).name
-    return described | {"name": name, "thumbnail": thumbnail(sample, THUMBNAIL), "marks": marks, "captions": captions, "lacking": lacking}
+    return described | {
+        "name": name,
+        "thumbnail": thumbnail(sample, THUMBNAIL, whole=True),
+        "marks": marks,
+        "captions": captions,
+        "lacking": lacking,
+    }
 
 
 def marks_of(sample: Sample) -> list[str]:
@@ -65,14 +73,26 @@ def marks_of(sample: Sample) -> list[str]:
     return [mark for mark, holds in told.items() if holds]
 
 
-def thumbnail(sample: Sample, side: int) -> str:
-    """The image as cut, as a data URL; "" when it cannot be read."""
+def thumbnail(sample: Sample, side: int, *, whole: bool = False) -> str:
+    """Return the image as a data URL; "" when it cannot be read.
+
+    Args:
+        sample: the image.
+        side: of the picture, its longer one, pixels.
+        whole: show also what is cut off, in pale; otherwise the image as cut.
+    """
+    uncut = replace(sample.fit, crop_xy=(0, 0), bucket_wh=sample.fit.resized_wh)
     try:
-        view = load_view(sample)
+        view = load_view(replace(sample, fit=uncut) if whole else sample)
     except CoinageError:
         return ""
     pixels = (view.pixels.transpose(1, 2, 0) + 1) * 127.5
     if view.mask is not None:
         hidden = (1 - view.mask)[..., None] * 0.6
         pixels = pixels * (1 - hidden) + MASK_COLOR * hidden
+    if whole:
+        (x, y), (width, height) = sample.fit.crop_xy, sample.fit.bucket_wh
+        gone = np.full((*pixels.shape[:2], 1), PALE)
+        gone[y : y + height, x : x + width] = 0
+        pixels = pixels * (1 - gone) + 255 * gone
     return data_url(pixels.round().clip(0, 255).astype(np.uint8), side)

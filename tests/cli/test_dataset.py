@@ -1,5 +1,7 @@
 """`coinage dataset` and --debug_dataset, as a user runs them."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -149,6 +151,25 @@ def test_the_contact_sheet_shows_every_image(folder: Path) -> None:
     assert "&lt;b&gt;" in page
     assert "<b>zibu" not in page, "captions are text, not markup"
     assert "http" not in page
+
+
+def test_the_contact_sheet_shows_what_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (128, 64), (0, 0, 200)).save(tmp_path / "images" / "wide.png")
+    done = dataset(tmp_path / "images", "--resolution=64", "--token=zibu", "--use_object_template", f"--html={tmp_path / 'sheet.html'}")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert "128x64 &rarr; 64x64; the pale part is cut off" in page
+    jpeg = page.split("data:image/jpeg;base64,")[1].split('"')[0]
+    shown = Image.open(io.BytesIO(base64.b64decode(jpeg)))
+    across, down = shown.size
+    assert across == 2 * down
+    left, middle, right = (shown.getpixel((across * eighth // 8, down // 2)) for eighth in (1, 4, 7))
+    assert isinstance(left, tuple)
+    assert isinstance(middle, tuple)
+    assert isinstance(right, tuple)
+    assert min(left[0], right[0]) > 150
+    assert middle[0] < 50
 
 
 def test_everything_wrong_is_told_together_and_nothing_is_written(tmp_path: Path) -> None:
