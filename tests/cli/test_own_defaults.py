@@ -1,11 +1,15 @@
 """What `coinage train` decides where nothing is said; the two scripts keep sd-scripts' defaults."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from coinage.cli.build import build
+from coinage.cli.flags import DECIDED, FOUND
+from coinage.cli.kohya import train_command
+from coinage.cli.main import main
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODEL
@@ -117,3 +121,17 @@ def test_pixels_that_vary_are_not_kept(images: Path) -> None:
 def test_the_own_size_of_a_model(tmp_path: Path) -> None:
     assert own_side(str(MODEL)) == 64
     assert own_side(str(tmp_path / "nothing.safetensors")) is None
+
+
+def test_the_help_shows_what_coinage_train_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    def helped(run: Callable[[], int]) -> str:
+        with pytest.raises(SystemExit):
+            run()
+        return " ".join(capsys.readouterr().out.split())
+
+    own, script = helped(lambda: main(["train", "--help"])), helped(lambda: train_command("sd", ["--help"]))
+    assert {name for name in DECIDED if name not in FOUND} == set()
+    for name, value in FOUND.items():
+        assert f"Default: {value}." in own, name
+        assert f"Default: {value}." not in script, name
+    assert "Optimizer steps. Default: 1600." in script

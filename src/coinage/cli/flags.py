@@ -77,12 +77,12 @@ _MODEL = _rows(
     Flag("--vae", "str", None, "Use the VAE of this file, diffusers folder or hub id instead of the model's own.", path=True),
     Flag("--tokenizer_cache_dir", "str", None, "Folder of tokenizers for single files: with vocab.json and merges.txt, in it or in a subfolder.", path=True),
     Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last."),
-    Flag("--max_token_length", "int", None, "Caption length in tokens (75 when unset).", (150, 225), also=(("75", None),)),
+    Flag("--max_token_length", "int", None, "Caption length in tokens. Default: 75.", (150, 225), also=(("75", None),)),
 )  # fmt: skip
 
 _DATASET = _rows(
     "dataset",
-    Flag("--train_data_dir", "str", None, "Folder of N_name subfolders with images, where N is the number of repeats.", path=True),
+    Flag("--train_data_dir", "str", None, "Folder of images, or of N_name subfolders with images, where N is the number of repeats.", path=True),
     Flag("--reg_data_dir", "str", None, "The same for regularisation images.", path=True),
     Flag("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir.", path=True),
     Flag("--dataset_repeats", "int", 1, "Repeats of subsets that set no num_repeats."),
@@ -102,7 +102,7 @@ _CAPTION = _rows(
     "captions",
     Flag("--shuffle_caption", "switch", False, "Shuffle the caption's tags each time."),
     Flag("--caption_separator", "str", ",", "What separates tags."),
-    Flag("--caption_extension", "str", ".caption", "Suffix of caption files."),
+    Flag("--caption_extension", "str", ".caption", "Suffix of caption files; .txt is tried too unless it is given."),
     Flag("--caption_extention", "str", None, "Old spelling of --caption_extension; wins when given."),
     Flag("--keep_tokens", "int", 0, "Number of leading tags that stay in place."),
     Flag("--keep_tokens_separator", "str", "", "Marks the end of the tags that stay in place."),
@@ -137,9 +137,9 @@ _BUCKETS = _rows(
 _OUTPUT = _rows(
     "output",
     Flag("--output_dir", "str", None, "Where embeddings and previews go.", path=True),
-    Flag("--output_name", "str", None, "Name of the embedding file, without suffix; the token string when unset."),
+    Flag("--output_name", "str", None, "Name of the embedding file, without suffix. Default: the token string."),
     Flag("--save_model_as", "str", "pt", "File format.", ("ckpt", "pt", "safetensors"), also=((".ckpt", "ckpt"), (".pt", "pt"), (".safetensors", "safetensors"))),
-    Flag("--save_precision", "str", None, "Number format of the saved vectors (fp32 when unset).", ("float", "fp16", "bf16"), also=(("fp32", "float"),)),
+    Flag("--save_precision", "str", None, "Number format of the saved vectors. Default: fp32.", ("float", "fp16", "bf16"), also=(("fp32", "float"),)),
     Flag("--save_every_n_epochs", "int", None, "Save after every n-th epoch."),
     Flag("--save_every_n_steps", "int", None, "Save after every n-th step."),
     Flag("--save_n_epoch_ratio", "int", None, "Save at least this many times, evenly over the epochs."),
@@ -161,10 +161,10 @@ _STATE = _rows(
 _HUB = _rows(
     "hub upload",
     Flag("--huggingface_repo_id", "str", None, "Upload every embedding to this repository, owner/name; it is made if need be."),
-    Flag("--huggingface_repo_type", "str", None, "model (when unset), dataset or space."),
-    Flag("--huggingface_path_in_repo", "str", None, "Folder inside the repository; its root when unset."),
-    Flag("--huggingface_token", "str", None, "Access token; the stored login when unset.", secret=True),
-    Flag("--huggingface_repo_visibility", "str", None, "public or private (when unset), of a repository that is made."),
+    Flag("--huggingface_repo_type", "str", None, "model, dataset or space. Default: model."),
+    Flag("--huggingface_path_in_repo", "str", None, "Folder inside the repository. Default: its root."),
+    Flag("--huggingface_token", "str", None, "Access token. Default: the stored login.", secret=True),
+    Flag("--huggingface_repo_visibility", "str", None, "public or private, of a repository that is made. Default: private."),
     Flag("--async_upload", "switch", False, "Upload in the background."),
 )  # fmt: skip
 
@@ -172,7 +172,7 @@ _LENGTH = _rows(
     "length and precision",
     Flag("--max_train_steps", "int", 1600, "Optimizer steps."),
     Flag("--max_train_epochs", "int", None, "Passes over the dataset; overrides --max_train_steps."),
-    Flag("--seed", "int", None, "Makes the run repeatable; drawn and printed when unset."),
+    Flag("--seed", "int", None, "Makes the run repeatable. Default: drawn, and printed."),
     Flag("--gradient_accumulation_steps", "int", 1, "Batches per optimizer step."),
     Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16")),
     Flag("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
@@ -195,7 +195,7 @@ _MEMORY = _rows(
 
 _OPTIMIZER = _rows(
     "optimizer",
-    Flag("--optimizer_type", "str", "", "AdamW (when unset; `coinage train` takes Directional), Directional, Lion, SGDNesterov, AdaFactor, Prodigy, DAdapt*, *ScheduleFree, a class of torch.optim, or module.Class."),
+    Flag("--optimizer_type", "str", "", "AdamW, Directional, Lion, SGDNesterov, AdaFactor, Prodigy, DAdapt*, *ScheduleFree, a class of torch.optim, or module.Class. Default: AdamW."),
     Flag("--use_8bit_adam", "switch", False, "Old spelling of --optimizer_type AdamW8bit."),
     Flag("--use_lion_optimizer", "switch", False, "Old spelling of --optimizer_type Lion."),
     Flag("--learning_rate", "float", 2e-6, "Learning rate; of Directional the angle of a step in radians."),
@@ -260,16 +260,16 @@ _LOGGING = _rows(
     Flag("--logging_dir", "str", None, "Folder of the trackers' logs.", path=True),
     Flag("--log_with", "str", None, "Tracker; tensorboard when --logging_dir is given. all: both, as far as installed.", ("tensorboard", "wandb", "all")),
     Flag("--log_prefix", "str", None, "Prefix of the run's log folder."),
-    Flag("--log_tracker_name", "str", None, "Name of the tracker; textual_inversion when unset."),
+    Flag("--log_tracker_name", "str", None, "Name of the tracker. Default: textual_inversion."),
     Flag("--wandb_run_name", "str", None, "Name of the run on W&B."),
     Flag("--log_tracker_config", "str", None, "TOML file of tracker arguments: [wandb] for wandb.init, [tensorboard] for SummaryWriter.", path=True),
-    Flag("--wandb_api_key", "str", None, "Key of W&B; the stored login when unset.", secret=True),
+    Flag("--wandb_api_key", "str", None, "Key of W&B. Default: the stored login.", secret=True),
     Flag("--log_config", "switch", False, "Send the settings to the trackers, without keys and folders."),
 )  # fmt: skip
 
 _METADATA = _rows(
     "metadata",
-    Flag("--metadata_title", "str", None, "Title; the output name when unset."),
+    Flag("--metadata_title", "str", None, "Title. Default: the output name."),
     Flag("--metadata_author", "str", None, "Author."),
     Flag("--metadata_description", "str", None, "Description."),
     Flag("--metadata_license", "str", None, "Licence."),
@@ -277,7 +277,7 @@ _METADATA = _rows(
     Flag("--metadata_usage_hint", "str", None, "How to use it."),
     Flag("--metadata_thumbnail", "str", None, "Thumbnail: an image file or a data URL.", path=True),
     Flag("--metadata_merged_from", "str", None, "What it was merged from."),
-    Flag("--metadata_trigger_phrase", "str", None, "The word to write in prompts; the file's name when unset."),
+    Flag("--metadata_trigger_phrase", "str", None, "The word to write in prompts. Default: the file's name."),
     Flag("--metadata_preprocessor", "str", None, "Preprocessor."),
     Flag("--metadata_is_negative_embedding", "str", None, "true for negative prompts.", also=(("true", "true"), ("false", "false"))),
 )  # fmt: skip
@@ -301,7 +301,7 @@ _SHARDING = _rows(
 _WORD = _rows(
     "the new word",
     Flag("--token_string", "str", None, "The new word, as captions write it."),
-    Flag("--init_word", "str", None, 'A known word to start from, such as girl; needed unless --weights is given. auto: the one that fits the images best, by measurement (" auto", with a space, is the word itself).'),
+    Flag("--init_word", "str", None, 'A known word to start from, such as girl; the scripts need it unless --weights is given. auto: the one that fits the images best, by measurement (" auto", with a space, is the word itself).'),
     Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes."),
     Flag("--weights", "str", None, "Start from this embedding file.", path=True),
     Flag("--use_object_template", "switch", False, 'Replace captions by sentences such as "a photo of a {}".'),
@@ -331,17 +331,17 @@ _OWN = _rows(
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),
     _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word."),
     _own("--background", "str", "white", "Colour behind transparent images: a name or #rrggbb."),
-    _own("--cache_dir", "str", None, "Folder for what is kept on disk; unset: .coinage beside the images.", path=True),
+    _own("--cache_dir", "str", None, "Folder for what is kept on disk. Default: .coinage beside the images.", path=True),
     _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
     _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
     _own("--data_as_reference", "switch", False, "Handle images and tags exactly like sd-scripts: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
     _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1."),
-    _own("--validation_seed", "int", None, "Chooses the images held out; unset: --seed."),
-    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps; unset: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least."),
+    _own("--validation_seed", "int", None, "Chooses the images held out. Default: --seed."),
+    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps. Default: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least."),
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs."),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise has settled; implies --keep_best."),
     _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target")),
-    _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best; unset: as configured."),
+    _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none."),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
     _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),
     _own("--verbose", "switch", False, "Also tell what is cached, drawn and saved, and where in the code an error was found."),
@@ -368,8 +368,29 @@ DECIDED = (
 )
 
 
+# What its help says of them, and of others whose value it finds.
+FOUND = {
+    "--init_word": "auto",
+    "--use_object_template": "on for a folder of images without captions",
+    "--resolution": "for a folder, the size that the model is made for",
+    "--optimizer_type": "Directional",
+    "--learning_rate": "0.5 for Directional",
+    "--lr_scheduler": "inverse_sqrt for Directional",
+    "--max_train_steps": "1600 at most, with --early_stop",
+    "--save_model_as": "safetensors",
+    "--cache_latents": "on for a folder of images",
+    "--early_stop": "on, unless a number of steps or epochs is given",
+}
+
+
 def flags_of(script: str) -> tuple[Flag, ...]:
     """The flags of the script "sd" or "sdxl"; of "any", which is `coinage train`, all, without defaults where it decides."""
     if script == "any":
-        return tuple(replace(flag, default=None) if flag.name in DECIDED else flag for flag in FLAGS)
+        return tuple(_decided(flag) for flag in FLAGS)
     return tuple(flag for flag in FLAGS if script != "sd" or not flag.sdxl_only)
+
+
+def _decided(flag: Flag) -> Flag:
+    """Return a flag as `coinage train` has it."""
+    text = f"{flag.help.partition(' Default:')[0]} Default: {FOUND[flag.name]}." if flag.name in FOUND else flag.help
+    return replace(flag, help=text, default=None if flag.name in DECIDED else flag.default)
