@@ -45,7 +45,7 @@ def test_without_optimizer_and_rate_the_measured_best_is_taken(images: Path) -> 
         (("--lr_scheduler=linear",), ("Directional", None, "linear")),
     ],
 )
-def test_what_is_said_is_done_and_the_rest_is_the_references(
+def test_what_is_said_is_done_and_the_rest_is_as_in_sd_scripts(
     images: Path, more: tuple[str, ...], expected: tuple[str, float | None, str]
 ) -> None:
     optim = built(images, *more).optim
@@ -59,7 +59,7 @@ def test_the_config_file_says_it_too(images: Path, tmp_path: Path) -> None:
     assert built(images, f"--config_file={tmp_path / 'settings.toml'}").optim.name == "AdamW"
 
 
-def test_the_scripts_keep_the_references_defaults(images: Path) -> None:
+def test_the_scripts_keep_the_defaults_of_sd_scripts(images: Path) -> None:
     config = built(images, "--resolution=64", script="sd")
     assert (config.optim.name, config.optim.learning_rate, config.optim.schedule) == ("AdamW", 2e-6, "constant")
     assert (config.save.format, config.loop.max_steps, config.data.cache_latents) == ("pt", 1600, False)
@@ -135,3 +135,15 @@ def test_the_help_shows_what_coinage_train_takes(capsys: pytest.CaptureFixture[s
         assert f"Default: {value}." in own, name
         assert f"Default: {value}." not in script, name
     assert "Optimizer steps. Default: 1600." in script
+
+
+def test_the_head_of_a_run_says_what_takes_the_place_of_captions(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [f"--pretrained_model_name_or_path={MODEL}", f"--train_data_dir={images}", f"--output_dir={tmp_path}", "--dry_run"]
+    assert main(["train", *given, "--token_string=zorg"]) == 0
+    shown = capsys.readouterr().err
+    assert 'data    64x64, 1 bucket, 1 image in 1 batch of 1\n        captions: sentences such as "a photo of a zorg"\n' in shown
+    assert "2 embeddings in" in shown
+    assert " MB" not in shown, "what is small is told in kB"
+    (images / "1.txt").write_text("a red zorg")
+    assert main(["train", *given, "--token_string=zorg"]) == 0
+    assert "captions:" not in capsys.readouterr().err

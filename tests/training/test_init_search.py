@@ -122,7 +122,7 @@ def test_a_run_tells_and_goes_on_without_another_search(
 
 def test_a_dry_run_says_that_it_would_be_searched(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_command("sd", flags(moon_dataset, tmp_path, "--init_word=auto", "--dry_run")) == 0
-    assert "the vocabulary would be searched" in capsys.readouterr().err
+    assert "from a start word found automatically" in capsys.readouterr().err
 
 
 def test_auto_is_not_for_a_file_and_the_word_itself_can_be_had(moon_dataset: Path, tmp_path: Path) -> None:

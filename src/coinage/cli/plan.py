@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from coinage.advice import Planned, memory_problem, side_by_side
 from coinage.data.batches import images_per_step, length_of
+from coinage.data.captions import TEMPLATES
 from coinage.data.summary import headlines
 from coinage.disk import latent_bytes, saved_bytes, saves
 from coinage.footprint import CONTEXT, in_gb
@@ -40,6 +41,9 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
     fact("word", f"{word.token}, {counted(word.num_vectors, 'vector')} from {start_of(word)}")
     for number, line in enumerate(headlines(config.data, samples)):
         fact("" if number else "data", line)
+    rules = [subset.captions for dataset in config.data.datasets for subset in dataset.subsets]
+    for template in sorted({own.template for own in rules if own.template}):
+        fact("", f'captions: sentences such as "{TEMPLATES[template][0].format(word.token)}"')
     steps, epochs = length_of(config, samples, process_count())
     optim = f"{config.optim.name} at {config.optim.learning_rate:g}"
     fact("run", f"{steps_of([config], [steps])}, {counted(epochs, 'epoch')}, {optim}")
@@ -100,8 +104,6 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
         judge_memory(planned, torch.device("cuda"))
     else:
         log.info("no GPU here: the run would use the CPU (on a GPU it would take about %s)", in_gb(needs.total))
-    if any(config.word.search for config in configs):
-        log.info("--init_word auto: the vocabulary would be searched before the first step")
     for config, found in zip(configs, checked, strict=True):
         _tell_autopilot(config, found.samples)
     log.info("dry run: nothing was trained. Remove --dry_run to start")
