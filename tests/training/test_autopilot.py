@@ -255,7 +255,7 @@ def test_choosing_tells_the_word_where_there_are_others(moon_dataset: Path, tmp_
 
 def test_a_dry_run_tells_what_it_would_cost(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_command("sd", flags(moon_dataset, tmp_path, "--max_train_steps=1600", "--autopilot=4", "--dry_run")) == 0
-    assert "4 settings would be tried before the first step, which takes 32 % of the run's passes more" in capsys.readouterr().err
+    assert "4 settings would be tried before the first step, which adds 32 % to the run's passes" in capsys.readouterr().err
 
 
 def test_one_is_no_choice(moon_dataset: Path, tmp_path: Path) -> None:

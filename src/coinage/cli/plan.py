@@ -115,7 +115,7 @@ def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
     if config.loop.to_try:
         run = config, samples, process_count()
         share = cost(config.loop.to_try, length_of(*run)[0], images_per_step(*run))
-        text = "--autopilot: %s would be tried before the first step, which takes %.0f %% of the run's passes more"
+        text = "--autopilot: %s would be tried before the first step, which adds %.0f %% to the run's passes"
         log.info(text, counted(config.loop.to_try, "setting"), 100 * share)
 
 
