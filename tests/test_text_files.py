@@ -22,7 +22,7 @@ BROKEN = {
     "utf-16 without a mark": ("name = 1".encode("utf-16-le") + "é".encode("utf-16-le"), "not text in UTF-8"),
     "utf-16 of plain letters": ("name = 1".encode("utf-16-le"), "it looks like UTF-16"),
     "utf-16, the other way round": ("name = 1".encode("utf-16-be"), "it looks like UTF-16"),
-    "utf-32 with its mark": ("name = 1".encode("utf-32"), "it looks like UTF-16, or is no text at all"),
+    "utf-32 with its mark": ("name = 1".encode("utf-32"), "it looks like UTF-16, or is not text at all"),
     "ansi": ('name = "é"'.encode("cp1252"), "byte 0xe9 at position 8"),
     "no toml": (b"name", "not valid TOML"),
     "deep": (b"a = " + b"[" * 100_000, "nested too deeply"),
