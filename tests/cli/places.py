@@ -11,8 +11,8 @@ from PIL import Image
 from coinage.cli.kohya import train_command
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODEL
 from tests.data.pictures import picture
+from tests.models import write_folder
 
 
 def speckled(path: Path, size: tuple[int, int]) -> None:
@@ -43,11 +43,12 @@ def make_places(root: Path) -> dict[str, Path]:
     (root / "trackers.toml").write_text('[tensorboard]\nfilename_suffix = ".mine"\n', encoding="utf-8")
     (root / "config.toml").write_text("learning_rate = 1e-3\n", encoding="utf-8")
     write_dataset(root / "moon", CONCEPTS["moon"], "zibu", seed=0)
-    model = shutil.copytree(MODEL / "vae", root / "vae")
-    weights = safetensors.torch.load_file(model / "diffusion_pytorch_model.safetensors")
+    model = write_folder(root / "model", "sd1")
+    other = shutil.copytree(model / "vae", root / "vae")
+    weights = safetensors.torch.load_file(other / "diffusion_pytorch_model.safetensors")
     weights["quant_conv.bias"] += 0.1
-    safetensors.torch.save_file(weights, model / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    places = {"train": root / "train", "dataset": root / "moon" / "dataset.toml", "root": root}
+    safetensors.torch.save_file(weights, other / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    places = {"model": model, "train": root / "train", "dataset": root / "moon" / "dataset.toml", "root": root}
     for name in ("masks", "images", "other", "reg", "vae"):
         places[name] = root / name
     for name in ("metadata.json", "prompts.txt", "trackers.toml", "config.toml"):
@@ -62,7 +63,7 @@ def words(places: dict[str, Path], out: Path, given: str) -> list[str]:
     flags = [text.format(out=out, **places) for text in given.split()]
     names = {flag.split("=")[0] for flag in flags}
     needed = {
-        "--pretrained_model_name_or_path": MODEL, "--output_dir": out, "--token_string": "zibu", "--init_word": "shape",
+        "--pretrained_model_name_or_path": places["model"], "--output_dir": out, "--token_string": "zibu", "--init_word": "shape",
         "--save_model_as": "safetensors", "--max_train_steps": 2, "--learning_rate": 1e-2, "--seed": 0, "--resolution": 64,
     }  # fmt: skip
     if "--config_file" in names:
