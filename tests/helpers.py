@@ -1,10 +1,15 @@
 """Run the training command in this process, as the command line would."""
 
+import atexit
 import io
 import logging
+import os
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,7 +17,7 @@ import torch
 from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
-from coinage.demo.run import MODEL
+from coinage.demo.run import MODELS
 from coinage.embeddings.file import EmbeddingFile
 from coinage.hub import open_uploader
 from coinage.preflight import check
@@ -22,11 +27,24 @@ from coinage.training.setup import Run, prepare
 from coinage.training.trackers import open_writers
 from coinage.training.watch import observers_for
 
+# For tests of what a model has learned to draw: most others ask nothing of their model, and the smallest one will do.
+TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
+
+
+@cache
+def small_model() -> Path:
+    """The folder of the smallest Stable Diffusion 1.x, with random weights; written once in a process."""
+    from tests.models import write_folder
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_folder(folder, "sd1")
+
 
 def flags(dataset: Path, out: Path, *more: str) -> list[str]:
-    """A short training on the demo model."""
+    """A short training on the small model."""
     return [
-        f"--pretrained_model_name_or_path={MODEL}",
+        f"--pretrained_model_name_or_path={small_model()}",
         f"--dataset_config={dataset}",
         f"--output_dir={out}",
         "--token_string=zibu",
@@ -75,6 +93,14 @@ def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
     with redirect_stdout(out), redirect_stderr(error):
         code = command()
     return subprocess.CompletedProcess([], code, out.getvalue(), error.getvalue())
+
+
+def timed(command: Sequence[str | Path], folder: Path | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run a command in a process of its own; and the seconds of the processor that it took, however busy the machine is."""
+    before = os.times()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    after = os.times()
+    return done, sum(after[2:4]) - sum(before[2:4])
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,14 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
 from coinage.embeddings.reading import read
-from tests.helpers import captured, flags
+from tests.helpers import captured, flags, timed
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "train_textual_inversion.py"
 
 
 def run(argv: list[str], script: Path = SCRIPT) -> tuple[subprocess.CompletedProcess[str], float]:
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, script, *argv], capture_output=True, text=True, check=False)
-    return done, time.monotonic() - start
+    return timed([sys.executable, script, *argv])
 
 
 def run_here(argv: list[str]) -> subprocess.CompletedProcess[str]:

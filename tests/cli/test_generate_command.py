@@ -77,7 +77,9 @@ def test_words_say_what_their_vectors_say(tmp_path: Path) -> None:
     assert np.array_equal(picture(tmp_path / "a" / "0000_3.png"), picture(tmp_path / "b" / "0000_3.png"))
 
 
-@pytest.mark.parametrize(("family", "command"), [("sd2", generate), ("sdxl", start)])
+@pytest.mark.parametrize(
+    ("family", "command"), [("sd2", generate), ("sdxl", generate), pytest.param("sdxl", start, marks=pytest.mark.slow)]
+)
 def test_other_families(family: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     model = write_folder(tmp_path / "model", family)
     done = command(model, "a (red:1.2) circle", "--width=64", "--height=64", "--steps=2", "--seed=1", f"--output={tmp_path / 'o'}")

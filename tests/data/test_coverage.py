@@ -111,9 +111,9 @@ def test_without_a_tokenizer_the_text_is_searched() -> None:
 
 def test_ten_thousand_captions_take_a_moment() -> None:
     many = images(*[f"a photo of {'zibu' if i % 2 else 'red'} number {i}" for i in range(10_000)])
-    start = time.monotonic()
+    start = time.process_time()
     reported(covered(many))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_captions_on_disk(tmp_path: Path) -> None:

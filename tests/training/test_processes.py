@@ -67,7 +67,8 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_the_same_and_one_goes_on_from_them(alone: Path, dataset: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\n" * 3)
-    given = (*BASE, "--train_batch_size=2", "--validation_split=0.25", f"--sample_prompts={prompts}", "--sample_every_n_steps=6")
+    given = (*BASE, "--train_batch_size=1", "--gradient_accumulation_steps=2", "--validation_split=0.25", "--ddp_timeout=5")
+    given += (f"--sample_prompts={prompts}", "--sample_every_n_steps=6")
     told = run([*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path / "two", *given)])
     assert_same(alone, tmp_path / "two")
     assert told.count("saved ") == 1, "one process speaks and writes"
@@ -81,10 +82,11 @@ def test_two_processes_learn_the_same_and_one_goes_on_from_them(alone: Path, dat
     torch.testing.assert_close(rows_of(resumed), rows_of(read(alone / "zibu.safetensors")), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_accelerate_launch(alone: Path, dataset: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}", "--num_cpu_threads_per_process=1"]
-    given = (*BASE, "--train_batch_size=1", "--gradient_accumulation_steps=2", "--validation_split=0.25", "--ddp_timeout=5")
+    given = (*BASE, "--train_batch_size=2", "--validation_split=0.25")
     run([*launch, SCRIPT, *flags(dataset, tmp_path, *given)])
     assert_same(alone, tmp_path)
 
