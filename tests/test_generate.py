@@ -18,7 +18,7 @@ from coinage.generate import SAMPLERS, draw, make_scheduler
 from coinage.prompts import SAMPLER_NAMES, Prompt, parse_prompt_line, parse_weights, read_prompts
 from coinage.training.setup import Run
 from coinage.training.step import Batch
-from tests.helpers import prepared, trained
+from tests.helpers import TAUGHT, prepared, trained
 
 # Wording of a library notice about image processors that no test here needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
@@ -30,7 +30,7 @@ def test_diffusers_draws_the_same_picture(moon_dataset: Path, tmp_path: Path, ve
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a photo of a red zibu on a white background --w 64 --h 64 --s 6 --d 5 --l 4 --n dirty\n")
     options = (f"--num_vectors_per_token={vectors}", f"--save_model_as={suffix}", "--max_train_steps=3", "--learning_rate=3e-2")
-    trained(moon_dataset, tmp_path, *options, f"--sample_prompts={prompts}", "--sample_every_n_steps=3")
+    trained(moon_dataset, tmp_path, TAUGHT, *options, f"--sample_prompts={prompts}", "--sample_every_n_steps=3")
     (preview,) = (tmp_path / "sample").glob("*.png")
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)

@@ -24,7 +24,6 @@ from coinage.cli.parse import parse
 from coinage.cli.several import build_words, check_words, checked_words, named
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODEL
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError, TrainingError
 from coinage.footprint import batch_loads
@@ -33,21 +32,25 @@ from coinage.training import loop
 from coinage.training.observers import Named, Observer
 from coinage.training.reporter import WarningsKept
 from coinage.training.setup import Run
-from tests.helpers import rows_of
+from tests.helpers import rows_of, small_model
 from tests.training.test_processes import SCRIPT, free_port, run, torchrun
 
-SHARED = {
-    "pretrained_model_name_or_path": MODEL.as_posix(),
-    "init_word": "shape",
-    "save_model_as": "safetensors",
-    "learning_rate": 5e-3,
-    "max_train_steps": 4,
-    "seed": 3,
-    "cache_latents": True,
-    "sample_every_n_steps": 0,
-}
 TOML = dict[str, object]
 Write = Callable[..., Path]
+
+
+def for_both() -> TOML:
+    """Settings of both words."""
+    return {
+        "pretrained_model_name_or_path": small_model().as_posix(),
+        "init_word": "shape",
+        "save_model_as": "safetensors",
+        "learning_rate": 5e-3,
+        "max_train_steps": 4,
+        "seed": 3,
+        "cache_latents": True,
+        "sample_every_n_steps": 0,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def write(data: dict[str, str], tmp_path: Path) -> Write:
         one: TOML = {"token_string": "zibu", "dataset_config": data["zibu"]} | (first or {})
         two: TOML = {"token_string": "wopo", "dataset_config": data["wopo"], "num_vectors_per_token": 2} | (second or {})
         file = tmp_path / "settings.toml"
-        text = lines({**SHARED, "output_dir": (tmp_path / "out").as_posix(), **shared})
+        text = lines({**for_both(), "output_dir": (tmp_path / "out").as_posix(), **shared})
         file.write_text(f"{text}\n[[words]]\n{lines(one)}\n[[words]]\n{lines(two)}", encoding="utf-8")
         return file
 
@@ -113,7 +116,7 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
         ("zibu", "zibu", ["--learning_rate=1e-2", "--max_grad_norm=0.01", "--norm_mode=target"]),
         ("drop", "wopo", ["--num_vectors_per_token=2", "--init_word=circle", "--seed=5", "--role=negative"]),
     ):
-        shared = [f"--{key}" if value is True else f"--{key}={value}" for key, value in SHARED.items()]
+        shared = [f"--{key}" if value is True else f"--{key}={value}" for key, value in for_both().items()]
         alone = [*shared, f"--output_dir={tmp_path / 'alone'}", f"--output_name={name}", f"--token_string={token}"]
         assert train_command("sd", [*alone, f"--dataset_config={data[token]}", *own]) == 0
         one, other = (read(folder / f"{name}.safetensors") for folder in (tmp_path / "alone", out))

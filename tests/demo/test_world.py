@@ -35,7 +35,7 @@ def as_read(scene: Scene) -> Reading:
 def test_the_reader_reads_the_renderer() -> None:
     rng = np.random.default_rng(1)
     names = (list(SHAPES), list(COLOURS), list(BACKGROUNDS), list(TEXTURES))
-    scenes = [Scene(*(str(rng.choice(n)) for n in names), int(rng.integers(1, 4))) for _ in range(150)]
+    scenes = [Scene(*(str(rng.choice(n)) for n in names), int(rng.integers(1, 4))) for _ in range(100)]
     right = [read(render(scene, rng)) == as_read(scene) for scene in scenes]
     assert np.mean(right) >= 0.97
 

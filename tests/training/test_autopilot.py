@@ -28,7 +28,7 @@ from coinage.training.evaluation import evaluation_set
 from coinage.training.loop import train, train_together
 from coinage.training.observers import Observer
 from coinage.training.setup import Run, prepare_all
-from tests.helpers import config_for, flags, prepared, rows_of
+from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of
 
 Patch = pytest.MonkeyPatch
 STARTS = [("circle", 0.3, 0.1), ("", 0.4, 0.2), ("red", 0.5, 0.3), ("dog", 0.6, 0.4)]
@@ -53,8 +53,8 @@ def another(monkeypatch: Patch, short: None) -> None:
     monkeypatch.setattr(autopilot, "_variants", variants)
 
 
-BAD = ("--learning_rate=1e-9", "--init_word=circle", "--max_train_steps=6", "--sample_every_n_steps=0")
-WINNER = ("--learning_rate=1e-2", "--max_train_steps=6", "--seed=7", "--num_vectors_per_token=2", "--init_word=shape")
+BAD = (TAUGHT, "--learning_rate=1e-9", "--init_word=circle", "--max_train_steps=6", "--sample_every_n_steps=0")
+WINNER = (TAUGHT, "--learning_rate=1e-2", "--max_train_steps=6", "--seed=7", "--num_vectors_per_token=2", "--init_word=shape")
 
 
 def header_of(path: Path) -> dict[str, str]:
@@ -198,7 +198,7 @@ def test_a_run_that_goes_on_is_not_searched_again(
 
 
 def test_settings_that_cannot_learn_lose(moon_dataset: Path, tmp_path: Path) -> None:
-    run = prepared(moon_dataset, tmp_path, "--cache_latents", "--max_train_steps=200", "--learning_rate=1e-2")
+    run = prepared(moon_dataset, tmp_path, TAUGHT, "--cache_latents", "--max_train_steps=200", "--learning_rate=1e-2")
     run.latents.cache(4, lambda _: None)
     still = replace(run.config, optim=replace(run.config.optim, learning_rate=0.0))
     first, last = halved(on_trial(run, [still, run.config], []))
@@ -208,7 +208,7 @@ def test_settings_that_cannot_learn_lose(moon_dataset: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("short")
 def test_settings_that_diverge_have_lost_and_leave_the_others_alone(moon_dataset: Path, tmp_path: Path) -> None:
-    run = prepared(moon_dataset, tmp_path, "--cache_latents", "--max_train_steps=40")
+    run = prepared(moon_dataset, tmp_path, TAUGHT, "--cache_latents", "--max_train_steps=40")
     run.latents.cache(4, lambda _: None)
     good = replace(run.config, loop=replace(run.config.loop, chosen="good"))
     wild = replace(good, optim=replace(good.optim, name="SGD", learning_rate=1e38, max_grad_norm=0), loop=replace(good.loop, chosen="wild"))

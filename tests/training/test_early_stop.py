@@ -19,7 +19,7 @@ from coinage.training.measured import Best
 from coinage.training.observers import Observer, holding
 from coinage.training.saving import file_to_use, told_best
 from coinage.training.setup import prepare_all
-from tests.helpers import config_for, flags, prepared, rows_of, trained
+from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 
 EARLY = ("--early_stop", "--validate_every_n_steps=4", "--max_train_steps=200", "--cache_latents")
 
@@ -32,7 +32,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("soon")
 def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = (*EARLY, "--save_every_n_steps=8", "--save_state")
+    given = (TAUGHT, *EARLY, "--save_every_n_steps=8", "--save_state")
     assert train_command("sd", flags(moon_dataset, tmp_path / "a", *given)) == 0
     told = capsys.readouterr().err
     (line,) = [line for line in told.splitlines() if "ended early, after step" in line]
@@ -115,7 +115,7 @@ def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(moon_dat
 
 @pytest.mark.usefixtures("soon")
 def test_a_run_that_ends_early_shows_its_end_and_its_best(moon_dataset: Path, tmp_path: Path) -> None:
-    given = (*EARLY, "--sample_every_n_steps=100", "--sample_at_first", f"--sample_prompts={tmp_path / 'prompts.txt'}")
+    given = (TAUGHT, *EARLY, "--sample_every_n_steps=100", "--sample_at_first", f"--sample_prompts={tmp_path / 'prompts.txt'}")
     (tmp_path / "prompts.txt").write_text("zibu --w 64 --h 64 --s 2 --d 1\n")
     run, word = trained(moon_dataset, tmp_path, *given)
     assert run.best

@@ -10,7 +10,7 @@ from coinage.training import evaluation
 from coinage.training.evaluation import DRAWS, LEVELS, evaluation_loss, evaluation_set
 from coinage.training.processes import Processes
 from coinage.training.setup import Run
-from tests.helpers import prepared
+from tests.helpers import TAUGHT, prepared
 from tests.training.test_data_in_training import dataset
 
 
@@ -21,7 +21,10 @@ def loss_of(run: Run) -> float:
 def test_held_out_images_are_measured_on_fixed_draws(tmp_path: Path) -> None:
     file = dataset(tmp_path, "validation_split = 0.25").rename(tmp_path / "data" / "v.toml")
     file.write_text(file.read_text(encoding="utf-8").replace("resolution = 64", "resolution = 64\nvalidation_seed = 3"), encoding="utf-8")
-    runs = [prepared(file, tmp_path / "o", f"--seed={seed}", *more) for seed, more in ((0, ()), (1, ("--min_snr_gamma=5", "--flip_aug")))]
+    runs = [
+        prepared(file, tmp_path / "o", TAUGHT, f"--seed={seed}", *more)
+        for seed, more in ((0, ()), (1, ("--min_snr_gamma=5", "--flip_aug")))
+    ]
     batches = evaluation_set(runs[0])
     assert [batch.timesteps.tolist() for batch in batches if batch.timesteps is not None] == 2 * [[125, 375, 625, 875]]
     assert LEVELS == 4
@@ -56,7 +59,7 @@ def test_sizes_and_processes_change_nothing(tmp_path: Path) -> None:
     file = dataset(tmp_path)
     text = file.read_text(encoding="utf-8")
     file.write_text(text + text[text.index("[[datasets]]") :].replace("resolution = 64", "resolution = 48"), encoding="utf-8")
-    run = prepared(file, tmp_path / "o")
+    run = prepared(file, tmp_path / "o", TAUGHT)
     batches = evaluation_set(run)
     assert {tuple(batch.moments.shape[-2:]) for batch in batches} == {(16, 16), (12, 12)}
     alone = [evaluation_loss(run, [batch]) for batch in batches]

@@ -15,7 +15,7 @@ from coinage.families.kept_text import encode
 from coinage.preflight import check
 from coinage.training.first_look import FirstLook, gradient, image_with_word, left_over, plain_attention, wrong_prediction
 from coinage.training.setup import Run, prepare
-from tests.helpers import flags, prepared, rows_of, trained
+from tests.helpers import TAUGHT, flags, prepared, rows_of, trained
 
 FAMILIES = {"sd1": (), "sd2": ("--v2",), "sdxl": ()}
 
@@ -66,7 +66,7 @@ def test_a_model_that_says_worse_than_nothing(moon_dataset: Path, tmp_path: Path
     def spoil(run: Run) -> None:
         run.parts.denoiser.conv_out.weight.data *= 3
 
-    run, _ = trained(moon_dataset, tmp_path, "--cache_latents", "--max_train_steps=1", change=spoil)
+    run, _ = trained(moon_dataset, tmp_path, TAUGHT, "--cache_latents", "--max_train_steps=1", change=spoil)
     assert run.step == 1, "it is a warning"
     assert re.search(r"at much noise the model's error is \d\.\d times what predicting nothing would give", caplog.text)
     assert "coinage generate" in caplog.text
@@ -90,7 +90,7 @@ def test_neither_the_word_nor_a_pale_image_is_held_against_the_model(family: str
 
 def test_a_model_that_says_nothing_is_not_taken_for_one_of_the_other_kind(moon_dataset: Path, tmp_path: Path) -> None:
     """Such as one with small random weights; of a nearly empty image v is nearly nothing, too."""
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     batch = image_with_word(run)
     assert batch
     run.parts.denoiser.conv_out.weight.data *= 1e-3

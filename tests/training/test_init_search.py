@@ -14,7 +14,7 @@ from coinage.report.page import read
 from coinage.training import init_search
 from coinage.training.init_search import FUNCTION_WORDS, NEUTRAL, Search, draws_of, start_from_the_best, turned, whole_words
 from coinage.training.setup import Run
-from tests.helpers import config_for, flags, prepared
+from tests.helpers import TAUGHT, config_for, flags, prepared
 
 Small = pytest.MonkeyPatch
 
@@ -28,7 +28,7 @@ def small(monkeypatch: Small) -> None:
 
 
 def auto(dataset: Path, out: Path, *more: str) -> Run:
-    return prepared(dataset, out, "--init_word=auto", "--cache_latents", *more)
+    return prepared(dataset, out, TAUGHT, "--init_word=auto", "--cache_latents", *more)
 
 
 @pytest.mark.usefixtures("small")

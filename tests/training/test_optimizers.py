@@ -210,13 +210,13 @@ def test_lengths_are_held_and_directions_stay() -> None:
 
 @pytest.mark.parametrize(("mode", "most"), [("clip", 1.6), ("target", 1.0)])
 def test_a_run_holds_lengths_and_goes_on_to_the_bit(mode: str, most: float, moon_dataset: Path, tmp_path: Path) -> None:
-    given = (f"--norm_mode={mode}", "--learning_rate=0.1", "--max_train_steps=24", "--save_every_n_steps=12", "--save_state")
+    given = (f"--norm_mode={mode}", "--learning_rate=0.1", "--max_train_steps=12", "--save_every_n_steps=6", "--save_state")
     run, word = trained(moon_dataset, tmp_path / "a", *given)
     length = rows_of(word).norm() / run.start[0].norm()
     assert length == pytest.approx(most, rel=1e-4)
-    _, plain = trained(moon_dataset, tmp_path / "b", "--learning_rate=0.1", "--max_train_steps=24")
+    _, plain = trained(moon_dataset, tmp_path / "b", "--learning_rate=0.1", "--max_train_steps=12")
     assert rows_of(plain).norm() > 2 * rows_of(word).norm()
-    _, again = trained(moon_dataset, tmp_path / "a", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000012-state'}")
+    _, again = trained(moon_dataset, tmp_path / "a", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000006-state'}")
     assert torch.equal(rows_of(again), rows_of(word))
 
 

@@ -24,7 +24,7 @@ from coinage.training.setup import Run, Update
 from coinage.training.step import Batch, forward
 from coinage.training.trial import trial_problems
 from coinage.training.word import install_word
-from tests.helpers import config_for, flags, prepared, rows_of, trained
+from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 
 
 def frozen_state(run: Run) -> dict[str, torch.Tensor]:
@@ -132,7 +132,7 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
     for i in range(3, 9):
         (tmp_path / "images" / f"{i:02d}.png").unlink()
     dataset.write_text(dataset.read_text(encoding="utf-8").replace("num_repeats = 10", "num_repeats = 2"), encoding="utf-8")
-    run = prepared(dataset, tmp_path / "out", "--learning_rate=2e-2", "--min_timestep=400", "--max_timestep=700")
+    run = prepared(dataset, tmp_path / "out", TAUGHT, "--learning_rate=2e-2", "--min_timestep=400", "--max_timestep=700")
 
     def fixed_loss() -> float:
         """The loss of both images, eight fixed draws each."""
