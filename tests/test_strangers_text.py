@@ -198,7 +198,9 @@ def test_a_broken_vocabulary_in_one_file(model: Path, content: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"x", gzip.compress(b""), gzip.compress(b"\xff" * 10**6), gzip.compress(b"a b\n")[:-9], gzip.compress(b"\n" * 2**25)]
+    "data",
+    [b"", b"x", gzip.compress(b""), gzip.compress(b"\xff" * 10**6), gzip.compress(b"a b\n")[:-9], gzip.compress(b"\n" * 2**25)],
+    ids=["nothing", "text", "nothing, packed", "no text, packed", "cut off", "only line ends"],  # the packed ones hold the time
 )
 def test_a_broken_vocabulary_of_open_clip(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "vocabulary.txt.gz"

@@ -141,7 +141,7 @@ def test_the_seeds_hold_every_key_and_are_taken(root: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
-@pytest.mark.parametrize("chunk", range(5))
+@pytest.mark.parametrize("chunk", [0, 1, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (2, 3, 4))])
 def test_dataset_files(root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, suffix: str) -> None:
     monkeypatch.chdir(root)
     file = root / f"dataset{suffix}"
