@@ -52,7 +52,7 @@ def test_diffusers_draws_the_same_picture(moon_dataset: Path, tmp_path: Path, ve
 
 
 def test_a_picture_depends_on_its_seed_alone(moon_dataset: Path, tmp_path: Path) -> None:
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     prompts = [Prompt(text=f"a {c} zibu", width=64, height=64, seed=s, steps=3, scale=4) for c, s in (("red", 1), ("blue", 2), ("red", 3))]
     state = torch.get_rng_state()
     batched = list(draw(run.family, run.parts, prompts, 3))
@@ -64,7 +64,7 @@ def test_a_picture_depends_on_its_seed_alone(moon_dataset: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_draws(moon_dataset: Path, tmp_path: Path, sampler: str) -> None:
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     (image,) = draw(run.family, run.parts, [Prompt(text="a red circle", width=64, height=64, seed=1, steps=8, scale=4, sampler=sampler)])
     assert image.shape == (64, 64, 3)
     assert image.std() > 5
@@ -156,7 +156,7 @@ def test_weights_in_prompts(text: str, parts: list[tuple[str, float]]) -> None:
 
 
 def test_a_weight_scales_its_words_hidden_states_and_keeps_the_mean(moon_dataset: Path, tmp_path: Path) -> None:
-    run = prepared(moon_dataset, tmp_path, "--num_vectors_per_token=2")
+    run = prepared(moon_dataset, tmp_path, TAUGHT, "--num_vectors_per_token=2")
     sizes = torch.zeros(1, 6)
     with torch.no_grad():
         plain, same, literal = (
@@ -173,7 +173,7 @@ def test_a_weight_scales_its_words_hidden_states_and_keeps_the_mean(moon_dataset
 
 
 def test_long_prompts_are_read_in_parts(moon_dataset: Path, tmp_path: Path) -> None:
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     texts = ["red " * 74, "red " * 80, "red " * 80 + "zibu"]
     images = list(draw(run.family, run.parts, [Prompt(text=t, width=64, height=64, seed=1, steps=2) for t in texts]))
     assert not np.array_equal(images[1], images[2]), "a word beyond 75 tokens counts"
@@ -182,13 +182,13 @@ def test_long_prompts_are_read_in_parts(moon_dataset: Path, tmp_path: Path) -> N
 
 def test_a_short_prompt_is_drawn_alike_at_any_length_of_training(moon_dataset: Path, tmp_path: Path) -> None:
     prompt = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)
-    short, long = (prepared(moon_dataset, tmp_path, *more) for more in ((), ("--max_token_length=225",)))
+    short, long = (prepared(moon_dataset, tmp_path, TAUGHT, *more) for more in ((), ("--max_token_length=225",)))
     (one,), (other,) = (draw(run.family, run.parts, [prompt]) for run in (short, long))
     assert np.array_equal(one, other)
 
 
 def test_a_prompts_picture_does_not_depend_on_its_neighbours_length(moon_dataset: Path, tmp_path: Path) -> None:
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     short = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)
     long = Prompt(text="a red circle " * 40, width=64, height=64, seed=4, steps=2)
     (alone,) = draw(run.family, run.parts, [short])
@@ -199,7 +199,7 @@ def test_a_prompts_picture_does_not_depend_on_its_neighbours_length(moon_dataset
 
 def test_brackets_take_no_room(moon_dataset: Path, tmp_path: Path) -> None:
     """A weight of 1 changes nothing, in a prompt that its brackets would make too long."""
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     text = " ".join(["red"] * 73)
     plain, weighed = (
         draw(run.family, run.parts, [Prompt(text=t, width=64, height=64, seed=3, steps=2)])
@@ -209,7 +209,7 @@ def test_brackets_take_no_room(moon_dataset: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_too_long_is_told(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     list(draw(run.family, run.parts, [Prompt(text="red " * 226, width=64, height=64, seed=3, steps=1)]))
     assert caplog.text.count("a prompt is longer than 225 tokens") == 1
 
@@ -253,7 +253,7 @@ def test_prompts_are_read_again_when_their_file_has_changed(moon_dataset: Path, 
 def test_a_picture_that_does_not_fit_in_memory_is_decoded_in_parts(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = prepared(moon_dataset, tmp_path)
+    run = prepared(moon_dataset, tmp_path, TAUGHT)
     prompt = Prompt(text="a red circle", width=128, height=128, seed=1, steps=3)
     (whole,) = draw(run.family, run.parts, [prompt])
     decode, tiled = run.parts.vae.decode, []

@@ -25,7 +25,7 @@ from coinage.init_words import find_init_word
 from coinage.output_names import endings, length_problems, sign_problem
 from coinage.preflight import Checked, check, settings_problems, tokenizer_of, vae_problems
 from coinage.training.trial import optimizer_trial, trial_problems, weights_problems
-from tests.helpers import captured, config_for, flags
+from tests.helpers import TAUGHT, captured, config_for, flags
 
 NUMBERS = [flag for flag in FLAGS if flag.kind in ("int", "float", "ratio") and not flag.choices]
 
@@ -408,7 +408,7 @@ def word_file(path: Path, change: Callable[[torch.Tensor], torch.Tensor] | None 
 )
 def test_the_words_file_is_measured_before_the_model(made: dict[str, Any], message: str, moon_dataset: Path, tmp_path: Path) -> None:
     file = word_file(tmp_path / "word.safetensors", **made)
-    found = weights_problems(config_for(moon_dataset, tmp_path, f"--weights={file}"))
+    found = weights_problems(config_for(moon_dataset, tmp_path, TAUGHT, f"--weights={file}"))
     assert [message in problem.what for problem in found] == ([True] if message else [])
 
 
