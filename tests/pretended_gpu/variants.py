@@ -1,4 +1,4 @@
-"""Commands on the pretended GPU, and the same on the CPU: `python -m tests.pretended_gpu.variants OUT MODELS NAME...`.
+"""Commands on the pretended GPU, and the same on the CPU: `python -m tests.pretended_gpu.variants OUT NAME...`.
 
 A process of its own, since the device must be there before torch is. Writes what it has seen to OUT/seen.json.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tests.pretended_gpu import device
 
+MODELS = Path(__file__).parents[2] / "src" / "coinage" / "demo" / "models"
 WORD = ["--token_string=zibu", "--output_name=zibu", "--init_word=ball"]
 BF16, FP16, CACHED = "--mixed_precision=bf16", "--mixed_precision=fp16", "--cache_latents"
 SHORT = [
@@ -44,8 +45,8 @@ dataset_config = "OUT/more/dataset.toml"
 
 
 def train(family: str, *flags: str, words: Sequence[str] = WORD) -> list[str]:
-    """A short training; OUT stands for the folder of the device, MODELS for that of the models."""
-    model = [f"--pretrained_model_name_or_path=MODELS/{family}", "--output_dir=OUT"]
+    """A short training; OUT stands for the folder of the device."""
+    model = [f"--pretrained_model_name_or_path={MODELS / family}", "--output_dir=OUT"]
     own = ["--dataset_config=OUT/data/dataset.toml", *words] if words else ["--config_file=OUT/words.toml"]
     return ["train", *model, *own, *SHORT, *(["--v2"] if family == "sd2" else []), *flags]
 
@@ -55,7 +56,7 @@ def draw(family: str, *flags: str) -> list[str]:
     small = ["--width=64", "--height=64", "--steps=2", "--seed=1", "--output=OUT/pictures"]
     return [
         "generate",
-        f"MODELS/{family}",
+        str(MODELS / family),
         "a photo of zibu",
         "a red ball",
         "--embedding",
@@ -67,7 +68,7 @@ def draw(family: str, *flags: str) -> list[str]:
 
 def verify(family: str) -> list[str]:
     """The word's file in other tools."""
-    return ["verify", "OUT/zibu.safetensors", "--model", f"MODELS/{family}"]
+    return ["verify", "OUT/zibu.safetensors", "--model", str(MODELS / family)]
 
 
 # What looks at the machine's own devices when it is imported, which must be before the pretended GPU is seen.
@@ -138,7 +139,7 @@ def write_inputs(out: Path) -> None:
     (out / "words.toml").write_text(TWO_WORDS.replace("OUT", out.as_posix()), encoding="utf-8")
 
 
-def run(commands: Sequence[Sequence[str]], out: Path, models: Path, *, gpu: bool) -> Seen:
+def run(commands: Sequence[Sequence[str]], out: Path, *, gpu: bool) -> Seen:
     """Run commands one after the other, in this process."""
     from tests.helpers import libraries_told
     from tests.pretended_gpu.tensors import pretended_gpu
@@ -147,7 +148,7 @@ def run(commands: Sequence[Sequence[str]], out: Path, models: Path, *, gpu: bool
     seen, text = Seen(), StringIO()
     for command in commands:
         forget()
-        name, *flags = (word.replace("OUT", out.as_posix()).replace("MODELS", models.as_posix()) for word in command)
+        name, *flags = (word.replace("OUT", out.as_posix()) for word in command)
         with warnings.catch_warnings(record=True) as caught, redirect_stderr(text), redirect_stdout(text):
             warnings.simplefilter("always")
             with libraries_told() as libraries, pretended_gpu() if gpu else nullcontext() as counted:
@@ -182,7 +183,7 @@ def code_of(name: str, flags: Sequence[str]) -> int | str:
         return traceback.format_exc()
 
 
-def run_all(out: Path, models: Path, names: Sequence[str]) -> None:
+def run_all(out: Path, names: Sequence[str]) -> None:
     """Run variants on both devices, and write what was seen."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     device.load(device.built())
@@ -192,10 +193,10 @@ def run_all(out: Path, models: Path, names: Sequence[str]) -> None:
     seen = {}
     for number, name in enumerate(names):
         folder = out / str(number)
-        seen[name] = {kind: asdict(run(VARIANTS[name], folder / kind, models, gpu=kind == "gpu")) for kind in ("gpu", "cpu")}
+        seen[name] = {kind: asdict(run(VARIANTS[name], folder / kind, gpu=kind == "gpu")) for kind in ("gpu", "cpu")}
     (out / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run_all(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    run_all(Path(sys.argv[1]), sys.argv[2:])
     os._exit(0)  # autograd's thread for the device does not end with Python
