@@ -10,7 +10,7 @@ import pytest
 from coinage.cli.kohya import train_command
 from coinage.disk import disk_problems, saves, written
 from coinage.preflight import check
-from tests.helpers import config_for, flags, trained
+from tests.helpers import TAUGHT, config_for, flags, trained
 
 Fill = Callable[[int], None]
 
@@ -70,7 +70,7 @@ def test_many_states_are_counted(moon_dataset: Path, tmp_path: Path, leave: Fill
 def test_what_is_written_is_at_most_what_was_told(moon_dataset: Path, tmp_path: Path, leave: Fill) -> None:
     cache, out = tmp_path / "c", tmp_path / "o"
     given = ("--save_state", "--save_every_n_steps=1", "--cache_latents_to_disk", f"--cache_dir={cache}", "--flip_aug")
-    config = config_for(moon_dataset, out, *given)
+    config = config_for(moon_dataset, out, TAUGHT, *given)
     samples = check(config).samples
     told = written(config, samples)
     trained(moon_dataset, out, config=config)

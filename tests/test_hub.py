@@ -19,7 +19,7 @@ from coinage.errors import CoinageError, ConfigError
 from coinage.hub import PATIENCE, Uploader, fetch_state, open_uploader
 from coinage.training.setup import Run
 from tests.fake_hub import KEY, FakeHub, Repo, fake_hub
-from tests.helpers import flags, rows_of, trained
+from tests.helpers import TAUGHT, flags, rows_of, trained
 
 REPO = "models/me/word"
 UPLOAD = ("--huggingface_repo_id=me/word", f"--huggingface_token={KEY}")
@@ -262,6 +262,6 @@ def test_a_key_is_never_shown(moon_dataset: Path, tmp_path: Path) -> None:
 def test_a_model_is_brought_from_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
     files = {path.relative_to(MODEL).as_posix(): path.read_bytes() for path in MODEL.rglob("*") if path.is_file()}
     hub.repos["models/me/model"] = Repo(files=files)
-    _, local = trained(moon_dataset, tmp_path / "a")
+    _, local = trained(moon_dataset, tmp_path / "a", TAUGHT)
     _, brought = trained(moon_dataset, tmp_path / "b", "--pretrained_model_name_or_path=me/model")
     assert torch.equal(rows_of(local), rows_of(brought))
