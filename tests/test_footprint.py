@@ -22,7 +22,7 @@ from coinage.footprint import CONTEXT, GB, PREVIEW, Footprint, activations, foot
 from coinage.model_sizes import RELEASED, WIDTHS, ModelSizes, model_sizes
 from coinage.prompts import Prompt
 from coinage.training.setup import DTYPES, lower_linear_layers
-from tests.helpers import config_for, flags
+from tests.helpers import TAUGHT, config_for, flags
 from tests.models import FAMILY_NAMES
 
 MODELS = st.builds(
@@ -182,9 +182,9 @@ def test_the_line() -> None:
 
 
 def test_a_dry_run_tells_the_memory(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = flags(moon_dataset, tmp_path / "o", "--dry_run")
+    given = flags(moon_dataset, tmp_path / "o", TAUGHT, "--dry_run")
     assert train_command("sd", given) == 0
-    config = config_for(moon_dataset, tmp_path / "o")
+    config = config_for(moon_dataset, tmp_path / "o", TAUGHT)
     text = capsys.readouterr().err
     shown = "about 0.7 GB of GPU memory: model 0.0, activations 0.0, the rest 0.6"
     on_cpu = "no GPU here: the run would use the CPU (on a GPU it would take about 0.7 GB)"
