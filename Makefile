@@ -11,7 +11,7 @@ demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow $(ARGS)

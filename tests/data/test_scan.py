@@ -273,7 +273,7 @@ def test_metadata_lines(tmp_path: Path) -> None:
 def test_all_that_is_wrong_with_metadata_is_told(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     _, findings = metadata(tmp_path, {"a.png": {"caption": 3}, "gone.png": {"caption": "x"}, "b": 7})
-    for text, part in zip(texts(findings), ("`caption` must be a string", "image not found", "the entry is no object"), strict=True):
+    for text, part in zip(texts(findings), ("`caption` must be a string", "image not found", "the entry is not an object"), strict=True):
         assert part in text
     assert "meta.json, entry 2" in texts(findings)[1]
     findings = Findings()

@@ -279,7 +279,9 @@ def test_two_files_of_a_pair(tmp_path: Path) -> None:
     two = tensors(tmp_path / "learned_embeds_2.safetensors", {"<zibu>": PAIR["clip_g"]})
     agrees(open_embedding(one, second=two), "D2", PAIR, "<zibu>", "sdxl")
     agrees(open_embedding(two, second=one), "D2", PAIR, "<zibu>", "sdxl")
-    assert "not an SDXL pair" in refusal(one, second=one)
+    assert "the second file is the first one again" in refusal(one, second=one)
+    other = tensors(tmp_path / "again.safetensors", {"<zibu>": PAIR["clip_l"]})
+    assert "not an SDXL pair" in refusal(one, second=other)
     assert "2 and 3 vectors" in refusal(one, second=tensors(tmp_path / "b", {"x": vectors(3, 1280)}))
     assert "holds both halves" in refusal(one, second=tensors(tmp_path / "c", PAIR))
     tiny = [tensors(tmp_path / f"tiny{d}", {"zibu": vectors(2, d)}) for d in (32, 64)]

@@ -114,7 +114,7 @@ def test_adafactor_finds_its_own_rate_unless_told(moon_dataset: Path, tmp_path: 
 def test_a_rate_that_is_multiplied_is_told() -> None:
     found = Findings()
     remark_on_optimizer(OptimConfig(name="Prodigy", learning_rate=1e-4), found)
-    assert "1.0 is meant" in found.warnings[0].what
+    assert "use --learning_rate 1.0" in found.warnings[0].what
 
 
 def test_optimizers_by_name() -> None:
