@@ -4,9 +4,10 @@ Nothing may end in a traceback, hang, or be accepted though it can mean nothing.
 """
 
 import random
+import re
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,14 @@ def command(places: dict[str, Path], out: Path, *more: str) -> list[str]:
     """A short training, and further flags after it."""
     names = {word.partition("=")[0] for word in more}
     short = " ".join(flag for flag in SHORT.split() if flag.partition("=")[0] not in names)
-    return [*words(places, out, short), *more]
+    return [*words(places, out, short), *more, *(["--dry_run"] if is_long(more) else [])]
+
+
+def is_long(given: Sequence[str]) -> bool:
+    """Whether a command asks for a run of minutes, which is then only planned."""
+    asked = zip(given, [*given[1:], ""], strict=True)
+    numbers = [word.partition("=")[2] or after for word, after in asked if word.startswith(("--max_train_s", "--max_train_e"))]
+    return any(re.fullmatch(r"\d{3,9}|1e3", number) for number in numbers)
 
 
 def tried(places: dict[str, Path], out: Path, *more: str) -> Result:
