@@ -51,6 +51,7 @@ def record_of(tmp_path: Path, mode: str, steps: int) -> dict[str, Any]:
     return asdict(record)
 
 
+@pytest.mark.slow  # two trainers, each in a process of its own; the tests below ask for the rest in this one
 def test_ours_and_a_peer_are_compared(tmp_path: Path) -> None:
     peer = tmp_path / "peer.py"
     peer.write_text(PEER)
