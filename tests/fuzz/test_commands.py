@@ -50,7 +50,7 @@ def command(places: dict[str, Path], out: Path, *more: str) -> list[str]:
 
 def is_long(given: Sequence[str]) -> bool:
     """Whether a command asks for a run of minutes, which is then only planned."""
-    asked = zip(given, [*given[1:], ""], strict=True)
+    asked = zip(given, [*given[1:], ""], strict=False)
     numbers = [word.partition("=")[2] or after for word, after in asked if word.startswith(("--max_train_s", "--max_train_e"))]
     return any(re.fullmatch(r"\d{3,9}|1e3", number) for number in numbers)
 
