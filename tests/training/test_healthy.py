@@ -98,6 +98,8 @@ def mended(settings: dict[str, str]) -> dict[str, str]:
         settings["schedule of noise"] = ""  # a model of the noise cannot start from noise alone
     if settings["pictures"] in ("--color_aug", "--random_crop"):
         settings["latents"] = ""
+    tokens = settings["start"].removeprefix("--init_word=").split()
+    settings["start"] = f"--init_word={' '.join(tokens[-int(settings['vectors']) :])}"  # more than vectors are cut, and told
     if optimizer in OWN_RATE:
         settings["rate"] = "1"
     return settings
