@@ -128,7 +128,9 @@ def steps_in(path: Path) -> int:
     "number", [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))]
 )
 def test_signals_stop_a_command(number: signal.Signals, moon_dataset: Path, tmp_path: Path) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # tests that are started by nohup would hand on that it is ignored
     process = subprocess.Popen(command(moon_dataset, tmp_path, "--max_train_steps=100000"), stderr=subprocess.PIPE, text=True)
+    signal.signal(number, before)
     deadline = time.monotonic() + 60
     while steps_in(tmp_path / "zibu-log.jsonl") < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
