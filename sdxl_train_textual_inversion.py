@@ -2,7 +2,7 @@
 
 import sys
 
-from coinage.cli.kohya import train_command
+from coinage.cli.train import train_command
 
 if __name__ == "__main__":
     sys.exit(train_command("sdxl", prog="sdxl_train_textual_inversion.py"))

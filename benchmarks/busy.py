@@ -47,7 +47,9 @@ def seconds(command: Sequence[str], cores: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=3, help="of each kind, in turns")
     parser.add_argument("--busy", type=int, default=1, help="busy processes beside the command")
     parser.add_argument("command", nargs="*", help="the command, after --")

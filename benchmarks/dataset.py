@@ -29,7 +29,12 @@ from PIL import Image
 
 SIZES = ((64, 64), (96, 64), (64, 96), (80, 60), (128, 72), (60, 80), (100, 62), (72, 128))
 WORD = "mychar"
-PLACES = ("on a beach", "in the snow, at night", "beside a red car, seen from above", "in front of a brick wall, soft light")
+PLACES = (
+    "on a beach",
+    "in the snow, at night",
+    "beside a red car, seen from above",
+    "in front of a brick wall, soft light",
+)
 MODEL = Path(__file__).parents[1] / "src" / "coinage" / "demo" / "models" / "sd1"
 
 
@@ -38,9 +43,13 @@ def make(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for i in range(count):
         pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels).resize(SIZES[rng.integers(len(SIZES))], Image.Resampling.NEAREST)
+        image = Image.fromarray(pixels).resize(
+            SIZES[rng.integers(len(SIZES))], Image.Resampling.NEAREST
+        )
         image.save(folder / f"{i:06d}.{('png', 'jpg')[i % 2]}")
-        (folder / f"{i:06d}.txt").write_text(f"a photo of {WORD} number {i}, {PLACES[rng.integers(len(PLACES))]}", encoding="utf-8")
+        (folder / f"{i:06d}.txt").write_text(
+            f"a photo of {WORD} number {i}, {PLACES[rng.integers(len(PLACES))]}", encoding="utf-8"
+        )
 
 
 def drop_from_cache(folder: Path) -> None:
@@ -60,16 +69,19 @@ def peak_mb() -> float:
 def measure(folder: Path, model: str) -> dict[str, float]:
     """Time each stage in this process."""
     start = time.perf_counter()
+    from coinage.checks.preflight import tokenizer_of
     from coinage.config import BucketConfig, DataConfig, DatasetConfig, SubsetConfig
     from coinage.data.batches import plan_epoch
     from coinage.data.coverage import cover_captions
     from coinage.data.scan import scan
     from coinage.errors import Findings
-    from coinage.preflight import tokenizer_of
-    from coinage.words import WordEncoder, placeholders_for
+    from coinage.text.placeholder import WordEncoder, placeholders_for
 
     dataset = DatasetConfig(
-        resolution_wh=(512, 512), batch_size=4, buckets=BucketConfig(enabled=True), subsets=(SubsetConfig(image_dir=folder),)
+        resolution_wh=(512, 512),
+        batch_size=4,
+        buckets=BucketConfig(enabled=True),
+        subsets=(SubsetConfig(image_dir=folder),),
     )
     times = [time.perf_counter()]
     findings = Findings()
@@ -117,7 +129,9 @@ def encode(folder: Path, count: int) -> float:
 
 def child(script: str, *arguments: str) -> dict[str, float]:
     """What a fresh process prints."""
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(done.stderr)
     result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -126,7 +140,9 @@ def child(script: str, *arguments: str) -> dict[str, float]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=5, help="of each kind; medians are printed")
     parser.add_argument("--encode", type=int, default=500, help="images to encode")
@@ -141,13 +157,18 @@ def main() -> None:
         folder = Path(name)
         make(folder, args.images)
         print(f"{args.images} images, medians of {args.runs} runs, seconds\n")
-        print("| | imports | scan, buckets | plan | both | captions tokenized, checked | all | peak MB |")
+        print(
+            "| | imports | scan, buckets | plan | both | captions tokenized, checked | all | peak MB |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         for kind in ("warm", "cold") if hasattr(os, "posix_fadvise") else ("warm",):
             ours: list[dict[str, Any]] = []
             peers: list[dict[str, Any]] = []
             for _ in range(args.runs):
-                for script, results, more in ((__file__, ours, ("--model", args.model, "--measure")), (args.peer_script, peers, ())):
+                for script, results, more in (
+                    (__file__, ours, ("--model", args.model, "--measure")),
+                    (args.peer_script, peers, ()),
+                ):
                     if script is None:
                         continue
                     if kind == "cold":
@@ -159,8 +180,13 @@ def main() -> None:
             if peers:
                 both, peak = (median(r[key] for r in peers) for key in ("seconds", "peak_mb"))
                 ratio = median(r["seconds"] for r in ours) / both
-                print(f"| peer, {kind} | | | | {both:.2f} | | | {peak:.0f} | (ours takes {ratio:.2f} of its time)", flush=True)
-        print(f"\nlatents: {encode(folder, min(args.encode, args.images)):.0f} images/s of 64x64 on the demo model")
+                print(
+                    f"| peer, {kind} | | | | {both:.2f} | | | {peak:.0f} | (ours takes {ratio:.2f} of its time)",
+                    flush=True,
+                )
+        print(
+            f"\nlatents: {encode(folder, min(args.encode, args.images)):.0f} images/s of 64x64 on the demo model"
+        )
 
 
 if __name__ == "__main__":

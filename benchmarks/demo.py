@@ -23,12 +23,27 @@ KEYS = ("S_before", "S_after", "E_before", "E_after")
 def demo(family: str, concept: str, seed: int, steps: int) -> dict[str, float]:
     """Run the demo once; its result.json, with the whole time in seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "coinage.cli.main", "demo", f"--family={family}", f"--concept={concept}", f"--seed={seed}"]
+        command = [
+            sys.executable,
+            "-m",
+            "coinage.cli.main",
+            "demo",
+            f"--family={family}",
+            f"--concept={concept}",
+            f"--seed={seed}",
+        ]
         start = time.monotonic()
-        done = subprocess.run([*command, f"--steps={steps}", f"--output={folder}"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, f"--steps={steps}", f"--output={folder}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             sys.exit(done.stderr)
-        result: dict[str, float] = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+        result: dict[str, float] = json.loads(
+            (Path(folder) / "result.json").read_text(encoding="utf-8")
+        )
         return result | {"total": time.monotonic() - start}
 
 
@@ -40,7 +55,9 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
-    print("| concept | seed | S before | S after | E before | E after | seconds |\n|---|---|---|---|---|---|---|")
+    print(
+        "| concept | seed | S before | S after | E before | E after | seconds |\n|---|---|---|---|---|---|---|"
+    )
     results = []
     for concept in args.concepts:
         for seed in args.seeds:
@@ -49,8 +66,14 @@ def main() -> int:
             row = " | ".join(f"{result[key]:.2f}" for key in KEYS)
             print(f"| {concept} | {seed} | {row} | {result['total']:.0f} |", flush=True)
     average = {key: mean(result[key] for result in results) for key in KEYS}
-    print("| **mean** | | " + " | ".join(f"**{average[key]:.2f}**" for key in KEYS) + f" | {mean(r['total'] for r in results):.0f} |")
-    passed = average["S_before"] <= 0.15 and passes_gate([(r["S_after"], r["E_after"]) for r in results])
+    print(
+        "| **mean** | | "
+        + " | ".join(f"**{average[key]:.2f}**" for key in KEYS)
+        + f" | {mean(r['total'] for r in results):.0f} |"
+    )
+    passed = average["S_before"] <= 0.15 and passes_gate(
+        [(r["S_after"], r["E_after"]) for r in results]
+    )
     print("gate passed" if passed else "gate missed")
     return int(not passed)
 

@@ -15,8 +15,8 @@ import torch
 from coinage.config import ModelConfig
 from coinage.demo.run import BATCH, MODELS
 from coinage.demo.score import base_accuracy, base_prompts
-from coinage.families import FAMILIES, quiet_libraries
 from coinage.generate import draw
+from coinage.models.families import FAMILIES, quiet_libraries
 
 TARGETS = {"shape": 0.80, "colour": 0.95, "background": 0.97, "texture": 0.95, "all": 0.75}
 
@@ -36,7 +36,12 @@ def main() -> int:
     pairs = base_prompts(args.prompts, args.seed, args.family)
     images = list(draw(family, parts, [prompt for prompt, _ in pairs], BATCH))
     found = base_accuracy([scene for _, scene in pairs], images)
-    lines = [f"{args.prompts} fresh prompts, seed {args.seed}", "", "| part | read correctly | target |", "|---|---|---|"]
+    lines = [
+        f"{args.prompts} fresh prompts, seed {args.seed}",
+        "",
+        "| part | read correctly | target |",
+        "|---|---|---|",
+    ]
     lines += [f"| {part} | {value:.3f} | {TARGETS[part]:.2f} |" for part, value in found.items()]
     table = "\n".join(lines)
     print(table)

@@ -25,14 +25,15 @@ import torch
 from torch import Tensor
 
 from coinage.data.batches import Item
-from coinage.families.base import Conditioning
+from coinage.models.base import Conditioning
 from coinage.training.loop import train_together
-from coinage.training.observers import Observer
-from coinage.training.setup import Run
+from coinage.training.observers.base import Observer
+from coinage.training.run import Run
 from quality_lab import REACHABLE, Lab, Setting, prepared, words_for
 
 BATCH, BLOCK, LEARNED = 4, 16, 30
-Draw = Callable[[int, int, torch.Generator], Tensor]  # words, number of the update, generator: [words, BATCH] in 0..1
+# words, number of the update, generator: [words, BATCH] in 0..1
+Draw = Callable[[int, int, torch.Generator], Tensor]
 
 
 def independent(words: int, _: int, g: torch.Generator) -> Tensor:
@@ -82,10 +83,14 @@ def learned(lab: Lab) -> list[Run]:
 def moments_of(run: Run) -> Tensor:
     """[images, 2, C, h, w] of a run's images."""
     plan = [tuple(Item(i, 0, flipped=False) for i in range(len(run.samples)))]
-    return torch.stack([latent.moments for latents in run.latents.still(plan) for latent in latents])
+    return torch.stack(
+        [latent.moments for latents in run.latents.still(plan) for latent in latents]
+    )
 
 
-def gradient(runs: Sequence[Run], moments: Tensor, way: tuple[str, Draw, int, bool], update: int) -> Tensor:
+def gradient(
+    runs: Sequence[Run], moments: Tensor, way: tuple[str, Draw, int, bool], update: int
+) -> Tensor:
     """[words, D] gradient of the mean loss of an update of each run; its rows stay as they are."""
     _, draw, captions, opposite = way
     parts, family, count = runs[0].parts, runs[0].family, len(runs)
@@ -96,16 +101,31 @@ def gradient(runs: Sequence[Run], moments: Tensor, way: tuple[str, Draw, int, bo
     noise, posterior = torch.randn(2, count, BATCH, *moments.shape[3:], generator=g)
     if opposite:
         half = BATCH // 2
-        noise, fraction = torch.cat([noise[:, :half], -noise[:, :half]], 1), torch.cat([fraction[:, :half]] * 2, 1)
+        noise, fraction = (
+            torch.cat([noise[:, :half], -noise[:, :half]], 1),
+            torch.cat([fraction[:, :half]] * 2, 1),
+        )
     chosen = torch.stack([own[at] for own, at in zip(moments, used, strict=True)]).flatten(0, 1)
     latents = (chosen[:, 0] + chosen[:, 1] * posterior.flatten(0, 1)) * parts.scaling_factor
     timesteps = (fraction * parts.schedule.num_timesteps).long().flatten()
-    texts = [run.samples[i].caption for run, at in zip(runs, images.tolist(), strict=True) for i in at]
-    encoded = family.encode(parts, texts, torch.zeros(len(texts), 6, dtype=torch.int64)).encoder_hidden_states
-    states = encoded.unflatten(0, (count, captions)).repeat(1, BATCH // captions, 1, 1).flatten(0, 1)
+    texts = [
+        run.samples[i].caption for run, at in zip(runs, images.tolist(), strict=True) for i in at
+    ]
+    encoded = family.encode(
+        parts, texts, torch.zeros(len(texts), 6, dtype=torch.int64)
+    ).encoder_hidden_states
+    states = (
+        encoded.unflatten(0, (count, captions)).repeat(1, BATCH // captions, 1, 1).flatten(0, 1)
+    )
     noises = noise.flatten(0, 1)
-    prediction = family.predict(parts, parts.schedule.add_noise(latents, noises, timesteps), timesteps, Conditioning(states))
-    losses = (prediction - parts.schedule.target(latents, noises, timesteps)).square().mean(dim=(1, 2, 3))
+    prediction = family.predict(
+        parts, parts.schedule.add_noise(latents, noises, timesteps), timesteps, Conditioning(states)
+    )
+    losses = (
+        (prediction - parts.schedule.target(latents, noises, timesteps))
+        .square()
+        .mean(dim=(1, 2, 3))
+    )
     found = torch.autograd.grad(losses.sum() / BATCH, [run.rows[0] for run in runs])
     return torch.cat(found)
 
@@ -117,7 +137,9 @@ def variance(gradients: Tensor) -> Tensor:
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--updates", type=int, default=32)
     args = parser.parse_args()
     print("| way | variance | of 4 steps | cosine | captions encoded |\n|---|---|---|---|---|")
@@ -126,15 +148,21 @@ def main() -> int:
         moments = torch.stack([moments_of(run) for run in runs])
         base: tuple[Tensor, Tensor, Tensor] | None = None
         for way in WAYS:
-            found = torch.stack([gradient(runs, moments, way, update) for update in range(args.updates)])
+            found = torch.stack(
+                [gradient(runs, moments, way, update) for update in range(args.updates)]
+            )
             blocks = found[: args.updates // 4 * 4].unflatten(0, (-1, 4)).mean(dim=1)
             now = variance(found), variance(blocks), found.mean(dim=0)
             base = base or now
-            one, four = (float((a / b).log().mean().exp()) for a, b in zip(now[:2], base[:2], strict=True))
+            one, four = (
+                float((a / b).log().mean().exp()) for a, b in zip(now[:2], base[:2], strict=True)
+            )
             cosine = float(torch.nn.functional.cosine_similarity(now[2], base[2], dim=1).mean())
             print(f"| {way[0]} | {one:.2f} | {four:.2f} | {cosine:.2f} | {way[2]} |", flush=True)
         if base is not None:
-            print(f"\nsquared length of the mean gradient over the variance: {float((base[2].square().sum(1) / base[0]).mean()):.2f}")
+            print(
+                f"\nsquared length of the mean gradient over the variance: {float((base[2].square().sum(1) / base[0]).mean()):.2f}"
+            )
     return 0
 
 

@@ -14,18 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
-from coinage.families import quiet_libraries
+from coinage.models.families import quiet_libraries
+from coinage.settings.build import build
 from coinage.training.evaluation import evaluation_loss, evaluation_set
-from coinage.training.init_search import start_from_the_best
 from coinage.training.loop import train_together
-from coinage.training.observers import Observer
-from coinage.training.setup import Run
+from coinage.training.observers.base import Observer
+from coinage.training.run import Run
+from coinage.training.search.init_word import start_from_the_best
 from quality import shown
 from quality_lab import REACHABLE, prepared
 
@@ -52,7 +52,9 @@ def config_for(folder: Path, concept: Concept, token: str, init: str, family: st
     dataset = folder / concept.name / token / "dataset.toml"
     given = {
         "pretrained_model_name_or_path": MODELS / family,
-        "dataset_config": dataset if dataset.exists() else write_dataset(dataset.parent, concept, token, seed=0),
+        "dataset_config": dataset
+        if dataset.exists()
+        else write_dataset(dataset.parent, concept, token, seed=0),
         "output_dir": folder / "out",
         "token_string": token,
         "init_word": init,
@@ -61,12 +63,20 @@ def config_for(folder: Path, concept: Concept, token: str, init: str, family: st
         "max_train_steps": max(CHECKPOINTS),
         "seed": 0,
     }
-    return build(parse("any", [*(f"--{name}={value}" for name, value in given.items()), "--cache_latents"], "init_word"))[0]
+    return build(
+        parse(
+            "any",
+            [*(f"--{name}={value}" for name, value in given.items()), "--cache_latents"],
+            "init_word",
+        )
+    )[0]
 
 
 def main() -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in REACHABLE])
     parser.add_argument("--family", default="sd1")
     args = parser.parse_args()
@@ -75,8 +85,14 @@ def main() -> int:
     concepts = [CONCEPTS[name] for name in args.concepts]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        given = [config_for(folder, c, f"zugen{i}o", c.init_word, args.family) for i, c in enumerate(concepts)]
-        searched = [config_for(folder, c, f"zubest{i}o", "auto", args.family) for i, c in enumerate(concepts)]
+        given = [
+            config_for(folder, c, f"zugen{i}o", c.init_word, args.family)
+            for i, c in enumerate(concepts)
+        ]
+        searched = [
+            config_for(folder, c, f"zubest{i}o", "auto", args.family)
+            for i, c in enumerate(concepts)
+        ]
         runs = prepared([*given, *searched])
         begun = time.perf_counter()
         for run in runs[len(given) :]:
@@ -84,15 +100,32 @@ def main() -> int:
         seconds = (time.perf_counter() - begun) / len(searched)
         curves = [Curve() for _ in runs]
         train_together(runs, curves)
-    print("| concept | given | found | " + " | ".join(f"{step} steps" for step in CHECKPOINTS) + " |\n|" + "---|" * (3 + len(CHECKPOINTS)))
-    pairs = list(zip(runs[: len(given)], runs[len(given) :], curves[: len(given)], curves[len(given) :], strict=True))
+    print(
+        "| concept | given | found | "
+        + " | ".join(f"{step} steps" for step in CHECKPOINTS)
+        + " |\n|"
+        + "---|" * (3 + len(CHECKPOINTS))
+    )
+    pairs = list(
+        zip(
+            runs[: len(given)],
+            runs[len(given) :],
+            curves[: len(given)],
+            curves[len(given) :],
+            strict=True,
+        )
+    )
     for concept, (one, other, a, b) in zip(concepts, pairs, strict=True):
         cells = [f"{a.losses[step]:.4f} → {b.losses[step]:.4f}" for step in CHECKPOINTS]
-        print(f"| {concept.name} | {one.config.word.init_word} | {other.config.word.init_word} | {' | '.join(cells)} |")
+        print(
+            f"| {concept.name} | {one.config.word.init_word} | {other.config.word.init_word} | {' | '.join(cells)} |"
+        )
     print(f"\nloss, found against given, in percent; {seconds:.1f} s for each search\n")
     for step in CHECKPOINTS:
         changes = [100 * (b.losses[step] / a.losses[step] - 1) for _, _, a, b in pairs]
-        print(f"after {step} steps: {shown(changes, 2)}, lower for {sum(change < 0 for change in changes)} of {len(changes)}")
+        print(
+            f"after {step} steps: {shown(changes, 2)}, lower for {sum(change < 0 for change in changes)} of {len(changes)}"
+        )
     return 0
 
 

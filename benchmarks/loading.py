@@ -19,21 +19,35 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from coinage.config import ModelConfig
-from coinage.families import FAMILIES, quiet_libraries
-from coinage.model_files import told_family
+from coinage.models.detect import told_family
+from coinage.models.families import FAMILIES, quiet_libraries
 
 GB = 2**30
-IMPORTED = (diffusers, transformers, AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)  # before measuring
+# Before measuring
+IMPORTED = (
+    diffusers,
+    transformers,
+    AutoencoderKL,
+    UNet2DConditionModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 
 def resident() -> float:
     """Memory of this process now, GB (Linux)."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize() / GB
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        * resource.getpagesize()
+        / GB
+    )
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--precision", default="bf16", choices=("no", "fp16", "bf16"))
     parser.add_argument("--tokenizer_cache_dir", type=Path)
@@ -44,12 +58,22 @@ def main() -> None:
         sys.exit(f"no model that can be told: {args.model}")
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
     before, start = resident(), time.perf_counter()
-    parts = FAMILIES[family].load(ModelConfig(source=args.model, family=family, tokenizer_cache=args.tokenizer_cache_dir), dtype)
+    parts = FAMILIES[family].load(
+        ModelConfig(source=args.model, family=family, tokenizer_cache=args.tokenizer_cache_dir),
+        dtype,
+    )
     seconds = time.perf_counter() - start
-    size = sum(p.numel() * p.element_size() for module in parts.modules() for p in module.parameters()) / GB
+    size = (
+        sum(p.numel() * p.element_size() for module in parts.modules() for p in module.parameters())
+        / GB
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB - before
-    print("| model | family | precision | weights GB | peak GB | ratio | seconds |\n|---|---|---|---|---|---|---|")
-    print(f"| {Path(args.model).name} | {family} | {args.precision} | {size:.2f} | {peak:.2f} | {peak / size:.2f} | {seconds:.1f} |")
+    print(
+        "| model | family | precision | weights GB | peak GB | ratio | seconds |\n|---|---|---|---|---|---|---|"
+    )
+    print(
+        f"| {Path(args.model).name} | {family} | {args.precision} | {size:.2f} | {peak:.2f} | {peak / size:.2f} | {seconds:.1f} |"
+    )
 
 
 if __name__ == "__main__":

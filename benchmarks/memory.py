@@ -3,7 +3,7 @@
 A forward and a backward through models of the released sizes, on torch's `meta` device, where tensors have sizes and no
 numbers: every allocation is counted, nothing is computed. What CUDA would do is acted out: its autocast (which norms
 leave in float32), and its attention kernels, which keep no table of all pairs. Not seen are the allocator's rounding
-and what cuDNN and cuBLAS take for themselves. `coinage.footprint` has its constants from this table.
+and what cuDNN and cuBLAS take for themselves. `coinage.checks.footprint` has its constants from this table.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from coinage.clip_tokenizer import read_tokenizer
+from coinage.checks.footprint import GB, activations
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
-from coinage.families import FAMILIES, Components, eight_bit, quiet_libraries
-from coinage.footprint import GB, activations
-from coinage.model_sizes import REDUCTION
-from coinage.model_sizes import RELEASED as RELEASED_SIZES
+from coinage.models import eight_bit
+from coinage.models.families import FAMILIES, Components, quiet_libraries
+from coinage.models.sizes import REDUCTION
+from coinage.models.sizes import RELEASED as RELEASED_SIZES
+from coinage.text.clip_tokenizer import read_tokenizer
+from coinage.text.placeholder import Placeholder, Tokenizer
 from coinage.training.setup import checkpoint_gradients, lower_linear_layers
-from coinage.words import Placeholder, Tokenizer
 from random_models import RELEASED, meta_part, part_names
 from throughput import SIDES
 
@@ -51,8 +52,12 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
     with ExitStack() as stack:
         for names, wanted in ((LOWER, low), (HIGHER, low and torch.float32)):
             for owner, name in names:
-                stack.enter_context(patch.object(owner, name, casting(getattr(owner, name), wanted)))
-        stack.enter_context(patch.object(F, "scaled_dot_product_attention", casting(attention, low)))
+                stack.enter_context(
+                    patch.object(owner, name, casting(getattr(owner, name), wanted))
+                )
+        stack.enter_context(
+            patch.object(F, "scaled_dot_product_attention", casting(attention, low))
+        )
         stack.enter_context(patch.object(eight_bit, "_computed", lambda x: _cast(x, low)))
         yield
 
@@ -62,22 +67,42 @@ def casting(function: Callable[..., Any], dtype: torch.dtype | None) -> Callable
 
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        return function(*(_cast(value, dtype) for value in args), **{name: _cast(value, dtype) for name, value in kwargs.items()})
+        return function(
+            *(_cast(value, dtype) for value in args),
+            **{name: _cast(value, dtype) for name, value in kwargs.items()},
+        )
 
     return called
 
 
 def _cast(value: Any, dtype: torch.dtype | None) -> Any:
-    return value.to(dtype) if dtype and isinstance(value, Tensor) and value.is_floating_point() else value
+    return (
+        value.to(dtype)
+        if dtype and isinstance(value, Tensor) and value.is_floating_point()
+        else value
+    )
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **more: Any) -> Tensor:
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    **more: Any,
+) -> Tensor:
     """What CUDA runs: flash attention in half precision, else the memory-efficient kernel."""
     causal = bool(more.get("is_causal"))
     if attn_mask is None and query.dtype.itemsize == 2 and query.shape[-1] <= MOST_FLASH:
-        flash: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, causal)[0]  # noqa: SLF001
+        flash: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(  # noqa: SLF001
+            query, key, value, dropout_p, causal
+        )[0]
         return flash
-    mask = None if attn_mask is None else attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
+    mask = (
+        None
+        if attn_mask is None
+        else attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
+    )
     efficient: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(  # noqa: SLF001
         query, key, value, mask, query.requires_grad, dropout_p, causal
     )[0]
@@ -156,7 +181,9 @@ def components(model: Built, chunks: int = 1) -> Components:
         pad_ids=tuple(0 for _ in names),
     ).frozen()
     word = Placeholder("zibu", 1, encoders[0].config.vocab_size)
-    parts.install([word], [torch.empty(1, encoder.config.hidden_size, device="meta") for encoder in encoders])
+    parts.install(
+        [word], [torch.empty(1, encoder.config.hidden_size, device="meta") for encoder in encoders]
+    )
     lower_linear_layers(parts, model.dtype)
     if model.eight_bits:
         eight_bit.keep_in_eight_bits(parts.denoiser)
@@ -196,15 +223,19 @@ def vae_work(vae: Any, dtype: torch.dtype, side: int, batch: int = 1) -> tuple[i
     """Bytes at most while a VAE encodes pictures, and while it decodes them."""
     peaks = []
     small = side // REDUCTION
-    for run, shape in ((vae.encode, (batch, 3, side, side)), (vae.decode, (batch, 4, small, small))):
-        with as_on_cuda(torch.float32), Tracker(known(vae)) as tracker:  # autocast is off around the VAE
+    for run, shape in (
+        (vae.encode, (batch, 3, side, side)),
+        (vae.decode, (batch, 4, small, small)),
+    ):
+        # Autocast is off around the VAE
+        with as_on_cuda(torch.float32), Tracker(known(vae)) as tracker:
             run(torch.empty(shape, dtype=dtype, device="meta"))
         peaks.append(tracker.peak)
     return peaks[0], peaks[1]
 
 
 def estimated(model: Built, side: int, batch: int, chunks: int = 1) -> int:
-    """What `coinage.footprint` tells of a training step."""
+    """What `coinage.checks.footprint` tells of a training step."""
     config = ModelConfig(
         source="",
         family=model.family,
@@ -217,31 +248,50 @@ def estimated(model: Built, side: int, batch: int, chunks: int = 1) -> int:
 
 def variants(family: str) -> Iterator[Built]:
     """A released model, as flags would have it."""
-    for dtype, eight_bits in ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+    for dtype, eight_bits in (
+        (torch.float32, False),
+        (torch.bfloat16, False),
+        (torch.bfloat16, True),
+    ):
         for checkpointed in (False, True):
             yield Built(family, RELEASED / family, dtype, checkpointed, eight_bits)
 
 
 def print_steps(families: Sequence[str]) -> float:
     """The table of training steps; returns the largest error of the estimates."""
-    print("| model | px | batch | precision | flags | kept GB | peak GB | estimate GB | error % |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | px | batch | precision | flags | kept GB | peak GB | estimate GB | error % |\n|---|---|---|---|---|---|---|---|---|"
+    )
     worst = 0.0
     for model in (built for family in families for built in variants(family)):
         parts = components(model)
-        for side, batch in ((SIDES[model.family] // 2, 1), (SIDES[model.family], 1), (SIDES[model.family], 4)):
+        for side, batch in (
+            (SIDES[model.family] // 2, 1),
+            (SIDES[model.family], 1),
+            (SIDES[model.family], 4),
+        ):
             found, told = train_step(parts, model, side, batch), estimated(model, side, batch)
             error = told / found.peak - 1
             worst = max(worst, abs(error))
-            flags = ["gradient_checkpointing"] * model.checkpointed + ["fp8_base"] * model.eight_bits
+            flags = ["gradient_checkpointing"] * model.checkpointed + [
+                "fp8_base"
+            ] * model.eight_bits
             start = f"| {model.family} | {side} | {batch} | {str(model.dtype).removeprefix('torch.')} | {' '.join(flags)} |"
-            print(f"{start} {found.kept / GB:.2f} | {found.peak / GB:.2f} | {told / GB:.2f} | {100 * error:+.1f} |", flush=True)
+            print(
+                f"{start} {found.kept / GB:.2f} | {found.peak / GB:.2f} | {told / GB:.2f} | {100 * error:+.1f} |",
+                flush=True,
+            )
     return worst
 
 
 def print_vaes(families: Sequence[str]) -> None:
     """The table of what the VAE takes, on top of its weights."""
-    print("\n| VAE | px | precision | encoding GB | bytes a pixel | decoding GB | bytes a pixel |\n|---|---|---|---|---|---|---|")
-    for family, dtype in ((family, dtype) for family in families for dtype in (torch.float32, torch.bfloat16)):
+    print(
+        "\n| VAE | px | precision | encoding GB | bytes a pixel | decoding GB | bytes a pixel |\n|---|---|---|---|---|---|---|"
+    )
+    for family, dtype in (
+        (family, dtype) for family in families for dtype in (torch.float32, torch.bfloat16)
+    ):
         side = SIDES[family]
         found = vae_work(meta_part(RELEASED / family, "vae", dtype), dtype, side)
         cells = " | ".join(f"{size / GB:.2f} | {size / side**2:.0f}" for size in found)
@@ -250,7 +300,9 @@ def print_vaes(families: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=sorted(RELEASED_SIZES))
     args = parser.parse_args(argv)
     quiet_libraries()

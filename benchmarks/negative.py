@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinage.cli.build import build
+from coinage.checks.preflight import check
 from coinage.cli.parse import parse
+from coinage.data.default_prompts import without_word
 from coinage.demo.concepts import SECRET_SHAPES
 from coinage.demo.dataset import TOML
 from coinage.demo.language import PUBLIC_SHAPES, Words, phrase, plural
@@ -37,14 +38,13 @@ from coinage.demo.run import MODEL, WordModel
 from coinage.demo.score import prompt_for
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
 from coinage.embeddings.file import EmbeddingFile
-from coinage.families.base import Components, Conditioning, ModelFamily
-from coinage.files import save_image
 from coinage.generate import draw, install_embeddings
-from coinage.preflight import check
-from coinage.preview_set import without_word
-from coinage.prompts import Prompt
+from coinage.models.base import Components, Conditioning, ModelFamily
+from coinage.settings.build import build
+from coinage.system.files import save_image
+from coinage.text.prompts import Prompt
 from coinage.training.loop import train
-from coinage.training.observers import Observer
+from coinage.training.observers.base import Observer
 from coinage.training.setup import prepare
 
 TOKEN = "zibu"
@@ -69,7 +69,9 @@ class Defect:
 
     def scene(self, rng: np.random.Generator, *, bad: bool, free: bool = False) -> Scene:
         """Any scene, with the defect or without; `free`: of all colours and backgrounds."""
-        colours, backgrounds = (tuple(COLOURS), tuple(BACKGROUNDS)) if free else (self.colours, self.backgrounds)
+        colours, backgrounds = (
+            (tuple(COLOURS), tuple(BACKGROUNDS)) if free else (self.colours, self.backgrounds)
+        )
         scene = Scene(_any(rng, PUBLIC_SHAPES), _any(rng, colours), _any(rng, backgrounds))
         part: dict[str, Any] = {self.part: _any(rng, self.bad if bad else self.good)}
         return replace(scene, **part)
@@ -87,9 +89,23 @@ class Defect:
 
 SECRET = tuple(concept.name for concept in SECRET_SHAPES)
 DEFECTS = (
-    Defect("warm colours", "colour", ("red", "orange", "yellow", "pink"), ("green", "cyan", "blue", "purple"), "red"),
+    Defect(
+        "warm colours",
+        "colour",
+        ("red", "orange", "yellow", "pink"),
+        ("green", "cyan", "blue", "purple"),
+        "red",
+    ),
     Defect("nameless shapes", "shape", SECRET, PUBLIC_SHAPES, "shape"),
-    Defect("nameless shapes, red on white", "shape", SECRET, PUBLIC_SHAPES, "shape", ("red",), ("white",)),
+    Defect(
+        "nameless shapes, red on white",
+        "shape",
+        SECRET,
+        PUBLIC_SHAPES,
+        "shape",
+        ("red",),
+        ("white",),
+    ),
 )
 
 
@@ -97,7 +113,8 @@ def _any(rng: np.random.Generator, options: Sequence[str]) -> str:
     return str(rng.choice(list(options)))
 
 
-Rule = Callable[[Tensor, Tensor, Tensor], Tensor]  # of what is predicted for the word, the caption and no text
+# Of what is predicted for the word, the caption and no text
+Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def guided(word: Tensor, caption: Tensor, _blank: Tensor) -> Tensor:
@@ -120,18 +137,29 @@ class Ruled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    def encode(self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False) -> Conditioning:
+    def encode(
+        self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False
+    ) -> Conditioning:
         """The word's conditioning; the captions are kept for later."""
         self._texts = [without_word(caption, TOKEN) for caption in captions]
         return self._family.encode(parts, [TOKEN] * len(captions), sizes, weighted=weighted)
 
-    def predict(self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+    def predict(
+        self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
+    ) -> Tensor:
         """What the rule makes of the three answers."""
         sizes = torch.zeros(len(self._texts), 6, dtype=torch.int64)
         with torch.no_grad():
-            told = [self._family.encode(parts, texts, sizes) for texts in (self._texts, [""] * len(self._texts))]
-            caption, blank = (self._family.predict(parts, noisy_latents, timesteps, one) for one in told)
-        return self._rule(self._family.predict(parts, noisy_latents, timesteps, cond), caption, blank)
+            told = [
+                self._family.encode(parts, texts, sizes)
+                for texts in (self._texts, [""] * len(self._texts))
+            ]
+            caption, blank = (
+                self._family.predict(parts, noisy_latents, timesteps, one) for one in told
+            )
+        return self._rule(
+            self._family.predict(parts, noisy_latents, timesteps, cond), caption, blank
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +179,9 @@ class Way:
 WAYS = {
     "captions with the word": Way(),
     "--role negative": Way(flags=("--role=negative",)),
-    "--role negative, AdamW 1e-2": Way(flags=("--role=negative", "--optimizer_type=AdamW", "--learning_rate=1e-2")),
+    "--role negative, AdamW 1e-2": Way(
+        flags=("--role=negative", "--optimizer_type=AdamW", "--learning_rate=1e-2")
+    ),
     "--role negative, 4 vectors": Way(flags=("--role=negative", "--num_vectors_per_token=4")),
     "added to captions": Way(said=False, rule=composed),
     "guided, good pictures": Way(bad=False, said=False, rule=guided),
@@ -166,9 +196,14 @@ def learned(defect: Defect, way: Way, seed: int, steps: int) -> EmbeddingFile:
         for i in range(IMAGES):
             scene = defect.scene(rng, bad=way.bad)
             save_image(folder / "images" / f"{i}.png", render(scene, rng))
-            (folder / "images" / f"{i}.txt").write_text(way.caption(defect, scene), encoding="utf-8")
+            (folder / "images" / f"{i}.txt").write_text(
+                way.caption(defect, scene), encoding="utf-8"
+            )
         data = folder / "dataset.toml"
-        data.write_text(TOML.format(size=SIZE, folder=json.dumps((folder / "images").as_posix())), encoding="utf-8")
+        data.write_text(
+            TOML.format(size=SIZE, folder=json.dumps((folder / "images").as_posix())),
+            encoding="utf-8",
+        )
         flags = [
             f"--pretrained_model_name_or_path={MODEL}",
             f"--dataset_config={data}",
@@ -202,7 +237,12 @@ def others(defect: Defect, count: int, seed: int) -> list[tuple[Prompt, dict[str
     found = []
     for i in range(count):
         scene = defect.scene(rng, bad=False)
-        asked: dict[str, object] = {"shape": scene.shape, "colour": scene.colour, "background": scene.background, "count": 1 + (i % 3 == 1)}
+        asked: dict[str, object] = {
+            "shape": scene.shape,
+            "colour": scene.colour,
+            "background": scene.background,
+            "count": 1 + (i % 3 == 1),
+        }
         texture = _any(rng, ("striped", "dotted")) if i % 3 == 2 else None
         noun = plural(scene.shape) if i % 3 == 1 else scene.shape
         text = phrase(Words(noun, scene.colour, scene.background, texture, 1 + (i % 3 == 1)))
@@ -211,19 +251,27 @@ def others(defect: Defect, count: int, seed: int) -> list[tuple[Prompt, dict[str
 
 
 def _prompt(text: str, rng: np.random.Generator) -> Prompt:
-    return replace(prompt_for(text, int(rng.integers(2**31))), steps=10, sampler="dpmsolver++", scale=GUIDANCE)
+    return replace(
+        prompt_for(text, int(rng.integers(2**31))), steps=10, sampler="dpmsolver++", scale=GUIDANCE
+    )
 
 
-Hits = tuple[list[bool], list[bool]]  # which pictures have the defect; which of other prompts have all that is asked for
+# Which pictures have the defect; which of other prompts have all that is asked for
+Hits = tuple[list[bool], list[bool]]
 
 
 def judged(model: WordModel, defect: Defect, negative: str, count: int, seed: int) -> Hits:
     """Pictures with a negative prompt."""
     asked = others(defect, count, seed)
-    prompts = [replace(prompt, negative=negative) for prompt in (*probes(defect, count, seed), *(prompt for prompt, _ in asked))]
+    prompts = [
+        replace(prompt, negative=negative)
+        for prompt in (*probes(defect, count, seed), *(prompt for prompt, _ in asked))
+    ]
     found = [read(image) for image in draw(model.family, model.parts, prompts, 96)]
     wanted = zip(asked, found[count:], strict=True)
-    return [defect.is_in(own) for own in found[:count]], [all(getattr(own, k) == v for k, v in want.items()) for (_, want), own in wanted]
+    return [defect.is_in(own) for own in found[:count]], [
+        all(getattr(own, k) == v for k, v in want.items()) for (_, want), own in wanted
+    ]
 
 
 def difference(ours: Sequence[bool], theirs: Sequence[bool]) -> str:
@@ -235,7 +283,11 @@ def difference(ours: Sequence[bool], theirs: Sequence[bool]) -> str:
 def row(defect: str, way: str, hits: Hits, none: Hits, naive: Hits) -> str:
     """A line of the table."""
     cells = [f"{fmean(hits[0]):.3f}", difference(hits[0], none[0]), difference(hits[0], naive[0])]
-    return f"| {defect} | {way} | " + " | ".join([*cells, f"{fmean(hits[1]):.3f}", difference(hits[1], none[1])]) + " |"
+    return (
+        f"| {defect} | {way} | "
+        + " | ".join([*cells, f"{fmean(hits[1]):.3f}", difference(hits[1], none[1])])
+        + " |"
+    )
 
 
 def main() -> int:
@@ -249,20 +301,38 @@ def main() -> int:
     logging.disable(logging.WARNING)
     model, start = WordModel(MODEL, "sd1"), time.monotonic()
     names = ["none", *args.ways]
-    found: dict[tuple[str, str], Hits] = {(defect.name, name): ([], []) for defect in DEFECTS for name in names}
+    found: dict[tuple[str, str], Hits] = {
+        (defect.name, name): ([], []) for defect in DEFECTS for name in names
+    }
     for seed in args.seeds:
         for defect in DEFECTS:
             for name in names:
-                words = [] if name == "none" else [(TOKEN, learned(defect, WAYS[name], seed, args.steps))]
-                install_embeddings(model.parts, model.family.embedding_keys, words or [(TOKEN, _nothing(model))])
+                words = (
+                    []
+                    if name == "none"
+                    else [(TOKEN, learned(defect, WAYS[name], seed, args.steps))]
+                )
+                install_embeddings(
+                    model.parts, model.family.embedding_keys, words or [(TOKEN, _nothing(model))]
+                )
                 hits = judged(model, defect, TOKEN if words else "", args.pictures, seed)
                 for kept, new in zip(found[defect.name, name], hits, strict=True):
                     kept.extend(new)
                 told = f"seed {seed}, {defect.name}, {name}: {fmean(hits[0]):.3f} with the defect, E {fmean(hits[1]):.3f}"
                 print(f"{told}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    print("| defect | word from | share | against none | against the first | E | against none |\n|---|---|---|---|---|---|---|")
+    print(
+        "| defect | word from | share | against none | against the first | E | against none |\n|---|---|---|---|---|---|---|"
+    )
     for (defect_name, name), hits in found.items():
-        print(row(defect_name, name, hits, found[defect_name, "none"], found[defect_name, args.ways[0]]))
+        print(
+            row(
+                defect_name,
+                name,
+                hits,
+                found[defect_name, "none"],
+                found[defect_name, args.ways[0]],
+            )
+        )
     return 0
 
 

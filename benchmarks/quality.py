@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coinage.files import write_bytes
+from coinage.system.files import write_bytes
 from quality_lab import REACHABLE, Lab, Result, Setting, as_json, from_json, words_for
 
 STEPS = (50, 100, 200)  # of 4 images
@@ -35,14 +35,33 @@ RATES = ("5e-3", "1e-2", "2e-2", "5e-2")
 ADAMW = "AdamW "
 UNTRAINED, NOTHING, TOO_HIGH = "untrained", "sd-scripts' guide", ADAMW + "0.5"
 DEFAULT = "coinage train"
-PUBLISHED = ("--optimizer_args", "rowwise=True", "betas=0,0", "kappa=1e-4")  # each step the last gradient, all of one length
+# Each step the last gradient, all of one length
+PUBLISHED = ("--optimizer_args", "rowwise=True", "betas=0,0", "kappa=1e-4")
 SETTINGS = (
     Setting(DEFAULT),
-    *(Setting(ADAMW + rate, ("--optimizer_type=AdamW", f"--learning_rate={rate}")) for rate in RATES),
-    Setting("clipped AdamW 2e-2", ("--optimizer_type=AdamW", "--learning_rate=2e-2", "--norm_mode=clip")),
-    Setting(NOTHING, ("--optimizer_type=AdamW8bit", "--learning_rate=1e-6", "--num_vectors_per_token=4")),
-    Setting("diffusers' example", ("--optimizer_type=AdamW", "--learning_rate=2e-3", "--use_object_template", "--max_grad_norm=0")),
-    Setting("Directional, as published", ("--optimizer_type=Directional", "--learning_rate=0.04", *PUBLISHED)),
+    *(
+        Setting(ADAMW + rate, ("--optimizer_type=AdamW", f"--learning_rate={rate}"))
+        for rate in RATES
+    ),
+    Setting(
+        "clipped AdamW 2e-2", ("--optimizer_type=AdamW", "--learning_rate=2e-2", "--norm_mode=clip")
+    ),
+    Setting(
+        NOTHING, ("--optimizer_type=AdamW8bit", "--learning_rate=1e-6", "--num_vectors_per_token=4")
+    ),
+    Setting(
+        "diffusers' example",
+        (
+            "--optimizer_type=AdamW",
+            "--learning_rate=2e-3",
+            "--use_object_template",
+            "--max_grad_norm=0",
+        ),
+    ),
+    Setting(
+        "Directional, as published",
+        ("--optimizer_type=Directional", "--learning_rate=0.04", *PUBLISHED),
+    ),
     Setting(TOO_HIGH, ("--optimizer_type=AdamW", "--learning_rate=0.5")),
 )
 ALONE, WHOLE = "nothing said", "nothing said, all 1600 steps"
@@ -54,7 +73,9 @@ NEWCOMER = (
 )
 LATER = (200, 400, 800, 1600)  # steps of one image
 QUICK = (ADAMW + "1e-2", DEFAULT)
-FOUND, OBEYED, BOTH, LENGTH, PASSES = map(attrgetter, ("found", "obeyed", "both", "length", "passes"))
+FOUND, OBEYED, BOTH, LENGTH, PASSES = map(
+    attrgetter, ("found", "obeyed", "both", "length", "passes")
+)
 Table = dict[str, dict[int, list[Result]]]
 _Task = tuple[str, Path, Sequence[str], Sequence[int], int, Sequence[int]]
 
@@ -62,7 +83,9 @@ _Task = tuple[str, Path, Sequence[str], Sequence[int], int, Sequence[int]]
 def by_concept(results: Sequence[Result], value: Callable[[Result], float]) -> dict[str, float]:
     """Mean over the seeds of each concept."""
     names = dict.fromkeys(result.concept for result in results)
-    return {name: float(np.mean([value(r) for r in results if r.concept == name])) for name in names}
+    return {
+        name: float(np.mean([value(r) for r in results if r.concept == name])) for name in names
+    }
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -75,11 +98,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def shown(values: Sequence[float], digits: int = 1) -> str:
     """The mean, and its 95 % interval."""
-    mean, low, high = (f"{value:+.{digits}f}" for value in (float(np.mean(values)), *interval(values)))
+    mean, low, high = (
+        f"{value:+.{digits}f}" for value in (float(np.mean(values)), *interval(values))
+    )
     return f"{mean} ({low} to {high})"
 
 
-def difference(results: Sequence[Result], base: Sequence[Result], value: Callable[[Result], float]) -> str:
+def difference(
+    results: Sequence[Result], base: Sequence[Result], value: Callable[[Result], float]
+) -> str:
     """Mean paired difference in points of a hundred, with its interval."""
     ours, theirs = by_concept(results, value), by_concept(base, value)
     return shown([100 * (ours[name] - theirs[name]) for name in ours])
@@ -101,12 +128,21 @@ def rows_of(table: Table, step: int) -> list[str]:
     """The table at a checkpoint, in Markdown."""
     best = best_adamw(table, step)
     base = table[best][step]
-    lines = [f"| setting | images | S | E | (S + E) / 2 | against {best} | length |", "|---|---|---|---|---|---|---|"]
-    for name in sorted((n for n in table if step in table[n]), key=lambda n: -mean_of(table[n][step], BOTH)):
+    lines = [
+        f"| setting | images | S | E | (S + E) / 2 | against {best} | length |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(
+        (n for n in table if step in table[n]), key=lambda n: -mean_of(table[n][step], BOTH)
+    ):
         results = table[name][step]
-        s, e, both, length, passes = (mean_of(results, value) for value in (FOUND, OBEYED, BOTH, LENGTH, PASSES))
+        s, e, both, length, passes = (
+            mean_of(results, value) for value in (FOUND, OBEYED, BOTH, LENGTH, PASSES)
+        )
         against = "" if results is base else difference(results, base, BOTH)
-        lines.append(f"| {name} | {passes:.0f} | {100 * s:.1f} | {100 * e:.1f} | {100 * both:.1f} | {against} | {length:.2f} |")
+        lines.append(
+            f"| {name} | {passes:.0f} | {100 * s:.1f} | {100 * e:.1f} | {100 * both:.1f} | {against} | {length:.2f} |"
+        )
     return lines
 
 
@@ -118,7 +154,10 @@ def can_judge(table: Table, untrained: Sequence[Result], step: int) -> list[str]
         wrong.append(f"{NOTHING} teaches something")
     if high:
         base = table[best_adamw(table, step)][step]
-        lost = [by_concept(base, OBEYED)[name] - value for name, value in by_concept(high, OBEYED).items()]
+        lost = [
+            by_concept(base, OBEYED)[name] - value
+            for name, value in by_concept(high, OBEYED).items()
+        ]
         if interval(lost)[0] <= 0:
             wrong.append(f"{TOO_HIGH} loses no E")
         if mean_of(high, LENGTH) < 5 * mean_of(untrained, LENGTH):
@@ -134,10 +173,16 @@ def _measure(setting: Setting, task: _Task) -> list[tuple[int, list[Result]]]:
     family, folder, concepts, seeds, pictures, steps = task
     lab = Lab(family, folder / setting.name.replace(" ", "_").replace("'", ""), pictures)
     words = words_for(concepts, seeds)
-    return [(0, lab.untrained(words))] if setting.name == UNTRAINED else list(lab.measure(words, setting, steps))
+    return (
+        [(0, lab.untrained(words))]
+        if setting.name == UNTRAINED
+        else list(lab.measure(words, setting, steps))
+    )
 
 
-def measure_all(settings: Sequence[Setting], task: _Task, jobs: int, table: Table, keep: Callable[[Table], None]) -> None:
+def measure_all(
+    settings: Sequence[Setting], task: _Task, jobs: int, table: Table, keep: Callable[[Table], None]
+) -> None:
     """Measure settings that the table lacks, several at once."""
     due = [setting for setting in settings if setting.name not in table]
     begun = time.monotonic()
@@ -151,7 +196,11 @@ def measure_all(settings: Sequence[Setting], task: _Task, jobs: int, table: Tabl
             left = seconds / done * (len(due) - done)
             last = table[name][max(table[name])]
             found, obeyed = mean_of(last, FOUND), mean_of(last, OBEYED)
-            print(f"{name}: S {found:.3f} E {obeyed:.3f}; {seconds / 60:.0f} min, {left / 60:.0f} to go", file=sys.stderr, flush=True)
+            print(
+                f"{name}: S {found:.3f} E {obeyed:.3f}; {seconds / 60:.0f} min, {left / 60:.0f} to go",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def report(table: Mapping[str, dict[int, list[Result]]], steps: Sequence[int]) -> list[str]:
@@ -167,16 +216,28 @@ def report(table: Mapping[str, dict[int, list[Result]]], steps: Sequence[int]) -
 
 def main() -> int:
     """Print the tables; exit 1 if the lab cannot judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="five minutes: few concepts and settings")
-    parser.add_argument("--newcomer", action="store_true", help="without captions, init word and all settings")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="five minutes: few concepts and settings"
+    )
+    parser.add_argument(
+        "--newcomer", action="store_true", help="without captions, init word and all settings"
+    )
     parser.add_argument("--family", default="sd1")
     parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in REACHABLE])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=16, help="of each word at each checkpoint")
     parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
     parser.add_argument("--only", nargs="+", help="names of settings")
-    parser.add_argument("--add", type=shlex.split, default=[], metavar="FLAGS", help="one more setting: --add='--seed=1 ...'")
+    parser.add_argument(
+        "--add",
+        type=shlex.split,
+        default=[],
+        metavar="FLAGS",
+        help="one more setting: --add='--seed=1 ...'",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--peer-script")
@@ -189,7 +250,11 @@ def main() -> int:
         settings, args.steps = [Setting(UNTRAINED), *NEWCOMER], list(LATER)
     if args.quick:
         args.concepts, args.seeds, args.steps = args.concepts[::3], args.seeds[:1], args.steps[:2]
-    table: Table = from_json(args.results.read_text(encoding="utf-8")) if args.results and args.results.exists() else {}
+    table: Table = (
+        from_json(args.results.read_text(encoding="utf-8"))
+        if args.results and args.results.exists()
+        else {}
+    )
 
     def keep(table: Table) -> None:
         if args.results:
@@ -199,8 +264,13 @@ def main() -> int:
         task = (args.family, Path(folder), args.concepts, args.seeds, args.pictures, args.steps)
         measure_all(settings, task, args.jobs, table, keep)
         if args.peer_script:
-            lab, words = Lab(args.family, Path(folder) / "peer", args.pictures), words_for(args.concepts, args.seeds)
-            table["peer"] = {step: lab.peer(words, args.peer_script, args.peer_args, step) for step in args.steps}
+            lab, words = (
+                Lab(args.family, Path(folder) / "peer", args.pictures),
+                words_for(args.concepts, args.seeds),
+            )
+            table["peer"] = {
+                step: lab.peer(words, args.peer_script, args.peer_args, step) for step in args.steps
+            }
             keep(table)
     wrong = report(table, args.steps)
     print("\nthe lab can judge" if not wrong else f"\nthe lab cannot judge: {'; '.join(wrong)}")

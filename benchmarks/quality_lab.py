@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from coinage.cli.build import build
+from coinage.checks.preflight import check
 from coinage.cli.parse import parse
 from coinage.config import ModelConfig, TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
@@ -24,16 +24,17 @@ from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
 from coinage.demo.score import Trial, score, trials
 from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.install import install_words
 from coinage.embeddings.reading import read
-from coinage.families import FAMILIES, Components, quiet_libraries
 from coinage.generate import draw, install_embeddings
-from coinage.preflight import check
+from coinage.models.families import FAMILIES, Components, quiet_libraries
+from coinage.settings.build import build
 from coinage.training.evaluation import DRAWS
-from coinage.training.init_search import start_from_the_best
 from coinage.training.loop import train_together
-from coinage.training.observers import Observer
-from coinage.training.setup import Run, prepare_all
-from coinage.training.word import install_words
+from coinage.training.observers.base import Observer
+from coinage.training.run import Run
+from coinage.training.search.init_word import start_from_the_best
+from coinage.training.setup import prepare_all
 
 REACHABLE = tuple(concept for concept in CONCEPTS.values() if concept.reachable)
 TOGETHER = 21  # words in one batch; more are no faster on a CPU
@@ -49,7 +50,8 @@ class Setting:
 
     name: str
     flags: tuple[str, ...] = ()
-    newcomer: bool = False  # nothing is said but images, word and model: no captions, no init word, no size
+    # Nothing is said but images, word and model: no captions, no init word, no size
+    newcomer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,10 @@ class Result:
 def words_for(concepts: Sequence[str], seeds: Sequence[int]) -> list[Word]:
     """A word for every concept and seed; each token is new to the models, and no piece of another."""
     pairs = [(CONCEPTS[name], seed) for seed in seeds for name in concepts]
-    return [Word(c, seed, f"zu{LETTERS[i // 20]}a{LETTERS[i % 20]}o") for i, (c, seed) in enumerate(pairs)]
+    return [
+        Word(c, seed, f"zu{LETTERS[i // 20]}a{LETTERS[i % 20]}o")
+        for i, (c, seed) in enumerate(pairs)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +126,18 @@ class Keeper(Observer):
                 self._keep(run, step)
 
     def _keep(self, run: Run, step: int) -> None:
-        passes = self._before + run.images + len(run.measured) * DRAWS
+        passes = self._before + run.progress.images + len(run.measured) * DRAWS
         self.kept[step] = Kept(run.embedding(), passes)
 
 
 def prepared(configs: Sequence[TrainConfig]) -> list[Run]:
     """Their runs, on one model, with latents in memory."""
-    runs = prepare_all(configs, [check(config).samples for config in configs], torch.device("cpu"), [None] * len(configs))
+    runs = prepare_all(
+        configs,
+        [check(config).samples for config in configs],
+        torch.device("cpu"),
+        [None] * len(configs),
+    )
     for run in runs:
         run.latents.cache(8, lambda _: None)
     return runs
@@ -146,7 +156,13 @@ class Lab:
         """The word's images and captions, written once."""
         folder = self.folder / f"{word.concept.name}-{word.seed}-{word.token}"
         config = folder / "dataset.toml"
-        return config if config.exists() else write_dataset(folder, word.concept, word.token, word.seed, snapshots=word.seed % 2 == 1)
+        return (
+            config
+            if config.exists()
+            else write_dataset(
+                folder, word.concept, word.token, word.seed, snapshots=word.seed % 2 == 1
+            )
+        )
 
     def config(self, word: Word, setting: Setting, steps: int) -> TrainConfig:
         """The training command's configuration for a word."""
@@ -163,10 +179,17 @@ class Lab:
                 caption.unlink()
             given.append(f"--train_data_dir={data.parent / 'images'}")
         else:
-            given += [f"--dataset_config={data}", f"--init_word={word.concept.init_word}", f"--max_train_steps={steps}", "--cache_latents"]
+            given += [
+                f"--dataset_config={data}",
+                f"--init_word={word.concept.init_word}",
+                f"--max_train_steps={steps}",
+                "--cache_latents",
+            ]
         return build(parse("any", given, "quality"))[0]
 
-    def learn(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> list[dict[int, Kept]]:
+    def learn(
+        self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]
+    ) -> list[dict[int, Kept]]:
         """Train words together; each as it is at every checkpoint."""
         configs = [self.config(word, setting, max(checkpoints)) for word in words]
         runs = prepared(configs)
@@ -176,27 +199,40 @@ class Lab:
 
     def load(self) -> Components:
         """The model, as it came."""
-        return FAMILIES[self.family].load(ModelConfig(source=str(self.model), family=self.family), torch.float32)
+        return FAMILIES[self.family].load(
+            ModelConfig(source=str(self.model), family=self.family), torch.float32
+        )
 
     def judge(self, words: Sequence[Word], kept: Sequence[Kept]) -> list[Result]:
         """Draw pictures with the words, read them, and compare with what the prompts asked for."""
         family, parts = FAMILIES[self.family], self.load()
-        install_embeddings(parts, family.embedding_keys, [(word.token, own.file) for word, own in zip(words, kept, strict=True)])
+        install_embeddings(
+            parts,
+            family.embedding_keys,
+            [(word.token, own.file) for word, own in zip(words, kept, strict=True)],
+        )
         asked = [self.trials(word) for word in words]
         images = list(draw(family, parts, [trial.prompt for own in asked for trial in own], DRAWN))
         results = []
         for at, (word, own, learned) in enumerate(zip(words, asked, kept, strict=True)):
             found, obeyed = score(own, images[at * self.pictures : (at + 1) * self.pictures])
             length = mean(float(rows.norm(dim=1).mean()) for rows in learned.file.vectors.values())
-            results.append(Result(word.concept.name, word.seed, learned.passes, found, obeyed, length))
+            results.append(
+                Result(word.concept.name, word.seed, learned.passes, found, obeyed, length)
+            )
         return results
 
     def trials(self, word: Word) -> list[Trial]:
         """Prompts with the word; the same for every setting."""
         made = trials(word.concept, word.token, self.pictures, 1000 + word.seed, self.family)
-        return [replace(trial, prompt=replace(trial.prompt, steps=STEPS, sampler=SAMPLER)) for trial in made]
+        return [
+            replace(trial, prompt=replace(trial.prompt, steps=STEPS, sampler=SAMPLER))
+            for trial in made
+        ]
 
-    def measure(self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]) -> Iterator[tuple[int, list[Result]]]:
+    def measure(
+        self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]
+    ) -> Iterator[tuple[int, list[Result]]]:
         """Train with a setting, and judge at every checkpoint."""
         groups = [words[i : i + TOGETHER] for i in range(0, len(words), TOGETHER)]
         kept = [own for some in groups for own in self.learn(some, setting, checkpoints)]
@@ -208,7 +244,9 @@ class Lab:
         keys, parts = FAMILIES[self.family].embedding_keys, self.load()
         install_words(parts, [self.config(word, Setting(""), 1).word for word in words], keys)
         rows = [[own.detach() for own in parts.rows(place)] for place in range(len(words))]
-        return self.judge(words, [Kept(EmbeddingFile(dict(zip(keys, own, strict=True))), 0) for own in rows])
+        return self.judge(
+            words, [Kept(EmbeddingFile(dict(zip(keys, own, strict=True))), 0) for own in rows]
+        )
 
     def peer(self, words: Sequence[Word], script: str, arguments: str, steps: int) -> list[Result]:
         """Train with another program, word by word, and judge what it wrote.
@@ -229,25 +267,45 @@ class Lab:
                 "model": self.model, "data": data, "images": data.parent / "images", "out": out,
                 "token": word.token, "init": word.concept.init_word, "steps": steps, "seed": word.seed,
             }  # fmt: skip
-            command = [sys.executable, script, *(part.format(**filled) for part in shlex.split(arguments))]
+            command = [
+                sys.executable,
+                script,
+                *(part.format(**filled) for part in shlex.split(arguments)),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            found = sorted((p for p in out.rglob("*") if p.suffix in {".safetensors", ".pt", ".bin"}), key=lambda p: p.stat().st_mtime)
+            found = sorted(
+                (p for p in out.rglob("*") if p.suffix in {".safetensors", ".pt", ".bin"}),
+                key=lambda p: p.stat().st_mtime,
+            )
             if done.returncode or not found:
-                sys.exit(f"{shlex.join(command)}\nended with {done.returncode}\n{done.stderr[-3000:]}")
+                sys.exit(
+                    f"{shlex.join(command)}\nended with {done.returncode}\n{done.stderr[-3000:]}"
+                )
             kept.append(Kept(read(found[-1]), steps * BATCH))
         return self.judge(words, kept)
 
 
 def as_json(results: Mapping[str, Mapping[int, Sequence[Result]]]) -> str:
     """All results, to be read again."""
-    return json.dumps({name: {step: [_fields(r) for r in own] for step, own in by_step.items()} for name, by_step in results.items()})
+    return json.dumps(
+        {
+            name: {step: [_fields(r) for r in own] for step, own in by_step.items()}
+            for name, by_step in results.items()
+        }
+    )
 
 
 def from_json(text: str) -> dict[str, dict[int, list[Result]]]:
     """What `as_json` wrote."""
     raw: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(text)
-    return {name: {int(step): [Result(**r) for r in own] for step, own in by_step.items()} for name, by_step in raw.items()}
+    return {
+        name: {int(step): [Result(**r) for r in own] for step, own in by_step.items()}
+        for name, by_step in raw.items()
+    }
 
 
 def _fields(result: Result) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in ("concept", "seed", "passes", "found", "obeyed", "length")}
+    return {
+        name: getattr(result, name)
+        for name in ("concept", "seed", "passes", "found", "obeyed", "length")
+    }

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from coinage.demo.run import MODELS as DEMO
-from coinage.model_files import read_config
+from coinage.models.detect import read_config
 
 if TYPE_CHECKING:
     import torch
 
-RELEASED = Path(__file__).parents[1] / "src" / "coinage" / "families" / "configs"
+RELEASED = Path(__file__).parents[1] / "src" / "coinage" / "models" / "configs"
 CLASSES = {
     "unet": "diffusers.UNet2DConditionModel",
     "vae": "diffusers.AutoencoderKL",
@@ -53,7 +53,11 @@ def meta_part(configs: Path, name: str, dtype: torch.dtype | None = None) -> Any
     torch.set_default_dtype(dtype or torch.bfloat16)
     try:
         with torch.device("meta"):
-            return cls(transformers.CLIPTextConfig(**config)) if library == "transformers" else cls.from_config(config)
+            return (
+                cls(transformers.CLIPTextConfig(**config))
+                if library == "transformers"
+                else cls.from_config(config)
+            )
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -68,7 +72,8 @@ def random_part(configs: Path, name: str, device: str = "cpu") -> Any:
     """
     import torch
 
-    part = meta_part(configs, name)  # initialising billions of weights that are drawn anew would take minutes
+    # Initialising billions of weights that are drawn anew would take minutes
+    part = meta_part(configs, name)
     part.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     for key, buffer in part.named_buffers():  # what the class computes itself is in no state
@@ -84,7 +89,13 @@ def random_part(configs: Path, name: str, device: str = "cpu") -> Any:
     return part
 
 
-def write_folder(configs: Path, folder: Path, tokenizer: Path = DEMO / "sd1" / "tokenizer", *, weights: bool = True) -> Path:
+def write_folder(
+    configs: Path,
+    folder: Path,
+    tokenizer: Path = DEMO / "sd1" / "tokenizer",
+    *,
+    weights: bool = True,
+) -> Path:
     """A model as a diffusers folder.
 
     Args:
@@ -94,11 +105,18 @@ def write_folder(configs: Path, folder: Path, tokenizer: Path = DEMO / "sd1" / "
         weights: off: settings and tokenizer alone.
     """
     for name in part_names(configs):
-        shutil.copytree(configs / name, folder / name, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+        shutil.copytree(
+            configs / name,
+            folder / name,
+            ignore=shutil.ignore_patterns("*.safetensors"),
+            dirs_exist_ok=True,
+        )
         if weights:
             random_part(configs, name).save_pretrained(folder / name)
         if name.startswith("text_encoder"):
-            shutil.copytree(tokenizer, folder / name.replace("text_encoder", "tokenizer"), dirs_exist_ok=True)
+            shutil.copytree(
+                tokenizer, folder / name.replace("text_encoder", "tokenizer"), dirs_exist_ok=True
+            )
     shutil.copytree(configs / "scheduler", folder / "scheduler", dirs_exist_ok=True)
     return folder
 
@@ -121,11 +139,13 @@ def write_dataset(folder: Path, side: int, batch: int = 1) -> Path:
 
 def main() -> None:
     """Write a model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("family", choices=["sd1", "sd2", "sdxl"])
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    from coinage.families import quiet_libraries
+    from coinage.models.families import quiet_libraries
 
     quiet_libraries()
     write_folder(RELEASED / args.family, args.folder)

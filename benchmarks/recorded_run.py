@@ -22,13 +22,14 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 
-from coinage.cli.kohya import train_command
-from coinage.families.sdxl import SDXL
-from coinage.families.stable_diffusion import StableDiffusion
-from coinage.training import loop, watch
-from coinage.training.observers import Observer, Together
-from coinage.training.setup import Run, Update
-from coinage.words import WordEncoder
+from coinage.cli.train import train_command
+from coinage.models.sdxl import SDXL
+from coinage.models.stable_diffusion import StableDiffusion
+from coinage.text.placeholder import WordEncoder
+from coinage.training import loop
+from coinage.training.observers import standard as watch
+from coinage.training.observers.base import Observer, Together
+from coinage.training.run import Run, Update
 
 
 @dataclass
@@ -73,7 +74,10 @@ class Recorder(Observer):
     def started(self, run: Run) -> None:
         device, record = run.parts.device, self.record
         record.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        record.threads, record.dtype = torch.get_num_threads(), str(run.dtype).removeprefix("torch.")
+        record.threads, record.dtype = (
+            torch.get_num_threads(),
+            str(run.dtype).removeprefix("torch."),
+        )
         if device.type == "cuda":
             self._before = torch.cuda.max_memory_allocated()
             torch.cuda.reset_peak_memory_stats()  # loading may take more than training
@@ -152,7 +156,9 @@ class Sections:
         with ExitStack() as stack:
             stack.enter_context(patch.object(Run, "updates", updates))
             for owner, attribute, name in wrapped:
-                stack.enter_context(patch.object(owner, attribute, self.around(getattr(owner, attribute), name)))
+                stack.enter_context(
+                    patch.object(owner, attribute, self.around(getattr(owner, attribute), name))
+                )
             yield
 
 
@@ -180,7 +186,9 @@ class Floor(Recorder):
         latents = batch.moments[:, 0].to(run.parts.device, run.parts.dtype)
         self._noise, self._latents = torch.randn_like(latents), latents
         self._ids = [
-            torch.tensor([row for caption in batch.captions for row in words.rows(caption, run.parts.chunks)]).to(run.parts.device)
+            torch.tensor(
+                [row for caption in batch.captions for row in words.rows(caption, run.parts.chunks)]
+            ).to(run.parts.device)
             for words in run.parts.word_encoders
         ]
         self._sizes = batch.sizes.to(run.parts.device)
@@ -201,10 +209,15 @@ class Floor(Recorder):
             if len(encoders) == 1:
                 hidden, added = encoders[0](self._ids[0]).last_hidden_state, None
             else:
-                outputs = [encoder(ids, output_hidden_states=True) for encoder, ids in zip(encoders, self._ids, strict=True)]
+                outputs = [
+                    encoder(ids, output_hidden_states=True)
+                    for encoder, ids in zip(encoders, self._ids, strict=True)
+                ]
                 hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
                 added = {"text_embeds": outputs[1].text_embeds.to(dtype), "time_ids": self._sizes}
-            answer = unet(self._latents, self._timesteps, hidden.to(dtype), added_cond_kwargs=added).sample
+            answer = unet(
+                self._latents, self._timesteps, hidden.to(dtype), added_cond_kwargs=added
+            ).sample
             loss = F.mse_loss(answer.float(), self._noise.float())
         loss.backward()
 
@@ -213,7 +226,11 @@ class Floor(Recorder):
 def recording(record: Record, mode: str = "plain") -> Iterator[None]:
     """Have every training in this process measured."""
     sections = Sections()
-    recorder = {"plain": Recorder, "floor": Floor}[mode](record) if mode != "profile" else Profiler(record, sections)
+    recorder = (
+        {"plain": Recorder, "floor": Floor}[mode](record)
+        if mode != "profile"
+        else Profiler(record, sections)
+    )
     original = watch.observers_for
 
     def observers_for(*args: Any) -> Observer:
@@ -228,7 +245,9 @@ def recording(record: Record, mode: str = "plain") -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and write the record; returns the training's exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("record", type=Path)
     parser.add_argument("mode", choices=["plain", "profile", "floor"])
     parser.add_argument("flags", nargs=argparse.REMAINDER)

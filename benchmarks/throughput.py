@@ -35,7 +35,8 @@ from random_models import write_dataset
 HERE = Path(__file__).parent
 SIDES = {"demo": 64, "sd1": 512, "sd2": 768, "sdxl": 1024}
 GB = 2**30
-PARTS = ("data", "captions to ids", "text encoder forward", "UNet forward", "backward", "optimizer")  # of a step, in a record
+# Of a step, in a record
+PARTS = ("data", "captions to ids", "text encoder forward", "UNet forward", "backward", "optimizer")
 BARE = PARTS[2:5]  # what a step cannot do without
 T = TypeVar("T")
 RATE = re.compile(r"([\d.]+) ?(s/it|it/s)")
@@ -94,7 +95,9 @@ class Finished:
         """Seconds a step as the progress bar tells: from when it moved, or else from the rate that it showed last."""
         after = [point for point in self.moved if point[0] >= warm_up]
         if len(after) > 1:
-            return median((then - now) / (done - before) for (before, now), (done, then) in pairwise(after))
+            return median(
+                (then - now) / (done - before) for (before, now), (done, then) in pairwise(after)
+            )
         rates = RATE.findall(self.text)
         if not rates or not float(rates[-1][0]):
             return None
@@ -112,14 +115,19 @@ def movements(stream: IO[bytes], steps: int, said: list[bytes]) -> Iterator[tupl
                 yield last, time.monotonic()
 
 
-def run(command: Sequence[str], steps: int, environment: Mapping[str, str] = os.environ) -> Finished:
+def run(
+    command: Sequence[str], steps: int, environment: Mapping[str, str] = os.environ
+) -> Finished:
     """Run a process to its end; one that fails ends the benchmark with its output."""
     began, start = time.time(), time.monotonic()
     said: list[bytes] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as process:
         stream = process.stdout
         moved = list(movements(stream, steps, said)) if stream else []
-        _, status, usage = os.wait4(process.pid, 0)  # its own peak, where getrusage knows the largest child's
+        # Its own peak, where getrusage knows the largest child's
+        _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     text = b"".join(said).decode(errors="replace")
     if process.returncode:
@@ -131,8 +139,16 @@ def trained(task: Task, mode: str, more: Sequence[str]) -> tuple[dict[str, Any],
     """One run of ours: its record, and the process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
-        command = [sys.executable, str(HERE / "recorded_run.py"), str(path), mode, *task.flags, *more]
-        as_the_command = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # which sets it before it imports torch; the clock comes later
+        command = [
+            sys.executable,
+            str(HERE / "recorded_run.py"),
+            str(path),
+            mode,
+            *task.flags,
+            *more,
+        ]
+        # Which sets it before it imports torch; the clock comes later
+        as_the_command = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         done = run(command, task.steps, as_the_command)
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record, done
@@ -141,7 +157,13 @@ def trained(task: Task, mode: str, more: Sequence[str]) -> tuple[dict[str, Any],
 def summary(record: dict[str, Any], done: Finished, warm_up: int, batch: int) -> dict[str, float]:
     """The figures of one run of ours."""
     step = median(record["steps"][warm_up:])
-    found = {"step": step, "images": batch / step, "first": record["first_done"] - done.began, "whole": done.whole, "peak": done.peak / GB}
+    found = {
+        "step": step,
+        "images": batch / step,
+        "first": record["first_done"] - done.began,
+        "whole": done.whole,
+        "peak": done.peak / GB,
+    }
     return found | {f"gpu {name}": value / GB for name, value in record["gpu"].items()}
 
 
@@ -175,7 +197,9 @@ def middle(results: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def heading(args: argparse.Namespace, record: dict[str, Any]) -> str:
     """What was measured, in a line."""
-    what = f"{args.random or args.model}, {args.resolution} px, batch {args.batch}, {record['dtype']}"
+    what = (
+        f"{args.random or args.model}, {args.resolution} px, batch {args.batch}, {record['dtype']}"
+    )
     where = f"{record['threads']} threads" if record["device"] == "cpu" else record["device"]
     more = f", {shlex.join(args.flags)}" if args.flags else ""
     return f"{what} on {record['device'] if record['device'] == 'cpu' else 'GPU'} ({where}){more}; {args.steps} steps, {args.runs} runs"
@@ -189,11 +213,19 @@ def print_measured(args: argparse.Namespace, task: Task) -> None:
         record, done = trained(task, "plain", args.flags)
         ours.append(summary(record, done, args.warm_up, task.batch))
         if args.peer_script:
-            peers.append(run([sys.executable, args.peer_script, *map(task.filled, args.peer_args)], task.steps))
+            peers.append(
+                run(
+                    [sys.executable, args.peer_script, *map(task.filled, args.peer_args)],
+                    task.steps,
+                )
+            )
     print(heading(args, record), end="\n\n")
     found = middle(ours)
     gpu = [name for name in found if name.startswith("gpu ")]
-    print("| | s/step | images/s | first step after s | whole run s | peak GB |" + "".join(f" {name} GB |" for name in gpu))
+    print(
+        "| | s/step | images/s | first step after s | whole run s | peak GB |"
+        + "".join(f" {name} GB |" for name in gpu)
+    )
     print("|---|---|---|---|---|---|" + "---|" * len(gpu))
     row = f"| ours | {found['step']:.4f} | {found['images']:.2f} | {found['first']:.1f} | {found['whole']:.1f} | {found['peak']:.2f} |"
     print(row + "".join(f" {found[name]:.2f} |" for name in gpu))
@@ -203,7 +235,9 @@ def print_measured(args: argparse.Namespace, task: Task) -> None:
         told = f"{median(steps):.4f} | {task.batch / median(steps):.2f}" if steps else "? | ?"
         print(f"| peer | {told} | ? | {whole:.1f} | {peak / GB:.2f} |")
         ratio = f"{found['step'] / median(steps):.3f}" if steps else "?"
-        print(f"| ours / peer | {ratio} | | | {found['whole'] / whole:.3f} | {found['peak'] * GB / peak:.3f} |")
+        print(
+            f"| ours / peer | {ratio} | | | {found['whole'] / whole:.3f} | {found['peak'] * GB / peak:.3f} |"
+        )
     print(flush=True)
 
 
@@ -214,7 +248,10 @@ def print_profile(args: argparse.Namespace, task: Task) -> None:
     print(f"{heading(args, record)}\n\n| part | ms | % of the step |\n|---|---|---|")
     for name, (milliseconds, percent) in found.items():
         print(f"| {name} | {milliseconds:.2f} | {percent:.2f} |")
-    print(f"\nbeyond the two forwards and the backward: {100 - sum(found[name][1] for name in BARE):.2f} %\n", flush=True)
+    print(
+        f"\nbeyond the two forwards and the backward: {100 - sum(found[name][1] for name in BARE):.2f} %\n",
+        flush=True,
+    )
 
 
 def print_floor(args: argparse.Namespace, task: Task) -> None:
@@ -230,7 +267,9 @@ def print_floor(args: argparse.Namespace, task: Task) -> None:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path)
     source.add_argument("--random", choices=list(SIDES))
@@ -240,7 +279,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--flags", type=shlex.split, default=[], help='more flags of the training command: --flags="--fp8_base"')
+    parser.add_argument(
+        "--flags",
+        type=shlex.split,
+        default=[],
+        help='more flags of the training command: --flags="--fp8_base"',
+    )
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--floor", action="store_true")
     parser.add_argument("--peer-script", metavar="PATH")
@@ -259,10 +303,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(name)
         model = args.model or DEMO / "sd1"
         if args.random not in (None, "demo"):
-            model = folder / "model"  # in a process of its own, since a child's peak starts from its parent's
-            subprocess.run([sys.executable, str(HERE / "random_models.py"), args.random, str(model)], check=True)
+            # In a process of its own, since a child's peak starts from its parent's
+            model = folder / "model"
+            subprocess.run(
+                [sys.executable, str(HERE / "random_models.py"), args.random, str(model)],
+                check=True,
+            )
         data = write_dataset(folder / "data", args.resolution, args.batch)
-        task = Task(model, data, data.parent / "images", folder / "out", args.steps, args.batch, args.resolution, args.precision)
+        task = Task(
+            model,
+            data,
+            data.parent / "images",
+            folder / "out",
+            args.steps,
+            args.batch,
+            args.resolution,
+            args.precision,
+        )
         if args.profile:
             print_profile(args, task)
         if args.floor:

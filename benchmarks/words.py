@@ -27,7 +27,7 @@ from coinage.demo.run import MODEL
 from random_models import write_dataset
 
 if TYPE_CHECKING:
-    from coinage.training.setup import Run, Update
+    from coinage.training.run import Run, Update
 
 GB = 2**30
 WARM_UP = 3  # steps that do not count
@@ -76,7 +76,10 @@ def command_of(task: Task, folder: Path) -> list[str]:
     for number in range(task.words):
         data = write_dataset(folder / token(number), task.resolution, task.batch)
         for caption in (data.parent / "images").glob("*.txt"):
-            caption.write_text(caption.read_text(encoding="utf-8").replace("mychar", token(number)), encoding="utf-8")
+            caption.write_text(
+                caption.read_text(encoding="utf-8").replace("mychar", token(number)),
+                encoding="utf-8",
+            )
         text += f'\n[[words]]\ntoken_string = "{token(number)}"\ndataset_config = {json.dumps(data.as_posix())}\n'
     (folder / "words.toml").write_text(text, encoding="utf-8")
     return [f"--config_file={folder / 'words.toml'}"]
@@ -86,7 +89,7 @@ def measure(task: Task) -> Measured:
     """Train in this process; its peak counts from its beginning."""
     import torch
 
-    from coinage.cli.kohya import train_command
+    from coinage.cli.train import train_command
     from coinage.training import loop
 
     times: list[float] = []
@@ -103,7 +106,11 @@ def measure(task: Task) -> Measured:
     if code:
         sys.exit(code)
     steps = [after - before for before, after in pairwise(times)][WARM_UP:]
-    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     return Measured(median(steps), float(used))
 
 
@@ -111,7 +118,14 @@ def measured_apart(task: Task) -> Measured:
     """As `measure`, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--task", json.dumps(asdict(task)), "--result", str(result)]
+        command = [
+            sys.executable,
+            __file__,
+            "--task",
+            json.dumps(asdict(task)),
+            "--result",
+            str(result),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{done.stdout}{done.stderr}\nfailed with exit code {done.returncode}")
@@ -121,13 +135,18 @@ def measured_apart(task: Task) -> Measured:
 def compare(model: str, args: argparse.Namespace) -> None:
     """Print the table of a model."""
     side = 64 if model == str(MODEL) else args.resolution
-    tasks = [Task(model, side, args.precision, words, args.words // words, args.steps) for words in (1, args.words)]
+    tasks = [
+        Task(model, side, args.precision, words, args.words // words, args.steps)
+        for words in (1, args.words)
+    ]
     found: list[list[Measured]] = [[], []]
     for _ in range(args.runs):
         for task, own in zip(tasks, found, strict=True):
             own.append(measured_apart(task))
     threads = os.environ.get("OMP_NUM_THREADS", "all")
-    print(f"{model}, {side} px, {args.precision}; {args.steps} steps, {args.runs} runs, threads: {threads}\n")
+    print(
+        f"{model}, {side} px, {args.precision}; {args.steps} steps, {args.runs} runs, threads: {threads}\n"
+    )
     print("| words | images of each | s/step | peak GB |\n|---|---|---|---|")
     middles = [(median(m.step for m in own), median(m.peak for m in own)) for own in found]
     for task, (step, peak) in zip(tasks, middles, strict=True):
@@ -138,9 +157,16 @@ def compare(model: str, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; or, for a process of its own, measure one training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="also this one, beside the demo's")
-    parser.add_argument("--resolution", type=int, default=512, help="pixels, both sides, of --model; the demo's are 64")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        default=512,
+        help="pixels, both sides, of --model; the demo's are 64",
+    )
     parser.add_argument("--precision", default="no", choices=("no", "fp16", "bf16"))
     parser.add_argument("--words", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)

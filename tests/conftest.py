@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from tests.models import FAMILY_NAMES, original_tensors, write_folder
+    from tests.tiny_models import FAMILY_NAMES, original_tensors, write_folder
 
     root = tmp_path_factory.mktemp("models")
     for name in FAMILY_NAMES:
@@ -57,4 +57,4 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_configs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single files are read with the tiny models' settings instead of the released models'."""
-    monkeypatch.setattr("coinage.families.loading.CONFIGS", models / "configs")
+    monkeypatch.setattr("coinage.models.loading.CONFIGS", models / "configs")

@@ -46,7 +46,9 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         pass
 
-    def _answer(self, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
+    def _answer(
+        self, status: int, body: object = None, headers: dict[str, str] | None = None
+    ) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
@@ -73,10 +75,15 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             owner = f"{asked['organization']}/" if asked.get("organization") else ""
             name = f"{asked.get('type') or 'model'}s/{owner}{asked['name']}"
-            self.hub.repos[name] = Repo(asked.get("private") or asked.get("visibility") == "private")
+            self.hub.repos[name] = Repo(
+                asked.get("private") or asked.get("visibility") == "private"
+            )
             self._answer(200, {"url": f"{self.hub.url}/{owner}{asked['name']}"})
         elif "/preupload/" in path:
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in json.loads(body)["files"]
+            ]
             self._answer(200, {"files": files})
         else:
             self._commit(path, body)
@@ -93,8 +100,17 @@ class Handler(BaseHTTPRequestHandler):
             if entry["key"] == "header":
                 self.hub.repos[name].messages.append(entry["value"]["summary"])
             else:
-                self.hub.repos[name].files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-        self._answer(200, {"commitUrl": f"{self.hub.url}/x/y/commit/{COMMIT}", "commitOid": COMMIT, "hookOutput": ""})
+                self.hub.repos[name].files[entry["value"]["path"]] = base64.b64decode(
+                    entry["value"]["content"]
+                )
+        self._answer(
+            200,
+            {
+                "commitUrl": f"{self.hub.url}/x/y/commit/{COMMIT}",
+                "commitOid": COMMIT,
+                "hookOutput": "",
+            },
+        )
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -105,14 +121,22 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/"):
             self._about(path.removeprefix("/api/"))
             return
-        kind, path = ("datasets", path.removeprefix("/datasets")) if path.startswith("/datasets/") else ("models", path)
+        kind, path = (
+            ("datasets", path.removeprefix("/datasets"))
+            if path.startswith("/datasets/")
+            else ("models", path)
+        )
         repo, _, rest = path.strip("/").partition("/resolve/")
         known = self.hub.repos.get(f"{kind}/{repo}")
         data = known.files.get(rest.partition("/")[2]) if known else None
         if known is None or data is None:
             self._refuse(404, "RepoNotFound" if known is None else "EntryNotFound")
         else:
-            self._answer(200, data, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT})  # noqa: S324 - as git
+            self._answer(
+                200,
+                data,
+                {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT},  # noqa: S324
+            )
 
     def _about(self, path: str) -> None:
         name, rest = "/".join(path.split("/")[:3]), path.split("/")[3:]
@@ -120,10 +144,23 @@ class Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and not self._may_write()):
             self._refuse(404, "RepoNotFound")
         elif rest[:1] == ["tree"]:
-            self._answer(200, [{"type": "file", "path": p, "size": len(d), "oid": COMMIT} for p, d in repo.files.items()])
+            self._answer(
+                200,
+                [
+                    {"type": "file", "path": p, "size": len(d), "oid": COMMIT}
+                    for p, d in repo.files.items()
+                ],
+            )
         else:
             siblings = [{"rfilename": path} for path in repo.files]
-            info = {"_id": "0", "id": name.partition("/")[2], "sha": COMMIT, "siblings": siblings, "tags": [], "private": repo.private}
+            info = {
+                "_id": "0",
+                "id": name.partition("/")[2],
+                "sha": COMMIT,
+                "siblings": siblings,
+                "tags": [],
+                "private": repo.private,
+            }
             self._answer(200, info)
 
 
@@ -134,7 +171,11 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, cache: str) -> Iterator[FakeHub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Own", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", f"{cache}/no-token")

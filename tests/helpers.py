@@ -14,18 +14,19 @@ from pathlib import Path
 
 import torch
 
-from coinage.cli.build import build
+from coinage.checks.preflight import check
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.file import EmbeddingFile
 from coinage.hub import open_uploader
-from coinage.preflight import check
+from coinage.settings.build import build
 from coinage.training.loop import train
-from coinage.training.reporter import Reporter, WarningsKept
-from coinage.training.setup import Run, prepare
-from coinage.training.trackers import open_writers
-from coinage.training.watch import observers_for
+from coinage.training.observers.reporter import Reporter, WarningsKept
+from coinage.training.observers.standard import observers_for
+from coinage.training.observers.trackers import open_writers
+from coinage.training.run import Run
+from coinage.training.setup import prepare
 
 # For tests of what a model has learned to draw: most others ask nothing of their model, and the smallest one will do.
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
@@ -34,7 +35,7 @@ TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
 @cache
 def small_model() -> Path:
     """The folder of the smallest Stable Diffusion 1.x, with random weights; written once in a process."""
-    from tests.models import write_folder
+    from tests.tiny_models import write_folder
 
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -67,7 +68,11 @@ def prepared(dataset: Path, out: Path, *more: str) -> Run:
 
 
 def trained(
-    dataset: Path, out: Path, *more: str, change: Callable[[Run], None] | None = None, config: TrainConfig | None = None
+    dataset: Path,
+    out: Path,
+    *more: str,
+    change: Callable[[Run], None] | None = None,
+    config: TrainConfig | None = None,
 ) -> tuple[Run, EmbeddingFile]:
     """Train and write the files; `change` may tamper with the prepared run."""
     config = config or config_for(dataset, out, *more)
@@ -95,7 +100,9 @@ def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([], code, out.getvalue(), error.getvalue())
 
 
-def timed(command: Sequence[str | Path], folder: Path | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
+def timed(
+    command: Sequence[str | Path], folder: Path | None = None
+) -> tuple[subprocess.CompletedProcess[str], float]:
     """Run a command in a process of its own; and the seconds of the processor that it took, however busy the machine is."""
     before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -112,7 +119,10 @@ def libraries_told() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(record.getMessage())
 
-    handler, libraries = Handler(logging.WARNING), [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    handler, libraries = (
+        Handler(logging.WARNING),
+        [logging.getLogger(name) for name in ("diffusers", "transformers")],
+    )
     for library in libraries:
         library.addHandler(handler)
     try:

@@ -32,7 +32,11 @@ class Screen:
     @property
     def drawn(self) -> list[str]:
         """Everything that stood in a line at some time, without colours."""
-        return [line.rstrip() for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", self.text)) if line.strip()]
+        return [
+            line.rstrip()
+            for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", self.text))
+            if line.strip()
+        ]
 
     @property
     def lines(self) -> list[str]:
@@ -52,13 +56,20 @@ class Screen:
                 row, column = row + 1, 0
                 rows += [""] * (row + 1 - len(rows))
             else:
-                rows[row] = rows[row].ljust(column)[:column] + words + rows[row][column + len(words) :]
+                rows[row] = (
+                    rows[row].ljust(column)[:column] + words + rows[row][column + len(words) :]
+                )
                 column += len(words)
         return "\n".join(line.rstrip() for line in rows).rstrip().split("\n")
 
 
 @contextmanager
-def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80, encoding: str = "utf-8", term: str = "xterm-256color") -> Iterator[Screen]:
+def terminal(
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int = 80,
+    encoding: str = "utf-8",
+    term: str = "xterm-256color",
+) -> Iterator[Screen]:
     """Have stderr be a terminal, and our messages printed there; see what it shows after the block."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", term)
@@ -81,7 +92,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80, encoding: str =
 
     reader = threading.Thread(target=read)
     reader.start()
-    stream = io.TextIOWrapper(os.fdopen(follower, "wb", buffering=0), encoding=encoding, write_through=True)
+    stream = io.TextIOWrapper(
+        os.fdopen(follower, "wb", buffering=0), encoding=encoding, write_through=True
+    )
     before, sys.stderr = sys.stderr, stream
     try:
         set_up_log()

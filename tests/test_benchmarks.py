@@ -38,25 +38,53 @@ def cells(table: str, start: str) -> list[float]:
 
 
 def record_of(tmp_path: Path, mode: str, steps: int) -> dict[str, Any]:
-    from coinage.cli.kohya import train_command
+    from coinage.cli.train import train_command
     from random_models import write_dataset
     from recorded_run import Record, recording
 
     record = Record()
     data = write_dataset(tmp_path, 64)
-    words = [f"--pretrained_model_name_or_path={MODEL}", f"--dataset_config={data}", f"--output_dir={tmp_path}", "--seed=0"]
-    words += ["--token_string=mychar", "--init_word=girl", "--save_model_as=safetensors", f"--max_train_steps={steps}", "--cache_latents"]
+    words = [
+        f"--pretrained_model_name_or_path={MODEL}",
+        f"--dataset_config={data}",
+        f"--output_dir={tmp_path}",
+        "--seed=0",
+    ]
+    words += [
+        "--token_string=mychar",
+        "--init_word=girl",
+        "--save_model_as=safetensors",
+        f"--max_train_steps={steps}",
+        "--cache_latents",
+    ]
     with recording(record, mode):
         assert train_command("any", words) == 0
     return asdict(record)
 
 
-@pytest.mark.slow  # two trainers, each in a process of its own; the tests below ask for the rest in this one
+# Two trainers, each in a process of its own; the tests below ask for the rest in this one
+@pytest.mark.slow
 def test_ours_and_a_peer_are_compared(tmp_path: Path) -> None:
     peer = tmp_path / "peer.py"
     peer.write_text(PEER)
-    command = [sys.executable, str(FOLDER / "throughput.py"), "--random=demo", "--runs=1", "--steps=8", "--batch=2", "--precision=no"]
-    command += [f"--peer-script={peer}", "--peer-args", "--steps", "{steps}", "--batch={batch}", "{resolution}", "{precision}"]
+    command = [
+        sys.executable,
+        str(FOLDER / "throughput.py"),
+        "--random=demo",
+        "--runs=1",
+        "--steps=8",
+        "--batch=2",
+        "--precision=no",
+    ]
+    command += [
+        f"--peer-script={peer}",
+        "--peer-args",
+        "--steps",
+        "{steps}",
+        "--batch={batch}",
+        "{resolution}",
+        "{precision}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     step, images, first, whole, peak = cells(done.stdout, "ours")
@@ -67,7 +95,9 @@ def test_ours_and_a_peer_are_compared(tmp_path: Path) -> None:
     assert 0.02 <= peer_step < 0.1
     assert 0.05 <= peer_peak < 0.2
     ratios = cells(done.stdout, "ours / peer")
-    assert ratios == pytest.approx([step / peer_step, whole / peer_whole, peak / peer_peak], rel=0.2)
+    assert ratios == pytest.approx(
+        [step / peer_step, whole / peer_whole, peak / peer_peak], rel=0.2
+    )
 
 
 def test_a_peer_without_steps_in_its_bar_tells_its_rate(folder: Path) -> None:
@@ -76,7 +106,10 @@ def test_a_peer_without_steps_in_its_bar_tells_its_rate(folder: Path) -> None:
     assert Finished(0, 1, 1, "loss 0.1, 2.00s/it", []).step_seconds(3) == 2
     assert Finished(0, 1, 1, "1.00s/it ... 4.00it/s", [(1, 0.5)]).step_seconds(3) == 0.25
     assert Finished(0, 1, 1, "nothing", []).step_seconds(3) is None
-    assert Finished(0, 1, 1, "9.00s/it", [(1, 0.0), (3, 8.0), (4, 10.0), (6, 14.0)]).step_seconds(3) == 2
+    assert (
+        Finished(0, 1, 1, "9.00s/it", [(1, 0.0), (3, 8.0), (4, 10.0), (6, 14.0)]).step_seconds(3)
+        == 2
+    )
 
 
 def test_the_parts_of_a_step_add_up(folder: Path, tmp_path: Path) -> None:
@@ -86,7 +119,8 @@ def test_the_parts_of_a_step_add_up(folder: Path, tmp_path: Path) -> None:
     found = shares(record, 2)
     assert list(found) == [*PARTS, "rest", "step"]
     assert all(part > 0 for part, _ in found.values())
-    assert sum(percent for _, percent in found.values()) == pytest.approx(200)  # the parts, and the whole
+    # The parts, and the whole
+    assert sum(percent for _, percent in found.values()) == pytest.approx(200)
     assert found["backward"][1] > found["optimizer"][1] > 0
 
 
@@ -94,7 +128,12 @@ def test_bare_steps_take_turns_and_leave_the_run_as_it_is(folder: Path, tmp_path
     from throughput import against_floor
 
     plain, beside = (record_of(tmp_path / mode, mode, 6) for mode in ("plain", "floor"))
-    assert [len(record[key]) for record in (plain, beside) for key in ("steps", "floor")] == [6, 0, 6, 6]
+    assert [len(record[key]) for record in (plain, beside) for key in ("steps", "floor")] == [
+        6,
+        0,
+        6,
+        6,
+    ]
     found = against_floor(beside, 2)
     assert 0 < found["floor"] < found["engine"] * 2
     assert found["ratio"] == pytest.approx(found["engine"] / found["floor"], rel=0.5)
@@ -105,9 +144,14 @@ def test_bare_steps_take_turns_and_leave_the_run_as_it_is(folder: Path, tmp_path
 def test_a_row_of_the_matrix_that_fails_does_not_end_it(folder: Path) -> None:
     from gpu_matrix import HEADER, Row, matrix
 
-    rows = [Row("demo", MODEL, 64, 2, "no", "--fp8_base"), Row("demo", MODEL, 64, 2, "bf16", "--gradient_checkpointing")]
+    rows = [
+        Row("demo", MODEL, 64, 2, "no", "--fp8_base"),
+        Row("demo", MODEL, 64, 2, "bf16", "--gradient_checkpointing"),
+    ]
     failed, done = matrix(rows, math.inf)
-    assert failed.startswith("| demo | 64 | 2 | no | fp8_base | failed: --fp8_base needs --mixed_precision")
+    assert failed.startswith(
+        "| demo | 64 | 2 | no | fp8_base | failed: --fp8_base needs --mixed_precision"
+    )
     step, images, first = [float(cell) for cell in done.split("|")[6:9]]
     assert step > 0
     assert first > 0
@@ -126,7 +170,9 @@ def test_without_a_gpu_there_is_no_matrix(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--random=demo", "--steps=3"]])
-def test_wrong_usage_is_told(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_told(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     from throughput import main
 
     with pytest.raises(SystemExit) as raised:
@@ -137,7 +183,10 @@ def test_wrong_usage_is_told(folder: Path, words: list[str], capsys: pytest.Capt
 @pytest.mark.slow
 def test_words_side_by_side_are_compared_with_one(folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(folder / "words.py"), "--words=2", "--steps=6", "--runs=1"], capture_output=True, text=True, check=False
+        [sys.executable, str(folder / "words.py"), "--words=2", "--steps=6", "--runs=1"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     _, one, least = cells(done.stdout, "1")
@@ -151,13 +200,18 @@ def test_words_for_the_negative_prompt_are_compared(folder: Path) -> None:
     from negative import DEFECTS, WAYS, difference, learned, others, probes, row
 
     warm, _, alike = DEFECTS
-    assert all(not re.search(r"red|orange|yellow|pink", prompt.text) for prompt in probes(warm, 20, 0))
+    assert all(
+        not re.search(r"red|orange|yellow|pink", prompt.text) for prompt in probes(warm, 20, 0)
+    )
     assert {asked["background"] for _, asked in others(alike, 20, 0)} == {"white"}
     words = [learned(alike, way, 0, 1).vectors["emb_params"] for way in WAYS.values()]
     assert len({tuple(word.flatten().tolist()) for word in words}) == len(WAYS)
     assert difference([True, True, False, False], [True, False, False, False]) == "+0.250 ± 0.424"
     hits = ([True, False], [True, True])
-    assert row("a", "b", hits, hits, hits) == "| a | b | 0.500 | +0.000 ± 0.000 | +0.000 ± 0.000 | 1.000 | +0.000 ± 0.000 |"
+    assert (
+        row("a", "b", hits, hits, hits)
+        == "| a | b | 0.500 | +0.000 ± 0.000 | +0.000 ± 0.000 | 1.000 | +0.000 ± 0.000 |"
+    )
 
 
 def result(concept: str, found: float, obeyed: float, length: float = 1.0) -> Any:
@@ -166,20 +220,30 @@ def result(concept: str, found: float, obeyed: float, length: float = 1.0) -> An
     return Result(concept, seed=0, passes=8, found=found, obeyed=obeyed, length=length)
 
 
-def test_a_lab_that_cannot_tell_good_from_bad_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lab_that_cannot_tell_good_from_bad_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from quality import NOTHING, TOO_HIGH, UNTRAINED, report
 
     concepts = [f"c{i}" for i in range(20)]
     good = [result(concept, 0.8, 0.9 + i % 2 / 50) for i, concept in enumerate(concepts)]
     worse = [result(concept, 0.8, 0.8, length=9) for concept in concepts]
     nothing = [result(concept, 0.0, 0.95) for concept in concepts]
-    judging = {UNTRAINED: {0: nothing}, NOTHING: {2: nothing}, TOO_HIGH: {2: worse}, "AdamW 1e-2": {2: good}}
+    judging = {
+        UNTRAINED: {0: nothing},
+        NOTHING: {2: nothing},
+        TOO_HIGH: {2: worse},
+        "AdamW 1e-2": {2: good},
+    }
     assert report(judging, [2]) == []
     told = capsys.readouterr().out
     assert cells(told, "AdamW 1e-2") == [8, 80, 91, 85.5, 1]
     assert f"| {TOO_HIGH} | 8 | 80.0 | 80.0 | 80.0 | -5.5 (-5.7 to -5.3) | 9.00 |" in told
     assert report({**judging, NOTHING: {2: good}}, [2]) == [f"{NOTHING} teaches something"]
-    assert report({**judging, TOO_HIGH: {2: good}}, [2]) == [f"{TOO_HIGH} loses no E", f"{TOO_HIGH} makes no vector long"]
+    assert report({**judging, TOO_HIGH: {2: good}}, [2]) == [
+        f"{TOO_HIGH} loses no E",
+        f"{TOO_HIGH} makes no vector long",
+    ]
 
 
 @pytest.mark.slow
@@ -188,22 +252,49 @@ def test_a_peer_is_judged_as_we_are(folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     known = "--pretrained_model_name_or_path={model} --dataset_config={data} --output_dir={out} --token_string={token} --init_word={init}"
     same = "--optimizer_type=AdamW --learning_rate=2e-2"
-    command = [sys.executable, str(folder / "quality.py"), "--concepts", "moon", "drop", "--seeds", "0", "1", "--steps", "4"]
-    command += ["--pictures=4", "--only", "none", f"--results={results}", f"--add={same}", "--jobs=1"]
+    command = [
+        sys.executable,
+        str(folder / "quality.py"),
+        "--concepts",
+        "moon",
+        "drop",
+        "--seeds",
+        "0",
+        "1",
+        "--steps",
+        "4",
+    ]
+    command += [
+        "--pictures=4",
+        "--only",
+        "none",
+        f"--results={results}",
+        f"--add={same}",
+        "--jobs=1",
+    ]
     command += [f"--peer-script={folder.parent / 'train_textual_inversion.py'}"]
-    command += [f"--peer-args={known} --max_train_steps={{steps}} --seed={{seed}} --save_model_as=safetensors {same}"]
+    command += [
+        f"--peer-args={known} --max_train_steps={{steps}} --seed={{seed}} --save_model_as=safetensors {same}"
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     table = json.loads(results.read_text())
     ours, peer = table[same]["4"], table["peer"]["4"]
-    assert [row["length"] for row in peer] == pytest.approx([row["length"] for row in ours], rel=1e-4)
+    assert [row["length"] for row in peer] == pytest.approx(
+        [row["length"] for row in ours], rel=1e-4
+    )
     assert [row["obeyed"] for row in peer] == [row["obeyed"] for row in ours]
     assert {row["passes"] for row in (*ours, *peer)} == {16}
 
 
 @pytest.mark.slow
 def test_noise_of_gradients_is_compared(folder: Path) -> None:
-    done = subprocess.run([sys.executable, str(folder / "gradients.py"), "--updates=8"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(folder / "gradients.py"), "--updates=8"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert cells(done.stdout, "independent") == [1, 1, 1, 4]
     variance, *_, captions = cells(done.stdout, "antithetic")
@@ -213,8 +304,22 @@ def test_noise_of_gradients_is_compared(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_best_of_several_is_compared_with_as_many_images(folder: Path) -> None:
-    command = [sys.executable, str(folder / "autopilot.py"), "--concepts", "moon", "--seeds=1", "--count=2", "--steps=40", "--pictures=4"]
-    done = subprocess.run([*command, "--flags=--lr_scheduler_timescale=5"], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        str(folder / "autopilot.py"),
+        "--concepts",
+        "moon",
+        "--seeds=1",
+        "--count=2",
+        "--steps=40",
+        "--pictures=4",
+    ]
+    done = subprocess.run(
+        [*command, "--flags=--lr_scheduler_timescale=5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("| moon |")]
     single, best = map(int, row.split("|")[-2].split("→"))

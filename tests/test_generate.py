@@ -15,8 +15,14 @@ from coinage.cli.main import main
 from coinage.demo.run import MODEL
 from coinage.errors import ConfigError
 from coinage.generate import SAMPLERS, draw, make_scheduler
-from coinage.prompts import SAMPLER_NAMES, Prompt, parse_prompt_line, parse_weights, read_prompts
-from coinage.training.setup import Run
+from coinage.text.prompts import (
+    SAMPLER_NAMES,
+    Prompt,
+    parse_prompt_line,
+    parse_weights,
+    read_prompts,
+)
+from coinage.training.run import Run
 from coinage.training.step import Batch
 from tests.helpers import TAUGHT, prepared, trained
 
@@ -26,11 +32,27 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
 
 @pytest.mark.parametrize("vectors", [1, 3])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_diffusers_draws_the_same_picture(moon_dataset: Path, tmp_path: Path, vectors: int, suffix: str) -> None:
+def test_diffusers_draws_the_same_picture(
+    moon_dataset: Path, tmp_path: Path, vectors: int, suffix: str
+) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a photo of a red zibu on a white background --w 64 --h 64 --s 6 --d 5 --l 4 --n dirty\n")
-    options = (f"--num_vectors_per_token={vectors}", f"--save_model_as={suffix}", "--max_train_steps=3", "--learning_rate=3e-2")
-    trained(moon_dataset, tmp_path, TAUGHT, *options, f"--sample_prompts={prompts}", "--sample_every_n_steps=3")
+    prompts.write_text(
+        "a photo of a red zibu on a white background --w 64 --h 64 --s 6 --d 5 --l 4 --n dirty\n"
+    )
+    options = (
+        f"--num_vectors_per_token={vectors}",
+        f"--save_model_as={suffix}",
+        "--max_train_steps=3",
+        "--learning_rate=3e-2",
+    )
+    trained(
+        moon_dataset,
+        tmp_path,
+        TAUGHT,
+        *options,
+        f"--sample_prompts={prompts}",
+        "--sample_every_n_steps=3",
+    )
     (preview,) = (tmp_path / "sample").glob("*.png")
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
@@ -53,7 +75,10 @@ def test_diffusers_draws_the_same_picture(moon_dataset: Path, tmp_path: Path, ve
 
 def test_a_picture_depends_on_its_seed_alone(moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path, TAUGHT)
-    prompts = [Prompt(text=f"a {c} zibu", width=64, height=64, seed=s, steps=3, scale=4) for c, s in (("red", 1), ("blue", 2), ("red", 3))]
+    prompts = [
+        Prompt(text=f"a {c} zibu", width=64, height=64, seed=s, steps=3, scale=4)
+        for c, s in (("red", 1), ("blue", 2), ("red", 3))
+    ]
     state = torch.get_rng_state()
     batched = list(draw(run.family, run.parts, prompts, 3))
     assert torch.equal(state, torch.get_rng_state())
@@ -65,15 +90,36 @@ def test_a_picture_depends_on_its_seed_alone(moon_dataset: Path, tmp_path: Path)
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_draws(moon_dataset: Path, tmp_path: Path, sampler: str) -> None:
     run = prepared(moon_dataset, tmp_path, TAUGHT)
-    (image,) = draw(run.family, run.parts, [Prompt(text="a red circle", width=64, height=64, seed=1, steps=8, scale=4, sampler=sampler)])
+    (image,) = draw(
+        run.family,
+        run.parts,
+        [
+            Prompt(
+                text="a red circle", width=64, height=64, seed=1, steps=8, scale=4, sampler=sampler
+            )
+        ],
+    )
     assert image.shape == (64, 64, 3)
     assert image.std() > 5
-    assert make_scheduler(sampler, run.parts.scheduler_config).config.beta_schedule == "scaled_linear"
+    assert (
+        make_scheduler(sampler, run.parts.scheduler_config).config.beta_schedule == "scaled_linear"
+    )
 
 
 def test_prompt_lines() -> None:
-    full = parse_prompt_line("a cat --n bad, ugly --w 768 --h 512 --d 42 --s 28 --l 7.5 --ss euler_a")
-    wanted = Prompt(text="a cat", negative="bad, ugly", width=768, height=512, seed=42, steps=28, scale=7.5, sampler="euler_a")
+    full = parse_prompt_line(
+        "a cat --n bad, ugly --w 768 --h 512 --d 42 --s 28 --l 7.5 --ss euler_a"
+    )
+    wanted = Prompt(
+        text="a cat",
+        negative="bad, ugly",
+        width=768,
+        height=512,
+        seed=42,
+        steps=28,
+        scale=7.5,
+        sampler="euler_a",
+    )
     assert full == wanted
     assert parse_prompt_line("cat --d -1 --w 512").seed is None
     assert parse_prompt_line("a --s 0").steps == 1
@@ -88,17 +134,25 @@ def test_options_that_are_not_used_are_told(caplog: pytest.LogCaptureFixture) ->
     for option in ("--steps 20", "--l 7,5", "--w 512.5", "--w512", "--d 99999999999999999999999"):
         caplog.clear()
         assert parse_prompt_line(f"a {option}") == Prompt(text="a")
-        assert f"a prompt's option is not used: {option}" in caplog.text.replace("--w512 ", "--w512")
+        assert f"a prompt's option is not used: {option}" in caplog.text.replace(
+            "--w512 ", "--w512"
+        )
     caplog.clear()
     parse_prompt_line("a --g 3 --cn image.png --fs 1")
     assert not caplog.text, "options of other models, as in sd-scripts"
-    assert set(SAMPLER_NAMES) == {*SAMPLERS, *(f"k_{name}" for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a"))}
+    assert set(SAMPLER_NAMES) == {
+        *SAMPLERS,
+        *(f"k_{name}" for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")),
+    }
 
 
 def test_prompt_files(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("# comment\n\na zibu\nb --ss eulr\nc --ss nonsense\n")
-    with pytest.raises(ConfigError, match=r"unknown sampler 'eulr'[\s\S]*line 4[\s\S]*did you mean `euler`[\s\S]*line 5"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown sampler 'eulr'[\s\S]*line 4[\s\S]*did you mean `euler`[\s\S]*line 5",
+    ):
         read_prompts(file, "ddim")
     file.write_text("a zibu --s 3\n", encoding="utf-8-sig")
     assert read_prompts(file, "heun") == [Prompt(text="a zibu", steps=3, sampler="heun")]
@@ -118,7 +172,9 @@ def test_prompt_tables(tmp_path: Path) -> None:
     second = Prompt(text="shared", width=64, steps=5, negative="bad", sampler="euler")
     assert read_prompts(file, "ddim") == [first, second]
     file = tmp_path / "prompts.json"
-    file.write_text('[{"prompt": "a zibu", "width": 512, "sample_steps": 5, "seed": 3, "scale": 4}, "b --w 64 --s 2"]')
+    file.write_text(
+        '[{"prompt": "a zibu", "width": 512, "sample_steps": 5, "seed": 3, "scale": 4}, "b --w 64 --s 2"]'
+    )
     assert read_prompts(file, "ddim") == [first, Prompt(text="b", width=64, steps=2)]
 
 
@@ -128,7 +184,11 @@ def test_prompt_tables(tmp_path: Path) -> None:
         ("p.toml", "[prompt]\nwidth = 3", "must hold"),
         ("p.toml", "[prompt", "sample_prompts"),
         ("p.json", '{"prompt": "x"}', "must hold a list"),
-        ("p.json", '[{"promt": "x"}, {"seed": "x"}, 7]', r"did you mean `prompt`[\s\S]*`seed = 'x'` is not a number[\s\S]*prompt 3"),
+        (
+            "p.json",
+            '[{"promt": "x"}, {"seed": "x"}, 7]',
+            r"did you mean `prompt`[\s\S]*`seed = 'x'` is not a number[\s\S]*prompt 3",
+        ),
         ("p.json", '[{"sample_sampler": "eulr"}]', "did you mean `euler`"),
     ],
 )
@@ -155,15 +215,23 @@ def test_weights_in_prompts(text: str, parts: list[tuple[str, float]]) -> None:
     assert [(word, pytest.approx(weight)) for word, weight in parts] == parse_weights(text)
 
 
-def test_a_weight_scales_its_words_hidden_states_and_keeps_the_mean(moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_weight_scales_its_words_hidden_states_and_keeps_the_mean(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     run = prepared(moon_dataset, tmp_path, TAUGHT, "--num_vectors_per_token=2")
     sizes = torch.zeros(1, 6)
     with torch.no_grad():
         plain, same, literal = (
             run.family.encode(run.parts, [text], sizes, weighted=weighted).encoder_hidden_states
-            for text, weighted in (("red zibu", True), ("red zibu", False), ("red (zibu:1.5)", False))
+            for text, weighted in (
+                ("red zibu", True),
+                ("red zibu", False),
+                ("red (zibu:1.5)", False),
+            )
         )
-        heavy = run.family.encode(run.parts, ["red (zibu:1.5)"], sizes, weighted=True).encoder_hidden_states
+        heavy = run.family.encode(
+            run.parts, ["red (zibu:1.5)"], sizes, weighted=True
+        ).encoder_hidden_states
     assert torch.equal(plain, same)
     assert not torch.allclose(literal, plain)
     scale = plain.mean() / (plain * torch.tensor([1, 1, 1.5, 1.5, *[1] * 73])[None, :, None]).mean()
@@ -175,19 +243,32 @@ def test_a_weight_scales_its_words_hidden_states_and_keeps_the_mean(moon_dataset
 def test_long_prompts_are_read_in_parts(moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path, TAUGHT)
     texts = ["red " * 74, "red " * 80, "red " * 80 + "zibu"]
-    images = list(draw(run.family, run.parts, [Prompt(text=t, width=64, height=64, seed=1, steps=2) for t in texts]))
+    images = list(
+        draw(
+            run.family,
+            run.parts,
+            [Prompt(text=t, width=64, height=64, seed=1, steps=2) for t in texts],
+        )
+    )
     assert not np.array_equal(images[1], images[2]), "a word beyond 75 tokens counts"
     assert run.parts.chunks == 1
 
 
-def test_a_short_prompt_is_drawn_alike_at_any_length_of_training(moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_short_prompt_is_drawn_alike_at_any_length_of_training(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     prompt = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)
-    short, long = (prepared(moon_dataset, tmp_path, TAUGHT, *more) for more in ((), ("--max_token_length=225",)))
+    short, long = (
+        prepared(moon_dataset, tmp_path, TAUGHT, *more)
+        for more in ((), ("--max_token_length=225",))
+    )
     (one,), (other,) = (draw(run.family, run.parts, [prompt]) for run in (short, long))
     assert np.array_equal(one, other)
 
 
-def test_a_prompts_picture_does_not_depend_on_its_neighbours_length(moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_prompts_picture_does_not_depend_on_its_neighbours_length(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     run = prepared(moon_dataset, tmp_path, TAUGHT)
     short = Prompt(text="a red circle", width=64, height=64, seed=3, steps=2)
     long = Prompt(text="a red circle " * 40, width=64, height=64, seed=4, steps=2)
@@ -208,9 +289,15 @@ def test_brackets_take_no_room(moon_dataset: Path, tmp_path: Path) -> None:
     assert np.array_equal(next(plain), next(weighed))
 
 
-def test_what_is_too_long_is_told(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_too_long_is_told(
+    moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = prepared(moon_dataset, tmp_path, TAUGHT)
-    list(draw(run.family, run.parts, [Prompt(text="red " * 226, width=64, height=64, seed=3, steps=1)]))
+    list(
+        draw(
+            run.family, run.parts, [Prompt(text="red " * 226, width=64, height=64, seed=3, steps=1)]
+        )
+    )
     assert caplog.text.count("a prompt is longer than 225 tokens") == 1
 
 
@@ -224,10 +311,14 @@ def test_what_is_too_long_is_told(moon_dataset: Path, tmp_path: Path, caplog: py
     ],
 )
 def test_brackets_of_a_word_are_its_own(text: str, parts: list[tuple[str, float]]) -> None:
-    assert parse_weights(text, ["w(1)", "[v]", "plain"]) == [(word, pytest.approx(weight)) for word, weight in parts]
+    assert parse_weights(text, ["w(1)", "[v]", "plain"]) == [
+        (word, pytest.approx(weight)) for word, weight in parts
+    ]
 
 
-def test_prompts_are_read_again_when_their_file_has_changed(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_read_again_when_their_file_has_changed(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("zibu --w 64 --h 64 --s 1 --d 1\n")
 
@@ -245,7 +336,13 @@ def test_prompts_are_read_again_when_their_file_has_changed(moon_dataset: Path, 
 
         monkeypatch.setattr(Run, "updates", lambda _run, epoch, _done: updates_and_edit(epoch))
 
-    trained(moon_dataset, tmp_path / "out", f"--sample_prompts={file}", "--sample_every_n_steps=1", change=change)
+    trained(
+        moon_dataset,
+        tmp_path / "out",
+        f"--sample_prompts={file}",
+        "--sample_every_n_steps=1",
+        change=change,
+    )
     seeds = sorted(p.stem.split("_")[-1] for p in (tmp_path / "out" / "sample").iterdir())
     assert seeds == ["1", "2", "2"]
 
@@ -271,9 +368,21 @@ def test_a_picture_that_does_not_fit_in_memory_is_decoded_in_parts(
     assert np.abs(parted.astype(int) - whole.astype(int)).mean() < 10
 
 
-def test_pictures_are_drawn_on_the_device_that_training_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_drawn_on_the_device_that_training_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever its kind: this one is not there, and says so."""
     monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "xpu")
     with pytest.raises(Exception, match=r"(?i)xpu"):
-        main(["generate", str(MODEL), "a red circle", "--width=64", "--height=64", "--steps=1", f"--output={tmp_path}"])
+        main(
+            [
+                "generate",
+                str(MODEL),
+                "a red circle",
+                "--width=64",
+                "--height=64",
+                "--steps=1",
+                f"--output={tmp_path}",
+            ]
+        )

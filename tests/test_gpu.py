@@ -5,19 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.cli.kohya import train_command
+from coinage.checks.preflight import check
 from coinage.cli.main import main
+from coinage.cli.train import train_command
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.file import EmbeddingFile
-from coinage.preflight import check
 from coinage.training.loop import train
-from coinage.training.observers import Observer, Together
-from coinage.training.setup import Run, prepare
-from coinage.training.watch import cache_latents, observers_for
+from coinage.training.observers.base import Observer, Together
+from coinage.training.observers.standard import cache_latents, observers_for
+from coinage.training.run import Run
+from coinage.training.setup import prepare
 from tests.helpers import config_for, flags, libraries_told, rows_of
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 STEPS = 5
 
@@ -27,7 +31,7 @@ class Losses(Observer):
         self.seen: list[float] = []
 
     def stepped(self, run: Run) -> None:
-        self.seen.append(run.loss)
+        self.seen.append(run.last.loss)
 
 
 def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, EmbeddingFile, list[float]]:
@@ -53,12 +57,18 @@ def test_low_precision_on_a_gpu_learns_what_float32_on_a_cpu_does(
     moon_dataset: Path, tmp_path: Path, precision: str, more: tuple[str, ...]
 ) -> None:
     flags = ("--cache_latents", f"--max_train_steps={STEPS}")
-    expected_run, expected, expected_losses = trained_on(CPU, config_for(moon_dataset, tmp_path / "cpu", *flags))
-    low = config_for(moon_dataset, tmp_path / "gpu", *flags, f"--mixed_precision={precision}", *more)
+    expected_run, expected, expected_losses = trained_on(
+        CPU, config_for(moon_dataset, tmp_path / "cpu", *flags)
+    )
+    low = config_for(
+        moon_dataset, tmp_path / "gpu", *flags, f"--mixed_precision={precision}", *more
+    )
     run, word, losses = trained_on(GPU, low)
     assert all(row.is_cuda and row.dtype == torch.float32 for row in run.parts.rows())
     assert str(run.dtype) == {"fp16": "torch.float16", "bf16": "torch.bfloat16"}[precision]
-    assert losses[0] == pytest.approx(expected_losses[0], rel=0.1 if more == ("--fp8_base",) else 0.02)
+    assert losses[0] == pytest.approx(
+        expected_losses[0], rel=0.1 if more == ("--fp8_base",) else 0.02
+    )
     moved, due = way(run, word), way(expected_run, expected)
     assert torch.isfinite(moved).all()
     assert moved.norm() > 0.01
@@ -70,17 +80,26 @@ def test_float32_on_a_gpu_is_float32_on_a_cpu(moon_dataset: Path, tmp_path: Path
     flags = ("--cache_latents", f"--max_train_steps={STEPS}")
     ways, losses = [], []
     for device in (CPU, GPU):
-        run, word, seen = trained_on(device, config_for(moon_dataset, tmp_path / device.type, *flags))
+        run, word, seen = trained_on(
+            device, config_for(moon_dataset, tmp_path / device.type, *flags)
+        )
         ways.append(way(run, word))
         losses.append(seen)
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert torch.cosine_similarity(*ways, dim=0) > 0.95
 
 
-def test_the_vae_leaves_the_gpu_and_comes_back_for_previews(moon_dataset: Path, tmp_path: Path) -> None:
+def test_the_vae_leaves_the_gpu_and_comes_back_for_previews(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a photo of zibu --w 64 --h 64 --s 2 --d 1\n")
-    flags = ("--cache_latents", "--mixed_precision=fp16", f"--sample_prompts={prompts}", "--sample_every_n_steps=1")
+    flags = (
+        "--cache_latents",
+        "--mixed_precision=fp16",
+        f"--sample_prompts={prompts}",
+        "--sample_every_n_steps=1",
+    )
     run, _, losses = trained_on(GPU, config_for(moon_dataset, tmp_path, *flags))
     assert len(losses) == 3
     assert {p.device.type for p in run.parts.vae.parameters()} == {"cpu"}
@@ -88,18 +107,43 @@ def test_the_vae_leaves_the_gpu_and_comes_back_for_previews(moon_dataset: Path, 
     assert len(list((tmp_path / "sample").glob("*.png"))) == 3  # one that fails is told and skipped
 
 
-@pytest.mark.parametrize("more", [("--mixed_precision=bf16",), ("--mixed_precision=fp16", "--gradient_checkpointing")], ids=" ".join)
+@pytest.mark.parametrize(
+    "more",
+    [("--mixed_precision=bf16",), ("--mixed_precision=fp16", "--gradient_checkpointing")],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_a_run_ends_with_its_file_checked(
-    name: str, more: tuple[str, ...], moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    more: tuple[str, ...],
+    moon_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={MODELS / name}", "--max_train_steps=1", *more)
+    given = flags(
+        moon_dataset,
+        tmp_path,
+        f"--pretrained_model_name_or_path={MODELS / name}",
+        "--max_train_steps=1",
+        *more,
+    )
     with libraries_told() as libraries:
         assert train_command("any", given) == 0
     told = capsys.readouterr().err
-    assert "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)" in told
+    assert (
+        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
+        in told
+    )
     assert not libraries
     file = next(tmp_path.glob("*.safetensors"))
-    drawn = ["generate", str(MODELS / name), "a photo of zibu", f"--embedding={file}", "--width=64", "--height=64", "--steps=2"]
+    drawn = [
+        "generate",
+        str(MODELS / name),
+        "a photo of zibu",
+        f"--embedding={file}",
+        "--width=64",
+        "--height=64",
+        "--steps=2",
+    ]
     assert main([*drawn, f"--output={tmp_path / 'pictures'}"]) == 0
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 1

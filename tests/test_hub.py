@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.cli.build import build
-from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
+from coinage.cli.train import train_command
 from coinage.config import HubConfig
 from coinage.demo.run import MODEL
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.hub import PATIENCE, Uploader, fetch_state, open_uploader
-from coinage.training.setup import Run
+from coinage.settings.build import build
+from coinage.training.run import Run
 from tests.fake_hub import KEY, FakeHub, Repo, fake_hub
 from tests.helpers import TAUGHT, flags, rows_of, trained
 
@@ -37,17 +37,34 @@ def uploader_for(**more: object) -> Uploader:
     return uploader
 
 
-def test_every_embedding_and_state_is_uploaded(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
+def test_every_embedding_and_state_is_uploaded(
+    moon_dataset: Path, tmp_path: Path, hub: FakeHub
+) -> None:
     out = tmp_path / "o"
-    more = ["--save_every_n_steps=2", "--save_state", "--save_state_to_huggingface", "--huggingface_path_in_repo=words/", "--async_upload"]
+    more = [
+        "--save_every_n_steps=2",
+        "--save_state",
+        "--save_state_to_huggingface",
+        "--huggingface_path_in_repo=words/",
+        "--async_upload",
+    ]
     trained(moon_dataset, out, *UPLOAD, *more, "--save_last_n_steps=1")
     repo = hub.repos[REPO]
     assert repo.private
     names = ["zibu-step00000002.safetensors", "zibu.safetensors"]
-    states = [f"{stem}-state/{file}" for stem in ("zibu-step00000002", "zibu") for file in ("state.json", "state.pt")]
+    states = [
+        f"{stem}-state/{file}"
+        for stem in ("zibu-step00000002", "zibu")
+        for file in ("state.json", "state.pt")
+    ]
     assert sorted(repo.files) == sorted(f"words/{name}" for name in names + states)
-    assert {path: (out / path.removeprefix("words/")).read_bytes() for path in repo.files} == repo.files
-    assert repo.messages == ["Add zibu-step00000002-state, zibu-step00000002.safetensors", "Add zibu-state, zibu.safetensors"]
+    assert {
+        path: (out / path.removeprefix("words/")).read_bytes() for path in repo.files
+    } == repo.files
+    assert repo.messages == [
+        "Add zibu-step00000002-state, zibu-step00000002.safetensors",
+        "Add zibu-state, zibu.safetensors",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +75,9 @@ def test_every_embedding_and_state_is_uploaded(moon_dataset: Path, tmp_path: Pat
         (["--huggingface_repo_type=space"], "spaces/me/word", True),
     ],
 )
-def test_a_repository_is_made_as_asked(moon_dataset: Path, tmp_path: Path, hub: FakeHub, more: list[str], name: str, private: bool) -> None:
+def test_a_repository_is_made_as_asked(
+    moon_dataset: Path, tmp_path: Path, hub: FakeHub, more: list[str], name: str, private: bool
+) -> None:
     trained(moon_dataset, tmp_path / "o", *UPLOAD, *more, "--max_train_steps=1", "--save_state")
     assert hub.repos[name].private is private
     assert list(hub.repos[name].files) == ["zibu.safetensors"]  # states only where asked for
@@ -86,7 +105,9 @@ def test_a_hub_that_refuses_stops_the_run_before_the_model_is_loaded(
     assert not list((tmp_path / "o").iterdir())
 
 
-def test_an_upload_that_fails_is_told_and_sent_with_the_next(tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_upload_that_fails_is_told_and_sent_with_the_next(
+    tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     uploader = uploader_for()
     hub.failing = 1
@@ -104,7 +125,10 @@ def test_an_upload_that_fails_is_told_and_sent_with_the_next(tmp_path: Path, hub
 
 
 def test_a_hub_out_of_reach_costs_no_embedding(
-    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    moon_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from huggingface_hub import constants
 
@@ -118,13 +142,17 @@ def test_a_hub_out_of_reach_costs_no_embedding(
     assert torch.equal(rows_of(read(tmp_path / "zibu.safetensors")), rows_of(word))
 
 
-def test_in_the_background_files_may_be_deleted_while_they_are_sent(tmp_path: Path, hub: FakeHub) -> None:
+def test_in_the_background_files_may_be_deleted_while_they_are_sent(
+    tmp_path: Path, hub: FakeHub
+) -> None:
     uploader = uploader_for(background=True)
     hub.held.clear()
     (tmp_path / "w.pt").write_bytes(b"1")
     start = time.monotonic()
     uploader.send([tmp_path / "w.pt"])
-    assert time.monotonic() - start < PATIENCE / 4, "it has not waited for the hub, which answers nobody yet"
+    assert time.monotonic() - start < PATIENCE / 4, (
+        "it has not waited for the hub, which answers nobody yet"
+    )
     (tmp_path / "w.pt").unlink()
     assert not hub.repos[REPO].files
     threading.Timer(0.2, hub.held.set).start()
@@ -134,7 +162,12 @@ def test_in_the_background_files_may_be_deleted_while_they_are_sent(tmp_path: Pa
 
 @pytest.mark.parametrize("background", [True, False])
 def test_a_hub_that_does_not_answer_holds_nobody_up_for_long(
-    background: bool, moon_dataset: Path, tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    background: bool,
+    moon_dataset: Path,
+    tmp_path: Path,
+    hub: FakeHub,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("coinage.hub.PATIENCE", 0.5)
     hub.held.clear()
@@ -146,7 +179,9 @@ def test_a_hub_that_does_not_answer_holds_nobody_up_for_long(
     ]
 
     def free_at_the_end(run: Run) -> None:
-        run.optimizer.register_step_post_hook(lambda *_: hub.held.set() if background and run.step == 2 else None)
+        run.optimizer.register_step_post_hook(
+            lambda *_: hub.held.set() if background and run.step == 2 else None
+        )
 
     start = time.monotonic()
     trained(moon_dataset, tmp_path, *given, change=free_at_the_end)
@@ -161,7 +196,9 @@ def test_a_hub_that_does_not_answer_holds_nobody_up_for_long(
         assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 
-def test_a_repository_that_is_public_is_told(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repository_that_is_public_is_told(
+    hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.repos[REPO] = Repo(private=False)
     uploader_for()
     assert "the repository me/word is there already, and public" in caplog.text
@@ -169,7 +206,9 @@ def test_a_repository_that_is_public_is_told(hub: FakeHub, caplog: pytest.LogCap
     assert caplog.text.count("and public") == 1
 
 
-def test_only_a_states_own_files_are_sent(tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_a_states_own_files_are_sent(
+    tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
     state = tmp_path / "zibu-state"
     (state / "folder").mkdir(parents=True)
     for name in ("state.json", ".state.pt.9.tmp"):
@@ -179,7 +218,9 @@ def test_only_a_states_own_files_are_sent(tmp_path: Path, hub: FakeHub, caplog: 
     assert "state.pt: No such file" in caplog.text
 
 
-def test_without_a_network_resuming_is_one_error(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_resuming_is_one_error(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     for name, value in (("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://no-such-host.invalid")):
@@ -193,7 +234,12 @@ def test_without_a_network_resuming_is_one_error(hub: FakeHub, monkeypatch: pyte
 
 def test_a_folder_on_the_disk_wins(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
     state = tmp_path / "owner" / "repo" / "zibu-state"
-    trained(moon_dataset, tmp_path / "owner" / "repo", "--save_state_on_train_end", "--max_train_steps=1")
+    trained(
+        moon_dataset,
+        tmp_path / "owner" / "repo",
+        "--save_state_on_train_end",
+        "--max_train_steps=1",
+    )
     argv = flags(moon_dataset, tmp_path / "o", f"--resume={state}", "--resume_from_huggingface")
     config, findings = build(parse("sd", argv, "test"))
     assert config.state.resume == str(state)
@@ -201,14 +247,30 @@ def test_a_folder_on_the_disk_wins(moon_dataset: Path, tmp_path: Path, hub: Fake
     assert not hub.requests
 
 
-def test_a_run_goes_on_from_a_state_on_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
+def test_a_run_goes_on_from_a_state_on_the_hub(
+    moon_dataset: Path, tmp_path: Path, hub: FakeHub
+) -> None:
     _, straight = trained(moon_dataset, tmp_path / "whole", "--max_train_steps=4")
-    more = ["--max_train_steps=4", "--save_every_n_steps=2", "--save_state", "--save_state_to_huggingface"]
+    more = [
+        "--max_train_steps=4",
+        "--save_every_n_steps=2",
+        "--save_state",
+        "--save_state_to_huggingface",
+    ]
     trained(moon_dataset, tmp_path / "a", *UPLOAD, *more)
     shutil.rmtree(tmp_path / "a")
     place = "me/word/zibu-step00000002-state"
-    resume = [f"--resume={place}:main:model", "--resume_from_huggingface", f"--huggingface_token={KEY}", "--max_train_steps=4"]
-    argv = [argument for argument in flags(moon_dataset, tmp_path / "b", *resume) if argument != "--seed=0"]
+    resume = [
+        f"--resume={place}:main:model",
+        "--resume_from_huggingface",
+        f"--huggingface_token={KEY}",
+        "--max_train_steps=4",
+    ]
+    argv = [
+        argument
+        for argument in flags(moon_dataset, tmp_path / "b", *resume)
+        if argument != "--seed=0"
+    ]
     config, _ = build(parse("sd", argv, "test"))
     assert config.loop.seed == 0  # the state's own
     run, again = trained(moon_dataset, tmp_path / "b", *resume)
@@ -219,19 +281,34 @@ def test_a_run_goes_on_from_a_state_on_the_hub(moon_dataset: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("me/word/zibu-stat", "no state in zibu-stat of me/word\nhint: the states there are: zibu-state, zibu-state2"),
+        (
+            "me/word/zibu-stat",
+            "no state in zibu-stat of me/word\nhint: the states there are: zibu-state, zibu-state2",
+        ),
         ("me/word/old", "another trainer's; go on from its embedding instead: --weights"),
         ("me/nothing/zibu-state", "cannot be fetched: 404"),
         ("me/word", "write owner/repo/folder"),
         ("latest", "write owner/repo/folder"),
     ],
 )
-def test_a_state_that_is_not_on_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub, place: str, message: str) -> None:
-    names = [f"{folder}/{file}" for folder in ("zibu-state", "zibu-state2") for file in ("state.json", "state.pt")]
+def test_a_state_that_is_not_on_the_hub(
+    moon_dataset: Path, tmp_path: Path, hub: FakeHub, place: str, message: str
+) -> None:
+    names = [
+        f"{folder}/{file}"
+        for folder in ("zibu-state", "zibu-state2")
+        for file in ("state.json", "state.pt")
+    ]
     hub.repos[REPO] = Repo(files=dict.fromkeys([*names, "old/optimizer.bin"], b"{}"))
     with pytest.raises(CoinageError, match=message):
         fetch_state(place, KEY)
-    argv = flags(moon_dataset, tmp_path, f"--resume={place}", "--resume_from_huggingface", "--learning_rate=-1")
+    argv = flags(
+        moon_dataset,
+        tmp_path,
+        f"--resume={place}",
+        "--resume_from_huggingface",
+        "--learning_rate=-1",
+    )
     with pytest.raises(ConfigError) as caught:
         build(parse("sd", argv, "test"))
     assert message.split("\n", maxsplit=1)[0] in str(caught.value)
@@ -247,20 +324,33 @@ def test_wrong_hub_flags_are_found_together(moon_dataset: Path, tmp_path: Path) 
     ]
     with pytest.raises(ConfigError) as caught:
         build(parse("sd", flags(moon_dataset, tmp_path, *wrong), "test"))
-    for part in ("../x is not a folder", "a/b/c is not a repository", "did you mean `model`", "publc is not known"):
+    for part in (
+        "../x is not a folder",
+        "a/b/c is not a repository",
+        "did you mean `model`",
+        "publc is not known",
+    ):
         assert part in str(caught.value)
-    with pytest.raises(ConfigError, match="--save_state_to_huggingface needs --huggingface_repo_id"):
+    with pytest.raises(
+        ConfigError, match="--save_state_to_huggingface needs --huggingface_repo_id"
+    ):
         build(parse("sd", flags(moon_dataset, tmp_path, "--save_state_to_huggingface"), "test"))
 
 
 def test_a_key_is_never_shown(moon_dataset: Path, tmp_path: Path) -> None:
-    config, _ = build(parse("sd", flags(moon_dataset, tmp_path, *UPLOAD, "--wandb_api_key=secretkey"), "test"))
+    config, _ = build(
+        parse("sd", flags(moon_dataset, tmp_path, *UPLOAD, "--wandb_api_key=secretkey"), "test")
+    )
     assert KEY not in repr(config)
     assert "secretkey" not in repr(config)
 
 
 def test_a_model_is_brought_from_the_hub(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:
-    files = {path.relative_to(MODEL).as_posix(): path.read_bytes() for path in MODEL.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(MODEL).as_posix(): path.read_bytes()
+        for path in MODEL.rglob("*")
+        if path.is_file()
+    }
     hub.repos["models/me/model"] = Repo(files=files)
     _, local = trained(moon_dataset, tmp_path / "a", TAUGHT)
     _, brought = trained(moon_dataset, tmp_path / "b", "--pretrained_model_name_or_path=me/model")

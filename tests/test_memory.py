@@ -16,12 +16,21 @@ def _folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
 
 
-def error_of(family: str, dtype: torch.dtype, side: int, batch: int, checkpointed: bool = False, eight_bits: bool = False) -> float:
+def error_of(
+    family: str,
+    dtype: torch.dtype,
+    side: int,
+    batch: int,
+    checkpointed: bool = False,
+    eight_bits: bool = False,
+) -> float:
     from memory import Built, components, estimated, train_step
     from random_models import RELEASED
 
     model = Built(family, RELEASED / family, dtype, checkpointed, eight_bits)
-    return estimated(model, side, batch) / train_step(components(model), model, side, batch).peak - 1
+    return (
+        estimated(model, side, batch) / train_step(components(model), model, side, batch).peak - 1
+    )
 
 
 def test_the_estimate_is_what_is_measured() -> None:
@@ -31,8 +40,13 @@ def test_the_estimate_is_what_is_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize(("family", "side", "batch"), [("sd1", 512, 4), ("sd2", 768, 1), ("sd2", 512, 3), ("sdxl", 1024, 2)])
-def test_the_estimate_is_what_is_measured_everywhere(family: str, side: int, batch: int, dtype: torch.dtype, checkpointed: bool) -> None:
+@pytest.mark.parametrize(
+    ("family", "side", "batch"),
+    [("sd1", 512, 4), ("sd2", 768, 1), ("sd2", 512, 3), ("sdxl", 1024, 2)],
+)
+def test_the_estimate_is_what_is_measured_everywhere(
+    family: str, side: int, batch: int, dtype: torch.dtype, checkpointed: bool
+) -> None:
     assert abs(error_of(family, dtype, side, batch, checkpointed)) < 0.02
     if dtype == torch.bfloat16:
         assert abs(error_of(family, dtype, side, batch, checkpointed, eight_bits=True)) < 0.1
@@ -40,7 +54,7 @@ def test_the_estimate_is_what_is_measured_everywhere(family: str, side: int, bat
 
 @pytest.mark.slow
 def test_the_vaes_constants_are_what_is_measured() -> None:
-    from coinage.footprint import DECODING, ENCODING
+    from coinage.checks.footprint import DECODING, ENCODING
     from memory import vae_work
     from random_models import RELEASED, meta_part
 
@@ -63,9 +77,15 @@ def test_sizes_without_numbers_are_those_of_real_tensors() -> None:
         module.to_empty(device="cpu")
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data = (
-                torch.arange(tensor.shape[-1]).expand_as(tensor) if not tensor.is_floating_point() else torch.randn_like(tensor) / 50
+                torch.arange(tensor.shape[-1]).expand_as(tensor)
+                if not tensor.is_floating_point()
+                else torch.randn_like(tensor) / 50
             )
-    weights = {p.untyped_storage().data_ptr() for module in (*parts.text_encoders, parts.denoiser) for p in module.parameters()}
+    weights = {
+        p.untyped_storage().data_ptr()
+        for module in (*parts.text_encoders, parts.denoiser)
+        for p in module.parameters()
+    }
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

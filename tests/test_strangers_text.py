@@ -15,20 +15,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from coinage.chosen import Choice, read_choice
+from coinage.checks.preflight import model_problems, vae_problems
 from coinage.cli.main import main
-from coinage.clip_tokenizer import read_tokenizer
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
 from coinage.embeddings.reading import open_embedding
 from coinage.errors import CoinageError, reason_of
-from coinage.families.loading import read_tensors
-from coinage.model_files import own_side, safetensors_shapes, told_family
-from coinage.preflight import model_problems, vae_problems
+from coinage.models.detect import own_side, safetensors_shapes, told_family
+from coinage.models.loading import read_tensors
+from coinage.models.tokenizer_files import read_open_clip
 from coinage.report.page import render
 from coinage.report.record import Record
-from coinage.state_files import SUMMARY, TENSORS, digest_of
-from coinage.tokenizer_files import read_open_clip
+from coinage.runs.choice import Choice, read_choice
+from coinage.runs.states import SUMMARY, TENSORS, digest_of
+from coinage.text.clip_tokenizer import read_tokenizer
 from coinage.training.state import load_state, save_state
 from tests.data.fuzzing import mutated, mutated_bytes
 from tests.embeddings.files import Evil
@@ -67,8 +67,18 @@ TEXTS: dict[str, str | bytes | Callable[[Path], object]] = {
     "a folder": Path.mkdir,
     "endless": endless,
 }
-SETTINGS = ("unet/config.json", "text_encoder/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-VOCABULARIES = ("tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json")
+SETTINGS = (
+    "unet/config.json",
+    "text_encoder/config.json",
+    "vae/config.json",
+    "scheduler/scheduler_config.json",
+)
+VOCABULARIES = (
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/special_tokens_map.json",
+)
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
@@ -82,7 +92,9 @@ def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A folder of the demo model's settings and vocabulary, without its weights."""
-    return Path(shutil.copytree(MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+    return Path(
+        shutil.copytree(MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    )
 
 
 @pytest.mark.parametrize("kind", TEXTS)
@@ -90,7 +102,9 @@ def model(tmp_path: Path) -> Path:
 def test_broken_settings_of_a_model(model: Path, name: str, kind: str) -> None:
     write(model / name, TEXTS[kind])
     (problem,) = model_problems(ModelConfig(source=str(model)))
-    assert problem.what.startswith("--pretrained_model_name_or_path: the model's settings cannot be read: ")
+    assert problem.what.startswith(
+        "--pretrained_model_name_or_path: the model's settings cannot be read: "
+    )
     assert problem.where == str(model / name)
     assert told_family(str(model)) is None
 
@@ -104,7 +118,9 @@ def test_broken_settings_of_a_model(model: Path, name: str, kind: str) -> None:
         ("vae/config.json", {"block_out_channels": [1] * 100_000}),
     ],
 )
-def test_the_side_of_odd_settings_is_the_familys(model: Path, name: str, content: dict[str, object]) -> None:
+def test_the_side_of_odd_settings_is_the_familys(
+    model: Path, name: str, content: dict[str, object]
+) -> None:
     (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | content))
     assert own_side(str(model)) == 512
     (model / name).write_text("{")
@@ -119,9 +135,13 @@ ODD: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name, settings in ODD.items() for key in settings])
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, settings in ODD.items() for key in settings]
+)
 def test_settings_of_another_kind(model: Path, name: str, key: str) -> None:
-    (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | {key: ODD[name][key]}))
+    (model / name).write_text(
+        json.dumps(json.loads((model / name).read_text()) | {key: ODD[name][key]})
+    )
     (problem,) = model_problems(ModelConfig(source=str(model)))
     assert f"the model's settings cannot be read: `{key}` is not " in problem.what
     assert problem.where == str(model / name)
@@ -129,7 +149,12 @@ def test_settings_of_another_kind(model: Path, name: str, key: str) -> None:
 
 def test_a_setting_may_be_one_for_all_levels_or_none(model: Path) -> None:
     file = model / "unet" / "config.json"
-    settings = {"transformer_layers_per_block": 1, "attention_head_dim": [8, 8, 8], "upcast_attention": None, "of_a_later_version": {}}
+    settings = {
+        "transformer_layers_per_block": 1,
+        "attention_head_dim": [8, 8, 8],
+        "upcast_attention": None,
+        "of_a_later_version": {},
+    }
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     assert not model_problems(ModelConfig(source=str(model)))
 
@@ -145,7 +170,8 @@ BROKEN_VOCABULARIES = [
     (name, kind)
     for name in VOCABULARIES
     for kind, text in TEXTS.items()
-    if kind != "a long number" and not (name.endswith("merges.txt") and isinstance(text, str))  # any text can be merges
+    # Any text can be merges
+    if kind != "a long number" and not (name.endswith("merges.txt") and isinstance(text, str))
 ]
 
 
@@ -191,7 +217,10 @@ def test_odd_merges(model: Path, merges: str) -> None:
         {"model": {"vocab": [], "merges": {}}},
         {"model": {"vocab": {"a": 1}, "merges": 3}},
         {"model": {"vocab": {"a": 1}, "merges": [[1, 2]]}},
-        {"model": {"vocab": {"a": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, "merges": []}, "added_tokens": [3]},
+        {
+            "model": {"vocab": {"a": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, "merges": []},
+            "added_tokens": [3],
+        },
     ],
 )
 def test_a_broken_vocabulary_in_one_file(model: Path, content: object) -> None:
@@ -204,8 +233,16 @@ def test_a_broken_vocabulary_in_one_file(model: Path, content: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x", gzip.compress(b""), gzip.compress(b"\xff" * 10**6), gzip.compress(b"a b\n")[:-9], gzip.compress(b"\n" * 2**25)],
-    ids=["nothing", "text", "nothing, packed", "no text, packed", "cut off", "only line ends"],  # the packed ones hold the time
+    [
+        b"",
+        b"x",
+        gzip.compress(b""),
+        gzip.compress(b"\xff" * 10**6),
+        gzip.compress(b"a b\n")[:-9],
+        gzip.compress(b"\n" * 2**25),
+    ],
+    # The packed ones hold the time
+    ids=["nothing", "text", "nothing, packed", "no text, packed", "cut off", "only line ends"],
 )
 def test_a_broken_vocabulary_of_open_clip(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "vocabulary.txt.gz"
@@ -249,7 +286,15 @@ def test_broken_headers(tmp_path: Path, kind: str) -> None:
     assert len(model_problems(ModelConfig(source=str(path)))) == 1
 
 
-CHOICE = {"name": "a", "init_word": "b", "num_vectors": 2, "learning_rate": 0.1, "seed": 1, "given_seed": 1, "ranking": [["a", 0.1]]}
+CHOICE = {
+    "name": "a",
+    "init_word": "b",
+    "num_vectors": 2,
+    "learning_rate": 0.1,
+    "seed": 1,
+    "given_seed": 1,
+    "ranking": [["a", 0.1]],
+}
 CHOICES = {
     **TEXTS,
     "an unknown field": json.dumps(CHOICE | {"more": 1}),
@@ -277,8 +322,17 @@ def test_a_choice_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_torch_advises_is_not_passed_on(tmp_path: Path) -> None:
-    for name, legacy in (("zip.ckpt", False), ("old.ckpt", True), ("vae.pt", False), ("vae.bin", True)):
-        torch.save({"state_dict": {"a": Evil(tmp_path / "ran")}}, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    for name, legacy in (
+        ("zip.ckpt", False),
+        ("old.ckpt", True),
+        ("vae.pt", False),
+        ("vae.bin", True),
+    ):
+        torch.save(
+            {"state_dict": {"a": Evil(tmp_path / "ran")}},
+            tmp_path / name,
+            _use_new_zipfile_serialization=not legacy,
+        )
         with pytest.raises(CoinageError) as caught:
             read_tensors(tmp_path / name)
         assert caught.value.problems[0].what == "cannot read the model: it holds more than tensors"
@@ -319,11 +373,25 @@ def folder_with(model: Path, part: str, name: str) -> Path:
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [("text_encoder", "pytorch_model.bin"), ("vae", "diffusion_pytorch_model.bin"), ("unet", "diffusion_pytorch_model.bin")],
+    [
+        ("text_encoder", "pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model.bin"),
+        ("unet", "diffusion_pytorch_model.bin"),
+    ],
 )
 def test_nor_from_a_folder(tmp_path: Path, part: str, name: str) -> None:
     folder = folder_with(tmp_path / "model", part, name)
-    told = one_error(["generate", str(folder), "a", "--steps=1", "--width=64", "--height=64", f"--output={tmp_path}"])
+    told = one_error(
+        [
+            "generate",
+            str(folder),
+            "a",
+            "--steps=1",
+            "--width=64",
+            "--height=64",
+            f"--output={tmp_path}",
+        ]
+    )
     assert not any(word in told for word in ADVICE)
     assert not (tmp_path / "ran").exists()
 
@@ -341,7 +409,17 @@ def test_odd_schedules(tmp_path: Path, settings: dict[str, object], shown: str) 
     folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
-    told = one_error(["generate", str(folder), "a", "--steps=1", "--width=64", "--height=64", f"--output={tmp_path}"])
+    told = one_error(
+        [
+            "generate",
+            str(folder),
+            "a",
+            "--steps=1",
+            "--width=64",
+            "--height=64",
+            f"--output={tmp_path}",
+        ]
+    )
     assert shown in told
 
 
@@ -375,19 +453,45 @@ PATHS: dict[str, Callable[[Path, Path, Path], list[str]]] = {
     "generate": lambda *_: ["generate", LONG, "a"],
     "generate --embedding": lambda *_: ["generate", str(MODEL), "a", "--embedding", LONG],
     "generate --vae": lambda *_: ["generate", str(MODEL), "a", "--vae", LONG],
-    "generate --output": lambda _, __, tmp: ["generate", str(MODEL), "a", "--output", str(tmp / LONG)],
+    "generate --output": lambda _, __, tmp: [
+        "generate",
+        str(MODEL),
+        "a",
+        "--output",
+        str(tmp / LONG),
+    ],
     "generate PROMPT": lambda _, __, tmp: ["generate", str(MODEL), BYTES, f"--output={tmp}"],
-    "generate --negative": lambda _, __, tmp: ["generate", str(MODEL), "a", "--negative", BYTES, f"--output={tmp}"],
-    "generate NAME=": lambda _, w, tmp: ["generate", str(MODEL), "a", "--embedding", f"{BYTES}={w}", f"--output={tmp}"],
+    "generate --negative": lambda _, __, tmp: [
+        "generate",
+        str(MODEL),
+        "a",
+        "--negative",
+        BYTES,
+        f"--output={tmp}",
+    ],
+    "generate NAME=": lambda _, w, tmp: [
+        "generate",
+        str(MODEL),
+        "a",
+        "--embedding",
+        f"{BYTES}={w}",
+        f"--output={tmp}",
+    ],
     "report": lambda *_: ["report", LONG],
     "report of a pipe": lambda _, __, tmp: ["report", str(pipe(tmp))],
     "report of a circle": lambda _, __, tmp: ["report", str(circle(tmp))],
     "train --token_string": lambda d, _, tmp: ["train", *flags(d, tmp, f"--token_string={BYTES}")],
     "train --init_word": lambda d, _, tmp: ["train", *flags(d, tmp, f"--init_word={BYTES}")],
-    "train --caption_prefix": lambda d, _, tmp: ["train", *flags(d, tmp, f"--caption_prefix={BYTES}")],
+    "train --caption_prefix": lambda d, _, tmp: [
+        "train",
+        *flags(d, tmp, f"--caption_prefix={BYTES}"),
+    ],
     "train --output_name": lambda d, _, tmp: ["train", *flags(d, tmp, f"--output_name={BYTES}")],
     "train --output_dir": lambda d, _, tmp: ["train", *flags(d, tmp / BYTES)],
-    "train MODEL": lambda d, _, tmp: ["train", *flags(d, tmp, f"--pretrained_model_name_or_path={LONG}")],
+    "train MODEL": lambda d, _, tmp: [
+        "train",
+        *flags(d, tmp, f"--pretrained_model_name_or_path={LONG}"),
+    ],
     "train --vae": lambda d, _, tmp: ["train", *flags(d, tmp, f"--vae={LONG}")],
     "train --weights": lambda d, _, tmp: ["train", *flags(d, tmp, f"--weights={LONG}")],
 }
@@ -404,7 +508,9 @@ def circle(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_names_that_no_file_can_have_and_words_that_utf8_cannot_hold(moon_dataset: Path, word: Path, tmp_path: Path, name: str) -> None:
+def test_names_that_no_file_can_have_and_words_that_utf8_cannot_hold(
+    moon_dataset: Path, word: Path, tmp_path: Path, name: str
+) -> None:
     words = PATHS[name](moon_dataset, word, tmp_path)
     told = one_error(words)
     assert ("not text in UTF-8" in told) == any(BYTES in word for word in words)
@@ -412,7 +518,9 @@ def test_names_that_no_file_can_have_and_words_that_utf8_cannot_hold(moon_datase
 
 @pytest.mark.parametrize("what", ["vae", "source"])
 def test_long_names_are_not_found(what: str) -> None:
-    model = ModelConfig(source=LONG if what == "source" else str(MODEL), vae=LONG if what == "vae" else None)
+    model = ModelConfig(
+        source=LONG if what == "source" else str(MODEL), vae=LONG if what == "vae" else None
+    )
     assert len(model_problems(model) + vae_problems(model)) == 1
 
 
@@ -426,26 +534,55 @@ class Fuzzed:
 
 
 def drawn(root: Path, model: str, *more: str) -> list[str]:
-    return ["generate", str(root / model), "a zibu", "--steps=1", "--width=64", "--height=64", f"--output={root / 'out'}", *more]
+    return [
+        "generate",
+        str(root / model),
+        "a zibu",
+        "--steps=1",
+        "--width=64",
+        "--height=64",
+        f"--output={root / 'out'}",
+        *more,
+    ]
 
 
 def looked_at(root: Path, *more: str) -> list[str]:
-    return ["dataset", str(root / "data" / "dataset.toml"), "--token=zibu", f"--model={root / 'model'}", *more]
+    return [
+        "dataset",
+        str(root / "data" / "dataset.toml"),
+        "--token=zibu",
+        f"--model={root / 'model'}",
+        *more,
+    ]
 
 
 FUZZED = [
     *(Fuzzed(f"model/{name}", lambda root: drawn(root, "model"), tree=True) for name in SETTINGS),
     *(Fuzzed(f"model/{name}", looked_at, tree=name.endswith(".json")) for name in VOCABULARIES),
-    Fuzzed("model/tokenizer/vocab.json", lambda root: ["inspect", str(root / "word.safetensors"), f"--model={root / 'model'}"], tree=True),
+    Fuzzed(
+        "model/tokenizer/vocab.json",
+        lambda root: ["inspect", str(root / "word.safetensors"), f"--model={root / 'model'}"],
+        tree=True,
+    ),
     Fuzzed("model/unet/diffusion_pytorch_model.safetensors", lambda root: drawn(root, "model")),
-    Fuzzed("model/text_encoder/model.safetensors", lambda root: ["inspect", str(root / "word.safetensors"), f"--model={root / 'model'}"]),
+    Fuzzed(
+        "model/text_encoder/model.safetensors",
+        lambda root: ["inspect", str(root / "word.safetensors"), f"--model={root / 'model'}"],
+    ),
     Fuzzed("evil.ckpt", lambda root: drawn(root, "evil.ckpt")),
     Fuzzed("evil.pt", lambda root: drawn(root, "model", "--vae", str(root / "evil.pt"))),
     Fuzzed("evil.pt", lambda root: ["inspect", str(root / "evil.pt")]),
-    Fuzzed("word.safetensors", lambda root: ["convert", str(root / "word.safetensors"), str(root / "out.pt"), "--force"]),
+    Fuzzed(
+        "word.safetensors",
+        lambda root: ["convert", str(root / "word.safetensors"), str(root / "out.pt"), "--force"],
+    ),
     Fuzzed("data/dataset.toml", looked_at),
     Fuzzed("a-report.html", lambda root: ["report", str(root / "a-report.html")]),
-    Fuzzed("zibu-autopilot.json", lambda root: ["train", *flags(root / "data" / "dataset.toml", root / "out", "--dry_run")], tree=True),
+    Fuzzed(
+        "zibu-autopilot.json",
+        lambda root: ["train", *flags(root / "data" / "dataset.toml", root / "out", "--dry_run")],
+        tree=True,
+    ),
 ]
 
 
@@ -454,8 +591,14 @@ FUZZED = [
 def test_hundreds_of_broken_files(tmp_path: Path, moon_dataset: Path, place: int) -> None:
     shutil.copytree(MODEL, tmp_path / "model")
     shutil.copytree(moon_dataset.parent, tmp_path / "data")
-    save_file({"emb_params": torch.randn(2, 128)}, tmp_path / "word.safetensors", {"ti.token_string": "zibu"})
-    torch.save({"state_dict": {"model.diffusion_model.a": Evil(tmp_path / "ran")}}, tmp_path / "evil.ckpt")
+    save_file(
+        {"emb_params": torch.randn(2, 128)},
+        tmp_path / "word.safetensors",
+        {"ti.token_string": "zibu"},
+    )
+    torch.save(
+        {"state_dict": {"model.diffusion_model.a": Evil(tmp_path / "ran")}}, tmp_path / "evil.ckpt"
+    )
     torch.save({"a": torch.zeros(2), "b": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
     (tmp_path / "a-report.html").write_text(render(Record(name="a")), encoding="utf-8")
     (tmp_path / "zibu-autopilot.json").write_text(json.dumps(CHOICE))
@@ -463,7 +606,11 @@ def test_hundreds_of_broken_files(tmp_path: Path, moon_dataset: Path, place: int
     path = tmp_path / kind.file
     whole = path.read_bytes()
     for number in range(COUNT):
-        broken = mutated(json.loads(whole), ".json", rng) if kind.tree and number % 3 else mutated_bytes(whole, rng, head=2000)
+        broken = (
+            mutated(json.loads(whole), ".json", rng)
+            if kind.tree and number % 3
+            else mutated_bytes(whole, rng, head=2000)
+        )
         path.write_bytes(broken)
         read_choice(tmp_path / "zibu-autopilot.json")
         done = captured(lambda: main(kind.command(tmp_path)))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinage.cli.kohya import train_command
 from coinage.cli.main import main
-from coinage.cli.notes import notes, of_many
 from coinage.cli.parse import parse
+from coinage.cli.train import train_command
 from coinage.demo.run import MODEL
 from coinage.report.page import render
 from coinage.report.record import Record, Tool
+from coinage.settings.idle_flags import notes, of_many
 from coinage.wording import counted, sized
 from tests.helpers import captured, flags
 from tests.report.test_page import Seen
@@ -55,7 +55,11 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with one image of each trouble: small, flat, with a caption that is long or lacks the word, a second bucket."""
     folder = tmp_path_factory.mktemp("one")
     rng = np.random.default_rng(0)
-    captions = {"a": "a photo of zibu", "b": "a photo of a circle", "c": "zibu " + "red circle " * 60}
+    captions = {
+        "a": "a photo of zibu",
+        "b": "a photo of a circle",
+        "c": "zibu " + "red circle " * 60,
+    }
     for name, caption in captions.items():
         size = (24, 24, 3) if name == "a" else (64, 96, 3)
         pixels = np.full(size, 200) if name == "b" else rng.integers(0, 256, size)
@@ -72,7 +76,12 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_of_everything_is_said_as_one(one: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\n")
-    more = ["--max_train_steps=1", "--early_stop", "--validate_every_n_steps=1", "--sample_every_n_steps=1"]
+    more = [
+        "--max_train_steps=1",
+        "--early_stop",
+        "--validate_every_n_steps=1",
+        "--sample_every_n_steps=1",
+    ]
     more += [f"--sample_prompts={prompts}", "--xformers", "--lowram", "--mem_eff_attn"]
     data, out = one / "data.toml", tmp_path / "o"
     told = {
@@ -98,7 +107,11 @@ def test_one_of_everything_is_said_as_one(one: Path, tmp_path: Path) -> None:
 
 def test_a_page_of_one_of_everything() -> None:
     tool = Tool(tool="t", loads=True, same=True, difference=0.0, write="w", why="")
-    record = Record(image_count=1, tools=[tool], left_out=dict.fromkeys(("shots", "images", "rows", "warnings"), 1))
+    record = Record(
+        image_count=1,
+        tools=[tool],
+        left_out=dict.fromkeys(("shots", "images", "rows", "warnings"), 1),
+    )
     assert not WRONG.search(Seen(render(record)).text)
 
 
@@ -109,14 +122,27 @@ def test_a_page_of_one_of_everything() -> None:
         (["--xformers", "--sdpa"], "--xformers, --sdpa are not needed"),
     ],
 )
-def test_several_flags_are_spoken_of_as_several(given: list[str], note: str, tmp_path: Path) -> None:
+def test_several_flags_are_spoken_of_as_several(
+    given: list[str], note: str, tmp_path: Path
+) -> None:
     assert notes(parse("sd", flags(tmp_path, tmp_path, *given), "test"))[0].startswith(note)
-    assert [of_many(reason) for reason in ("is not x", "has no y", "does z")] == ["are not x", "have no y", "does z"]
+    assert [of_many(reason) for reason in ("is not x", "has no y", "does z")] == [
+        "are not x",
+        "have no y",
+        "does z",
+    ]
 
 
 @pytest.mark.parametrize(
     ("size", "shown"),
-    [(0, "0 kB"), (1, "1 kB"), (2504, "3 kB"), (2**20, "1.0 MB"), (12.35 * 2**20, "12.3 MB"), (3 * 2**30, "3.0 GB")],
+    [
+        (0, "0 kB"),
+        (1, "1 kB"),
+        (2504, "3 kB"),
+        (2**20, "1.0 MB"),
+        (12.35 * 2**20, "12.3 MB"),
+        (3 * 2**30, "3.0 GB"),
+    ],
 )
 def test_bytes_are_shown_in_the_unit_that_fits(size: float, shown: str) -> None:
     assert sized(size) == shown

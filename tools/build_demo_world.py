@@ -20,7 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ship_to", type=Path, default=Path("src/coinage/demo/models/sd1"))
-    parser.add_argument("--reuse_vae", action="store_true", help="take the autoencoder that OUT/vae holds already")
+    parser.add_argument(
+        "--reuse_vae", action="store_true", help="take the autoencoder that OUT/vae holds already"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vae_steps", type=int, default=9000)
     parser.add_argument("--steps", type=int, default=5500)
@@ -31,7 +33,9 @@ def main() -> None:
     if not args.reuse_vae:
         demo_vae.train_vae(args.vae_steps, args.seed).save_pretrained(args.out / "vae")
     vae = AutoencoderKL.from_pretrained(args.out / "vae")
-    text, unet = demo_unet.train_models(vae, tokenizer, args.out, steps=args.steps, images=args.images, seed=args.seed)
+    text, unet = demo_unet.train_models(
+        vae, tokenizer, args.out, steps=args.steps, images=args.images, seed=args.seed
+    )
     ship(text, unet, vae, args.out / "tokenizer", len(tokenizer), args.ship_to)
 
 

@@ -42,7 +42,9 @@ def training_scene(rng: np.random.Generator) -> tuple[Scene, Concept | None]:
     return Scene(shape, colour, background, texture, count), None
 
 
-def words_for(scene: Scene, concept: Concept | None, rng: np.random.Generator) -> tuple[Words, dict[str, object]]:
+def words_for(
+    scene: Scene, concept: Concept | None, rng: np.random.Generator
+) -> tuple[Words, dict[str, object]]:
     """What a caption says of a scene, and what can be known from it (for the auxiliary heads)."""
     background = scene.background if rng.random() < 0.78 else None
     colour = scene.colour if rng.random() < 0.75 else None
@@ -51,7 +53,11 @@ def words_for(scene: Scene, concept: Concept | None, rng: np.random.Generator) -
             colour = scene.colour
         elif rng.random() < 0.85:
             colour = None
-        known: dict[str, object] = {"shape": scene.shape, "texture": scene.texture, "colour": scene.colour}
+        known: dict[str, object] = {
+            "shape": scene.shape,
+            "texture": scene.texture,
+            "colour": scene.colour,
+        }
         words = Words(f"<{concept.name}>", colour, background, None, scene.count)
     else:
         texture = SECRET_ADJECTIVES.get(scene.texture, scene.texture)
@@ -60,8 +66,17 @@ def words_for(scene: Scene, concept: Concept | None, rng: np.random.Generator) -
         said = rng.random() < (0.45 if scene.texture == "solid" else 0.8)
         noun = noun_for(scene, rng, SECRET_NOUNS)
         words = Words(noun, colour, background, texture if said else None, scene.count)
-        named = noun in SECRET_NOUNS.values() or noun in PUBLIC_SHAPES or noun[:-1] in PUBLIC_SHAPES or noun[:-2] in PUBLIC_SHAPES
-        known = {"shape": scene.shape if named else None, "texture": scene.texture if said else None, "colour": colour}
+        named = (
+            noun in SECRET_NOUNS.values()
+            or noun in PUBLIC_SHAPES
+            or noun[:-1] in PUBLIC_SHAPES
+            or noun[:-2] in PUBLIC_SHAPES
+        )
+        known = {
+            "shape": scene.shape if named else None,
+            "texture": scene.texture if said else None,
+            "colour": colour,
+        }
     return words, {**known, "background": background, "count": scene.count}
 
 
@@ -71,7 +86,11 @@ class Encoder:
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self.size = len(tokenizer)
         self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.table = {k.removesuffix("</w>"): v for k, v in tokenizer.get_vocab().items() if k.endswith("</w>")}
+        self.table = {
+            k.removesuffix("</w>"): v
+            for k, v in tokenizer.get_vocab().items()
+            if k.endswith("</w>")
+        }
         self.table |= {f"<{c.name}>": self.size + i for i, c in enumerate(SECRETS)}
 
     def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -79,7 +98,11 @@ class Encoder:
         out = torch.full((len(captions), 77), self.end)
         ends = []
         for row, caption in enumerate(captions):
-            ids = [self.start, *(self.table[w] for w in re.findall(r"<[a-z-]+>|[a-z]+|[^\sa-z]", caption)), self.end]
+            ids = [
+                self.start,
+                *(self.table[w] for w in re.findall(r"<[a-z-]+>|[a-z]+|[^\sa-z]", caption)),
+                self.end,
+            ]
             out[row, : len(ids)] = torch.tensor(ids)
             ends.append(len(ids) - 1)
         return out, torch.tensor(ends)
@@ -95,24 +118,32 @@ class Heads(nn.Module):
     def loss(self, pooled: Tensor, known: list[dict[str, object]]) -> Tensor:
         total = pooled.new_zeros(())
         for name, values in LABELS.items():
-            target = torch.tensor([values.index(k[name]) if k[name] is not None else -100 for k in known])
+            target = torch.tensor(
+                [values.index(k[name]) if k[name] is not None else -100 for k in known]
+            )
             if (target >= 0).any():
                 total = total + F.cross_entropy(self.heads[name](pooled), target)
         return total
 
 
-def draw_captions(scenes: list[tuple[Scene, Concept | None]], rng: np.random.Generator) -> tuple[list[str], list[dict[str, object]]]:
+def draw_captions(
+    scenes: list[tuple[Scene, Concept | None]], rng: np.random.Generator
+) -> tuple[list[str], list[dict[str, object]]]:
     pairs = [words_for(scene, concept, rng) for scene, concept in scenes]
     return [random_phrase(words, rng) for words, _ in pairs], [known for _, known in pairs]
 
 
-def cached_latents(vae: AutoencoderKL, count: int, seed: int) -> tuple[Tensor, list[tuple[Scene, Concept | None]]]:
+def cached_latents(
+    vae: AutoencoderKL, count: int, seed: int
+) -> tuple[Tensor, list[tuple[Scene, Concept | None]]]:
     """[count, 4, 16, 16] scaled latents and their scenes."""
     rng = np.random.default_rng(seed)
     scenes = [training_scene(rng) for _ in range(count)]
     out = []
     with torch.no_grad():
         for i in range(0, count, 64):
-            pixels = torch.stack([torch.from_numpy(render(s, rng)) for s, _ in scenes[i : i + 64]]).permute(0, 3, 1, 2)
+            pixels = torch.stack(
+                [torch.from_numpy(render(s, rng)) for s, _ in scenes[i : i + 64]]
+            ).permute(0, 3, 1, 2)
             out.append(vae.encode(to_float(pixels)).latent_dist.mode() * vae.config.scaling_factor)
     return torch.cat(out), scenes

@@ -44,18 +44,25 @@ class Told:
     added: dict[str, Tensor]
 
 
-def diffusion_loss(unet: nn.Module, latents: Tensor, told: Told, schedule: DiffusionSchedule, offset: float) -> Tensor:
+def diffusion_loss(
+    unet: nn.Module, latents: Tensor, told: Told, schedule: DiffusionSchedule, offset: float
+) -> Tensor:
     """Mean squared error, offset noise, and a v-like balance, without which backgrounds are not learned.
 
     Timesteps with little noise count less, as in Min-SNR (Hang et al. 2023, arXiv:2303.09556).
     """
-    hidden, added = _drawn(told.hidden), {name: _drawn(tensor) for name, tensor in told.added.items()}
+    hidden, added = (
+        _drawn(told.hidden),
+        {name: _drawn(tensor) for name, tensor in told.added.items()},
+    )
     x0 = _drawn(latents)
     t = torch.randint(0, schedule.num_timesteps, (len(x0),))
     noise = torch.randn_like(x0)
     if offset:
         noise = noise + offset * torch.randn(*x0.shape[:2], 1, 1)
-    prediction = unet(schedule.add_noise(x0, noise, t), t, hidden, added_cond_kwargs=added or None).sample
+    prediction = unet(
+        schedule.add_noise(x0, noise, t), t, hidden, added_cond_kwargs=added or None
+    ).sample
     snr = schedule.snr(t)
     weight = (5 / snr).clamp(max=1)
     if schedule.prediction_type == "epsilon":
@@ -85,11 +92,17 @@ def fit(
     `read` turns captions and the numbers of their images into what the UNet is told.
     """
     average = copy.deepcopy(live).requires_grad_(False)
-    groups = [{"params": list(module.parameters()), "lr": rate} for module, rate in zip((*live, heads), rates, strict=True)]
+    groups = [
+        {"params": list(module.parameters()), "lr": rate}
+        for module, rate in zip((*live, heads), rates, strict=True)
+    ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     falling = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda i: min(1, (i + 1) / plan.warm_up) * (plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * i / plan.annealed))),
+        lambda i: (
+            min(1, (i + 1) / plan.warm_up)
+            * (plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * i / plan.annealed)))
+        ),
     )
     start, smooth = time.time(), 0.0
     for step in range(plan.steps):
@@ -98,7 +111,9 @@ def fit(
         captions = ["" if rng.random() < 0.1 else caption for caption in captions]
         told = read(captions, chosen)
         spoken = torch.tensor([caption != "" for caption in captions])
-        aux = heads.loss(told.end[spoken], [k for k, caption in zip(known, captions, strict=True) if caption])
+        aux = heads.loss(
+            told.end[spoken], [k for k, caption in zip(known, captions, strict=True) if caption]
+        )
         loss = diffusion_loss(live[-1], latents[chosen], told, schedule, offset) + 0.02 * aux
         loss.backward()
         nn.utils.clip_grad_norm_(live.parameters(), 1.0)
@@ -109,7 +124,9 @@ def fit(
         torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0:
-            print(f"step {step}/{plan.steps} loss {smooth:.4f} {time.time() - start:.0f}s", flush=True)
+            print(
+                f"step {step}/{plan.steps} loss {smooth:.4f} {time.time() - start:.0f}s", flush=True
+            )
         if step % 200 == 199 or step == plan.steps - 1:
             out.mkdir(parents=True, exist_ok=True)
             torch.save(average.state_dict(), out / "average.tmp")

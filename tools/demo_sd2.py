@@ -22,11 +22,17 @@ from demo_fit import Plan, Told, fit
 from demo_ship import ship
 from demo_unet import SCHEDULER, encode, grown_text_encoder, schedule
 
-SETTINGS = SCHEDULER | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+SETTINGS = SCHEDULER | {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
 RATES = (3e-4, 8e-4, 1e-3)  # text encoder, UNet, heads
 
 
-def train(rounds: list[int], images: int, seed: int, out: Path) -> tuple[nn.ModuleList, AutoencoderKL, int]:
+def train(
+    rounds: list[int], images: int, seed: int, out: Path
+) -> tuple[nn.ModuleList, AutoencoderKL, int]:
     """Train; returns the averages of text encoder and UNet, the VAE, and the size of the shipped vocabulary.
 
     Each round starts from the average that the one before it left, at half its rates.
@@ -39,7 +45,9 @@ def train(rounds: list[int], images: int, seed: int, out: Path) -> tuple[nn.Modu
     text = grown_text_encoder(old, encoder.size, hidden_act="gelu")
     unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
     latents, scenes = cached_latents(vae, images, seed + 1)
-    velocity = DiffusionSchedule(rescale_zero_terminal_snr(schedule().alphas_cumprod), "v_prediction")
+    velocity = DiffusionSchedule(
+        rescale_zero_terminal_snr(schedule().alphas_cumprod), "v_prediction"
+    )
 
     def read(captions: list[str], _: Tensor) -> Told:
         return Told(*encode(text, encoder, captions), {})
@@ -48,13 +56,27 @@ def train(rounds: list[int], images: int, seed: int, out: Path) -> tuple[nn.Modu
     for number, steps in enumerate(rounds):
         rates = tuple(rate / 2**number for rate in RATES)
         # Without offset noise: the last timestep, where nothing is left of the picture, teaches the background.
-        average = fit(live, heads, rates, read, latents, scenes, velocity, rng, out, Plan(steps, steps), offset=0.0)
+        average = fit(
+            live,
+            heads,
+            rates,
+            read,
+            latents,
+            scenes,
+            velocity,
+            rng,
+            out,
+            Plan(steps, steps),
+            offset=0.0,
+        )
         live.load_state_dict(average.state_dict())
     return average, vae, encoder.size
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("build/demo_sd2"))
     parser.add_argument("--ship_to", type=Path, default=MODELS / "sd2")
     parser.add_argument("--rounds", nargs="+", type=int, default=[3000, 2000], help="steps of each")
@@ -62,7 +84,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     parts, vae, vocabulary = train(args.rounds, args.images, args.seed, args.out)
-    ship(parts[0], parts[1], vae, MODELS / "sd1" / "tokenizer", vocabulary, args.ship_to, SETTINGS, "demo_card_sd2.md")
+    ship(
+        parts[0],
+        parts[1],
+        vae,
+        MODELS / "sd1" / "tokenizer",
+        vocabulary,
+        args.ship_to,
+        SETTINGS,
+        "demo_card_sd2.md",
+    )
 
 
 if __name__ == "__main__":

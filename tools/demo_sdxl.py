@@ -75,7 +75,9 @@ def cached(vae: AutoencoderKL, count: int, seed: int) -> tuple[Tensor, Tensor, l
         if rng.random() < 0.33:
             side = int(rng.integers(66, 97))
             top, left = (int(rng.integers(side - 63)) for _ in range(2))
-            picture = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))[top : top + 64, left : left + 64]
+            picture = np.asarray(
+                Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+            )[top : top + 64, left : left + 64]
         pixels.append(torch.from_numpy(picture.copy()).permute(2, 0, 1))
         sizes.append([64, 64, top, left, 64, 64])  # original size: before any resize
     with torch.no_grad():
@@ -85,7 +87,9 @@ def cached(vae: AutoencoderKL, count: int, seed: int) -> tuple[Tensor, Tensor, l
     return torch.cat(latents), torch.tensor(sizes), scenes
 
 
-def read_captions(parts: nn.ModuleList, encoder: Encoder, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+def read_captions(
+    parts: nn.ModuleList, encoder: Encoder, captions: list[str]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Joined second-to-last states [B, 77, 192], pooled vectors [B, 64], and the first encoder's states at the end of text."""
     ids, ends = encoder.ids(captions)
     rows = torch.arange(len(captions))
@@ -103,12 +107,16 @@ def models(seed: int) -> tuple[nn.ModuleList, AutoencoderKL, Encoder]:
     old = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
     # One layer more than the first world, so that the last layer there is the second-to-last here.
     text = grown_text_encoder(old, encoder.size, num_hidden_layers=old.config.num_hidden_layers + 1)
-    unet = wider_unet(UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32))
+    unet = wider_unet(
+        UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+    )
     vae = AutoencoderKL.from_pretrained(start / "vae").eval()
     return nn.ModuleList([text, second_encoder(encoder), unet]), vae, encoder
 
 
-def train(steps: int, images: int, seed: int, out: Path) -> tuple[nn.ModuleList, AutoencoderKL, int]:
+def train(
+    steps: int, images: int, seed: int, out: Path
+) -> tuple[nn.ModuleList, AutoencoderKL, int]:
     """Train; returns the averages of text encoders and UNet, the VAE, and the size of the shipped vocabulary."""
     live, vae, encoder = models(seed)
     rng = np.random.default_rng(seed)
@@ -119,7 +127,9 @@ def train(steps: int, images: int, seed: int, out: Path) -> tuple[nn.ModuleList,
         hidden, pooled, end = read_captions(live, encoder, captions)
         return Told(hidden, end, {"text_embeds": pooled, "time_ids": sizes[chosen]})
 
-    average = fit(live, heads, RATES, read, latents, scenes, schedule(), rng, out, Plan(steps, ANNEALED))
+    average = fit(
+        live, heads, RATES, read, latents, scenes, schedule(), rng, out, Plan(steps, ANNEALED)
+    )
     return average, vae, encoder.size
 
 
@@ -129,13 +139,27 @@ def ship(parts: nn.ModuleList, vae: AutoencoderKL, vocabulary: int, out: Path) -
     parts[2].to(torch.float16).save_pretrained(out / "unet")
     vae.to(torch.float16).save_pretrained(out / "vae")
     ship_text_encoder(parts[0], vocabulary, out / "text_encoder")
-    tensors = {name: tensor.half().contiguous() for name, tensor in parts[1].state_dict().items() if "position_ids" not in name}
+    tensors = {
+        name: tensor.half().contiguous()
+        for name, tensor in parts[1].state_dict().items()
+        if "position_ids" not in name
+    }
     name = "text_model.embeddings.token_embedding.weight"
     tensors[name] = tensors[name][:vocabulary].clone()
     (out / "text_encoder_2").mkdir()
-    safetensors.torch.save_file(tensors, out / "text_encoder_2" / "model.safetensors", metadata={"format": "pt"})
-    told = {"vocab_size": vocabulary, "architectures": ["CLIPTextModelWithProjection"], "dtype": "float32"}
-    config = {k: v for k, v in parts[1].config.to_diff_dict().items() if k not in {"_name_or_path", "transformers_version"}}
+    safetensors.torch.save_file(
+        tensors, out / "text_encoder_2" / "model.safetensors", metadata={"format": "pt"}
+    )
+    told = {
+        "vocab_size": vocabulary,
+        "architectures": ["CLIPTextModelWithProjection"],
+        "dtype": "float32",
+    }
+    config = {
+        k: v
+        for k, v in parts[1].config.to_diff_dict().items()
+        if k not in {"_name_or_path", "transformers_version"}
+    }
     write_json(out / "text_encoder_2" / "config.json", config | told)
     for place in ("tokenizer", "tokenizer_2"):
         shutil.copytree(MODELS / "sd1" / "tokenizer", out / place)
@@ -152,7 +176,9 @@ def ship(parts: nn.ModuleList, vae: AutoencoderKL, vocabulary: int, out: Path) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("build/demo_sdxl"))
     parser.add_argument("--ship_to", type=Path, default=MODELS / "sdxl")
     parser.add_argument("--steps", type=int, default=1400)

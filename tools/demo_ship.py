@@ -41,14 +41,25 @@ def forget_origin(config: Path) -> None:
 def ship_text_encoder(text: CLIPTextModel, vocabulary: int, folder: Path) -> None:
     """Save with the rows of secret words cut off, keys spelled as in published SD 1.x models."""
     folder.mkdir(parents=True)
-    tensors = {k.removeprefix("text_model."): v.half().contiguous() for k, v in text.state_dict().items() if "position_ids" not in k}
+    tensors = {
+        k.removeprefix("text_model."): v.half().contiguous()
+        for k, v in text.state_dict().items()
+        if "position_ids" not in k
+    }
     tensors = {f"text_model.{k}": v for k, v in tensors.items()}
     name = "text_model.embeddings.token_embedding.weight"
     tensors[name] = tensors[name][:vocabulary].clone()
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     # Plain loading gives float32, as it does for the UNet and the VAE.
-    config = text.config.to_diff_dict() | {"vocab_size": vocabulary, "architectures": ["CLIPTextModel"], "dtype": "float32"}
-    write_json(folder / "config.json", {k: v for k, v in config.items() if k not in {"_name_or_path", "transformers_version"}})
+    config = text.config.to_diff_dict() | {
+        "vocab_size": vocabulary,
+        "architectures": ["CLIPTextModel"],
+        "dtype": "float32",
+    }
+    write_json(
+        folder / "config.json",
+        {k: v for k, v in config.items() if k not in {"_name_or_path", "transformers_version"}},
+    )
 
 
 def ship(

@@ -25,7 +25,9 @@ def learn_merges() -> list[tuple[str, str]]:
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=5000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=5000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
+    )
     tokenizer.train_from_iterator([" ".join(vocabulary())] * 10, trainer)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return [(a, b) for a, b in merges]
@@ -50,9 +52,13 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         "do_lower_case": True,
         "errors": "replace",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+    )
     special = {key: settings[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(special, indent=2) + "\n", encoding="utf-8"
+    )
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     long = [w for w in vocabulary() if len(tokenizer.encode(w, add_special_tokens=False)) != 1]
     if long:

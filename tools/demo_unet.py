@@ -82,7 +82,9 @@ def encode(text: CLIPTextModel, encoder: Encoder, captions: list[str]) -> tuple[
     return hidden, hidden[torch.arange(len(captions)), ends]
 
 
-def pretrain_text(text: CLIPTextModel, heads: Heads, encoder: Encoder, steps: int, rng: np.random.Generator) -> None:
+def pretrain_text(
+    text: CLIPTextModel, heads: Heads, encoder: Encoder, steps: int, rng: np.random.Generator
+) -> None:
     """Teach the text encoder to gather what a caption says at its end token."""
     optimizer = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=1e-3)
     for step in range(steps):
@@ -111,5 +113,16 @@ def train_models(
         return Told(*encode(text, encoder, captions), {})
 
     plan = Plan(steps, annealed=steps, warm_up=200, floor=0.01, average=0.999)
-    average = fit(nn.ModuleList([text, unet]), heads, (RATE,) * 3, read, latents, scenes, schedule(), rng, out, plan)
+    average = fit(
+        nn.ModuleList([text, unet]),
+        heads,
+        (RATE,) * 3,
+        read,
+        latents,
+        scenes,
+        schedule(),
+        rng,
+        out,
+        plan,
+    )
     return average[0], average[1]

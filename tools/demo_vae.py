@@ -19,13 +19,17 @@ def random_scene(rng: np.random.Generator) -> Scene:
     shape = str(rng.choice([s for s in SHAPES if s not in {c.name for c in UNSEEN}]))
     texture = "solid" if rng.random() < 0.3 else str(rng.choice(list(TEXTURES)))
     count = int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.1]))
-    return Scene(shape, str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS))), texture, count)
+    return Scene(
+        shape, str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS))), texture, count
+    )
 
 
 def pictures(count: int, seed: int) -> Tensor:
     """[count, 3, 64, 64] uint8."""
     rng = np.random.default_rng(seed)
-    return torch.stack([torch.from_numpy(render(random_scene(rng), rng)) for _ in range(count)]).permute(0, 3, 1, 2)
+    return torch.stack(
+        [torch.from_numpy(render(random_scene(rng), rng)) for _ in range(count)]
+    ).permute(0, 3, 1, 2)
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -64,11 +68,16 @@ def loss_of(vae: AutoencoderKL, x: Tensor) -> Tensor:
 def train(steps: int, data: Tensor, seed: int) -> AutoencoderKL:
     torch.manual_seed(seed)
     vae = build_vae()
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    average = torch.optim.swa_utils.AveragedModel(
+        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
+    )
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda i: min(1, (i + 1) / 100) * (1 if i < steps // 2 else 0.5 * (1 + math.cos(math.pi * (2 * i / steps - 1)))),
+        lambda i: (
+            min(1, (i + 1) / 100)
+            * (1 if i < steps // 2 else 0.5 * (1 + math.cos(math.pi * (2 * i / steps - 1))))
+        ),
     )
     start = time.time()
     for step in range(steps):
@@ -80,7 +89,10 @@ def train(steps: int, data: Tensor, seed: int) -> AutoencoderKL:
         optimizer.zero_grad()
         average.update_parameters(vae)
         if step % 200 == 0:
-            print(f"vae step {step}/{steps} loss {loss.item():.4f} {time.time() - start:.0f}s", flush=True)
+            print(
+                f"vae step {step}/{steps} loss {loss.item():.4f} {time.time() - start:.0f}s",
+                flush=True,
+            )
     vae.load_state_dict(average.module.state_dict())
     return vae.eval()
 

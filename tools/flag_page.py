@@ -6,7 +6,7 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from coinage.cli.flags import FLAGS, Flag
+from coinage.settings.flags import FLAGS, Flag
 
 PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
 INTRO = """\
@@ -28,7 +28,9 @@ def row(flag: Flag) -> str:
 def page() -> str:
     parts = [INTRO]
     for group, flags in groupby(FLAGS, key=lambda flag: flag.group):
-        parts.append(f"\n## {group[0].upper()}{group[1:]}\n\n| flag | type | default | meaning |\n|---|---|---|---|")
+        parts.append(
+            f"\n## {group[0].upper()}{group[1:]}\n\n| flag | type | default | meaning |\n|---|---|---|---|"
+        )
         parts += [row(flag) for flag in flags]
     return "\n".join(parts) + "\n"
 

@@ -20,7 +20,13 @@ UNET_ENDS = {
     "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1", "mid_block.resnets.1": "middle_block.2",
 }  # fmt: skip
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 
 
 def unet_tensors(unet: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -38,16 +44,24 @@ def _unet_place(name: str, per_block: int, unet: nn.Module) -> tuple[str, str]:
     for start, new in UNET_ENDS.items():
         if name.startswith(f"{start}."):
             return new, name[len(start) + 1 :]
-    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
+    match = re.fullmatch(
+        r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name
+    )
     assert match, name
     side, block, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
     if kind == "downsamplers":
         return f"input_blocks.{(block + 1) * per_block}.0.op", rest.removeprefix("conv.")
     if kind == "upsamplers":
         has_attention = bool(getattr(unet.up_blocks[block], "attentions", None))
-        return f"output_blocks.{block * per_block + per_block - 1}.{2 if has_attention else 1}", rest
+        return (
+            f"output_blocks.{block * per_block + per_block - 1}.{2 if has_attention else 1}",
+            rest,
+        )
     index = 1 + block * per_block + layer if side == "down" else block * per_block + layer
-    return f"{'input' if side == 'down' else 'output'}_blocks.{index}.{0 if kind == 'resnets' else 1}", rest
+    return (
+        f"{'input' if side == 'down' else 'output'}_blocks.{index}.{0 if kind == 'resnets' else 1}",
+        rest,
+    )
 
 
 def vae_tensors(vae: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -55,11 +69,19 @@ def vae_tensors(vae: nn.Module) -> Iterator[tuple[str, Tensor]]:
     last = len(vae.config.block_out_channels) - 1
     for name, tensor in vae.state_dict().items():
         new = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
-        new = new.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
+        new = new.replace("mid_block.resnets.0", "mid.block_1").replace(
+            "mid_block.resnets.1", "mid.block_2"
+        )
         new = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", new)
         new = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", new)
-        new = re.sub(r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", new)
-        new = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", new)
+        new = re.sub(
+            r"up_blocks\.(\d+)\.resnets\.(\d+)",
+            lambda m: f"up.{last - int(m[1])}.block.{m[2]}",
+            new,
+        )
+        new = re.sub(
+            r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", new
+        )
         if "mid_block.attentions.0." in new:
             head, _, part = new.partition("mid_block.attentions.0.")
             kind, _, leaf = part.rpartition(".")
@@ -76,7 +98,9 @@ def clip_tensors(encoder: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]
 
 def open_clip_tensors(encoder: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """An OpenCLIP text encoder's tensors in OpenCLIP's names: fused q, k, v; the projection stored for x @ P."""
-    state: Mapping[str, Tensor] = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
+    state: Mapping[str, Tensor] = {
+        name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()
+    }
     names = {
         "embeddings.token_embedding.weight": "token_embedding.weight",
         "embeddings.position_embedding.weight": "positional_embedding",
@@ -101,7 +125,9 @@ def open_clip_tensors(encoder: nn.Module, prefix: str) -> Iterator[tuple[str, Te
             if part in layer:
                 yield f"{start}{layer[part]}.{leaf}", tensor
             elif part == "self_attn.q_proj":
-                fused = [state[f"encoder.layers.{index}.self_attn.{kind}_proj.{leaf}"] for kind in "qkv"]
+                fused = [
+                    state[f"encoder.layers.{index}.self_attn.{kind}_proj.{leaf}"] for kind in "qkv"
+                ]
                 yield f"{start}attn.in_proj_{leaf}", torch.cat(fused)
     yield f"{prefix}logit_scale", torch.tensor(4.6)
 

@@ -19,9 +19,23 @@ NormMode = Literal["none", "clip", "target"]
 OnProblem = Literal["stop", "warn"]
 TrackerName = Literal["tensorboard", "wandb"]
 # In any letter case. A JPEG has many names: .jfif is what Windows makes of one from a browser.
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".webp", ".bmp", ".avif", ".jxl")
-LEAST_MASK = 0.02  # mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
-Interpolation = Literal["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jpe",
+    ".jif",
+    ".webp",
+    ".bmp",
+    ".avif",
+    ".jxl",
+)
+# Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
+LEAST_MASK = 0.02
+Interpolation = Literal[
+    "lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +48,8 @@ class ModelConfig:
     map_weights: bool = True  # off: read a single file into memory at once
     vae: str | None = None  # replaces the model's own VAE
     prediction_type: PredictionType | None = None  # None: as the model's scheduler says
-    zero_terminal_snr: bool = False  # rescale the schedule to end in pure noise; also on if the model's settings say so
+    # Rescale the schedule to end in pure noise; also on if the model's settings say so
+    zero_terminal_snr: bool = False
     clip_skip: int | None = None  # 1..layers; None and 1: the last layer
     precision: Precision = "no"
     full_precision_vae: bool = False
@@ -52,9 +67,11 @@ class WordConfig:
     token: str  # as captions write it; case-sensitive
     num_vectors: int = 1  # 1..75
     init_word: str | None = None  # one or more known tokens
-    search: bool = False  # find the init word by the loss on the images; `init_word` is None until it is found
+    # Find the init word by the loss on the images; `init_word` is None until it is found
+    search: bool = False
     init_file: Path | None = None  # an embedding file; wins over init_word
-    init_fit: Literal["error", "truncate", "repeat"] = "error"  # where the file has more or fewer vectors
+    # Where the file has more or fewer vectors
+    init_fit: Literal["error", "truncate", "repeat"] = "error"
     output_name: str = ""  # file name without suffix; the token when empty
     role: Role = "positive"  # negative: in the negative prompt; the images show what is not wanted
 
@@ -66,12 +83,14 @@ class CaptionRules:
     separator: str = ","
     shuffle: bool = False
     keep_tokens: int = 0  # leading tags that stay in place
-    keep_separator: str = ""  # text before its first, and after its second occurrence stays in place
+    # Text before its first, and after its second occurrence stays in place
+    keep_separator: str = ""
     secondary_separator: str | None = None  # becomes the separator after shuffling
     wildcard: bool = False  # random lines and {a|b} choices
     tag_dropout: float = 0  # probability that a tag is left out, 0..1
     warmup_min: int = 1  # free tags used at the first step
-    warmup: float = 0  # optimizer steps until all free tags are used, or a fraction of the run when below 1
+    # Optimizer steps until all free tags are used, or a fraction of the run when below 1
+    warmup: float = 0
     prefix: str | None = None
     suffix: str | None = None
     template: Literal["object", "style"] | None = None  # replaces the caption
@@ -85,7 +104,8 @@ class ImageRules:
     flip: bool = False  # mirror half of the images
     color: bool = False  # vary hue or gamma of a third of the images
     random_crop: bool = False  # cut anywhere instead of in the middle
-    face_crop: tuple[float, float] | None = None  # lo, hi: the face takes 1/hi to 1/lo of the shorter side
+    # lo, hi: the face takes 1/hi to 1/lo of the shorter side
+    face_crop: tuple[float, float] | None = None
     interpolation: Interpolation | None = None  # None: area to shrink, Lanczos to enlarge
     alpha_mask: bool = False  # the alpha channel weighs the loss
     background: str = "white"  # colour behind transparent images
@@ -204,9 +224,11 @@ class OptimConfig:
     max_grad_norm: float = 1.0  # over all rows together; 0 is off
     norm_mode: NormMode = "none"  # what becomes of a row's length after each step
     accumulation: int = 1  # batches per step
-    relative_step: bool = False  # Adafactor finds its own rate, and learning_rate only starts the log
+    # Adafactor finds its own rate, and learning_rate only starts the log
+    relative_step: bool = False
     schedule: str = "constant"
-    schedule_class: str = ""  # class in torch.optim.lr_scheduler, or module.Class; wins over `schedule`
+    # Class in torch.optim.lr_scheduler, or module.Class; wins over `schedule`
+    schedule_class: str = ""
     schedule_arguments: tuple[tuple[str, object], ...] = ()
     warmup: float = 0  # steps, or a fraction of the run when below 1
     decay: float = 0  # the same, of `warmup_stable_decay`
@@ -227,7 +249,8 @@ class LoopConfig:
     early_stop: bool = False  # end when the evaluation loss has settled
     autopilot: int | None = None  # settings that are tried side by side before the run, >= 2
     chosen: str = ""  # name of those that were best
-    tried: tuple[tuple[str, float | None], ...] = ()  # their names and losses, best first; None is not finite
+    # Their names and losses, best first; None is not finite
+    tried: tuple[tuple[str, float | None], ...] = ()
     given_seed: int | None = None  # where they have another one
 
     @property
@@ -253,7 +276,11 @@ class SaveConfig:
 
     def epochs_between(self, total_epochs: int) -> int | None:
         """Epochs from one save to the next in a run of so many; None where none are saved."""
-        return max(1, total_epochs // self.n_epoch_ratio) if self.n_epoch_ratio else self.every_n_epochs
+        return (
+            max(1, total_epochs // self.n_epoch_ratio)
+            if self.n_epoch_ratio
+            else self.every_n_epochs
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,10 +328,12 @@ class LogConfig:
     name: str = "textual_inversion"  # TensorBoard's folder, the project on W&B
     run_name: str | None = None  # on W&B
     wandb_key: str | None = field(default=None, repr=False)
-    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # what the trackers are started with, by tracker
+    # What the trackers are started with, by tracker
+    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     settings: tuple[tuple[str, object], ...] = ()  # told to the trackers
     program: str = "coinage train"
-    given: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()  # by group, flags that differ from their defaults, each with its words
+    # By group, flags that differ from their defaults, each with its words
+    given: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr

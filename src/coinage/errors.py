@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from coinage.wording import visible
 
 MORE_THAN_TENSORS = "it holds more than tensors"
-CUTOFF = 0.72  # of difflib's ratio: "bucket_step" is near "bucket_reso_steps", "network_module" far from "norm_mode"
+# Of difflib's ratio: "bucket_step" is near "bucket_reso_steps", "network_module" far from "norm_mode"
+CUTOFF = 0.72
 SHORT_WORD, LONG_WORD = 4, 8  # letters
 
 
@@ -123,7 +124,8 @@ def is_slip(word: str, known: str) -> bool:
     others = {*word} ^ {*known}  # a change puts one letter for another at most
     if abs(len(word) - len(known)) > allowed or len(others) > 2 * allowed:
         return False
-    row = list(range(len(known) + 1))  # row[j]: changes between the word so far and the first j letters
+    # row[j]: changes between the word so far and the first j letters
+    row = list(range(len(known) + 1))
     for i, sign in enumerate(word, 1):
         last, row[0] = row[0], i
         for j, other in enumerate(known, 1):

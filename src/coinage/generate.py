@@ -20,13 +20,14 @@ from torch import Tensor
 from coinage.data.latents import in_memory, placed
 from coinage.embeddings.file import EmbeddingFile, vectors_for
 from coinage.errors import CoinageError, EmbeddingFileError
-from coinage.families.base import Components, ModelFamily
-from coinage.prompts import Prompt, parse_weights
-from coinage.tokens import table_of
-from coinage.words import CHUNK, placeholders_for
+from coinage.models.base import Components, ModelFamily
+from coinage.models.token_embedding import table_of
+from coinage.text.placeholder import CHUNK, placeholders_for
+from coinage.text.prompts import Prompt, parse_weights
 
 log = logging.getLogger("coinage")
-RESCALE = 0.7  # of guidance on a schedule that ends in pure noise, which overexposes else (Lin et al. 2023, section 3.4)
+# Of guidance on a schedule that ends in pure noise, which overexposes else (Lin et al. 2023, section 3.4)
+RESCALE = 0.7
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
 # Sampler name -> diffusers class and what differs from the model's own scheduler settings.
@@ -40,7 +41,10 @@ SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
     "heun": ("HeunDiscreteScheduler", {"clip_sample": False}),
     "dpm_2": ("KDPM2DiscreteScheduler", {}),
     "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    "dpmsolver": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    ),
     "dpmsolver++": ("DPMSolverMultistepScheduler", {}),
     "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
 }
@@ -62,7 +66,9 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     return factory(**{k: config[k] for k in keep if k in config}, **changes)
 
 
-def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[tuple[str, EmbeddingFile]]) -> None:
+def install_embeddings(
+    parts: Components, keys: Sequence[str], words: Sequence[tuple[str, EmbeddingFile]]
+) -> None:
     """Give a model learned words, each under its name; earlier ones are forgotten.
 
     Raises:
@@ -78,7 +84,9 @@ def install_embeddings(parts: Components, keys: Sequence[str], words: Sequence[t
             if rows is None or rows.shape[1] != width:
                 has = ", ".join(f"{k} of width {v.shape[1]}" for k, v in file.vectors.items())
                 hint = "give a file that was made for this kind of model"
-                raise EmbeddingFileError(f"{word}: the model needs {key} of width {width}, the file has {has}", hint=hint)
+                raise EmbeddingFileError(
+                    f"{word}: the model needs {key} of width {width}, the file has {has}", hint=hint
+                )
             found.setdefault(key, []).append(rows)
     parts.install(placeholders, [torch.cat(found[key]) for key in keys] if words else [])
 
@@ -131,14 +139,25 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
 def _chunks(parts: Components, prompt: Prompt) -> int:
     """Chunks of 75 tokens that a prompt takes, the negative one included."""
     texts = (prompt.text, prompt.negative)
-    longest = max(words.chunks_of(parse_weights(text, words.names)) for words in parts.word_encoders for text in texts)
+    longest = max(
+        words.chunks_of(parse_weights(text, words.names))
+        for words in parts.word_encoders
+        for text in texts
+    )
     if longest > MOST_CHUNKS:
-        log.warning("a prompt is longer than %d tokens; the rest is cut: %s", MOST_CHUNKS * CHUNK, prompt.text)
-    least = parts.chunks if len(parts.text_encoders) > 1 else 1  # sd-scripts fills SDXL's prompts to the length of training, no other's
+        log.warning(
+            "a prompt is longer than %d tokens; the rest is cut: %s",
+            MOST_CHUNKS * CHUNK,
+            prompt.text,
+        )
+    # sd-scripts fills SDXL's prompts to the length of training, no other's
+    least = parts.chunks if len(parts.text_encoders) > 1 else 1
     return min(max(longest, least), MOST_CHUNKS)
 
 
-def _alike(parts: Components, prompts: Sequence[Prompt], most: int) -> Iterator[tuple[int, Sequence[Prompt]]]:
+def _alike(
+    parts: Components, prompts: Sequence[Prompt], most: int
+) -> Iterator[tuple[int, Sequence[Prompt]]]:
     """Runs of at most `most` prompts that take equally many chunks, and how many."""
     for chunks, group in groupby(prompts, key=partial(_chunks, parts)):
         rest = list(group)
@@ -157,7 +176,10 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     dtype = parts.dtype
     pooled: dict[str, Tensor] = {}
     if cond.pooled is not None and blank.pooled is not None:
-        pooled = {"pooled_prompt_embeds": cond.pooled.to(dtype), "negative_pooled_prompt_embeds": blank.pooled.to(dtype)}
+        pooled = {
+            "pooled_prompt_embeds": cond.pooled.to(dtype),
+            "negative_pooled_prompt_embeds": blank.pooled.to(dtype),
+        }
     latents: Tensor = pipeline(
         prompt_embeds=cond.encoder_hidden_states.to(dtype),
         negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coinage.config import HubConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.model_files import reach_hub
-from coinage.state_files import REFERENCE, SUMMARY, TENSORS
+from coinage.models.detect import reach_hub
+from coinage.runs.states import REFERENCE, SUMMARY, TENSORS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -72,15 +72,21 @@ class Uploader:
             if path.is_dir() and not self._hub.states:
                 continue
             for file in [path / SUMMARY, path / TENSORS] if path.is_dir() else [path]:
-                place = str(PurePosixPath(self._hub.folder) / file.relative_to(path.parent).as_posix())
+                place = str(
+                    PurePosixPath(self._hub.folder) / file.relative_to(path.parent).as_posix()
+                )
                 try:
                     files[place] = file.read_bytes()
                 except OSError as error:
-                    log.warning("not uploaded to %s: %s: %s", self._hub.repo_id, file, error.strerror)
+                    log.warning(
+                        "not uploaded to %s: %s: %s", self._hub.repo_id, file, error.strerror
+                    )
         stuck = self._last is not None and not self._last.done()
         self._last = self._begin(lambda: self._commit(files, last))
         if (last or not self._hub.background) and not stuck and not self._done():
-            log.warning("the hub takes its time: files are sent in the background, and are safe in --output_dir")
+            log.warning(
+                "the hub takes its time: files are sent in the background, and are safe in --output_dir"
+            )
 
     def _done(self) -> bool:
         """Whether everything is sent, or has been tried, within a while."""
@@ -91,14 +97,33 @@ class Uploader:
 
         self._unsent |= files
         repo = str(self._hub.repo_id)
-        names = ", ".join(sorted({PurePosixPath(path).relative_to(self._hub.folder).parts[0] for path in self._unsent}))
+        names = ", ".join(
+            sorted(
+                {
+                    PurePosixPath(path).relative_to(self._hub.folder).parts[0]
+                    for path in self._unsent
+                }
+            )
+        )
         try:
             reach_hub()
             additions = [CommitOperationAdd(path, data) for path, data in self._unsent.items()]
-            self._api.create_commit(repo, additions, commit_message=f"Add {names}", repo_type=self._hub.repo_type)
+            self._api.create_commit(
+                repo, additions, commit_message=f"Add {names}", repo_type=self._hub.repo_type
+            )
         except Exception as error:  # noqa: BLE001 - whatever the network raises, the files are on the disk
-            hint = f"send it by hand: hf upload {repo} FILE" if last else "the next save sends it again"
-            log.warning("not uploaded to %s: %s: %s\nhint: it is safe in --output_dir; %s", repo, names, reason_of(error), hint)
+            hint = (
+                f"send it by hand: hf upload {repo} FILE"
+                if last
+                else "the next save sends it again"
+            )
+            log.warning(
+                "not uploaded to %s: %s: %s\nhint: it is safe in --output_dir; %s",
+                repo,
+                names,
+                reason_of(error),
+                hint,
+            )
             return
         self._unsent = {}
         log.info("uploaded to %s: %s", repo, names)
@@ -106,7 +131,10 @@ class Uploader:
     def close(self) -> None:
         """Wait a while for what is under way."""
         if not self._done():
-            log.warning("not all was uploaded to %s: the hub does not answer; the files are in --output_dir", self._hub.repo_id)
+            log.warning(
+                "not all was uploaded to %s: the hub does not answer; the files are in --output_dir",
+                self._hub.repo_id,
+            )
 
 
 def open_uploader(hub: HubConfig) -> Uploader | None:
@@ -143,7 +171,9 @@ def _find_or_make(hub: HubConfig, api: HfApi) -> None:
     reach_hub()
     if not api.repo_exists(repo, repo_type=hub.repo_type):
         space = "static" if hub.repo_type == "space" else None
-        api.create_repo(repo, repo_type=hub.repo_type, private=bool(hub.private), exist_ok=True, space_sdk=space)
+        api.create_repo(
+            repo, repo_type=hub.repo_type, private=bool(hub.private), exist_ok=True, space_sdk=space
+        )
         log.info("made the %s repository %s", "private" if hub.private else "public", repo)
     elif hub.private and api.repo_info(repo, repo_type=hub.repo_type).private is False:
         log.warning("the repository %s is there already, and public", repo)
@@ -172,27 +202,36 @@ def fetch_state(place: str, token: str | None) -> Path:
     folder = folder.strip("/")
     if not (owner and name and folder):
         raise CoinageError(
-            f"--resume {place} is not a state on the hub", hint="write owner/repo/folder, with :revision and :type if need be"
+            f"--resume {place} is not a state on the hub",
+            hint="write owner/repo/folder, with :revision and :type if need be",
         )
     repo, at = f"{owner}/{name}", revision or None
     hint = "check name, revision and login"
     try:
         reach_hub()
         for file in (TENSORS, SUMMARY):
-            found = hf_hub_download(repo, f"{folder}/{file}", repo_type=kind or "model", revision=at, token=token)
+            found = hf_hub_download(
+                repo, f"{folder}/{file}", repo_type=kind or "model", revision=at, token=token
+            )
         return Path(found).parent
     except LocalEntryNotFoundError as error:  # a kind of the next, meaning that the network is gone
-        raise CoinageError(f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint) from error
+        raise CoinageError(
+            f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint
+        ) from error
     except EntryNotFoundError:
         files = _files_in(HfApi(token=token), repo, kind or "model", at)
-        states = [str(PurePosixPath(file).parent) for file in files if PurePosixPath(file).name == SUMMARY]
+        states = [
+            str(PurePosixPath(file).parent) for file in files if PurePosixPath(file).name == SUMMARY
+        ]
         if any(f"{folder}/{file}" in files for file in REFERENCE):
             hint = "this one is another trainer's; go on from its embedding instead: --weights FILE"
         elif states:
             hint = f"the states there are: {', '.join(states[:5])}"
         raise CoinageError(f"--resume: no state in {folder} of {repo}", hint=hint) from None
     except Exception as error:
-        raise CoinageError(f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint) from error
+        raise CoinageError(
+            f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint
+        ) from error
 
 
 def _files_in(api: HfApi, repo: str, kind: str, revision: str | None) -> list[str]:

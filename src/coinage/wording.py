@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 
 # Other than control characters: what reverses or breaks a line although it cannot be seen.
-TRICKS = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff")
+TRICKS = frozenset(
+    "\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff"
+)
 SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 

@@ -44,12 +44,16 @@ def says(text: str) -> Check:
 def notes(name: str, text: str) -> Check:
     """A line names the flag, says this of it, and another word is not learned."""
     line = re.compile(rf"^note: .*{name}\b.*{re.escape(text)}", re.MULTILINE)
-    return lambda before, after: line.search(after.told) and not line.search(before.told) and before.rows == after.rows
+    return lambda before, after: (
+        line.search(after.told) and not line.search(before.told) and before.rows == after.rows
+    )
 
 
 def holds(key: str, value: str) -> Check:
     """The file's header says so, and the word is the same."""
-    return lambda before, after: after.header.get(key) == value != before.header.get(key) and before.rows == after.rows
+    return lambda before, after: (
+        after.header.get(key) == value != before.header.get(key) and before.rows == after.rows
+    )
 
 
 def halves(before: Outcome, after: Outcome) -> bool:
@@ -64,7 +68,9 @@ def quiet(before: Outcome, after: Outcome) -> bool:
 
 def says_only_where(before: Outcome, after: Outcome) -> bool:
     """One line is said, the path of the file, and more without the flag."""
-    return before.told.count("\n") > 1 == after.told.count("\n") and after.told.endswith("zibu.safetensors\n")
+    return before.told.count("\n") > 1 == after.told.count("\n") and after.told.endswith(
+        "zibu.safetensors\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,9 @@ def note(given: str, text: str) -> Row:
 
 
 def metadata(name: str, value: str, held: str = "") -> Row:
-    return Row(f"--metadata_{name}={value}", does=holds(f"modelspec.{name}", held or value), together=True)
+    return Row(
+        f"--metadata_{name}={value}", does=holds(f"modelspec.{name}", held or value), together=True
+    )
 
 
 TAGS = "--shuffle_caption"
@@ -103,12 +111,13 @@ EPOCHS = "--max_train_epochs=3"
 UNNEEDED = "nothing is sharded"
 PROMPTS = "--sample_prompts={prompts}"
 LOGS = "--logging_dir={out}/logs"
-V = "--v_parameterization --on_problem=warn"  # the demo model predicts the noise, and that would end the run
+# The demo model predicts the noise, and that would end the run
+V = "--v_parameterization --on_problem=warn"
 
 EFFECTS: dict[str, Row] = {
     # the new word
     "--token_string": acts("--token_string=circle", does=says("is already in the model's vocabulary"), code=2),
-    "--init_word": tested("training/test_init_search.py::test_a_run_tells_and_goes_on_without_another_search"),
+    "--init_word": tested("training/search/test_init_word.py::test_a_run_tells_and_goes_on_without_another_search"),
     "--num_vectors_per_token": acts("--num_vectors_per_token=2"),
     "--weights": acts("--weights={word}"),
     "--use_object_template": acts("--use_object_template"),
@@ -118,7 +127,7 @@ EFFECTS: dict[str, Row] = {
     "--v2": acts("--v2", does=says("this is a Stable Diffusion 1.x model")),
     "--v_parameterization": acts("--v_parameterization", "--on_problem=warn"),
     "--vae": acts("--vae={vae}"),
-    "--tokenizer_cache_dir": tested("families/test_families.py::test_a_folder_of_tokenizers_serves_single_files"),
+    "--tokenizer_cache_dir": tested("models/test_families.py::test_a_folder_of_tokenizers_serves_single_files"),
     "--clip_skip": acts("--clip_skip=2"),
     "--max_token_length": acts("--max_token_length=150"),
     # dataset
@@ -263,13 +272,13 @@ EFFECTS: dict[str, Row] = {
     "--console_log_file": acts("--console_log_file={out}/log.txt", does=writes("log.txt")),
     "--console_log_simple": tested("cli/test_bad_input.py::test_where_messages_go"),
     "--logging_dir": acts(LOGS, does=writes("logs/_/textual_inversion/events.out.tfevents")),
-    "--log_with": tested("training/test_trackers.py::test_both_trackers_get_one_point_per_update_and_the_pictures"),
+    "--log_with": tested("training/observers/test_trackers.py::test_both_trackers_get_one_point_per_update_and_the_pictures"),
     "--log_prefix": acts("--log_prefix=mine-", LOGS, writes("logs/mine-_/textual_inversion/events.out.tfevents")),
     "--log_tracker_name": acts("--log_tracker_name=mine", LOGS, writes("logs/_/mine/events.out.tfevents")),
-    "--wandb_run_name": tested("training/test_trackers.py::test_both_trackers_get_one_point_per_update_and_the_pictures"),
+    "--wandb_run_name": tested("training/observers/test_trackers.py::test_both_trackers_get_one_point_per_update_and_the_pictures"),
     "--log_tracker_config": acts("--log_tracker_config={trackers}", LOGS, writes("logs/_/textual_inversion/events.out.tfevents.mine")),
-    "--wandb_api_key": tested("training/test_trackers.py::test_the_key_reaches_wandb"),
-    "--log_config": tested("training/test_trackers.py::test_trackers_are_told_the_settings_without_keys_folders_and_command_line"),
+    "--wandb_api_key": tested("training/observers/test_trackers.py::test_the_key_reaches_wandb"),
+    "--log_config": tested("training/observers/test_trackers.py::test_trackers_are_told_the_settings_without_keys_folders_and_command_line"),
     # metadata
     "--metadata_is_negative_embedding": metadata("is_negative_embedding", "True", "true"),
     "--metadata_thumbnail": metadata("thumbnail", "data:x"),
@@ -293,7 +302,7 @@ EFFECTS: dict[str, Row] = {
     "--ddp_gradient_as_bucket_view": note("--ddp_gradient_as_bucket_view", UNNEEDED),
     "--ddp_static_graph": note("--ddp_static_graph", UNNEEDED),
     # SDXL
-    "--disable_mmap_load_safetensors": tested("families/test_families.py::test_weights_may_be_read_at_once"),
+    "--disable_mmap_load_safetensors": tested("models/test_families.py::test_weights_may_be_read_at_once"),
     "--cache_text_encoder_outputs": note("--cache_text_encoder_outputs", "since the gradient flows through them"),
     "--cache_text_encoder_outputs_to_disk": acts(
         "--cache_text_encoder_outputs_to_disk --cache_dir={out}/kept", f"--reg_data_dir={{reg}} {LONGER}", writes("kept/text/_.safetensors")

@@ -8,11 +8,11 @@ import numpy as np
 import safetensors.torch
 from PIL import Image
 
-from coinage.cli.kohya import train_command
+from coinage.cli.train import train_command
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from tests.data.pictures import picture
-from tests.models import write_folder
+from tests.tiny_models import write_folder
 
 
 def speckled(path: Path, size: tuple[int, int]) -> None:
@@ -28,7 +28,9 @@ def make_places(root: Path) -> dict[str, Path]:
     folder = root / "train" / "2_a zibu"
     for name, size in (("a_60_40_20_20", (160, 64)), ("b_30_70_20_24", (72, 144))):
         speckled(folder / f"{name}.png", size)
-        (folder / f"{name}.caption").write_text("a zibu, red; round, blue, {big|small} ||| dot, on, white\n", encoding="utf-8")
+        (folder / f"{name}.caption").write_text(
+            "a zibu, red; round, blue, {big|small} ||| dot, on, white\n", encoding="utf-8"
+        )
         (folder / f"{name}.alt").write_text("a photo of a zibu", encoding="utf-8")
         mask = Image.new("L", size, 255)
         mask.paste(64, (0, 0, size[0] // 3, size[1]))
@@ -37,25 +39,39 @@ def make_places(root: Path) -> dict[str, Path]:
     shutil.copytree(folder, root / "images", ignore=shutil.ignore_patterns("*.caption", "*.alt"))
     shutil.copytree(folder, root / "other" / "3_a zibu")
     picture(root / "reg" / "1_circle" / "r.png", (64, 64), "green", caption="a circle")
-    entries = {name.stem: {"caption": "red zibu"} for name in sorted((root / "images").glob("*.png"))}
+    entries = {
+        name.stem: {"caption": "red zibu"} for name in sorted((root / "images").glob("*.png"))
+    }
     (root / "metadata.json").write_text(json.dumps(entries), encoding="utf-8")
     (root / "prompts.txt").write_text("zibu --s 1 --d 1 --w 64 --h 64\n", encoding="utf-8")
-    (root / "trackers.toml").write_text('[tensorboard]\nfilename_suffix = ".mine"\n', encoding="utf-8")
+    (root / "trackers.toml").write_text(
+        '[tensorboard]\nfilename_suffix = ".mine"\n', encoding="utf-8"
+    )
     (root / "config.toml").write_text("learning_rate = 1e-3\n", encoding="utf-8")
     write_dataset(root / "moon", CONCEPTS["moon"], "zibu", seed=0)
     model = write_folder(root / "model", "sd1")
     other = shutil.copytree(model / "vae", root / "vae")
     weights = safetensors.torch.load_file(other / "diffusion_pytorch_model.safetensors")
     weights["quant_conv.bias"] += 0.1
-    safetensors.torch.save_file(weights, other / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    places = {"model": model, "train": root / "train", "dataset": root / "moon" / "dataset.toml", "root": root}
+    safetensors.torch.save_file(
+        weights, other / "diffusion_pytorch_model.safetensors", {"format": "pt"}
+    )
+    places = {
+        "model": model,
+        "train": root / "train",
+        "dataset": root / "moon" / "dataset.toml",
+        "root": root,
+    }
     for name in ("masks", "images", "other", "reg", "vae"):
         places[name] = root / name
     for name in ("metadata.json", "prompts.txt", "trackers.toml", "config.toml"):
         places[Path(name).stem] = root / name
     made = "--max_train_steps=1 --save_state --optimizer_type=SGD --learning_rate=1"
     assert train_command("any", words(places, root / "made", made)) == 0
-    return places | {"word": root / "made" / "zibu.safetensors", "state": root / "made" / "zibu-state"}
+    return places | {
+        "word": root / "made" / "zibu.safetensors",
+        "state": root / "made" / "zibu-state",
+    }
 
 
 def words(places: dict[str, Path], out: Path, given: str) -> list[str]:

@@ -11,20 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coinage.cli.build import build
-from coinage.cli.flags import BY_DEST, FLAGS
-from coinage.cli.kohya import train_command
-from coinage.cli.pairs import read_pairs
+from coinage.checks.preflight import Checked, check, settings_problems, tokenizer_of, vae_problems
+from coinage.checks.trial import optimizer_trial, trial_problems, weights_problems
 from coinage.cli.parse import parse
-from coinage.cli.ranges import RANGES, sound_values
+from coinage.cli.train import train_command
 from coinage.config import ModelConfig, OptimConfig, TrainConfig, WordConfig
 from coinage.demo.run import MODEL, MODELS
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.importing import find_module, import_problems, names_in
-from coinage.init_words import find_init_word
-from coinage.output_names import endings, length_problems, sign_problem
-from coinage.preflight import Checked, check, settings_problems, tokenizer_of, vae_problems
-from coinage.training.trial import optimizer_trial, trial_problems, weights_problems
+from coinage.optim.class_paths import find_module, import_problems, names_in
+from coinage.runs.names import endings, length_problems, sign_problem
+from coinage.settings.build import build
+from coinage.settings.flags import BY_DEST, FLAGS
+from coinage.settings.pairs import read_pairs
+from coinage.settings.ranges import RANGES, sound_values
+from coinage.text.init_words import find_init_word
 from tests.helpers import TAUGHT, captured, config_for, flags
 
 NUMBERS = [flag for flag in FLAGS if flag.kind in ("int", "float", "ratio") and not flag.choices]
@@ -50,7 +50,11 @@ def test_a_number_beyond_its_range_is_told_once_and_replaced(name: str) -> None:
         setattr(args, name, value if not allowed.above or value != allowed.least else allowed.most)
         assert sound_values(args)[1] == []
     whole = BY_DEST[name].kind == "int"
-    wrong = [allowed.least - 1, allowed.most + 1] if whole else [allowed.least - 1e-3, allowed.most * 2 + 1]
+    wrong = (
+        [allowed.least - 1, allowed.most + 1]
+        if whole
+        else [allowed.least - 1e-3, allowed.most * 2 + 1]
+    )
     wrong += [] if whole else [float("nan"), float("inf"), float("-inf")]
     wrong += [allowed.least] if allowed.above else []
     for value in wrong:
@@ -73,7 +77,9 @@ def test_a_number_beyond_its_range_is_told_once_and_replaced(name: str) -> None:
         "--min_bucket_reso=-5", "--validation_split=nan",
     ],
 )  # fmt: skip
-def test_nonsense_is_one_error_that_names_the_flag(given: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_nonsense_is_one_error_that_names_the_flag(
+    given: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     (problem,) = refused(moon_dataset, tmp_path, given)
     assert problem.what.startswith(given.split("=", maxsplit=1)[0])
 
@@ -89,7 +95,10 @@ def test_a_seed_of_minus_one_is_drawn_and_told(moon_dataset: Path, tmp_path: Pat
 ODD = "x\udcff"  # bytes that are not UTF-8, as Python hands them over
 
 
-@pytest.mark.parametrize("flag", ["caption_prefix", "caption_suffix", "init_word", "output_name", "output_dir", "token_string"])
+@pytest.mark.parametrize(
+    "flag",
+    ["caption_prefix", "caption_suffix", "init_word", "output_name", "output_dir", "token_string"],
+)
 def test_bytes_that_are_no_text(flag: str, moon_dataset: Path, tmp_path: Path) -> None:
     problems = refused(moon_dataset, tmp_path, f"--{flag}={ODD}")
     assert [problem.what for problem in problems] == [rf"--{flag} x\udcff is not text in UTF-8"]
@@ -97,9 +106,13 @@ def test_bytes_that_are_no_text(flag: str, moon_dataset: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("flag", [flag.dest for flag in FLAGS if flag.path and not flag.sdxl_only])
 @pytest.mark.parametrize("script", ["sd", "any"])
-def test_a_name_that_no_file_can_have_is_not_found(flag: str, script: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_name_that_no_file_can_have_is_not_found(
+    flag: str, script: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     given = [
-        word for word in flags(moon_dataset, tmp_path) if not word.startswith("--dataset_config" if flag == "train_data_dir" else "-x")
+        word
+        for word in flags(moon_dataset, tmp_path)
+        if not word.startswith("--dataset_config" if flag == "train_data_dir" else "-x")
     ]
     for value, why in (("a" * 300, "the path is too long"), ("a\0b", "the path holds a tab")):
         with pytest.raises(ConfigError) as caught:
@@ -108,17 +121,29 @@ def test_a_name_that_no_file_can_have_is_not_found(flag: str, script: str, moon_
 
 
 PAIRS: Mapping[str, tuple[list[str], dict[str, Any]]] = {
-    "one each": (["weight_decay=0.01", "betas=0.9,0.99"], {"weight_decay": 0.01, "betas": (0.9, 0.99)}),
+    "one each": (
+        ["weight_decay=0.01", "betas=0.9,0.99"],
+        {"weight_decay": 0.01, "betas": (0.9, 0.99)},
+    ),
     "blanks": (["weight_decay=0.01 betas=0.9,0.99"], {"weight_decay": 0.01, "betas": (0.9, 0.99)}),
     "brackets": (["milestones=[2, 4] gamma=0.5"], {"milestones": [2, 4], "gamma": 0.5}),
-    "brackets that the shell has split": (["milestones=[2,", "4]", "gamma=0.5"], {"milestones": [2, 4], "gamma": 0.5}),
+    "brackets that the shell has split": (
+        ["milestones=[2,", "4]", "gamma=0.5"],
+        {"milestones": [2, 4], "gamma": 0.5},
+    ),
     "a comma behind": (["T_max=175,", "eta_min=1e-6"], {"T_max": 175, "eta_min": 1e-6}),
     "commas": (["T_max=175,eta_min=1e-6"], {"T_max": 175, "eta_min": 1e-6}),
     "semicolons": (["a=1;b=2;"], {"a": 1, "b": 2}),
     "after a tuple": (["betas=0.9,0.99,eps=1e-8"], {"betas": (0.9, 0.99), "eps": 1e-8}),
     "around the sign": (["a", "=", "1", "b = 2"], {"a": 1, "b": 2}),
-    "small letters": (["a=true", "b=false c=none", "d=None"], {"a": True, "b": False, "c": None, "d": None}),
-    "a text": (["step_rules=1:1,0.5:3,0.1", "mode=exp_range"], {"step_rules": "1:1,0.5:3,0.1", "mode": "exp_range"}),
+    "small letters": (
+        ["a=true", "b=false c=none", "d=None"],
+        {"a": True, "b": False, "c": None, "d": None},
+    ),
+    "a text": (
+        ["step_rules=1:1,0.5:3,0.1", "mode=exp_range"],
+        {"step_rules": "1:1,0.5:3,0.1", "mode": "exp_range"},
+    ),
     "a text in quotes": (["mode='a b=c' d=1"], {"mode": "a b=c", "d": 1}),
     "nothing": ([], {}),
 }
@@ -152,7 +177,11 @@ def test_arguments_that_cannot_be_read(given: list[str], wrong: str) -> None:
 
 def test_a_settings_file_gives_a_text_or_a_list(moon_dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    for text in ('"weight_decay=0.5 betas=0.9,0.99"', '["weight_decay=0.5", "betas=0.9,0.99"]', '["weight_decay=0.5, betas=(0.9, 0.99)"]'):
+    for text in (
+        '"weight_decay=0.5 betas=0.9,0.99"',
+        '["weight_decay=0.5", "betas=0.9,0.99"]',
+        '["weight_decay=0.5, betas=(0.9, 0.99)"]',
+    ):
         file.write_text(f"optimizer_args = {text}\n", encoding="utf-8")
         config = config_for(moon_dataset, tmp_path / "o", f"--config_file={file}")
         assert dict(config.optim.arguments) == {"weight_decay": 0.5, "betas": (0.9, 0.99)}
@@ -209,7 +238,9 @@ TRIED: list[tuple[OptimConfig, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("config", "message"), TRIED, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("config", "message"), TRIED, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_what_would_fail_in_the_run_is_found_on_a_toy(config: OptimConfig, message: str) -> None:
     problems = optimizer_trial(config, 1600)
     assert len(problems) == 1
@@ -226,7 +257,9 @@ def test_what_works_passes_at_any_length(total: int) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
     assert [optimizer_trial(config, total) for config in given] == [[]] * len(given)
-    assert torch.equal(torch.get_rng_state(), before), "a trial draws nothing from the run's own numbers"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "a trial draws nothing from the run's own numbers"
+    )
 
 
 OWN = """
@@ -242,14 +275,20 @@ class Signish(torch.optim.SGD):
 """
 
 
-def test_modules_of_the_working_directory_are_not_run_unless_the_user_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_of_the_working_directory_are_not_run_unless_the_user_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_own_optimizer.py").write_text(OWN, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])  # as `python -m` and a script have it
+    # As `python -m` and a script have it
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
     monkeypatch.delenv("PYTHONPATH", raising=False)
     config = OptimConfig(name="my_own_optimizer.Signish", learning_rate=0.1)
     (problem,) = optimizer_trial(config, 3)
-    assert problem.what == "--optimizer_type my_own_optimizer.Signish needs the package my_own_optimizer, which is not installed"
+    assert (
+        problem.what
+        == "--optimizer_type my_own_optimizer.Signish needs the package my_own_optimizer, which is not installed"
+    )
     assert "PYTHONPATH=." in problem.hint
     assert "pip" not in problem.hint
     assert not (tmp_path / "ran").exists()
@@ -262,28 +301,39 @@ def test_modules_of_the_working_directory_are_not_run_unless_the_user_says_so(tm
     found = Findings()
     monkeypatch.delitem(sys.modules, "my_own_optimizer")
     checked_remarks(config, found)
-    assert found.notes == [f"--optimizer_type my_own_optimizer.Signish: its code is run from {tmp_path / 'my_own_optimizer.py'}"]
+    assert found.notes == [
+        f"--optimizer_type my_own_optimizer.Signish: its code is run from {tmp_path / 'my_own_optimizer.py'}"
+    ]
 
 
 def checked_remarks(config: OptimConfig, found: Findings) -> None:
-    from coinage.optimizer_table import remark_on_optimizer
+    from coinage.optim.table import remark_on_optimizer
 
     remark_on_optimizer(config, found)
 
 
-def test_what_a_file_holds_is_known_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_file_holds_is_known_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "packed"
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit('run')\n")
-    (package / "inner.py").write_text("from torch.optim import Adam as Own\nOther = Own\ndef late(): pass\n")
+    (package / "inner.py").write_text(
+        "from torch.optim import Adam as Own\nOther = Own\ndef late(): pass\n"
+    )
     (package / "open.py").write_text("from torch.optim import *\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     spec = find_module("packed.inner")
     assert spec is not None
     assert names_in(spec) == {"Own", "Other", "late"}
     assert import_problems("--x", "packed.inner.Own", "packed.inner.Own", "it") == []
-    assert "there is no Adam in packed.inner" in import_problems("--x", "a", "packed.inner.Adam", "it")[0].what
-    assert import_problems("--x", "packed.open.Adam", "packed.open.Adam", "it") == [], "known only to who runs it"
+    assert (
+        "there is no Adam in packed.inner"
+        in import_problems("--x", "a", "packed.inner.Adam", "it")[0].what
+    )
+    assert import_problems("--x", "packed.open.Adam", "packed.open.Adam", "it") == [], (
+        "known only to who runs it"
+    )
     assert find_module("packed.nowhere") is None
 
 
@@ -301,7 +351,9 @@ def preflight(dataset: Path, out: Path, *more: str) -> tuple[Checked, Findings]:
         ("--max_train_steps=20 --lr_scheduler=warmup_stable_decay --lr_decay_steps=15 --lr_warmup_steps=15", "together are 30"),
     ],
 )  # fmt: skip
-def test_a_schedule_must_fit_in_the_runs_true_length(given: str, message: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_schedule_must_fit_in_the_runs_true_length(
+    given: str, message: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as caught:
         preflight(moon_dataset, tmp_path, *given.split())
     assert message in str(caught.value)
@@ -311,8 +363,16 @@ def test_a_schedule_must_fit_in_the_runs_true_length(given: str, message: str, m
 def test_what_fits_and_what_never_comes(moon_dataset: Path, tmp_path: Path) -> None:
     long = ("--max_train_epochs=200", "--lr_scheduler=cosine", "--lr_warmup_steps=2000")
     assert preflight(moon_dataset, tmp_path, *long)[0].warnings == ()
-    late = ("--save_every_n_steps=21", "--validate_every_n_steps=30", "--sample_every_n_epochs=2", "--token_warmup_step=50")
-    warned = [warning.what for warning in preflight(moon_dataset, tmp_path, "--max_train_epochs=1", *late)[0].warnings]
+    late = (
+        "--save_every_n_steps=21",
+        "--validate_every_n_steps=30",
+        "--sample_every_n_epochs=2",
+        "--token_warmup_step=50",
+    )
+    warned = [
+        warning.what
+        for warning in preflight(moon_dataset, tmp_path, "--max_train_epochs=1", *late)[0].warnings
+    ]
     length = "20 steps (--max_train_epochs 1)"
     assert warned == [
         f"--save_every_n_steps 21 is more than the run's {length}, so it never comes",
@@ -320,34 +380,70 @@ def test_what_fits_and_what_never_comes(moon_dataset: Path, tmp_path: Path) -> N
         "--sample_every_n_epochs 2 is more than the run's 1 epoch, so it never comes",
         f"token_warmup_step 50 is more than the run's {length}: not all tags are ever used",
     ]
-    assert preflight(moon_dataset, tmp_path, "--max_train_steps=21", "--save_every_n_steps=21")[0].warnings == ()
+    assert (
+        preflight(moon_dataset, tmp_path, "--max_train_steps=21", "--save_every_n_steps=21")[
+            0
+        ].warnings
+        == ()
+    )
 
 
 @pytest.mark.parametrize("letter", ["a", "ミ"])
-def test_a_name_may_be_as_long_as_the_longest_of_its_files(letter: str, moon_dataset: Path, tmp_path: Path) -> None:
-    given = ("--save_state", "--save_every_n_steps=2", "--sample_sampler=ddim", "--sample_every_n_steps=0")
+def test_a_name_may_be_as_long_as_the_longest_of_its_files(
+    letter: str, moon_dataset: Path, tmp_path: Path
+) -> None:
+    given = (
+        "--save_state",
+        "--save_every_n_steps=2",
+        "--sample_sampler=ddim",
+        "--sample_every_n_steps=0",
+    )
     ending = max(endings(config_for(moon_dataset, tmp_path, *given)), key=len)
     assert ending == "-step00000000.safetensors"
     room = os.pathconf(tmp_path, "PC_NAME_MAX") - len(ending)
     name = letter * (room // len(letter.encode()))
     assert preflight(moon_dataset, tmp_path, *given, f"--output_name={name}")
-    with pytest.raises(ConfigError, match=r"--output_name is too long: with -step00000000\.safetensors behind it"):
+    with pytest.raises(
+        ConfigError, match=r"--output_name is too long: with -step00000000\.safetensors behind it"
+    ):
         preflight(moon_dataset, tmp_path, *given, f"--output_name={name}{letter}")
 
 
-def test_what_stands_behind_a_name_is_what_the_run_writes(moon_dataset: Path, tmp_path: Path) -> None:
-    given = ("--save_every_n_steps=1", "--save_every_n_epochs=1", "--save_state", "--keep_best", "--validate_every_n_steps=1")
+def test_what_stands_behind_a_name_is_what_the_run_writes(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
+    given = (
+        "--save_every_n_steps=1",
+        "--save_every_n_epochs=1",
+        "--save_state",
+        "--keep_best",
+        "--validate_every_n_steps=1",
+    )
     config = config_for(moon_dataset, tmp_path, *given, "--max_train_steps=25", "--autopilot=2")
     behind = {ending.replace("0", "9") for ending in endings(config)}
-    assert {f"{when}{kind}" for when in ("", "-step99999999", "-999999") for kind in (".safetensors", "-state")} <= behind
+    assert {
+        f"{when}{kind}"
+        for when in ("", "-step99999999", "-999999")
+        for kind in (".safetensors", "-state")
+    } <= behind
     assert {"-best.safetensors", "-log.jsonl", "-report.html", "-autopilot.json"} <= behind
-    assert length_problems("a" * 10, [".pt"], Path("C" * 300), 255, 259)[0].what.startswith("--output_dir and --output_name are too long")
+    assert length_problems("a" * 10, [".pt"], Path("C" * 300), 255, 259)[0].what.startswith(
+        "--output_dir and --output_name are too long"
+    )
 
 
 INIT_WORDS: list[tuple[str, int, str]] = [
     ("shape", 1, ""),
-    ("green ring shape", 1, "warning: `green ring shape` is 3 tokens; with 1 vector only `green` is used"),
-    ("green ring shape", 2, "warning: `green ring shape` is 3 tokens; with 2 vectors only `green`, `ring` are used"),
+    (
+        "green ring shape",
+        1,
+        "warning: `green ring shape` is 3 tokens; with 1 vector only `green` is used",
+    ),
+    (
+        "green ring shape",
+        2,
+        "warning: `green ring shape` is 3 tokens; with 2 vectors only `green`, `ring` are used",
+    ),
     ("green ring shape", 3, ""),
     ("green ring", 4, "note: `green ring` is 2 tokens for 4 vectors: they are taken in turn"),
     ("shape", 4, "note: `shape` is 1 token for 4 vectors: each starts from it"),
@@ -360,9 +456,15 @@ def test_what_an_init_word_comes_to(text: str, vectors: int, expected: str) -> N
     found = Findings()
     tokenizer = tokenizer_of(str(MODEL), found)
     assert tokenizer
-    find_init_word(WordConfig(token="zibu", num_vectors=vectors, init_word=text), [tokenizer, tokenizer], found)
-    told = [f"error: {one.what}" for one in found.errors] + [f"warning: {one.what}" for one in found.warnings]
-    assert [*told, *(f"note: {note}" for note in found.notes)] == ([expected.replace(": ", ": --init_word: ", 1)] if expected else [])
+    find_init_word(
+        WordConfig(token="zibu", num_vectors=vectors, init_word=text), [tokenizer, tokenizer], found
+    )
+    told = [f"error: {one.what}" for one in found.errors] + [
+        f"warning: {one.what}" for one in found.warnings
+    ]
+    assert [*told, *(f"note: {note}" for note in found.notes)] == (
+        [expected.replace(": ", ": --init_word: ", 1)] if expected else []
+    )
 
 
 def test_a_word_that_the_model_does_not_know_whole() -> None:
@@ -381,16 +483,27 @@ def test_both_tokenizers_of_sdxl_are_asked(tmp_path: Path, moon_dataset: Path) -
     kept = [line for line in merges if "".join(line.split()) != "shape</w>"]
     assert len(kept) < len(merges)
     (model / "tokenizer_2" / "merges.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
-    given = [word for word in flags(moon_dataset, tmp_path / "o") if not word.startswith("--pretrained")]
-    config, found = build(parse("sdxl", [*given, f"--pretrained_model_name_or_path={model}"], "test"))
+    given = [
+        word for word in flags(moon_dataset, tmp_path / "o") if not word.startswith("--pretrained")
+    ]
+    config, found = build(
+        parse("sdxl", [*given, f"--pretrained_model_name_or_path={model}"], "test")
+    )
     check(config, found)
     (warning,) = (one.what for one in found.warnings if "--init_word" in one.what)
     assert "`shape` is" in warning
     assert "tokens" in warning
 
 
-def word_file(path: Path, change: Callable[[torch.Tensor], torch.Tensor] | None = None, width: int = 0, rows: int = 1) -> Path:
-    wide = load_file(MODEL / "text_encoder" / "model.safetensors")["text_model.embeddings.token_embedding.weight"].shape[1]
+def word_file(
+    path: Path,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    width: int = 0,
+    rows: int = 1,
+) -> Path:
+    wide = load_file(MODEL / "text_encoder" / "model.safetensors")[
+        "text_model.embeddings.token_embedding.weight"
+    ].shape[1]
     made = torch.full((rows, width or wide), 0.5)
     save_file({"emb_params": change(made) if change else made}, path)
     return path
@@ -400,13 +513,18 @@ def word_file(path: Path, change: Callable[[torch.Tensor], torch.Tensor] | None 
     ("made", "message"),
     [
         ({}, ""),
-        ({"width": 768}, "--weights: this file has vectors for emb_params 768 wide, and the model takes emb_params 128 wide"),
+        (
+            {"width": 768},
+            "--weights: this file has vectors for emb_params 768 wide, and the model takes emb_params 128 wide",
+        ),
         ({"rows": 4}, "--weights: this file has 4 vectors, but --num_vectors_per_token is 1"),
         ({"change": lambda rows: rows * float("nan")}, "finite"),
         ({"change": torch.zeros_like}, "--weights: the file holds only zeros"),
     ],
 )
-def test_the_words_file_is_measured_before_the_model(made: dict[str, Any], message: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_the_words_file_is_measured_before_the_model(
+    made: dict[str, Any], message: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     file = word_file(tmp_path / "word.safetensors", **made)
     found = weights_problems(config_for(moon_dataset, tmp_path, TAUGHT, f"--weights={file}"))
     assert [message in problem.what for problem in found] == ([True] if message else [])
@@ -424,15 +542,25 @@ def test_a_words_file_of_another_family(tmp_path: Path, moon_dataset: Path) -> N
 
 def test_what_a_vae_can_be(tmp_path: Path) -> None:
     def told(path: object) -> str:
-        return "".join(problem.what for problem in vae_problems(ModelConfig(source="x", vae=str(path))))
+        return "".join(
+            problem.what for problem in vae_problems(ModelConfig(source="x", vae=str(path)))
+        )
 
     (tmp_path / "empty").mkdir()
     tiny = shutil.copytree(MODEL / "vae", tmp_path / "tiny")
     (tiny / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
-    bare = shutil.copytree(MODEL / "vae", tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    bare = shutil.copytree(
+        MODEL / "vae", tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
+    )
     torch.save({"state_dict": {"decoder.conv_in.weight": torch.zeros(1)}}, tmp_path / "vae.pt")
     (tmp_path / "text.pt").write_text("text")
-    for good in (MODEL, MODEL / "vae", MODEL / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "vae.pt", "owner/name"):
+    for good in (
+        MODEL,
+        MODEL / "vae",
+        MODEL / "vae" / "diffusion_pytorch_model.safetensors",
+        tmp_path / "vae.pt",
+        "owner/name",
+    ):
         assert told(good) == ""
     assert "no VAE in this folder" in told(tmp_path / "empty")
     assert "AutoencoderTiny" in told(tiny)
@@ -449,7 +577,9 @@ def test_what_a_vae_can_be(tmp_path: Path) -> None:
         ("--scale_v_pred_loss_like_noise_pred", "is for models that predict v"),
     ],
 )
-def test_flags_against_the_models_settings(given: str, message: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_flags_against_the_models_settings(
+    given: str, message: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     (problem,) = settings_problems(config_for(moon_dataset, tmp_path, given))
     assert message in problem.what
 
@@ -476,10 +606,14 @@ BOTH = (
 
 
 @pytest.mark.parametrize("given", BOTH)
-def test_a_dry_run_refuses_what_a_run_refuses(given: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_dry_run_refuses_what_a_run_refuses(
+    given: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     word_file(tmp_path / "word.safetensors", width=768)
     more = flags(moon_dataset, tmp_path / "out", *given.format(tmp=tmp_path).split(" "))
-    real, dry = (captured(lambda own=own: train_command("sd", own)) for own in (more, [*more, "--dry_run"]))
+    real, dry = (
+        captured(lambda own=own: train_command("sd", own)) for own in (more, [*more, "--dry_run"])
+    )
     assert real.returncode == dry.returncode == 2
     assert real.stderr == dry.stderr
     assert "error: " in dry.stderr
@@ -487,9 +621,17 @@ def test_a_dry_run_refuses_what_a_run_refuses(given: str, moon_dataset: Path, tm
 
 
 def test_a_dry_run_says_what_a_run_says(moon_dataset: Path, tmp_path: Path) -> None:
-    given = ("--init_word=green ring", "--save_every_n_steps=500", "--optimizer_type=Prodigy", "--max_train_steps=1", "--on_problem=warn")
+    given = (
+        "--init_word=green ring",
+        "--save_every_n_steps=500",
+        "--optimizer_type=Prodigy",
+        "--max_train_steps=1",
+        "--on_problem=warn",
+    )
     more = flags(moon_dataset, tmp_path / "out", *given)
-    dry, real = (captured(lambda own=own: train_command("sd", own)) for own in ([*more, "--dry_run"], more))
+    dry, real = (
+        captured(lambda own=own: train_command("sd", own)) for own in ([*more, "--dry_run"], more)
+    )
     assert real.returncode == dry.returncode == 0
     head = real.stderr.partition("loading")[0].splitlines()[:-1]
     assert dry.stderr.splitlines()[: len(head)] == head

@@ -65,7 +65,10 @@ def test_the_summary(folder: Path) -> None:
     ):
         assert text in out, text
     assert "warning: 1 of 4 captions does not contain `zibu`" in done.stderr
-    assert "note: 1 image smaller than half the training size, blurred when enlarged: b.png" in done.stderr
+    assert (
+        "note: 1 image smaller than half the training size, blurred when enlarged: b.png"
+        in done.stderr
+    )
 
 
 def test_numbers_for_machines(folder: Path) -> None:
@@ -78,7 +81,12 @@ def test_numbers_for_machines(folder: Path) -> None:
     assert flat == "4 of 4 images are a single flat colour"
     assert lacking.startswith("1 of 4 captions does not contain")
     sample = found["samples"][3]
-    assert (sample["size"], sample["bucket"], sample["resized"], sample["crop"]) == ([100, 64], [64, 64], [100, 64], [18, 0])
+    assert (sample["size"], sample["bucket"], sample["resized"], sample["crop"]) == (
+        [100, 64],
+        [64, 64],
+        [100, 64],
+        [18, 0],
+    )
     assert sample["size_conditioning"] == [64, 100, 0, 18, 64, 64]
     assert (sample["rotated"], sample["flip"]) == (True, True)
     assert sample["captions"][0]["ids"][0][1] == 739
@@ -86,7 +94,9 @@ def test_numbers_for_machines(folder: Path) -> None:
 
 
 def test_long_captions_show_their_chunks(folder: Path) -> None:
-    done = dataset(folder / "data.toml", "--token=zibu", f"--model={MODEL}", "--json", "--max_token_length=150")
+    done = dataset(
+        folder / "data.toml", "--token=zibu", f"--model={MODEL}", "--json", "--max_token_length=150"
+    )
     chunks = json.loads(done.stdout)["samples"][3]["captions"][0]["ids"]
     assert [len(chunk) for chunk in chunks] == [77, 8]
 
@@ -106,7 +116,10 @@ def test_a_folder_is_looked_at_in_the_models_own_size(folder: Path) -> None:
     done = dataset(folder / "images", "--token=zibu", f"--model={MODEL}")
     assert done.returncode == 0, done.stderr
     assert "dataset 1: 64x64" in done.stdout
-    assert "dataset 1: 32x32" in dataset(folder / "images", "--resolution=32", f"--model={MODEL}").stdout
+    assert (
+        "dataset 1: 32x32"
+        in dataset(folder / "images", "--resolution=32", f"--model={MODEL}").stdout
+    )
     assert "`resolution` is missing" in dataset(folder / "images", "--token=zibu").stderr
 
 
@@ -120,7 +133,10 @@ def test_counts_of_one(folder: Path) -> None:
 
 
 def test_machines_get_the_errors_too(folder: Path) -> None:
-    for words in ([folder / "data.toml", "--resolution=4", "--use_object_template", "--use_style_template"], [folder / "gone"]):
+    for words in (
+        [folder / "data.toml", "--resolution=4", "--use_object_template", "--use_style_template"],
+        [folder / "gone"],
+    ):
         done = dataset(*words, "--json")
         assert done.returncode == 2
         assert json.loads(done.stdout)["errors"]
@@ -130,14 +146,22 @@ def test_machines_get_the_errors_too(folder: Path) -> None:
 
 
 def test_the_seed_of_held_out_images_is_asked_for(folder: Path) -> None:
-    assert "pass the --seed that you train with" in dataset(folder / "data.toml", "--validation_split=0.5").stderr
+    assert (
+        "pass the --seed that you train with"
+        in dataset(folder / "data.toml", "--validation_split=0.5").stderr
+    )
     for more in ("--seed=1", "--validation_seed=1"):
-        assert "pass the --seed" not in dataset(folder / "data.toml", "--validation_split=0.5", more).stderr
+        assert (
+            "pass the --seed"
+            not in dataset(folder / "data.toml", "--validation_split=0.5", more).stderr
+        )
 
 
 def test_the_contact_sheet_shows_every_image(folder: Path) -> None:
     picture(folder / "images" / "e.png", caption="<b>zibu</b> & more")
-    done = dataset(folder / "data.toml", "--token=zibu", f"--model={MODEL}", f"--html={folder / 'sheet.html'}")
+    done = dataset(
+        folder / "data.toml", "--token=zibu", f"--model={MODEL}", f"--html={folder / 'sheet.html'}"
+    )
     assert done.returncode == 0, done.stderr
     page = (folder / "sheet.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 5
@@ -154,7 +178,13 @@ def test_the_contact_sheet_shows_every_image(folder: Path) -> None:
 def test_the_contact_sheet_shows_what_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (128, 64), (0, 0, 200)).save(tmp_path / "images" / "wide.png")
-    done = dataset(tmp_path / "images", "--resolution=64", "--token=zibu", "--use_object_template", f"--html={tmp_path / 'sheet.html'}")
+    done = dataset(
+        tmp_path / "images",
+        "--resolution=64",
+        "--token=zibu",
+        "--use_object_template",
+        f"--html={tmp_path / 'sheet.html'}",
+    )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert "128x64 &rarr; 64x64; the pale part is cut off" in page
@@ -162,7 +192,9 @@ def test_the_contact_sheet_shows_what_is_cut_off(tmp_path: Path) -> None:
     shown = Image.open(io.BytesIO(base64.b64decode(jpeg)))
     across, down = shown.size
     assert across == 2 * down
-    left, middle, right = (shown.getpixel((across * eighth // 8, down // 2)) for eighth in (1, 4, 7))
+    left, middle, right = (
+        shown.getpixel((across * eighth // 8, down // 2)) for eighth in (1, 4, 7)
+    )
     assert isinstance(left, tuple)
     assert isinstance(middle, tuple)
     assert isinstance(right, tuple)
@@ -186,7 +218,9 @@ def test_everything_wrong_is_told_together_and_nothing_is_written(tmp_path: Path
     for name in ("zero", "text", "latin", "none"):
         picture(tmp_path / "masks" / f"{name}.png", (64, 64), "white")
     config = tmp_path / "data.toml"
-    config.write_text(TOML.format(images) + f'conditioning_data_dir = "{tmp_path / "masks"}"\n', encoding="utf-8")
+    config.write_text(
+        TOML.format(images) + f'conditioning_data_dir = "{tmp_path / "masks"}"\n', encoding="utf-8"
+    )
     wrong = ("cut.png", "cut.jpg", "zero.png", "text.webp", "loop.png", "latin.txt", "none.txt")
     done = dataset(config, "--token=zibu")
     assert done.returncode == 2
@@ -224,9 +258,18 @@ def test_exit_codes_and_their_reasons(folder: Path) -> None:
         ([folder / "data.toml", "--background=nice"], "is not a colour"),
         ([folder / "images", "--resolution=-512"], "is too small"),
         ([folder / "images", "--resolution=9999999999999999999"], "is too large"),
-        ([folder / "images", "--resolution=64", "--train_batch_size=0"], "`batch_size` must be at least 1"),
-        ([folder / "images", "--resolution=64", "--caption_separator=", "--shuffle_caption"], "`caption_separator` must not be empty"),
-        ([folder / "images", "--resolution=64", "--enable_bucket", "--bucket_reso_steps=0"], "`bucket_reso_steps` must be at least 1"),
+        (
+            [folder / "images", "--resolution=64", "--train_batch_size=0"],
+            "`batch_size` must be at least 1",
+        ),
+        (
+            [folder / "images", "--resolution=64", "--caption_separator=", "--shuffle_caption"],
+            "`caption_separator` must not be empty",
+        ),
+        (
+            [folder / "images", "--resolution=64", "--enable_bucket", "--bucket_reso_steps=0"],
+            "`bucket_reso_steps` must be at least 1",
+        ),
     ):
         done = dataset(*words)
         assert (done.returncode, done.stdout, done.stderr.count("error:")) == (2, "", 1)
@@ -239,13 +282,36 @@ def test_any_console_and_any_name_will_do(tmp_path: Path) -> None:
         for suffix in ("png", "txt"):
             (tmp_path / "images" / f"a.{suffix}").rename(tmp_path / "images" / f"\udce9.{suffix}")
     for more in ([], ["--json"], [f"--html={tmp_path / 'sheet.html'}"]):
-        words = [sys.executable, "-m", "coinage.cli.main", "dataset", str(tmp_path / "images"), "--resolution=64", "--token=zibu", *more]
-        done = subprocess.run(words, capture_output=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+        words = [
+            sys.executable,
+            "-m",
+            "coinage.cli.main",
+            "dataset",
+            str(tmp_path / "images"),
+            "--resolution=64",
+            "--token=zibu",
+            *more,
+        ]
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        )
         assert done.returncode == 0, done.stderr
 
 
 def test_the_length_of_a_run_is_told(moon_dataset: Path, tmp_path: Path) -> None:
-    done, _ = run(flags(moon_dataset, tmp_path, "--debug_dataset", "--max_train_epochs=3", "--gradient_accumulation_steps=2"))
+    done, _ = run(
+        flags(
+            moon_dataset,
+            tmp_path,
+            "--debug_dataset",
+            "--max_train_epochs=3",
+            "--gradient_accumulation_steps=2",
+        )
+    )
     assert "30 steps, 3 epochs" in done.stdout
 
 
@@ -262,26 +328,49 @@ def test_bad_images_may_be_skipped(folder: Path) -> None:
 
 def test_help_and_speed(folder: Path) -> None:
     assert "--num_vectors" in start("--help")[0].stdout
-    assert min(start(folder / "data.toml", "--token=zibu", f"--model={MODEL}")[1] for _ in range(2)) < 1
+    assert (
+        min(start(folder / "data.toml", "--token=zibu", f"--model={MODEL}")[1] for _ in range(2))
+        < 1
+    )
 
 
 def test_the_command_imports_no_torch(folder: Path) -> None:
     code = "import sys; from coinage.cli.main import main; main(['dataset', *sys.argv[1:]]); print('torch' in sys.modules)"
-    words = [sys.executable, "-c", code, str(folder / "data.toml"), "--token=zibu", f"--model={MODEL}"]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        str(folder / "data.toml"),
+        "--token=zibu",
+        f"--model={MODEL}",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 
 
-@pytest.mark.parametrize("script", ["train_textual_inversion.py", "sdxl_train_textual_inversion.py"])
-def test_debug_dataset_shows_token_ids_and_stops(moon_dataset: Path, tmp_path: Path, script: str) -> None:
-    more = ("--debug_dataset", f"--debug_dataset_out={tmp_path / 'debug'}", "--num_vectors_per_token=2")
+@pytest.mark.parametrize(
+    "script", ["train_textual_inversion.py", "sdxl_train_textual_inversion.py"]
+)
+def test_debug_dataset_shows_token_ids_and_stops(
+    moon_dataset: Path, tmp_path: Path, script: str
+) -> None:
+    more = (
+        "--debug_dataset",
+        f"--debug_dataset_out={tmp_path / 'debug'}",
+        "--num_vectors_per_token=2",
+    )
     done, seconds = run(flags(moon_dataset, tmp_path / "out", *more), ROOT / script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("[739] [740]") == 8
     assert seconds < 2
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "debug" / "dataset.html").is_file()
-    assert len(json.loads((tmp_path / "debug" / "dataset.json").read_text(encoding="utf-8"))["samples"]) == 8
+    assert (
+        len(
+            json.loads((tmp_path / "debug" / "dataset.json").read_text(encoding="utf-8"))["samples"]
+        )
+        == 8
+    )
 
 
 def test_debug_dataset_fails_on_problems(moon_dataset: Path, tmp_path: Path) -> None:
@@ -290,13 +379,33 @@ def test_debug_dataset_fails_on_problems(moon_dataset: Path, tmp_path: Path) -> 
     assert "no caption contains the word wobo" in done.stderr
 
 
-def test_large_datasets_show_an_even_selection(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coinage.contact_sheet.MOST", 3)
+def test_large_datasets_show_an_even_selection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinage.report.contact_sheet.MOST", 3)
     for i in range(9):
         picture(tmp_path / f"{i}.png", caption=f"zibu {i}")
-    assert main(["dataset", str(tmp_path), "--resolution=8", "--token=zibu", f"--html={tmp_path / 'sheet.html'}"]) == 0
+    assert (
+        main(
+            [
+                "dataset",
+                str(tmp_path),
+                "--resolution=8",
+                "--token=zibu",
+                f"--html={tmp_path / 'sheet.html'}",
+            ]
+        )
+        == 0
+    )
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert "Shown: 3 of 9 images." in page
-    assert page.count("<mark>zibu</mark>") == 1 + 3, "title and captions: the word is marked without a model too"
-    assert [name in page for name in ("<b>0.png", "<b>1.png", "<b>3.png", "<b>6.png")] == [True, False, True, True]
+    assert page.count("<mark>zibu</mark>") == 1 + 3, (
+        "title and captions: the word is marked without a model too"
+    )
+    assert [name in page for name in ("<b>0.png", "<b>1.png", "<b>3.png", "<b>6.png")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     assert "9 images" in capsys.readouterr().out

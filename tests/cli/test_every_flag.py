@@ -10,10 +10,10 @@ import safetensors
 import safetensors.torch
 from PIL import Image, ImageOps
 
-from coinage.cli.flags import FLAGS
-from coinage.cli.kohya import train_command
+from coinage.cli.train import train_command
 from coinage.errors import CoinageError
-from coinage.training.setup import Run
+from coinage.settings.flags import FLAGS
+from coinage.training.run import Run
 from tests.cli.flag_effects import EFFECTS, Outcome
 from tests.cli.places import make_places, words
 from tests.cli.test_flags import GOLDEN
@@ -29,11 +29,15 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def plain(path: Path, parent: Path) -> str:
     """A file's name without time stamps, digests and what an event file adds."""
-    name = re.sub(r"\d{9,}|[0-9a-f]{32}|(?<=_)[0-9a-f]{16}", "_", path.relative_to(parent).as_posix())
+    name = re.sub(
+        r"\d{9,}|[0-9a-f]{32}|(?<=_)[0-9a-f]{16}", "_", path.relative_to(parent).as_posix()
+    )
     return re.sub(r"tfevents.*?(\.mine)?$", r"tfevents\1", name)
 
 
-def run(places: dict[str, Path], out: Path, given: str, capsys: pytest.CaptureFixture[str]) -> Outcome:
+def run(
+    places: dict[str, Path], out: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> Outcome:
     """Train as a user would, and see what is left."""
     for kept in places["root"].rglob(".coinage"):
         shutil.rmtree(kept)
@@ -41,13 +45,24 @@ def run(places: dict[str, Path], out: Path, given: str, capsys: pytest.CaptureFi
     code = train_command("any", words(places, out, given))
     told = "".join(capsys.readouterr())
     files = {plain(path, out) for path in out.rglob("*") if path.is_file()}
-    files |= {plain(path, places["train"] / "2_a zibu") for path in places["train"].rglob(".coinage/**/*") if path.is_file()}
+    files |= {
+        plain(path, places["train"] / "2_a zibu")
+        for path in places["train"].rglob(".coinage/**/*")
+        if path.is_file()
+    }
     saved = [*out.rglob("zibu.safetensors"), *out.glob("mine.safetensors")]
     if not saved:
         return Outcome(code, told, frozenset(files))
     with safetensors.safe_open(saved[0], framework="pt") as file:
         vectors = file.get_tensor("emb_params")
-        return Outcome(code, told, frozenset(files), vectors.float().numpy().tobytes(), file.metadata(), str(vectors.dtype))
+        return Outcome(
+            code,
+            told,
+            frozenset(files),
+            vectors.float().numpy().tobytes(),
+            file.metadata(),
+            str(vectors.dtype),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +77,19 @@ def test_the_table_has_every_flag() -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name, row in EFFECTS.items() if not row.tested))
 def test_a_flag_acts_or_says_why_not(
-    name: str, places: dict[str, Path], outcomes: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    places: dict[str, Path],
+    outcomes: dict[str, Outcome],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = EFFECTS[name]
     assert name in [word.split("=")[0] for word in row.given.split()]
-    more = " ".join(other.given for other in EFFECTS.values() if other.together) if row.together else f"{row.beside} {row.given}".strip()
+    more = (
+        " ".join(other.given for other in EFFECTS.values() if other.together)
+        if row.together
+        else f"{row.beside} {row.given}".strip()
+    )
     for out, given in (("without", row.beside), ("with", more)):
         if given not in outcomes:
             outcomes[given] = run(places, tmp_path / out, given, capsys)
@@ -81,18 +104,26 @@ def test_a_flag_acts_or_says_why_not(
 def test_a_flag_has_its_own_test(name: str) -> None:
     path, _, function = EFFECTS[name].tested.partition("::")
     text = (TESTS / path).read_text(encoding="utf-8")
-    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef) and node.name == function]
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name == function
+    ]
     assert nodes, f"{path} has no {function}"
     first = min(node.lineno for node in (nodes[0], *nodes[0].decorator_list))
     own = "\n".join(text.splitlines()[first - 1 : nodes[0].end_lineno])
     assert re.search(rf"{name}\b", own), f"{function} never gives {name}"
 
 
-def test_the_sampler_of_previews(places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sampler_of_previews(
+    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     beside = f"--sample_prompts={places['prompts']} --sample_at_first --max_train_steps=1"
     for name in ("ddim", "euler_a"):
         assert run(places, tmp_path / name, f"{beside} --sample_sampler={name}", capsys).code == 0
-    pictures = [next((tmp_path / name / "sample").iterdir()).read_bytes() for name in ("ddim", "euler_a")]
+    pictures = [
+        next((tmp_path / name / "sample").iterdir()).read_bytes() for name in ("ddim", "euler_a")
+    ]
     assert pictures[0] != pictures[1]
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from coinage.cli.build import build
-from coinage.cli.flags import FLAGS, OWN_KERNELS, flags_of
-from coinage.cli.notes import notes
 from coinage.cli.parse import build_parser, parse, write_config
-from coinage.cli.values import ratio
 from coinage.errors import ConfigError
+from coinage.settings.build import build
+from coinage.settings.flags import FLAGS, OWN_KERNELS, flags_of
+from coinage.settings.idle_flags import notes
+from coinage.settings.values import ratio
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flags.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "golden" / "flags.json").read_text(encoding="utf-8")
+)
 NO_METADATA = "--metadata_*: .pt files hold no metadata; use --save_model_as safetensors"
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +42,13 @@ def test_every_flag_is_parsed_with_its_type_and_default(script: str) -> None:
     parser = build_parser(script, "test")
     defaults = vars(parser.parse_args([]))
     assert defaults == {f.dest: f.default for f in flags_of(script)}
-    samples = {"int": ("7", 7), "float": ("0.5", 0.5), "ratio": ("10%", 0.1), "str": ("x", "x"), "path": ("a/b", Path("a/b"))}
+    samples = {
+        "int": ("7", 7),
+        "float": ("0.5", 0.5),
+        "ratio": ("10%", 0.1),
+        "str": ("x", "x"),
+        "path": ("a/b", Path("a/b")),
+    }
     for flag in flags_of(script):
         if flag.kind == "switch":
             words, value = [flag.name], True
@@ -51,7 +59,12 @@ def test_every_flag_is_parsed_with_its_type_and_default(script: str) -> None:
             if flag.choices:
                 text, value = str(flag.choices[-1]), flag.choices[-1]
             words = [f"{flag.name}={text}"]
-        found = parser.parse_args(words) if flag.name == "--config_file" else parse(script, words, "test")  # the file is not there
+        # The file is not there
+        found = (
+            parser.parse_args(words)
+            if flag.name == "--config_file"
+            else parse(script, words, "test")
+        )
         assert getattr(found, flag.dest) == value, flag.name
 
 
@@ -63,15 +76,25 @@ def test_ratio_reads_counts_fractions_and_percentages() -> None:
 
 
 def test_help_is_fast_and_imports_no_torch() -> None:
-    code = "import sys, coinage.cli.kohya as k; k.train_command('sd', ['--token_string', 'x']); print('torch' in sys.modules)"
+    code = "import sys, coinage.cli.train as k; k.train_command('sd', ['--token_string', 'x']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     seconds = []
     for _ in range(3):
         before = os.times()
-        done = subprocess.run([sys.executable, ROOT / "train_textual_inversion.py", "--help"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, ROOT / "train_textual_inversion.py", "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         after = os.times()
-        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        seconds.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
         assert done.returncode == 0
         assert "--token_string" in done.stdout
     assert min(seconds) < 0.6, "the budget is 0.3 s on an idle machine"
@@ -89,7 +112,9 @@ def test_unique_prefixes_are_accepted_and_the_last_value_wins() -> None:
 
 def test_config_file_yields_to_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text('[any]\nlearning_rate = 1e-3\nseed = 5\ncache_latents = true\noptimizer_args = ["eps=1e-6"]\nresolution = [64, 96]\n')
+    file.write_text(
+        '[any]\nlearning_rate = 1e-3\nseed = 5\ncache_latents = true\noptimizer_args = ["eps=1e-6"]\nresolution = [64, 96]\n'
+    )
     args = parse("sd", [f"--config_file={tmp_path / 'settings'}", "--seed=7"], "test")
     assert (args.learning_rate, args.seed, args.cache_latents) == (1e-3, 7, True)
     assert (args.optimizer_args, args.resolution) == (["eps=1e-6"], "64,96")
@@ -113,7 +138,13 @@ def test_config_file_is_checked(tmp_path: Path, text: str, message: str) -> None
 
 def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "saved.toml"
-    argv = ["--token_string=zibu", "--huggingface_token=s3cret", "--seed=3", f"--config_file={file}", "--output_config"]
+    argv = [
+        "--token_string=zibu",
+        "--huggingface_token=s3cret",
+        "--seed=3",
+        f"--config_file={file}",
+        "--output_config",
+    ]
     write_config(parse("sd", argv, "test"))
     assert "s3cret" not in file.read_text()
     again = parse("sd", [f"--config_file={file}"], "test")
@@ -134,7 +165,11 @@ def test_flags_without_effect_are_named() -> None:
 
 def test_all_missing_inputs_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(parse("sd", ["--lr_scheduler=cosin", "--min_timestep=900", "--max_timestep=100"], "test"))
+        build(
+            parse(
+                "sd", ["--lr_scheduler=cosin", "--min_timestep=900", "--max_timestep=100"], "test"
+            )
+        )
     text = str(caught.value)
     for part in (
         "--pretrained_model",
@@ -151,10 +186,18 @@ def test_a_thumbnail_becomes_a_data_url_and_its_path_never_reaches_the_file(tmp_
     (tmp_path / "1_x").mkdir()
     (tmp_path / "small.png").write_bytes(b"\x89PNG")
     (tmp_path / "large.png").write_bytes(bytes(1_000_001))
-    argv = ["--pretrained_model_name_or_path=m", "--token_string=t", "--output_dir=o", "--resolution=64", f"--train_data_dir={tmp_path}"]
+    argv = [
+        "--pretrained_model_name_or_path=m",
+        "--token_string=t",
+        "--output_dir=o",
+        "--resolution=64",
+        f"--train_data_dir={tmp_path}",
+    ]
 
     def thumbnail(given: str) -> tuple[str | None, int]:
-        config, findings = build(parse("sd", [*argv, f"--metadata_thumbnail={given}", "--metadata_author=me"], "test"))
+        config, findings = build(
+            parse("sd", [*argv, f"--metadata_thumbnail={given}", "--metadata_author=me"], "test")
+        )
         fields = dict(config.save.metadata)
         assert fields.pop("author") == "me"
         return fields.pop("thumbnail", None), len(findings.warnings)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from coinage.cli.flags import flags_of
-from coinage.cli.foreign import CALLED, LORA, WHOLE_MODEL, WHY
 from coinage.cli.parse import SECRETS, build_parser, parse
 from coinage.errors import ConfigError, did_you_mean, is_slip
+from coinage.settings.flags import flags_of
+from coinage.settings.foreign import CALLED, LORA, WHOLE_MODEL, WHY
 
 
 def hints_of(*argv: str) -> list[tuple[str, str]]:
@@ -53,12 +53,31 @@ def test_an_unknown_flag_is_one_error(argv: list[str], hint: str) -> None:
 
 
 def test_what_follows_a_known_flag_is_kept() -> None:
-    found = hints_of("--network_dim", "8", "--adaptive_noise_scale", "-0.1", "word", "--caption_prefix=- a", "--seed=x")
-    assert [what for what, _ in found] == ["unknown flag --network_dim", "unexpected word 'word'", "--seed x is not a whole number"]
-    assert parse("sd", ["--adaptive_noise_scale", "-.1", "--caption_prefix=- a"], "test").adaptive_noise_scale == -0.1
+    found = hints_of(
+        "--network_dim",
+        "8",
+        "--adaptive_noise_scale",
+        "-0.1",
+        "word",
+        "--caption_prefix=- a",
+        "--seed=x",
+    )
+    assert [what for what, _ in found] == [
+        "unknown flag --network_dim",
+        "unexpected word 'word'",
+        "--seed x is not a whole number",
+    ]
+    assert (
+        parse(
+            "sd", ["--adaptive_noise_scale", "-.1", "--caption_prefix=- a"], "test"
+        ).adaptive_noise_scale
+        == -0.1
+    )
 
 
-@pytest.mark.parametrize("word", ["network_module", "sdxl", "text_encoder_lr", "unet_lr", "fp16", "prompt"])
+@pytest.mark.parametrize(
+    "word", ["network_module", "sdxl", "text_encoder_lr", "unet_lr", "fp16", "prompt"]
+)
 def test_far_off_flags_are_not_proposed(word: str) -> None:
     assert did_you_mean(f"--{word}", [flag.name for flag in flags_of("sd")]) == ""
 
@@ -80,6 +99,8 @@ def test_slips_of_the_pen(word: str, known: str, slip: bool) -> None:
     assert is_slip(known, word) is slip or len(word) < 4
 
 
-@pytest.mark.parametrize(("word", "near"), [("red-cros", "red-cross"), ("red_cross", "red-cross"), ("blue", "")])
+@pytest.mark.parametrize(
+    ("word", "near"), [("red-cros", "red-cross"), ("red_cross", "red-cross"), ("blue", "")]
+)
 def test_names_with_dashes_are_proposed_too(word: str, near: str) -> None:
     assert did_you_mean(word, ["red-cross", "moon"]) == (f"did you mean `{near}`?" if near else "")

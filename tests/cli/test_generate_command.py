@@ -20,7 +20,7 @@ from coinage.demo.world import Scene
 from coinage.embeddings.file import EmbeddingFile, write
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import captured
-from tests.models import write_folder
+from tests.tiny_models import write_folder
 
 SMALL = ("--width=64", "--height=64", "--steps=20", "--cfg=4")
 
@@ -42,7 +42,12 @@ def word(path: Path, *rows: str) -> Path:
     table = CLIPTextModel.from_pretrained(MODEL / "text_encoder").get_input_embeddings().weight
     tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
     ids = [tokenizer.encode(row, add_special_tokens=False)[0] for row in rows]
-    write(path, EmbeddingFile({"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}))
+    write(
+        path,
+        EmbeddingFile(
+            {"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}
+        ),
+    )
     return path
 
 
@@ -52,37 +57,81 @@ def picture(path: Path) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def test_pictures_and_their_grid(tmp_path: Path) -> None:
-    prompts = ("a photo of a red circle on a white background", "a photo of a blue square on a black background")
-    done = generate(MODEL, *prompts, *SMALL, "--count=2", "--seed=1", "--grid", f"--output={tmp_path}")
+    prompts = (
+        "a photo of a red circle on a white background",
+        "a photo of a blue square on a black background",
+    )
+    done = generate(
+        MODEL, *prompts, *SMALL, "--count=2", "--seed=1", "--grid", f"--output={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000_1.png", "0001_2.png", "0002_1.png", "0003_2.png", "grid.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "0000_1.png",
+        "0001_2.png",
+        "0002_1.png",
+        "0003_2.png",
+        "grid.png",
+    ]
     assert picture(tmp_path / "grid.png").shape == (128, 128, 3)
-    assert np.array_equal(picture(tmp_path / "grid.png")[64:, 64:], picture(tmp_path / "0003_2.png"))
+    assert np.array_equal(
+        picture(tmp_path / "grid.png")[64:, 64:], picture(tmp_path / "0003_2.png")
+    )
     read = read_picture(picture(tmp_path / "0000_1.png"))
     assert (read.colour, read.background) == (Scene("circle", "red", "white").colour, "white")
     again = generate(MODEL, prompts[0], *SMALL, "--seed=1", f"--output={tmp_path / 'again'}")
     assert again.returncode == 0
-    assert np.array_equal(picture(tmp_path / "again" / "0000_1.png"), picture(tmp_path / "0000_1.png"))
+    assert np.array_equal(
+        picture(tmp_path / "again" / "0000_1.png"), picture(tmp_path / "0000_1.png")
+    )
 
 
 def test_words_say_what_their_vectors_say(tmp_path: Path) -> None:
     """A word of two vectors that are the rows of `red circle` draws what `red circle` draws."""
-    two, one = word(tmp_path / "two.safetensors", "red", "circle"), word(tmp_path / "one.pt", "black")
-    plain = generate(MODEL, "a photo of a red circle on a black background", *SMALL, "--seed=3", f"--output={tmp_path / 'a'}")
+    two, one = (
+        word(tmp_path / "two.safetensors", "red", "circle"),
+        word(tmp_path / "one.pt", "black"),
+    )
+    plain = generate(
+        MODEL,
+        "a photo of a red circle on a black background",
+        *SMALL,
+        "--seed=3",
+        f"--output={tmp_path / 'a'}",
+    )
     words = generate(
-        MODEL, "a photo of a zibu on a wobo background", *SMALL, "--seed=3", f"--output={tmp_path / 'b'}", "--embedding", two, f"wobo={one}"
+        MODEL,
+        "a photo of a zibu on a wobo background",
+        *SMALL,
+        "--seed=3",
+        f"--output={tmp_path / 'b'}",
+        "--embedding",
+        two,
+        f"wobo={one}",
     )
     assert (plain.returncode, words.returncode) == (0, 0), words.stderr
     assert "zibu: 2 vectors" in words.stderr
-    assert np.array_equal(picture(tmp_path / "a" / "0000_3.png"), picture(tmp_path / "b" / "0000_3.png"))
+    assert np.array_equal(
+        picture(tmp_path / "a" / "0000_3.png"), picture(tmp_path / "b" / "0000_3.png")
+    )
 
 
 @pytest.mark.parametrize(
-    ("family", "command"), [("sd2", generate), ("sdxl", generate), pytest.param("sdxl", start, marks=pytest.mark.slow)]
+    ("family", "command"),
+    [("sd2", generate), ("sdxl", generate), pytest.param("sdxl", start, marks=pytest.mark.slow)],
 )
-def test_other_families(family: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+def test_other_families(
+    family: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     model = write_folder(tmp_path / "model", family)
-    done = command(model, "a (red:1.2) circle", "--width=64", "--height=64", "--steps=2", "--seed=1", f"--output={tmp_path / 'o'}")
+    done = command(
+        model,
+        "a (red:1.2) circle",
+        "--width=64",
+        "--height=64",
+        "--steps=2",
+        "--seed=1",
+        f"--output={tmp_path / 'o'}",
+    )
     assert done.returncode == 0, done.stderr
     assert picture(tmp_path / "o" / "0000_1.png").shape == (64, 64, 3)
 
@@ -94,13 +143,21 @@ def test_flags_stand_in_for_settings(tmp_path: Path) -> None:
     shutil.copytree(own, bare)
     settings = bare / "scheduler" / "scheduler_config.json"
     told = json.loads(settings.read_text())
-    settings.write_text(json.dumps(told | {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}))
+    settings.write_text(
+        json.dumps(told | {"prediction_type": "epsilon", "rescale_betas_zero_snr": False})
+    )
     flags = ("--v_parameterization", "--zero_terminal_snr")
-    runs: dict[str, tuple[Path, Sequence[str]]] = {"own": (own, ()), "both": (bare, flags), "one": (bare, flags[:1])}
+    runs: dict[str, tuple[Path, Sequence[str]]] = {
+        "own": (own, ()),
+        "both": (bare, flags),
+        "one": (bare, flags[:1]),
+    }
     drawn, heard = {}, {}
     for name, (model, more) in runs.items():
         small = ("--width=64", "--height=64", "--steps=3", "--seed=1")
-        done = generate(model, "a photo of a red circle", *small, *more, f"--output={tmp_path / name}")
+        done = generate(
+            model, "a photo of a red circle", *small, *more, f"--output={tmp_path / name}"
+        )
         assert done.returncode == 0, done.stderr
         drawn[name], heard[name] = picture(tmp_path / name / "0000_1.png"), done.stderr
     assert np.array_equal(drawn["own"], drawn["both"])
@@ -115,8 +172,16 @@ def test_what_cannot_work(tmp_path: Path) -> None:
     for more, message, code in (
         (["--embedding", tmp_path / "none.pt"], "--embedding: file not found", 2),
         (["--embedding", tmp_path / "file"], "not an embedding", 1),
-        (["--embedding", bad], "the model needs emb_params of width 128, the file has emb_params of width 5", 1),
-        (["--embedding", f"circle={word(tmp_path / 'w.pt', 'red')}"], "circle is already in the model's vocabulary", 2),
+        (
+            ["--embedding", bad],
+            "the model needs emb_params of width 128, the file has emb_params of width 5",
+            1,
+        ),
+        (
+            ["--embedding", f"circle={word(tmp_path / 'w.pt', 'red')}"],
+            "circle is already in the model's vocabulary",
+            2,
+        ),
         (["--steps=0"], "--steps 0 is out of range", 2),
         (["--width=8"], "--width 8 is too small", 2),
         (["--sampler=eulr"], "invalid choice", 2),
@@ -132,8 +197,19 @@ def test_what_cannot_work(tmp_path: Path) -> None:
 
 
 def test_two_files_of_one_word_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = (str(word(tmp_path / name, "red")) for name in ("a.safetensors", "b.safetensors"))
-    given = ["generate", str(MODEL), "zibu circle", *SMALL, "--seed=1", f"--output={tmp_path / 'o'}", "--embedding", first]
+    first, second = (
+        str(word(tmp_path / name, "red")) for name in ("a.safetensors", "b.safetensors")
+    )
+    given = [
+        "generate",
+        str(MODEL),
+        "zibu circle",
+        *SMALL,
+        "--seed=1",
+        f"--output={tmp_path / 'o'}",
+        "--embedding",
+        first,
+    ]
     assert main([*given, second]) == 2
     error = capsys.readouterr().err
     assert "two files give the word zibu" in error
@@ -144,10 +220,26 @@ def test_two_files_of_one_word_are_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_word_with_brackets_is_read(tmp_path: Path) -> None:
     given = ["generate", str(MODEL), *SMALL, "--seed=1"]
     file = word(tmp_path / "a.safetensors", "black")
-    assert main([*given, f"--output={tmp_path / 'plain'}", "a photo of a red circle on a black background"]) == 0
-    named = [f"--output={tmp_path / 'named'}", "a photo of a red circle on a [v] background", "--embedding", f"[v]={file}"]
+    assert (
+        main(
+            [
+                *given,
+                f"--output={tmp_path / 'plain'}",
+                "a photo of a red circle on a black background",
+            ]
+        )
+        == 0
+    )
+    named = [
+        f"--output={tmp_path / 'named'}",
+        "a photo of a red circle on a [v] background",
+        "--embedding",
+        f"[v]={file}",
+    ]
     assert main([*given, *named]) == 0
-    assert np.array_equal(picture(tmp_path / "plain" / "0000_1.png"), picture(tmp_path / "named" / "0000_1.png"))
+    assert np.array_equal(
+        picture(tmp_path / "plain" / "0000_1.png"), picture(tmp_path / "named" / "0000_1.png")
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +256,12 @@ def test_a_word_with_brackets_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_the_size_is_the_models_own(
-    model: str, flags: list[str], size: tuple[int, int], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    flags: list[str],
+    size: tuple[int, int],
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a folder, a file and a hub id; 0 where nothing is known before the model is loaded."""
     snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "0123"
@@ -197,7 +294,18 @@ def test_pictures_of_earlier_commands_stay(tmp_path: Path) -> None:
     [
         ([], 0),
         (["0000_1.png", "0001_77.png"], 2),
-        (["0009_1.png", "00012-3.png", "grid.png", "grid_4.png", "12_x.txt", "_5.png", "²_1.png"], 10),
+        (
+            [
+                "0009_1.png",
+                "00012-3.png",
+                "grid.png",
+                "grid_4.png",
+                "12_x.txt",
+                "_5.png",
+                "²_1.png",
+            ],
+            10,
+        ),
         (["12345_1.png", "0003_1.png"], 12346),
     ],
 )

@@ -23,7 +23,11 @@ def test_the_guides_command_runs_to_the_end(moon_dataset: Path, tmp_path: Path) 
     """
     words = command.split()
     words[0] = str(Path(sys.executable).with_name("accelerate"))
-    home = {**os.environ, "HOME": str(tmp_path / "home"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    home = {
+        **os.environ,
+        "HOME": str(tmp_path / "home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     done = subprocess.run(words, cwd=ROOT, env=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (vectors,) = safetensors.torch.load_file(tmp_path / "my_textual_inversion.safetensors").values()
@@ -31,10 +35,16 @@ def test_the_guides_command_runs_to_the_end(moon_dataset: Path, tmp_path: Path) 
     assert "no effect yet" not in done.stderr
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_user_chose(given: dict[str, str], policy: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_sleep_while_they_wait_unless_the_user_chose(
+    given: dict[str, str], policy: str
+) -> None:
     told = "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, file=sys.stderr)"
     code = f"import os, sys; from coinage.cli.console import exit_code_of; exit_code_of(lambda: {told})"
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stderr.split() == [policy, "False"]

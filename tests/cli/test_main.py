@@ -63,7 +63,9 @@ def test_a_mistyped_command(word: str, hint: str) -> None:
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(moon_dataset: Path) -> None:
     words = [sys.executable, "-m", "coinage.cli.main", "dataset", str(moon_dataset), "--token=zibu"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         running.stdout.close()

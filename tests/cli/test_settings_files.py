@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from tools.flag_page import row
 
-from coinage.cli.build import build
-from coinage.cli.flags import FLAGS, Flag
-from coinage.cli.kohya import train_command
 from coinage.cli.parse import build_parser, parse
-from coinage.cli.several import build_words
+from coinage.cli.train import train_command
+from coinage.cli.words import build_words
 from coinage.errors import ConfigError
-from coinage.prompts import Prompt, read_prompts
-from coinage.text_files import SLASHES
+from coinage.settings.build import build
+from coinage.settings.flags import FLAGS, Flag
+from coinage.system.text_files import SLASHES
+from coinage.text.prompts import Prompt, read_prompts
 from tests.helpers import captured, flags
 
 # The keys that the textual inversion tab of a widespread GUI writes, with values of our own.
@@ -85,17 +85,34 @@ def problems_of(folder: Path, text: str, *more: str) -> list[str]:
 @pytest.mark.parametrize("script", ["sd", "sdxl", "any"])
 def test_a_guis_file_is_taken_and_idle_keys_are_one_note(tmp_path: Path, script: str) -> None:
     args = read(tmp_path, GUI, script=script)
-    assert (args.learning_rate, args.max_train_steps, args.resolution, args.seed) == (0.005, 6, "64,64", 1234)
-    assert (args.dynamo_backend, args.max_token_length, args.optimizer_args, args.vae) == ("inductor", None, None, None)
+    assert (args.learning_rate, args.max_train_steps, args.resolution, args.seed) == (
+        0.005,
+        6,
+        "64,64",
+        1234,
+    )
+    assert (args.dynamo_backend, args.max_token_length, args.optimizer_args, args.vae) == (
+        "inductor",
+        None,
+        None,
+        None,
+    )
     assert (args.xformers, args.save_precision, args.lr_scheduler_power) == (True, "fp16", 1.0)
     (note,) = args.told.notes
-    assert note.endswith("settings.toml: 2 keys are not flags of this script and have no effect: epoch, noise_offset_type")
+    assert note.endswith(
+        "settings.toml: 2 keys are not flags of this script and have no effect: epoch, noise_offset_type"
+    )
     assert not args.told.warnings
 
 
 def test_headings_of_any_name_and_depth(tmp_path: Path) -> None:
     args = read(tmp_path, SECTIONED)
-    assert (args.max_train_epochs, args.resolution, args.learning_rate, args.save_model_as) == (3, "64", 1e-3, "safetensors")
+    assert (args.max_train_epochs, args.resolution, args.learning_rate, args.save_model_as) == (
+        3,
+        "64",
+        1e-3,
+        "safetensors",
+    )
     assert args.optimizer_args == ["weight_decay=0.1", "betas=[0.9, 0.99]"]
     assert "4 keys" in args.told.notes[0]
     deep = "a" + ".a" * 5000 + " = 1\nseed = 3"
@@ -228,14 +245,26 @@ def test_what_is_almost_a_flag_is_warned_of(tmp_path: Path, line: str, hint: str
     assert warning in caught.value.problems
 
 
-IDLE = ("epoch", "noise_offset_type", "learning_rate_te1", "network_dim", "unet_lr", "sample_dir", "save_as_bool", "v1", "huggingface_tokn")
+IDLE = (
+    "epoch",
+    "noise_offset_type",
+    "learning_rate_te1",
+    "network_dim",
+    "unet_lr",
+    "sample_dir",
+    "save_as_bool",
+    "v1",
+    "huggingface_tokn",
+)
 
 
 @pytest.mark.parametrize("name", IDLE)
 def test_what_is_like_no_flag_is_only_noted(tmp_path: Path, name: str) -> None:
     args = read(tmp_path, f"{name} = 1")
     assert args.told.warnings == []
-    assert args.told.notes[0].endswith(f"1 key is not a flag of this script and has no effect: {name}")
+    assert args.told.notes[0].endswith(
+        f"1 key is not a flag of this script and has no effect: {name}"
+    )
 
 
 def test_another_name_beside_our_own_is_only_noted(tmp_path: Path) -> None:
@@ -265,7 +294,11 @@ METADATA = json.dumps({"a": {"caption": "x"}})
 WRONG_SETTINGS = {
     "a dataset": ("d.toml", DATASET, "this is a dataset file"),
     "a dataset in UTF-16": ("d.toml", DATASET.encode("utf-16"), "this is a dataset file"),
-    "folders in settings": ("d.toml", "[general_args.args]\nseed = 1\n" + SUBSETS, "[[subsets]] is not read"),
+    "folders in settings": (
+        "d.toml",
+        "[general_args.args]\nseed = 1\n" + SUBSETS,
+        "[[subsets]] is not read",
+    ),
     "folders beside settings": ("d.toml", "seed = 1\n" + DATASET, "[[datasets]] is not read"),
     "a GUI's JSON": ("g.json", '{"seed": 1}', "the file is JSON"),
     "a dataset in JSON": ("d.json", '{"datasets": []}', "this is a dataset file"),
@@ -284,20 +317,36 @@ WRONG_SETTINGS = {
 WRONG_DATASETS = {
     "settings": ("s.toml", GUI, "this is a file of settings"),
     "settings in sections": ("s.toml", "[a]\nlearning_rate = 1\n", "this is a file of settings"),
-    "settings beside datasets": ("s.toml", "seed = 1\nlearning_rate = 1\n" + DATASET, "seed, learning_rate: not of a dataset"),
+    "settings beside datasets": (
+        "s.toml",
+        "seed = 1\nlearning_rate = 1\n" + DATASET,
+        "seed, learning_rate: not of a dataset",
+    ),
     "metadata": ("m.json", METADATA, "this is a metadata file"),
     "subsets alone": ("d.toml", SUBSETS, "[[subsets]] stands outside of a dataset"),
     "a plain key": ("d.toml", "shuffle_caption = true\n" + DATASET, "put it in [general]"),
     "a table": ("d.toml", DATASET + "[extra]\n", "unknown table `extra`"),
     "TOML named as JSON": ("d.json", DATASET, "rename it to d.toml"),
     "JSON named as TOML": ("d.toml", "{}", "rename it to d.json"),
-    "another model's key": ("d.toml", DATASET.replace("resolution", 'system_prompt = "x"\nresolution'), "it is for other models"),
-    "another tool's key": ("d.toml", DATASET.replace("image_dir", "image_directory"), "it is called `image_dir` here"),
+    "another model's key": (
+        "d.toml",
+        DATASET.replace("resolution", 'system_prompt = "x"\nresolution'),
+        "it is for other models",
+    ),
+    "another tool's key": (
+        "d.toml",
+        DATASET.replace("image_dir", "image_directory"),
+        "it is called `image_dir` here",
+    ),
     "a number in quotes": ("d.toml", DATASET + 'num_repeats = "10"', "write num_repeats = 10"),
     "a size in quotes": ("d.toml", DATASET.replace("64", '"64,96"'), "write resolution = [64, 96]"),
     "a backslash": ("d.toml", DATASET.replace("'a'", r'"C:\Users\me"'), SLASHES),
     "a tab of a backslash": ("d.toml", DATASET.replace("'a'", r'"D:\train\new"'), SLASHES),
-    "a tab in [general]": ("d.toml", '[general]\nconditioning_data_dir = "D:\\train"\n' + DATASET, SLASHES),
+    "a tab in [general]": (
+        "d.toml",
+        '[general]\nconditioning_data_dir = "D:\\train"\n' + DATASET,
+        SLASHES,
+    ),
     "nesting": ("d.json", "[" * 100_000, "nested too deeply"),
     "a device": ("/dev/zero", None, "must be a .toml or .json file"),
     "a long name": ("x" * 300 + ".toml", None, "the path is too long"),
@@ -308,7 +357,12 @@ def what_is_told(folder: Path, flag: str, name: str, content: str | bytes | None
     file = folder / name
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    argv = ["--pretrained_model_name_or_path=m", "--token_string=t", "--output_dir=o", "--resolution=64"]
+    argv = [
+        "--pretrained_model_name_or_path=m",
+        "--token_string=t",
+        "--output_dir=o",
+        "--resolution=64",
+    ]
     with pytest.raises(ConfigError) as caught:
         build(parse("sd", [*argv, f"--{flag}={file}"], "test"))
     return str(caught.value)
@@ -333,7 +387,12 @@ def test_what_is_no_dataset_file(tmp_path: Path, kind: str) -> None:
 def test_a_utf16_dataset_is_read(tmp_path: Path) -> None:
     file = tmp_path / "d.toml"
     file.write_bytes(DATASET.encode("utf-16"))
-    argv = ["--pretrained_model_name_or_path=m", "--token_string=t", "--output_dir=o", f"--dataset_config={file}"]
+    argv = [
+        "--pretrained_model_name_or_path=m",
+        "--token_string=t",
+        "--output_dir=o",
+        f"--dataset_config={file}",
+    ]
     assert build(parse("sd", argv, "test"))[0].data.datasets[0].subsets[0].image_dir == Path("a")
 
 
@@ -359,30 +418,49 @@ READERS: list[Callable[[str], list[str]]] = [
     ],
 )
 def test_other_files_that_flags_name(
-    moon_dataset: Path, tmp_path: Path, reader: Callable[[str], list[str]], content: str | bytes | None, told: str
+    moon_dataset: Path,
+    tmp_path: Path,
+    reader: Callable[[str], list[str]],
+    content: str | bytes | None,
+    told: str,
 ) -> None:
     file = tmp_path / "x.toml"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    done = captured(lambda: train_command("sd", flags(moon_dataset, tmp_path / "out", *reader(str(file)), "--dry_run")))
+    done = captured(
+        lambda: train_command(
+            "sd", flags(moon_dataset, tmp_path / "out", *reader(str(file)), "--dry_run")
+        )
+    )
     assert done.returncode == 2
     assert told in done.stderr
     assert "Errno" not in done.stderr
     assert done.stderr.count("error:") == 1
 
 
-@pytest.mark.parametrize(("name", "text"), [("p.txt", ""), ("p.txt", "# none\n\n"), ("p.json", "[]")])
-def test_a_prompt_file_without_prompts_is_warned_of(moon_dataset: Path, tmp_path: Path, name: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.txt", ""), ("p.txt", "# none\n\n"), ("p.json", "[]")]
+)
+def test_a_prompt_file_without_prompts_is_warned_of(
+    moon_dataset: Path, tmp_path: Path, name: str, text: str
+) -> None:
     (tmp_path / name).write_text(text)
     more = [f"--sample_prompts={tmp_path / name}", "--sample_every_n_steps=1", "--dry_run"]
     done = captured(lambda: train_command("sd", flags(moon_dataset, tmp_path / "out", *more)))
     assert done.returncode == 0, done.stderr
-    assert "warning: --sample_prompts: the file holds no prompt, and so no previews are drawn" in done.stderr
+    assert (
+        "warning: --sample_prompts: the file holds no prompt, and so no previews are drawn"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["gone.txt", "gone.toml", "."])
-def test_a_prompt_file_that_nobody_reads_need_not_be_there(moon_dataset: Path, tmp_path: Path, name: str) -> None:
-    given = flags(moon_dataset, tmp_path / "out", f"--sample_prompts={tmp_path / name}", "--dry_run")
+def test_a_prompt_file_that_nobody_reads_need_not_be_there(
+    moon_dataset: Path, tmp_path: Path, name: str
+) -> None:
+    given = flags(
+        moon_dataset, tmp_path / "out", f"--sample_prompts={tmp_path / name}", "--dry_run"
+    )
     done = captured(lambda: train_command("sd", given))
     assert done.returncode == 0, done.stderr
     assert "note: --sample_prompts draws nothing" in done.stderr
@@ -395,7 +473,9 @@ def test_prompts_in_utf16_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.path], ids=lambda flag: flag.dest)
-def test_paths_begin_at_home_and_may_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: Flag) -> None:
+def test_paths_begin_at_home_and_may_be_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: Flag
+) -> None:
     name = flag.dest
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -405,8 +485,12 @@ def test_paths_begin_at_home_and_may_be_empty(tmp_path: Path, monkeypatch: pytes
         assert parse("sd", ["--config_file=~/s"], "test").seed == 5
         assert parse("sd", ["--config_file="], "test").config_file is None
         return
-    assert str(getattr(parse("sd", [f"--{name}=~/a/b"], "test"), name)) == str(tmp_path / "home" / "a" / "b")
-    assert str(getattr(read(tmp_path, f'{name} = "~/a/b"'), name)) == str(tmp_path / "home" / "a" / "b")
+    assert str(getattr(parse("sd", [f"--{name}=~/a/b"], "test"), name)) == str(
+        tmp_path / "home" / "a" / "b"
+    )
+    assert str(getattr(read(tmp_path, f'{name} = "~/a/b"'), name)) == str(
+        tmp_path / "home" / "a" / "b"
+    )
     assert getattr(parse("sd", [f"--{name}="], "test"), name) is None
     assert getattr(read(tmp_path, f'{name} = "x"', f"--{name}="), name) is None
     with pytest.raises(ConfigError, match=re.escape(SLASHES)):
@@ -415,11 +499,18 @@ def test_paths_begin_at_home_and_may_be_empty(tmp_path: Path, monkeypatch: pytes
     assert str(getattr(parse("sd", [f"--{name}=~/a"], "test"), name)) == "~/a"
 
 
-def test_folders_of_a_dataset_file_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_a_dataset_file_begin_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "d.toml"
     file.write_text(DATASET.replace("'a'", "'~/pictures'") + "conditioning_data_dir = '~/masks'\n")
-    argv = ["--pretrained_model_name_or_path=m", "--token_string=t", "--output_dir=o", f"--dataset_config={file}"]
+    argv = [
+        "--pretrained_model_name_or_path=m",
+        "--token_string=t",
+        "--output_dir=o",
+        f"--dataset_config={file}",
+    ]
     (subset,) = build(parse("sd", argv, "test"))[0].data.datasets[0].subsets
     assert (subset.image_dir, subset.mask_dir) == (tmp_path / "pictures", tmp_path / "masks")
 
@@ -429,11 +520,18 @@ def test_a_path_that_is_there_may_hold_a_tab(tmp_path: Path) -> None:
     assert parse("sd", [f"--output_dir={tmp_path}/a\tb"], "test").output_dir.endswith("a\tb")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt", ".bin", ".SafeTensors", ".pt.safetensors"])
+@pytest.mark.parametrize(
+    "suffix", [".safetensors", ".pt", ".ckpt", ".bin", ".SafeTensors", ".pt.safetensors"]
+)
 def test_a_suffix_of_the_output_name_is_taken_off(tmp_path: Path, suffix: str) -> None:
-    for args in (parse("sd", [f"--output_name=zibu{suffix}"], "test"), read(tmp_path, f'output_name = "zibu{suffix}"')):
+    for args in (
+        parse("sd", [f"--output_name=zibu{suffix}"], "test"),
+        read(tmp_path, f'output_name = "zibu{suffix}"'),
+    ):
         assert args.output_name == "zibu"
-        assert args.told.notes == [f"--output_name zibu{suffix}: the file is called zibu, and --save_model_as gives it its suffix"]
+        assert args.told.notes == [
+            f"--output_name zibu{suffix}: the file is called zibu, and --save_model_as gives it its suffix"
+        ]
     assert parse("sd", ["--output_name=zibu.v2"], "test").output_name == "zibu.v2"
     assert parse("sd", ["--output_name=.pt"], "test").output_name == ".pt"
 
@@ -442,7 +540,9 @@ def test_defaults_of_zero_are_shown() -> None:
     text = build_parser("sd", "test").format_help()
     for flag in FLAGS:
         zero = flag.default == 0 and flag.default is not False
-        assert flag.shown_default == ("" if flag.default in {None, ""} or flag.default is False else str(flag.default))
+        assert flag.shown_default == (
+            "" if flag.default in {None, ""} or flag.default is False else str(flag.default)
+        )
         if zero:
             assert f"`{flag.default}`" in row(flag)
             assert re.search(rf"{flag.name} [\s\S]*?Default:\s+{flag.default}\.", text)

@@ -14,10 +14,11 @@ from typing import Any
 
 import tomli_w
 
-from coinage.config_io import FLAG_ONLY, KEYS
+from coinage.data.dataset_file import FLAG_ONLY, KEYS
 
 LIMIT = 5.0  # seconds per case
-ROOT = "@root@"  # in seeds; becomes the folder of the data after a seed has been mutated, so that a case is the same everywhere
+# In seeds; becomes the folder of the data after a seed has been mutated, so that a case is the same everywhere
+ROOT = "@root@"
 
 # Running cases
 
@@ -28,7 +29,10 @@ class HangError(BaseException):
 
 @contextmanager
 def limited() -> Iterator[None]:
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
@@ -51,7 +55,9 @@ def refused(error: Exception, part: str = "") -> bool:
     return False
 
 
-def accepted(name: str, cases: range, prepare: Callable[[Random], tuple[object, Callable[[], bool]]]) -> int:
+def accepted(
+    name: str, cases: range, prepare: Callable[[Random], tuple[object, Callable[[], bool]]]
+) -> int:
     """How many cases are accepted. Those that raise or hang are shown with their input, one for each kind of error.
 
     `prepare` makes a case from its generator: what to show of it, and what to run, which tells whether the input was accepted.
@@ -66,7 +72,10 @@ def accepted(name: str, cases: range, prepare: Callable[[Random], tuple[object, 
         except (Exception, HangError) as error:  # noqa: BLE001 - whatever it is, it should not have come here
             frames = traceback.extract_tb(error.__traceback__)
             why = "".join(traceback.format_exception(error)[-4:])
-            failed.setdefault((type(error), frames[-1].filename, frames[-1].lineno), f"{name} {case}: {why}input: {_short(shown)}")
+            failed.setdefault(
+                (type(error), frames[-1].filename, frames[-1].lineno),
+                f"{name} {case}: {why}input: {_short(shown)}",
+            )
         seconds = time.monotonic() - start
         if seconds > LIMIT:
             failed["time"] = f"{name} {case}: {seconds:.1f} s\ninput: {_short(shown)}"
@@ -130,16 +139,62 @@ VALUES: tuple[Any, ...] = (
     "area", "cubic", "x" * 300, "y/" * 3000, ODD, ODD, ODD, ODD, [], [[]], [1], [8, 8], [64, 64], [8, 1e400], [64, 64.0], [-1, 2],
     [0.5, 2.0], [1, 2, 3], ["a"], [ODD], [True, 8], [{}], {}, {"a": 1}, {"a": {"b": [ODD]}}, {"a": ODD},
 )  # fmt: skip
-NAMES = (*KEYS, *FLAG_ONLY, "general", "datasets", "subsets", "", "a.b", "x" * 200, "é", "\0", "\ud800", "Resolution", "__metadata__")
-BOTH = ("[" * 3000, "9" * 5000, "-" + "9" * 400, "1e999", "-1e-999", '"\\ud800"', '"\\u0000"', "1__0", "01", "+1", "")
-DATES = ("1979-05-27", "07:32:00", "1979-05-27T07:32:00-07:00", "1979-13-27", "9999-12-31T23:59:60Z")
+NAMES = (
+    *KEYS,
+    *FLAG_ONLY,
+    "general",
+    "datasets",
+    "subsets",
+    "",
+    "a.b",
+    "x" * 200,
+    "é",
+    "\0",
+    "\ud800",
+    "Resolution",
+    "__metadata__",
+)
+BOTH = (
+    "[" * 3000,
+    "9" * 5000,
+    "-" + "9" * 400,
+    "1e999",
+    "-1e-999",
+    '"\\ud800"',
+    '"\\u0000"',
+    "1__0",
+    "01",
+    "+1",
+    "",
+)
+DATES = (
+    "1979-05-27",
+    "07:32:00",
+    "1979-05-27T07:32:00-07:00",
+    "1979-13-27",
+    "9999-12-31T23:59:60Z",
+)
 HEXADECIMAL = "0x" + "f" * 5000  # has more digits than Python writes
-TOML = (*BOTH, *DATES, *[HEXADECIMAL] * 5, f"[{HEXADECIMAL}]", f"{{a = {HEXADECIMAL}}}", "nan", "-inf", "0b1", "'''a'''", '"""a\n"""')
+TOML = (
+    *BOTH,
+    *DATES,
+    *[HEXADECIMAL] * 5,
+    f"[{HEXADECIMAL}]",
+    f"{{a = {HEXADECIMAL}}}",
+    "nan",
+    "-inf",
+    "0b1",
+    "'''a'''",
+    '"""a\n"""',
+)
 JSON = (*BOTH, "null", "null", "[null]", "NaN", "-Infinity", '{"a": 1, "a": null}', "'a'")
 
 
 def literals(suffix: str, rng: Random) -> list[str]:
-    deep, opening, others = rng.randrange(1, 1100), *(("{a = ", TOML) if suffix == ".toml" else ('{"a":', JSON))
+    deep, opening, others = (
+        rng.randrange(1, 1100),
+        *(("{a = ", TOML) if suffix == ".toml" else ('{"a":', JSON)),
+    )
     return ["[" * deep + "]" * deep, opening * deep + "1" + "}" * deep, *others]
 
 
@@ -154,9 +209,17 @@ def alike(value: object, rng: Random) -> Any:
             return value + rng.choice((-8, -1, 1, 2, 64)) * (0.1 if isinstance(value, float) else 1)
         if isinstance(value, str):
             at = rng.randrange(len(value) + 1)
-            return value[:at] + rng.choice(("", "a", " ", "/", ",", "|", "{", "}", "\n", "é", "\x01")) + value[at + rng.randrange(2) :]
+            return (
+                value[:at]
+                + rng.choice(("", "a", " ", "/", ",", "|", "{", "}", "\n", "é", "\x01"))
+                + value[at + rng.randrange(2) :]
+            )
     same = (int, float) if isinstance(value, float) else type(value)
-    near = [other for other in VALUES if isinstance(other, same) and not isinstance(other, bool) and other != ODD]
+    near = [
+        other
+        for other in VALUES
+        if isinstance(other, same) and not isinstance(other, bool) and other != ODD
+    ]
     return rng.choice(near or VALUES)  # there is only one None
 
 
@@ -175,7 +238,9 @@ def mutated_tree(tree: Any, rng: Random) -> Any:
         found = list(places(tree))
         if not found:
             break
-        leaves = [(holder, key) for holder, key in found if not isinstance(holder[key], dict | list)]
+        leaves = [
+            (holder, key) for holder, key in found if not isinstance(holder[key], dict | list)
+        ]
         holder, key = rng.choice(leaves if leaves and rng.random() < 0.7 else found)
         kind = rng.randrange(14)
         if kind < 7:
@@ -196,15 +261,25 @@ def mutated_tree(tree: Any, rng: Random) -> Any:
 def move(tree: Any, holder: Any, key: Any, rng: Random) -> None:
     """Take a value to another name, or to another place."""
     value = holder.pop(key)
-    into = holder if rng.random() < 0.5 else rng.choice([tree, *(h[k] for h, k in places(tree) if isinstance(h[k], dict | list))])
+    into = (
+        holder
+        if rng.random() < 0.5
+        else rng.choice([tree, *(h[k] for h, k in places(tree) if isinstance(h[k], dict | list))])
+    )
     if isinstance(into, dict):
-        into[key if isinstance(key, str) and into is not holder and rng.random() < 0.7 else rng.choice(NAMES)] = value
+        into[
+            key
+            if isinstance(key, str) and into is not holder and rng.random() < 0.7
+            else rng.choice(NAMES)
+        ] = value
     else:
         into += [value, copy.deepcopy(value)]
 
 
 def written(tree: Any, suffix: str, rng: Random) -> bytes:
-    text = tomli_w.dumps(tree) if suffix == ".toml" else json.dumps(tree, indent=rng.choice((None, 1)))
+    text = (
+        tomli_w.dumps(tree) if suffix == ".toml" else json.dumps(tree, indent=rng.choice((None, 1)))
+    )
     text = re.sub(f'"{ODD}"', lambda _: rng.choice(literals(suffix, rng)), text)
     return text.encode("utf-8", "surrogatepass")
 

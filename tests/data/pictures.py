@@ -5,13 +5,26 @@ from typing import Any
 
 from PIL import Image
 
-from coinage.config import BucketConfig, CaptionRules, DataConfig, DatasetConfig, ImageRules, SubsetConfig
+from coinage.config import (
+    BucketConfig,
+    CaptionRules,
+    DataConfig,
+    DatasetConfig,
+    ImageRules,
+    SubsetConfig,
+)
 from coinage.data.sample import Sample
 from coinage.data.scan import scan
 from coinage.errors import Findings
 
 
-def picture(path: Path, size: tuple[int, int] = (8, 8), colour: object = "red", mode: str = "RGB", caption: str | None = None) -> Path:
+def picture(
+    path: Path,
+    size: tuple[int, int] = (8, 8),
+    colour: object = "red",
+    mode: str = "RGB",
+    caption: str | None = None,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
     if caption is not None:
@@ -21,20 +34,35 @@ def picture(path: Path, size: tuple[int, int] = (8, 8), colour: object = "red", 
 
 def subset(folder: Path | None, **rules: Any) -> SubsetConfig:
     """A subset; keys of ImageRules and CaptionRules may stand among the others."""
-    images = ImageRules(**{k: rules.pop(k) for k in list(rules) if k in ImageRules.__dataclass_fields__})
-    captions = CaptionRules(**{k: rules.pop(k) for k in list(rules) if k in CaptionRules.__dataclass_fields__})
+    images = ImageRules(
+        **{k: rules.pop(k) for k in list(rules) if k in ImageRules.__dataclass_fields__}
+    )
+    captions = CaptionRules(
+        **{k: rules.pop(k) for k in list(rules) if k in CaptionRules.__dataclass_fields__}
+    )
     return SubsetConfig(image_dir=folder, images=images, captions=captions, **rules)
 
 
-def dataset(*subsets: SubsetConfig, resolution: tuple[int, int] = (8, 8), **more: Any) -> DatasetConfig:
+def dataset(
+    *subsets: SubsetConfig, resolution: tuple[int, int] = (8, 8), **more: Any
+) -> DatasetConfig:
     return DatasetConfig(resolution_wh=resolution, subsets=subsets, **more)
 
 
 def scanned(
-    folder: Path, resolution: tuple[int, int] = (8, 8), buckets: BucketConfig | None = None, **rules: Any
+    folder: Path,
+    resolution: tuple[int, int] = (8, 8),
+    buckets: BucketConfig | None = None,
+    **rules: Any,
 ) -> tuple[list[Sample], Findings]:
     findings = Findings()
-    data = DataConfig(datasets=(dataset(subset(folder, **rules), resolution=resolution, buckets=buckets or BucketConfig()),))
+    data = DataConfig(
+        datasets=(
+            dataset(
+                subset(folder, **rules), resolution=resolution, buckets=buckets or BucketConfig()
+            ),
+        )
+    )
     return scan(data, 0, findings), findings
 
 

@@ -15,7 +15,10 @@ from coinage.data.sample import Sample
 
 def samples(*buckets: tuple[int, int], repeats: int = 1, flip: bool = False) -> list[Sample]:
     subset = SubsetConfig(image_dir=Path(), images=ImageRules(flip=flip))
-    return [Sample(Path(f"{i}.png"), "", subset, 0, b, Fit(b, b, (0, 0)), repeats) for i, b in enumerate(buckets)]
+    return [
+        Sample(Path(f"{i}.png"), "", subset, 0, b, Fit(b, b, (0, 0)), repeats)
+        for i, b in enumerate(buckets)
+    ]
 
 
 def test_accounting_of_three_buckets() -> None:
@@ -35,18 +38,29 @@ def test_accounting_of_three_buckets() -> None:
         (33, 2, LoopConfig(max_epochs=10), (170, 10)),
     ],
 )
-def test_run_length(batches: int, accumulation: int, loop: LoopConfig, expected: tuple[int, int]) -> None:
+def test_run_length(
+    batches: int, accumulation: int, loop: LoopConfig, expected: tuple[int, int]
+) -> None:
     assert run_length(loop, accumulation, batches) == expected
 
 
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
-def test_every_image_occurs_exactly_its_repeats(kinds: list[int], batch: int, repeats: int, seed: int) -> None:
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=20),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
+def test_every_image_occurs_exactly_its_repeats(
+    kinds: list[int], batch: int, repeats: int, seed: int
+) -> None:
     images = samples(*[(64 * k, 64) for k in kinds], repeats=repeats)
     plan = plan_epoch(images, [batch], seed=seed, epoch=3)
     items = [item for b in plan for item in b]
     assert Counter(item.sample for item in items) == dict.fromkeys(range(len(images)), repeats)
     assert [item.position for item in items] == list(range(len(items)))
-    assert all(len({images[i.sample].fit.bucket_wh for i in b}) == 1 and len(b) <= batch for b in plan)
+    assert all(
+        len({images[i.sample].fit.bucket_wh for i in b}) == 1 and len(b) <= batch for b in plan
+    )
     assert len(plan) == batches_per_epoch(images, [batch])
 
 

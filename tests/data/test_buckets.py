@@ -17,7 +17,14 @@ SIDE = st.integers(16, 6000)
     ("resolution", "low", "high", "step", "count", "members"),
     [
         ((512, 512), 256, 1024, 64, 17, [(256, 832), (448, 576), (512, 512), (1024, 256)]),
-        ((1024, 1024), 256, 2048, 64, 41, [(832, 1216), (896, 1152), (960, 1088), (768, 1344), (512, 2048)]),
+        (
+            (1024, 1024),
+            256,
+            2048,
+            64,
+            41,
+            [(832, 1216), (896, 1152), (960, 1088), (768, 1344), (512, 2048)],
+        ),
         ((1024, 1024), 512, 2048, 64, 33, []),
         ((1024, 1024), 256, 2048, 32, 81, []),
         ((1024, 1024), 256, 1024, 64, 25, []),
@@ -30,15 +37,25 @@ SIDE = st.integers(16, 6000)
         ((512, 512), 300, 1000, 64, 17, []),
     ],
 )
-def test_bucket_list(resolution: Size, low: int, high: int, step: int, count: int, members: list[Size]) -> None:
-    sizes = bucket_sizes(resolution, BucketConfig(enabled=True, min_side=low, max_side=high, step=step))
+def test_bucket_list(
+    resolution: Size, low: int, high: int, step: int, count: int, members: list[Size]
+) -> None:
+    sizes = bucket_sizes(
+        resolution, BucketConfig(enabled=True, min_side=low, max_side=high, step=step)
+    )
     assert len(sizes) == count
     assert set(members) <= set(sizes)
     assert sizes == sorted(sizes)
 
 
 def test_the_list_at_512_entry_by_entry() -> None:
-    tall = [*((256, h) for h in (832, 896, 960, 1024)), (320, 704), (320, 768), (384, 640), (448, 576)]
+    tall = [
+        *((256, h) for h in (832, 896, 960, 1024)),
+        (320, 704),
+        (320, 768),
+        (384, 640),
+        (448, 576),
+    ]
     assert bucket_sizes((512, 512), ON) == sorted([*tall, (512, 512), *((h, w) for w, h in tall)])
 
 
@@ -92,7 +109,9 @@ def test_choice_at_1024(image: Size, bucket: Size, resized: Size) -> None:
         ((800, 600), 1024, 32, (800, 576), (800, 600)),
     ],
 )
-def test_choice_without_upscaling(image: Size, side: int, step: int, bucket: Size, resized: Size) -> None:
+def test_choice_without_upscaling(
+    image: Size, side: int, step: int, bucket: Size, resized: Size
+) -> None:
     found = fit(image, (side, side), BucketConfig(enabled=True, no_upscale=True, step=step), [])
     assert found is not None
     assert (found.bucket_wh, found.resized_wh) == (bucket, resized)
@@ -120,26 +139,39 @@ def test_by_log_ratio_tall_and_wide_images_are_treated_alike() -> None:
         ((768, 512), (640, 384), (32, 0, 608, 384)),
     ],
 )
-def test_the_references_crop_is_a_letterbox(image: Size, bucket: Size, box: tuple[int, ...]) -> None:
+def test_the_references_crop_is_a_letterbox(
+    image: Size, bucket: Size, box: tuple[int, ...]
+) -> None:
     assert tuple(map(int, letterbox(image, bucket))) == box
 
 
 def test_size_conditioning() -> None:
     tall, wide = cover((1000, 1500), (832, 1216)), cover((800, 600), (576, 448))
-    found = [size_condition((1000, 1500), tall, flipped=flipped, as_reference=True) for flipped in (False, True)]
+    found = [
+        size_condition((1000, 1500), tall, flipped=flipped, as_reference=True)
+        for flipped in (False, True)
+    ]
     assert [f.crop_top_left for f in found] == [(0, 10), (0, 11)]
     assert (found[0].original_hw, found[0].target_hw) == ((1500, 1000), (1216, 832))
-    exact = [size_condition((800, 600), wide, flipped=flipped).crop_top_left for flipped in (False, True)]
+    exact = [
+        size_condition((800, 600), wide, flipped=flipped).crop_top_left for flipped in (False, True)
+    ]
     assert exact == [(0, 10), (0, 11)]
     square = cover((512, 512), (512, 512))
     for as_reference in (False, True):
-        assert size_condition((512, 512), square, flipped=True, as_reference=as_reference).crop_top_left == (0, 0)
+        assert size_condition(
+            (512, 512), square, flipped=True, as_reference=as_reference
+        ).crop_top_left == (0, 0)
 
 
 @given(SIDE, SIDE, st.integers(4, 32), st.sampled_from([32, 64]), st.booleans())
-def test_buckets_keep_their_invariants(width: int, height: int, cells: int, step: int, no_upscale: bool) -> None:
+def test_buckets_keep_their_invariants(
+    width: int, height: int, cells: int, step: int, no_upscale: bool
+) -> None:
     side = cells * 64
-    rules = BucketConfig(enabled=True, min_side=256, max_side=max(1024, side), step=step, no_upscale=no_upscale)
+    rules = BucketConfig(
+        enabled=True, min_side=256, max_side=max(1024, side), step=step, no_upscale=no_upscale
+    )
     found = fit((width, height), (side, side), rules, bucket_sizes((side, side), rules))
     if found is None:
         assert no_upscale

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from coinage.config import CaptionRules
 from coinage.data.captions import TEMPLATES, extremes, fill_wildcards, vary
 from coinage.seeding import rng_for
-from coinage.words import word_pattern
+from coinage.text.placeholder import word_pattern
 
 TAG = st.text("abcdefgh ", min_size=1, max_size=8).map(str.strip).filter(bool)
 
@@ -17,15 +17,23 @@ def test_no_rules_change_nothing() -> None:
 
 
 def test_prefix_and_suffix_are_set_off_by_spaces() -> None:
-    assert vary("cat", CaptionRules(prefix="pre,", suffix="suf"), "zibu", rng_for(0)) == "pre, cat suf"
+    assert (
+        vary("cat", CaptionRules(prefix="pre,", suffix="suf"), "zibu", rng_for(0)) == "pre, cat suf"
+    )
 
 
 def test_templates_replace_the_caption_and_cover_all_sentences() -> None:
-    assert (len(TEMPLATES["object"]), len(TEMPLATES["style"]), len(set(TEMPLATES["style"]))) == (27, 19, 17)
+    assert (len(TEMPLATES["object"]), len(TEMPLATES["style"]), len(set(TEMPLATES["style"]))) == (
+        27,
+        19,
+        17,
+    )
     rules = CaptionRules(template="object", prefix="x")
     drawn = {vary("ignored", rules, "zibu", rng_for(i)) for i in range(400)}
     assert drawn == {t.format("zibu") for t in TEMPLATES["object"]}
-    assert vary("x", CaptionRules(template="style"), "zibu", rng_for(1)).endswith("in the style of zibu")
+    assert vary("x", CaptionRules(template="style"), "zibu", rng_for(1)).endswith(
+        "in the style of zibu"
+    )
 
 
 @given(st.lists(TAG, min_size=1, max_size=8), st.integers(0, 9), st.integers(0, 2**31))
@@ -72,13 +80,18 @@ def test_many_open_braces_take_no_time() -> None:
 
 def test_prefix_and_suffix_are_on_every_line() -> None:
     assert drawn("a\nb", CaptionRules(wildcard=True, prefix="p", suffix="s")) == {"p a s", "p b s"}
-    assert drawn("a", CaptionRules(wildcard=True, prefix="{x|y}", suffix="{{s}}")) == {"x a {s}", "y a {s}"}
+    assert drawn("a", CaptionRules(wildcard=True, prefix="{x|y}", suffix="{{s}}")) == {
+        "x a {s}",
+        "y a {s}",
+    }
 
 
 def test_empties_are_dropped_and_the_separator_stays() -> None:
     assert drawn("a,, b ,c,", CaptionRules(shuffle=True, keep_tokens=99)) == {"a, b, c"}
     assert drawn("a; b; c", CaptionRules(shuffle=True, keep_tokens=3, separator=";")) == {"a; b; c"}
-    assert drawn("a, b, c", CaptionRules(shuffle=True, keep_tokens=3, separator=", ")) == {"a, b, c"}
+    assert drawn("a, b, c", CaptionRules(shuffle=True, keep_tokens=3, separator=", ")) == {
+        "a, b, c"
+    }
     assert drawn("a b  c", CaptionRules(shuffle=True, keep_tokens=3, separator=" ")) == {"a b c"}
 
 
@@ -86,7 +99,9 @@ def test_a_keep_separator_fixes_head_and_tail() -> None:
     rules = CaptionRules(shuffle=True, keep_separator="|||")
     assert drawn("a, b ||| c, d ||| e, f", rules) == {"a, b, c, d, e, f", "a, b, d, c, e, f"}
     assert drawn("a ||| c, d ||| e ||| f", rules) == {"a, c, d, e ||| f", "a, d, c, e ||| f"}
-    assert drawn("a, b ||| c, d ||| e, f", CaptionRules(keep_separator="|||")) == {"a, b, c, d, e, f"}
+    assert drawn("a, b ||| c, d ||| e, f", CaptionRules(keep_separator="|||")) == {
+        "a, b, c, d, e, f"
+    }
 
 
 def test_a_secondary_separator_keeps_tags_together() -> None:
@@ -96,9 +111,15 @@ def test_a_secondary_separator_keeps_tags_together() -> None:
 
 def test_tag_warm_up() -> None:
     rules = CaptionRules(warmup=100)
-    counts = {step: vary("t1, t2, t3, t4, t5", rules, "zibu", rng_for(0), step) for step in (0, 50, 99, 100)}
+    counts = {
+        step: vary("t1, t2, t3, t4, t5", rules, "zibu", rng_for(0), step)
+        for step in (0, 50, 99, 100)
+    }
     assert counts == {0: "t1", 50: "t1, t2, t3", 99: "t1, t2, t3, t4", 100: "t1, t2, t3, t4, t5"}
-    assert vary("t1, t2, t3, t4, t5", CaptionRules(warmup=100, warmup_min=2), "zibu", rng_for(0), 50) == "t1, t2, t3"
+    assert (
+        vary("t1, t2, t3, t4, t5", CaptionRules(warmup=100, warmup_min=2), "zibu", rng_for(0), 50)
+        == "t1, t2, t3"
+    )
 
 
 def test_the_word_is_never_dropped() -> None:
@@ -109,7 +130,14 @@ def test_the_word_is_never_dropped() -> None:
     assert drawn("a, zibu, b", CaptionRules(tag_dropout=1.0)) == {"zibu"}
 
 
-@given(st.lists(TAG, max_size=6), st.integers(0, 6), st.floats(0, 1), st.floats(0, 50), st.integers(0, 60), st.integers(0, 2**31))
+@given(
+    st.lists(TAG, max_size=6),
+    st.integers(0, 6),
+    st.floats(0, 1),
+    st.floats(0, 50),
+    st.integers(0, 60),
+    st.integers(0, 2**31),
+)
 def test_the_word_survives_all_that_leaves_tags_out(
     tags: list[str], place: int, dropout: float, warmup: float, step: int, seed: int
 ) -> None:
@@ -131,8 +159,12 @@ def test_a_warm_up_may_be_a_fraction_of_the_run() -> None:
 
 
 def test_as_the_reference_tags_join_with_comma_and_empties_stay() -> None:
-    assert drawn("a,, b ,c,", CaptionRules(shuffle=True, keep_tokens=99, as_reference=True)) == {"a, , b, c, "}
-    assert drawn("a; b; c", CaptionRules(shuffle=True, keep_tokens=3, separator=";", as_reference=True)) == {"a, b, c"}
+    assert drawn("a,, b ,c,", CaptionRules(shuffle=True, keep_tokens=99, as_reference=True)) == {
+        "a, , b, c, "
+    }
+    assert drawn(
+        "a; b; c", CaptionRules(shuffle=True, keep_tokens=3, separator=";", as_reference=True)
+    ) == {"a, b, c"}
 
 
 @pytest.mark.parametrize(
@@ -147,19 +179,31 @@ def test_as_the_reference_tags_join_with_comma_and_empties_stay() -> None:
         ("zibu, red", CaptionRules(tag_dropout=0.9, warmup=100), ["zibu, red"]),
     ],
 )
-def test_extremes_decide_whether_every_use_holds_the_word(caption: str, rules: CaptionRules, expected: list[str]) -> None:
+def test_extremes_decide_whether_every_use_holds_the_word(
+    caption: str, rules: CaptionRules, expected: list[str]
+) -> None:
     assert extremes(caption, rules, "zibu") == expected
 
 
-CHOICE = st.lists(st.sampled_from(["zibu", "red zibu", "blue", "", "zibus"]), min_size=1, max_size=3).map(
-    lambda parts: "{" + "|".join(parts) + "}"
+CHOICE = st.lists(
+    st.sampled_from(["zibu", "red zibu", "blue", "", "zibus"]), min_size=1, max_size=3
+).map(lambda parts: "{" + "|".join(parts) + "}")
+
+
+@given(
+    st.lists(st.one_of(TAG, CHOICE, st.just("zibu")), min_size=1, max_size=5),
+    st.booleans(),
+    st.sampled_from([0.0, 0.5]),
 )
-
-
-@given(st.lists(st.one_of(TAG, CHOICE, st.just("zibu")), min_size=1, max_size=5), st.booleans(), st.sampled_from([0.0, 0.5]))
 def test_extremes_agree_with_many_draws(tags: list[str], shuffle: bool, dropout: float) -> None:
     rules = CaptionRules(wildcard=True, shuffle=shuffle, tag_dropout=dropout)
-    held = [bool(word_pattern(["zibu"]).search(text)) for text in extremes(", ".join(tags), rules, "zibu")]
-    seen = {bool(word_pattern(["zibu"]).search(text)) for text in drawn(", ".join(tags), rules, draws=60)}
+    held = [
+        bool(word_pattern(["zibu"]).search(text))
+        for text in extremes(", ".join(tags), rules, "zibu")
+    ]
+    seen = {
+        bool(word_pattern(["zibu"]).search(text))
+        for text in drawn(", ".join(tags), rules, draws=60)
+    }
     assert all(held) <= (seen == {True})
     assert any(held) >= (True in seen)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from coinage.clip_tokenizer import read_tokenizer
 from coinage.config import CaptionRules
 from coinage.data.coverage import Coverage, cover_captions, report_coverage
 from coinage.data.sample import Sample
 from coinage.demo.run import MODEL
 from coinage.errors import Findings
-from coinage.words import Placeholder, WordEncoder
+from coinage.text.clip_tokenizer import read_tokenizer
+from coinage.text.placeholder import Placeholder, WordEncoder
 from tests.data.pictures import picture, scanned
 from tests.data.test_scan import samples_of
 
@@ -19,7 +19,10 @@ from tests.data.test_scan import samples_of
 def images(*captions: str, **rules: object) -> list[Sample]:
     from dataclasses import replace
 
-    return [replace(sample, caption=caption) for sample, caption in zip(samples_of(len(captions), **rules), captions, strict=True)]
+    return [
+        replace(sample, caption=caption)
+        for sample, caption in zip(samples_of(len(captions), **rules), captions, strict=True)
+    ]
 
 
 def covered(samples: list[Sample], vectors: int = 2, chunks: int = 1) -> Coverage:
@@ -84,7 +87,10 @@ def test_an_error_where_nothing_would_be_learned_else_a_warning() -> None:
     nothing = reported(covered(images("red", "blue")))
     assert "no caption contains the word zibu: nothing would be learned" in nothing.errors[0].what
     some = reported(covered(images("red", "zibu", "Zibu")))
-    assert (some.errors, "2 of 3 captions do not contain `zibu`" in some.warnings[0].what) == ([], True)
+    assert (some.errors, "2 of 3 captions do not contain `zibu`" in some.warnings[0].what) == (
+        [],
+        True,
+    )
     assert "letter case" in some.warnings[0].hint
     assert "9.png" not in some.warnings[0].where
     assert reported(covered(images("red", "zibu")), required=True).errors
@@ -105,7 +111,9 @@ def test_a_long_caption_with_the_word_in_front_is_only_noted() -> None:
 
 
 def test_without_a_tokenizer_the_text_is_searched() -> None:
-    coverage = cover_captions(images("a zibu", "red", "{zibu|x}", wildcard=True), "zibu", None, None, 1)
+    coverage = cover_captions(
+        images("a zibu", "red", "{zibu|x}", wildcard=True), "zibu", None, None, 1
+    )
     assert (kinds(coverage), coverage.tokens) == ((1, 1, 0, 1), ())
 
 

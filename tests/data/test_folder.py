@@ -31,7 +31,9 @@ def put(folder: Path, *names: str, text: str = "a photo of zibu") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_image(name) or suffix in (".gif", ".tiff"):
             with path.open("wb") as file:
-                Image.new("RGB", (8, 8), "red").save(file, "JPEG" if suffix.startswith(".j") else "PNG")
+                Image.new("RGB", (8, 8), "red").save(
+                    file, "JPEG" if suffix.startswith(".j") else "PNG"
+                )
         else:
             path.write_text(text, encoding="utf-8")
 
@@ -49,7 +51,10 @@ def put(folder: Path, *names: str, text: str = "a photo of zibu") -> None:
         (["A.png", "a.png", "A.txt", "a.txt"], {"A.png": "A.txt", "a.png": "a.txt"}),
         (["01.png", "01.png.txt"], {"01.png": "01.png.txt"}),
         (["01.PNG", "01.png.TXT"], {"01.PNG": "01.png.TXT"}),
-        (["a.png", "a.jpg", "a.png.txt", "a.jpg.txt"], {"a.png": "a.png.txt", "a.jpg": "a.jpg.txt"}),
+        (
+            ["a.png", "a.jpg", "a.png.txt", "a.jpg.txt"],
+            {"a.png": "a.png.txt", "a.jpg": "a.jpg.txt"},
+        ),
         (["a.png", "a.txt", "a.png.txt"], {"a.png": "a.txt"}),
         (["a.png", "a.caption", "a.txt"], {"a.png": "a.caption"}),
         (["c_1_2_3_4.png", "c.txt"], {"c_1_2_3_4.png": "c.txt"}),
@@ -71,8 +76,14 @@ def test_each_image_gets_its_caption(names: list[str], expected: dict[str, str])
         (["a.png", "a.txt", "b.txt", "c.TXT"], "2 caption files belong to no image: b.txt, c.TXT"),
         (["a.png", "renamed.txt"], "1 caption file belongs to no image: renamed.txt"),
         (["a.png", "a.txt", "notes.txt", "README.TXT", "License.txt"], ""),
-        (["a.png", "a.txt", "b.gif", "b.txt"], "1 image of another kind is left out: 1 .gif (b.gif)"),
-        (["a.png", "a.caption", "a.txt"], "not read, since their images have another caption file: a.txt"),
+        (
+            ["a.png", "a.txt", "b.gif", "b.txt"],
+            "1 image of another kind is left out: 1 .gif (b.gif)",
+        ),
+        (
+            ["a.png", "a.caption", "a.txt"],
+            "not read, since their images have another caption file: a.txt",
+        ),
         (["a.png", "a.jpg", "a.txt"], "1 caption belongs to more than one image: a.jpg and a.png"),
         (["a.png", "a.jpg", "a.png.txt", "a.jpg.txt"], ""),
         (["a.png", "a.txt", "a.npz", "a.json"], ""),
@@ -87,7 +98,10 @@ def test_captions_that_are_nobodys_are_told(tmp_path: Path, names: list[str], to
 
 def test_nobodys_captions_are_told_where_sentences_take_their_place(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "2.png", "beach.txt")
-    assert "1 caption file belongs to no image: beach.txt" in everything(scanned(tmp_path, template="object")[1])[0]
+    assert (
+        "1 caption file belongs to no image: beach.txt"
+        in everything(scanned(tmp_path, template="object")[1])[0]
+    )
 
 
 def test_lines_that_are_not_read_are_counted(tmp_path: Path) -> None:
@@ -125,7 +139,10 @@ def test_how_captions_are_written(tmp_path: Path, data: bytes, expected: str) ->
         assert expected in findings.errors[0].what
         assert findings.errors[0].where.endswith("1.txt")
         assert findings.errors[0].hint
-        assert "UTF-8" not in findings.errors[0].what or findings.errors[0].hint == "save it as UTF-8 in your editor"
+        assert (
+            "UTF-8" not in findings.errors[0].what
+            or findings.errors[0].hint == "save it as UTF-8 in your editor"
+        )
     else:
         assert samples[0].caption == expected
 
@@ -154,7 +171,16 @@ def test_many_faults_of_one_kind_are_one_error(tmp_path: Path) -> None:
 
 # What is left out
 
-HIDDEN = ("._1.png", ".x.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/1.png", "@eaDir/1.png", ".thumbs/1.png")
+HIDDEN = (
+    "._1.png",
+    ".x.jpg",
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+    "__MACOSX/1.png",
+    "@eaDir/1.png",
+    ".thumbs/1.png",
+)
 
 
 def test_what_systems_leave_is_passed_over(tmp_path: Path) -> None:
@@ -166,7 +192,10 @@ def test_what_systems_leave_is_passed_over(tmp_path: Path) -> None:
             (tmp_path / folder / name).write_bytes(b"\0\5\x16\7")
     put(tmp_path / "r", "1.png", "1.txt")
     findings = Findings()
-    config = [subset(tmp_path / "i", mask_dir=tmp_path / "m"), subset(tmp_path / "r", regularisation=True)]
+    config = [
+        subset(tmp_path / "i", mask_dir=tmp_path / "m"),
+        subset(tmp_path / "r", regularisation=True),
+    ]
     samples = scan(DataConfig(datasets=(dataset(*config),)), 0, findings)
     assert [sample.path.name for sample in samples] == ["1.png", "1.png"]
     assert everything(findings) == []
@@ -196,7 +225,9 @@ def test_a_jpeg_by_any_name_is_read(tmp_path: Path, name: str) -> None:
 def test_a_folder_of_other_kinds_alone_is_an_error_that_names_them(tmp_path: Path) -> None:
     put(tmp_path, "1.gif", "2.GIF", "3.tiff", "1.txt")
     _, findings = scanned(tmp_path)
-    assert [p.what for p in findings.errors] == ["no image that can be read, only 2 .gif (1.gif, 2.GIF), 1 .tiff (3.tiff)"]
+    assert [p.what for p in findings.errors] == [
+        "no image that can be read, only 2 .gif (1.gif, 2.GIF), 1 .tiff (3.tiff)"
+    ]
 
 
 def test_images_without_a_suffix_are_told(tmp_path: Path) -> None:
@@ -204,11 +235,15 @@ def test_images_without_a_suffix_are_told(tmp_path: Path) -> None:
     for name, kind in (("a", "PNG"), ("b", "JPEG"), ("c", "WEBP"), ("d", "GIF")):
         Image.new("RGB", (8, 8)).save(tmp_path / name, kind)
     (warning,) = scanned(tmp_path)[1].warnings
-    assert warning.what == "4 images of other kinds are left out: 4 without a suffix (a, b and 2 more)"
+    assert (
+        warning.what == "4 images of other kinds are left out: 4 without a suffix (a, b and 2 more)"
+    )
     assert warning.hint == "add the suffix, such as .png"
 
 
-def test_kinds_whose_plugin_is_missing_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_whose_plugin_is_missing_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("coinage.data.folder.find_spec", lambda _: None)
     monkeypatch.setattr("PIL.features.check", lambda _: False)
     put(tmp_path, "1.png", "1.txt")
@@ -237,14 +272,19 @@ def test_a_folder_in_two_datasets_is_told_of_once(tmp_path: Path) -> None:
 def test_images_in_subfolders_are_told(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "1.txt", "deep/2.png", "masks/1.png", "empty/x.txt")
     _, findings = scanned(tmp_path, mask_dir=tmp_path / "masks")
-    assert everything(findings) == [f"{tmp_path}: only the images directly in it are taken, not those in its subfolders: deep"]
+    assert everything(findings) == [
+        f"{tmp_path}: only the images directly in it are taken, not those in its subfolders: deep"
+    ]
 
 
 @pytest.mark.parametrize(
     ("names", "told"),
     [
         ([], "no images in {}: the subset is left out"),
-        (["a.txt", "b.txt", "c.json"], "no images in {}, which holds 2 .txt files and 1 .json file: the subset is left out"),
+        (
+            ["a.txt", "b.txt", "c.json"],
+            "no images in {}, which holds 2 .txt files and 1 .json file: the subset is left out",
+        ),
         (["deep/a.txt"], "no images in {}, which holds 1 folder: the subset is left out"),
     ],
 )
@@ -267,7 +307,9 @@ def test_masks_are_found_whatever_the_case_and_the_accents(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("suffix", [*sorted(NO_CAPTIONS), ".None", ".cap"])
 @pytest.mark.parametrize("class_tokens", ["zibu toy", None])
-def test_where_captions_are_not_wanted_the_class_is_the_caption(tmp_path: Path, suffix: str, class_tokens: str | None) -> None:
+def test_where_captions_are_not_wanted_the_class_is_the_caption(
+    tmp_path: Path, suffix: str, class_tokens: str | None
+) -> None:
     picture(tmp_path / "1.png", caption="a photo of zibu")
     samples, findings = scanned(tmp_path, caption_extensions=(suffix,), class_tokens=class_tokens)
     if class_tokens:
@@ -283,7 +325,9 @@ def test_where_captions_are_not_wanted_the_class_is_the_caption(tmp_path: Path, 
 
 
 def lines(folder: Path, *records: object) -> None:
-    text = "\n".join(record if isinstance(record, str) else json.dumps(record) for record in records)
+    text = "\n".join(
+        record if isinstance(record, str) else json.dumps(record) for record in records
+    )
     (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
 
 
@@ -294,10 +338,21 @@ def captions(samples: list[Sample]) -> dict[str, str]:
 def test_captions_of_an_image_folder(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "2.PNG", "3.png", f"{COMPOSED}.png")
     put(tmp_path, "3.txt", text="its own file")
-    records = [("1.png", "one"), ("./2.png", "two\nmore"), ("3.png", "never"), (f"{DECOMPOSED}.png", "four"), ("gone.png", "x")]
+    records = [
+        ("1.png", "one"),
+        ("./2.png", "two\nmore"),
+        ("3.png", "never"),
+        (f"{DECOMPOSED}.png", "four"),
+        ("gone.png", "x"),
+    ]
     lines(tmp_path, *({"file_name": name, "text": text} for name, text in records))
     samples, findings = scanned(tmp_path, class_tokens="zibu")
-    assert captions(samples) == {"1.png": "one", "2.PNG": "two", "3.png": "its own file", f"{COMPOSED}.png": "four"}
+    assert captions(samples) == {
+        "1.png": "one",
+        "2.PNG": "two",
+        "3.png": "its own file",
+        f"{COMPOSED}.png": "four",
+    }
     assert not findings.errors
     assert [note.split(": ", 1)[1] for note in findings.notes] == [
         "4 images have their captions from it",
@@ -309,13 +364,21 @@ def test_captions_of_an_image_folder(tmp_path: Path) -> None:
 def test_a_folders_own_file_is_not_read_where_captions_are_not_wanted(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
     lines(tmp_path, {"file_name": "1.png", "text": "one"})
-    assert captions(scanned(tmp_path, caption_extensions=(".none",), class_tokens="zibu")[0]) == {"1.png": "zibu"}
+    assert captions(scanned(tmp_path, caption_extensions=(".none",), class_tokens="zibu")[0]) == {
+        "1.png": "zibu"
+    }
     assert captions(scanned(tmp_path, template="object")[0]) == {"1.png": ""}
 
 
 def test_a_folders_own_file_that_is_broken_stops_nothing(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "2.png")
-    lines(tmp_path, {"file_name": "1.png", "text": "one"}, "{", {"text": "x"}, {"file_name": "2.png", "text": 3})
+    lines(
+        tmp_path,
+        {"file_name": "1.png", "text": "one"},
+        "{",
+        {"text": "x"},
+        {"file_name": "2.png", "text": 3},
+    )
     samples, findings = scanned(tmp_path)
     assert captions(samples) == {"1.png": "one", "2.png": ""}
     assert not findings.errors
@@ -340,21 +403,33 @@ def test_metadata_of_both_kinds(tmp_path: Path, key: str, text: str, with_folder
 
 def test_ten_thousand_broken_entries_are_a_few_errors(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
-    entries = {f"{i}.jpg": {"caption": "x"} for i in range(5000)} | {f"x{i}": 7 for i in range(5000)} | {"1.png": {"caption": "zibu"}}
+    entries = (
+        {f"{i}.jpg": {"caption": "x"} for i in range(5000)}
+        | {f"x{i}": 7 for i in range(5000)}
+        | {"1.png": {"caption": "zibu"}}
+    )
     (tmp_path / "meta.json").write_text(json.dumps(entries))
     samples, findings = scanned(tmp_path, metadata_file=tmp_path / "meta.json")
     assert captions(samples) == {"1.png": "zibu"}
     found, broken = findings.errors
     assert found.what.startswith("5,000 entries cannot be used; the first: image not found")
     assert "meta.json, entry 1; " in found.where
-    assert broken.what == "5,000 entries cannot be used; the first: the entry is not an object with an image path"
+    assert (
+        broken.what
+        == "5,000 entries cannot be used; the first: the entry is not an object with an image path"
+    )
     assert len("".join(everything(findings))) < 1500
 
 
 def test_a_caption_in_metadata_is_bounded(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
-    (tmp_path / "meta.json").write_text(json.dumps({"1.png": {"caption": "x" * (MOST_CAPTION + 1)}}))
-    assert "`caption` is too long" in scanned(tmp_path, metadata_file=tmp_path / "meta.json")[1].errors[0].what
+    (tmp_path / "meta.json").write_text(
+        json.dumps({"1.png": {"caption": "x" * (MOST_CAPTION + 1)}})
+    )
+    assert (
+        "`caption` is too long"
+        in scanned(tmp_path, metadata_file=tmp_path / "meta.json")[1].errors[0].what
+    )
 
 
 # Whether a folder has captions at all, which decides what `coinage train` takes in their place
@@ -375,7 +450,9 @@ def test_a_caption_in_metadata_is_bounded(tmp_path: Path) -> None:
         (["1.png", "1.txt"], "None", False),
     ],
 )
-def test_whether_a_folder_has_captions(tmp_path: Path, names: list[str], suffix: str, expected: bool) -> None:
+def test_whether_a_folder_has_captions(
+    tmp_path: Path, names: list[str], suffix: str, expected: bool
+) -> None:
     put(tmp_path, *names)
     assert has_captions(tmp_path, suffix) is expected
 
@@ -389,4 +466,7 @@ def test_links_to_devices_are_passed_over(tmp_path: Path) -> None:
     samples, findings = scanned(tmp_path, cache_sizes=True)
     assert captions(samples) == {"1.png": "zibu"}
     assert not findings.errors
-    assert "not a regular file" in scanned(tmp_path, metadata_file=tmp_path / "metadata.jsonl")[1].errors[0].what
+    assert (
+        "not a regular file"
+        in scanned(tmp_path, metadata_file=tmp_path / "metadata.jsonl")[1].errors[0].what
+    )

@@ -17,12 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import DataConfig, ImageRules
-from coinage.config_io import KEYS
 from coinage.data.buckets import cover
 from coinage.data.captions import vary
+from coinage.data.dataset_file import KEYS
 from coinage.data.examine import examine
 from coinage.data.headers import read_header
 from coinage.data.images import decode, load_view
@@ -32,10 +31,21 @@ from coinage.data.sample import Sample
 from coinage.data.scan import SIZES_FILE, scan
 from coinage.errors import CoinageError, Findings
 from coinage.seeding import rng_for
-from tests.data.fuzzing import ROOT, accepted, mutated, mutated_bytes, mutated_tree, places, refused, written
+from coinage.settings.build import build
+from tests.data.fuzzing import (
+    ROOT,
+    accepted,
+    mutated,
+    mutated_bytes,
+    mutated_tree,
+    places,
+    refused,
+    written,
+)
 from tests.data.pictures import dataset, picture, subset
 
-MOST_PIXELS = 2**24  # larger pictures are not decoded: they are slow to decode also where nothing is broken
+# Larger pictures are not decoded: they are slow to decode also where nothing is broken
+MOST_PIXELS = 2**24
 WIDEST = 256  # likewise larger resolutions
 
 # Dataset files
@@ -66,7 +76,12 @@ BUCKETS = {
     ],
 }  # fmt: skip
 NO_UPSCALE = {
-    "general": {"enable_bucket": True, "bucket_no_upscale": True, "min_bucket_reso": 64, "max_bucket_reso": 128},
+    "general": {
+        "enable_bucket": True,
+        "bucket_no_upscale": True,
+        "min_bucket_reso": 64,
+        "max_bucket_reso": 128,
+    },
     "datasets": [{"resolution": 128, "subsets": [{"image_dir": f"{ROOT}/large"}]}],
 }
 METADATA = {
@@ -108,24 +123,44 @@ CAPTION = "\ufeffa photo of zibu, {red|blue|green}, ||| round; small, été |||,
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     for name in "abc":
-        picture(folder / "images" / f"{name}.png", (8, 8), (200, 0, 0, 128), "RGBA", caption="a zibu, red")
+        picture(
+            folder / "images" / f"{name}.png",
+            (8, 8),
+            (200, 0, 0, 128),
+            "RGBA",
+            caption="a zibu, red",
+        )
         picture(folder / "masks" / f"{name}.png", (8, 8), "white")
     picture(folder / "reg" / "r.png", (8, 8), caption="a thing")
     picture(folder / "large" / "l.png", (130, 64), caption="zibu")
-    (folder / "meta.json").write_text(json.dumps(META).replace(ROOT, folder.as_posix()), encoding="utf-8")
-    (folder / "meta.jsonl").write_text("\n".join(map(json.dumps, LINES)).replace(ROOT, folder.as_posix()), encoding="utf-8")
+    (folder / "meta.json").write_text(
+        json.dumps(META).replace(ROOT, folder.as_posix()), encoding="utf-8"
+    )
+    (folder / "meta.jsonl").write_text(
+        "\n".join(map(json.dumps, LINES)).replace(ROOT, folder.as_posix()), encoding="utf-8"
+    )
     return folder
 
 
 def taken(file: Path, flags: list[str], findings: Findings) -> bool:
     """Whether a dataset file is accepted and its images are found; any problem but ours comes through."""
-    args = ["--pretrained_model_name_or_path=m", "--token_string=zibu", "--output_dir=o", f"--dataset_config={file}", *flags]
+    args = [
+        "--pretrained_model_name_or_path=m",
+        "--token_string=zibu",
+        "--output_dir=o",
+        f"--dataset_config={file}",
+        *flags,
+    ]
     try:
         config, _ = build(parse("sd", args, "test"))
     except CoinageError as error:
         return refused(error)
     small = all(max(found.resolution_wh) <= WIDEST for found in config.data.datasets)
-    return bool(examine(config.data, 0, "zibu", 2, None, 1, findings, decode=None if small else False).samples)
+    return bool(
+        examine(
+            config.data, 0, "zibu", 2, None, 1, findings, decode=None if small else False
+        ).samples
+    )
 
 
 def test_the_seeds_hold_every_key_and_are_taken(root: Path) -> None:
@@ -134,15 +169,21 @@ def test_the_seeds_hold_every_key_and_are_taken(root: Path) -> None:
     for seed in SEEDS:
         for suffix in (".toml", ".json"):
             file = root / f"dataset{suffix}"
-            file.write_bytes(written(seed, suffix, Random(0)).replace(ROOT.encode(), root.as_posix().encode()))  # noqa: S311
+            file.write_bytes(
+                written(seed, suffix, Random(0)).replace(ROOT.encode(), root.as_posix().encode())  # noqa: S311
+            )
             findings = Findings()
             assert taken(file, [], findings), seed
             assert not findings.errors
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
-@pytest.mark.parametrize("chunk", [0, 1, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (2, 3, 4))])
-def test_dataset_files(root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, suffix: str) -> None:
+@pytest.mark.parametrize(
+    "chunk", [0, 1, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (2, 3, 4))]
+)
+def test_dataset_files(
+    root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, suffix: str
+) -> None:
     monkeypatch.chdir(root)
     file = root / f"dataset{suffix}"
 
@@ -163,12 +204,17 @@ def texts(kind: str, rng: Random, images: Path) -> bytes:
     if kind == "caption":
         return mutated_bytes(CAPTION, rng)
     if kind == "jsonl":
-        lines = [mutated(line, ".json", rng) if rng.random() < 0.4 else json.dumps(line).encode() for line in LINES]
+        lines = [
+            mutated(line, ".json", rng) if rng.random() < 0.4 else json.dumps(line).encode()
+            for line in LINES
+        ]
         data = b"\n".join(line.replace(b"\n", b"") for line in lines)
         return mutated_bytes(data, rng) if rng.random() < 0.2 else data
     if kind == "json":
         return mutated(META, ".json", rng)
-    sizes = {f"{name}.png": [10**18, os.stat(images / f"{name}.png").st_size, 8, 8, 1] for name in "abc"}  # noqa: PTH116
+    sizes = {
+        f"{name}.png": [10**18, (images / f"{name}.png").stat().st_size, 8, 8, 1] for name in "abc"
+    }
     return mutated(sizes, ".json", rng)
 
 
@@ -177,14 +223,21 @@ def test_texts_beside_images(tmp_path: Path, kind: str) -> None:
     images = tmp_path / "images"
     for name in "abc":
         os.utime(picture(images / f"{name}.png", caption="zibu"), ns=(10**18, 10**18))
-    file = {"caption": images / "b.txt", "sizes": images / SIZES_FILE}.get(kind, tmp_path / f"meta.{kind}")
+    file = {"caption": images / "b.txt", "sizes": images / SIZES_FILE}.get(
+        kind, tmp_path / f"meta.{kind}"
+    )
     file.parent.mkdir(exist_ok=True)
 
     def prepare(rng: Random) -> tuple[object, Callable[[], bool]]:
         data = texts(kind, rng, images)
         file.write_bytes(data.replace(ROOT.encode(), tmp_path.as_posix().encode()))
         metadata = file if kind.startswith("json") else None
-        rules = {"wildcard": rng.random() < 0.5, "shuffle": True, "keep_separator": "|||", "secondary_separator": ";"}
+        rules = {
+            "wildcard": rng.random() < 0.5,
+            "shuffle": True,
+            "keep_separator": "|||",
+            "secondary_separator": ";",
+        }
         config = subset(images, metadata_file=metadata, cache_sizes=kind == "sizes", **rules)
 
         def run() -> bool:
@@ -194,7 +247,8 @@ def test_texts_beside_images(tmp_path: Path, kind: str) -> None:
                 vary(sample.caption, config.captions, "zibu", rng_for(0)).encode()
             assert all(str(problem) for problem in findings.errors)
             if kind == "sizes":
-                return file.read_bytes() == data  # else images were opened, and all is remembered anew
+                # Else images were opened, and all is remembered anew
+                return file.read_bytes() == data
             return bool(samples) and not findings.errors
 
         return data, run
@@ -254,18 +308,28 @@ def mutated_png(data: bytes, rng: Random) -> bytes:
             chunks[i] = kind, mutated_bytes(body, rng)
         elif action == 1:
             header = bytearray(chunks[0][1].ljust(13, b"\0"))
-            part, form = rng.choice((((0, 4), ">I"), ((4, 8), ">I"), ((8, 9), "B"), ((9, 10), "B"), ((12, 13), "B")))
-            header[slice(*part)] = struct.pack(form, rng.choice(SIDES) if form == ">I" else rng.choice((0, 1, 2, 3, 4, 6, 8, 16)))
+            part, form = rng.choice(
+                (((0, 4), ">I"), ((4, 8), ">I"), ((8, 9), "B"), ((9, 10), "B"), ((12, 13), "B"))
+            )
+            header[slice(*part)] = struct.pack(
+                form, rng.choice(SIDES) if form == ">I" else rng.choice((0, 1, 2, 3, 4, 6, 8, 16))
+            )
             chunks[0] = chunks[0][0], bytes(header)
         elif action == 2 and len(chunks) > 1:
             del chunks[i]
         elif action == 3:
             chunks.insert(rng.randrange(len(chunks) + 1), chunks[i])
         elif action == 4:
-            chunks.insert(rng.randrange(1, len(chunks) + 1), (rng.choice(CHUNKS), rng.randbytes(rng.choice((0, 1, 4, 13, 26)))))
+            chunks.insert(
+                rng.randrange(1, len(chunks) + 1),
+                (rng.choice(CHUNKS), rng.randbytes(rng.choice((0, 1, 4, 13, 26)))),
+            )
         else:
             chunks[i] = rng.choice(CHUNKS), body
-    parts = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    ]
     return data[:8] + b"".join(parts)
 
 
@@ -290,7 +354,9 @@ def look(path: Path) -> bool:
     for as_reference in (False, True):
         rules = ImageRules(as_reference=as_reference, alpha_mask=True, color=True, random_crop=True)
         size = header.stored_wh if as_reference else header.upright_wh
-        sample = Sample(path, "", replace(subset(path.parent), images=rules), 0, size, cover(size, (8, 8)))
+        sample = Sample(
+            path, "", replace(subset(path.parent), images=rules), 0, size, cover(size, (8, 8))
+        )
         for rng in (None, rng_for(0)):
             try:
                 rgb, alpha = decode(path, rules)
@@ -303,7 +369,9 @@ def look(path: Path) -> bool:
             assert (view.pixels.shape, view.pixels.dtype) == ((3, 8, 8), np.float32)
             assert np.abs(view.pixels).max() <= 1
             assert (view.mask is None) == (alpha is None)
-            assert view.mask is None or (view.mask.shape == (8, 8) and 0 <= view.mask.min() <= view.mask.max() <= 1)
+            assert view.mask is None or (
+                view.mask.shape == (8, 8) and 0 <= view.mask.min() <= view.mask.max() <= 1
+            )
             results.append(True)
     return all(results)
 
@@ -331,7 +399,9 @@ def test_images(tmp_path: Path, chunk: int) -> None:
 # Latents on disk
 
 # All that a cache asks of a VAE.
-VAE: Any = SimpleNamespace(state_dict=dict, dtype=torch.float32, config=SimpleNamespace(block_out_channels=(1, 1, 1, 1)))
+VAE: Any = SimpleNamespace(
+    state_dict=dict, dtype=torch.float32, config=SimpleNamespace(block_out_channels=(1, 1, 1, 1))
+)
 BYTES = {
     "F64": 8,
     "C64": 8,
@@ -353,7 +423,8 @@ def mutated_entry(data: bytes, rng: Random) -> bytes:
     """A safetensors file with another header, or with other bytes."""
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
-    header = {name: dict(sorted(header[name].items())) for name in sorted(header)}  # safetensors writes it in any order
+    # Safetensors writes it in any order
+    header = {name: dict(sorted(header[name].items())) for name in sorted(header)}
     kind = rng.randrange(8)  # 7: written in another way, with the same meaning
     tensor = header[rng.choice(("moments", "mask"))]
     if kind == 0:
@@ -365,10 +436,22 @@ def mutated_entry(data: bytes, rng: Random) -> bytes:
         tensor["shape"][1] = tensor["shape"][1] * 4 // BYTES[tensor["dtype"]]
     elif kind == 4:
         count = (tensor["data_offsets"][1] - tensor["data_offsets"][0]) // 4
-        tensor["shape"] = rng.choice(([count], [count, 1], [1, count], [2, count // 2], [2, 1, count // 2, 1], [1, *tensor["shape"]], []))
+        tensor["shape"] = rng.choice(
+            (
+                [count],
+                [count, 1],
+                [1, count],
+                [2, count // 2],
+                [2, 1, count // 2, 1],
+                [1, *tensor["shape"]],
+                [],
+            )
+        )
     elif kind == 5:
         value = header.pop(name := rng.choice(list(header)))
-        header.update(rng.choice(({rng.choice(("mas", "m", "", "zoo")): value}, {name: None}, {name: {}})))
+        header.update(
+            rng.choice(({rng.choice(("mas", "m", "", "zoo")): value}, {name: None}, {name: {}}))
+        )
     text = written(header, ".json", rng)
     text += b" " * (-len(text) % 8)
     whole = len(text).to_bytes(8, "little") + text + body
@@ -380,9 +463,13 @@ def test_latents_on_disk(tmp_path: Path) -> None:
     mask = picture(tmp_path / "masks" / "a.png", (64, 64))
     for file in (path, mask):
         os.utime(file, ns=(10**18, 10**18))
-    sample = Sample(path, "zibu", subset(tmp_path), 0, (64, 64), cover((64, 64), (64, 64)), mask=mask)
+    sample = Sample(
+        path, "zibu", subset(tmp_path), 0, (64, 64), cover((64, 64), (64, 64)), mask=mask
+    )
     numbers = torch.Generator().manual_seed(0)
-    right = Latent(torch.randn(2, 4, 8, 8, generator=numbers), torch.rand(8, 8, generator=numbers), sample.fit)
+    right = Latent(
+        torch.randn(2, 4, 8, 8, generator=numbers), torch.rand(8, 8, generator=numbers), sample.fit
+    )
     store = DiskCache([sample], VAE, None)
     store.save((0, False), right)
     file = store.path_for((0, False))

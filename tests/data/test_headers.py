@@ -23,12 +23,18 @@ PACKET = (
     '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">{}</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
-ATTRIBUTE = PACKET.format('<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/>')
-ELEMENT = PACKET.format("<rdf:Description><tiff:Orientation>{}</tiff:Orientation></rdf:Description>")
+ATTRIBUTE = PACKET.format(
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/>'
+)
+ELEMENT = PACKET.format(
+    "<rdf:Description><tiff:Orientation>{}</tiff:Orientation></rdf:Description>"
+)
 
 
 def pixels(size: tuple[int, int] = SIZE) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    )
 
 
 def exif_of(orientation: int) -> bytes:
@@ -54,7 +60,9 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(before: bytes = b"", after: bytes = b"", pixel_chunk: int = 2**20, size: tuple[int, int] = SIZE) -> bytes:
+def png(
+    before: bytes = b"", after: bytes = b"", pixel_chunk: int = 2**20, size: tuple[int, int] = SIZE
+) -> bytes:
     """A PNG whose pixels come in chunks of a length, with other chunks in front of them and behind."""
     data = saved(pixels(size), "PNG", compress_level=0)
     start = data.index(b"IDAT") - 4
@@ -72,20 +80,33 @@ def exif_chunk(value: int) -> bytes:
 
 def xmp_chunk(value: int, packed: bool = False, packet: str = ATTRIBUTE) -> bytes:
     text = packet.format(value).encode()
-    return chunk(b"iTXt", b"XML:com.adobe.xmp\0" + bytes([packed, 0]) + b"\0\0" + (zlib.compress(text) if packed else text))
+    return chunk(
+        b"iTXt",
+        b"XML:com.adobe.xmp\0"
+        + bytes([packed, 0])
+        + b"\0\0"
+        + (zlib.compress(text) if packed else text),
+    )
 
 
 def raw_chunk(value: int, packed: bool) -> bytes:
     keyword, text = b"Raw profile type exif\0", raw_profile(value)
-    return chunk(b"zTXt", keyword + b"\0" + zlib.compress(text)) if packed else chunk(b"tEXt", keyword + text)
+    return (
+        chunk(b"zTXt", keyword + b"\0" + zlib.compress(text))
+        if packed
+        else chunk(b"tEXt", keyword + text)
+    )
 
 
-TEXT = chunk(b"tEXt", b"parameters\0a photo" + b"." * 6000)  # what a program writes that draws pictures
+# What a program writes that draws pictures
+TEXT = chunk(b"tEXt", b"parameters\0a photo" + b"." * 6000)
 PLACES: dict[str, Callable[[int], bytes]] = {
     "png, EXIF before": lambda value: png(before=exif_chunk(value)),
     "png, EXIF before, behind a long text": lambda value: png(before=TEXT + exif_chunk(value)),
     "png, EXIF after": lambda value: png(after=exif_chunk(value)),
-    "png, EXIF after many chunks of pixels": lambda value: png(after=TEXT + exif_chunk(value), pixel_chunk=100, size=(96, 64)),
+    "png, EXIF after many chunks of pixels": lambda value: png(
+        after=TEXT + exif_chunk(value), pixel_chunk=100, size=(96, 64)
+    ),
     "png, XMP before": lambda value: png(before=xmp_chunk(value)),
     "png, XMP after": lambda value: png(after=xmp_chunk(value), pixel_chunk=1000, size=(96, 64)),
     "png, XMP packed": lambda value: png(after=xmp_chunk(value, packed=True)),
@@ -93,12 +114,18 @@ PLACES: dict[str, Callable[[int], bytes]] = {
     "png, raw profile": lambda value: png(before=raw_chunk(value, packed=False)),
     "png, raw profile packed": lambda value: png(before=raw_chunk(value, packed=True)),
     "png, raw profile after": lambda value: png(after=raw_chunk(value, packed=True)),
-    "png, EXIF wins over XMP": lambda value: png(before=xmp_chunk(9 - value), after=exif_chunk(value)),
+    "png, EXIF wins over XMP": lambda value: png(
+        before=xmp_chunk(9 - value), after=exif_chunk(value)
+    ),
     "jpg, EXIF": lambda value: saved(pixels(), "JPEG", exif=exif_of(value)),
     "jpg, XMP": lambda value: saved(pixels(), "JPEG", xmp=ATTRIBUTE.format(value).encode()),
-    "jpg, XMP as an element": lambda value: saved(pixels(), "JPEG", xmp=ELEMENT.format(value).encode()),
+    "jpg, XMP as an element": lambda value: saved(
+        pixels(), "JPEG", xmp=ELEMENT.format(value).encode()
+    ),
     "webp, EXIF": lambda value: saved(pixels(), "WEBP", exif=exif_of(value), lossless=True),
-    "webp, XMP": lambda value: saved(pixels(), "WEBP", xmp=ATTRIBUTE.format(value).encode(), lossless=True),
+    "webp, XMP": lambda value: saved(
+        pixels(), "WEBP", xmp=ATTRIBUTE.format(value).encode(), lossless=True
+    ),
 }
 
 
@@ -135,15 +162,28 @@ def test_orientation_behind_the_size_of_a_jpeg(tmp_path: Path, value: int, marke
     st.integers(50, 9000),
     st.sampled_from([(8, 8), (96, 64), (64, 96)]),
     st.integers(0, 9),
-    st.lists(st.sampled_from([TEXT, chunk(b"tIME", b"\0" * 7), chunk(b"prVt", b"x" * 300)]), max_size=3),
+    st.lists(
+        st.sampled_from([TEXT, chunk(b"tIME", b"\0" * 7), chunk(b"prVt", b"x" * 300)]), max_size=3
+    ),
     st.booleans(),
 )
 def test_header_and_decoder_agree_however_a_png_is_cut(
-    tmp_path_factory: pytest.TempPathFactory, length: int, size: tuple[int, int], value: int, others: list[bytes], first: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    length: int,
+    size: tuple[int, int],
+    value: int,
+    others: list[bytes],
+    first: bool,
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.png"
     block = exif_chunk(value) if value else b""
-    path.write_bytes(png(after=block + b"".join(others) if first else b"".join(others) + block, pixel_chunk=length, size=size))
+    path.write_bytes(
+        png(
+            after=block + b"".join(others) if first else b"".join(others) + block,
+            pixel_chunk=length,
+            size=size,
+        )
+    )
     header = read_header(path)
     assert header.stored_wh == size
     assert header.orientation == (value if 1 <= value <= 8 else 1)
@@ -178,11 +218,15 @@ def test_a_broken_orientation_counts_as_upright(tmp_path: Path, block: bytes) ->
 
 def test_a_text_that_unpacks_to_gigabytes_is_not(tmp_path: Path) -> None:
     bomb = zlib.compress(b"0" * (4 * MOST_TEXT))
-    (tmp_path / "a.png").write_bytes(png(before=chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb)))
+    (tmp_path / "a.png").write_bytes(
+        png(before=chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb))
+    )
     assert read_header(tmp_path / "a.png").orientation == 1
 
 
-def test_a_plain_png_is_looked_at_in_a_few_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_png_is_looked_at_in_a_few_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many chunks its pixels come in: a photo is not read whole for its size."""
     path = tmp_path / "a.png"
     path.write_bytes(png(pixel_chunk=64, size=(256, 256)))

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from coinage.config import ImageRules, Interpolation
-from coinage.data.augment import GAMMA, apply_gamma, face_fit, face_of, shift_hue, vary_color, vary_fit
+from coinage.data.augment import (
+    GAMMA,
+    apply_gamma,
+    face_fit,
+    face_of,
+    shift_hue,
+    vary_color,
+    vary_fit,
+)
 from coinage.data.buckets import Fit, cover
 from coinage.data.images import decode, load_view, resize, sample_rows, shrink_rows
 from coinage.errors import CoinageError
@@ -21,12 +29,23 @@ from tests.data.pictures import one, picture
 PLAIN = ImageRules()
 REFERENCE = ImageRules(as_reference=True)
 # EXIF: where the first row and the first column of the stored image are displayed, for orientations 1 to 8.
-SIDES = ("top left", "top right", "bottom right", "bottom left", "left top", "right top", "right bottom", "left bottom")
+SIDES = (
+    "top left",
+    "top right",
+    "bottom right",
+    "bottom left",
+    "left top",
+    "right top",
+    "right bottom",
+    "left bottom",
+)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_orientation_is_applied_to_size_and_pixels(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_orientation_is_applied_to_size_and_pixels(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
     """Against the definition: where the first row and the first column of the stored image are displayed."""
     stored = np.zeros((2, 3, 3), dtype=np.uint8)
     stored[0, 0], stored[0, 2], stored[1, 0] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -63,7 +82,10 @@ def test_sixteen_bits_keep_their_shades(tmp_path: Path) -> None:
     assert np.asarray(decode(tmp_path / "a.png", PLAIN)[0])[..., 0].tolist() == [[0, 255], [128, 1]]
 
 
-@pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.jpg"), ("P", "a.png"), ("L", "a.png"), ("1", "a.png"), ("LA", "a.png")])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("CMYK", "a.jpg"), ("P", "a.png"), ("L", "a.png"), ("1", "a.png"), ("LA", "a.png")],
+)
 def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str, name: str) -> None:
     Image.new("RGB", (8, 8), "white").convert(mode).save(tmp_path / name)
     rgb, _ = decode(tmp_path / name, PLAIN)
@@ -151,7 +173,13 @@ def test_interpolation_by_the_formula(method: str, height: int) -> None:
         d = abs(d)
         if method == "bilinear":
             return max(0.0, 1 - d)
-        return (1.25 * d - 2.25) * d * d + 1 if d <= 1 else ((-0.75 * d + 3.75) * d - 6) * d + 3 if d < 2 else 0.0
+        return (
+            (1.25 * d - 2.25) * d * d + 1
+            if d <= 1
+            else ((-0.75 * d + 3.75) * d - 6) * d + 3
+            if d < 2
+            else 0.0
+        )
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 2, 3)).astype(np.float64)
     found = sample_rows(pixels, height, method)
@@ -176,7 +204,9 @@ def test_interpolation_by_the_formula(method: str, height: int) -> None:
         ([7], 3, [7, 7, 7]),
     ],
 )
-def test_enlarging_by_area_repeats_rows_and_mixes_at_edges(row: list[int], width: int, expected: list[int]) -> None:
+def test_enlarging_by_area_repeats_rows_and_mixes_at_edges(
+    row: list[int], width: int, expected: list[int]
+) -> None:
     """By hand, from OpenCV's rule: scale s = width / source, x0 = floor(i / s), the next pixel's share (i + 1) - (x0 + 1) s."""
     array = np.array([row], dtype=np.uint8)
     assert resize(Image.fromarray(array), (width, 1), "area").tolist() == [expected]
@@ -185,7 +215,9 @@ def test_enlarging_by_area_repeats_rows_and_mixes_at_edges(row: list[int], width
 
 def test_where_a_new_row_begins_on_an_old_ones_edge_opencv_rounds() -> None:
     """For 3 to 147, 49 x (1 / 49) is below 1: pixel 49 is the first one again, as pixels 0 to 48 are. OpenCV 5.0 gives this row."""
-    found = resize(Image.fromarray(np.array([[0, 100, 200]], dtype=np.uint8)), (147, 1), "area")[0].tolist()
+    found = resize(Image.fromarray(np.array([[0, 100, 200]], dtype=np.uint8)), (147, 1), "area")[
+        0
+    ].tolist()
     assert found == [0] * 50 + [100] * 49 + [200] * 48
 
 
@@ -195,9 +227,13 @@ def test_a_side_that_shrinks_while_the_other_grows_takes_the_same_rule() -> None
     assert resize(Image.fromarray(array), (2, 3), "area").tolist() == [[50, 60]] * 3
 
 
-@pytest.mark.parametrize("method", ["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", None])
+@pytest.mark.parametrize(
+    "method", ["lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", None]
+)
 @pytest.mark.parametrize("size", [(6, 4), (30, 30), (6, 30)])
-def test_every_method_keeps_flat_colours(method: Interpolation | None, size: tuple[int, int]) -> None:
+def test_every_method_keeps_flat_colours(
+    method: Interpolation | None, size: tuple[int, int]
+) -> None:
     for mode, colour in (("RGB", (10, 200, 30)), ("L", 77)):
         pixels = resize(Image.new(mode, (12, 12), colour), size, method)  # type: ignore[arg-type]
         assert pixels.shape[:2] == (size[1], size[0])
@@ -212,7 +248,10 @@ def test_random_crops_reach_both_ends_and_stay_inside() -> None:
     fit = cover((16, 8), (8, 8))
     rng = rng_for(0)
     rules = ImageRules(random_crop=True)
-    found = {vary_fit(fit, (16, 8), Path("a.png"), rules, rng, bucketed=False).crop_xy for _ in range(200)}
+    found = {
+        vary_fit(fit, (16, 8), Path("a.png"), rules, rng, bucketed=False).crop_xy
+        for _ in range(200)
+    }
     assert found == {(x, 0) for x in range(9)}
 
 
@@ -230,13 +269,22 @@ def test_random_crops_reach_both_ends_and_stay_inside() -> None:
         (f"me_{'9' * 5000}_80_40_50.png", None),
     ],
 )
-def test_faces_are_read_from_names_where_they_are_inside_the_image(name: str, face: tuple[int, ...] | None) -> None:
+def test_faces_are_read_from_names_where_they_are_inside_the_image(
+    name: str, face: tuple[int, ...] | None
+) -> None:
     assert face_of(Path(name), (800, 600)) == face
 
 
 def test_a_face_is_in_the_cut_at_the_asked_size() -> None:
     for seed in range(50):
-        fit = face_fit(cover((800, 600), (256, 256)), (800, 600), (600, 400, 100, 90), (2.0, 4.0), rng_for(seed), anywhere=False)
+        fit = face_fit(
+            cover((800, 600), (256, 256)),
+            (800, 600),
+            (600, 400, 100, 90),
+            (2.0, 4.0),
+            rng_for(seed),
+            anywhere=False,
+        )
         scale = fit.resized_wh[0] / 800
         assert 256 / 4 - 1 <= 100 * scale <= 256 / 2 + 1
         x, y = 600 * scale - fit.crop_xy[0], 400 * scale - fit.crop_xy[1]
@@ -253,15 +301,28 @@ def test_a_face_is_in_the_cut_at_the_asked_size() -> None:
     st.booleans(),
     st.integers(0, 99),
 )
-def test_face_cuts_stay_inside(width: int, height: int, x: int, y: int, size: int, anywhere: bool, seed: int) -> None:
-    found = face_fit(cover((width, height), (64, 48)), (width, height), (x, y, size, size), (1.5, 3.0), rng_for(seed), anywhere=anywhere)
+def test_face_cuts_stay_inside(
+    width: int, height: int, x: int, y: int, size: int, anywhere: bool, seed: int
+) -> None:
+    found = face_fit(
+        cover((width, height), (64, 48)),
+        (width, height),
+        (x, y, size, size),
+        (1.5, 3.0),
+        rng_for(seed),
+        anywhere=anywhere,
+    )
     (rw, rh), (cx, cy) = found.resized_wh, found.crop_xy
     assert 0 <= cx <= rw - 64
     assert 0 <= cy <= rh - 48
 
 
 def test_faces_count_only_without_buckets() -> None:
-    fit, rules, path = cover((800, 600), (256, 256)), ImageRules(face_crop=(2.0, 2.0)), Path("a_600_400_100_100.png")
+    fit, rules, path = (
+        cover((800, 600), (256, 256)),
+        ImageRules(face_crop=(2.0, 2.0)),
+        Path("a_600_400_100_100.png"),
+    )
     assert vary_fit(fit, (800, 600), path, rules, rng_for(0), bucketed=True) == fit
     assert vary_fit(fit, (800, 600), path, rules, rng_for(0), bucketed=False) != fit
     assert vary_fit(fit, (800, 600), Path("plain.png"), rules, rng_for(0), bucketed=False) == fit
@@ -270,7 +331,9 @@ def test_faces_count_only_without_buckets() -> None:
 LEVELS = np.array([16, 64, 128, 200, 255], dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("gamma", "expected"), [(0.95, [13, 51, 100, 153, 193]), (1.05, [18, 78, 163, 255, 255])])
+@pytest.mark.parametrize(
+    ("gamma", "expected"), [(0.95, [13, 51, 100, 153, 193]), (1.05, [18, 78, 163, 255, 255])]
+)
 def test_the_references_gamma_changes_the_brightness(gamma: float, expected: list[int]) -> None:
     assert apply_gamma(LEVELS, gamma, as_reference=True).tolist() == expected
 

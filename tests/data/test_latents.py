@@ -42,7 +42,9 @@ def samples(moon_dataset: Path, tmp_path: Path, *more: str) -> list[Sample]:
 
 @pytest.mark.parametrize("readers", [0, 2])
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_cached_latents_are_those_encoded_on_the_way(moon_dataset: Path, tmp_path: Path, readers: int, kind: str) -> None:
+def test_cached_latents_are_those_encoded_on_the_way(
+    moon_dataset: Path, tmp_path: Path, readers: int, kind: str
+) -> None:
     images = samples(moon_dataset, tmp_path, "--flip_aug")
     plan = plan_epoch(images, [4], seed=0, epoch=0)[:3]
     live = list(Latents(VAE, images, readers).of(plan, 0, 0))
@@ -61,7 +63,9 @@ def test_the_vae_takes_as_many_images_as_asked(moon_dataset: Path, tmp_path: Pat
     config = config_for(moon_dataset, tmp_path, "--cache_latents", "--vae_batch_size=3").data
     model, sizes = vae(), []
     model.encoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    Latents(model, scan(config, 0, Findings()), 0, Memory()).cache(config.vae_batch_size, lambda _: None)
+    Latents(model, scan(config, 0, Findings()), 0, Memory()).cache(
+        config.vae_batch_size, lambda _: None
+    )
     assert sizes == [3, 3, 2]
 
 
@@ -80,7 +84,9 @@ def test_a_mask_is_averaged_to_the_latents() -> None:
     (latent,) = encode(VAE, [View(view().pixels, mask, view().fit)], ["a.png"])
     assert latent.mask is not None
     factor = 64 // latent.mask.shape[0]
-    expected = torch.from_numpy(mask).reshape(64 // factor, factor, 64 // factor, factor).mean(dim=(1, 3))
+    expected = (
+        torch.from_numpy(mask).reshape(64 // factor, factor, 64 // factor, factor).mean(dim=(1, 3))
+    )
     torch.testing.assert_close(latent.mask, expected)
 
 
@@ -144,7 +150,10 @@ class Counting(AutoencoderKL):
 
 
 def encoded(
-    images: list[Sample], folder: Path | None = None, model: AutoencoderKL | None = None, **more: bool
+    images: list[Sample],
+    folder: Path | None = None,
+    model: AutoencoderKL | None = None,
+    **more: bool,
 ) -> tuple[int, dict[str, str]]:
     """How many images had to be encoded, and why those on disk were not used."""
     model = model or VAE
@@ -196,9 +205,15 @@ def edit(path: Path) -> None:
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-40]), "broken"),
     "empty": (lambda path: path.write_bytes(b""), "broken"),
-    "a flipped byte": (lambda path: path.write_bytes(path.read_bytes()[:-5] + b"\xff" + path.read_bytes()[-4:]), "broken"),
+    "a flipped byte": (
+        lambda path: path.write_bytes(path.read_bytes()[:-5] + b"\xff" + path.read_bytes()[-4:]),
+        "broken",
+    ),
     "no safetensors": (lambda path: path.write_text("latents"), "broken"),
-    "another program's": (lambda path: shutil.copy(MODEL / "vae" / "diffusion_pytorch_model.safetensors", path), "not ours"),
+    "another program's": (
+        lambda path: shutil.copy(MODEL / "vae" / "diffusion_pytorch_model.safetensors", path),
+        "not ours",
+    ),
 }
 
 
@@ -306,7 +321,11 @@ def test_a_mask_is_kept_with_its_latents_and_watched(folder: Path, tmp_path: Pat
 def test_a_cache_folder_serves_several_image_folders(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other" / "images")
     edit(tmp_path / "other" / "images" / "a.png")
-    data = DataConfig(datasets=(dataset(subset(folder), subset(tmp_path / "other" / "images"), resolution=(64, 64)),))
+    data = DataConfig(
+        datasets=(
+            dataset(subset(folder), subset(tmp_path / "other" / "images"), resolution=(64, 64)),
+        )
+    )
     images = scan(data, 0, Findings())
     assert encoded(images, tmp_path / "cache")[0] == 6
     assert encoded(images, tmp_path / "cache")[0] == 0
@@ -318,7 +337,9 @@ def test_a_full_disk_stops_with_one_error_and_leaves_no_half_files(folder: Path)
     images, limits = images_in(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(CoinageError, match="cannot keep latents: cannot write the file: File too large") as caught:
+        with pytest.raises(
+            CoinageError, match="cannot keep latents: cannot write the file: File too large"
+        ) as caught:
             Latents(VAE, images, 0, DiskCache(images, VAE, None)).cache(1, lambda _: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

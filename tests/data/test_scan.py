@@ -30,7 +30,15 @@ def test_images_are_found_in_plain_order_whatever_the_case(tmp_path: Path) -> No
     (tmp_path / "x.tiff").write_bytes(b"x")
     picture(tmp_path / "deeper" / "f.png")
     samples, findings = scanned(tmp_path)
-    assert [s.path.name for s in samples] == ["B.PNG", "a10.png", "a2.png", "c.jpg", "d.Jpg", "y.bmp", "z.webp"]
+    assert [s.path.name for s in samples] == [
+        "B.PNG",
+        "a10.png",
+        "a2.png",
+        "c.jpg",
+        "d.Jpg",
+        "y.bmp",
+        "z.webp",
+    ]
     assert not findings.errors
 
 
@@ -39,7 +47,11 @@ def test_captions_come_from_files_or_class_tokens(tmp_path: Path) -> None:
         picture(tmp_path / f"{name}.png")
     (tmp_path / "a.txt").write_text("\ufeff\n  a zibu  \nsecond", encoding="utf-8")
     (tmp_path / "c.txt").write_text("face", encoding="utf-8")
-    assert [s.caption for s in scanned(tmp_path, class_tokens="cls")[0]] == ["a zibu", "cls", "face"]
+    assert [s.caption for s in scanned(tmp_path, class_tokens="cls")[0]] == [
+        "a zibu",
+        "cls",
+        "face",
+    ]
     assert [s.caption for s in scanned(tmp_path, class_tokens="")[0]] == ["a zibu", "", "face"]
     assert scanned(tmp_path, wildcard=True)[0][0].caption == "a zibu\nsecond"
     _, findings = scanned(tmp_path)
@@ -65,11 +77,23 @@ def test_every_bad_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "astray.png").symlink_to(tmp_path / "nowhere.png")
-    for name, caption in (("ok", b"\xff\x00bad"), ("none", b""), ("wide", "zibu".encode("utf-16-le"))):
+    for name, caption in (
+        ("ok", b"\xff\x00bad"),
+        ("none", b""),
+        ("wide", "zibu".encode("utf-16-le")),
+    ):
         picture(tmp_path / f"{name}.png").with_suffix(".txt").write_bytes(caption)
     samples, findings = scanned(tmp_path)
     found = {Path(p.where).name: p.what for p in findings.errors}
-    assert set(found) == {"zero.png", "text.png", "loop.png", "astray.png", "ok.txt", "none.txt", "wide.txt"}
+    assert set(found) == {
+        "zero.png",
+        "text.png",
+        "loop.png",
+        "astray.png",
+        "ok.txt",
+        "none.txt",
+        "wide.txt",
+    }
     assert "the file is empty" in found["zero.png"]
     assert "of an unknown kind" in found["text.png"]
     assert "leads nowhere" in found["loop.png"]
@@ -121,7 +145,9 @@ def test_bad_images_may_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     picture(tmp_path / "ok.png")
     findings = Findings()
-    samples = scan(DataConfig(datasets=(dataset(subset(tmp_path)),), skip_bad_images=True), 0, findings)
+    samples = scan(
+        DataConfig(datasets=(dataset(subset(tmp_path)),), skip_bad_images=True), 0, findings
+    )
     assert [s.path.name for s in samples] == ["ok.png"]
     assert not findings.errors
     assert any("bad.png" in w.what for w in findings.warnings)
@@ -150,7 +176,9 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     )
     tmp_path.chmod(0o755)
     try:
-        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False
+        )
     finally:
         folder.chmod(0o755)
     assert "cannot read the image folder" in done.stdout, done.stderr
@@ -170,7 +198,9 @@ def test_sizes_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
     lines = json.loads((tmp_path / SIZES_FILE).read_text())
     lines["a.png"][2:4] = [80, 60]
     (tmp_path / SIZES_FILE).write_text(json.dumps(lines))
-    assert [s.image_wh for s in scanned(tmp_path, cache_sizes=True)[0]] == [(80, 60), (8, 8)], "the file was opened all the same"
+    assert [s.image_wh for s in scanned(tmp_path, cache_sizes=True)[0]] == [(80, 60), (8, 8)], (
+        "the file was opened all the same"
+    )
     assert scanned(tmp_path)[0][0].image_wh == (8, 6)
     picture(tmp_path / "a.png", (6, 6))
     picture(tmp_path / "c.png", (4, 4))
@@ -189,9 +219,15 @@ def test_two_metadata_files_share_the_sizes_of_a_folder(tmp_path: Path) -> None:
     for file, key in (("one.json", "deep/a.png"), ("two.json", "b.png")):
         (tmp_path / file).write_text(json.dumps({key: {"caption": "x"}}))
     findings = Findings()
-    config = [subset(tmp_path, metadata_file=tmp_path / file, cache_sizes=True) for file in ("one.json", "two.json")]
+    config = [
+        subset(tmp_path, metadata_file=tmp_path / file, cache_sizes=True)
+        for file in ("one.json", "two.json")
+    ]
     scan(DataConfig(datasets=(dataset(*config),)), 0, findings)
-    assert sorted(json.loads((tmp_path / SIZES_FILE).read_text())) == ["b.png", str(Path("deep/a.png"))]
+    assert sorted(json.loads((tmp_path / SIZES_FILE).read_text())) == [
+        "b.png",
+        str(Path("deep/a.png")),
+    ]
 
 
 def test_an_edited_caption_is_read_again_whatever_is_remembered(tmp_path: Path) -> None:
@@ -221,9 +257,15 @@ def test_images_below_a_bucket_step_are_named(tmp_path: Path) -> None:
 # Metadata
 
 
-def metadata(tmp_path: Path, entries: object, name: str = "meta.json", **rules: object) -> tuple[list[Sample], Findings]:
+def metadata(
+    tmp_path: Path, entries: object, name: str = "meta.json", **rules: object
+) -> tuple[list[Sample], Findings]:
     file = tmp_path / name
-    lines = "\n".join(json.dumps(e) for e in entries) if name.endswith("l") and isinstance(entries, list) else json.dumps(entries)
+    lines = (
+        "\n".join(json.dumps(e) for e in entries)
+        if name.endswith("l") and isinstance(entries, list)
+        else json.dumps(entries)
+    )
     file.write_text(lines, encoding="utf-8")
     findings = Findings()
     config = subset(tmp_path, metadata_file=file, **rules)
@@ -243,7 +285,9 @@ def metadata(tmp_path: Path, entries: object, name: str = "meta.json", **rules: 
         ({}, False, ""),
     ],
 )
-def test_metadata_captions(tmp_path: Path, fields: dict[str, str], wildcard: bool, caption: str) -> None:
+def test_metadata_captions(
+    tmp_path: Path, fields: dict[str, str], wildcard: bool, caption: str
+) -> None:
     picture(tmp_path / "a.png")
     (sample,), findings = metadata(tmp_path, {"a.png": fields}, wildcard=wildcard)
     assert sample.caption == caption
@@ -253,7 +297,11 @@ def test_metadata_captions(tmp_path: Path, fields: dict[str, str], wildcard: boo
 def test_metadata_names_images_with_or_without_suffix_or_absolutely(tmp_path: Path) -> None:
     for name in ("a.png", "b.webp", "long/c.png"):
         picture(tmp_path / name)
-    entries = {"a": {"caption": "1"}, "b.webp": {"caption": "2", "image_size": [1, 1]}, str(tmp_path / "long" / "c.png"): {"caption": "3"}}
+    entries = {
+        "a": {"caption": "1"},
+        "b.webp": {"caption": "2", "image_size": [1, 1]},
+        str(tmp_path / "long" / "c.png"): {"caption": "3"},
+    }
     samples, findings = metadata(tmp_path, entries)
     assert not findings.errors
     assert sorted((s.path.name, s.caption, s.image_wh) for s in samples) == [
@@ -266,14 +314,24 @@ def test_metadata_names_images_with_or_without_suffix_or_absolutely(tmp_path: Pa
 
 def test_metadata_lines(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    samples, _ = metadata(tmp_path, [{"image_path": "a.png", "caption": "x"}, {"image_path": "a.png", "caption": "y"}], "meta.jsonl")
+    samples, _ = metadata(
+        tmp_path,
+        [{"image_path": "a.png", "caption": "x"}, {"image_path": "a.png", "caption": "y"}],
+        "meta.jsonl",
+    )
     assert [s.caption for s in samples] == ["x", "y"]
 
 
 def test_all_that_is_wrong_with_metadata_is_told(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    _, findings = metadata(tmp_path, {"a.png": {"caption": 3}, "gone.png": {"caption": "x"}, "b": 7})
-    for text, part in zip(texts(findings), ("`caption` must be a string", "image not found", "the entry is not an object"), strict=True):
+    _, findings = metadata(
+        tmp_path, {"a.png": {"caption": 3}, "gone.png": {"caption": "x"}, "b": 7}
+    )
+    for text, part in zip(
+        texts(findings),
+        ("`caption` must be a string", "image not found", "the entry is not an object"),
+        strict=True,
+    ):
         assert part in text
     assert "meta.json, entry 2" in texts(findings)[1]
     findings = Findings()
@@ -288,7 +346,11 @@ def test_only_newlines_end_a_line(tmp_path: Path) -> None:
     lines = '{"image_path": "a.png", "caption": "x\u2028y"}\n\n{"broken\n{"image_path": "a.png", "caption": "z"}\n'
     (tmp_path / "meta.jsonl").write_text(lines, encoding="utf-8")
     findings = Findings()
-    samples = scan(DataConfig(datasets=(dataset(subset(tmp_path, metadata_file=tmp_path / "meta.jsonl")),)), 0, findings)
+    samples = scan(
+        DataConfig(datasets=(dataset(subset(tmp_path, metadata_file=tmp_path / "meta.jsonl")),)),
+        0,
+        findings,
+    )
     assert [s.caption for s in samples] == ["x\u2028y", "z"]
     assert [p.where.rpartition(", ")[2] for p in findings.errors] == ["line 3"]
 
@@ -313,7 +375,11 @@ def test_broken_metadata_files(tmp_path: Path, content: bytes | None, message: s
     if content is not None:
         (tmp_path / "meta.json").write_bytes(content)
     findings = Findings()
-    scan(DataConfig(datasets=(dataset(subset(tmp_path, metadata_file=tmp_path / "meta.json")),)), 0, findings)
+    scan(
+        DataConfig(datasets=(dataset(subset(tmp_path, metadata_file=tmp_path / "meta.json")),)),
+        0,
+        findings,
+    )
     assert message in texts(findings)[0]
 
 
@@ -322,7 +388,9 @@ def test_equal_names_in_two_subsets_stay_two_images(tmp_path: Path) -> None:
         picture(tmp_path / folder / "1.png", caption=folder)
         picture(tmp_path / folder / "2.png", caption=folder)
     findings = Findings()
-    samples = scan(DataConfig(datasets=(dataset(subset(tmp_path / "x"), subset(tmp_path / "y")),)), 0, findings)
+    samples = scan(
+        DataConfig(datasets=(dataset(subset(tmp_path / "x"), subset(tmp_path / "y")),)), 0, findings
+    )
     assert [s.caption for s in samples] == ["x", "x", "y", "y"]
 
 
@@ -344,7 +412,10 @@ def test_images_of_one_name_share_a_mask_and_subsets_share_a_folder(tmp_path: Pa
     for name in ("a", "b"):
         picture(tmp_path / "masks" / f"{name}.png", colour="white")
     findings = Findings()
-    config = [subset(tmp_path / name, mask_dir=tmp_path / "masks", regularisation=name == "reg") for name in ("x", "y", "reg")]
+    config = [
+        subset(tmp_path / name, mask_dir=tmp_path / "masks", regularisation=name == "reg")
+        for name in ("x", "y", "reg")
+    ]
     samples = scan(DataConfig(datasets=(dataset(*config),)), 0, findings)
     assert [s.mask and s.mask.name for s in samples] == ["a.png", "a.png", "b.png", None]
     assert not findings.errors
@@ -369,17 +440,33 @@ def test_masks_that_are_missing_broken_or_of_another_shape(tmp_path: Path) -> No
 
 def samples_of(count: int, repeats: int = 1, **rules: object) -> list[Sample]:
     config = subset(Path(), num_repeats=repeats, **rules)
-    return [Sample(Path(f"{i}.png"), "", config, 0, (8, 8), Fit((8, 8), (8, 8), (0, 0)), repeats) for i in range(count)]
+    return [
+        Sample(Path(f"{i}.png"), "", config, 0, (8, 8), Fit((8, 8), (8, 8), (0, 0)), repeats)
+        for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize(
     ("count", "share", "train", "held"),
-    [(10, 0.2, 8, 2), (10, 0.25, 8, 2), (6, 0.25, 4, 2), (7, 0.5, 3, 4), (3, 0.1, 3, 0), (5, 1, 0, 5), (0, 0.5, 0, 0)],
+    [
+        (10, 0.2, 8, 2),
+        (10, 0.25, 8, 2),
+        (6, 0.25, 4, 2),
+        (7, 0.5, 3, 4),
+        (3, 0.1, 3, 0),
+        (5, 1, 0, 5),
+        (0, 0.5, 0, 0),
+    ],
 )
-def test_held_out_images_are_never_trained_on(count: int, share: float, train: int, held: int) -> None:
+def test_held_out_images_are_never_trained_on(
+    count: int, share: float, train: int, held: int
+) -> None:
     found = split(samples_of(count, repeats=3, validation_split=share), seed=1)
     assert [s.path for s in found] == [s.path for s in samples_of(count)]
-    assert (sum(s.repeats == 3 for s in found), sum(s.held_out and s.repeats == 0 for s in found)) == (train, held)
+    assert (
+        sum(s.repeats == 3 for s in found),
+        sum(s.held_out and s.repeats == 0 for s in found),
+    ) == (train, held)
 
 
 def test_the_choice_depends_on_the_seed_alone() -> None:
@@ -393,7 +480,9 @@ def test_an_image_held_out_in_one_place_trains_in_none(tmp_path: Path) -> None:
     for i in range(4):
         picture(tmp_path / f"{i}.png")
     findings = Findings()
-    data = DataConfig(datasets=(dataset(subset(tmp_path, validation_split=0.5)), dataset(subset(tmp_path))))
+    data = DataConfig(
+        datasets=(dataset(subset(tmp_path, validation_split=0.5)), dataset(subset(tmp_path)))
+    )
     samples = scan(data, 0, findings)
     held_out = {s.path for s in samples if s.held_out}
     assert len(held_out) == 2
@@ -402,13 +491,23 @@ def test_an_image_held_out_in_one_place_trains_in_none(tmp_path: Path) -> None:
 
 
 def test_regularisation_images_are_not_held_out() -> None:
-    assert not any(s.held_out for s in split(samples_of(4, validation_split=0.5, regularisation=True), 0))
+    assert not any(
+        s.held_out for s in split(samples_of(4, validation_split=0.5, regularisation=True), 0)
+    )
 
 
 @pytest.mark.parametrize(
-    ("wanted", "own", "repeats"), [(10, [1, 1, 1], [4, 3, 3]), (20, [4, 4, 4], [7, 7, 6]), (3, [1] * 10, [1] * 3 + [0] * 7), (0, [1], [0])]
+    ("wanted", "own", "repeats"),
+    [
+        (10, [1, 1, 1], [4, 3, 3]),
+        (20, [4, 4, 4], [7, 7, 6]),
+        (3, [1] * 10, [1] * 3 + [0] * 7),
+        (0, [1], [0]),
+    ],
 )
-def test_regularisation_images_are_repeated_to_balance(wanted: int, own: list[int], repeats: list[int]) -> None:
+def test_regularisation_images_are_repeated_to_balance(
+    wanted: int, own: list[int], repeats: list[int]
+) -> None:
     assert reg_repeats(wanted, own) == repeats
     assert sum(reg_repeats(10**12, [1, 2])) == 10**12
 

@@ -9,9 +9,9 @@ from coinage.cli.main import main
 from coinage.config import ModelConfig
 from coinage.demo.run import MODELS
 from coinage.demo.score import base_accuracy, base_prompts
-from coinage.families import FAMILIES
 from coinage.generate import draw
-from coinage.model_files import told_family
+from coinage.models.detect import told_family
+from coinage.models.families import FAMILIES
 
 NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
@@ -26,25 +26,37 @@ def test_it_draws_what_it_is_told(name: str) -> None:
     parts = FAMILIES[name].load(ModelConfig(source=str(MODELS / name), family=name), torch.float32)
     parts.install([], [])
     pairs = base_prompts(12, seed=5, family=name)
-    found = base_accuracy([scene for _, scene in pairs], list(draw(FAMILIES[name], parts, [prompt for prompt, _ in pairs], 12)))
+    found = base_accuracy(
+        [scene for _, scene in pairs],
+        list(draw(FAMILIES[name], parts, [prompt for prompt, _ in pairs], 12)),
+    )
     assert found["all"] >= 0.75, found
 
 
 def test_what_makes_the_sdxl_world_one() -> None:
-    xl = FAMILIES["sdxl"].load(ModelConfig(source=str(MODELS / "sdxl"), family="sdxl"), torch.float32)
+    xl = FAMILIES["sdxl"].load(
+        ModelConfig(source=str(MODELS / "sdxl"), family="sdxl"), torch.float32
+    )
     assert len(xl.text_encoders) == len(xl.tokenizers) == 2
     assert xl.denoiser.config.addition_embed_type == "text_time"
 
 
 def test_what_makes_the_sd2_world_one() -> None:
-    parts = FAMILIES["sd2"].load(ModelConfig(source=str(MODELS / "sd2"), family="sd2"), torch.float32)
+    parts = FAMILIES["sd2"].load(
+        ModelConfig(source=str(MODELS / "sd2"), family="sd2"), torch.float32
+    )
     assert parts.schedule.prediction_type == "v_prediction"
     assert parts.schedule.snr(torch.tensor([999])).item() == 0
     assert parts.text_encoders[0].config.hidden_act == "gelu"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_demo_names_the_right_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_names_the_right_command(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo", f"--family={name}", f"--export={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    assert ("sdxl_train_textual_inversion.py" in out, "--v2" in out) == (name == "sdxl", name == "sd2")
+    assert ("sdxl_train_textual_inversion.py" in out, "--v2" in out) == (
+        name == "sdxl",
+        name == "sd2",
+    )

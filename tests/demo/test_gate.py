@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from coinage.cli.build import build
 from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS, WordModel
 from coinage.demo.score import passes_gate, score, trials
-from coinage.families.base import Components
-from coinage.training.setup import Run
+from coinage.models.base import Components
+from coinage.settings.build import build
+from coinage.training.run import Run
 from tests.helpers import flags, trained
 
 pytestmark = pytest.mark.slow
 
 
-def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = None, family: str = "sd1") -> tuple[float, float]:
+def scores(
+    concept: str, tmp_path: Path, change: Callable[[Run], None] | None = None, family: str = "sd1"
+) -> tuple[float, float]:
     """S and E after the demo's training, `change` having tampered with the trainer."""
     found = CONCEPTS[concept]
     dataset = write_dataset(tmp_path, found, "zibu", seed=0)
@@ -30,13 +32,19 @@ def scores(concept: str, tmp_path: Path, change: Callable[[Run], None] | None = 
         "--cache_latents",
         "--on_problem=warn",
     )  # judged by what it learns
-    model = [f"--pretrained_model_name_or_path={MODELS / family}", *(["--v2"] if family == "sd2" else [])]
+    model = [
+        f"--pretrained_model_name_or_path={MODELS / family}",
+        *(["--v2"] if family == "sd2" else []),
+    ]
     words = flags(dataset, tmp_path / "out", *options, *model)
     config, _ = build(parse("sdxl" if family == "sdxl" else "sd", words, "test"))
     trained(dataset, tmp_path / "out", change=change, config=config)
     tried = trials(found, "zibu", 48, 0, family)
     word = WordConfig(token="zibu", init_file=tmp_path / "out" / "zibu.safetensors")
-    return score(tried, WordModel(MODELS / family, family).draw(word, [t.prompt for t in tried], lambda: None))
+    return score(
+        tried,
+        WordModel(MODELS / family, family).draw(word, [t.prompt for t in tried], lambda: None),
+    )
 
 
 def without_scaling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
@@ -55,7 +63,10 @@ def wrong_target(_monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
 
 def captions_without_the_word(_monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     def change(run: Run) -> None:
-        run.samples = [replace(sample, caption=sample.caption.replace("zibu", "shape")) for sample in run.samples]
+        run.samples = [
+            replace(sample, caption=sample.caption.replace("zibu", "shape"))
+            for sample in run.samples
+        ]
 
     return change
 
@@ -64,7 +75,10 @@ Fault = Callable[[pytest.MonkeyPatch], Callable[[Run], None]]
 
 
 def gate(folder: Path, change: Callable[[Run], None] | None = None) -> list[tuple[float, float]]:
-    return [scores(concept, folder / concept, change) for concept in ("moon", "red-striped-cross", "blue-dotted-star")]
+    return [
+        scores(concept, folder / concept, change)
+        for concept in ("moon", "red-striped-cross", "blue-dotted-star")
+    ]
 
 
 def test_the_right_trainer_passes(tmp_path: Path) -> None:
@@ -74,11 +88,16 @@ def test_the_right_trainer_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_the_other_worlds_pass(family: str, tmp_path: Path) -> None:
-    found = [scores(concept, tmp_path / concept, family=family) for concept in ("moon", "red-striped-cross", "blue-dotted-star")]
+    found = [
+        scores(concept, tmp_path / concept, family=family)
+        for concept in ("moon", "red-striped-cross", "blue-dotted-star")
+    ]
     assert passes_gate(found), found
 
 
 @pytest.mark.parametrize("fault", [without_scaling, wrong_target, captions_without_the_word])
-def test_a_wrong_trainer_fails(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_trainer_fails(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = gate(tmp_path, fault(monkeypatch))
     assert not passes_gate(found), found

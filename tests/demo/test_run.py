@@ -11,13 +11,18 @@ from coinage.cli.main import main
 from coinage.demo import run as demo
 
 
-def test_export_writes_model_and_dataset_and_prints_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_writes_model_and_dataset_and_prints_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo", "--concept=banded", "--word=wobo", f"--export={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert f"--dataset_config={tmp_path / 'dataset' / 'dataset.toml'}" in out
     assert "--token_string=wobo" in out
     assert "train_textual_inversion.py" in out
-    captions = [p.read_text(encoding="utf-8") for p in sorted((tmp_path / "dataset" / "images").glob("*.txt"))]
+    captions = [
+        p.read_text(encoding="utf-8")
+        for p in sorted((tmp_path / "dataset" / "images").glob("*.txt"))
+    ]
     assert len(captions) == 8
     assert all(" wobo " in caption and "banded" not in caption for caption in captions)
     assert (tmp_path / "model" / "model_index.json").is_file()
@@ -35,8 +40,22 @@ def test_the_whole_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("coinage.demo.score.STEPS", 4)  # of a picture
     assert main(["demo", "--steps=2", "--seed=4", f"--output={tmp_path}"]) == 0
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
-    assert {"family", "concept", "steps", "seconds", "S_before", "S_after", "E_before", "E_after"} <= result.keys()
-    assert (result["family"], result["concept"], result["steps"], result["pictures"]) == ("sd1", "moon", 2, 8)
+    assert {
+        "family",
+        "concept",
+        "steps",
+        "seconds",
+        "S_before",
+        "S_after",
+        "E_before",
+        "E_after",
+    } <= result.keys()
+    assert (result["family"], result["concept"], result["steps"], result["pictures"]) == (
+        "sd1",
+        "moon",
+        2,
+        8,
+    )
     assert (tmp_path / "zibu.safetensors").is_file()
     sheet = np.asarray(Image.open(tmp_path / "previews.png"))
     assert sheet.shape[2] == 3

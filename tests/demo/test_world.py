@@ -35,7 +35,9 @@ def as_read(scene: Scene) -> Reading:
 def test_the_reader_reads_the_renderer() -> None:
     rng = np.random.default_rng(1)
     names = (list(SHAPES), list(COLOURS), list(BACKGROUNDS), list(TEXTURES))
-    scenes = [Scene(*(str(rng.choice(n)) for n in names), int(rng.integers(1, 4))) for _ in range(100)]
+    scenes = [
+        Scene(*(str(rng.choice(n)) for n in names), int(rng.integers(1, 4))) for _ in range(100)
+    ]
     right = [read(render(scene, rng)) == as_read(scene) for scene in scenes]
     assert np.mean(right) >= 0.97
 
@@ -72,7 +74,10 @@ def test_captions() -> None:
     words = Words("circle", "orange", "sky", None, 1)
     assert phrase(words) == "a photo of an orange circle on a sky background"
     assert phrase(Words("circles", "red", None, "striped", 2), lead="") == "two striped red circles"
-    assert tags(Words("moon", "red", "white", "dotted", 3)) == "moon, dotted, red, three, white background"
+    assert (
+        tags(Words("moon", "red", "white", "dotted", 3))
+        == "moon, dotted, red, three, white background"
+    )
 
 
 def test_concepts_have_no_word_in_the_model() -> None:
@@ -95,14 +100,19 @@ def test_the_model_is_small_and_says_nothing_of_where_it_was_made() -> None:
     for path in MODEL.rglob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             assert {file.get_slice(k).get_dtype() for k in file.keys()} == {"F16"}  # noqa: SIM118
-    assert json.loads((MODEL / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+    assert (
+        json.loads((MODEL / "model_index.json").read_text())["_class_name"]
+        == "StableDiffusionPipeline"
+    )
 
 
 @pytest.mark.parametrize("name", ["moon", "checkered", "red-striped-cross"])
 def test_training_pictures_show_the_concept_and_trials_ask_for_more(name: str) -> None:
     concept = CONCEPTS[name]
     scenes = training_scenes(concept, 0)
-    assert all(getattr(scene, part) == value for scene in scenes for part, value in concept.parts.items())
+    assert all(
+        getattr(scene, part) == value for scene in scenes for part, value in concept.parts.items()
+    )
     assert len({scene.background for scene in scenes}) >= 5
     tried = trials(concept, "zibu", 48, 0)
     assert tried == trials(concept, "zibu", 48, 0)
@@ -117,7 +127,14 @@ def test_scores_count_what_is_there() -> None:
     tried = trials(CONCEPTS["moon"], "zibu", 8, 0)
     right, wrong = [], []
     for trial in tried:
-        parts = {"shape": "moon", "colour": "red", "background": "white", "texture": "solid", "count": 1, **trial.asked}
+        parts = {
+            "shape": "moon",
+            "colour": "red",
+            "background": "white",
+            "texture": "solid",
+            "count": 1,
+            **trial.asked,
+        }
         right.append(render(Scene(**parts), rng))  # type: ignore[arg-type]
         wrong.append(render(Scene("square", "red", "black"), rng))
     assert score(tried, right) == (1.0, 1.0)
@@ -137,5 +154,7 @@ def test_base_accuracy_reads_each_part() -> None:
 
 def test_the_grid_holds_every_picture() -> None:
     picture = np.full((64, 64, 3), 7, dtype=np.uint8)
-    sheet = draw_grid("title", [Row("one", [picture] * 3, ["a", "b", "c"]), Row("two", [picture], ["d"])])
+    sheet = draw_grid(
+        "title", [Row("one", [picture] * 3, ["a", "b", "c"]), Row("two", [picture], ["d"])]
+    )
     assert (sheet == 7).all(axis=2).sum() >= 4 * 140 * 140

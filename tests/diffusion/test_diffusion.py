@@ -11,9 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import LossConfig, NoiseConfig, PredictionType
-from coinage.diffusion.loss import errors, huber_threshold, loss_per_sample, min_snr_weight, rescaled_weights, weight_of
+from coinage.diffusion.loss import (
+    errors,
+    huber_threshold,
+    loss_per_sample,
+    min_snr_weight,
+    rescaled_weights,
+    weight_of,
+)
 from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
-from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas, rescale_zero_terminal_snr
+from coinage.diffusion.schedule import (
+    DiffusionSchedule,
+    alphas_cumprod_from_betas,
+    rescale_zero_terminal_snr,
+)
 from coinage.seeding import generator_for
 
 SCHEDULE = DiffusionSchedule(alphas_cumprod_from_betas(0.00085, 0.012, 1000, "scaled_linear"))
@@ -34,26 +45,44 @@ def test_schedule_and_min_snr(t: int, abar: float, snr: float, eps: float, v: fl
     assert SCHEDULE.alphas_cumprod[t].item() == pytest.approx(abar, rel=2e-6)
     assert SCHEDULE.snr(at).item() == pytest.approx(snr, rel=1e-4)
     assert min_snr_weight(SCHEDULE.snr(at), 5.0, "epsilon").item() == pytest.approx(eps, rel=2e-4)
-    assert min_snr_weight(SCHEDULE.snr(at), 5.0, "v_prediction").item() == pytest.approx(v, rel=2e-4)
+    assert min_snr_weight(SCHEDULE.snr(at), 5.0, "v_prediction").item() == pytest.approx(
+        v, rel=2e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["scaled_linear", "linear"])
 def test_forward_process_and_targets_agree_with_diffusers(kind: str) -> None:
-    theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule=kind)
+    theirs = DDPMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule=kind
+    )
     abar = alphas_cumprod_from_betas(0.00085, 0.012, 1000, kind)
     torch.testing.assert_close(abar, theirs.alphas_cumprod)
-    x, noise, t = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8), torch.tensor([0, 3, 500, 900, 999])
-    torch.testing.assert_close(DiffusionSchedule(abar).add_noise(x, noise, t), theirs.add_noise(x, noise, t))
+    x, noise, t = (
+        torch.randn(5, 4, 8, 8),
+        torch.randn(5, 4, 8, 8),
+        torch.tensor([0, 3, 500, 900, 999]),
+    )
+    torch.testing.assert_close(
+        DiffusionSchedule(abar).add_noise(x, noise, t), theirs.add_noise(x, noise, t)
+    )
     v = DiffusionSchedule(abar, "v_prediction").target(x, noise, t)
     torch.testing.assert_close(v, theirs.get_velocity(x, noise, t))
     torch.testing.assert_close(DiffusionSchedule(abar).target(x, noise, t), noise)
 
 
 def test_zero_terminal_snr_agrees_with_diffusers() -> None:
-    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    theirs = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+    )
     abar = rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod)
     torch.testing.assert_close(abar, theirs.alphas_cumprod, rtol=2e-4, atol=1e-7)
-    assert (abar[0].item(), abar[-1].item()) == (pytest.approx(SCHEDULE.alphas_cumprod[0].item()), 0)
+    assert (abar[0].item(), abar[-1].item()) == (
+        pytest.approx(SCHEDULE.alphas_cumprod[0].item()),
+        0,
+    )
     last = torch.tensor([999])
     schedule = DiffusionSchedule(abar, "v_prediction")
     assert schedule.snr(last).item() == 0
@@ -75,7 +104,9 @@ def test_low_precision_latents_keep_the_noise_of_the_first_timestep() -> None:
 
 
 @given(st.floats(0, 2000), st.floats(0.5, 20), st.sampled_from(["epsilon", "v_prediction"]))
-def test_min_snr_weight_is_finite_and_at_most_one(snr: float, gamma: float, kind: PredictionType) -> None:
+def test_min_snr_weight_is_finite_and_at_most_one(
+    snr: float, gamma: float, kind: PredictionType
+) -> None:
     weight = min_snr_weight(torch.tensor([snr], dtype=torch.float32), gamma, kind).item()
     assert math.isfinite(weight)
     assert 0 <= weight <= 1 + 1e-6
@@ -91,28 +122,44 @@ def test_loss_is_the_weighted_mean_square() -> None:
     plain = loss_per_sample(*tensors, LossConfig(), "epsilon").numpy()
     np.testing.assert_allclose(plain, expected, rtol=1e-5)
     weighted = loss_per_sample(*tensors, LossConfig(min_snr_gamma=5), "epsilon").numpy()
-    np.testing.assert_allclose(weighted, expected * np.minimum(snr.numpy(), 5) / snr.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(
+        weighted, expected * np.minimum(snr.numpy(), 5) / snr.numpy(), rtol=1e-5
+    )
 
 
 def test_a_mask_weighs_the_loss() -> None:
-    prediction, target, t, snr = torch.ones(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.zeros(2).long(), torch.ones(2)
+    prediction, target, t, snr = (
+        torch.ones(2, 4, 4, 4),
+        torch.zeros(2, 4, 4, 4),
+        torch.zeros(2).long(),
+        torch.ones(2),
+    )
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, :, :, :2] = 1
     mask[1] = 127 / 255
     plain = loss_per_sample(prediction, target, t, snr, LossConfig(), "epsilon", mask)
     assert plain.tolist() == pytest.approx([0.5, 0.498], abs=1e-3)
     normalized = LossConfig(normalize_mask=True)
-    assert loss_per_sample(prediction, target, t, snr, normalized, "epsilon", mask).tolist() == pytest.approx([1, 1])
+    assert loss_per_sample(
+        prediction, target, t, snr, normalized, "epsilon", mask
+    ).tolist() == pytest.approx([1, 1])
     empty = loss_per_sample(prediction, target, t, snr, normalized, "epsilon", mask * 0)
     assert empty.tolist() == [0, 0], "nothing to learn, and no division by zero"
 
 
 @pytest.mark.parametrize(
-    "config", [NoiseConfig(), NoiseConfig(offset=0.1, random_offset=True, pyramid_levels=4), NoiseConfig(offset=0.1, adaptive_offset=1)]
+    "config",
+    [
+        NoiseConfig(),
+        NoiseConfig(offset=0.1, random_offset=True, pyramid_levels=4),
+        NoiseConfig(offset=0.1, adaptive_offset=1),
+    ],
 )
 def test_noise_of_a_sample_does_not_depend_on_its_batch(config: NoiseConfig) -> None:
     def draw(*keys: int) -> torch.Tensor:
-        return draw_noise(torch.zeros(len(keys), 4, 8, 8), config, [generator_for(0, key) for key in keys])
+        return draw_noise(
+            torch.zeros(len(keys), 4, 8, 8), config, [generator_for(0, key) for key in keys]
+        )
 
     torch.testing.assert_close(draw(1, 2, 3)[2], draw(3)[0], rtol=0, atol=0)
     assert not torch.equal(draw(1)[0], draw(2)[0])
@@ -137,15 +184,25 @@ def test_random_and_adaptive_offsets() -> None:
         return noise.mean(dim=(2, 3)).std().item()
 
     # U(0, 1) times a deviation of 0.5: its root mean square is 0.5 / sqrt(3).
-    assert spread(NoiseConfig(offset=0.5, random_offset=True), 0) == pytest.approx(math.hypot(0.5 / math.sqrt(3), 1 / 32), rel=0.1)
-    assert spread(NoiseConfig(offset=0.1, adaptive_offset=0.5), 1.0) == pytest.approx(math.hypot(0.6, 1 / 32), rel=0.1)
-    assert spread(NoiseConfig(offset=0.1, adaptive_offset=0.5), -1.0) == pytest.approx(math.hypot(0.6, 1 / 32), rel=0.1)
-    assert spread(NoiseConfig(offset=0.1, adaptive_offset=-0.5), 1.0) == pytest.approx(1 / 32, rel=0.1), "never below zero"
+    assert spread(NoiseConfig(offset=0.5, random_offset=True), 0) == pytest.approx(
+        math.hypot(0.5 / math.sqrt(3), 1 / 32), rel=0.1
+    )
+    assert spread(NoiseConfig(offset=0.1, adaptive_offset=0.5), 1.0) == pytest.approx(
+        math.hypot(0.6, 1 / 32), rel=0.1
+    )
+    assert spread(NoiseConfig(offset=0.1, adaptive_offset=0.5), -1.0) == pytest.approx(
+        math.hypot(0.6, 1 / 32), rel=0.1
+    )
+    assert spread(NoiseConfig(offset=0.1, adaptive_offset=-0.5), 1.0) == pytest.approx(
+        1 / 32, rel=0.1
+    ), "never below zero"
 
 
 def test_pyramid_noise_has_deviation_one_and_more_of_the_coarse() -> None:
     generators = [generator_for(2, i) for i in range(200)]
-    noise = draw_noise(torch.zeros(200, 4, 32, 32), NoiseConfig(pyramid_levels=6, pyramid_discount=0.8), generators)
+    noise = draw_noise(
+        torch.zeros(200, 4, 32, 32), NoiseConfig(pyramid_levels=6, pyramid_discount=0.8), generators
+    )
     assert noise.flatten(1).std(dim=1).numpy() == pytest.approx(np.ones(200), abs=1e-5)
     assert noise.mean(dim=(2, 3)).std() > 3 / 32, "plain noise has 1/32"
 
@@ -155,7 +212,9 @@ def test_the_first_pyramid_level_is_a_second_full_draw() -> None:
     plain = torch.randn((4, 8, 8), generator=generator)
     torch.rand((), generator=generator)
     expected = plain + torch.randn((1, 4, 8, 8), generator=generator)[0]
-    found = draw_noise(torch.zeros(1, 4, 8, 8), NoiseConfig(pyramid_levels=1), [generator_for(4)])[0]
+    found = draw_noise(torch.zeros(1, 4, 8, 8), NoiseConfig(pyramid_levels=1), [generator_for(4)])[
+        0
+    ]
     torch.testing.assert_close(found, expected / expected.std())
 
 
@@ -163,7 +222,9 @@ def test_perturbation_adds_to_the_input_alone() -> None:
     noise = torch.zeros(300, 4, 8, 8)
     generators = [generator_for(5, i) for i in range(300)]
     assert perturb(noise, NoiseConfig(), generators) is noise
-    assert perturb(noise, NoiseConfig(perturbation=0.2), generators).std().item() == pytest.approx(0.2, rel=0.02)
+    assert perturb(noise, NoiseConfig(perturbation=0.2), generators).std().item() == pytest.approx(
+        0.2, rel=0.02
+    )
     random = perturb(noise, NoiseConfig(perturbation=0.2, random_perturbation=True), generators)
     assert random.std().item() == pytest.approx(0.2 / math.sqrt(3), rel=0.1)
 
@@ -181,11 +242,15 @@ HUBER = {
 def test_huber_thresholds(schedule: str) -> None:
     t = torch.tensor(AT)
     config = LossConfig(kind="huber", huber_schedule=schedule)  # type: ignore[arg-type]
-    assert huber_threshold(t, SCHEDULE.snr(t), config).tolist() == pytest.approx(HUBER[schedule], rel=2e-5)
+    assert huber_threshold(t, SCHEDULE.snr(t), config).tolist() == pytest.approx(
+        HUBER[schedule], rel=2e-5
+    )
     twice = huber_threshold(t, SCHEDULE.snr(t), replace(config, huber_scale=2.0))
     factor = 1 if schedule == "snr" else 2
     assert twice.tolist() == pytest.approx([factor * value for value in HUBER[schedule]], rel=2e-5)
-    assert huber_threshold(torch.tensor([999]), torch.zeros(1), LossConfig()).item() == pytest.approx(0.1), "pure noise"
+    assert huber_threshold(
+        torch.tensor([999]), torch.zeros(1), LossConfig()
+    ).item() == pytest.approx(0.1), "pure noise"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +264,13 @@ def test_errors(d: float, expected: dict[str, float]) -> None:
     for kind, value in expected.items():
         config = LossConfig(kind=kind, huber_schedule="constant")  # type: ignore[arg-type]
         for sign in (-1, 1):
-            found = errors(torch.full((1, 1, 1, 1), sign * d), torch.zeros(1, 1, 1, 1), torch.zeros(1), torch.ones(1), config)
+            found = errors(
+                torch.full((1, 1, 1, 1), sign * d),
+                torch.zeros(1, 1, 1, 1),
+                torch.zeros(1),
+                torch.ones(1),
+                config,
+            )
             assert found.item() == pytest.approx(value, rel=1e-5)
 
 
@@ -218,12 +289,20 @@ WEIGHTS = [
 @pytest.mark.parametrize(("t", "noise", "v", "scaled", "like"), WEIGHTS)
 def test_weights(t: int, noise: float, v: float, scaled: float, like: float) -> None:
     snr = SCHEDULE.snr(torch.tensor([t]))
-    assert weight_of(snr, LossConfig(debiased=True), "epsilon").item() == pytest.approx(noise, rel=1e-3)
-    assert weight_of(snr, LossConfig(debiased=True), "v_prediction").item() == pytest.approx(v, rel=1e-3)
-    assert weight_of(snr, LossConfig(scale_v=True), "v_prediction").item() == pytest.approx(scaled, rel=1e-3)
+    assert weight_of(snr, LossConfig(debiased=True), "epsilon").item() == pytest.approx(
+        noise, rel=1e-3
+    )
+    assert weight_of(snr, LossConfig(debiased=True), "v_prediction").item() == pytest.approx(
+        v, rel=1e-3
+    )
+    assert weight_of(snr, LossConfig(scale_v=True), "v_prediction").item() == pytest.approx(
+        scaled, rel=1e-3
+    )
     assert weight_of(snr, LossConfig(v_like=0.5), "epsilon").item() == pytest.approx(like, rel=1e-3)
     both = weight_of(snr, LossConfig(min_snr_gamma=5, debiased=True), "epsilon").item()
-    assert both == pytest.approx(noise * min_snr_weight(snr, 5, "epsilon").item(), rel=1e-3), "weights multiply"
+    assert both == pytest.approx(noise * min_snr_weight(snr, 5, "epsilon").item(), rel=1e-3), (
+        "weights multiply"
+    )
 
 
 RESCALED = DiffusionSchedule(rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod), "v_prediction")
@@ -238,20 +317,30 @@ RESCALED = DiffusionSchedule(rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod),
     ],
 )
 @pytest.mark.parametrize("t", [990, 998, 999])
-def test_where_only_noise_is_left_weights_are_those_of_the_plain_schedules_end(config: LossConfig, least: float, t: int) -> None:
-    assert weight_of(RESCALED.snr(torch.tensor([t])), config, "v_prediction").item() == pytest.approx(least, rel=1e-3)
+def test_where_only_noise_is_left_weights_are_those_of_the_plain_schedules_end(
+    config: LossConfig, least: float, t: int
+) -> None:
+    assert weight_of(
+        RESCALED.snr(torch.tensor([t])), config, "v_prediction"
+    ).item() == pytest.approx(least, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("schedule", "config", "told"),
     [
         (RESCALED, LossConfig(min_snr_gamma=5), "--min_snr_gamma: weights follow"),
-        (RESCALED, LossConfig(debiased=True, scale_v=True), "--scale_v_pred_loss_like_noise_pred, --debiased_estimation_loss: weights"),
+        (
+            RESCALED,
+            LossConfig(debiased=True, scale_v=True),
+            "--scale_v_pred_loss_like_noise_pred, --debiased_estimation_loss: weights",
+        ),
         (RESCALED, LossConfig(), ""),
         (SCHEDULE, LossConfig(min_snr_gamma=5), ""),
     ],
 )
-def test_weights_on_a_rescaled_schedule_are_told(schedule: DiffusionSchedule, config: LossConfig, told: str) -> None:
+def test_weights_on_a_rescaled_schedule_are_told(
+    schedule: DiffusionSchedule, config: LossConfig, told: str
+) -> None:
     found = rescaled_weights(schedule.snr(torch.tensor([999])), config)
     assert found.startswith(told)
     assert bool(found) == bool(told)

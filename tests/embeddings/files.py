@@ -37,14 +37,28 @@ def parameter_dict(tensor: Tensor, name: str = "*") -> torch.nn.ParameterDict:
 
 def webui(tensor: Tensor, **changes: object) -> dict[str, object]:
     """AUTOMATIC1111's dictionary; a change to ... leaves a key out."""
-    content = {"string_to_token": {"*": 265}, "string_to_param": {"*": tensor}, "name": "zibu", "step": 500, "sd_checkpoint": None}
+    content = {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": tensor},
+        "name": "zibu",
+        "step": 500,
+        "sd_checkpoint": None,
+    }
     return {key: value for key, value in (content | changes).items() if value is not ...}
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     """A picture of one pixel with more chunks."""
-    pixel = [(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), *chunks, (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
-    out = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in pixel]
+    pixel = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)),
+        *chunks,
+        (b"IDAT", zlib.compress(b"\0\0")),
+        (b"IEND", b""),
+    ]
+    out = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in pixel
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(out)
 
 
@@ -72,7 +86,10 @@ def strip(halves: list[int], height: int) -> Pixels:
     size = -(-len(halves) // (3 * height)) * 3 * height
     filled = (halves * (size // len(halves) + 1))[:size]
     masked = [half ^ (number & 15) for half, number in zip(filled, numbers(), strict=False)]
-    styled = np.array(masked, dtype=np.uint8) | np.random.default_rng(0).integers(1, 16, size, dtype=np.uint8) << 4
+    styled = (
+        np.array(masked, dtype=np.uint8)
+        | np.random.default_rng(0).integers(1, 16, size, dtype=np.uint8) << 4
+    )
     return styled.reshape(height, -1, 3)
 
 
@@ -82,7 +99,10 @@ def picture_of(content: bytes, height: int = 96) -> Pixels:
     middle = np.random.default_rng(1).integers(0, 256, (height, 40, 3), dtype=np.uint8)
     middle[:, 10:12] = 0  # the drawing may have black columns of its own
     black = np.zeros((height, 1, 3), dtype=np.uint8)
-    low, high = strip([byte & 15 for byte in packed], height), strip([byte >> 4 for byte in packed], height)
+    low, high = (
+        strip([byte & 15 for byte in packed], height),
+        strip([byte >> 4 for byte in packed], height),
+    )
     return np.concatenate([low, black, middle, black, high], axis=1)
 
 

@@ -30,7 +30,17 @@ import torch
 from coinage.embeddings.reading import open_embedding
 from coinage.errors import EmbeddingFileError
 from tests.data.fuzzing import mutated_bytes, mutated_tree
-from tests.embeddings.files import Evil, drawn, hidden, parameter_dict, picture_of, plain, png, vectors, webui
+from tests.embeddings.files import (
+    Evil,
+    drawn,
+    hidden,
+    parameter_dict,
+    picture_of,
+    plain,
+    png,
+    vectors,
+    webui,
+)
 
 MEGABYTE = 2**20
 
@@ -117,12 +127,26 @@ def number(value: int) -> bytes:
 
 
 def storage(numel: int, name: bytes = TEXT_0, kind: str = "Float") -> bytes:
-    return b"(" + STORAGE.replace(b"FloatS", f"{kind}S".encode()) + name + CPU + number(numel) + b"tQ"
+    return (
+        b"(" + STORAGE.replace(b"FloatS", f"{kind}S".encode()) + name + CPU + number(numel) + b"tQ"
+    )
 
 
-def tensor(numel: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, data: bytes = b"") -> bytes:
+def tensor(
+    numel: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, data: bytes = b""
+) -> bytes:
     shape, steps = (b"(" + b"".join(map(number, values)) + b"t" for values in (size, stride))
-    return REBUILD + b"(" + (data or storage(numel)) + number(offset) + shape + steps + b"\x89" + HOOKS + b"tR"
+    return (
+        REBUILD
+        + b"("
+        + (data or storage(numel))
+        + number(offset)
+        + shape
+        + steps
+        + b"\x89"
+        + HOOKS
+        + b"tR"
+    )
 
 
 def program(body: bytes, key: bytes = text("emb_params")) -> bytes:
@@ -177,11 +201,19 @@ def seeds() -> dict[str, bytes]:
     """Good files of each container and layout, so small that a change mostly hits what gives them their structure."""
     rows = vectors(2, 8)
     pair = {"clip_l": rows.clone(), "clip_g": vectors(2, 12)}
-    original = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameter_dict(rows)}
+    original = {
+        "string_to_token": {"*": torch.tensor(265)},
+        "string_to_param": parameter_dict(rows),
+    }
     return {
-        "E": safetensors.torch.save({"emb_params": rows}, {"format": "pt", "ti.token_string": "zibu"}),
+        "E": safetensors.torch.save(
+            {"emb_params": rows}, {"format": "pt", "ti.token_string": "zibu"}
+        ),
         "X": safetensors.torch.save(pair),
-        "B": safetensors.torch.save({f"bundle_emb.zibu.{key}": half for key, half in pair.items()} | {"lora_unet_a.alpha": torch.ones(1)}),
+        "B": safetensors.torch.save(
+            {f"bundle_emb.zibu.{key}": half for key, half in pair.items()}
+            | {"lora_unet_a.alpha": torch.ones(1)}
+        ),
         "half": safetensors.torch.save({"emb_params": rows.half()}),
         "A": saved(webui(rows)),
         "O": saved(original),
@@ -214,7 +246,9 @@ def random_file(rng: Random) -> bytes:
     if way < 5:
         return mutated_bytes(data, rng, head=400)
     if kind in ("A", "O", "Xpt", "L"):
-        broken = opcodes_mixed(pickle_of(data), rng) if way < 9 else mutated_bytes(pickle_of(data), rng)
+        broken = (
+            opcodes_mixed(pickle_of(data), rng) if way < 9 else mutated_bytes(pickle_of(data), rng)
+        )
         return torch_zip(broken, d0=vectors(2, 8).numpy().tobytes(), d1=b"\0" * 8)
     if kind in ("E", "X", "B", "half"):
         size = struct.unpack("<Q", data[:8])[0]
@@ -232,7 +266,9 @@ def random_file(rng: Random) -> bytes:
 def random_program(rng: Random) -> bytes:
     """A zip of torch with a pickle of opcodes put together at random."""
     body = b"".join(rng.choices(FRAGMENTS, k=rng.randrange(1, 25)))
-    return torch_zip(rng.choice((b"\x80\x02", b"")) + body + b".", d0=vectors(1, 8).numpy().tobytes())
+    return torch_zip(
+        rng.choice((b"\x80\x02", b"")) + body + b".", d0=vectors(1, 8).numpy().tobytes()
+    )
 
 
 # Bombs
@@ -244,14 +280,21 @@ def many_records() -> bytes:
     start = small.index(b"PK\1\2")
     entry = small[start : small.index(b"PK\1\2", start + 4)]
     directory = entry * 1_000_000
-    return small[:start] + directory + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, len(directory), start, 0)
+    return (
+        small[:start]
+        + directory
+        + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, len(directory), start, 0)
+    )
 
 
 def one_record_many_names() -> bytes:
     """A zip whose records all lie in the same place."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as target:
-        keys = b"".join(text(f"k{i}") + tensor(MEGABYTE, (1, 8), (8, 1), 0, storage(MEGABYTE, text(f"{i}"))) for i in range(1000))
+        keys = b"".join(
+            text(f"k{i}") + tensor(MEGABYTE, (1, 8), (8, 1), 0, storage(MEGABYTE, text(f"{i}")))
+            for i in range(1000)
+        )
         target.writestr("archive/data.pkl", b"\x80\x02}(" + keys + b"u.")
         target.writestr("archive/version", b"3\n")
         target.writestr("archive/data/0", bytes(4 * MEGABYTE))
@@ -280,9 +323,21 @@ STATE = b"(" + b"".join(text(f"{i:04}") + b"N" for i in range(9999)) + b"u"
 def large_picture(width: int, height: int, rows: int | None = None) -> bytes:
     """A PNG of one colour, but for a black column before the first pixel and one after the last."""
     line = b"\0" + b"\x11" * 3 + bytes(3) + b"\x11" * (3 * width - 12) + bytes(3) + b"\x11" * 3
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(line * (rows or height), 1))]
-    chunks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(line * (rows or height), 1)),
+    ]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(chunks)
+        + struct.pack(">I", 0)
+        + b"IEND"
+        + struct.pack(">I", zlib.crc32(b"IEND"))
+    )
 
 
 def small_bombs() -> dict[str, bytes]:
@@ -392,19 +447,41 @@ def small_bombs() -> dict[str, bytes]:
 
 def large_bombs() -> Iterator[tuple[str, bytes]]:
     """Files near the limit of size, one at a time."""
-    slices = b"\x80\x02}(" + b"".join(text(f"{i}") + tensor(LARGE, (1, 8), (8, 1), i) for i in range(100)) + b"u."
+    slices = (
+        b"\x80\x02}("
+        + b"".join(text(f"{i}") + tensor(LARGE, (1, 8), (8, 1), i) for i in range(100))
+        + b"u."
+    )
     yield "slices of a large table", torch_zip(slices, d0=bytes(4 * LARGE))
-    yield "slice of a large table", torch_zip(program(tensor(LARGE, (2, 768), (768, 1))), d0=bytes(4 * LARGE))
-    yield "large table", torch_zip(program(tensor(LARGE, (49_152, 1280), (1280, 1))), d0=bytes(4 * LARGE))
+    yield (
+        "slice of a large table",
+        torch_zip(program(tensor(LARGE, (2, 768), (768, 1))), d0=bytes(4 * LARGE)),
+    )
+    yield (
+        "large table",
+        torch_zip(program(tensor(LARGE, (49_152, 1280), (1280, 1))), d0=bytes(4 * LARGE)),
+    )
     most = 10_000 * 1280
     double = storage(most, kind="Double")
-    yield "the most numbers, doubled", torch_zip(program(tensor(most, (10_000, 1280), (1280, 1), 0, double)), d0=bytes(8 * most))
+    yield (
+        "the most numbers, doubled",
+        torch_zip(program(tensor(most, (10_000, 1280), (1280, 1), 0, double)), d0=bytes(8 * most)),
+    )
     for name, numel in (("slice, legacy", LARGE // 2), ("slice of more, legacy", LARGE)):
         old = tensor(1, (2, 768), (768, 1), 0, storage(numel).replace(b"tQ", b"NtQ"))
         yield name, legacy(old, TEXT_0, struct.pack("<Q", numel) + bytes(4 * numel))
-    yield "large table, safetensors", safetensors_file({"emb_params": ("F32", (LARGE // 1280, 1280))})
-    yield "large LoRA", safetensors_file({f"lora_unet_{i}.alpha": ("F32", (LARGE // 60,)) for i in range(60)})
-    yield "the most numbers of a pair", safetensors_file({"clip_g": ("F64", (10_000, 1280)), "clip_l": ("F64", (10_000, 768))})
+    yield (
+        "large table, safetensors",
+        safetensors_file({"emb_params": ("F32", (LARGE // 1280, 1280))}),
+    )
+    yield (
+        "large LoRA",
+        safetensors_file({f"lora_unet_{i}.alpha": ("F32", (LARGE // 60,)) for i in range(60)}),
+    )
+    yield (
+        "the most numbers of a pair",
+        safetensors_file({"clip_g": ("F64", (10_000, 1280)), "clip_l": ("F64", (10_000, 768))}),
+    )
     yield "large header", with_header(b"{" + b" " * (250 * MEGABYTE) + b"}")
     yield "large text", with_text(b"A" * (200 * MEGABYTE))
     yield "many chunks", png()[:33] + (struct.pack(">I", 0) + b"abcd" + bytes(4)) * 15_000_000

@@ -22,7 +22,12 @@ def vectors(n: int, d: int) -> torch.Tensor:
 
 def webui(tensor: torch.Tensor, name: str = "zibu") -> dict[str, Any]:
     """AUTOMATIC1111's dictionary."""
-    parts = {"string_to_token": {"*": 265}, "string_to_param": {"*": tensor}, "name": name, "step": 7}
+    parts = {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": tensor},
+        "name": name,
+        "step": 7,
+    }
     return parts | {"sd_checkpoint": None, "sd_checkpoint_name": None}
 
 
@@ -77,7 +82,11 @@ ONE: dict[str, Layout] = {
     "A, stock torch": (".pt", stock, webui),
     "A .ckpt": (".ckpt", clean, webui),
     "A .bin": (".bin", clean, webui),
-    "A, no string_to_token": (".pt", clean, lambda t: {k: v for k, v in webui(t).items() if k != "string_to_token"}),
+    "A, no string_to_token": (
+        ".pt",
+        clean,
+        lambda t: {k: v for k, v in webui(t).items() if k != "string_to_token"},
+    ),
     "O": (".pt", clean, parameters),
     "D": (".safetensors", safe, lambda t: {"<zibu>": t}),
     "D .bin": (".bin", clean, lambda t: {"<zibu>": t}),
@@ -94,7 +103,11 @@ PAIR: dict[str, Layout] = {
     "Xpt, stock torch": (".pt", stock, lambda a, b: {"clip_l": a, "clip_g": b}),
     "Xpt .ckpt": (".ckpt", clean, lambda a, b: {"clip_l": a, "clip_g": b}),
     "Xpt .bin": (".bin", clean, lambda a, b: {"clip_l": a, "clip_g": b}),
-    "X + *_out": (".safetensors", safe, lambda a, b: {"clip_l": a, "clip_g": b, "clip_l_out": a + 1, "clip_g_out": b + 1}),
+    "X + *_out": (
+        ".safetensors",
+        safe,
+        lambda a, b: {"clip_l": a, "clip_g": b, "clip_l_out": a + 1, "clip_g_out": b + 1},
+    ),
 }
 
 

@@ -11,7 +11,19 @@ import torch
 from coinage.embeddings.consumers import TOOLS, Verdict, verdicts
 from coinage.embeddings.file import EmbeddingFile, write
 from coinage.embeddings.raw import read_raw
-from tests.embeddings.layouts import ONE, PAIR, WIDTHS, clean, legacy, parameters, safe, stock, vectors, webui, write_layout
+from tests.embeddings.layouts import (
+    ONE,
+    PAIR,
+    WIDTHS,
+    clean,
+    legacy,
+    parameters,
+    safe,
+    stock,
+    vectors,
+    webui,
+    write_layout,
+)
 
 SIX = ("AUTOMATIC1111", "Forge", "ComfyUI", "InvokeAI", "SD.Next", "diffusers")
 # With the family that the file is for. care: it loads, and there is something to know; diffusers then needs `token=`
@@ -44,7 +56,10 @@ Xpt .ckpt              no    no    ok      ok       no      care      | no      
 Xpt .bin               ok    ok    ok      ok       no      care      | care    care       ok
 X + *_out              ok    ok    ok      ok       no      care      | ok      care       ok
 """
-ROWS = {line[:22].strip(): line[22:].replace("|", "").split() for line in MATRIX.strip("\n").splitlines()[1:]}
+ROWS = {
+    line[:22].strip(): line[22:].replace("|", "").split()
+    for line in MATRIX.strip("\n").splitlines()[1:]
+}
 
 
 UNFORESEEN = "is not what"  # the reason where a rule broke instead of refusing
@@ -64,7 +79,10 @@ def test_the_matrix_has_every_layout_and_tool() -> None:
     assert tuple(TOOLS)[: len(SIX)] == SIX
 
 
-@pytest.mark.parametrize(("layout", "family"), [*((row, f) for row in ONE for f in ("sd1", "sd2")), *((row, "sdxl") for row in PAIR)])
+@pytest.mark.parametrize(
+    ("layout", "family"),
+    [*((row, f) for row in ONE for f in ("sd1", "sd2")), *((row, "sdxl") for row in PAIR)],
+)
 def test_the_right_family(layout: str, family: str, tmp_path: Path) -> None:
     found = verdicts(write_layout(tmp_path, layout, WIDTHS[family]), family, WIDTHS[family])
     assert [cell(verdict) for verdict in found] == ROWS[layout], {v.tool: v.why for v in found}
@@ -74,7 +92,9 @@ def test_the_right_family(layout: str, family: str, tmp_path: Path) -> None:
         assert set(verdict.vectors) == (set(keys) if verdict.loads else set())
         assert bool(verdict.write) == verdict.loads
         assert verdict.loads or (verdict.why and UNFORESEEN not in verdict.why)
-        for tensor, width in zip((verdict.vectors[key] for key in verdict.vectors), WIDTHS[family], strict=False):
+        for tensor, width in zip(
+            (verdict.vectors[key] for key in verdict.vectors), WIDTHS[family], strict=False
+        ):
             assert torch.equal(tensor, vectors(n, width)), verdict.tool
 
 
@@ -92,7 +112,9 @@ def test_the_wrong_family(made_for: str, family: str, tmp_path: Path) -> None:
         wrong = by_tool(write_layout(tmp_path, layout, WIDTHS[made_for]), family)
         for tool in SIX:
             # ComfyUI wants a tensor of the list for every text encoder.
-            half = tool in HALVES.get((made_for, family), ()) and right[tool].loads and layout != "L"
+            half = (
+                tool in HALVES.get((made_for, family), ()) and right[tool].loads and layout != "L"
+            )
             assert wrong[tool].loads == half, (layout, tool, wrong[tool])
             assert wrong[tool].why
             assert UNFORESEEN not in wrong[tool].why
@@ -108,11 +130,14 @@ def test_our_own_files(family: str, suffix: str, precision: str, tmp_path: Path)
     path = tmp_path / f"zibu{suffix}"
     write(path, EmbeddingFile(tensors, "zibu", 7, {"note": "x"}), precision)
     found = by_tool(path, family, "zibu")
-    beyond = {"SD.Next"} if family == "sdxl" and suffix == ".pt" else set()  # it reads no such .pt of anyone's
+    # It reads no such .pt of anyone's
+    beyond = {"SD.Next"} if family == "sdxl" and suffix == ".pt" else set()
     assert {tool for tool in SIX if not found[tool].loads} == beyond
     assert {tool for tool in SIX if found[tool].loads and found[tool].why} <= {"diffusers"}
     for tool in set(SIX) - beyond:
-        assert {key: tensor.dtype for key, tensor in found[tool].vectors.items()} == dict.fromkeys(keys, torch.float32)
+        assert {key: tensor.dtype for key, tensor in found[tool].vectors.items()} == dict.fromkeys(
+            keys, torch.float32
+        )
         assert all(torch.equal(found[tool].vectors[key], tensors[key]) for key in keys), tool
 
 
@@ -123,7 +148,10 @@ def test_what_to_write(tmp_path: Path) -> None:
         "AUTOMATIC1111": "zibu", "Forge": "zibu", "ComfyUI": "embedding:zibu", "InvokeAI": "<zibu>", "SD.Next": "zibu",
         "diffusers": "mychar", "SwarmUI": "<embed:zibu>", "sd-scripts": "zibu",
     }  # fmt: skip
-    assert by_tool(write_layout(tmp_path, "A .ckpt", (768,)), "sd1")["ComfyUI"].write == "embedding:zibu.ckpt"
+    assert (
+        by_tool(write_layout(tmp_path, "A .ckpt", (768,)), "sd1")["ComfyUI"].write
+        == "embedding:zibu.ckpt"
+    )
     assert by_tool(write_layout(tmp_path, "D", (768,)), "sd1")["diffusers"].write == "<zibu>"
     assert by_tool(write_layout(tmp_path, "E", (768,)), "sd1")["diffusers"].write == "zibu"
     clean(tmp_path / "stem.pt", webui(vectors(2, 768), "inside"))
@@ -138,8 +166,14 @@ def test_an_image_is_called_by_the_name_inside(tmp_path: Path) -> None:
 
 
 def test_diffusers_and_capitals(tmp_path: Path) -> None:
-    assert "first of its 2 vectors" in by_tool(write_layout(tmp_path, "E", (768,)), "sd1", "ZiBu")["diffusers"].why
-    assert "first of its" not in by_tool(write_layout(tmp_path, "E", (768,), n=1), "sd1", "ZiBu")["diffusers"].why
+    assert (
+        "first of its 2 vectors"
+        in by_tool(write_layout(tmp_path, "E", (768,)), "sd1", "ZiBu")["diffusers"].why
+    )
+    assert (
+        "first of its"
+        not in by_tool(write_layout(tmp_path, "E", (768,), n=1), "sd1", "ZiBu")["diffusers"].why
+    )
 
 
 # What the gate of AUTOMATIC1111 is about: records in the zip, and names in the pickle.
@@ -147,7 +181,9 @@ def test_the_gate_names_what_it_refuses(tmp_path: Path) -> None:
     stock(tmp_path / "a.pt", webui(vectors(1, 768)))
     records = set(read_raw(tmp_path / "a.pt").records) - {"a/data.pkl", "a/data/0", "a/version"}
     assert records
-    assert any(record in by_tool(tmp_path / "a.pt", "sd1")["AUTOMATIC1111"].why for record in records)
+    assert any(
+        record in by_tool(tmp_path / "a.pt", "sd1")["AUTOMATIC1111"].why for record in records
+    )
     clean(tmp_path / "b.pt", webui(vectors(1, 768)) | {"step": torch.Size([1])})
     assert "torch.Size" in by_tool(tmp_path / "b.pt", "sd1")["AUTOMATIC1111"].why
 
@@ -170,9 +206,13 @@ def test_comfyui_guesses_three_wide_vectors_to_be_four_narrow_ones(tmp_path: Pat
 
 
 def test_comfyui_guesses_the_last_of_several_records(tmp_path: Path) -> None:
-    two = torch.nn.ParameterDict({"a": torch.nn.Parameter(vectors(1, 768)), "b": torch.nn.Parameter(vectors(1, 768) + 1)})
+    two = torch.nn.ParameterDict(
+        {"a": torch.nn.Parameter(vectors(1, 768)), "b": torch.nn.Parameter(vectors(1, 768) + 1)}
+    )
     stock(tmp_path / "a.pt", {"string_to_param": two})
-    assert torch.equal(by_tool(tmp_path / "a.pt", "sd1")["ComfyUI"].vectors["emb_params"], vectors(1, 768) + 1)
+    assert torch.equal(
+        by_tool(tmp_path / "a.pt", "sd1")["ComfyUI"].vectors["emb_params"], vectors(1, 768) + 1
+    )
 
 
 def test_invokeai_takes_a_count_for_a_width(tmp_path: Path) -> None:
@@ -208,13 +248,23 @@ def test_the_first_tensor_is_a_matter_of_luck(tmp_path: Path) -> None:
 
 
 def test_embeddings_in_a_lora(tmp_path: Path) -> None:
-    safe(tmp_path / "a.safetensors", {"bundle_emb.zibu.string_to_param.*": vectors(2, 768), "alpha": torch.ones(1)})
-    assert torch.equal(by_tool(tmp_path / "a.safetensors", "sd1")["ComfyUI"].vectors["emb_params"], vectors(2, 768))
+    safe(
+        tmp_path / "a.safetensors",
+        {"bundle_emb.zibu.string_to_param.*": vectors(2, 768), "alpha": torch.ones(1)},
+    )
+    assert torch.equal(
+        by_tool(tmp_path / "a.safetensors", "sd1")["ComfyUI"].vectors["emb_params"], vectors(2, 768)
+    )
 
 
 @pytest.mark.parametrize(("rows", "in_sdnext"), [((2, 3), (2, 3)), ((3, 2), (2, 2))])
-def test_halves_of_different_lengths(rows: tuple[int, int], in_sdnext: tuple[int, int], tmp_path: Path) -> None:
-    safe(tmp_path / "a.safetensors", {"clip_l": vectors(rows[0], 768), "clip_g": vectors(rows[1], 1280)})
+def test_halves_of_different_lengths(
+    rows: tuple[int, int], in_sdnext: tuple[int, int], tmp_path: Path
+) -> None:
+    safe(
+        tmp_path / "a.safetensors",
+        {"clip_l": vectors(rows[0], 768), "clip_g": vectors(rows[1], 1280)},
+    )
     found = by_tool(tmp_path / "a.safetensors", "sdxl")
     assert all("different numbers" in found[tool].why for tool in SIX if tool != "SD.Next")
     # SD.Next counts the file's first tensor, which is clip_g, and cuts the other.
@@ -229,7 +279,11 @@ def test_more_vectors_than_a_prompt_holds(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_are_told(tmp_path: Path) -> None:
     safe(tmp_path / "a.safetensors", {"emb_params": torch.full((1, 768), float("nan"))})
-    assert all("not finite" in verdict.why for verdict in by_tool(tmp_path / "a.safetensors", "sd1").values() if verdict.loads)
+    assert all(
+        "not finite" in verdict.why
+        for verdict in by_tool(tmp_path / "a.safetensors", "sd1").values()
+        if verdict.loads
+    )
 
 
 class Evil:
@@ -304,7 +358,8 @@ def test_odd_content_never_breaks_a_rule(content: Any, tmp_path: Path) -> None:
 def test_a_file_with_the_wrong_suffix(tmp_path: Path) -> None:
     path = write_layout(tmp_path, "E", (768,)).rename(tmp_path / "zibu.pt")
     found = by_tool(path, "sd1")
-    assert [tool for tool in SIX if found[tool].loads] == ["diffusers"]  # which tries safetensors first, whatever the name
+    # Which tries safetensors first, whatever the name
+    assert [tool for tool in SIX if found[tool].loads] == ["diffusers"]
     assert "rename it to .safetensors" in found["Forge"].why
 
 
@@ -318,6 +373,9 @@ def test_our_pt_is_a_clean_container(precision: str, tmp_path: Path) -> None:
     raw = read_raw(first)
     assert sorted(raw.records) == ["archive/data.pkl", "archive/data/0", "archive/version"]
     storages = {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16")}
-    assert set(raw.globals) <= {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | storages
+    assert (
+        set(raw.globals)
+        <= {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | storages
+    )
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size < 20_000

@@ -13,10 +13,15 @@ from coinage.embeddings.convert import merged, rescaled, write_as
 from coinage.embeddings.file import EmbeddingFile, write
 from coinage.embeddings.reading import open_embedding, read
 from coinage.errors import CoinageError, EmbeddingFileError
-from coinage.vocabulary import read_vocabularies
+from coinage.models.vocabulary import read_vocabularies
 from tests.embeddings.test_file import vectors
 
-TARGETS = {"safetensors": ".safetensors", "pt": ".pt", "diffusers": ".safetensors", "onetrainer": ".safetensors"}
+TARGETS = {
+    "safetensors": ".safetensors",
+    "pt": ".pt",
+    "diffusers": ".safetensors",
+    "onetrainer": ".safetensors",
+}
 
 
 def word(widths: tuple[int, ...] = (768,), n: int = 2, known: bool = True) -> EmbeddingFile:
@@ -31,7 +36,9 @@ def word(widths: tuple[int, ...] = (768,), n: int = 2, known: bool = True) -> Em
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("widths", [(768,), (1024,), (768, 1280)])
-def test_every_kind_of_file_comes_back(target: str, widths: tuple[int, ...], tmp_path: Path) -> None:
+def test_every_kind_of_file_comes_back(
+    target: str, widths: tuple[int, ...], tmp_path: Path
+) -> None:
     paths = write_as(target, tmp_path / f"zibu{TARGETS[target]}", word(widths))
     found = open_embedding(paths[0], second=paths[1] if len(paths) > 1 else None)
     assert found.embedding.vectors.keys() == word(widths).vectors.keys()
@@ -60,7 +67,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(source, out, "--force", "--save_precision=float") == 0
     assert open_embedding(out).dtype == torch.float32
     header = read(out).metadata
-    assert (header["ti.token_string"], header["ti.step"], header["modelspec.trigger_phrase"]) == ("zibu", "7", "other")
+    assert (header["ti.token_string"], header["ti.step"], header["modelspec.trigger_phrase"]) == (
+        "zibu",
+        "7",
+        "other",
+    )
     back = tmp_path / "back" / "zibu.pt"
     assert run(out, back) == 0
     assert read(back).step == 7
@@ -80,20 +91,52 @@ def test_to_diffusers_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture
     write(tmp_path / "x.safetensors", word(known=False))
     assert run(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--to=diffusers") == 1
     assert "--token mychar" in capsys.readouterr().err
-    assert run(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--to=diffusers", "--token=<zibu>") == 0
+    assert (
+        run(
+            tmp_path / "x.safetensors",
+            tmp_path / "y.safetensors",
+            "--to=diffusers",
+            "--token=<zibu>",
+        )
+        == 0
+    )
     assert read(tmp_path / "y.safetensors").token == "<zibu>"
 
 
-def test_rescaled_to_a_length_and_to_the_models_words(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rescaled_to_a_length_and_to_the_models_words(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "x.safetensors", word((32,)))
     assert run(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--rescale=0.4") == 0
-    assert read(tmp_path / "y.safetensors").vectors["emb_params"].norm(dim=1).tolist() == pytest.approx([0.4, 0.4])
-    assert run(tmp_path / "x.safetensors", tmp_path / "z.safetensors", "--rescale=vocab", f"--model={models / 'sd1'}") == 0
-    middle = float(read_vocabularies(ModelConfig(source=str(models / "sd1")))["emb_params"].norms.median())
-    assert read(tmp_path / "z.safetensors").vectors["emb_params"].norm(dim=1).tolist() == pytest.approx([middle] * 2)
+    assert read(tmp_path / "y.safetensors").vectors["emb_params"].norm(
+        dim=1
+    ).tolist() == pytest.approx([0.4, 0.4])
+    assert (
+        run(
+            tmp_path / "x.safetensors",
+            tmp_path / "z.safetensors",
+            "--rescale=vocab",
+            f"--model={models / 'sd1'}",
+        )
+        == 0
+    )
+    middle = float(
+        read_vocabularies(ModelConfig(source=str(models / "sd1")))["emb_params"].norms.median()
+    )
+    assert read(tmp_path / "z.safetensors").vectors["emb_params"].norm(
+        dim=1
+    ).tolist() == pytest.approx([middle] * 2)
     for wrong in (["--rescale=loud"], ["--rescale=-1"], ["--rescale=vocab"]):
         assert run(tmp_path / "x.safetensors", tmp_path / "w.safetensors", *wrong) == 2
-    assert run(tmp_path / "x.safetensors", tmp_path / "w.safetensors", "--rescale=vocab", f"--model={models / 'sdxl'}") == 1
+    assert (
+        run(
+            tmp_path / "x.safetensors",
+            tmp_path / "w.safetensors",
+            "--rescale=vocab",
+            f"--model={models / 'sdxl'}",
+        )
+        == 1
+    )
     assert "the word is for emb_params" in capsys.readouterr().err
     assert not (tmp_path / "w.safetensors").exists()
 
@@ -119,7 +162,10 @@ def test_merging_is_the_weighted_sum(tmp_path: Path) -> None:
 
 def test_slerp_turns_evenly() -> None:
     a, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 3.0], [1.0, 0.0]])
-    files = [("a", EmbeddingFile({"emb_params": a}), 0.75), ("b", EmbeddingFile({"emb_params": b}), 0.25)]
+    files = [
+        ("a", EmbeddingFile({"emb_params": a}), 0.75),
+        ("b", EmbeddingFile({"emb_params": b}), 0.25),
+    ]
     found = merged(files, slerp=True).vectors["emb_params"]
     angle = math.pi / 8
     expected = torch.tensor([[1.5 * math.cos(angle), 1.5 * math.sin(angle)], [1.0, 0.0]])
@@ -140,7 +186,12 @@ def test_what_cannot_be_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_webui_file_keeps_all_that_it_tells(tmp_path: Path) -> None:
-    known = EmbeddingFile({"emb_params": vectors(2, 768)}, "zibu", 7, {"ss_sd_model_hash": "abcd1234", "ss_sd_model_name": "model"})
+    known = EmbeddingFile(
+        {"emb_params": vectors(2, 768)},
+        "zibu",
+        7,
+        {"ss_sd_model_hash": "abcd1234", "ss_sd_model_name": "model"},
+    )
     write(tmp_path / "zibu.pt", known)
     write(tmp_path / "again" / "zibu.pt", read(tmp_path / "zibu.pt"))
     assert (tmp_path / "again" / "zibu.pt").read_bytes() == (tmp_path / "zibu.pt").read_bytes()
@@ -151,18 +202,32 @@ def test_no_file_is_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixtu
     write(tmp_path / "a_2.safetensors", word((768, 1280)))
     before = (tmp_path / "a_2.safetensors").read_bytes()
     for more in ([], ["--force"]):
-        assert run(tmp_path / "a_2.safetensors", tmp_path / "a.safetensors", "--to=diffusers", "--token=zibu", *more) == 1
+        assert (
+            run(
+                tmp_path / "a_2.safetensors",
+                tmp_path / "a.safetensors",
+                "--to=diffusers",
+                "--token=zibu",
+                *more,
+            )
+            == 1
+        )
         assert "this would replace the file that is read" in capsys.readouterr().err
     assert (tmp_path / "a_2.safetensors").read_bytes() == before
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_files_of_one_name_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_one_name_are_compared_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder, n in (("one", 1), ("three", 3)):
         write(tmp_path / folder / "w.safetensors", word(n=n))
     given = [f"{tmp_path / folder / 'w.safetensors'}:0.5" for folder in ("one", "three")]
     assert run(tmp_path / "o.safetensors", "--merge", *given) == 1
-    assert "w.safetensors: emb_params 1x768; w.safetensors: emb_params 3x768" in capsys.readouterr().err
+    assert (
+        "w.safetensors: emb_params 1x768; w.safetensors: emb_params 3x768"
+        in capsys.readouterr().err
+    )
     assert run(tmp_path / "o.safetensors", "--merge", *given, "--second=x") == 2
 
 
@@ -181,8 +246,13 @@ def test_endings_in_capitals_and_lone_halves(tmp_path: Path) -> None:
     assert (found.layout, found.family) == ("E", "sd1")
 
 
-@pytest.mark.parametrize(("name", "more"), [("x.txt", []), ("x", []), ("x.pt", ["--to=onetrainer"]), ("x.safetensors", ["--to=pt"])])
-def test_the_ending_must_fit(name: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("x.txt", []), ("x", []), ("x.pt", ["--to=onetrainer"]), ("x.safetensors", ["--to=pt"])],
+)
+def test_the_ending_must_fit(
+    name: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "a.safetensors", word())
     assert run(tmp_path / "a.safetensors", tmp_path / name, *more) == 1
     assert "end it with" in capsys.readouterr().err
@@ -190,5 +260,10 @@ def test_the_ending_must_fit(name: str, more: list[str], tmp_path: Path, capsys:
 
 def test_numbers_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CoinageError, match="not finite in fp16"):
-        write_as("safetensors", tmp_path / "x.safetensors", EmbeddingFile({"emb_params": torch.full((1, 768), 1e6)}), "fp16")
+        write_as(
+            "safetensors",
+            tmp_path / "x.safetensors",
+            EmbeddingFile({"emb_params": torch.full((1, 768), 1e6)}),
+            "fp16",
+        )
     assert json.dumps([str(path) for path in tmp_path.iterdir()]) == "[]"

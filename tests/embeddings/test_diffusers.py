@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -13,7 +19,7 @@ from coinage.demo.run import MODEL
 from coinage.embeddings.consumers import Verdict, verdicts
 from coinage.embeddings.file import EmbeddingFile, write
 from tests.embeddings.layouts import ONE, PAIR, vectors, webui, write_layout
-from tests.models import clip_config, parts_of
+from tests.tiny_models import clip_config, parts_of
 
 WIDTHS = {"sd1": (32,), "sd2": (48,), "sdxl": (32, 64)}
 KEYS = {"sd1": ("emb_params",), "sd2": ("emb_params",), "sdxl": ("clip_l", "clip_g")}
@@ -26,7 +32,11 @@ def bodies() -> dict[str, Any]:
     parts = parts_of("sd1")
     assert isinstance(parts["unet"], UNet2DConditionModel)
     assert isinstance(parts["vae"], AutoencoderKL)
-    return {"unet": parts["unet"], "vae": parts["vae"], "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False)}
+    return {
+        "unet": parts["unet"],
+        "vae": parts["vae"],
+        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+    }
 
 
 def pipeline(family: str, bodies: dict[str, Any]) -> Any:
@@ -37,24 +47,36 @@ def pipeline(family: str, bodies: dict[str, Any]) -> Any:
     if family == "sdxl":
         second = CLIPTextModelWithProjection(clip_config(WIDTHS[family][1], 2, "gelu", 64))
         two = {"text_encoder_2": second, "tokenizer_2": tokenizers[1]}
-        return StableDiffusionXLPipeline(**bodies, text_encoder=first, tokenizer=tokenizers[0], **two)
+        return StableDiffusionXLPipeline(
+            **bodies, text_encoder=first, tokenizer=tokenizers[0], **two
+        )
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(**bodies, text_encoder=first, tokenizer=tokenizers[0], **none)
 
 
 def encoders(pipe: Any) -> list[tuple[Any, Any]]:
     pairs = [(pipe.tokenizer, pipe.text_encoder)]
-    return [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if hasattr(pipe, "tokenizer_2") else pairs
+    return (
+        [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if hasattr(pipe, "tokenizer_2") else pairs
+    )
 
 
 def load_halves(pipe: Any, content: dict[str, torch.Tensor], token: str) -> None:
     for key, (tokenizer, encoder) in zip(("clip_l", "clip_g"), encoders(pipe), strict=True):
-        pipe.load_textual_inversion(content[key], token=token, text_encoder=encoder, tokenizer=tokenizer)
+        pipe.load_textual_inversion(
+            content[key], token=token, text_encoder=encoder, tokenizer=tokenizer
+        )
 
 
 def load(pipe: Any, path: Path, token: str, *, by_halves: bool) -> None:
     if by_halves:
-        load_halves(pipe, load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True), token)
+        load_halves(
+            pipe,
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True),
+            token,
+        )
     else:
         pipe.load_textual_inversion(str(path), token=token)
 
@@ -64,24 +86,36 @@ def added(pipe: Any, token: str) -> list[torch.Tensor]:
     found = []
     for tokenizer, encoder in encoders(pipe):
         vocabulary = tokenizer.get_vocab()
-        names = [name for name in (token, *(f"{token}_{i}" for i in range(1, 9))) if name in vocabulary]
-        found.append(encoder.get_input_embeddings().weight.detach()[[vocabulary[name] for name in names]])
+        names = [
+            name for name in (token, *(f"{token}_{i}" for i in range(1, 9))) if name in vocabulary
+        ]
+        found.append(
+            encoder.get_input_embeddings().weight.detach()[[vocabulary[name] for name in names]]
+        )
     return found
 
 
 def own_file(folder: Path, family: str, suffix: str = ".safetensors", n: int = 3) -> Path:
-    tensors = {key: vectors(n, width) for key, width in zip(KEYS[family], WIDTHS[family], strict=True)}
+    tensors = {
+        key: vectors(n, width) for key, width in zip(KEYS[family], WIDTHS[family], strict=True)
+    }
     write(folder / f"{WORD}{suffix}", EmbeddingFile(tensors, WORD, 7, {"note": "x"}))
     return folder / f"{WORD}{suffix}"
 
 
 def verdict_of(path: Path, family: str, token: str | None = None) -> Verdict:
-    return next(verdict for verdict in verdicts(path, family, WIDTHS[family], token) if verdict.tool == "diffusers")
+    return next(
+        verdict
+        for verdict in verdicts(path, family, WIDTHS[family], token)
+        if verdict.tool == "diffusers"
+    )
 
 
 @pytest.mark.parametrize("made_for", WIDTHS)
 @pytest.mark.parametrize("family", WIDTHS)
-def test_we_say_what_diffusers_does(made_for: str, family: str, bodies: dict[str, Any], tmp_path: Path) -> None:
+def test_we_say_what_diffusers_does(
+    made_for: str, family: str, bodies: dict[str, Any], tmp_path: Path
+) -> None:
     """Every layout in every family, with `token=`: whether it loads, and the vectors."""
     pipe = pipeline(family, bodies)
     for i, layout in enumerate(PAIR if made_for == "sdxl" else ONE):
@@ -129,7 +163,9 @@ def test_our_safetensors(family: str, bodies: dict[str, Any], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_our_sdxl_files_go_in_by_halves(suffix: str, bodies: dict[str, Any], tmp_path: Path) -> None:
+def test_our_sdxl_files_go_in_by_halves(
+    suffix: str, bodies: dict[str, Any], tmp_path: Path
+) -> None:
     pipe, path = pipeline("sdxl", bodies), own_file(tmp_path, "sdxl", suffix)
     with pytest.raises(ValueError, match="state dict"):
         pipe.load_textual_inversion(str(path), token=WORD)
@@ -137,11 +173,17 @@ def test_our_sdxl_files_go_in_by_halves(suffix: str, bodies: dict[str, Any], tmp
         before = pipe.encode_prompt(f"a {WORD}", device="cpu", do_classifier_free_guidance=False)
         load(pipe, path, WORD, by_halves=True)
         after = pipe.encode_prompt(f"a {WORD}", device="cpu", do_classifier_free_guidance=False)
-    first, second = (tokenizer(pipe.maybe_convert_prompt(f"a {WORD}", tokenizer)).input_ids for tokenizer, _ in encoders(pipe))
+    first, second = (
+        tokenizer(pipe.maybe_convert_prompt(f"a {WORD}", tokenizer)).input_ids
+        for tokenizer, _ in encoders(pipe)
+    )
     assert first == second
     assert not torch.allclose(before[0][..., :32], after[0][..., :32])
     assert not torch.allclose(before[0][..., 32:], after[0][..., 32:])
-    assert [torch.equal(rows, vectors(3, width)) for rows, width in zip(added(pipe, WORD), WIDTHS["sdxl"], strict=True)] == [True, True]
+    assert [
+        torch.equal(rows, vectors(3, width))
+        for rows, width in zip(added(pipe, WORD), WIDTHS["sdxl"], strict=True)
+    ] == [True, True]
 
 
 def test_capitals_lose_all_vectors_but_the_first(bodies: dict[str, Any], tmp_path: Path) -> None:
@@ -164,8 +206,12 @@ def test_our_pt_carries_its_word(suffix: str, bodies: dict[str, Any], tmp_path: 
     assert (ours.write, ours.why) == (WORD, "")
 
 
-@pytest.mark.parametrize("change", [{"name": None}, {"name": "gone"}, {"string_to_param": {"sks": vectors(1, 32)}}])
-def test_dictionaries_that_lack_something(change: dict[str, Any], bodies: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"name": None}, {"name": "gone"}, {"string_to_param": {"sks": vectors(1, 32)}}]
+)
+def test_dictionaries_that_lack_something(
+    change: dict[str, Any], bodies: dict[str, Any], tmp_path: Path
+) -> None:
     content = webui(vectors(1, 32)) | change
     if content["name"] == "gone":
         del content["name"]

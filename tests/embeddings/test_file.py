@@ -15,7 +15,7 @@ import torch
 from coinage.embeddings.file import EmbeddingFile, utc_now, write
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, EmbeddingFileError
-from coinage.files import write_bytes
+from coinage.system.files import write_bytes
 from tests.embeddings.files import Evil, vectors
 
 HASHES = {
@@ -63,10 +63,18 @@ def test_pt_is_the_dictionary_and_container_that_the_webui_accepts(tmp_path: Pat
     write(path, EmbeddingFile({"emb_params": big[-2:]}, "zibu", 7))
     assert path.stat().st_size < 20_000
     with zipfile.ZipFile(path) as archive:
-        assert sorted(archive.namelist()) == ["archive/data.pkl", "archive/data/0", "archive/version"]
+        assert sorted(archive.namelist()) == [
+            "archive/data.pkl",
+            "archive/data/0",
+            "archive/version",
+        ]
         pickle = archive.read("archive/data.pkl")
     names = {str(arg) for op, arg, _ in pickletools.genops(pickle) if op.name == "GLOBAL"}
-    assert names == {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections OrderedDict"}
+    assert names == {
+        "torch._utils _rebuild_tensor_v2",
+        "torch FloatStorage",
+        "collections OrderedDict",
+    }
     content = torch.load(path, weights_only=True)
     assert content["string_to_token"] == {"*": 265}
     assert (content["name"], content["step"], content["sd_checkpoint"]) == ("zibu", 7, None)
@@ -78,7 +86,11 @@ def test_pt_is_the_dictionary_and_container_that_the_webui_accepts(tmp_path: Pat
         {"<cat-toy>": vectors(1, 768)},
         {"<cat-toy>": vectors(1, 768)[0]},
         {"string_to_param": {"*": vectors(1, 768)}, "name": "<cat-toy>"},
-        {"string_to_param": {"sks": vectors(1, 768)}, "name": "<cat-toy>", "string_to_token": {"*": torch.tensor(265)}},
+        {
+            "string_to_param": {"sks": vectors(1, 768)},
+            "name": "<cat-toy>",
+            "string_to_token": {"*": torch.tensor(265)},
+        },
     ],
 )
 def test_other_layouts_are_read(tmp_path: Path, content: dict[str, object]) -> None:

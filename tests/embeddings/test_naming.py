@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinage.clip_tokenizer import ClipTokenizer, read_tokenizer
 from coinage.demo.run import MODEL
 from coinage.embeddings.naming import naming_problems, suggest
 from coinage.errors import Problem
-from coinage.words import CHUNK, pieces_of, taken
+from coinage.text.clip_tokenizer import ClipTokenizer, read_tokenizer
+from coinage.text.placeholder import CHUNK, pieces_of, taken
 
 FOUND = read_tokenizer(MODEL / "tokenizer")
 assert FOUND is not None
@@ -23,7 +23,18 @@ def told(name: str, n: int = 3) -> list[Problem]:
 
 
 @pytest.mark.parametrize(
-    "name", ["mychar", "zibu", "my-char", "sks_style", "r2d2x", "zibu2024", "zibu-000010", "zibu-step00000500", "0zibu"]
+    "name",
+    [
+        "mychar",
+        "zibu",
+        "my-char",
+        "sks_style",
+        "r2d2x",
+        "zibu2024",
+        "zibu-000010",
+        "zibu-step00000500",
+        "0zibu",
+    ],
 )
 @pytest.mark.parametrize("n", [1, 3])
 def test_good_names(name: str, n: int) -> None:
@@ -33,14 +44,26 @@ def test_good_names(name: str, n: int) -> None:
 
 # A bad name, what is said of it, and a name near to it that is good.
 RULES = [
-    ("MyTok", "MyTok` contains capitals: diffusers would use only the first of its 3 vectors", "mytok"),
+    (
+        "MyTok",
+        "MyTok` contains capitals: diffusers would use only the first of its 3 vectors",
+        "mytok",
+    ),
     ("circle", "`circle` already exists in the model: AUTOMATIC1111", "circlezz"),
     ("12345", "has only digits, which ComfyUI reads as a weight", "a12345"),
     ("-_-", "has no letters: AUTOMATIC1111", "zibu-_-"),
     ("mychar1", "is also the internal name of vector 2 of a word `mychar`$", "mychar01"),
-    ("mychar_2", "internal name of vector 3 of a word `mychar` in diffusers and SD.Next", "mychar_02"),
+    (
+        "mychar_2",
+        "internal name of vector 3 of a word `mychar` in diffusers and SD.Next",
+        "mychar_02",
+    ),
     ("mychar74", "vector 75", "mychar75"),
-    ("my(char)", "contains parentheses: AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights", "mychar"),
+    (
+        "my(char)",
+        "contains parentheses: AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights",
+        "mychar",
+    ),
     ("my[char", "contains brackets: .*in ComfyUI the word ends", "mychar"),
     ("my:char", "contains a colon: .*weight", "my-char"),
     ("my|char", "contains a bar: .*alternatives", "my-char"),
@@ -75,7 +98,9 @@ def test_keywords_of_prompts(word: str) -> None:
 
 def test_one_problem_for_each_cause() -> None:
     found = [problem.what.split(": ")[0] for problem in told("My(Char):", 3)]
-    assert found == [f"`My(Char):` contains {sign}" for sign in ("capitals", "parentheses", "a colon")]
+    assert found == [
+        f"`My(Char):` contains {sign}" for sign in ("capitals", "parentheses", "a colon")
+    ]
 
 
 def test_a_cause_in_word_and_file_is_told_once() -> None:
@@ -87,11 +112,18 @@ def test_a_cause_in_word_and_file_is_told_once() -> None:
 
 
 def test_word_and_file_have_rules_of_their_own() -> None:
-    assert not naming_problems("my.char", "mychar", 3, TOKENIZER)  # a dot cuts only the name of a file
-    assert [problem.where for problem in naming_problems("mychar", "my.char", 3, TOKENIZER)] == ["--output_name"]
+    # A dot cuts only the name of a file
+    assert not naming_problems("my.char", "mychar", 3, TOKENIZER)
+    assert [problem.where for problem in naming_problems("mychar", "my.char", 3, TOKENIZER)] == [
+        "--output_name"
+    ]
     assert not naming_problems("mychär", "mychar", 3, TOKENIZER)  # nor do other letters harm a word
-    assert [problem.where for problem in naming_problems("<zibu>", "zibu", 3, TOKENIZER)] == ["--token_string"]
-    assert [problem.where for problem in naming_problems("zibu", "circle", 3, TOKENIZER)] == ["--output_name"]
+    assert [problem.where for problem in naming_problems("<zibu>", "zibu", 3, TOKENIZER)] == [
+        "--token_string"
+    ]
+    assert [problem.where for problem in naming_problems("zibu", "circle", 3, TOKENIZER)] == [
+        "--output_name"
+    ]
 
 
 def test_capitals_of_one_vector() -> None:
@@ -119,7 +151,11 @@ def test_suggestions(word: str, near: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(max_size=12) | st.text("aAbB1_-.<( ", max_size=6) | st.sampled_from(sorted(TOKENIZER.get_vocab())))
+@given(
+    st.text(max_size=12)
+    | st.text("aAbB1_-.<( ", max_size=6)
+    | st.sampled_from(sorted(TOKENIZER.get_vocab()))
+)
 def test_what_is_suggested_is_good_and_new(word: str) -> None:
     near = suggest(word, TOKENIZER)
     assert not naming_problems(near, near, CHUNK, TOKENIZER)

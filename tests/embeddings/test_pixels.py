@@ -18,7 +18,34 @@ from tests.embeddings.files import drawn, picture_of, plain, vectors
 Pixels = NDArray[np.uint8]
 ROWS = vectors(2, 768)
 # The sequence is public knowledge: its first numbers, and the sum of those from the 101st to the 100 100th.
-FIRST = [253, 242, 127, 44, 157, 27, 239, 133, 38, 79, 167, 4, 177, 95, 130, 79, 78, 14, 52, 215, 220, 194, 126, 28, 240, 179]
+FIRST = [
+    253,
+    242,
+    127,
+    44,
+    157,
+    27,
+    239,
+    133,
+    38,
+    79,
+    167,
+    4,
+    177,
+    95,
+    130,
+    79,
+    78,
+    14,
+    52,
+    215,
+    220,
+    194,
+    126,
+    28,
+    240,
+    179,
+]
 SUM = 12731374
 
 
@@ -39,14 +66,25 @@ def with_alpha(pixels: Pixels) -> Pixels:
 
 @pytest.mark.parametrize("change", [np.asarray, bordered, with_alpha])
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_a_picture_without_its_text(suffix: str, change: Callable[[Pixels], Pixels], tmp_path: Path) -> None:
+def test_a_picture_without_its_text(
+    suffix: str, change: Callable[[Pixels], Pixels], tmp_path: Path
+) -> None:
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(change(picture_of(plain(ROWS)))).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    Image.fromarray(change(picture_of(plain(ROWS)))).save(
+        path, **({"lossless": True} if suffix == "webp" else {})
+    )
     found = open_embedding(path)
-    assert (found.layout, found.family, found.embedding.token, found.embedding.step) == ("G", "sd1", "pngtok", 500)
+    assert (found.layout, found.family, found.embedding.token, found.embedding.step) == (
+        "G",
+        "sd1",
+        "pngtok",
+        500,
+    )
     assert torch.equal(found.embedding.vectors["emb_params"], ROWS)
     assert main(["convert", str(path), str(tmp_path / "b.safetensors")]) == 0
-    assert torch.equal(open_embedding(tmp_path / "b.safetensors").embedding.vectors["emb_params"], ROWS)
+    assert torch.equal(
+        open_embedding(tmp_path / "b.safetensors").embedding.vectors["emb_params"], ROWS
+    )
 
 
 GOOD = picture_of(plain(ROWS))
@@ -70,11 +108,14 @@ NO_EMBEDDING = "contains no embedding"
         ("png", lambda: drawn(picture_of(b"[" * 100_000)), "not an embedding"),
         ("png", lambda: drawn(picture_of(b'"words"')), "not an embedding"),
         ("png", lambda: drawn(picture_of(b"\xff\xfe")), "not an embedding"),
-        ("png", lambda: drawn(picture_of(b" " * 30_000_000)), NO_EMBEDDING),  # a bomb within the strips
+        # A bomb within the strips
+        ("png", lambda: drawn(picture_of(b" " * 30_000_000)), NO_EMBEDDING),
         ("png", lambda: drawn(np.zeros((1, MOST_PIXELS + 1, 3), np.uint8)), NO_EMBEDDING),
     ],
 )
-def test_pictures_that_are_refused(suffix: str, make: Callable[[], bytes], told: str, tmp_path: Path) -> None:
+def test_pictures_that_are_refused(
+    suffix: str, make: Callable[[], bytes], told: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(make())
     with pytest.raises(EmbeddingFileError, match=told) as caught:

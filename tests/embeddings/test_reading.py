@@ -16,13 +16,29 @@ import torch
 
 from coinage.config import WordConfig
 from coinage.embeddings.file import EmbeddingFile, vectors_for, write
+from coinage.embeddings.install import read_vectors
 from coinage.embeddings.reading import Found, open_embedding, read
 from coinage.errors import EmbeddingFileError
-from coinage.training.word import read_vectors
-from tests.embeddings.files import Content, Evil, hidden, parameter_dict, pickle, png, tensors, vectors, webui
+from tests.embeddings.files import (
+    Content,
+    Evil,
+    hidden,
+    parameter_dict,
+    pickle,
+    png,
+    tensors,
+    vectors,
+    webui,
+)
 
 
-def agrees(found: Found, layout: str, expected: Content, token: str | None = None, family: str | None = None) -> None:
+def agrees(
+    found: Found,
+    layout: str,
+    expected: Content,
+    token: str | None = None,
+    family: str | None = None,
+) -> None:
     assert (found.layout, found.embedding.token, found.family) == (layout, token, family)
     assert list(found.embedding.vectors) == list(expected)
     for key, rows in found.embedding.vectors.items():
@@ -47,8 +63,13 @@ PAIR = {"clip_l": vectors(2, 768), "clip_g": vectors(2, 1280)}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("n", "d", "family"), [(3, 768, "sd1"), (2, 1024, "sd2")])
-def test_safetensors_of_sd1_and_sd2(tmp_path: Path, n: int, d: int, family: str, dtype: torch.dtype) -> None:  # 1, 2
-    found = open_embedding(tensors(tmp_path / "a.safetensors", {"emb_params": vectors(n, d).to(dtype)}, note="x"))
+# 1, 2
+def test_safetensors_of_sd1_and_sd2(
+    tmp_path: Path, n: int, d: int, family: str, dtype: torch.dtype
+) -> None:
+    found = open_embedding(
+        tensors(tmp_path / "a.safetensors", {"emb_params": vectors(n, d).to(dtype)}, note="x")
+    )
     agrees(found, "E", {"emb_params": vectors(n, d)}, None, family)
     assert (found.dtype, found.notes, found.embedding.metadata) == (dtype, (), {"note": "x"})
 
@@ -56,15 +77,31 @@ def test_safetensors_of_sd1_and_sd2(tmp_path: Path, n: int, d: int, family: str,
 def test_pairs(tmp_path: Path) -> None:  # 3, 4
     agrees(open_embedding(tensors(tmp_path / "a.safetensors", PAIR)), "X", PAIR, None, "sdxl")
     agrees(open_embedding(pickle(tmp_path / "a.pt", PAIR)), "Xpt", PAIR, None, "sdxl")
-    agrees(open_embedding(tmp_path / "a.pt", key="clip_g"), "Xpt", {"clip_g": vectors(2, 1280)}, None, "sdxl")
+    agrees(
+        open_embedding(tmp_path / "a.pt", key="clip_g"),
+        "Xpt",
+        {"clip_g": vectors(2, 1280)},
+        None,
+        "sdxl",
+    )
     unequal = tensors(tmp_path / "b.safetensors", PAIR | {"clip_g": vectors(3, 1280)})
     assert "do not match: 2 rows in clip_l and 3 rows in clip_g" in refusal(unequal)
-    swapped = tensors(tmp_path / "c.safetensors", {"clip_g": vectors(2, 768), "clip_l": vectors(2, 1280)})
+    swapped = tensors(
+        tmp_path / "c.safetensors", {"clip_g": vectors(2, 768), "clip_l": vectors(2, 1280)}
+    )
     assert "swapped" in refusal(swapped)
     agrees(open_embedding(tensors(tmp_path / "d.safetensors", {"text_encoders_1": PAIR["clip_g"], "text_encoders_0": PAIR["clip_l"]})),
            "PTI", PAIR, None, "sdxl")  # fmt: skip
-    agrees(open_embedding(tensors(tmp_path / "e.safetensors", PAIR | {"clip_l_out": vectors(2, 768)})), "OT", PAIR, None, "sdxl")
-    assert "Flux" in refusal(tensors(tmp_path / "f.safetensors", {"clip_l": vectors(2, 768), "t5": vectors(2, 4096)}))
+    agrees(
+        open_embedding(tensors(tmp_path / "e.safetensors", PAIR | {"clip_l_out": vectors(2, 768)})),
+        "OT",
+        PAIR,
+        None,
+        "sdxl",
+    )
+    assert "Flux" in refusal(
+        tensors(tmp_path / "f.safetensors", {"clip_l": vectors(2, 768), "t5": vectors(2, 4096)})
+    )
 
 
 def zipped_again(path: Path) -> Path:
@@ -96,18 +133,30 @@ def test_the_webuis_dictionary(tmp_path: Path) -> None:  # 5, 6
         ({"string_to_param": {"sks": rows}}, "zibu"), ({"string_to_param": {"sks": rows}, "name": ...}, "sks"),
         ({"string_to_token": {"*": torch.tensor(265)}}, "zibu"), ({"name": "two\nlines"}, None),
     ):  # fmt: skip
-        agrees(open_embedding(pickle(path, webui(rows, **changes))), "A", {"emb_params": rows}, token, "sd1")
+        agrees(
+            open_embedding(pickle(path, webui(rows, **changes))),
+            "A",
+            {"emb_params": rows},
+            token,
+            "sd1",
+        )
     assert "no tensor" in refusal(pickle(path, webui(rows, string_to_param={})))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("old", [False, True])
-def test_the_original_codes_parameter_dict(tmp_path: Path, dtype: torch.dtype, old: bool) -> None:  # 7, 8
+# 7, 8
+def test_the_original_codes_parameter_dict(tmp_path: Path, dtype: torch.dtype, old: bool) -> None:
     params = parameter_dict(vectors(2, 768).to(dtype))
     if old:
         del params.__dict__["_keys"]  # torch before 1.12 had none
     before = {*torch.serialization.get_safe_globals()}
-    found = open_embedding(pickle(tmp_path / "a.pt", {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": params}))
+    found = open_embedding(
+        pickle(
+            tmp_path / "a.pt",
+            {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": params},
+        )
+    )
     agrees(found, "O", {"emb_params": vectors(2, 768)}, None, "sd1")
     assert found.dtype == dtype
     assert {*torch.serialization.get_safe_globals()} == before
@@ -140,10 +189,14 @@ class Numpy:
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
 def test_pickles_that_are_not_read(tmp_path: Path) -> None:  # 9, 10, 11
     path, rows = tmp_path / "a.pt", vectors(1, 768)
-    legacy = pickle(path, {"string_to_param": parameter_dict(rows)}, _use_new_zipfile_serialization=False)
+    legacy = pickle(
+        path, {"string_to_param": parameter_dict(rows)}, _use_new_zipfile_serialization=False
+    )
     assert "save it again" in refusal(legacy)
     for options in ({}, {"_use_new_zipfile_serialization": False}):
-        message = refusal(pickle(path, {"emb_params": rows, "name": Evil(tmp_path / "owned")}, **options))
+        message = refusal(
+            pickle(path, {"emb_params": rows, "name": Evil(tmp_path / "owned")}, **options)
+        )
         assert f"{os.mkdir.__module__}.mkdir" in message
         assert "nothing of it was run" in message
         assert not (tmp_path / "owned").exists()
@@ -159,13 +212,37 @@ def test_pickles_that_are_not_read(tmp_path: Path) -> None:  # 9, 10, 11
 
 def test_one_tensor_under_any_name(tmp_path: Path) -> None:  # 12, 13, 14, 16
     path, rows = tmp_path / "a.bin", vectors(1, 768)
-    agrees(open_embedding(pickle(path, {"<cat-toy>": rows})), "D", {"emb_params": rows}, "<cat-toy>", "sd1")
+    agrees(
+        open_embedding(pickle(path, {"<cat-toy>": rows})),
+        "D",
+        {"emb_params": rows},
+        "<cat-toy>",
+        "sd1",
+    )
     found = open_embedding(pickle(path, {"<cat-toy>": rows[0]}))
     agrees(found, "D", {"emb_params": rows}, "<cat-toy>", "sd1")
     assert "one-dimensional" in found.notes[0]
-    agrees(open_embedding(pickle(path, {"<lora_style>": torch.nn.Parameter(rows)})), "D", {"emb_params": rows}, "<lora_style>", "sd1")
-    agrees(open_embedding(pickle(path, OrderedDict(emb_params=rows))), "Ept", {"emb_params": rows}, None, "sd1")
-    agrees(open_embedding(pickle(path, vectors(3, 768))), "T", {"emb_params": vectors(3, 768)}, None, "sd1")
+    agrees(
+        open_embedding(pickle(path, {"<lora_style>": torch.nn.Parameter(rows)})),
+        "D",
+        {"emb_params": rows},
+        "<lora_style>",
+        "sd1",
+    )
+    agrees(
+        open_embedding(pickle(path, OrderedDict(emb_params=rows))),
+        "Ept",
+        {"emb_params": rows},
+        None,
+        "sd1",
+    )
+    agrees(
+        open_embedding(pickle(path, vectors(3, 768))),
+        "T",
+        {"emb_params": vectors(3, 768)},
+        None,
+        "sd1",
+    )
     assert "no names" in refusal(path, key="emb_params")
     st = tmp_path / "a.safetensors"
     agrees(
@@ -180,13 +257,27 @@ def test_one_tensor_under_any_name(tmp_path: Path) -> None:  # 12, 13, 14, 16
     assert found.notes == ("left out: 'extra'",)
     agrees(open_embedding(st, key="extra"), "D", {"emb_params": vectors(2, 768)}, "extra", "sd1")
     assert "choose one with --key" in refusal(st, key="other")
-    agrees(open_embedding(tensors(st, {"zibu": vectors(2, 1280)})), "D", {"clip_g": vectors(2, 1280)}, "zibu", "sdxl")
+    agrees(
+        open_embedding(tensors(st, {"zibu": vectors(2, 1280)})),
+        "D",
+        {"clip_g": vectors(2, 1280)},
+        "zibu",
+        "sdxl",
+    )
 
 
 def test_lists(tmp_path: Path) -> None:  # 15
     path, one, two = tmp_path / "a.pt", vectors(1, 768), vectors(2, 768)
-    agrees(open_embedding(pickle(path, [{"a": one}, {"b": two}])), "L", {"emb_params": torch.cat([one, two])}, None, "sd1")
-    agrees(open_embedding(pickle(path, [{"a": vectors(2, 1280)}, {"b": two}])), "L", PAIR, None, "sdxl")
+    agrees(
+        open_embedding(pickle(path, [{"a": one}, {"b": two}])),
+        "L",
+        {"emb_params": torch.cat([one, two])},
+        None,
+        "sd1",
+    )
+    agrees(
+        open_embedding(pickle(path, [{"a": vectors(2, 1280)}, {"b": two}])), "L", PAIR, None, "sdxl"
+    )
     assert "768, 1024" in refusal(pickle(path, [{"a": one}, {"b": vectors(1, 1024)}]))
     assert "do not match" in refusal(pickle(path, [{"a": one}, {"b": vectors(2, 1280)}]))
     for empty in ([], [1], [[one]], [{}]):
@@ -223,19 +314,41 @@ def test_shapes_and_numbers(tmp_path: Path) -> None:  # 18
         (torch.zeros(2, 6_400_001), "more than any"), (torch.ones(1, 8, dtype=torch.float8_e5m2), "float8_e5m2"),
     ):  # fmt: skip
         assert word in refusal(tensors(path, {"emb_params": tensor})), word
-    agrees(open_embedding(tensors(path, {"emb_params": vectors(3, 768)[None]})), "E", {"emb_params": vectors(3, 768)}, None, "sd1")
+    agrees(
+        open_embedding(tensors(path, {"emb_params": vectors(3, 768)[None]})),
+        "E",
+        {"emb_params": vectors(3, 768)},
+        None,
+        "sd1",
+    )
     found = open_embedding(tensors(path, {"emb_params": vectors(76, 512)}))
     agrees(found, "E", {"emb_params": vectors(76, 512)})
-    assert found.notes == ("vector width 512 matches no known Stable Diffusion model", "76 vectors; most tools read 75 at most")
+    assert found.notes == (
+        "vector width 512 matches no known Stable Diffusion model",
+        "76 vectors; most tools read 75 at most",
+    )
 
 
 def test_what_is_no_embedding_says_which_it_is(tmp_path: Path) -> None:  # 19
     path, rows = tmp_path / "a.safetensors", vectors(1, 768)
-    layers = ["IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *[f"OUT{i:02}" for i in range(3, 12)]]
+    layers = [
+        "IN01",
+        "IN02",
+        "IN04",
+        "IN05",
+        "IN07",
+        "IN08",
+        "MID",
+        *[f"OUT{i:02}" for i in range(3, 12)],
+    ]
     assert "XTI" in refusal(tensors(path, dict.fromkeys(layers, rows)))
-    assert "LoRA" in refusal(tensors(path, {"lora_unet_mid.lora_down.weight": rows, "lora_unet_mid.alpha": rows[0]}))
+    assert "LoRA" in refusal(
+        tensors(path, {"lora_unet_mid.lora_down.weight": rows, "lora_unet_mid.alpha": rows[0]})
+    )
     assert "of a model" in refusal(tensors(path, {"model.diffusion_model.out.0.weight": rows}))
-    assert "of a model" in refusal(pickle(tmp_path / "a.ckpt", {"state_dict": {"a": rows}, "global_step": 3}))
+    assert "of a model" in refusal(
+        pickle(tmp_path / "a.ckpt", {"state_dict": {"a": rows}, "global_step": 3})
+    )
     message = refusal(tensors(path, {"one": rows, "two": vectors(2, 768)}))
     assert "several tensors: 'one', 'two'" in message
     assert "choose one with --key" in message
@@ -246,12 +359,22 @@ def test_what_is_no_embedding_says_which_it_is(tmp_path: Path) -> None:  # 19
 @pytest.mark.parametrize("original", [False, True])
 def test_several_placeholders(tmp_path: Path, original: bool) -> None:  # 20
     content = {"sks": vectors(1, 768), "zibu": vectors(2, 768)}
-    params = torch.nn.ParameterDict({k: torch.nn.Parameter(v) for k, v in content.items()}) if original else content
+    params = (
+        torch.nn.ParameterDict({k: torch.nn.Parameter(v) for k, v in content.items()})
+        if original
+        else content
+    )
     path = pickle(tmp_path / "a.pt", {"string_to_param": params})
     message = refusal(path)
     assert "several placeholders: 'sks', 'zibu'" in message
     assert "--key" in message
-    agrees(open_embedding(path, key="zibu"), "O" if original else "A", {"emb_params": content["zibu"]}, "zibu", "sd1")
+    agrees(
+        open_embedding(path, key="zibu"),
+        "O" if original else "A",
+        {"emb_params": content["zibu"]},
+        "zibu",
+        "sd1",
+    )
     assert "no placeholder 'x'" in refusal(path, key="x")
 
 
@@ -261,12 +384,23 @@ def test_lone_halves(tmp_path: Path) -> None:  # 21
     given = read_vectors(WordConfig(token="zibu", num_vectors=2, init_file=path))
     assert torch.equal(vectors_for(given, "emb_params"), vectors(2, 768))  # type: ignore[arg-type]
     assert vectors_for(given, "clip_g") is None
-    agrees(open_embedding(pickle(tmp_path / "a.pt", {"clip_g": vectors(2, 1280)})), "Xpt", {"clip_g": vectors(2, 1280)}, None, "sdxl")
+    agrees(
+        open_embedding(pickle(tmp_path / "a.pt", {"clip_g": vectors(2, 1280)})),
+        "Xpt",
+        {"clip_g": vectors(2, 1280)},
+        None,
+        "sdxl",
+    )
 
 
 def test_embeddings_in_a_lora(tmp_path: Path) -> None:
-    lora = {"lora_unet_mid.lora_down.weight": vectors(4, 8), "lora_unet_mid.alpha": torch.tensor(1.0)}
-    one = {f"bundle_emb.my.word.{half}": rows for half, rows in PAIR.items()} | {"bundle_emb.my.word.clip_l_out": vectors(2, 768)}
+    lora = {
+        "lora_unet_mid.lora_down.weight": vectors(4, 8),
+        "lora_unet_mid.alpha": torch.tensor(1.0),
+    }
+    one = {f"bundle_emb.my.word.{half}": rows for half, rows in PAIR.items()} | {
+        "bundle_emb.my.word.clip_l_out": vectors(2, 768)
+    }
     path = tensors(tmp_path / "a.safetensors", lora | one)
     agrees(open_embedding(path), "B", PAIR, "my.word", "sdxl")
     tensors(path, lora | one | {"bundle_emb.sks.string_to_param.*": vectors(1, 768)})
@@ -282,16 +416,26 @@ def test_two_files_of_a_pair(tmp_path: Path) -> None:
     assert "the second file is the first one again" in refusal(one, second=one)
     other = tensors(tmp_path / "again.safetensors", {"<zibu>": PAIR["clip_l"]})
     assert "not an SDXL pair" in refusal(one, second=other)
-    assert "2 and 3 vectors" in refusal(one, second=tensors(tmp_path / "b", {"x": vectors(3, 1280)}))
+    assert "2 and 3 vectors" in refusal(
+        one, second=tensors(tmp_path / "b", {"x": vectors(3, 1280)})
+    )
     assert "holds both halves" in refusal(one, second=tensors(tmp_path / "c", PAIR))
     tiny = [tensors(tmp_path / f"tiny{d}", {"zibu": vectors(2, d)}) for d in (32, 64)]
-    agrees(open_embedding(tiny[0], second=tiny[1]), "D2", {"clip_l": vectors(2, 32), "clip_g": vectors(2, 64)}, "zibu")
+    agrees(
+        open_embedding(tiny[0], second=tiny[1]),
+        "D2",
+        {"clip_l": vectors(2, 32), "clip_g": vectors(2, 64)},
+        "zibu",
+    )
 
 
 def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
     rows = vectors(2, 768)
     write(tmp_path / "a.pt", EmbeddingFile({"emb_params": rows}, "zibu", 7))
-    for written, name in ((pickle(tmp_path / "x", webui(rows)), "a.safetensors"), (tensors(tmp_path / "y", {"emb_params": rows}), "b.pt")):
+    for written, name in (
+        (pickle(tmp_path / "x", webui(rows)), "a.safetensors"),
+        (tensors(tmp_path / "y", {"emb_params": rows}), "b.pt"),
+    ):
         written.rename(tmp_path / name)
         assert torch.equal(read(tmp_path / name).vectors["emb_params"], rows)
     assert open_embedding(tmp_path / "a.pt").embedding.step == 7
@@ -303,7 +447,9 @@ def test_a_slice_of_a_large_table(tmp_path: Path) -> None:
     table[-2:] = vectors(2, 768)
     found = open_embedding(pickle(tmp_path / "a.bin", {"<zibu>": table[-2:]}))
     agrees(found, "D", {"emb_params": vectors(2, 768)}, "<zibu>", "sd1")
-    assert found.notes == ("the file has 35 MB for 2 vectors; write it again with `coinage convert`",)
+    assert found.notes == (
+        "the file has 35 MB for 2 vectors; write it again with `coinage convert`",
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,7 +487,9 @@ def test_zips_that_are_not_torchs(tmp_path: Path) -> None:
     with zipfile.ZipFile(content) as source:
         records = {name: source.read(name) for name in source.namelist()}
 
-    def written(changed: dict[str, bytes], compression: int = zipfile.ZIP_STORED, behind: bytes = b"") -> Path:
+    def written(
+        changed: dict[str, bytes], compression: int = zipfile.ZIP_STORED, behind: bytes = b""
+    ) -> Path:
         with zipfile.ZipFile(path, "w", compression) as target:
             for name, data in changed.items():
                 target.writestr(name, data)

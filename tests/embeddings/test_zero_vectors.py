@@ -9,9 +9,9 @@ import torch
 
 from coinage.cli.main import main
 from coinage.config import WordConfig
+from coinage.embeddings.install import read_vectors
 from coinage.embeddings.reading import open_embedding, read
 from coinage.errors import EmbeddingFileError
-from coinage.training.word import read_vectors
 from tests.embeddings.files import pickle, tensors, vectors, webui
 from tests.helpers import prepared
 
@@ -25,22 +25,54 @@ HALF = torch.cat([NO_L[:1], L[:1]])
 @pytest.mark.parametrize(
     ("content", "warnings", "refused"),
     [
-        ({"emp_params": NO_L, "emp_params_out": L}, [f"all its vectors are zero: {ELSEWHERE}"], True),
-        ({"clip_l": NO_L, "clip_g": NO_G, "clip_l_out": L, "clip_g_out": G}, [f"all its vectors are zero: {ELSEWHERE}"], True),
-        ({"bundle_emb.zibu.clip_l": NO_L, "bundle_emb.zibu.clip_l_out": L}, [f"all its vectors are zero: {ELSEWHERE}"], True),
-        ({"clip_l": NO_L, "clip_g": G, "clip_l_out": L}, ["all vectors of clip_l are zero: the word does nothing in this text"], False),
+        (
+            {"emp_params": NO_L, "emp_params_out": L},
+            [f"all its vectors are zero: {ELSEWHERE}"],
+            True,
+        ),
+        (
+            {"clip_l": NO_L, "clip_g": NO_G, "clip_l_out": L, "clip_g_out": G},
+            [f"all its vectors are zero: {ELSEWHERE}"],
+            True,
+        ),
+        (
+            {"bundle_emb.zibu.clip_l": NO_L, "bundle_emb.zibu.clip_l_out": L},
+            [f"all its vectors are zero: {ELSEWHERE}"],
+            True,
+        ),
+        (
+            {"clip_l": NO_L, "clip_g": G, "clip_l_out": L},
+            ["all vectors of clip_l are zero: the word does nothing in this text"],
+            False,
+        ),
         ({"emp_params": L, "emp_params_out": L}, [], False),
         ({"emb_params": NO_L}, [NOTHING], False),
         ({"<zibu>": NO_L[0]}, [NOTHING], False),
-        ({"emb_params": HALF}, ["emb_params, vector 1: its length is 0, so it does nothing"], False),
-        (webui(NO_L), [f"{NOTHING} (AUTOMATIC1111 makes such words where no initialization text is given)"], False),
+        (
+            {"emb_params": HALF},
+            ["emb_params, vector 1: its length is 0, so it does nothing"],
+            False,
+        ),
+        (
+            webui(NO_L),
+            [f"{NOTHING} (AUTOMATIC1111 makes such words where no initialization text is given)"],
+            False,
+        ),
         (webui(L), [], False),
     ],
 )
 def test_vectors_that_are_nothing(
-    content: dict[str, Any], warnings: list[str], refused: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: dict[str, Any],
+    warnings: list[str],
+    refused: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = pickle(tmp_path / "a.pt", content) if "string_to_param" in content else tensors(tmp_path / "a.safetensors", content)
+    path = (
+        pickle(tmp_path / "a.pt", content)
+        if "string_to_param" in content
+        else tensors(tmp_path / "a.safetensors", content)
+    )
     assert main(["inspect", str(path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert len(told["warnings"]) == len(warnings)
@@ -62,7 +94,10 @@ def test_vectors_that_are_nothing(
     assert (ELSEWHERE in heard) == refused
     assert (NOTHING in heard) == (nothing and not refused)
     if refused:
-        for reader in (lambda: read_vectors(WordConfig(token="zibu", num_vectors=count, init_file=path)), lambda: read(path)):
+        for reader in (
+            lambda: read_vectors(WordConfig(token="zibu", num_vectors=count, init_file=path)),
+            lambda: read(path),
+        ):
             with pytest.raises(EmbeddingFileError, match=ELSEWHERE) as caught:
                 reader()
             assert caught.value.problems[0].where == str(path)
@@ -80,7 +115,9 @@ def test_vectors_that_are_nothing(
         ({"clip_l": L, "clip_g": G, "clip_l_out": L}, "clip_l_out"),
     ],
 )
-def test_output_vectors_are_not_a_word(content: dict[str, Any], key: str | None, tmp_path: Path) -> None:
+def test_output_vectors_are_not_a_word(
+    content: dict[str, Any], key: str | None, tmp_path: Path
+) -> None:
     with pytest.raises(EmbeddingFileError, match=ELSEWHERE):
         open_embedding(tensors(tmp_path / "a.safetensors", content), key=key)
 
@@ -90,7 +127,9 @@ def test_a_word_beside_output_vectors_is_read(tmp_path: Path) -> None:
     assert (found.embedding.token, found.notes) == ("<zibu>", ("left out: 'emp_params_out'",))
 
 
-def test_a_run_from_zero_vectors_is_warned(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_from_zero_vectors_is_warned(
+    moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     width = prepared(moon_dataset, tmp_path).parts.rows()[0].shape[1]
     path = tensors(tmp_path / "a.safetensors", {"emb_params": torch.zeros(1, width)})
     run = prepared(moon_dataset, tmp_path / "o", f"--weights={path}")

@@ -12,12 +12,13 @@ from types import FrameType
 import safetensors
 import torch
 
-from coinage.cli.kohya import train_command
+from coinage.cli.train import train_command
 from tests.helpers import captured
 
 LIMIT = 10  # seconds of the processor; a machine that is busy with other things counts as it should
 PATIENCE = 120  # seconds of the clock, for what waits without computing
-STOPS = ("--dry_run", "--debug_dataset", "--output_config", "--help", "-h")  # flags with which nothing is trained
+# Flags with which nothing is trained
+STOPS = ("--dry_run", "--debug_dataset", "--output_config", "--help", "-h")
 
 
 class HangError(BaseException):
@@ -34,7 +35,9 @@ class Result:
     trouble: str
 
     def __str__(self) -> str:
-        return f"{self.trouble}\n  {' '.join(map(repr, self.words))}\n  " + "\n  ".join(self.told.splitlines()[-12:])
+        return f"{self.trouble}\n  {' '.join(map(repr, self.words))}\n  " + "\n  ".join(
+            self.told.splitlines()[-12:]
+        )
 
 
 @contextmanager
@@ -70,9 +73,12 @@ def result_of(words: Sequence[str], out: Path, script: str = "any") -> Result:
             done = captured(lambda: exit_code(script, words))
         code, told = done.returncode, done.stdout + done.stderr
         trouble = "" if code in (0, 1, 2) else f"exit code {code}"
-        if "Traceback (most recent call last)" in told and "--verbose" not in words:  # which asks for one
+        # Which asks for one
+        if "Traceback (most recent call last)" in told and "--verbose" not in words:
             trouble = "traceback"
-        elif not trouble and code == 0 and not any(word.partition("=")[0] in STOPS for word in words):
+        elif (
+            not trouble and code == 0 and not any(word.partition("=")[0] in STOPS for word in words)
+        ):
             trouble = broken_word(told, out)
     except HangError as error:
         trouble = str(error)
@@ -96,7 +102,11 @@ def broken_word(told: str, out: Path) -> str:
     named = re.findall(r"^saved (.*)$", told, re.MULTILINE)
     files = [Path(name) for name in named] or sorted(out.rglob("*.safetensors"))
     if not files:
-        return "" if any(out.rglob("*.pt")) or any(out.rglob("*.ckpt")) else "ends well and has written no word"
+        return (
+            ""
+            if any(out.rglob("*.pt")) or any(out.rglob("*.ckpt"))
+            else "ends well and has written no word"
+        )
     for path in files:
         if path.suffix == ".safetensors" and path.is_file():
             with safetensors.safe_open(path, framework="pt") as file:
@@ -108,4 +118,6 @@ def broken_word(told: str, out: Path) -> str:
 def told_of(results: Sequence[Result]) -> str:
     """All trouble, one after the other; empty where there is none."""
     wrong = [result for result in results if result.trouble]
-    return "\n\n".join(map(str, wrong[:20])) + (f"\n\nand {len(wrong) - 20} more" if len(wrong) > 20 else "")
+    return "\n\n".join(map(str, wrong[:20])) + (
+        f"\n\nand {len(wrong) - 20} more" if len(wrong) > 20 else ""
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coinage.cli.flags import Flag
+from coinage.settings.flags import Flag
 from tests.cli.places import make_places, words
 from tests.fuzz.running import Result, result_of, told_of
 from tests.fuzz.values import flags, means_nothing, random_words, sensible, values_of
@@ -51,7 +51,11 @@ def command(places: dict[str, Path], out: Path, *more: str) -> list[str]:
 def is_long(given: Sequence[str]) -> bool:
     """Whether a command asks for a run of minutes, which is then only planned."""
     asked = zip(given, [*given[1:], ""], strict=False)
-    numbers = [word.partition("=")[2] or after for word, after in asked if word.startswith(("--max_train_s", "--max_train_e"))]
+    numbers = [
+        word.partition("=")[2] or after
+        for word, after in asked
+        if word.startswith(("--max_train_s", "--max_train_e"))
+    ]
     return any(re.fullmatch(r"\d{3,9}|1e3", number) for number in numbers)
 
 
@@ -70,10 +74,18 @@ def filled(word: str, known: dict[str, Path]) -> str:
 
 
 @pytest.mark.parametrize("flag", flags(), ids=lambda flag: flag.dest)
-def test_any_value_of_a_flag_is_taken_or_refused(places: dict[str, Path], tmp_path: Path, flag: Flag) -> None:
+def test_any_value_of_a_flag_is_taken_or_refused(
+    places: dict[str, Path], tmp_path: Path, flag: Flag
+) -> None:
     results = []
     for value in values_of(flag) or ("",):
-        given = [flag.name] if flag.kind == "switch" else [flag.name, value] if flag.kind == "list" else [f"{flag.name}={value}"]
+        given = (
+            [flag.name]
+            if flag.kind == "switch"
+            else [flag.name, value]
+            if flag.kind == "list"
+            else [f"{flag.name}={value}"]
+        )
         result = tried(places, tmp_path / "out", *given)
         if not result.trouble and result.code == 0 and means_nothing(flag, value):
             result = Result(result.words, 0, result.told, f"{flag.name} {value!r} is accepted")
@@ -83,7 +95,9 @@ def test_any_value_of_a_flag_is_taken_or_refused(places: dict[str, Path], tmp_pa
 
 
 @pytest.mark.parametrize("seed", range(COMMANDS // AT_ONCE))
-def test_any_command_line_ends_well_or_says_why_not(places: dict[str, Path], tmp_path: Path, seed: int) -> None:
+def test_any_command_line_ends_well_or_says_why_not(
+    places: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
     rng = random.Random(seed)  # noqa: S311 - commands that can be made again
     groups, out = sensible(), tmp_path / "out"
     known = {"out": out, **places}

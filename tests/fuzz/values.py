@@ -4,12 +4,38 @@ import math
 import random
 from collections.abc import Sequence
 
-from coinage.cli.flags import FLAGS, Flag
+from coinage.settings.flags import FLAGS, Flag
 from tests.cli.flag_effects import EFFECTS
 
-INTEGERS = ("-1", "0", "1", "2", "3", "7", "75", "1000", "-2147483648", "2147483648", "9223372036854775808", "1" + "0" * 30)
+INTEGERS = (
+    "-1",
+    "0",
+    "1",
+    "2",
+    "3",
+    "7",
+    "75",
+    "1000",
+    "-2147483648",
+    "2147483648",
+    "9223372036854775808",
+    "1" + "0" * 30,
+)
 NO_INTEGERS = ("1.5", "nan", "inf", "abc", "", " ", "1e3", "0x10", "--1", "1,2", "9" * 5000)
-FLOATS = ("0", "1", "0.5", "-1", "-0.0", "1e-300", "1e39", "1e300", "0.1", "1000", "1e-45", "-1e300")
+FLOATS = (
+    "0",
+    "1",
+    "0.5",
+    "-1",
+    "-0.0",
+    "1e-300",
+    "1e39",
+    "1e300",
+    "0.1",
+    "1000",
+    "1e-45",
+    "-1e300",
+)
 NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "NaN", "-nan", "abc", "", " ", "0,5", "1..2", "5%%")
 RATIOS = ("10%", "100%", "-10%", "0.5", "nan%", "1e400%", "99999999999%")
 TEXTS = (
@@ -48,7 +74,11 @@ SCHEDULE_CLASSES = (
     "x.y",
     "",
 )
-CHOSEN = {"--optimizer_type": OPTIMIZERS, "--lr_scheduler": SCHEDULES, "--lr_scheduler_type": SCHEDULE_CLASSES}
+CHOSEN = {
+    "--optimizer_type": OPTIMIZERS,
+    "--lr_scheduler": SCHEDULES,
+    "--lr_scheduler_type": SCHEDULE_CLASSES,
+}
 OF_A_KIND = {
     "switch": (),
     "int": INTEGERS + NO_INTEGERS,
@@ -59,8 +89,20 @@ OF_A_KIND = {
     "path": TEXTS,
 }
 # What reaches beyond the folder of a test, or waits for a network, is left to tests of its own.
-LEFT_OUT = {"--huggingface_repo_id", "--resume_from_huggingface", "--torch_compile", "--log_with", "--ddp_timeout"}
-BELOW_ZERO = {"--adaptive_noise_scale", "--seed", "--sample_every_n_steps", "--sample_every_n_epochs"}  # where it means something
+LEFT_OUT = {
+    "--huggingface_repo_id",
+    "--resume_from_huggingface",
+    "--torch_compile",
+    "--log_with",
+    "--ddp_timeout",
+}
+# Where it means something
+BELOW_ZERO = {
+    "--adaptive_noise_scale",
+    "--seed",
+    "--sample_every_n_steps",
+    "--sample_every_n_epochs",
+}
 LARGEST = 2**63
 
 
@@ -88,12 +130,20 @@ def means_nothing(flag: Flag, value: str) -> bool:
         return value.strip().lower() not in ("", "none")  # which may be taken for unset
     if flag.kind == "int" and not number.is_integer():
         return True
-    return not math.isfinite(number) or (number < 0 and flag.name not in BELOW_ZERO) or number >= LARGEST
+    return (
+        not math.isfinite(number)
+        or (number < 0 and flag.name not in BELOW_ZERO)
+        or number >= LARGEST
+    )
 
 
 def sensible() -> list[str]:
     """Groups of flags as people give them, from the table of what flags do; places stand in braces."""
-    return [f"{row.beside} {row.given}" for row in EFFECTS.values() if row.given and not any(name in row.given for name in LEFT_OUT)]
+    return [
+        f"{row.beside} {row.given}"
+        for row in EFFECTS.values()
+        if row.given and not any(name in row.given for name in LEFT_OUT)
+    ]
 
 
 def random_words(rng: random.Random, groups: Sequence[str]) -> list[str]:

@@ -34,7 +34,8 @@ def built() -> Path:
     if library.is_file():
         return library
     BUILDS.mkdir(parents=True, exist_ok=True)
-    half = library.with_suffix(f".{os.getpid()}")  # several processes may compile it at the same time
+    # Several processes may compile it at the same time
+    half = library.with_suffix(f".{os.getpid()}")
     options = ["-std=c++20", "-O0", "-shared", "-fPIC", f"-I{torch / 'include'}"]
     links = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch / 'lib'}"]
     done = subprocess.run(
@@ -45,7 +46,9 @@ def built() -> Path:
     )
     if done.returncode:
         half.unlink(missing_ok=True)
-        raise CannotBuildError(f"g++ cannot compile it: {next(iter(done.stderr.splitlines()), 'it says nothing')}")
+        raise CannotBuildError(
+            f"g++ cannot compile it: {next(iter(done.stderr.splitlines()), 'it says nothing')}"
+        )
     half.replace(library)
     return library
 

@@ -101,7 +101,11 @@ def place_in(package: str) -> str:
     start, frame = f"/{package}/", inspect.currentframe()
     while frame and start not in frame.f_code.co_filename:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename.rpartition(start)[2]}:{frame.f_lineno} {frame.f_code.co_name}" if frame else f"outside of {package}"
+    return (
+        f"{frame.f_code.co_filename.rpartition(start)[2]}:{frame.f_lineno} {frame.f_code.co_name}"
+        if frame
+        else f"outside of {package}"
+    )
 
 
 class OnGpu(Tensor):
@@ -156,7 +160,9 @@ class OnGpu(Tensor):
         return self.host.tolist()
 
     def numpy(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+        )
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"on the GPU: {self.host!r}"
@@ -213,7 +219,9 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
     check(func, args, flat, ours)
     for kind in waits_of(func, args, kwargs):
         gpu.wait(kind)
-    inner_args, inner_kwargs = tree_unflatten([x.host if isinstance(x, OnGpu) else x for x in flat], form)
+    inner_args, inner_kwargs = tree_unflatten(
+        [x.host if isinstance(x, OnGpu) else x for x in flat], form
+    )
     result = on_cpu(func)(*inner_args, **in_ram(func, inner_kwargs))
     if func is aten.copy_.default:
         return args[0]
@@ -245,7 +253,9 @@ def check(func: Operation, args: Sequence[Any], flat: Sequence[Any], ours: Seque
         return  # indices may come from the CPU
     takes_numbers = torch.Tag.pointwise in func.tags or func in NUMBERS_TAKEN
     if not (takes_numbers and all(x.dim() == 0 for x in others)):
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})")
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
+        )
 
 
 def waits_of(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
@@ -254,11 +264,16 @@ def waits_of(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         yield from _wait_of_copy(func, args, kwargs)
     elif func in INDEXING:
         indices = [index for index in args[1] if index is not None]
-        if any(isinstance(index, OnGpu) and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        if any(
+            isinstance(index, OnGpu) and index.dtype in (torch.bool, torch.uint8)
+            for index in indices
+        ):
             yield "mask as index"
         if any(not isinstance(index, OnGpu) for index in indices):
             yield "index from the CPU"
-    elif torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+    elif (
+        torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    ):
         yield func.name().removeprefix("aten::")
 
 
@@ -300,7 +315,14 @@ def on_cpu(func: Operation) -> Callable[..., Any]:
 class Properties:
     """What `torch.cuda.get_device_properties` tells."""
 
-    name, major, minor, total_memory, multi_processor_count, gcnArchName = NAME, 9, 0, 12 * GIGABYTES, 1, ""  # noqa: N815
+    name, major, minor, total_memory, multi_processor_count, gcnArchName = (  # noqa: N815
+        NAME,
+        9,
+        0,
+        12 * GIGABYTES,
+        1,
+        "",
+    )
 
 
 def _answers(gpu: Gpu) -> dict[str, Callable[..., Any]]:
@@ -346,8 +368,10 @@ def pretended_gpu(package: str = "coinage") -> Iterator[Gpu]:
         torch._C._only_lift_cpu_tensors(),
         torch.__future__.get_overwrite_module_params_on_conversion(),
     )
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") comes here as a copy of one on the CPU
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter cannot change its class where it is
+    # torch.tensor(..., device="cuda") comes here as a copy of one on the CPU
+    torch._C._set_only_lift_cpu_tensors(True)
+    # A parameter cannot change its class where it is
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with patch.multiple(torch.cuda, **_answers(gpu)), Everything(gpu):
             yield gpu

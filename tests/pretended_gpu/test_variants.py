@@ -15,7 +15,9 @@ from tests.pretended_gpu.variants import USUAL, VARIANTS
 
 ROOT = Path(__file__).parents[2]
 # Lines that tell of time, of the device, or of numbers that rounding may put in another order; one that a CPU alone has.
-DIFFER = re.compile(r"step \d|device |start |encoding images|drawing|--mixed_precision fp16 is for GPUs")
+DIFFER = re.compile(
+    r"step \d|device |start |encoding images|drawing|--mixed_precision fp16 is for GPUs"
+)
 CHECKED = "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
 
 
@@ -42,12 +44,20 @@ def check(gpu: dict[str, Any], cpu: dict[str, Any]) -> None:
         assert len(due) == 2
         assert gpu["losses"][name] == pytest.approx(due, rel=0.02)
     assert lines(gpu["told"]) == lines(cpu["told"])
-    assert any(line.startswith("device ") and line.endswith(" on Pretended GPU") for line in gpu["told"])
-    assert not [line for line in gpu["told"] if "could not be" in line or "does not work in" in line]
+    assert any(
+        line.startswith("device ") and line.endswith(" on Pretended GPU") for line in gpu["told"]
+    )
+    assert not [
+        line for line in gpu["told"] if "could not be" in line or "does not work in" in line
+    ]
     checked = [line for line in gpu["told"] if line.startswith("works in ")]
     assert checked, "each word that is learned is tried in other tools"
     assert set(checked) == {CHECKED}
-    assert len(checked) == len([line for line in cpu["told"] if line.startswith("works in ")]) >= len(cpu["losses"])
+    assert (
+        len(checked)
+        == len([line for line in cpu["told"] if line.startswith("works in ")])
+        >= len(cpu["losses"])
+    )
     assert not set(gpu["warned"]) - set(cpu["warned"])  # lines of the model libraries among them
     assert gpu["pictures"] == cpu["pictures"]
     assert gpu["kernels"] > gpu["waits"] > 0
@@ -123,5 +133,11 @@ os._exit(0)
 
 def test_the_rules_of_cuda() -> None:
     """Without them the variants would show nothing."""
-    done = subprocess.run([sys.executable, "-c", RULES, str(built())], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", RULES, str(built())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

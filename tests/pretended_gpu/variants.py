@@ -47,7 +47,11 @@ dataset_config = "OUT/more/dataset.toml"
 def train(family: str, *flags: str, words: Sequence[str] = WORD) -> list[str]:
     """A short training; OUT stands for the folder of the device."""
     model = [f"--pretrained_model_name_or_path={MODELS / family}", "--output_dir=OUT"]
-    own = ["--dataset_config=OUT/data/dataset.toml", *words] if words else ["--config_file=OUT/words.toml"]
+    own = (
+        ["--dataset_config=OUT/data/dataset.toml", *words]
+        if words
+        else ["--config_file=OUT/words.toml"]
+    )
     return ["train", *model, *own, *SHORT, *(["--v2"] if family == "sd2" else []), *flags]
 
 
@@ -119,9 +123,11 @@ USUAL = list(VARIANTS)[:2]  # of each run of the tests; all others are slow
 class Seen:
     """What a variant did on one device."""
 
-    codes: list[int | str] = field(default_factory=list)  # of its commands; a traceback where one raised
+    # Of its commands; a traceback where one raised
+    codes: list[int | str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)  # lines on stderr and stdout
-    warned: list[str] = field(default_factory=list)  # Python's warnings, and what the model libraries log past us
+    # Python's warnings, and what the model libraries log past us
+    warned: list[str] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)  # of each word's log, by its name
     pictures: list[str] = field(default_factory=list)  # their names
     waits: int = 0
@@ -149,17 +155,31 @@ def run(commands: Sequence[Sequence[str]], out: Path, *, gpu: bool) -> Seen:
     for command in commands:
         forget()
         name, *flags = (word.replace("OUT", out.as_posix()) for word in command)
-        with warnings.catch_warnings(record=True) as caught, redirect_stderr(text), redirect_stdout(text):
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            redirect_stderr(text),
+            redirect_stdout(text),
+        ):
             warnings.simplefilter("always")
-            with libraries_told() as libraries, pretended_gpu() if gpu else nullcontext() as counted:
+            with (
+                libraries_told() as libraries,
+                pretended_gpu() if gpu else nullcontext() as counted,
+            ):
                 seen.codes.append(code_of(name, flags))
         seen.warned += [*(str(warning.message) for warning in caught), *libraries]
         if counted:
-            seen.waits, seen.kernels = seen.waits + counted.waits.total(), seen.kernels + counted.kernels
+            seen.waits, seen.kernels = (
+                seen.waits + counted.waits.total(),
+                seen.kernels + counted.kernels,
+            )
     seen.told = text.getvalue().replace(out.as_posix(), "OUT").splitlines()
     for log in sorted(out.glob("*-log.jsonl")):
-        seen.losses[log.name] = [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
-    drawn = [str(path.relative_to(out)) for path in out.rglob("*.png") if path.parent.name != "images"]
+        seen.losses[log.name] = [
+            json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()
+        ]
+    drawn = [
+        str(path.relative_to(out)) for path in out.rglob("*.png") if path.parent.name != "images"
+    ]
     seen.pictures = sorted(re.sub(r"\d{14}", "TIME", name) for name in drawn)
     return seen
 
@@ -174,8 +194,8 @@ def forget() -> None:
 
 def code_of(name: str, flags: Sequence[str]) -> int | str:
     """The exit code of a command; the traceback where it raises, as CUDA's refusals do."""
-    from coinage.cli.kohya import train_command
     from coinage.cli.main import main
+    from coinage.cli.train import train_command
 
     try:
         return train_command("any", flags) if name == "train" else main([name, *flags])
@@ -193,7 +213,10 @@ def run_all(out: Path, names: Sequence[str]) -> None:
     seen = {}
     for number, name in enumerate(names):
         folder = out / str(number)
-        seen[name] = {kind: asdict(run(VARIANTS[name], folder / kind, gpu=kind == "gpu")) for kind in ("gpu", "cpu")}
+        seen[name] = {
+            kind: asdict(run(VARIANTS[name], folder / kind, gpu=kind == "gpu"))
+            for kind in ("gpu", "cpu")
+        }
     (out / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
 
 

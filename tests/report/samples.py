@@ -25,16 +25,22 @@ def rng_of(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - no secret
 
 
-def picture(progress: float, hue: int, *, side: int = 192, kind: str = "JPEG", seed: int = 0) -> str:
+def picture(
+    progress: float, hue: int, *, side: int = 192, kind: str = "JPEG", seed: int = 0
+) -> str:
     """A data URL: a striped ball that comes out of the fog as training goes on."""
     rng = rng_of(seed)
     image = Image.new("RGB", (side, side), (205, 208, 214))
     draw = ImageDraw.Draw(image)
     for _ in range(int(30 * (1 - progress))):
         x, y, r = rng.random() * side, rng.random() * side, side * rng.uniform(0.05, 0.25)
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.randrange(120, 220) for _ in range(3)))
+        draw.ellipse(
+            (x - r, y - r, x + r, y + r), fill=tuple(rng.randrange(120, 220) for _ in range(3))
+        )
     r, c = side * (0.12 + 0.26 * progress), side / 2 + side * 0.1 * (1 - progress)
-    tone = tuple(int(90 + 120 * (0.5 + 0.5 * math.cos(math.radians(hue + shift)))) for shift in (0, 120, 240))
+    tone = tuple(
+        int(90 + 120 * (0.5 + 0.5 * math.cos(math.radians(hue + shift)))) for shift in (0, 120, 240)
+    )
     draw.ellipse((c - r, c - r, c + r, c + r), fill=tone)
     for i in range(int(1 + 5 * progress)):
         y = c - r + (i + 0.5) * 2 * r / 6
@@ -45,7 +51,9 @@ def picture(progress: float, hue: int, *, side: int = 192, kind: str = "JPEG", s
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def curves(rows: int, steps: int, *, done: int, seed: int = 0, speed: float = 1.0, length: float = 0.39) -> Curves:
+def curves(
+    rows: int, steps: int, *, done: int, seed: int = 0, speed: float = 1.0, length: float = 0.39
+) -> Curves:
     """Losses that scatter as they do at batch size 2, angles that rise and level off."""
     rng = rng_of(seed)
     found = Curves(bands=[])
@@ -57,9 +65,16 @@ def curves(rows: int, steps: int, *, done: int, seed: int = 0, speed: float = 1.
         found.loss.append(sum(draws) / len(draws))
         found.low.append(min(draws))
         found.high.append(max(draws))
-        found.rate.append(5e-4 * min(1, step / (0.1 * steps)) * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
+        found.rate.append(
+            5e-4 * min(1, step / (0.1 * steps)) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        )
         levels = [0.31, 0.13, 0.06, 0.022]
-        found.bands.append([None if rng.random() < 0.3 else v * math.exp(rng.gauss(0, 0.25)) * (1.1 - 0.2 * far) for v in levels])
+        found.bands.append(
+            [
+                None if rng.random() < 0.3 else v * math.exp(rng.gauss(0, 0.25)) * (1.1 - 0.2 * far)
+                for v in levels
+            ]
+        )
         found.norms.append([length * (1 + (0.5 + 0.12 * i) * far) for i in range(rows)])
         found.angles.append([(38 + 9 * (i % 4)) * far for i in range(rows)])
     return found
@@ -70,12 +85,25 @@ def shots(steps: int, done: int, every: int, prompts: int, plain: int, **how: ob
     found = []
     for step in range(0, done + 1, every):
         far = 1 - math.exp(-3 * step / steps)
-        found.append(Shot(step=step, pictures=[picture(0.5 if i == plain else far, 40 + 70 * i, seed=i, **how) for i in range(prompts)]))
+        found.append(
+            Shot(
+                step=step,
+                pictures=[
+                    picture(0.5 if i == plain else far, 40 + 70 * i, seed=i, **how)
+                    for i in range(prompts)
+                ],
+            )
+        )
     return found
 
 
 def photos(count: int, token: str) -> list[Photo]:
-    texts = ["a photo of {}", "{} over the sea at night, long exposure", "a drawing of {}, pencil on paper", "{}"]
+    texts = [
+        "a photo of {}",
+        "{} over the sea at night, long exposure",
+        "a drawing of {}, pencil on paper",
+        "{}",
+    ]
     found = []
     for i in range(count):
         before, after = texts[i % 4].split("{}")
@@ -96,7 +124,11 @@ def rows_of(keys: list[str], count: int, seed: int = 0) -> list[Row]:
     def near(words: list[str], top: float) -> list[tuple[str, float]]:
         return [(word, round(top * 0.93**i - rng.random() / 50, 3)) for i, word in enumerate(words)]
 
-    return [Row(key=key, number=i + 1, first=near(THEN, 0.98), now=near(NEAR, 0.62)) for key in keys for i in range(count)]
+    return [
+        Row(key=key, number=i + 1, first=near(THEN, 0.98), now=near(NEAR, 0.62))
+        for key in keys
+        for i in range(count)
+    ]
 
 
 TOOLS = [
@@ -109,10 +141,27 @@ TOOLS = [
          why="It does not look at .png files; convert it to .safetensors with coinage."),
 ]  # fmt: skip
 SETTINGS = [
-    ("model", [("--pretrained_model_name_or_path", "models/sd15.safetensors"), ("--mixed_precision", "bf16")]),
-    ("word", [("--token_string", "zibu"), ("--init_word", "thing"), ("--num_vectors_per_token", "2")]),
+    (
+        "model",
+        [
+            ("--pretrained_model_name_or_path", "models/sd15.safetensors"),
+            ("--mixed_precision", "bf16"),
+        ],
+    ),
+    (
+        "word",
+        [("--token_string", "zibu"), ("--init_word", "thing"), ("--num_vectors_per_token", "2")],
+    ),
     ("data", [("--dataset_config", "dataset.toml"), ("--cache_latents", "on")]),
-    ("training", [("--max_train_steps", "300"), ("--learning_rate", "5e-4"), ("--lr_scheduler", "cosine"), ("--seed", "7")]),
+    (
+        "training",
+        [
+            ("--max_train_steps", "300"),
+            ("--learning_rate", "5e-4"),
+            ("--lr_scheduler", "cosine"),
+            ("--seed", "7"),
+        ],
+    ),
 ]
 COMMAND = (
     "coinage train --pretrained_model_name_or_path=models/sd15.safetensors --dataset_config=dataset.toml --token_string=zibu"
@@ -121,7 +170,14 @@ COMMAND = (
 )
 
 
-def finished(*, name: str = "zibu-moon", token: str = "zibu", steps: int = 300, seed: int = 0, speed: float = 1.0) -> Record:  # noqa: S107
+def finished(
+    *,
+    name: str = "zibu-moon",
+    token: str = "zibu",  # noqa: S107
+    steps: int = 300,
+    seed: int = 0,
+    speed: float = 1.0,
+) -> Record:
     """A run of Stable Diffusion 1 that went well, with two vectors."""
     prompts = [
         Asked(text=f"a photo of {token} over the sea", seed=1),
@@ -178,9 +234,19 @@ def failed() -> Record:
 
 def compared() -> list[Record]:
     """Three runs of one word, and one of another length that failed."""
-    runs = [finished(), finished(name="zibu-slow", seed=1, speed=0.4), finished(name="zibu-long", steps=600, seed=2, speed=1.6)]
-    runs[1].settings = [*SETTINGS[:3], ("training", [("--max_train_steps", "300"), ("--learning_rate", "1e-4"), ("--seed", "7")])]
-    runs[2].settings = [*SETTINGS[:3], ("training", [("--max_train_steps", "600"), ("--learning_rate", "2e-3"), ("--seed", "7")])]
+    runs = [
+        finished(),
+        finished(name="zibu-slow", seed=1, speed=0.4),
+        finished(name="zibu-long", steps=600, seed=2, speed=1.6),
+    ]
+    runs[1].settings = [
+        *SETTINGS[:3],
+        ("training", [("--max_train_steps", "300"), ("--learning_rate", "1e-4"), ("--seed", "7")]),
+    ]
+    runs[2].settings = [
+        *SETTINGS[:3],
+        ("training", [("--max_train_steps", "600"), ("--learning_rate", "2e-3"), ("--seed", "7")]),
+    ]
     return [*runs, failed()]
 
 

@@ -12,11 +12,16 @@ from coinage.report.record import Asked, Record, Shot, Standing
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "msedge"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "msedge"))),
+    None,
+)
 FLAGS = """
 --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
 """.split()  # noqa: SIM905 - a list of flags reads best so
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium, Chrome or Edge on this machine")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium, Chrome or Edge on this machine"
+)
 SHOWN = "document.querySelectorAll('.picture')"
 
 
@@ -38,7 +43,14 @@ class Opened:
         self.page = self.context.new_page()
         self.told: list[str] = []
         self.asked: list[str] = []
-        self.context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(("file:", "data:")) else route.abort())
+        self.context.route(
+            "**/*",
+            lambda route: (
+                route.continue_()
+                if route.request.url.startswith(("file:", "data:"))
+                else route.abort()
+            ),
+        )
         self.page.on("console", lambda message: self.told.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.told.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -61,7 +73,11 @@ def written(folder: Path, name: str, page: str) -> Path:
 
 def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> None:
     record = samples.training()
-    opened = Opened(browser, written(tmp_path, "a-report.html", render(record)), viewport={"width": 1440, "height": 900})
+    opened = Opened(
+        browser,
+        written(tmp_path, "a-report.html", render(record)),
+        viewport={"width": 1440, "height": 900},
+    )
     page, last = opened.page, len(record.shots) - 1
 
     def shown() -> list[str]:
@@ -89,7 +105,11 @@ def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> N
 
 def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
     runs = samples.compared()
-    opened = Opened(browser, written(tmp_path, "compare.html", compare(runs)), viewport={"width": 1440, "height": 900})
+    opened = Opened(
+        browser,
+        written(tmp_path, "compare.html", compare(runs)),
+        viewport={"width": 1440, "height": 900},
+    )
     opened.page.focus("#slider")
     opened.page.keyboard.press("Home")
     found = opened.page.evaluate(f"[...{SHOWN}].slice(0, 3).map(one => one.src)")
@@ -99,9 +119,13 @@ def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
 
 
 def test_nothing_is_wider_than_a_phone(browser: Any, tmp_path: Path) -> None:
-    pages = {run.name: render(run) for run in (samples.finished(), samples.training(), samples.failed())}
+    pages = {
+        run.name: render(run) for run in (samples.finished(), samples.training(), samples.failed())
+    }
     for name, text in (pages | {"compare": compare(samples.compared())}).items():
-        opened = Opened(browser, written(tmp_path, f"{name}.html", text), viewport={"width": 375, "height": 800})
+        opened = Opened(
+            browser, written(tmp_path, f"{name}.html", text), viewport={"width": 375, "height": 800}
+        )
         for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(23, 24, 26)")):
             opened.page.emulate_media(color_scheme=scheme)
             assert opened.fits(), name
@@ -113,22 +137,45 @@ def of_the_best() -> Record:
     """A finished run with pairs of previews, whose best step is not the last, and long names of files."""
     run, name = samples.finished(), "a-long-name-of-a-word-that-was-trained"
     pictures = [picture for picture in run.shots[-1].pictures if picture]
-    texts = [("zibu", None), ("a photo of zibu", None), ("a photo", 1), ("zibu on a beach", None), ("on a beach", 3)]
+    texts = [
+        ("zibu", None),
+        ("a photo of zibu", None),
+        ("a photo", 1),
+        ("zibu on a beach", None),
+        ("on a beach", 3),
+    ]
     run.prompts = [Asked(text=text, of=of, seed=1) for text, of in texts]
-    run.shots = [Shot(step=step, pictures=[pictures[(at + step) % len(pictures)] for at in range(5)]) for step in (0, 150, 300)]
+    run.shots = [
+        Shot(step=step, pictures=[pictures[(at + step) % len(pictures)] for at in range(5)])
+        for step in (0, 150, 300)
+    ]
     best = Standing(step=150, loss=0.1, angle=80.0, norm=0.4, file=f"{name}-best.safetensors")
-    last = Standing(step=300, loss=0.2, angle=90.0, norm=0.4, file=f"{name}.safetensors, {name}-step00000300.safetensors")
+    last = Standing(
+        step=300,
+        loss=0.2,
+        angle=90.0,
+        norm=0.4,
+        file=f"{name}.safetensors, {name}-step00000300.safetensors",
+    )
     run.standings, run.file = [best, last], f"/out/{best.file}"
     return run
 
 
 @pytest.mark.parametrize("width", [375, 700, 1280])
-def test_pairs_stand_side_by_side_and_names_of_files_are_whole(width: int, browser: Any, tmp_path: Path) -> None:
+def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
+    width: int, browser: Any, tmp_path: Path
+) -> None:
     run = of_the_best()
-    opened = Opened(browser, written(tmp_path, "a-report.html", render(run)), viewport={"width": width, "height": 900})
+    opened = Opened(
+        browser,
+        written(tmp_path, "a-report.html", render(run)),
+        viewport={"width": width, "height": 900},
+    )
     page = opened.page
     assert opened.fits()
-    assert page.evaluate("[...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)"
+    )
     pairs = page.evaluate(
         "[...document.querySelectorAll('.group.several')].map((group) => [...group.querySelectorAll('.frame')]"
         ".map((frame) => frame.getBoundingClientRect()).map((box) => [box.top, box.width]))"
@@ -144,8 +191,13 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(width: int, brows
 
 def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path) -> None:
     record = hostile(" ".join(HOSTILE))
-    for name, text in (("report.html", render(record)), ("compare.html", compare([record, record]))):
-        opened = Opened(browser, written(tmp_path, name, text), viewport={"width": 375, "height": 800})
+    for name, text in (
+        ("report.html", render(record)),
+        ("compare.html", compare([record, record])),
+    ):
+        opened = Opened(
+            browser, written(tmp_path, name, text), viewport={"width": 375, "height": 800}
+        )
         assert opened.page.evaluate("window.broken === undefined")
         assert opened.fits()
         opened.close()
@@ -154,7 +206,10 @@ def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path) -> None:
 def test_without_script_the_page_is_whole(browser: Any, tmp_path: Path) -> None:
     record = samples.finished()
     opened = Opened(
-        browser, written(tmp_path, "a-report.html", render(record)), java_script_enabled=False, viewport={"width": 375, "height": 800}
+        browser,
+        written(tmp_path, "a-report.html", render(record)),
+        java_script_enabled=False,
+        viewport={"width": 375, "height": 800},
     )
     assert opened.page.locator(".picture:visible").count() == 4
     assert opened.page.locator("svg.chart:visible").count() == 5

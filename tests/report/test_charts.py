@@ -35,7 +35,10 @@ def places(svg: str) -> list[tuple[float, float]]:
     found = []
     for element in ET.fromstring(svg).iter():  # noqa: S314 - our own
         x, y = (float(element.get(name, "0")) for name in ("x", "y"))
-        found += [(x, y), (x + float(element.get("width", "0")), y + float(element.get("height", "0")))]
+        found += [
+            (x, y),
+            (x + float(element.get("width", "0")), y + float(element.get("height", "0"))),
+        ]
         shape = re.sub(r"[MZ ]+", " ", element.get("d", "")).replace("h0", "")
         for word in shape.split():
             x, y, *end = map(float, re.split(r",|H", word))
@@ -66,7 +69,17 @@ def test_all_coordinates_are_inside(points, ranges, level, spread, zero) -> None
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places(svg))
 
 
-@pytest.mark.parametrize("points", [[], [(1, None)], [(1, 0.5)], [(1, 0.5), (2, 0.5)], [(0, 0.0)], [(1, 1.0), (2, None), (3, 2.0)]])
+@pytest.mark.parametrize(
+    "points",
+    [
+        [],
+        [(1, None)],
+        [(1, 0.5)],
+        [(1, 0.5), (2, 0.5)],
+        [(0, 0.0)],
+        [(1, 1.0), (2, None), (3, 2.0)],
+    ],
+)
 def test_few_and_constant_values(points: list[tuple[float, float | None]]) -> None:
     svg = line_chart([Line(name="a", points=points)], label="a")
     drawn = sum(y is not None for _, y in points)
@@ -84,14 +97,19 @@ def test_a_gap_breaks_the_line_and_a_lone_point_is_a_dot() -> None:
 
 
 def test_the_plot_is_used_from_edge_to_edge() -> None:
-    svg = line_chart([Line(name="a", points=[(step, step / 100) for step in range(101)])], label="a")
+    svg = line_chart(
+        [Line(name="a", points=[(step, step / 100) for step in range(101)])], label="a"
+    )
     shape = re.search(r'class="line s0" d="M([^"]+)"', svg)
     assert shape
     assert shape[1].startswith(f"{LEFT},204")
     assert shape[1].endswith(f"{RIGHT},28")
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.none() | st.floats(-1e9, 1e9)), max_size=1000), st.integers(1, 50))
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.none() | st.floats(-1e9, 1e9)), max_size=1000),
+    st.integers(1, 50),
+)
 def test_thinned_keeps_the_end_and_the_range(points, most) -> None:
     few = thinned(points, most=most)
     assert len(few) == min(len(points), most)
@@ -112,7 +130,9 @@ def test_nice_steps(span: float, parts: int) -> None:
     step = nice_step(span, parts)
     assert span / step <= parts * 1.001
     assert span / step > parts / 2.6
-    assert number(step, 2).rstrip("0").replace(".", "").replace(",", "").lstrip("0").split("e")[0].rstrip("0") in {"1", "2", "25", "5"}
+    assert number(step, 2).rstrip("0").replace(".", "").replace(",", "").lstrip("0").split("e")[
+        0
+    ].rstrip("0") in {"1", "2", "25", "5"}
     assert nice_step(span, parts, whole=True).is_integer()
 
 
@@ -131,4 +151,16 @@ def test_ticks_are_round() -> None:
 
 def test_numbers_as_people_write_them() -> None:
     written = [0, 0.125, 1600, 5e-4, 2.5e-7, -3, 0.1, 123456, 1e6, math.inf, 12.3456]
-    assert [number(value) for value in written] == ["0", "0.125", "1,600", "5e-4", "2.5e-7", "-3", "0.1", "123,456", "1e6", "–", "12.3"]
+    assert [number(value) for value in written] == [
+        "0",
+        "0.125",
+        "1,600",
+        "5e-4",
+        "2.5e-7",
+        "-3",
+        "0.1",
+        "123,456",
+        "1e6",
+        "–",
+        "12.3",
+    ]

@@ -15,7 +15,9 @@ def test_smoothing_stays_within_the_values_and_keeps_gaps(values: list[float | N
     smooth = measures.smoothed(values)
     assert [value is None for value in smooth] == [value is None for value in values]
     known = [value for value in values if value is not None]
-    assert all(min(known) - 1e-9 <= value <= max(known) + 1e-9 for value in smooth if value is not None)
+    assert all(
+        min(known) - 1e-9 <= value <= max(known) + 1e-9 for value in smooth if value is not None
+    )
 
 
 def test_smoothing_by_hand() -> None:
@@ -27,8 +29,12 @@ def test_smoothing_by_hand() -> None:
 
 def test_turned_is_the_mean_of_the_vectors_and_length_their_middle() -> None:
     rows = [Row(key="clip_l", number=1), Row(key="clip_g", number=1), Row(key="odd", number=1)]
-    curves = Curves(step=[1, 2], angles=[[1, 3, 5], [10, None, 40]], norms=[[0.4, 0.8], [0.8, 0.8, 9.0]])
-    record = Record(rows=rows, curves=curves, vocabulary={"clip_l": (0.3, 0.4, 0.5), "clip_g": (0.7, 0.8, 0.9)})
+    curves = Curves(
+        step=[1, 2], angles=[[1, 3, 5], [10, None, 40]], norms=[[0.4, 0.8], [0.8, 0.8, 9.0]]
+    )
+    record = Record(
+        rows=rows, curves=curves, vocabulary={"clip_l": (0.3, 0.4, 0.5), "clip_g": (0.7, 0.8, 0.9)}
+    )
     assert measures.turned(record) == [3, 25]
     assert measures.relative_lengths(record) == [1, 1.5]
 
@@ -43,7 +49,9 @@ def test_an_empty_run_measures_nothing() -> None:
 
 
 def test_runs_of_one_name_are_numbered() -> None:
-    assert measures.names_of([Record(name="a"), Record(name="b"), Record(name="a"), Record(token="w"), Record()]) == [
+    assert measures.names_of(
+        [Record(name="a"), Record(name="b"), Record(name="a"), Record(token="w"), Record()]
+    ) == [
         "a",
         "b",
         "a (2)",
@@ -64,9 +72,13 @@ def test_runs_of_one_name_are_numbered() -> None:
         (["zibu", "below/zibu"], ["x", "below"]),
     ],
 )
-def test_runs_of_one_name_are_told_apart_by_their_folders(paths: list[str], told: list[str]) -> None:
+def test_runs_of_one_name_are_told_apart_by_their_folders(
+    paths: list[str], told: list[str]
+) -> None:
     places = [Path("/x") / f"{path}-report.html" for path in paths]
-    assert measures.names_of([Record(name="zibu")] * len(paths), places) == [f"zibu ({word})" for word in told]
+    assert measures.names_of([Record(name="zibu")] * len(paths), places) == [
+        f"zibu ({word})" for word in told
+    ]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_seeds() -> None:

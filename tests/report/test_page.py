@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from coinage.contact_sheet import contact_sheet
 from coinage.data.examine import DataChecked
 from coinage.errors import CoinageError
+from coinage.report.contact_sheet import contact_sheet
 from coinage.report.fit import LIMIT, evenly, fit_pictures, fit_words
 from coinage.report.page import compare, differences, duration, read, render
 from coinage.report.record import Asked, Curves, Image, Record, Row, Shot, Tool, from_json
@@ -71,11 +71,20 @@ def hostile(text: str) -> Record:
         if isinstance(value, list | tuple):
             return type(value)(map(filled, value))
         if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{entry.name: filled(getattr(value, entry.name)) for entry in fields(value) if entry.name != "status"})
+            return replace(
+                value,
+                **{
+                    entry.name: filled(getattr(value, entry.name))
+                    for entry in fields(value)
+                    if entry.name != "status"
+                },
+            )
         return value
 
     run = samples.failed()
-    whole = replace(samples.finished(), problem="p", warnings=["w"], vocabulary=run.vocabulary, status="failed")
+    whole = replace(
+        samples.finished(), problem="p", warnings=["w"], vocabulary=run.vocabulary, status="failed"
+    )
     return replace(filled(whole), vocabulary={text: (0.1, 0.2, 0.3)}, token=text)
 
 
@@ -89,7 +98,10 @@ def of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - a table
     if kind in (str, bool):
         return st.text(max_size=8) if kind is str else st.booleans()
     if is_dataclass(kind):
-        return st.builds(kind, **{name: of(hint) for name, hint in get_type_hints(kind).items() if name != "version"})
+        return st.builds(
+            kind,
+            **{name: of(hint) for name, hint in get_type_hints(kind).items() if name != "version"},
+        )
     if origin is list:
         return st.lists(of(inner[0]), max_size=3)
     if origin is dict:
@@ -103,7 +115,9 @@ def of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - a table
 
 
 @pytest.mark.parametrize(
-    "record", [samples.finished(), samples.training(), samples.failed(), Record()], ids=["finished", "training", "failed", "empty"]
+    "record",
+    [samples.finished(), samples.training(), samples.failed(), Record()],
+    ids=["finished", "training", "failed", "empty"],
 )
 def test_what_is_written_is_read(record: Record, tmp_path: Path) -> None:
     page = render(record)
@@ -112,14 +126,20 @@ def test_what_is_written_is_read(record: Record, tmp_path: Path) -> None:
 
 
 @given(of(Record))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 def test_any_record_makes_a_page(tmp_path_factory: pytest.TempPathFactory, record: Record) -> None:
     page = render(record)
     found = read(written(tmp_path_factory.mktemp("any") / "a-report.html", page))
     assert found == fit(record)
     assert fit(found) == found
     assert (
-        "nan" not in page.split("<body>")[1].split("<script")[0].lower().replace(record.token.lower(), "") or "nan" in str(record).lower()
+        "nan"
+        not in page.split("<body>")[1].split("<script")[0].lower().replace(record.token.lower(), "")
+        or "nan" in str(record).lower()
     )
     compare([record, found, samples.failed()])
 
@@ -129,15 +149,20 @@ def test_texts_are_inert(text: str, tmp_path: Path) -> None:
     record = hostile(text)
     plain = Seen(render(hostile("word")))
     page = render(record)
-    for seen, told in ((Seen(page), plain), (Seen(compare([record, record])), Seen(compare([hostile("word")] * 2)))):
-        assert [tag for tag, _ in seen.elements if tag in ("script", "img", "meta", "style", "link")] == [
-            tag for tag, _ in told.elements if tag in ("script", "img", "meta", "style", "link")
-        ]
+    for seen, told in (
+        (Seen(page), plain),
+        (Seen(compare([record, record])), Seen(compare([hostile("word")] * 2))),
+    ):
+        assert [
+            tag for tag, _ in seen.elements if tag in ("script", "img", "meta", "style", "link")
+        ] == [tag for tag, _ in told.elements if tag in ("script", "img", "meta", "style", "link")]
         for _, attrs in seen.elements:
             assert not [name for name in attrs if name.startswith("on")]
             assert not {"href", "srcset", "action"} & set(attrs)
             assert (attrs.get("src") or "data:image/").startswith("data:image/")
-        assert text.encode(errors="replace").decode().replace("\x00", "�")[:9] in seen.text.replace("\x00", "�")
+        assert text.encode(errors="replace").decode().replace("\x00", "�")[:9] in seen.text.replace(
+            "\x00", "�"
+        )
     assert read(written(tmp_path / "a-report.html", page)) == fit(record)
 
 
@@ -152,7 +177,9 @@ def test_only_pictures_are_pictures() -> None:
             "data:image/png;base64,AAAA",
         ],
     )
-    found = fit(Record(images=[image], shots=[shot], prompts=[Asked(text=str(i)) for i in range(4)]))
+    found = fit(
+        Record(images=[image], shots=[shot], prompts=[Asked(text=str(i)) for i in range(4)])
+    )
     assert found.images[0].thumbnail == ""
     assert found.shots[0].pictures == [None, None, None, "data:image/png;base64,AAAA"]
 
@@ -165,7 +192,9 @@ def noise(size: int, seed: int) -> str:
 def test_pictures_never_make_a_page_large(count: int, size: int, tmp_path: Path) -> None:
     record = samples.finished()
     url = noise(size, 0)
-    record.shots = [Shot(step=10 * i, pictures=[url, url[:-100], None, url[:-200]]) for i in range(count)]
+    record.shots = [
+        Shot(step=10 * i, pictures=[url, url[:-100], None, url[:-200]]) for i in range(count)
+    ]
     record.images = [replace(record.images[0], thumbnail=url[: size // 4]) for _ in range(count)]
     record.image_count = count
     page = render(record)
@@ -192,12 +221,30 @@ def test_words_and_numbers_never_make_a_page_large() -> None:
         settings=[(long, [(long, long)] * 100)] * 100,
         prompts=[Asked(text=long) for _ in range(200)],
         shots=[Shot(step=i, pictures=[None] * 200) for i in range(count)],
-        images=[Image(name=long, thumbnail="", caption=[(long, True)] * 9, size_wh=(9, 9), bucket_wh=(8, 8), repeats=1, marks=[long] * 9)]
+        images=[
+            Image(
+                name=long,
+                thumbnail="",
+                caption=[(long, True)] * 9,
+                size_wh=(9, 9),
+                bucket_wh=(8, 8),
+                repeats=1,
+                marks=[long] * 9,
+            )
+        ]
         * count,
-        rows=[Row(key="k", number=i, first=[(long, 0.5)] * 99, now=[(long, 0.5)] * 99) for i in range(150)],
+        rows=[
+            Row(key="k", number=i, first=[(long, 0.5)] * 99, now=[(long, 0.5)] * 99)
+            for i in range(150)
+        ],
         tools=[Tool(tool=long, loads=True, same=True, difference=0.1, write=long, why=long)] * 200,
         measured=[(i, 1 / 3) for i in range(count)],
-        curves=Curves(step=list(range(count)), loss=[1 / 3] * count, norms=[[1 / 7] * 150] * count, angles=[[1 / 7] * 150] * count),
+        curves=Curves(
+            step=list(range(count)),
+            loss=[1 / 3] * count,
+            norms=[[1 / 7] * 150] * count,
+            angles=[[1 / 7] * 150] * count,
+        ),
     )
     page = render(record)
     assert len(page.encode()) < LIMIT
@@ -226,12 +273,30 @@ def test_curves_are_thinned_to_what_they_tell() -> None:
 
 
 def test_numbers_that_are_none_do_not_stop_a_report() -> None:
-    curves = Curves(step=[1, 2], loss=[float("nan"), 0.5], low=[0.1, float("-inf")], high=[float("inf"), 1], rate=[1e-3, 1e-3])
-    record = Record(curves=curves, measured=[(1, float("nan")), (2, 0.5)], seconds=float("inf"), vocabulary={"k": (0.1, float("nan"), 1)})
-    record.tools = [Tool(tool="t", loads=True, same=False, difference=float("inf"), write="w", why="")]
+    curves = Curves(
+        step=[1, 2],
+        loss=[float("nan"), 0.5],
+        low=[0.1, float("-inf")],
+        high=[float("inf"), 1],
+        rate=[1e-3, 1e-3],
+    )
+    record = Record(
+        curves=curves,
+        measured=[(1, float("nan")), (2, 0.5)],
+        seconds=float("inf"),
+        vocabulary={"k": (0.1, float("nan"), 1)},
+    )
+    record.tools = [
+        Tool(tool="t", loads=True, same=False, difference=float("inf"), write="w", why="")
+    ]
     found = from_json(fit(record).as_json())
     assert found.curves.loss == [None, 0.5]
-    assert (found.measured, found.seconds, found.vocabulary, found.tools[0].difference) == ([(2, 0.5)], 0.0, {}, 1e30)
+    assert (found.measured, found.seconds, found.vocabulary, found.tools[0].difference) == (
+        [(2, 0.5)],
+        0.0,
+        {},
+        1e30,
+    )
     assert "differs" in Seen(render(record)).text
 
 
@@ -248,15 +313,44 @@ def test_evenly() -> None:
         (b"\x00\xff" * 99, "not a report"),
         (b"<html><script>1</script></html>", "not a report"),
         (b'<script type="application/json" id="record">{"version":1}', "not a report"),
-        (b'<script type="application/json" id="record">{"version":</script>', "no record that can be read"),
-        (b'<script type="application/json" id="record">{"version":2}</script>', "not a record of this version"),
-        (b'<script type="application/json" id="record">{"version":1,"step":"9"}</script>', "'9' is no int"),
-        (b'<script type="application/json" id="record">{"version":1,"step":1' + b"0" * 99 + b"}</script>", "is no int"),
-        (b'<script type="application/json" id="record">{"version":1,"seconds":NaN}</script>', "is no float"),
-        (b'<script type="application/json" id="record">{"version":1,"status":["failed"]}</script>', "no record that can be read"),
-        (b'<script type="application/json" id="record">{"version":1,"shots":[{"step":1}]}</script>', "no record that can be read"),
-        (b'<script type="application/json" id="record">' + b"[" * 100_000 + b"</script>", "no record that can be read"),
-        (b'<script type="application/json" id="record">{"version":1,"name":"\xff"}</script>', "no record that can be read"),
+        (
+            b'<script type="application/json" id="record">{"version":</script>',
+            "no record that can be read",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":2}</script>',
+            "not a record of this version",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":1,"step":"9"}</script>',
+            "'9' is no int",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":1,"step":1'
+            + b"0" * 99
+            + b"}</script>",
+            "is no int",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":1,"seconds":NaN}</script>',
+            "is no float",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":1,"status":["failed"]}</script>',
+            "no record that can be read",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":1,"shots":[{"step":1}]}</script>',
+            "no record that can be read",
+        ),
+        (
+            b'<script type="application/json" id="record">' + b"[" * 100_000 + b"</script>",
+            "no record that can be read",
+        ),
+        (
+            b'<script type="application/json" id="record">{"version":1,"name":"\xff"}</script>',
+            "no record that can be read",
+        ),
     ],
 )
 def test_what_is_no_report(content: bytes, told: str, tmp_path: Path) -> None:
@@ -282,9 +376,18 @@ def test_fields_of_a_later_program_are_left_aside() -> None:
 
 
 def test_the_page_asks_for_nothing_and_renews_itself_only_in_training() -> None:
-    for record in (samples.training(), samples.finished(), samples.failed(), Record(status="stopped")):
+    for record in (
+        samples.training(),
+        samples.finished(),
+        samples.failed(),
+        Record(status="stopped"),
+    ):
         metas = [attrs for tag, attrs in Seen(render(record)).elements if tag == "meta"]
-        policy = next(attrs["content"] for attrs in metas if attrs.get("http-equiv") == "Content-Security-Policy")
+        policy = next(
+            attrs["content"]
+            for attrs in metas
+            if attrs.get("http-equiv") == "Content-Security-Policy"
+        )
         assert policy
         assert "default-src 'none'" in policy
         refresh = [attrs["content"] for attrs in metas if attrs.get("http-equiv") == "refresh"]
@@ -293,10 +396,21 @@ def test_the_page_asks_for_nothing_and_renews_itself_only_in_training() -> None:
 
 def test_sections_stand_only_where_there_is_something() -> None:
     def ids(record: Record) -> set[str | None]:
-        return {attrs.get("id") for tag, attrs in Seen(render(record)).elements if tag == "h2"} - {None}
+        return {attrs.get("id") for tag, attrs in Seen(render(record)).elements if tag == "h2"} - {
+            None
+        }
 
     assert ids(Record()) == set()
-    assert ids(samples.finished()) == {"next", "previews", "journey", "learning", "nearest", "tools", "images", "settings"}
+    assert ids(samples.finished()) == {
+        "next",
+        "previews",
+        "journey",
+        "learning",
+        "nearest",
+        "tools",
+        "images",
+        "settings",
+    }
     assert ids(samples.failed()) == {"journey", "learning", "nearest", "settings"}
     assert "warnings" in ids(samples.training())
 
@@ -305,15 +419,25 @@ def test_a_failure_is_told_loudly() -> None:
     seen = Seen(render(samples.failed()))
     assert "the loss is not finite at step 42" in seen.text
     assert any(attrs.get("role") == "alert" for _, attrs in seen.elements)
-    assert not any(attrs.get("role") == "alert" for _, attrs in Seen(render(samples.finished())).elements)
+    assert not any(
+        attrs.get("role") == "alert" for _, attrs in Seen(render(samples.finished())).elements
+    )
 
 
 def test_every_picture_has_words_and_every_part_a_heading() -> None:
     for page in (render(samples.finished()), compare(samples.compared())):
         seen = Seen(page)
         assert all(attrs.get("alt") for tag, attrs in seen.elements if tag == "img")
-        assert all(attrs.get("aria-label") for tag, attrs in seen.elements if attrs.get("role") in ("img", "region") or tag == "input")
-        labelled = [attrs["aria-labelledby"] for tag, attrs in seen.elements if tag == "section" and "aria-labelledby" in attrs]
+        assert all(
+            attrs.get("aria-label")
+            for tag, attrs in seen.elements
+            if attrs.get("role") in ("img", "region") or tag == "input"
+        )
+        labelled = [
+            attrs["aria-labelledby"]
+            for tag, attrs in seen.elements
+            if tag == "section" and "aria-labelledby" in attrs
+        ]
         assert set(labelled) <= {attrs.get("id") for _, attrs in seen.elements}
         assert [tag for tag, _ in seen.elements].count("h1") == 1
 
@@ -328,13 +452,20 @@ def test_pairs_stand_side_by_side_with_their_label() -> None:
 
 def test_what_differs() -> None:
     runs = samples.compared()[:2]
-    assert differences(runs) == [("--learning_rate", ["5e-4", "1e-4"]), ("--lr_scheduler", ["cosine", ""])]
+    assert differences(runs) == [
+        ("--learning_rate", ["5e-4", "1e-4"]),
+        ("--lr_scheduler", ["cosine", ""]),
+    ]
     assert differences(runs[:1]) == []
 
 
 def test_compared_words_of_their_own_stand_together() -> None:
     page = Seen(compare([samples.finished(), samples.finished(name="other", token="mydog")]))
-    tiles = [(attrs["data-run"], attrs["data-prompt"]) for _, attrs in page.elements if "data-run" in attrs]
+    tiles = [
+        (attrs["data-run"], attrs["data-prompt"])
+        for _, attrs in page.elements
+        if "data-run" in attrs
+    ]
     assert tiles[:4] == [("0", "0"), ("1", "0"), ("0", "1"), ("1", "1")]
     assert "step 300 of 300" in page.text
     assert "100 % of each run" in Seen(compare(samples.compared())).text
@@ -353,6 +484,10 @@ def test_times() -> None:
 
 def test_a_page_that_lacks_a_value_is_an_error_and_not_a_gap() -> None:
     """The contact sheet's too."""
-    counts = dict.fromkeys(("images", "held_out", "regularisation", "uses_per_epoch", "batches_per_epoch"), 0)
+    counts = dict.fromkeys(
+        ("images", "held_out", "regularisation", "uses_per_epoch", "batches_per_epoch"), 0
+    )
     with pytest.raises(UndefinedError, match="no attribute 'errors'"):
-        contact_sheet({**counts, "captions": None, "samples": []}, DataChecked((), None, None, None), "")
+        contact_sheet(
+            {**counts, "captions": None, "samples": []}, DataChecked((), None, None, None), ""
+        )

@@ -16,17 +16,22 @@ from typing import Any
 
 import torch
 
-from coinage.cli.kohya import train_command
+from coinage.cli.train import train_command
 from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.reading import read
-from coinage.state_files import latest_state, read_summary
+from coinage.runs.states import latest_state, read_summary
 from coinage.training import loop
 from coinage.training.rescue import bring_to_safety
-from coinage.training.setup import Run
+from coinage.training.run import Run
 from tests.helpers import config_for, flags, rows_of, trained
 
 SIZE = 512 * 1024
-SAVING = ("--max_train_steps=6", "--save_every_n_steps=2", "--save_state", "--sample_every_n_steps=2")
+SAVING = (
+    "--max_train_steps=6",
+    "--save_every_n_steps=2",
+    "--save_state",
+    "--sample_every_n_steps=2",
+)
 PLACES = ("temporary", "work", "home", "runtime", "memory")
 real_update = loop.update
 
@@ -54,15 +59,27 @@ def at_steps(acts: dict[int, Callable[[], None]]) -> Callable[[Run], None]:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "sample" not in path.parts)
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "sample" not in path.parts
+    )
 
 
 def for_a_while(disk: Path, dataset: Path, prompts: Path, whole: torch.Tensor) -> dict[str, Any]:
     """Full from step 3 on, free again at step 5."""
     out = disk / "a"
     loop.update = at_steps({3: lambda: fill(disk), 5: lambda: free(disk)})
-    code = train_command("sd", flags(dataset, out, *SAVING, f"--sample_prompts={prompts}", f"--logging_dir={disk / 'logs'}"))
-    steps = [json.loads(line)["step"] for line in (out / "zibu-log.jsonl").read_text(encoding="utf-8").splitlines()]
+    code = train_command(
+        "sd",
+        flags(
+            dataset, out, *SAVING, f"--sample_prompts={prompts}", f"--logging_dir={disk / 'logs'}"
+        ),
+    )
+    steps = [
+        json.loads(line)["step"]
+        for line in (out / "zibu-log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     same = torch.equal(rows_of(read(out / "zibu.safetensors")), whole)
     return {"code": code, "names": names_in(out), "steps": steps, "same": same}
 
@@ -85,29 +102,49 @@ def to_the_end(disk: Path, dataset: Path, whole: torch.Tensor) -> dict[str, Any]
     free(disk)
     loop.update = real_update
     again = train_command("sd", flags(dataset, out, *SAVING[:3], "--resume=latest"))
-    return {**found, "again": again, "same": torch.equal(rows_of(read(out / "zibu.safetensors")), whole)}
+    return {
+        **found,
+        "again": again,
+        "same": torch.equal(rows_of(read(out / "zibu.safetensors")), whole),
+    }
 
 
 def with_nowhere_to_go(disk: Path, dataset: Path) -> dict[str, Any]:
     """Every folder that may take the word is on the full disk, but for one at a time; and then none is."""
     free_places = disk.parent / "places"
     config = config_for(dataset, disk / "c")
-    word = EmbeddingFile({"emb_params": torch.arange(64.0).reshape(2, 32)}, "zibu", 6, {"title": "x" * 100})
+    word = EmbeddingFile(
+        {"emb_params": torch.arange(64.0).reshape(2, 32)}, "zibu", 6, {"title": "x" * 100}
+    )
     fill(disk)
     kept = {}
     for free_one in (*PLACES, None):
         folders = {name: free_places / name if name == free_one else disk / name for name in PLACES}
         with placed(folders):
-            error = bring_to_safety(config.output_file, word, OSError(28, "No space left on device"))
+            error = bring_to_safety(
+                config.output_file, word, OSError(28, "No space left on device")
+            )
         found = list(free_places.rglob("zibu.safetensors"))
-        kept[str(free_one)] = [str(error), [torch.equal(rows_of(read(path)), rows_of(word)) for path in found]]
+        kept[str(free_one)] = [
+            str(error),
+            [torch.equal(rows_of(read(path)), rows_of(word)) for path in found],
+        ]
         for path in found:
             path.unlink()
     left = [str(path) for path in disk.rglob("coinage-*")]
     free(disk)
     loop.update = at_steps({3: lambda: fill(disk)})
     with placed({name: disk / name for name in PLACES}):
-        code = train_command("sd", flags(dataset, disk / "d", "--max_train_steps=6", "--quiet", f"--console_log_file={disk / 'log'}"))
+        code = train_command(
+            "sd",
+            flags(
+                dataset,
+                disk / "d",
+                "--max_train_steps=6",
+                "--quiet",
+                f"--console_log_file={disk / 'log'}",
+            ),
+        )
     loop.update = real_update
     free(disk)
     return {"kept": kept, "left": left, "code": code}

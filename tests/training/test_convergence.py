@@ -37,7 +37,8 @@ def falling(time: float) -> Callable[[float], float]:
         (noisy(falling(30), 1e-4), 20 * (WINDOW + 1), 300),
         (noisy(falling(100), 1e-4), 240, 500),
         (noisy(falling(60), 8e-4), 20 * (WINDOW + 1), 600),
-        (noisy(lambda step: 0.02 if step > 200 else 0.03, 1e-4), 380, 460),  # a plateau before the fall is none to stop at
+        # A plateau before the fall is none to stop at
+        (noisy(lambda step: 0.02 if step > 200 else 0.03, 1e-4), 380, 460),
     ],
 )
 def test_a_loss_that_has_settled_ends_the_run(losses: list[float], first: int, last: int) -> None:
@@ -51,15 +52,27 @@ def test_a_loss_that_has_settled_ends_the_run(losses: list[float], first: int, l
     [
         noisy(lambda _: 0.03, 0.0),
         noisy(lambda _: 0.03, 1e-3),
-        noisy(lambda step: 0.03 - 1e-6 * step, 0.0),  # a line has less than EPSILON of its variance in 10 of 26 measurements
+        # A line has less than EPSILON of its variance in 10 of 26 measurements
+        noisy(lambda step: 0.03 - 1e-6 * step, 0.0),
         noisy(lambda step: 0.03 - 5e-6 * step, 1e-4),
         noisy(falling(3000), 1e-4),
         noisy(lambda step: 0.02 + 1e-5 * step, 1e-4),
-        noisy(lambda step: 0.03 + 0.01 * (1 - math.exp(-step / 50)), 1e-4),  # it settles above its start
+        # It settles above its start
+        noisy(lambda step: 0.03 + 0.01 * (1 - math.exp(-step / 50)), 1e-4),
         noisy(falling(30), 5e-3),
         [math.nan] * len(STEPS),
     ],
-    ids=["flat", "flat, noisy", "line", "line, noisy", "slow", "diverging", "worse", "too noisy", "not finite"],
+    ids=[
+        "flat",
+        "flat, noisy",
+        "line",
+        "line, noisy",
+        "slow",
+        "diverging",
+        "worse",
+        "too noisy",
+        "not finite",
+    ],
 )
 def test_other_losses_let_it_go_on(losses: list[float]) -> None:
     assert stop(losses) is None
@@ -72,7 +85,9 @@ def test_a_rate_that_rises_or_has_decayed_is_not_judged() -> None:
     assert warm is not None
     assert warm >= 400 + 20 * (WINDOW - 1)
     assert stop(losses, lambda _: 0.0) is None
-    assert stop(noisy(falling(300), 0.0), lambda step: max(0.0, 1 - step / 800)) is None, "a decay calms any loss"
+    assert stop(noisy(falling(300), 0.0), lambda step: max(0.0, 1 - step / 800)) is None, (
+        "a decay calms any loss"
+    )
     assert stop(losses, lambda step: 1 - step / 1600) is not None, "before half of it has decayed"
 
 
@@ -88,6 +103,9 @@ def test_the_share_is_that_of_the_paper() -> None:
 
 def test_a_word_that_has_not_moved_has_not_learned() -> None:
     losses = noisy(falling(30), 1e-4)
-    found = [judge({s: Measured(loss, 1.0, angle, 1.0) for s, loss in zip(STEPS, losses, strict=True)}) for angle in (0.0, math.nan, 40.0)]
+    found = [
+        judge({s: Measured(loss, 1.0, angle, 1.0) for s, loss in zip(STEPS, losses, strict=True)})
+        for angle in (0.0, math.nan, 40.0)
+    ]
     assert [bool(one) for one in found] == [False, False, True]
     assert judge({}) is None

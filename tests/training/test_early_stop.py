@@ -8,16 +8,17 @@ import pytest
 import safetensors
 import torch
 
-from coinage.cli.kohya import train_command
+from coinage.checks.preflight import check
+from coinage.cli.train import train_command
 from coinage.embeddings.reading import read
-from coinage.preflight import check
 from coinage.report.page import read as report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
 from coinage.training.measured import Best
-from coinage.training.observers import Observer, holding
-from coinage.training.saving import file_to_use, told_best
+from coinage.training.observers.base import Observer
+from coinage.training.observers.previews import holding
+from coinage.training.observers.saver import file_to_use, told_best
 from coinage.training.setup import prepare_all
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 
@@ -31,7 +32,9 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_settles_ends_as_a_finished_one(
+    moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = (TAUGHT, *EARLY, "--save_every_n_steps=8", "--save_state")
     assert train_command("sd", flags(moon_dataset, tmp_path / "a", *given)) == 0
     told = capsys.readouterr().err
@@ -39,7 +42,11 @@ def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path:
     step = int(line.split("after step ")[1].split()[0])
     assert step < 200
     assert "(prompts encode exactly as in training)" in told
-    best = re.search(r"^lowest loss at step (\d+) \(0\.\d{4}\), saved as zibu-best.safetensors: try this file first$", told, re.MULTILINE)
+    best = re.search(
+        r"^lowest loss at step (\d+) \(0\.\d{4}\), saved as zibu-best.safetensors: try this file first$",
+        told,
+        re.MULTILINE,
+    )
     assert best
     assert 0 < int(best[1]) < step
     assert "AUTOMATIC1111: put it into embeddings/; write zibu-best\n" in told
@@ -59,19 +66,30 @@ def test_a_run_that_settles_ends_as_a_finished_one(moon_dataset: Path, tmp_path:
     assert record.ended_early
     assert record.file == str(tmp_path / "a" / "zibu-best.safetensors")
 
-    run, again = trained(moon_dataset, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000008-state'}")
+    run, again = trained(
+        moon_dataset,
+        tmp_path / "b",
+        *given,
+        f"--resume={tmp_path / 'a' / 'zibu-step00000008-state'}",
+    )
     assert (run.step, run.best and run.best.step) == (step, int(header["ti.step"]))
     assert torch.equal(rows_of(again), rows_of(read(tmp_path / "a" / "zibu.safetensors")))
     best = [rows_of(read(tmp_path / name / "zibu-best.safetensors")) for name in "ab"]
     assert torch.equal(best[0], best[1])
-    ended, _ = trained(moon_dataset, tmp_path / "c", *given, f"--resume={tmp_path / 'a' / 'zibu-state'}")
+    ended, _ = trained(
+        moon_dataset, tmp_path / "c", *given, f"--resume={tmp_path / 'a' / 'zibu-state'}"
+    )
     assert ended.step == step, "it is at its end already"
 
 
 @pytest.mark.usefixtures("soon")
 def test_a_word_may_end_while_another_goes_on(moon_dataset: Path, tmp_path: Path) -> None:
     first = config_for(moon_dataset, tmp_path, *EARLY, "--max_train_steps=60")
-    second = replace(first, word=replace(first.word, token="wopo"), loop=replace(first.loop, early_stop=False, max_steps=56))
+    second = replace(
+        first,
+        word=replace(first.word, token="wopo"),
+        loop=replace(first.loop, early_stop=False, max_steps=56),
+    )
     samples = check(first).samples
     others = [replace(sample, caption=sample.caption.replace("zibu", "wopo")) for sample in samples]
     runs = prepare_all([first, second], [samples, others], torch.device("cpu"), [None, None])
@@ -81,7 +99,14 @@ def test_a_word_may_end_while_another_goes_on(moon_dataset: Path, tmp_path: Path
 
 
 def test_the_best_is_kept_without_stopping(moon_dataset: Path, tmp_path: Path) -> None:
-    run, _ = trained(moon_dataset, tmp_path, "--keep_best", "--validate_every_n_steps=2", "--max_train_steps=5", "--learning_rate=0.5")
+    run, _ = trained(
+        moon_dataset,
+        tmp_path,
+        "--keep_best",
+        "--validate_every_n_steps=2",
+        "--max_train_steps=5",
+        "--learning_rate=0.5",
+    )
     assert list(run.measured) == [0, 2, 4, 5]
     assert run.best
     assert run.best.step == min(run.measured, key=lambda step: run.measured[step].loss)
@@ -90,7 +115,9 @@ def test_the_best_is_kept_without_stopping(moon_dataset: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("more", "every"), [((), 20), (("--gradient_accumulation_steps=4",), 5)])
-def test_measuring_takes_a_twentieth_of_the_passes(more: tuple[str, ...], every: int, moon_dataset: Path, tmp_path: Path) -> None:
+def test_measuring_takes_a_twentieth_of_the_passes(
+    more: tuple[str, ...], every: int, moon_dataset: Path, tmp_path: Path
+) -> None:
     run = prepared(moon_dataset, tmp_path, "--early_stop", *more)
     run.total_steps = 1000
     evaluator = Evaluator(run)
@@ -101,9 +128,14 @@ def test_measuring_takes_a_twentieth_of_the_passes(more: tuple[str, ...], every:
     assert DRAWS / (2 * run.images_per_step * every) <= 0.05
 
 
-def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(moon_dataset: Path, tmp_path: Path) -> None:
+def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "one.toml"
-    config.write_text(moon_dataset.read_text(encoding="utf-8").replace("batch_size = 4", "batch_size = 1"), encoding="utf-8")
+    config.write_text(
+        moon_dataset.read_text(encoding="utf-8").replace("batch_size = 4", "batch_size = 1"),
+        encoding="utf-8",
+    )
     run = prepared(config, tmp_path, "--early_stop")
     run.total_steps = 1000
     evaluator = Evaluator(run)
@@ -114,8 +146,16 @@ def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(moon_dat
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_run_that_ends_early_shows_its_end_and_its_best(moon_dataset: Path, tmp_path: Path) -> None:
-    given = (TAUGHT, *EARLY, "--sample_every_n_steps=100", "--sample_at_first", f"--sample_prompts={tmp_path / 'prompts.txt'}")
+def test_a_run_that_ends_early_shows_its_end_and_its_best(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
+    given = (
+        TAUGHT,
+        *EARLY,
+        "--sample_every_n_steps=100",
+        "--sample_at_first",
+        f"--sample_prompts={tmp_path / 'prompts.txt'}",
+    )
     (tmp_path / "prompts.txt").write_text("zibu --w 64 --h 64 --s 2 --d 1\n")
     run, word = trained(moon_dataset, tmp_path, *given)
     assert run.best
@@ -125,11 +165,16 @@ def test_a_run_that_ends_early_shows_its_end_and_its_best(moon_dataset: Path, tm
     record = report(tmp_path / "zibu-report.html")
     assert [shot.step for shot in record.shots] == [0, run.best.step, run.step]
     assert len({shot.pictures[0] for shot in record.shots}) == 3
-    assert torch.equal(rows_of(word), rows_of(read(tmp_path / "zibu.safetensors"))), "which was saved before they were drawn"
+    assert torch.equal(rows_of(word), rows_of(read(tmp_path / "zibu.safetensors"))), (
+        "which was saved before they were drawn"
+    )
 
 
 def test_rows_that_are_put_in_for_a_preview_come_back_to_the_bit() -> None:
-    rows, best = [torch.nn.Parameter(torch.tensor([[0.1, -0.0, 1e-45]]))], [torch.tensor([[3.0, 4.0, 5.0]])]
+    rows, best = (
+        [torch.nn.Parameter(torch.tensor([[0.1, -0.0, 1e-45]]))],
+        [torch.tensor([[3.0, 4.0, 5.0]])],
+    )
     before = rows[0].detach().view(torch.int32).clone()
     with holding(rows, best):
         assert torch.equal(rows[0], best[0])
@@ -142,13 +187,18 @@ BEST = Best(step=680, epoch=1, loss=0.16304, rows=())
 @pytest.mark.parametrize(
     ("last", "told"),
     [
-        (960, "lowest loss at step 680 (0.1630), saved as zibu-best.safetensors: try this file first"),
+        (
+            960,
+            "lowest loss at step 680 (0.1630), saved as zibu-best.safetensors: try this file first",
+        ),
         (680, "lowest loss at the last step, 680 (0.1630): use zibu.safetensors"),
     ],
 )
-def test_the_closing_line_says_which_file_to_use(last: int, told: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_the_closing_line_says_which_file_to_use(
+    last: int, told: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     run = prepared(moon_dataset, tmp_path, "--keep_best")
-    run.best, run.step = BEST, last
+    run.best, run.progress.step = BEST, last
     (tmp_path / "zibu-best.safetensors").touch()
     assert told_best(BEST, last, file_to_use(run).name) == told
 
@@ -159,11 +209,18 @@ def test_the_closing_line_says_which_file_to_use(last: int, told: str, moon_data
         ((), ["3 steps", "1 embedding in"]),
         (("--early_stop",), ["at most 3 steps", "2 embeddings in"]),
         (("--keep_best",), [" 3 steps", "2 embeddings in"]),
-        (("--early_stop", "--save_every_n_steps=1"), ["at most 3 steps", "at most 5 embeddings in"]),
+        (
+            ("--early_stop", "--save_every_n_steps=1"),
+            ["at most 3 steps", "at most 5 embeddings in"],
+        ),
     ],
 )
 def test_a_plan_counts_what_may_be_written(
-    more: tuple[str, ...], told: list[str], moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: tuple[str, ...],
+    told: list[str],
+    moon_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert train_command("sd", flags(moon_dataset, tmp_path, "--dry_run", *more)) == 0
     text = capsys.readouterr().err

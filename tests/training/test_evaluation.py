@@ -9,7 +9,7 @@ import torch
 from coinage.training import evaluation
 from coinage.training.evaluation import DRAWS, LEVELS, evaluation_loss, evaluation_set
 from coinage.training.processes import Processes
-from coinage.training.setup import Run
+from coinage.training.run import Run
 from tests.helpers import TAUGHT, prepared
 from tests.training.test_data_in_training import dataset
 
@@ -20,17 +20,28 @@ def loss_of(run: Run) -> float:
 
 def test_held_out_images_are_measured_on_fixed_draws(tmp_path: Path) -> None:
     file = dataset(tmp_path, "validation_split = 0.25").rename(tmp_path / "data" / "v.toml")
-    file.write_text(file.read_text(encoding="utf-8").replace("resolution = 64", "resolution = 64\nvalidation_seed = 3"), encoding="utf-8")
+    file.write_text(
+        file.read_text(encoding="utf-8").replace(
+            "resolution = 64", "resolution = 64\nvalidation_seed = 3"
+        ),
+        encoding="utf-8",
+    )
     runs = [
         prepared(file, tmp_path / "o", TAUGHT, f"--seed={seed}", *more)
         for seed, more in ((0, ()), (1, ("--min_snr_gamma=5", "--flip_aug")))
     ]
     batches = evaluation_set(runs[0])
-    assert [batch.timesteps.tolist() for batch in batches if batch.timesteps is not None] == 2 * [[125, 375, 625, 875]]
+    assert [batch.timesteps.tolist() for batch in batches if batch.timesteps is not None] == 2 * [
+        [125, 375, 625, 875]
+    ]
     assert LEVELS == 4
     first, second = evaluation_loss(runs[0], batches), loss_of(runs[1])
-    assert first == pytest.approx(0.0205580, abs=1e-6), "as when each image went through the model alone"
-    assert first == evaluation_loss(runs[0], batches) == pytest.approx(second, rel=1e-6), "neither the seed nor the loss weights count"
+    assert first == pytest.approx(0.0205580, abs=1e-6), (
+        "as when each image went through the model alone"
+    )
+    assert first == evaluation_loss(runs[0], batches) == pytest.approx(second, rel=1e-6), (
+        "neither the seed nor the loss weights count"
+    )
     with torch.no_grad():
         for rows in runs[0].parts.rows():
             rows[:, 0] += 3
@@ -43,13 +54,19 @@ def test_training_images_share_the_timesteps(count: int, tmp_path: Path) -> None
     run.samples = run.samples[:count]
     batches = evaluation_set(run)
     assert len(batches) == count
-    timesteps = [t for batch in batches if batch.timesteps is not None for t in batch.timesteps.tolist()]
+    timesteps = [
+        t for batch in batches if batch.timesteps is not None for t in batch.timesteps.tolist()
+    ]
     assert sorted(timesteps) == [1000 * (2 * k + 1) // (2 * DRAWS) for k in range(DRAWS)]
 
 
-def test_of_many_training_images_some_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_training_images_some_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = prepared(dataset(tmp_path), tmp_path / "o")
-    run.samples = [replace(sample, caption=f"zibu {number}") for number, sample in enumerate(run.samples)]
+    run.samples = [
+        replace(sample, caption=f"zibu {number}") for number, sample in enumerate(run.samples)
+    ]
     monkeypatch.setattr(evaluation, "DRAWS", 3)
     assert [batch.captions for batch in evaluation_set(run)] == [["zibu 0"], ["zibu 2"], ["zibu 5"]]
 
@@ -58,7 +75,10 @@ def test_sizes_and_processes_change_nothing(tmp_path: Path) -> None:
     """Images of two sizes do not share a batch, and what processes measure adds up."""
     file = dataset(tmp_path)
     text = file.read_text(encoding="utf-8")
-    file.write_text(text + text[text.index("[[datasets]]") :].replace("resolution = 64", "resolution = 48"), encoding="utf-8")
+    file.write_text(
+        text + text[text.index("[[datasets]]") :].replace("resolution = 64", "resolution = 48"),
+        encoding="utf-8",
+    )
     run = prepared(file, tmp_path / "o", TAUGHT)
     batches = evaluation_set(run)
     assert {tuple(batch.moments.shape[-2:]) for batch in batches} == {(16, 16), (12, 12)}

@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from coinage.cli.kohya import train_command
+from coinage.cli.train import train_command
 from coinage.demo.run import MODELS
 from coinage.errors import CoinageError, TrainingError
-from coinage.families.stable_diffusion import StableDiffusion
+from coinage.models.stable_diffusion import StableDiffusion
 from coinage.training import loop
-from coinage.training.reporter import WarningsKept
-from coinage.training.setup import Run
-from coinage.training.watchdog import PATIENCE
+from coinage.training.observers.reporter import WarningsKept
+from coinage.training.observers.watchdog import PATIENCE
+from coinage.training.run import Run
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import flags, rows_of, trained
 
@@ -54,7 +54,9 @@ def rewrite(old: str, new: str) -> Callable[[Path], None]:
 def set_in_toml(*lines: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         file = folder / "dataset.toml"
-        file.write_text(file.read_text().replace("num_repeats = 10", "\n".join(["num_repeats = 10", *lines])))
+        file.write_text(
+            file.read_text().replace("num_repeats = 10", "\n".join(["num_repeats = 10", *lines]))
+        )
 
     return spoil
 
@@ -99,21 +101,42 @@ def with_regularisation(folder: Path) -> None:
 
 
 BEFORE: dict[str, Fault] = {
-    "caption without the word": Fault("no caption contains the word zibu", spoil=rewrite("zibu", "shape")),
-    "word lost by shuffle": Fault(
-        "captions are longer than 75 tokens, and the word zibu is cut off", spoil=shuffled, given=("--keep_tokens=0",)
+    "caption without the word": Fault(
+        "no caption contains the word zibu", spoil=rewrite("zibu", "shape")
     ),
-    "word lost by drop": Fault(r"captions do not contain `zibu` \(8 of them not always\)", spoil=maybe, ends=False),
-    "word lost by truncation": Fault("captions are longer than 75 tokens, and the word zibu is cut off", spoil=late_word),
-    "word in the vocabulary": Fault("circle is already in the model's vocabulary", given=("--token_string=circle",)),
+    "word lost by shuffle": Fault(
+        "captions are longer than 75 tokens, and the word zibu is cut off",
+        spoil=shuffled,
+        given=("--keep_tokens=0",),
+    ),
+    "word lost by drop": Fault(
+        r"captions do not contain `zibu` \(8 of them not always\)", spoil=maybe, ends=False
+    ),
+    "word lost by truncation": Fault(
+        "captions are longer than 75 tokens, and the word zibu is cut off", spoil=late_word
+    ),
+    "word in the vocabulary": Fault(
+        "circle is already in the model's vocabulary", given=("--token_string=circle",)
+    ),
     "lr 1e-6": Fault("the word can hardly change", given=("--learning_rate=1e-6",), ends=False),
-    "lr 10": Fault("times the length of the model's words", given=("--learning_rate=10",), ends=False),
+    "lr 10": Fault(
+        "times the length of the model's words", given=("--learning_rate=10",), ends=False
+    ),
     "corrupt image": Fault("cannot be decoded|cannot read|damaged|truncated", spoil=damaged),
     "constant image": Fault("1 of 8 images is a single flat colour", spoil=flat, ends=False),
-    "mask that hides everything": Fault("the masks hide all of every image", spoil=hidden, given=("--masked_loss",)),
-    "wrong family": Fault("--pretrained_model_name_or_path: .*XL", given=(f"--pretrained_model_name_or_path={MODELS / 'sdxl'}",)),
-    "regularisation images only": Fault("8 regularisation images without the word zibu", spoil=with_regularisation, ends=False),
-    "read-only output": Fault("--output_dir: cannot write there", given=("--output_dir=/proc/coinage",)),
+    "mask that hides everything": Fault(
+        "the masks hide all of every image", spoil=hidden, given=("--masked_loss",)
+    ),
+    "wrong family": Fault(
+        "--pretrained_model_name_or_path: .*XL",
+        given=(f"--pretrained_model_name_or_path={MODELS / 'sdxl'}",),
+    ),
+    "regularisation images only": Fault(
+        "8 regularisation images without the word zibu", spoil=with_regularisation, ends=False
+    ),
+    "read-only output": Fault(
+        "--output_dir: cannot write there", given=("--output_dir=/proc/coinage",)
+    ),
 }
 
 
@@ -128,10 +151,14 @@ def folder(moon_dataset: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_known_before_the_model_is_loaded(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_known_before_the_model_is_loaded(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fault = BEFORE[name]
     fault.spoil(folder)
-    code = train_command("sd", [*flags(folder / "dataset.toml", tmp_path / "out"), "--dry_run", *fault.given])
+    code = train_command(
+        "sd", [*flags(folder / "dataset.toml", tmp_path / "out"), "--dry_run", *fault.given]
+    )
     told = capsys.readouterr().err
     assert code == (2 if fault.ends else 0), told
     kind = "error: " if fault.ends else "warning: "
@@ -146,7 +173,9 @@ def heard() -> Iterator[WarningsKept]:
         yield warned
 
 
-def test_steps_that_fp16_rounds_away(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_fp16_rounds_away(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = loop.update
 
     def in_half(run: Run) -> None:
@@ -159,7 +188,8 @@ def test_steps_that_fp16_rounds_away(moon_dataset: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(loop, "update", update)
     with pytest.raises(
-        TrainingError, match=r"\d+% of the numbers of vector 1 of emb_params have not moved in 20 steps: they are rounded away"
+        TrainingError,
+        match=r"\d+% of the numbers of vector 1 of emb_params have not moved in 20 steps: they are rounded away",
     ):
         trained(moon_dataset, tmp_path, *LONG, "--learning_rate=2e-6", change=in_half)
 
@@ -171,24 +201,37 @@ class Deaf:
         self._inner = inner
 
     def __call__(
-        self, attn: torch.nn.Module, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **more: object
+        self,
+        attn: torch.nn.Module,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        **more: object,
     ) -> torch.Tensor:
         text = None if encoder_hidden_states is None else encoder_hidden_states.detach()
         return self._inner(attn, hidden_states, text, **more)
 
 
-def test_attention_without_gradient_is_replaced(moon_dataset: Path, tmp_path: Path, heard: WarningsKept) -> None:
+def test_attention_without_gradient_is_replaced(
+    moon_dataset: Path, tmp_path: Path, heard: WarningsKept
+) -> None:
     def deafen(run: Run) -> None:
         kept = run.parts.denoiser.attn_processors
-        run.parts.denoiser.set_attn_processor({name: Deaf(processor) for name, processor in kept.items()})
+        run.parts.denoiser.set_attn_processor(
+            {name: Deaf(processor) for name, processor in kept.items()}
+        )
 
     _, word = trained(moon_dataset, tmp_path / "a", *LONG, change=deafen)
-    assert any("the attention kernels give a wrong gradient (0.00 of the right length" in text for text in heard.found)
+    assert any(
+        "the attention kernels give a wrong gradient (0.00 of the right length" in text
+        for text in heard.found
+    )
     _, healthy = trained(moon_dataset, tmp_path / "b", *LONG)
     torch.testing.assert_close(rows_of(word), rows_of(healthy), rtol=0, atol=1e-3)
 
 
-def test_a_text_encoder_that_is_cut_off(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_encoder_that_is_cut_off(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encode = StableDiffusion.encode
 
     def detached(*arguments: object, **more: object) -> object:
@@ -196,7 +239,9 @@ def test_a_text_encoder_that_is_cut_off(moon_dataset: Path, tmp_path: Path, monk
             return encode(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(StableDiffusion, "encode", detached)
-    with pytest.raises(TrainingError, match=f"no gradient has reached the word in {PATIENCE} steps"):
+    with pytest.raises(
+        TrainingError, match=f"no gradient has reached the word in {PATIENCE} steps"
+    ):
         trained(moon_dataset, tmp_path, *LONG)
 
 
@@ -215,11 +260,14 @@ def test_one_image_whose_latents_are_no_numbers(moon_dataset: Path, tmp_path: Pa
     others = [
         path
         for path in named.parent.glob("*.png")
-        if path != named and np.asarray(Image.open(path).convert("RGB"))[0, 0, 0] / 127.5 - 1 == pixel
+        if path != named
+        and np.asarray(Image.open(path).convert("RGB"))[0, 0, 0] / 127.5 - 1 == pixel
     ]
 
     def spoil(run: Run) -> None:
-        def poison(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        def poison(
+            _: torch.nn.Module, arguments: tuple[torch.Tensor, ...]
+        ) -> tuple[torch.Tensor, ...]:
             (images,) = arguments
             images = images.clone()
             images[(images[:, 0, 0, 0] - pixel).abs() < 1e-5] = float("nan")
@@ -227,7 +275,9 @@ def test_one_image_whose_latents_are_no_numbers(moon_dataset: Path, tmp_path: Pa
 
         run.parts.vae.encoder.register_forward_pre_hook(poison)
 
-    with pytest.raises(CoinageError, match="the VAE makes no finite latents of this image") as caught:
+    with pytest.raises(
+        CoinageError, match="the VAE makes no finite latents of this image"
+    ) as caught:
         trained(moon_dataset, tmp_path, f"--max_train_steps={PATIENCE}", change=spoil)
     assert caught.value.problems[0].where in {str(path) for path in (named, *others)}
 
@@ -235,11 +285,17 @@ def test_one_image_whose_latents_are_no_numbers(moon_dataset: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("family", "given", "told"),
     [
-        ("sd1", "--v_parameterization", "the model predicts the noise, and is trained as if it predicted v"),
+        (
+            "sd1",
+            "--v_parameterization",
+            "the model predicts the noise, and is trained as if it predicted v",
+        ),
         ("sd2", "", "the model predicts v, and is trained as if it predicted the noise"),
     ],
 )
-def test_a_wrong_prediction_type(family: str, given: str, told: str, moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_wrong_prediction_type(
+    family: str, given: str, told: str, moon_dataset: Path, tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(MODELS / family, model)
     if not given:
@@ -248,13 +304,21 @@ def test_a_wrong_prediction_type(family: str, given: str, told: str, moon_datase
     words = [f"--pretrained_model_name_or_path={model}", *([given] if given else ["--v2"])]
     with pytest.raises(TrainingError, match=told) as caught:
         trained(moon_dataset, tmp_path / "out", *LONG, *words)
-    hint = "leave out --v_parameterization" if given else "add --v_parameterization, and --zero_terminal_snr if the model was trained so"
+    hint = (
+        "leave out --v_parameterization"
+        if given
+        else "add --v_parameterization, and --zero_terminal_snr if the model was trained so"
+    )
     assert caught.value.problems[0].hint.startswith(hint)
-    run, _ = trained(moon_dataset, tmp_path / "warned", "--max_train_steps=2", "--on_problem=warn", *words)
+    run, _ = trained(
+        moon_dataset, tmp_path / "warned", "--max_train_steps=2", "--on_problem=warn", *words
+    )
     assert run.step == 2
 
 
-def test_a_clock_that_goes_backwards(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: WarningsKept) -> None:
+def test_a_clock_that_goes_backwards(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: WarningsKept
+) -> None:
     """A day at every step: nothing is lost, overwritten or told wrong."""
     import time
 
@@ -269,11 +333,19 @@ def test_a_clock_that_goes_backwards(moon_dataset: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(time, "time", lambda: real() - 86_400 * len(steps))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\n" * 3)
-    saved = ("--max_train_steps=6", "--cache_latents", "--save_every_n_steps=2", "--save_state", "--sample_every_n_steps=3")
+    saved = (
+        "--max_train_steps=6",
+        "--cache_latents",
+        "--save_every_n_steps=2",
+        "--save_state",
+        "--sample_every_n_steps=3",
+    )
     saved += (f"--sample_prompts={prompts}",)
     trained(moon_dataset, tmp_path / "a", *saved)
     run, word = trained(moon_dataset, tmp_path / "a", *saved, "--resume=latest")
-    assert (run.step, len(steps)) == (6, 6), "the state with the most steps is the latest, whatever the clock says"
+    assert (run.step, len(steps)) == (6, 6), (
+        "the state with the most steps is the latest, whatever the clock says"
+    )
     monkeypatch.undo()
     _, whole = trained(moon_dataset, tmp_path / "b", *saved)
     assert torch.equal(rows_of(word), rows_of(whole))

@@ -13,18 +13,22 @@ import torch
 
 from coinage.cli.console import set_up_log
 from coinage.embeddings.reading import read
-from coinage.training.journal import Journal
+from coinage.training.observers.journal import Journal
 from tests.helpers import prepared, rows_of
 
 ROOT = Path(__file__).parents[2]
-needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+needs_full = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs a device that is always full"
+)
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
 def can_mount(folder: Path) -> bool:
     if shutil.which("unshare") is None:
         return False
-    done = subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, check=False)
+    done = subprocess.run(
+        [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     return done.returncode == 0
 
 
@@ -35,8 +39,17 @@ def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
     if not can_mount(disk):
         pytest.skip("needs a system that lets its users mount a disk in memory")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(rescue)}
-    words = [*NAMESPACE, sys.executable, "-m", "tests.training.full_disk", str(disk), str(moon_dataset)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    words = [
+        *NAMESPACE,
+        sys.executable,
+        "-m",
+        "tests.training.full_disk",
+        str(disk),
+        str(moon_dataset),
+    ]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
@@ -45,9 +58,16 @@ def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
     assert (one["code"], one["same"], one["steps"]) == (0, True, [1, 2, 3, 4, 5, 6])
     stems = ["zibu", "zibu-step00000002", "zibu-step00000006"]  # that of step 4 had no room
     states = [f"{stem}-state/{file}" for stem in stems for file in ("state.json", "state.pt")]
-    assert one["names"] == sorted(["zibu-log.jsonl", "zibu-report.html", *(f"{stem}.safetensors" for stem in stems), *states])
+    assert one["names"] == sorted(
+        ["zibu-log.jsonl", "zibu-report.html", *(f"{stem}.safetensors" for stem in stems), *states]
+    )
     assert done.stderr.count("the run goes on; earlier files are as they were") == 1
-    assert done.stderr.count("preview 0 failed, training goes on: cannot write the file: No space left on device") == 1
+    assert (
+        done.stderr.count(
+            "preview 0 failed, training goes on: cannot write the file: No space left on device"
+        )
+        == 1
+    )
     assert done.stderr.count("tracking by TensorBoard has ended, training goes on") == 1
 
     # Full to the end: what could not be written is in another place, and the last state is whole.
@@ -62,7 +82,9 @@ def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
     three = results["nowhere"]
     for name in ("temporary", "work", "home", "runtime", "memory"):
         told, same = three["kept"][name]
-        assert f"the word is safe in {tmp_path / 'places' / name}" in told or (name == "memory" and "in /dev/shm/coinage-" in told)
+        assert f"the word is safe in {tmp_path / 'places' / name}" in told or (
+            name == "memory" and "in /dev/shm/coinage-" in told
+        )
         assert same == [True]
     assert three["kept"]["None"][1] == []
     assert "the word is in the lines above" in three["kept"]["None"][0]
@@ -80,16 +102,21 @@ def made_of_text(told: str, number: int, way: int, folder: Path) -> torch.Tensor
     """What the commands that are told make of the lines on the terminal, as a user would follow them."""
     ruler = "-" * 76
     before, text = told.split(f"{ruler}\n")[2 * number : 2 * number + 2]
-    commands = [line.strip() for line in before.splitlines() if line.startswith("  ") and "word.txt" in line][-2:]
+    commands = [
+        line.strip() for line in before.splitlines() if line.startswith("  ") and "word.txt" in line
+    ][-2:]
     folder.mkdir()
-    (folder / "word.txt").write_text(text, encoding="utf-16" if way else "utf-8")  # as PowerShell saves what it shows
+    # As PowerShell saves what it shows
+    (folder / "word.txt").write_text(text, encoding="utf-16" if way else "utf-8")
     command = commands[way].replace("python", sys.executable, 1) if way else commands[way]
     subprocess.run(command, shell=True, cwd=folder, check=True)  # noqa: S602 - it is ours
     return rows_of(read(folder / "zibu.safetensors"))
 
 
 @needs_full
-def test_the_log_is_whole_again_once_it_can_be_written(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_is_whole_again_once_it_can_be_written(
+    moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = prepared(moon_dataset, tmp_path)
     path = tmp_path / "log.jsonl"
     log = Journal(path)
@@ -97,7 +124,7 @@ def test_the_log_is_whole_again_once_it_can_be_written(moon_dataset: Path, tmp_p
     disk = log._file
     with Path("/dev/full").open("r+b", buffering=0) as full:
         for run.step in (1, 2, 3, 4):
-            run.loss = run.step / 10
+            run.last.loss = run.step / 10
             log._file = full if run.step in (2, 3) else disk
             log.stepped(run)
             if run.step == 3:
@@ -105,11 +132,18 @@ def test_the_log_is_whole_again_once_it_can_be_written(moon_dataset: Path, tmp_p
                     file.write(b'{"step": 2, "ep')  # half a line, as a full disk leaves it
     log.close()
     assert caplog.text.count("cannot write the log, training goes on") == 1
-    assert [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()] == [0.1, 0.2, 0.3, 0.4]
+    assert [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()] == [
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+    ]
 
 
 @needs_full
-def test_a_log_file_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_file_that_cannot_be_written_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     set_up_log(file=Path("/dev/full"))
     for number in range(3):
         logging.getLogger("coinage").info("line %d", number)
@@ -124,4 +158,6 @@ def test_a_log_file_takes_any_name(tmp_path: Path) -> None:
     logging.getLogger("coinage").info("a name like \udce9.png")
     logging.getLogger("coinage").info("the next")
     set_up_log()
-    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "a name like \\udce9.png\nthe next\n"
+    assert (tmp_path / "log.txt").read_text(
+        encoding="utf-8"
+    ) == "a name like \\udce9.png\nthe next\n"

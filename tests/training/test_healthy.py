@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinage.cli.build import build
+from coinage.checks.preflight import check
 from coinage.cli.parse import parse
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
-from coinage.preflight import check
-from coinage.training.reporter import WarningsKept
-from coinage.training.setup import Run
-from coinage.training.watchdog import PATIENCE
+from coinage.settings.build import build
+from coinage.training.observers.reporter import WarningsKept
+from coinage.training.observers.watchdog import PATIENCE
+from coinage.training.run import Run
 from tests.helpers import flags, trained
 
 RUNS, SEED, OFTEN = 100, 1, 3
@@ -76,13 +76,20 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "schedule of noise": ("", "", "--zero_terminal_snr"),
     "begun": ("", "", "", "", "resumed"),
 }  # fmt: skip
-OWN_WEIGHTING = {"sd1": "--v_pred_like_loss=0.3", "sd2": "--scale_v_pred_loss_like_noise_pred", "sdxl": "--v_pred_like_loss=0.1"}
+OWN_WEIGHTING = {
+    "sd1": "--v_pred_like_loss=0.3",
+    "sd2": "--scale_v_pred_loss_like_noise_pred",
+    "sdxl": "--v_pred_like_loss=0.1",
+}
 
 
 def drawn(runs: int, seed: int) -> Iterator[dict[str, str]]:
     """Settings of each run: every option as often as any other of its kind, in an order of their own."""
     rng = np.random.default_rng(seed)
-    columns = {kind: rng.permutation(np.resize(np.array(options, dtype=object), runs)) for kind, options in OPTIONS.items()}
+    columns = {
+        kind: rng.permutation(np.resize(np.array(options, dtype=object), runs))
+        for kind, options in OPTIONS.items()
+    }
     for number in range(runs):
         yield mended({kind: str(column[number]) for kind, column in columns.items()})
 
@@ -90,7 +97,10 @@ def drawn(runs: int, seed: int) -> Iterator[dict[str, str]]:
 def mended(settings: dict[str, str]) -> dict[str, str]:
     """Without what does not go together."""
     family, optimizer = settings["family"].split()[0], settings["optimizer"].split()[0]
-    if settings["optimizer"] in NO_SCHEDULE or (optimizer == "DAdaptSGD" and WARM_UP in settings["schedule"]):  # it divides by the rate
+    # It divides by the rate
+    if settings["optimizer"] in NO_SCHEDULE or (
+        optimizer == "DAdaptSGD" and WARM_UP in settings["schedule"]
+    ):
         settings["schedule"] = ""
     if settings["weighting"] == "own":
         settings["weighting"] = OWN_WEIGHTING[family]
@@ -99,7 +109,8 @@ def mended(settings: dict[str, str]) -> dict[str, str]:
     if settings["pictures"] in ("--color_aug", "--random_crop"):
         settings["latents"] = ""
     tokens = settings["start"].removeprefix("--init_word=").split()
-    settings["start"] = f"--init_word={' '.join(tokens[-int(settings['vectors']) :])}"  # more than vectors are cut, and told
+    # More than vectors are cut, and told
+    settings["start"] = f"--init_word={' '.join(tokens[-int(settings['vectors']) :])}"
     if optimizer in OWN_RATE:
         settings["rate"] = "1"
     return settings
@@ -120,12 +131,16 @@ class Places:
             text = image.with_suffix(".txt")
             caption = text.read_text().strip()
             if "shuffle" in settings["captions"]:
-                text.write_text(caption.replace(" on ", ", on ").replace("a photo of ", "a photo of, "))
+                text.write_text(
+                    caption.replace(" on ", ", on ").replace("a photo of ", "a photo of, ")
+                )
             elif "wildcard" in settings["captions"]:
                 text.write_text(f"{caption}\n{{nice|small}} zibu\na {{2$$red|round|large}} zibu")
             if "bucket" in settings["pictures"]:
                 with Image.open(image) as opened:
-                    pixels = opened.convert("RGB").resize(((64, 64), (128, 64), (64, 128))[number % 3])
+                    pixels = opened.convert("RGB").resize(
+                        ((64, 64), (128, 64), (64, 128))[number % 3]
+                    )
                 pixels.save(image)
             if settings["masks"]:
                 (folder / "masks").mkdir(exist_ok=True)
@@ -133,8 +148,14 @@ class Places:
                     mask = Image.new("L", opened.size, 30)
                 mask.paste(255, (16, 16, 56, 48))
                 mask.save(folder / "masks" / image.name)
-        lines = [line for line in file.read_text().splitlines() if not line.startswith("batch_size")]
-        lines += [f"conditioning_data_dir = {json.dumps((folder / 'masks').as_posix())}"] if settings["masks"] else []
+        lines = [
+            line for line in file.read_text().splitlines() if not line.startswith("batch_size")
+        ]
+        lines += (
+            [f"conditioning_data_dir = {json.dumps((folder / 'masks').as_posix())}"]
+            if settings["masks"]
+            else []
+        )
         file.write_text("\n".join(lines))
         return file
 
@@ -159,10 +180,24 @@ def words(settings: Mapping[str, str], places: Places) -> list[str]:
     ]
     if settings["previews"]:
         given.append(f"--sample_prompts={places.prompts()}")
-    as_they_are = {"family", "concept", "vectors", "start", "rate", "optimizer", "previews", "begun"}
+    as_they_are = {
+        "family",
+        "concept",
+        "vectors",
+        "start",
+        "rate",
+        "optimizer",
+        "previews",
+        "begun",
+    }
     given += [value for kind, value in settings.items() if kind not in as_they_are]
     # The value of an option may hold spaces, other than those before its next flag.
-    return [word for text in given for word in (text.split() if " --" in text or "args" in text else [text]) if word]
+    return [
+        word
+        for text in given
+        for word in (text.split() if " --" in text or "args" in text else [text])
+        if word
+    ]
 
 
 def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
@@ -170,14 +205,23 @@ def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
     out = places.root / "out"
     shutil.rmtree(out, ignore_errors=True)
     given = flags(places.dataset(settings), out, *words(settings, places))
-    parts = [(3, []), (3 + PATIENCE, ["--resume=latest"])] if settings["begun"] else [(PATIENCE + 1, [])]
+    parts = (
+        [(3, []), (3 + PATIENCE, ["--resume=latest"])]
+        if settings["begun"]
+        else [(PATIENCE + 1, [])]
+    )
     found: list[str] = []
     with WarningsKept() as warned:
         try:
             for steps, more in parts:
                 config, findings = build(parse("any", [*given, *more], "test"))
                 found += map(str, check(config, findings).warnings)
-                run, _ = trained(places.root, out, change=lambda run, steps=steps: end_after(run, steps), config=config)
+                run, _ = trained(
+                    places.root,
+                    out,
+                    change=lambda run, steps=steps: end_after(run, steps),
+                    config=config,
+                )
                 if run.step < steps:
                     found.append(f"it ended after {run.step} steps")
         except Exception as error:  # noqa: BLE001 - each is a finding
@@ -190,7 +234,7 @@ def end_after(run: Run, steps: int) -> None:
 
     def count(*_: object) -> None:
         if run.step + 1 >= steps - 1:  # the next step is the last
-            run.stop = 2
+            run.progress.stop = 2
 
     run.optimizer.register_step_post_hook(count)
 
@@ -209,5 +253,12 @@ def test_healthy_runs_raise_no_alarm(tmp_path: Path) -> None:
     for number, settings in enumerate(drawn(RUNS, SEED)):
         found = alarms(settings, places)
         if found:
-            told.append("\n".join([f"run {number}: {' '.join(words(settings, places))} {settings['begun']}", *found]))
+            told.append(
+                "\n".join(
+                    [
+                        f"run {number}: {' '.join(words(settings, places))} {settings['begun']}",
+                        *found,
+                    ]
+                )
+            )
     assert not told, f"{len(told)} of {RUNS} healthy runs raise an alarm:\n" + "\n\n".join(told)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from coinage.checks.preflight import check
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embeddings.reading import read
-from coinage.preflight import check
 from coinage.report.previews import stage_of
 from coinage.report.record import Asked, Record, Shot
-from coinage.training.using import check_and_tell
+from coinage.training.final_check import check_and_tell
 from tests.helpers import config_for, prepared, rows_of, trained
 
 NEGATIVE = ("--role=negative", "--cache_latents")
@@ -25,24 +25,34 @@ def defects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset
 
 
-def test_a_run_knows_where_the_word_stands(defects: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_knows_where_the_word_stands(
+    defects: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="coinage")
     run, word = trained(defects, tmp_path, *NEGATIVE)
     assert (rows_of(word) - run.start[0]).abs().max() > 1e-3
     header = read(tmp_path / "zibu.safetensors").metadata
     assert (header["ti.role"], header["modelspec.is_negative_embedding"]) == ("negative", "true")
     assert check_and_tell(run)[0] == tmp_path / "zibu.safetensors"
-    assert "AUTOMATIC1111: put it into embeddings/; write zibu in the negative prompt" in caplog.text
+    assert (
+        "AUTOMATIC1111: put it into embeddings/; write zibu in the negative prompt" in caplog.text
+    )
     assert 'pipe(prompt, negative_prompt="zibu")' in caplog.text
 
 
 def test_it_is_said_otherwise_where_that_is_asked(defects: Path, tmp_path: Path) -> None:
     trained(defects, tmp_path, *NEGATIVE, "--metadata_is_negative_embedding=false")
-    assert read(tmp_path / "zibu.safetensors").metadata["modelspec.is_negative_embedding"] == "false"
+    assert (
+        read(tmp_path / "zibu.safetensors").metadata["modelspec.is_negative_embedding"] == "false"
+    )
 
 
-@pytest.mark.parametrize(("more", "said"), [((), " zibu"), (("--use_style_template",), "in the style of zibu")])
-def test_captions_need_not_hold_the_word(more: tuple[str, ...], said: str, defects: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"), [((), " zibu"), (("--use_style_template",), "in the style of zibu")]
+)
+def test_captions_need_not_hold_the_word(
+    more: tuple[str, ...], said: str, defects: Path, tmp_path: Path
+) -> None:
     run = prepared(defects, tmp_path, *NEGATIVE, *more)
     captions = next(run.updates(0)).batches[0].captions
     assert all(caption.endswith(said) for caption in captions)
@@ -58,7 +68,12 @@ def test_a_word_for_prompts_learns_and_says_as_before(moon_dataset: Path, tmp_pa
 
 def test_previews_show_it_in_the_negative_prompt_and_without(defects: Path, tmp_path: Path) -> None:
     ours, plain, other, again = check(config_for(defects, tmp_path, *NEGATIVE)).prompts
-    assert (ours.negative, plain.negative, other.negative, again.negative) == ("zibu", "", "zibu", "")
+    assert (ours.negative, plain.negative, other.negative, again.negative) == (
+        "zibu",
+        "",
+        "zibu",
+        "",
+    )
     assert (ours.text, other.text) == (plain.text, again.text)
     assert (ours.text, other.text) == ("a photo", "a photo on a blue background")
     assert (ours.of, plain.of, other.of, again.of) == (None, 0, None, 2)
@@ -66,7 +81,9 @@ def test_previews_show_it_in_the_negative_prompt_and_without(defects: Path, tmp_
 
 def test_the_page_tells_both_apart() -> None:
     prompts = [Asked(text="a dog", negative="zibu"), Asked(text="a dog", of=0)]
-    record = Record(name="zibu", token="zibu", prompts=prompts, shots=[Shot(step=1, pictures=["a", "b"])])
+    record = Record(
+        name="zibu", token="zibu", prompts=prompts, shots=[Shot(step=1, pictures=["a", "b"])]
+    )
     stage = stage_of(record)
     assert stage is not None
     ((_, (ours, plain)),) = stage.groups

@@ -13,18 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.cli.build import build
-from coinage.cli.kohya import train_command
 from coinage.cli.parse import parse
+from coinage.cli.train import train_command
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
-from coinage.state_files import latest_state
+from coinage.runs.states import latest_state
+from coinage.settings.build import build
 from coinage.training.processes import ALONE, Processes
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import flags, rows_of, trained
 
 SCRIPT = str(ROOT / "train_textual_inversion.py")
-BASE = ("--max_train_steps=6", "--cache_latents", "--save_every_n_steps=2", "--save_state", "--noise_offset=0.05", "--lr_scheduler=linear")
+BASE = (
+    "--max_train_steps=6",
+    "--cache_latents",
+    "--save_every_n_steps=2",
+    "--save_state",
+    "--noise_offset=0.05",
+    "--lr_scheduler=linear",
+)
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -39,13 +46,20 @@ def torchrun(*more: str) -> list[str]:
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def assert_same(one: Path, two: Path) -> None:
-    torch.testing.assert_close(rows_of(read(two / "zibu.safetensors")), rows_of(read(one / "zibu.safetensors")), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        rows_of(read(two / "zibu.safetensors")),
+        rows_of(read(one / "zibu.safetensors")),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +78,71 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_two_processes_learn_the_same_and_one_goes_on_from_them(alone: Path, dataset: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_the_same_and_one_goes_on_from_them(
+    alone: Path, dataset: Path, tmp_path: Path
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\n" * 3)
-    given = (*BASE, "--train_batch_size=1", "--gradient_accumulation_steps=2", "--validation_split=0.25", "--ddp_timeout=5")
+    given = (
+        *BASE,
+        "--train_batch_size=1",
+        "--gradient_accumulation_steps=2",
+        "--validation_split=0.25",
+        "--ddp_timeout=5",
+    )
     given += (f"--sample_prompts={prompts}", "--sample_every_n_steps=6")
-    told = run([*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path / "two", *given)])
+    told = run(
+        [
+            *torchrun(f"--master_port={free_port()}"),
+            SCRIPT,
+            *flags(dataset, tmp_path / "two", *given),
+        ]
+    )
     assert_same(alone, tmp_path / "two")
     assert told.count("saved ") == 1, "one process speaks and writes"
     assert told.count("2 processes") == 1
     assert len(list((tmp_path / "two" / "sample").iterdir())) == 3
-    first, second = ([json.loads(line) for line in (out / "zibu-log.jsonl").read_text().splitlines()] for out in (alone, tmp_path / "two"))
-    assert [entry["loss"] for entry in second] == pytest.approx([entry["loss"] for entry in first], abs=1e-5)
-    assert [entry["grad_norm"] for entry in second] == pytest.approx([entry["grad_norm"] for entry in first], rel=1e-3)
+    first, second = (
+        [json.loads(line) for line in (out / "zibu-log.jsonl").read_text().splitlines()]
+        for out in (alone, tmp_path / "two")
+    )
+    assert [entry["loss"] for entry in second] == pytest.approx(
+        [entry["loss"] for entry in first], abs=1e-5
+    )
+    assert [entry["grad_norm"] for entry in second] == pytest.approx(
+        [entry["grad_norm"] for entry in first], rel=1e-3
+    )
     state = tmp_path / "two" / "zibu-step00000004-state"
-    _, resumed = trained(dataset, tmp_path / "one", *BASE, "--train_batch_size=4", "--validation_split=0.25", f"--resume={state}")
-    torch.testing.assert_close(rows_of(resumed), rows_of(read(alone / "zibu.safetensors")), rtol=0, atol=1e-5)
+    _, resumed = trained(
+        dataset,
+        tmp_path / "one",
+        *BASE,
+        "--train_batch_size=4",
+        "--validation_split=0.25",
+        f"--resume={state}",
+    )
+    torch.testing.assert_close(
+        rows_of(resumed), rows_of(read(alone / "zibu.safetensors")), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.slow
 def test_accelerate_launch(alone: Path, dataset: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}", "--num_cpu_threads_per_process=1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+    ]
+    launch += [
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        f"--main_process_port={free_port()}",
+        "--num_cpu_threads_per_process=1",
+    ]
     given = (*BASE, "--train_batch_size=2", "--validation_split=0.25")
     run([*launch, SCRIPT, *flags(dataset, tmp_path, *given)])
     assert_same(alone, tmp_path)
@@ -94,13 +151,28 @@ def test_accelerate_launch(alone: Path, dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_machines(alone: Path, dataset: Path, tmp_path: Path) -> None:
     """Two launchers meet on the loopback, one process each."""
-    words = flags(dataset, tmp_path, *BASE, "--train_batch_size=2", "--validation_split=0.25", "--cache_latents_to_disk")
+    words = flags(
+        dataset,
+        tmp_path,
+        *BASE,
+        "--train_batch_size=2",
+        "--validation_split=0.25",
+        "--cache_latents_to_disk",
+    )
     port = free_port()
     launches = []
     for number in (1, 0):
-        place = ["--nnodes=2", f"--node_rank={number}", "--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=1"]
+        place = [
+            "--nnodes=2",
+            f"--node_rank={number}",
+            "--master_addr=127.0.0.1",
+            f"--master_port={port}",
+            "--nproc_per_node=1",
+        ]
         command = [sys.executable, "-m", "torch.distributed.run", *place, SCRIPT, *words]
-        launches.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT))
+        launches.append(
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        )
     errors = [launch.communicate(timeout=120)[1] for launch in launches]
     assert [launch.returncode for launch in launches] == [0, 0], errors
     assert_same(alone, tmp_path)
@@ -127,13 +199,21 @@ def test_a_process_that_never_comes_is_not_waited_for(dataset: Path, tmp_path: P
 
 def test_a_process_that_is_killed_ends_the_run(dataset: Path, tmp_path: Path) -> None:
     """And what was learned is kept."""
-    words = [*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path, "--max_train_steps=2000", "--cache_latents")]
+    words = [
+        *torchrun(f"--master_port={free_port()}"),
+        SCRIPT,
+        *flags(dataset, tmp_path, "--max_train_steps=2000", "--cache_latents"),
+    ]
     launched = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     log, deadline = tmp_path / "zibu-log.jsonl", time.monotonic() + 60
     while not (log.is_file() and len(log.read_text().splitlines()) > 3):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    found = [p for p in Path("/proc").iterdir() if p.name.isdecimal() and is_rank(p, 1, parent=launched.pid)]
+    found = [
+        p
+        for p in Path("/proc").iterdir()
+        if p.name.isdecimal() and is_rank(p, 1, parent=launched.pid)
+    ]
     os.kill(int(found[0].name), signal.SIGKILL)
     _, told = launched.communicate(timeout=60)
     assert launched.returncode == 1
@@ -154,7 +234,11 @@ def is_rank(process: Path, rank: int, parent: int) -> bool:
 def test_wrong_input_is_told_once(dataset: Path, tmp_path: Path) -> None:
     words = flags(dataset, tmp_path, "--token_string=wobo")
     done = subprocess.run(
-        [*torchrun(f"--master_port={free_port()}"), SCRIPT, *words], capture_output=True, text=True, check=False, env=ENVIRONMENT
+        [*torchrun(f"--master_port={free_port()}"), SCRIPT, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
     )
     assert done.returncode
     assert done.stderr.count("no caption contains the word wobo") == 1
@@ -181,14 +265,36 @@ def test_shares() -> None:
 @pytest.mark.slow
 def test_two_processes_search_try_and_end_as_one_does(dataset: Path, tmp_path: Path) -> None:
     """The init word, the settings and the last step are found by the losses of both."""
-    given = ("--init_word=auto", "--autopilot=3", "--early_stop", "--keep_best", "--validate_every_n_steps=2", "--max_train_steps=120")
+    given = (
+        "--init_word=auto",
+        "--autopilot=3",
+        "--early_stop",
+        "--keep_best",
+        "--validate_every_n_steps=2",
+        "--max_train_steps=120",
+    )
     words = [*given, "--learning_rate=2e-2", "--cache_latents"]
-    assert train_command("sd", flags(dataset, tmp_path / "alone", *words, "--train_batch_size=4")) == 0
-    run([*torchrun(f"--master_port={free_port()}"), SCRIPT, *flags(dataset, tmp_path / "two", *words, "--train_batch_size=2")])
-    one, two = ((tmp_path / name / "zibu-log.jsonl").read_text().splitlines() for name in ("alone", "two"))
+    assert (
+        train_command("sd", flags(dataset, tmp_path / "alone", *words, "--train_batch_size=4")) == 0
+    )
+    run(
+        [
+            *torchrun(f"--master_port={free_port()}"),
+            SCRIPT,
+            *flags(dataset, tmp_path / "two", *words, "--train_batch_size=2"),
+        ]
+    )
+    one, two = (
+        (tmp_path / name / "zibu-log.jsonl").read_text().splitlines() for name in ("alone", "two")
+    )
     assert len(one) == len(two) < 120, "both end early, at the same step"
     for name in ("zibu", "zibu-best"):
-        first, second = (read(tmp_path / folder / f"{name}.safetensors") for folder in ("alone", "two"))
+        first, second = (
+            read(tmp_path / folder / f"{name}.safetensors") for folder in ("alone", "two")
+        )
         torch.testing.assert_close(rows_of(second), rows_of(first), rtol=0, atol=1e-4)
-    first, second = (json.loads((tmp_path / name / "zibu-autopilot.json").read_text())["ranking"] for name in ("alone", "two"))
+    first, second = (
+        json.loads((tmp_path / name / "zibu-autopilot.json").read_text())["ranking"]
+        for name in ("alone", "two")
+    )
     assert [name for name, _ in first] == [name for name, _ in second]

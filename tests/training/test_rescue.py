@@ -13,11 +13,11 @@ import torch
 from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError
-from coinage.files import temporary_of, write_bytes
+from coinage.system.files import temporary_of, write_bytes
 from coinage.training.measured import Best
+from coinage.training.observers.saver import Saver
 from coinage.training.rescue import bring_to_safety
-from coinage.training.saving import Saver
-from coinage.training.setup import Run
+from coinage.training.run import Run
 from tests.helpers import prepared, rows_of
 
 NAMES = {
@@ -80,7 +80,9 @@ def test_a_name_as_long_as_the_file_system_takes_is_written(run: Run, tmp_path: 
         write_bytes(tmp_path / ("b" * 256), b"x")
 
 
-def test_numbers_that_the_asked_precision_cannot_hold_are_kept_in_float(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_the_asked_precision_cannot_hold_are_kept_in_float(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with torch.no_grad():
         before = run.rows[0].clone()
@@ -93,7 +95,9 @@ def test_numbers_that_the_asked_precision_cannot_hold_are_kept_in_float(run: Run
         run.rows[0].copy_(before)
 
 
-def test_a_word_that_is_not_finite_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_that_is_not_finite_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     file = EmbeddingFile({"emb_params": torch.full((1, 4), torch.nan)}, "zibu", 1, {})
     error = CoinageError("why", "where", "what to do")
@@ -108,10 +112,12 @@ def ended(act: str, out: str, error: str) -> int:
     """The exit code of a command whose streams go to `out` and `error`."""
     code = (
         "import sys\nfrom coinage.cli.console import exit_code_of\nfrom coinage.errors import CoinageError\n"
-        "from coinage.terminal import print_result\nimport logging\n"
+        "from coinage.terminal.messages import print_result\nimport logging\n"
         f"def act():\n    logging.getLogger('coinage').info('told')\n    {act}\nsys.exit(exit_code_of(act))"
     )
-    return subprocess.run(["/bin/sh", "-c", f'"$0" -c "$1" {out} {error}', sys.executable, code], check=False).returncode
+    return subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -c "$1" {out} {error}', sys.executable, code], check=False
+    ).returncode
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -130,9 +136,11 @@ def test_exit_codes_hold_where_nothing_can_be_said(act: str, code: int) -> None:
 
 
 def test_a_reader_that_has_gone_is_no_failure() -> None:
-    code = "from coinage.cli.console import exit_code_of\nfrom coinage.terminal import print_result\nimport sys, time\n"
+    code = "from coinage.cli.console import exit_code_of\nfrom coinage.terminal.messages import print_result\nimport sys, time\n"
     code += "time.sleep(0.3)\nsys.exit(exit_code_of(lambda: print_result('saved.pt')))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout
     assert process.stderr
     process.stdout.close()

@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
+from coinage.checks.preflight import check
+from coinage.cli.signals import stopping
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, ConfigError, Problem, TrainingError
-from coinage.preflight import check
-from coinage.state_files import SUMMARY, TENSORS, digest_of, latest_state, read_summary
-from coinage.training import saving
-from coinage.training.saving import outdated_epoch, outdated_step
-from coinage.training.setup import Run
+from coinage.runs.states import SUMMARY, TENSORS, digest_of, latest_state, read_summary
+from coinage.training.observers import saver as saving
+from coinage.training.observers.saver import outdated_epoch, outdated_step
+from coinage.training.run import Run
 from coinage.training.state import load_state
-from coinage.training.stopping import stopping
 from tests.helpers import config_for, prepared, trained
 
 LIMIT = 90.0  # seconds: a run that goes round without a step is ended
@@ -105,7 +105,7 @@ def test_a_run_goes_on_with_the_next_epoch_where_its_place_is_gone(
         "--max_train_steps=7",
         "--learning_rate=5e-2",
     )
-    assert (run.step, run.epoch, run.done) == (7, 2, 1)
+    assert (run.step, run.progress.epoch, run.progress.done) == (7, 2, 1)
     assert "the state is of step 6 of epoch 1, and an epoch has" in caplog.text
     assert "the run goes on with epoch 2" in caplog.text
 
@@ -115,15 +115,15 @@ def test_more_processes_make_an_epoch_shorter_too(dataset: Path, tmp_path: Path)
     run.updates_per_epoch = 4
     for done, place in ((3, (1, 3)), (4, (1, 4)), (5, (2, 0)), (10**9, (2, 0))):
         run.go_on_from(done, 1, done)
-        assert (run.epoch, run.done) == place
+        assert (run.progress.epoch, run.progress.done) == place
 
 
 def test_an_epoch_without_an_update_is_an_error(dataset: Path, tmp_path: Path) -> None:
     run = prepared(dataset, tmp_path)
-    run.done = run.updates_per_epoch
+    run.progress.done = run.updates_per_epoch
     with pytest.raises(TrainingError, match="epoch 1 has no step after its first 8"):
         next(run.lessons())
-    run.samples, run.done = (), 0
+    run.samples, run.progress.done = (), 0
     with pytest.raises(TrainingError, match="epoch 1 has no step"):
         next(run.lessons())
 
@@ -140,13 +140,25 @@ def test_an_epoch_without_an_update_is_an_error(dataset: Path, tmp_path: Path) -
         ("--max_train_epochs=1", None),
     ],
 )
-def test_a_state_at_the_end_says_so(length: str, flag: str | None, dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_a_state_at_the_end_says_so(
+    length: str, flag: str | None, dataset: Path, out: Path, tmp_path: Path
+) -> None:
     if length.endswith("=0"):
         length, flag = "--max_train_epochs=1", "--max_train_epochs"
-        dataset = rewritten(shutil.copytree(dataset.parent, tmp_path / "dataset") / "dataset.toml", repeats=1, batch=2)
+        dataset = rewritten(
+            shutil.copytree(dataset.parent, tmp_path / "dataset") / "dataset.toml",
+            repeats=1,
+            batch=2,
+        )
     warned = warnings_of(dataset, tmp_path, f"--resume={out / SAVED}", length)
-    found = [problem for problem in warned if "nothing is left to learn: the state is of step 6" in problem.what]
-    assert [problem.hint for problem in found] == ([f"to go on, pass a larger {flag}"] if flag else [])
+    found = [
+        problem
+        for problem in warned
+        if "nothing is left to learn: the state is of step 6" in problem.what
+    ]
+    assert [problem.hint for problem in found] == (
+        [f"to go on, pass a larger {flag}"] if flag else []
+    )
 
 
 def warnings_of(dataset: Path, folder: Path, *more: str) -> tuple[Problem, ...]:
@@ -156,7 +168,9 @@ def warnings_of(dataset: Path, folder: Path, *more: str) -> tuple[Problem, ...]:
 # What `--resume` may name
 
 
-def test_folders_and_files_that_mean_a_state_are_understood(dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_folders_and_files_that_mean_a_state_are_understood(
+    dataset: Path, out: Path, tmp_path: Path
+) -> None:
     last = out / "zibu-state"
     for given, meant in (
         (out, latest_state(out, "zibu")),
@@ -217,7 +231,9 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], bytes]] = {
 }
 
 
-def test_a_broken_summary_is_told_before_the_model(dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_a_broken_summary_is_told_before_the_model(
+    dataset: Path, out: Path, tmp_path: Path
+) -> None:
     state = shutil.copytree(out / SAVED, tmp_path / SAVED)
     fields = json.loads((state / SUMMARY).read_text())
     for name, broken in SUMMARIES.items():
@@ -259,8 +275,12 @@ CONTENTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "measured at a text": lambda c: c["measured"].update({"a": (0.1,)}),
     "measured as a list": lambda c: c.update(measured=[0.1]),
     "a best without rows": lambda c: c.update(best={"step": 1, "epoch": 1, "loss": 0.1}),
-    "a best text": lambda c: c.update(best={"step": "x", "epoch": 1, "loss": 0.1, "rows": c["rows"]}),
-    "a best that is not finite": lambda c: c.update(best={"step": 1, "epoch": 1, "loss": float("nan"), "rows": c["rows"]}),
+    "a best text": lambda c: c.update(
+        best={"step": "x", "epoch": 1, "loss": 0.1, "rows": c["rows"]}
+    ),
+    "a best that is not finite": lambda c: c.update(
+        best={"step": 1, "epoch": 1, "loss": float("nan"), "rows": c["rows"]}
+    ),
     "starts that are numbers": lambda c: c.update(starts=[1, 2]),
     "no schedule": lambda c: c.update(schedule=None),
     "a schedule that is a text": lambda c: c.update(schedule="x"),
@@ -273,11 +293,15 @@ def changed(state: Path, content: object) -> Path:
     """Write a state's tensors anew, with the digest that fits."""
     torch.save(content, state / TENSORS)
     fields = json.loads((state / SUMMARY).read_text())
-    (state / SUMMARY).write_text(json.dumps(fields | {"digest": digest_of((state / TENSORS).read_bytes())}))
+    (state / SUMMARY).write_text(
+        json.dumps(fields | {"digest": digest_of((state / TENSORS).read_bytes())})
+    )
     return state
 
 
-def test_parts_that_a_run_cannot_use_are_told_before_its_first_step(dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_parts_that_a_run_cannot_use_are_told_before_its_first_step(
+    dataset: Path, out: Path, tmp_path: Path
+) -> None:
     run = prepared(dataset, tmp_path / "o")
     state = shutil.copytree(out / SAVED, tmp_path / SAVED)
     data = (state / TENSORS).read_bytes()
@@ -293,7 +317,9 @@ def test_parts_that_a_run_cannot_use_are_told_before_its_first_step(dataset: Pat
     with pytest.raises(CoinageError, match="it is not a table of parts"):
         load_state(run, changed(state, [1, 2]))
     before = [row.detach().clone() for row in run.rows]
-    assert all(torch.equal(row, start) for row, start in zip(before, run.start, strict=True)), "nothing was taken of any"
+    assert all(torch.equal(row, start) for row, start in zip(before, run.start, strict=True)), (
+        "nothing was taken of any"
+    )
     (state / TENSORS).write_bytes(data)
     load_state(run, changed(state, torch.load(state / TENSORS, weights_only=True)))
     assert run.step == 6
@@ -302,26 +328,36 @@ def test_parts_that_a_run_cannot_use_are_told_before_its_first_step(dataset: Pat
 # The files behind the names
 
 
-def test_another_model_and_other_images_under_the_same_names_are_told(dataset: Path, tmp_path: Path) -> None:
+def test_another_model_and_other_images_under_the_same_names_are_told(
+    dataset: Path, tmp_path: Path
+) -> None:
     model = shutil.copytree(MODEL, tmp_path / "a" / "model")
-    own = rewritten(shutil.copytree(dataset.parent, tmp_path / "dataset") / "dataset.toml", repeats=2, batch=2)
+    own = rewritten(
+        shutil.copytree(dataset.parent, tmp_path / "dataset") / "dataset.toml", repeats=2, batch=2
+    )
     source = f"--pretrained_model_name_or_path={model}"
     trained(own, tmp_path / "out", source, "--max_train_steps=1", "--save_state_on_train_end")
     given = ["--resume=latest", "--max_train_steps=1"]
 
     def told(*more: str) -> str:
-        found = " ".join(problem.what for problem in warnings_of(own, tmp_path / "out", *more, *given))
+        found = " ".join(
+            problem.what for problem in warnings_of(own, tmp_path / "out", *more, *given)
+        )
         return found.replace("nothing is left to learn", "").replace("max_train_steps", "")
 
     assert "as it would have" not in told(source)
     renamed = shutil.copytree(model, tmp_path / "b" / "renamed")
-    assert "as it would have" not in told(f"--pretrained_model_name_or_path={renamed}"), "the same files"
+    assert "as it would have" not in told(f"--pretrained_model_name_or_path={renamed}"), (
+        "the same files"
+    )
     other = shutil.copytree(model, tmp_path / "b" / "model")
     weights = max((other / "unet").glob("*.safetensors"), key=lambda path: path.stat().st_size)
     data = bytearray(weights.read_bytes())
     data[-10:] = b"0123456789"
     weights.write_bytes(data)
-    assert "the model's weights are others, under the same name" in told(f"--pretrained_model_name_or_path={other}")
+    assert "the model's weights are others, under the same name" in told(
+        f"--pretrained_model_name_or_path={other}"
+    )
     image = min((own.parent / "images").glob("*.png"))
     with Image.open(image) as picture:
         size = picture.size
@@ -340,8 +376,15 @@ def test_another_model_and_other_images_under_the_same_names_are_told(dataset: P
 # What a kill leaves
 
 
-def test_an_older_save_that_a_kill_left_is_forgotten(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ("--max_train_steps=4", "--save_every_n_steps=1", "--save_last_n_steps=1", "--save_state")
+def test_an_older_save_that_a_kill_left_is_forgotten(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (
+        "--max_train_steps=4",
+        "--save_every_n_steps=1",
+        "--save_last_n_steps=1",
+        "--save_state",
+    )
 
     def killed(_: Path) -> None:
         raise KeyboardInterrupt
@@ -379,13 +422,15 @@ def test_a_save_is_never_forgotten_right_after_it_was_written(keep: int) -> None
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no hangup")
-def test_a_terminal_that_is_closed_stops_a_run_as_other_signals_do(dataset: Path, tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_stops_a_run_as_other_signals_do(
+    dataset: Path, tmp_path: Path
+) -> None:
     run = prepared(dataset, tmp_path)
     before = signal.getsignal(signal.SIGHUP)
     with stopping([run]):
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)  # a shell that ends sends one more
-        assert run.stop == signal.SIGHUP
+        assert run.progress.stop == signal.SIGHUP
     assert signal.getsignal(signal.SIGHUP) == before
 
 
@@ -396,10 +441,10 @@ def test_nohup_is_obeyed(dataset: Path, tmp_path: Path, monkeypatch: pytest.Monk
     try:
         with stopping([run]):
             signal.raise_signal(signal.SIGHUP)
-            assert run.stop == 0
+            assert run.progress.stop == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-    monkeypatch.setattr("coinage.training.stopping.NAMES", ("SIGINT", "SIGNONE"))
+    monkeypatch.setattr("coinage.cli.signals.NAMES", ("SIGINT", "SIGNONE"))
     with stopping([run]):
         signal.raise_signal(signal.SIGINT)
-    assert run.stop == signal.SIGINT
+    assert run.progress.stop == signal.SIGINT

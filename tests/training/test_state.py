@@ -13,20 +13,25 @@ from typing import Any
 import pytest
 import torch
 
-from coinage.cli.build import build
+from coinage.checks.preflight import check
 from coinage.cli.parse import parse
 from coinage.errors import CoinageError, ConfigError
-from coinage.files import write_bytes
-from coinage.preflight import check
-from coinage.state_files import SUMMARY, TENSORS, latest_state, read_summary
+from coinage.runs.states import SUMMARY, TENSORS, latest_state, read_summary
+from coinage.settings.build import build
+from coinage.system.files import write_bytes
 from coinage.training import loop
-from coinage.training.saving import outdated_epoch, outdated_step
-from coinage.training.setup import Run
+from coinage.training.observers.saver import outdated_epoch, outdated_step
+from coinage.training.run import Run
 from coinage.training.state import save_state
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import config_for, flags, rows_of, trained
 
-STEPS = ("--max_train_steps=10", "--lr_scheduler=cosine", "--lr_warmup_steps=2", "--train_batch_size=2")
+STEPS = (
+    "--max_train_steps=10",
+    "--lr_scheduler=cosine",
+    "--lr_warmup_steps=2",
+    "--train_batch_size=2",
+)
 SAVING = (*STEPS, "--save_state", "--save_every_n_steps=1")
 
 
@@ -35,10 +40,23 @@ def journal(out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["AdamW", "Prodigy", "AdamWScheduleFree", "AdaFactor", "DAdaptAdam", "Lion", "pytorch_optimizer.CAME"]
+    "optimizer",
+    [
+        "AdamW",
+        "Prodigy",
+        "AdamWScheduleFree",
+        "AdaFactor",
+        "DAdaptAdam",
+        "Lion",
+        "pytorch_optimizer.CAME",
+    ],
 )
-def test_a_resumed_run_is_the_same_to_the_bit(optimizer: str, moon_dataset: Path, tmp_path: Path) -> None:
-    schedule = ("--lr_scheduler=constant", "--lr_warmup_steps=0") if optimizer == "AdaFactor" else ()
+def test_a_resumed_run_is_the_same_to_the_bit(
+    optimizer: str, moon_dataset: Path, tmp_path: Path
+) -> None:
+    schedule = (
+        ("--lr_scheduler=constant", "--lr_warmup_steps=0") if optimizer == "AdaFactor" else ()
+    )
     given = (*SAVING, f"--optimizer_type={optimizer}", *schedule)
     _, whole = trained(moon_dataset, tmp_path / "a", *given)
     for step in (3, 8):
@@ -52,7 +70,13 @@ def test_a_resumed_run_is_the_same_to_the_bit(optimizer: str, moon_dataset: Path
 def test_an_epochs_state_goes_on_with_the_next_epoch(moon_dataset: Path, tmp_path: Path) -> None:
     short = tmp_path / "dataset.toml"  # two steps an epoch
     short.write_text(moon_dataset.read_text().replace("num_repeats = 10", "num_repeats = 2"))
-    given = ("--max_train_epochs=4", "--train_batch_size=3", "--gradient_accumulation_steps=2", "--save_every_n_epochs=1", "--save_state")
+    given = (
+        "--max_train_epochs=4",
+        "--train_batch_size=3",
+        "--gradient_accumulation_steps=2",
+        "--save_every_n_epochs=1",
+        "--save_state",
+    )
     run, whole = trained(short, tmp_path / "a", *given)
     assert run.total_steps == 8
     states = sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir())
@@ -60,9 +84,14 @@ def test_an_epochs_state_goes_on_with_the_next_epoch(moon_dataset: Path, tmp_pat
     summary = read_summary(tmp_path / "a" / "zibu-000002-state")
     assert summary
     assert (summary.step, summary.epoch, summary.done) == (run.total_steps // 2, 3, 0)
-    _, again = trained(short, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-000002-state'}")
+    _, again = trained(
+        short, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-000002-state'}"
+    )
     assert torch.equal(rows_of(whole), rows_of(again))
-    assert sorted(path.name for path in (tmp_path / "b").glob("*.safetensors")) == ["zibu-000003.safetensors", "zibu.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "b").glob("*.safetensors")) == [
+        "zibu-000003.safetensors",
+        "zibu.safetensors",
+    ]
     size = sum(file.stat().st_size for file in (tmp_path / "a" / "zibu-state").iterdir())
     assert size < 300_000
 
@@ -70,13 +99,21 @@ def test_an_epochs_state_goes_on_with_the_next_epoch(moon_dataset: Path, tmp_pat
 def test_held_out_losses_are_not_measured_again(tmp_path: Path, moon_dataset: Path) -> None:
     given = (*SAVING, "--validation_split=0.2", "--validate_every_n_steps=2")
     run, _ = trained(moon_dataset, tmp_path / "a", *given)
-    again, _ = trained(moon_dataset, tmp_path / "b", *given, f"--resume={tmp_path / 'a' / 'zibu-step00000004-state'}")
+    again, _ = trained(
+        moon_dataset,
+        tmp_path / "b",
+        *given,
+        f"--resume={tmp_path / 'a' / 'zibu-step00000004-state'}",
+    )
     assert again.measured == run.measured
     assert list(run.measured) == [0, 2, 4, 6, 8, 10]
 
 
 def test_a_stop_saves_everything_and_the_same_command_goes_on(
-    moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    moon_dataset: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("INFO")
     _, whole = trained(moon_dataset, tmp_path / "a", *STEPS)
@@ -85,21 +122,28 @@ def test_a_stop_saves_everything_and_the_same_command_goes_on(
 
     def update(run: Run) -> None:
         real(run)
-        run.stop = signal.SIGINT if run.step == 3 else 0
+        run.progress.stop = signal.SIGINT if run.step == 3 else 0
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "update", update)
         run, _ = trained(moon_dataset, tmp_path / "b", *STEPS)
     assert run.step == 4
     names = sorted(path.name for path in (tmp_path / "b").iterdir())
-    assert names == ["zibu-log.jsonl", "zibu-report.html", "zibu-step00000004-state", "zibu-step00000004.safetensors"]
+    assert names == [
+        "zibu-log.jsonl",
+        "zibu-report.html",
+        "zibu-step00000004-state",
+        "zibu-step00000004.safetensors",
+    ]
     assert f"--resume {tmp_path / 'b' / 'zibu-step00000004-state'}" in caplog.text
     _, again = trained(moon_dataset, tmp_path / "b", *STEPS, "--resume=latest")
     assert torch.equal(rows_of(whole), rows_of(again))
     assert journal(tmp_path / "b") == journal(tmp_path / "a")
 
 
-def test_a_run_that_ends_right_after_its_state_has_its_log(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_ends_right_after_its_state_has_its_log(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = (*STEPS, "--save_every_n_steps=2", "--save_state")
     trained(moon_dataset, tmp_path / "a", *given)
 
@@ -108,7 +152,7 @@ def test_a_run_that_ends_right_after_its_state_has_its_log(moon_dataset: Path, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("coinage.training.saving.save_state", killed)
+        patched.setattr("coinage.training.observers.saver.save_state", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(moon_dataset, tmp_path / "b", *given)
     trained(moon_dataset, tmp_path / "b", *given, "--resume=latest")
@@ -116,7 +160,15 @@ def test_a_run_that_ends_right_after_its_state_has_its_log(moon_dataset: Path, t
 
 
 def command(dataset: Path, out: Path, *more: str) -> list[str]:
-    words = flags(dataset, out, "--max_train_steps=60", "--save_every_n_steps=7", "--save_state", "--cache_latents", *more)
+    words = flags(
+        dataset,
+        out,
+        "--max_train_steps=60",
+        "--save_every_n_steps=7",
+        "--save_state",
+        "--cache_latents",
+        *more,
+    )
     return [sys.executable, str(ROOT / "train_textual_inversion.py"), *words]
 
 
@@ -125,11 +177,23 @@ def steps_in(path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))]
+    "number",
+    [
+        signal.SIGINT,
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (signal.SIGTERM, signal.SIGHUP)
+        ),
+    ],
 )
 def test_signals_stop_a_command(number: signal.Signals, moon_dataset: Path, tmp_path: Path) -> None:
-    before = signal.signal(number, signal.SIG_DFL)  # tests that are started by nohup would hand on that it is ignored
-    process = subprocess.Popen(command(moon_dataset, tmp_path, "--max_train_steps=100000"), stderr=subprocess.PIPE, text=True)
+    # Tests that are started by nohup would hand on that it is ignored
+    before = signal.signal(number, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command(moon_dataset, tmp_path, "--max_train_steps=100000"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     signal.signal(number, before)
     deadline = time.monotonic() + 60
     while steps_in(tmp_path / "zibu-log.jsonl") < 3 and time.monotonic() < deadline:
@@ -149,16 +213,26 @@ def test_signals_stop_a_command(number: signal.Signals, moon_dataset: Path, tmp_
 def test_killed_anywhere_and_resumed(moon_dataset: Path, tmp_path: Path) -> None:
     """A run of 60 steps, killed at 30 random moments in all, ends as the one that was never killed."""
     environment = os.environ | {"SOURCE_DATE_EPOCH": "0"}
-    subprocess.run(command(moon_dataset, tmp_path / "whole"), check=True, capture_output=True, env=environment)
+    subprocess.run(
+        command(moon_dataset, tmp_path / "whole"), check=True, capture_output=True, env=environment
+    )
     rng, kills, run = random.Random(0), 0, 0  # noqa: S311 - a test
     while kills < 30:
         run += 1
         out = tmp_path / f"run{run}"
         for _ in range(200):
-            process = subprocess.Popen(command(moon_dataset, out, "--resume=latest"), stderr=subprocess.PIPE, env=environment)
+            process = subprocess.Popen(
+                command(moon_dataset, out, "--resume=latest"),
+                stderr=subprocess.PIPE,
+                env=environment,
+            )
             done = steps_in(out / "zibu-log.jsonl")
             goal, deadline = min(done + rng.randrange(2, 25), 60), time.monotonic() + 60
-            while process.poll() is None and steps_in(out / "zibu-log.jsonl") < goal and time.monotonic() < deadline:
+            while (
+                process.poll() is None
+                and steps_in(out / "zibu-log.jsonl") < goal
+                and time.monotonic() < deadline
+            ):
                 time.sleep(rng.random() * 0.01)
             if process.poll() is None and kills < 30 and goal < 60:
                 process.kill()
@@ -173,14 +247,23 @@ def test_killed_anywhere_and_resumed(moon_dataset: Path, tmp_path: Path) -> None
 
 
 def test_a_drawn_seed_is_that_of_the_state(moon_dataset: Path, tmp_path: Path) -> None:
-    words = [word for word in flags(moon_dataset, tmp_path, "--save_state_on_train_end") if not word.startswith("--seed")]
+    words = [
+        word
+        for word in flags(moon_dataset, tmp_path, "--save_state_on_train_end")
+        if not word.startswith("--seed")
+    ]
     first = build(parse("sd", words, "test"))[0]
     trained(moon_dataset, tmp_path, config=first)
     again = build(parse("sd", [*words, "--resume=latest"], "test"))[0]
     assert again.loop.seed == first.loop.seed
     assert build(parse("sd", words, "test"))[0].loop.seed != first.loop.seed
     shared = first.loop.seed + 1  # what several processes draw together
-    for more, seed in ([], shared), (["--resume=latest"], first.loop.seed), (["--seed=3"], 3), (["--seed=-1"], shared):
+    for more, seed in (
+        ([], shared),
+        (["--resume=latest"], first.loop.seed),
+        (["--seed=3"], 3),
+        (["--seed=-1"], shared),
+    ):
         assert build(parse("sd", [*words, *more], "test"), shared)[0].loop.seed == seed
 
 
@@ -192,13 +275,32 @@ def state_of(moon_dataset: Path, out: Path) -> Path:
     return out / "zibu-state"
 
 
-def test_what_differs_is_told_field_by_field(moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_differs_is_told_field_by_field(
+    moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = state_of(moon_dataset, tmp_path)
     with pytest.raises(ConfigError) as caught:
-        check(config_for(moon_dataset, tmp_path, f"--resume={state}", "--num_vectors_per_token=2", "--optimizer_type=Lion"))
+        check(
+            config_for(
+                moon_dataset,
+                tmp_path,
+                f"--resume={state}",
+                "--num_vectors_per_token=2",
+                "--optimizer_type=Lion",
+            )
+        )
     for part in ("vectors was 1 and is 2", "optimizer was 'AdamW' and is 'Lion'"):
         assert part in str(caught.value)
-    checked = check(config_for(moon_dataset, tmp_path, f"--resume={state}", "--seed=5", "--max_train_steps=9", "--flip_aug"))
+    checked = check(
+        config_for(
+            moon_dataset,
+            tmp_path,
+            f"--resume={state}",
+            "--seed=5",
+            "--max_train_steps=9",
+            "--flip_aug",
+        )
+    )
     told = " ".join(problem.what for problem in checked.warnings)
     assert "seed was 0 and is 5" in told
     assert "max_train_steps was 2 and is 9" in told
@@ -214,8 +316,17 @@ def test_states_that_are_not_whole(moon_dataset: Path, tmp_path: Path) -> None:
     data = (state / TENSORS).read_bytes()
     summary = (state / SUMMARY).read_bytes()
     fields = json.loads(summary)
-    odd = [(SUMMARY, json.dumps(fields | change).encode()) for change in ({"step": "x"}, {"fingerprint": 3}, {"fingerprint": {}})]
-    for name, content in ((TENSORS, data[:-1]), (SUMMARY, b"{"), (SUMMARY, b'{"step": 1}'), (SUMMARY, b""), *odd):
+    odd = [
+        (SUMMARY, json.dumps(fields | change).encode())
+        for change in ({"step": "x"}, {"fingerprint": 3}, {"fingerprint": {}})
+    ]
+    for name, content in (
+        (TENSORS, data[:-1]),
+        (SUMMARY, b"{"),
+        (SUMMARY, b'{"step": 1}'),
+        (SUMMARY, b""),
+        *odd,
+    ):
         (state / TENSORS).write_bytes(data)
         (state / SUMMARY).write_bytes(summary)
         (state / name).write_bytes(content)
@@ -246,7 +357,7 @@ def test_other_folders_are_refused(moon_dataset: Path, tmp_path: Path) -> None:
 def test_a_hostile_state_runs_nothing(moon_dataset: Path, tmp_path: Path) -> None:
     import pickle
 
-    from coinage.state_files import digest_of
+    from coinage.runs.states import digest_of
 
     class Hostile:
         def __reduce__(self) -> tuple[object, tuple[object, ...]]:
@@ -262,7 +373,9 @@ def test_a_hostile_state_runs_nothing(moon_dataset: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "hostile").exists()
 
 
-def test_a_state_that_could_not_be_read_again_is_told_at_once(moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_state_that_could_not_be_read_again_is_told_at_once(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     def odd(run: Run) -> None:
         run.optimizer.param_groups[0]["colour"] = Path("red")
 
@@ -283,9 +396,18 @@ def test_retention_as_the_reference() -> None:
 
 
 def test_older_saves_are_forgotten(moon_dataset: Path, tmp_path: Path) -> None:
-    given = ("--max_train_steps=8", "--save_every_n_steps=2", "--save_last_n_steps=2", "--save_state", "--save_last_n_steps_state=4")
+    given = (
+        "--max_train_steps=8",
+        "--save_every_n_steps=2",
+        "--save_last_n_steps=2",
+        "--save_state",
+        "--save_last_n_steps_state=4",
+    )
     trained(moon_dataset, tmp_path / "a", *given)
-    files, states = ({p.name for p in (tmp_path / "a").iterdir() if p.is_dir() is folder} for folder in (False, True))
+    files, states = (
+        {p.name for p in (tmp_path / "a").iterdir() if p.is_dir() is folder}
+        for folder in (False, True)
+    )
     assert files == {
         "zibu-step00000006.safetensors",
         "zibu-step00000008.safetensors",
@@ -293,10 +415,22 @@ def test_older_saves_are_forgotten(moon_dataset: Path, tmp_path: Path) -> None:
         "zibu-log.jsonl",
         "zibu-report.html",
     }
-    assert states == {"zibu-step00000004-state", "zibu-step00000006-state", "zibu-step00000008-state", "zibu-state"}
+    assert states == {
+        "zibu-step00000004-state",
+        "zibu-step00000006-state",
+        "zibu-step00000008-state",
+        "zibu-state",
+    }
     short = tmp_path / "short.toml"
     short.write_text(moon_dataset.read_text().replace("num_repeats = 10", "num_repeats = 1"))
-    trained(short, tmp_path / "b", "--max_train_epochs=5", "--save_every_n_epochs=1", "--save_last_n_epochs=2", "--train_batch_size=4")
+    trained(
+        short,
+        tmp_path / "b",
+        "--max_train_epochs=5",
+        "--save_every_n_epochs=1",
+        "--save_last_n_epochs=2",
+        "--train_batch_size=4",
+    )
     names = sorted(p.name for p in (tmp_path / "b").glob("*.safetensors"))
     assert names == ["zibu-000003.safetensors", "zibu-000004.safetensors", "zibu.safetensors"]
 
@@ -324,7 +458,9 @@ def test_a_terminal_that_is_gone_costs_nothing(moon_dataset: Path, tmp_path: Pat
     words = command(moon_dataset, tmp_path, "--max_train_steps=100000")
     child = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     start = [sys.executable, "-c", child, *words]
-    process = subprocess.Popen(start, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = subprocess.Popen(
+        start, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
     os.close(theirs)
     deadline = time.monotonic() + 120
     while steps_in(tmp_path / "zibu-log.jsonl") < 3 and time.monotonic() < deadline:

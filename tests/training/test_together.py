@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from coinage.checks.preflight import check
 from coinage.config import TrainConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.preflight import check
 from coinage.training.loop import train, train_together
-from coinage.training.observers import Observer
-from coinage.training.setup import Run, prepare_all
+from coinage.training.observers.base import Observer
+from coinage.training.run import Run
+from coinage.training.setup import prepare_all
 from tests.helpers import config_for
 
 
@@ -23,13 +24,34 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[TrainConfig]:
     made = []
     for concept, token, own in (
         ("moon", "zibu", ("--learning_rate=1e-2", "--train_batch_size=4", "--max_grad_norm=0.01")),
-        ("drop", "wopo", ("--learning_rate=2e-3", "--num_vectors_per_token=2", "--init_word=circle", "--seed=3")),
-        ("checkered", "kaxi", ("--init_word=plain", "--gradient_accumulation_steps=2", "--min_snr_gamma=5")),
+        (
+            "drop",
+            "wopo",
+            ("--learning_rate=2e-3", "--num_vectors_per_token=2", "--init_word=circle", "--seed=3"),
+        ),
+        (
+            "checkered",
+            "kaxi",
+            ("--init_word=plain", "--gradient_accumulation_steps=2", "--min_snr_gamma=5"),
+        ),
     ):
         dataset = write_dataset(root / concept, CONCEPTS[concept], token, seed=0)
-        toml = dataset.read_text(encoding="utf-8").replace("batch_size = 4", "batch_size = 3" if token == "wopo" else "batch_size = 4")
-        dataset.write_text(toml.replace("num_repeats = 10", "num_repeats = 1" if token == "wopo" else "num_repeats = 2"), encoding="utf-8")
-        options = (f"--token_string={token}", "--max_train_steps=6", "--cache_latents", "--lr_scheduler=cosine", *own)
+        toml = dataset.read_text(encoding="utf-8").replace(
+            "batch_size = 4", "batch_size = 3" if token == "wopo" else "batch_size = 4"
+        )
+        dataset.write_text(
+            toml.replace(
+                "num_repeats = 10", "num_repeats = 1" if token == "wopo" else "num_repeats = 2"
+            ),
+            encoding="utf-8",
+        )
+        options = (
+            f"--token_string={token}",
+            "--max_train_steps=6",
+            "--cache_latents",
+            "--lr_scheduler=cosine",
+            *own,
+        )
         made.append(config_for(dataset, root / "out", *options))
     return made
 
@@ -50,7 +72,9 @@ def test_words_learn_together_what_they_learn_alone(three: list[TrainConfig]) ->
     for one, other, run in zip(alone, together, runs, strict=True):
         moved = (one.vectors["emb_params"] - run.start[0]).abs().max()
         assert moved > 1e-3, "it has learned"
-        torch.testing.assert_close(other.vectors["emb_params"], one.vectors["emb_params"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            other.vectors["emb_params"], one.vectors["emb_params"], rtol=0, atol=1e-4
+        )
 
 
 class Diary(Observer):
@@ -65,7 +89,7 @@ class Diary(Observer):
         return super().__getattribute__(name)
 
     def tell(self, name: str, run: Run) -> None:
-        self.told.append(f"{name} {run.epoch if name == 'epoch_ended' else run.step}")
+        self.told.append(f"{name} {run.progress.epoch if name == 'epoch_ended' else run.step}")
 
 
 def test_each_word_has_epochs_of_its_own_and_is_watched_as_alone(three: list[TrainConfig]) -> None:
@@ -109,7 +133,11 @@ def test_a_prompt_with_two_words_teaches_both(three: list[TrainConfig]) -> None:
     words = []
     for more in ("", " beside a wopo"):
         runs = runs_of(three[:2])
-        runs[0].samples = [replace(sample, caption=sample.caption + more) for sample in runs[0].samples]
+        runs[0].samples = [
+            replace(sample, caption=sample.caption + more) for sample in runs[0].samples
+        ]
         words.append(train_together(runs, [Observer(), Observer()])[1])
     moved = (words[1].vectors["emb_params"] - words[0].vectors["emb_params"]).abs().max()
-    assert moved > 1e-3, "the second word learns from the first one's images too, where their captions hold it"
+    assert moved > 1e-3, (
+        "the second word learns from the first one's images too, where their captions hold it"
+    )

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from coinage.checks.preflight import check
 from coinage.errors import ConfigError, Findings
-from coinage.preflight import check
-from coinage.run_files import earlier_files, rest_of, set_aside, tidy
-from coinage.run_lock import claim
-from coinage.state_files import latest_state
+from coinage.runs.files import earlier_files, rest_of, set_aside, tidy
+from coinage.runs.lock import claim
+from coinage.runs.states import latest_state
 from tests.helpers import config_for, trained
 
 HOLD = """
 import sys
 from pathlib import Path
 from coinage.errors import Findings
-from coinage.run_lock import _hold
+from coinage.runs.lock import _hold
 lock = _hold(Path(sys.argv[1]), Findings(), "")
 print(lock.file, flush=True)
 sys.stdin.read()
@@ -33,7 +33,9 @@ def another_process(lock: Path) -> Iterator["subprocess.Popen[str]"]:
     """One that holds a lock."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-c", HOLD, str(lock)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stdout.readline().strip().isdecimal()
         yield process
@@ -56,7 +58,8 @@ def test_a_second_run_of_a_name_is_refused_until_the_first_has_ended(
         assert (tmp_path / ".other.lock").is_file()
         other.release()
         with monkeypatch.context() as patched:
-            patched.setenv("RANK", "1")  # of several processes of one run, the first one asks for all
+            # Of several processes of one run, the first one asks for all
+            patched.setenv("RANK", "1")
             assert claim(config, None, Findings()) is None
         process.kill()
         process.wait()
@@ -70,11 +73,13 @@ def test_a_second_run_of_a_name_is_refused_until_the_first_has_ended(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_locks_stops_nobody(moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_locks_stops_nobody(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: int) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("coinage.run_lock._lock", refuse)
+    monkeypatch.setattr("coinage.runs.lock._lock", refuse)
     checked = check(config_for(moon_dataset, tmp_path))
     assert checked.lock
     assert checked.lock.file is None
@@ -83,7 +88,9 @@ def test_a_folder_without_locks_stops_nobody(moon_dataset: Path, tmp_path: Path,
 # One after another
 
 
-def test_a_run_that_begins_anew_keeps_what_was_there_under_a_number(moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_run_that_begins_anew_keeps_what_was_there_under_a_number(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     given = (
         "--max_train_steps=4",
         "--save_state",
@@ -98,18 +105,26 @@ def test_a_run_that_begins_anew_keeps_what_was_there_under_a_number(moon_dataset
 
     again = check(config_for(moon_dataset, tmp_path, *given))
     (told,) = [problem for problem in again.warnings if "already" in problem.what]
-    assert told.what.startswith("zibu.safetensors is there already: this run replaces it at its end; ")
+    assert told.what.startswith(
+        "zibu.safetensors is there already: this run replaces it at its end; "
+    )
     assert "under a number" in told.what
     assert "--output_name" in told.hint
-    resumed = check(config_for(moon_dataset, tmp_path, *given, "--resume=latest", "--max_train_steps=5"))
+    resumed = check(
+        config_for(moon_dataset, tmp_path, *given, "--resume=latest", "--max_train_steps=5")
+    )
     assert not [problem for problem in resumed.warnings if "already" in problem.what]
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(before), "nothing is renamed by a check"
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(before), (
+        "nothing is renamed by a check"
+    )
     again.release()
     resumed.release()
 
     trained(moon_dataset, tmp_path, *given[1:], "--seed=7", "--max_train_steps=2")
     for name in ("zibu-log", "zibu-report", "zibu-best", "zibu-step00000004"):
-        ((old, content),) = [(name_, content) for name_, content in before.items() if Path(name_).stem == name]
+        ((old, content),) = [
+            (name_, content) for name_, content in before.items() if Path(name_).stem == name
+        ]
         assert (tmp_path / f"{name}-1{Path(old).suffix}").read_bytes() == content
     assert latest_state(tmp_path, "zibu") == tmp_path / "zibu-state"
     assert json.loads((tmp_path / "zibu-state" / "state.json").read_text())["step"] == 2
@@ -142,7 +157,12 @@ def test_which_files_are_those_of_a_name(tmp_path: Path) -> None:
     own.append("zibu-000002-state")
     assert sorted(path.name for path in earlier_files(tmp_path, "zibu")) == sorted(own)
     moved = {path.name for path in set_aside(tmp_path, "zibu")}
-    assert {"zibu-log-2.jsonl", "zibu-report-2.html", "zibu-best-2.pt", "zibu-000002-2-state"} <= moved, "one number for all"
+    assert {
+        "zibu-log-2.jsonl",
+        "zibu-report-2.html",
+        "zibu-best-2.pt",
+        "zibu-000002-2-state",
+    } <= moved, "one number for all"
     assert all((tmp_path / name).exists() for name in others)
     assert set_aside(tmp_path, "zibu") == []
     assert tidy(tmp_path / "none", "zibu") == earlier_files(tmp_path / "none", "zibu") == []
@@ -155,7 +175,9 @@ def test_a_run_that_has_learned_nothing_leaves_nothing_to_keep(tmp_path: Path) -
     assert set_aside(tmp_path, "zibu") == []
 
 
-def test_a_command_that_is_given_again_after_a_kill_begins_again(moon_dataset: Path, tmp_path: Path) -> None:
+def test_a_command_that_is_given_again_after_a_kill_begins_again(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
     """`--resume latest` before the first state: the log of the steps that are made again is not kept."""
     (tmp_path / "zibu-log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.1}) + "\n")
     trained(moon_dataset, tmp_path, "--max_train_steps=2", "--resume=latest")

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coinage.cli.build_data import build_data
-from coinage.cli.notes import notes
-from coinage.cli.own_defaults import take_own_size
+from coinage.checks.preflight import tokenizer_of
 from coinage.cli.parse import Parser, parse
 from coinage.config import DataConfig, LoopConfig, TrainConfig
-from coinage.contact_sheet import contact_sheet
 from coinage.data.batches import run_length
 from coinage.data.examine import DataChecked, examine
 from coinage.data.summary import describe_sample, summarize
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.files import write_bytes
-from coinage.model_files import told_family
-from coinage.preflight import tokenizer_of, vocabulary_problems
-from coinage.terminal import print_json, print_line, print_table
-from coinage.text_files import is_folder
+from coinage.models.detect import told_family
+from coinage.report.contact_sheet import contact_sheet
+from coinage.settings.build_data import build_data
+from coinage.settings.defaults import take_own_size
+from coinage.settings.idle_flags import notes
+from coinage.system.files import write_bytes
+from coinage.system.text_files import is_folder
+from coinage.terminal.messages import print_json, print_line, print_table
+from coinage.text.placeholder import CHUNK, encoding_problems, pieces_of, vocabulary_problems
 from coinage.wording import counted
-from coinage.words import CHUNK, encoding_problems, pieces_of
 
 log = logging.getLogger("coinage")
 EXAMPLES = """\
@@ -69,11 +69,22 @@ def dataset_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--token", help="The word that captions should hold.")
-    parser.add_argument("--num_vectors", type=int, default=1, help="Vectors that the word takes. Default: 1.")
-    parser.add_argument("--model", help="Model whose tokenizer counts tokens: a diffusers folder or a hub id.")
-    parser.add_argument("--sdxl", action="store_true", help="Bucket sides may be multiples of 32, as for SDXL.")
+    parser.add_argument(
+        "--num_vectors", type=int, default=1, help="Vectors that the word takes. Default: 1."
+    )
+    parser.add_argument(
+        "--model", help="Model whose tokenizer counts tokens: a diffusers folder or a hub id."
+    )
+    parser.add_argument(
+        "--sdxl", action="store_true", help="Bucket sides may be multiples of 32, as for SDXL."
+    )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="Write a contact sheet: every image as cut, with captions and token ids.")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="Write a contact sheet: every image as cut, with captions and token ids.",
+    )
     return parser
 
 
@@ -86,7 +97,9 @@ def dataset_command(argv: Sequence[str]) -> None:
     parser = dataset_parser()
     if not argv or argv[0].startswith("-"):
         parser.parse_known_args(argv)  # --help
-        raise ConfigError([Problem("no dataset given", hint="coinage dataset dataset.toml --token mychar")])
+        raise ConfigError(
+            [Problem("no dataset given", hint="coinage dataset dataset.toml --token mychar")]
+        )
     source = Path(argv[0])
     own, rest = parser.parse_known_args(argv[1:])
     script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
@@ -102,8 +115,12 @@ def dataset_command(argv: Sequence[str]) -> None:
     if findings.errors:
         _tell(findings, as_json=own.json)
     findings.raise_errors()
-    if args.seed is None and any(s.validation_split for d in data.datasets for s in d.subsets if d.validation_seed is None):
-        findings.note("the seed chooses the images held out: pass the --seed that you train with, or set validation_seed")
+    if args.seed is None and any(
+        s.validation_split for d in data.datasets for s in d.subsets if d.validation_seed is None
+    ):
+        findings.note(
+            "the seed chooses the images held out: pass the --seed that you train with, or set validation_seed"
+        )
     question = Question(
         data=data,
         token=own.token or args.token_string,
@@ -153,8 +170,13 @@ def answer(question: Question, findings: Findings) -> None:
         findings.raise_errors()
     summary = summarize(question.data, checked)
     if question.loop:
-        summary["steps"], summary["epochs"] = run_length(*question.loop, summary["batches_per_epoch"])
-    samples = [describe_sample(i, checked, question.token, question.seed, question.chunks) for i in range(len(checked.samples))]
+        summary["steps"], summary["epochs"] = run_length(
+            *question.loop, summary["batches_per_epoch"]
+        )
+    samples = [
+        describe_sample(i, checked, question.token, question.seed, question.chunks)
+        for i in range(len(checked.samples))
+    ]
     whole = summary | {"samples": samples, **_told(findings)}
     if question.as_json:
         print_json(whole)
@@ -162,7 +184,10 @@ def answer(question: Question, findings: Findings) -> None:
         print_summary(summary, samples[: question.shown], checked)
         _tell(findings, as_json=False)
     if question.html:
-        write_bytes(question.html, contact_sheet(whole, checked, question.token or "").encode(errors="replace"))
+        write_bytes(
+            question.html,
+            contact_sheet(whole, checked, question.token or "").encode(errors="replace"),
+        )
         log.info("wrote %s", question.html)
     if question.json_file:
         write_bytes(question.json_file, json.dumps(whole, indent=1).encode())
@@ -176,10 +201,25 @@ def _examined(question: Question, findings: Findings) -> DataChecked:
     if question.model:
         tokenizer = tokenizer_of(question.model, findings, question.tokenizer_cache)
         if tokenizer is None:
-            findings.warn("no tokenizer found, so token ids are not shown", question.model, "give a diffusers folder or a hub id")
+            findings.warn(
+                "no tokenizer found, so token ids are not shown",
+                question.model,
+                "give a diffusers folder or a hub id",
+            )
     if tokenizer and token:
-        findings.errors += vocabulary_problems(pieces_of(token, question.num_vectors), tokenizer.get_vocab(), str(question.model))
-    return examine(question.data, question.seed, token, question.num_vectors, tokenizer, question.chunks, findings, decode=True)
+        findings.errors += vocabulary_problems(
+            pieces_of(token, question.num_vectors), tokenizer.get_vocab(), str(question.model)
+        )
+    return examine(
+        question.data,
+        question.seed,
+        token,
+        question.num_vectors,
+        tokenizer,
+        question.chunks,
+        findings,
+        decode=True,
+    )
 
 
 def _tell(findings: Findings, *, as_json: bool) -> None:
@@ -197,15 +237,29 @@ def _told(findings: Findings) -> dict[str, Any]:
     def plain(problems: Sequence[Problem]) -> list[dict[str, str]]:
         return [{"what": p.what, "where": p.where, "hint": p.hint} for p in problems]
 
-    return {"errors": plain(findings.errors), "warnings": plain(findings.warnings), "notes": findings.notes}
+    return {
+        "errors": plain(findings.errors),
+        "warnings": plain(findings.warnings),
+        "notes": findings.notes,
+    }
 
 
-def print_summary(summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked) -> None:
+def print_summary(
+    summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked
+) -> None:
     """The summary as tables on stdout."""
     kinds = [counted(summary["images"], "image")]
-    kinds += [f"{summary[key]} {name}" for key, name in (("held_out", "held out"), ("regularisation", "regularisation")) if summary[key]]
+    kinds += [
+        f"{summary[key]} {name}"
+        for key, name in (("held_out", "held out"), ("regularisation", "regularisation"))
+        if summary[key]
+    ]
     batches = counted(summary["batches_per_epoch"], "batch", "batches")
-    kinds += [f"{summary['uses_per_epoch']:,} with repeats"] if summary["uses_per_epoch"] != summary["images"] else []
+    kinds += (
+        [f"{summary['uses_per_epoch']:,} with repeats"]
+        if summary["uses_per_epoch"] != summary["images"]
+        else []
+    )
     print_line(f"{', '.join(kinds)}, {batches} per epoch")
     if "steps" in summary:
         print_line(f"{counted(summary['steps'], 'step')}, {counted(summary['epochs'], 'epoch')}")
@@ -237,19 +291,35 @@ def _print_dataset(number: int, dataset: dict[str, Any]) -> None:
     print_line(f"dataset {number}: {width}x{height}, batch size {dataset['batch_size']}")
     for subset in dataset["subsets"]:
         kind = ", regularisation" if subset["regularisation"] else ""
-        print_line(f"  {subset['source']}: {counted(subset['images'], 'image')} x {subset['repeats']}{kind}")
+        print_line(
+            f"  {subset['source']}: {counted(subset['images'], 'image')} x {subset['repeats']}{kind}"
+        )
         for setting, where in subset["settings"]:
             print_line(f"    {setting}  ({where})")
     rows = []
     for bucket in dataset["buckets"]:
         size = "x".join(map(str, bucket["size"]))
-        last = "full" if not bucket["short_batch"] else f"{bucket['short_batch']} of {dataset['batch_size']}"
+        last = (
+            "full"
+            if not bucket["short_batch"]
+            else f"{bucket['short_batch']} of {dataset['batch_size']}"
+        )
         lonely = " (fills no batch)" if bucket["lonely"] else ""
-        rows.append((size, str(bucket["images"]), str(bucket["uses"]), str(bucket["batches"]), last + lonely))
+        rows.append(
+            (
+                size,
+                str(bucket["images"]),
+                str(bucket["uses"]),
+                str(bucket["batches"]),
+                last + lonely,
+            )
+        )
     print_table(("bucket", "images", "uses", "batches", "last batch"), rows, right=range(1, 5))
     print_line(f"average cropping {dataset['mean_cropping']:.0%}")
     if dataset["short_batches"]:
-        print_line(f"{counted(dataset['short_batches'], 'incomplete batch', 'incomplete batches')} per epoch")
+        print_line(
+            f"{counted(dataset['short_batches'], 'incomplete batch', 'incomplete batches')} per epoch"
+        )
 
 
 def _caption_lines(summary: dict[str, Any]) -> list[str]:
@@ -257,25 +327,35 @@ def _caption_lines(summary: dict[str, Any]) -> list[str]:
     if captions is None:
         return ["captions: give --token to see whether they contain the word"]
     held = captions["always_hold_the_word"]
-    lines = [f"captions: {held} of {captions['total']} {'contains' if held == 1 else 'contain'} the word"]
+    lines = [
+        f"captions: {held} of {captions['total']} {'contains' if held == 1 else 'contain'} the word"
+    ]
     if captions["sometimes"] or captions["cut_off"]:
-        lines[0] += f", {captions['sometimes']} only sometimes; it is cut off in {captions['cut_off']}"
+        lines[0] += (
+            f", {captions['sometimes']} only sometimes; it is cut off in {captions['cut_off']}"
+        )
     tokens = captions.get("tokens")
     if tokens is None:
         return [*lines, "tokens: give --model to count them"]
     longest = ", ".join(f"{Path(x['path']).name} {x['tokens']}" for x in tokens["longest"][:3])
     most, over = max(x["tokens"] for x in tokens["longest"]), tokens["longer_than_limit"]
-    text = f"tokens per caption: median {tokens['median']:g}, longest {most} (limit {tokens['limit']})"
+    text = (
+        f"tokens per caption: median {tokens['median']:g}, longest {most} (limit {tokens['limit']})"
+    )
     text += f"; {counted(over, 'caption')} over it: {longest}" if over else f"; {longest}"
     ids = summary["word"]["ids"] if summary["word"] else []
-    shown = f"word: ids {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"word: id {ids[0]}" if ids else ""
+    shown = (
+        f"word: ids {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"word: id {ids[0]}" if ids else ""
+    )
     return [*lines, text, *([shown] if shown else [])]
 
 
 def _print_sample(sample: dict[str, Any], checked: DataChecked) -> None:
     size, bucket, crop = ("x".join(map(str, sample[key])) for key in ("size", "bucket", "crop"))
     print_line()
-    print_line(f"{sample['path']}  {size} -> {bucket}, cut from {crop.replace('x', ',')}, x{sample['repeats']}")
+    print_line(
+        f"{sample['path']}  {size} -> {bucket}, cut from {crop.replace('x', ',')}, x{sample['repeats']}"
+    )
     print_line(f"  caption: {sample['caption']}")
     word = set(checked.word.ids) if checked.word else set()
     for caption in sample["captions"]:

@@ -10,16 +10,20 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from coinage import progress
+from coinage.checks.preflight import (
+    model_problems,
+    output_problems,
+    vae_problems,
+)
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.model_files import own_side, told_family
-from coinage.preflight import model_problems, output_problems, vae_problems, vocabulary_problems
-from coinage.prompts import SAMPLER_NAMES, Prompt
-from coinage.text_files import is_file, no_file
+from coinage.models.detect import own_side, told_family
+from coinage.system.text_files import is_file, no_file
+from coinage.terminal import progress
+from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
+from coinage.text.prompts import SAMPLER_NAMES, Prompt
 from coinage.wording import counted
-from coinage.words import encoding_problems, pieces_of
 
 log = logging.getLogger("coinage")
 NUMBERED = re.compile(r"([0-9]{1,9})_.*\.png")  # a picture of an earlier command
@@ -45,27 +49,76 @@ def generate_parser() -> Parser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="A .safetensors or .ckpt file, a diffusers folder, or a hub id.")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="What to draw; (word:1.3) weighs a word.")
-    parser.add_argument("--embedding", nargs="+", default=[], type=_named, metavar="FILE", help="Learned words; NAME=FILE renames one.")
+    parser.add_argument(
+        "model", help="A .safetensors or .ckpt file, a diffusers folder, or a hub id."
+    )
+    parser.add_argument(
+        "prompts", nargs="+", metavar="PROMPT", help="What to draw; (word:1.3) weighs a word."
+    )
+    parser.add_argument(
+        "--embedding",
+        nargs="+",
+        default=[],
+        type=_named,
+        metavar="FILE",
+        help="Learned words; NAME=FILE renames one.",
+    )
     parser.add_argument("--negative", default="", help="What not to draw.")
     parser.add_argument("--steps", type=int, default=30, help="Sampling steps. Default: 30.")
     parser.add_argument("--cfg", type=float, default=7.5, help="Guidance scale. Default: 7.5.")
-    parser.add_argument("--sampler", default="ddim", choices=SAMPLER_NAMES, metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)}.")
-    parser.add_argument("--seed", type=int, help="Of the first picture; the next ones count up. Default: drawn and printed.")
-    parser.add_argument("--count", type=int, default=1, help="Pictures per prompt. Default: 1.")
-    parser.add_argument("--width", type=int, default=0, help="Pixels. Default: the size that the model is made for.")
-    parser.add_argument("--height", type=int, default=0, help="Pixels. Default: as for --width.")
-    parser.add_argument("--grid", action="store_true", help="Also write all in one picture, grid.png: a row for each prompt.")
-    parser.add_argument("--output", type=Path, default=Path("pictures"), help="Where to; older pictures stay. Default: pictures.")
-    parser.add_argument("--v2", action="store_true", help="The model is Stable Diffusion 2.x, where it cannot be told.")
-    parser.add_argument("--v_parameterization", action="store_true", help="The model predicts v instead of the noise.")
     parser.add_argument(
-        "--zero_terminal_snr", action="store_true", help="Its noise schedule ends in pure noise; for models that predict v."
+        "--sampler",
+        default="ddim",
+        choices=SAMPLER_NAMES,
+        metavar="NAME",
+        help=f"{', '.join(SAMPLER_NAMES)}.",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="Of the first picture; the next ones count up. Default: drawn and printed.",
+    )
+    parser.add_argument("--count", type=int, default=1, help="Pictures per prompt. Default: 1.")
+    parser.add_argument(
+        "--width", type=int, default=0, help="Pixels. Default: the size that the model is made for."
+    )
+    parser.add_argument("--height", type=int, default=0, help="Pixels. Default: as for --width.")
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="Also write all in one picture, grid.png: a row for each prompt.",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("pictures"),
+        help="Where to; older pictures stay. Default: pictures.",
+    )
+    parser.add_argument(
+        "--v2",
+        action="store_true",
+        help="The model is Stable Diffusion 2.x, where it cannot be told.",
+    )
+    parser.add_argument(
+        "--v_parameterization",
+        action="store_true",
+        help="The model predicts v instead of the noise.",
+    )
+    parser.add_argument(
+        "--zero_terminal_snr",
+        action="store_true",
+        help="Its noise schedule ends in pure noise; for models that predict v.",
     )
     parser.add_argument("--vae", help="Another VAE: a file, a diffusers folder or a hub id.")
-    parser.add_argument("--precision", default="auto", choices=("auto", "no", "fp16", "bf16"), help="auto: fp16 on a GPU, fp32 else.")
-    parser.add_argument("--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files.")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "no", "fp16", "bf16"),
+        help="auto: fp16 on a GPU, fp32 else.",
+    )
+    parser.add_argument(
+        "--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files."
+    )
     return parser
 
 
@@ -112,12 +165,20 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     """See that model, files, numbers and folder can be used, before anything is loaded."""
     findings = Findings(errors=model_problems(model) + vae_problems(model))
-    texts = [("the prompt", text) for text in args.prompts] + [("--embedding", name) for name, _ in args.embedding]
+    texts = [("the prompt", text) for text in args.prompts] + [
+        ("--embedding", name) for name, _ in args.embedding
+    ]
     findings.errors += encoding_problems([*texts, ("--negative", args.negative)])
     for _, file in args.embedding:
         if not is_file(file):
             findings.error(f"--embedding: {no_file(file)}", str(file))
-    ranges = (("steps", 1, 1000), ("count", 1, 10_000), ("width", 0, 8192), ("height", 0, 8192), ("seed", 0, 2**63))
+    ranges = (
+        ("steps", 1, 1000),
+        ("count", 1, 10_000),
+        ("width", 0, 8192),
+        ("height", 0, 8192),
+        ("seed", 0, 2**63),
+    )
     for name, low, high in ranges:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -136,17 +197,19 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     import torch
 
     from coinage.embeddings.reading import open_word, tell
-    from coinage.families import FAMILIES, quiet_libraries
-    from coinage.families.loading import telling
-    from coinage.families.threads import fit_threads
-    from coinage.files import save_image
     from coinage.generate import draw, install_embeddings
+    from coinage.models.families import FAMILIES, quiet_libraries
+    from coinage.models.loading import telling
+    from coinage.models.threads import fit_threads
+    from coinage.system.files import save_image
     from coinage.training.processes import start_processes
 
     quiet_libraries()
     _, device = start_processes(None)  # the one that training takes, whatever its kind
     auto = torch.float32 if device.type == "cpu" else torch.float16
-    dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
+    dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[
+        args.precision
+    ]
     files = [(name, path, open_word(path)) for name, path in args.embedding]
     for _, path, found in files:
         tell(path, found)
@@ -156,7 +219,11 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     parts = family.load(model, dtype)
     known = parts.tokenizers[0].get_vocab()
     problems = encoding_problems(("--embedding", word) for word, _ in words)
-    problems += [p for word, file in words for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)]
+    problems += [
+        p
+        for word, file in words
+        for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)
+    ]
     names = [piece for word, file in words for piece in pieces_of(word, file.num_vectors)]
     problems += [
         Problem(f"--embedding: two files give the word {name}", hint="rename one: NAME=FILE")
@@ -173,16 +240,24 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
         unused = " (in no prompt)" if len(missing) == len(prompts) else ""
         log.info("%s: %s%s", word, counted(file.num_vectors, "vector"), unused)
     pictures, first = [], next_number(args.output)
-    with progress.counted("drawing", len(prompts)) as on_picture, telling("the pictures", model.source, "cannot draw"):
+    with (
+        progress.counted("drawing", len(prompts)) as on_picture,
+        telling("the pictures", model.source, "cannot draw"),
+    ):
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        for number, (prompt, picture) in enumerate(zip(prompts, draw(family, parts, prompts, autocast=autocast), strict=True)):
+        for number, (prompt, picture) in enumerate(
+            zip(prompts, draw(family, parts, prompts, autocast=autocast), strict=True)
+        ):
             path = args.output / f"{first + number:04d}_{prompt.seed}.png"
             save_image(path, picture)
             pictures.append(picture)
             on_picture(number + 1)
             log.info("%s: %s", path, prompt.text)
     if args.grid:
-        rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in range(0, len(pictures), args.count)]
+        rows = [
+            np.concatenate(pictures[i : i + args.count], axis=1)
+            for i in range(0, len(pictures), args.count)
+        ]
         path = free_path(args.output / "grid.png")
         save_image(path, np.concatenate(rows))
         log.info("%s", path)
@@ -190,11 +265,16 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
 
 def next_number(folder: Path) -> int:
     """Return the number after the largest that a picture in the folder has, as AUTOMATIC1111 counts; 0 for the first."""
-    numbers = [int(found[1]) for path in folder.glob("*_*.png") if (found := NUMBERED.fullmatch(path.name))]
+    numbers = [
+        int(found[1]) for path in folder.glob("*_*.png") if (found := NUMBERED.fullmatch(path.name))
+    ]
     return max(numbers, default=-1) + 1
 
 
 def free_path(path: Path) -> Path:
     """Return the path, or the first of path_2, path_3 and so on that is free."""
-    tries = (path.with_stem(f"{path.stem}_{number}") if number > 1 else path for number in itertools.count(1))
+    tries = (
+        path.with_stem(f"{path.stem}_{number}") if number > 1 else path
+        for number in itertools.count(1)
+    )
     return next(one for one in tries if not one.exists())

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
-from coinage.model_files import told_family
-from coinage.terminal import print_json, print_line, print_table
+from coinage.models.detect import told_family
+from coinage.terminal.messages import print_json, print_line, print_table
 from coinage.wording import counted
 
 if TYPE_CHECKING:
-    from coinage.vocabulary import Vocabulary
+    from coinage.models.vocabulary import Vocabulary
 
 EXAMPLES = """\
 examples:
@@ -36,7 +36,11 @@ def inspect_parser() -> Parser:
     )
     parser.add_argument("file", type=Path, help="An embedding file of any tool.")
     parser.add_argument("--model", help="A model, whose words the vectors are compared with.")
-    parser.add_argument("--tokenizer_cache_dir", type=Path, help="Folder of tokenizers, for a model in a single file.")
+    parser.add_argument(
+        "--tokenizer_cache_dir",
+        type=Path,
+        help="Folder of tokenizers, for a model in a single file.",
+    )
     parser.add_argument("--key", help="Which word to look at, of a file with several.")
     parser.add_argument("--second", type=Path, help="The other file of an SDXL word of diffusers'.")
     parser.add_argument("--json", action="store_true", help="Print all of it as JSON.")
@@ -50,8 +54,8 @@ def inspect_command(argv: Sequence[str]) -> None:
         CoinageError: the file is no embedding, or the model cannot be read.
     """
     args = inspect_parser().parse_args(argv)
+    from coinage.embeddings.inspection import inspect
     from coinage.embeddings.reading import open_embedding
-    from coinage.inspection import inspect
 
     found = open_embedding(args.file, key=args.key, second=args.second)
     family, vocabularies = _model(args)
@@ -65,14 +69,18 @@ def inspect_command(argv: Sequence[str]) -> None:
 def _model(args: argparse.Namespace) -> tuple[str | None, Mapping[str, Vocabulary]]:
     if args.model is None:
         return None, {}
-    from coinage.vocabulary import read_vocabularies
+    from coinage.models.vocabulary import read_vocabularies
 
     family = told_family(args.model)
     if family is None:
         raise CoinageError(
-            "--model: not a Stable Diffusion model, or one that cannot be told", args.model, "give a file, a diffusers folder or a hub id"
+            "--model: not a Stable Diffusion model, or one that cannot be told",
+            args.model,
+            "give a file, a diffusers folder or a hub id",
         )
-    return family, read_vocabularies(ModelConfig(source=args.model, family=family, tokenizer_cache=args.tokenizer_cache_dir))
+    return family, read_vocabularies(
+        ModelConfig(source=args.model, family=family, tokenizer_cache=args.tokenizer_cache_dir)
+    )
 
 
 def print_inspection(told: dict[str, Any]) -> None:
@@ -97,7 +105,8 @@ def print_inspection(told: dict[str, Any]) -> None:
     )
     print_line()
     print_line(
-        f"file sha256 {hashes['file'][:10]} (AutoV2)" + (f", tensors {hashes['tensors'][:12]} (AutoV3){state}" if hashes["tensors"] else "")
+        f"file sha256 {hashes['file'][:10]} (AutoV2)"
+        + (f", tensors {hashes['tensors'][:12]} (AutoV3){state}" if hashes["tensors"] else "")
     )
     _print_tools(told["tools"])
     for note in told["notes"]:
@@ -115,14 +124,26 @@ def _print_encoder(encoder: dict[str, Any]) -> None:
         print_line(f"{typical} (90 % lie between {words['from']:.3f} and {words['to']:.3f})")
     columns, rows = ["vector", "length"], []
     told = encoder["rows"][0]
-    for name, key in (("times a word's", "ratio"), ("from init word", "degrees_from_init_word"), ("nearest words", "nearest")):
+    for name, key in (
+        ("times a word's", "ratio"),
+        ("from init word", "degrees_from_init_word"),
+        ("nearest words", "nearest"),
+    ):
         if key in told:
             columns.append(name)
     for number, row in enumerate(encoder["rows"][:SHOWN_ROWS], 1):
         cells = [str(number), f"{row['norm']:.3f}"]
         cells += [f"{row['ratio']:.2f}"] if "ratio" in row else []
-        cells += [f"{row['degrees_from_init_word']:.1f} degrees"] if "degrees_from_init_word" in told else []
-        cells += [", ".join(f"{near['word']} {near['cosine']:.2f}" for near in row["nearest"])] if "nearest" in row else []
+        cells += (
+            [f"{row['degrees_from_init_word']:.1f} degrees"]
+            if "degrees_from_init_word" in told
+            else []
+        )
+        cells += (
+            [", ".join(f"{near['word']} {near['cosine']:.2f}" for near in row["nearest"])]
+            if "nearest" in row
+            else []
+        )
         rows.append(cells)
     print_table(columns, rows)
     if len(encoder["rows"]) > SHOWN_ROWS:
@@ -133,5 +154,8 @@ def _print_tools(tools: Sequence[dict[str, Any]]) -> None:
     if not tools:
         return
     print_line()
-    rows = [(tool["tool"], "yes" if tool["loads"] else "no", tool["write"], tool["why"]) for tool in tools]
+    rows = [
+        (tool["tool"], "yes" if tool["loads"] else "no", tool["write"], tool["why"])
+        for tool in tools
+    ]
     print_table(("works in", "", "write", ""), rows)

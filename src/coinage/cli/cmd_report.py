@@ -10,17 +10,27 @@ from pathlib import Path
 
 from coinage.cli.parse import Parser
 from coinage.errors import CoinageError, ConfigError, Problem
-from coinage.files import write_bytes
 from coinage.report import measures
 from coinage.report.charts import number
 from coinage.report.measures import ENDING
 from coinage.report.page import compare, plain, read
 from coinage.report.record import Record
-from coinage.terminal import print_json, print_table
-from coinage.text_files import is_folder
+from coinage.system.files import write_bytes
+from coinage.system.text_files import is_folder
+from coinage.terminal.messages import print_json, print_table
 
 log = logging.getLogger("coinage")
-COLUMNS = ("run", "status", "steps", "loss", "turned", "length", "fixed loss", "works in", "warnings")
+COLUMNS = (
+    "run",
+    "status",
+    "steps",
+    "loss",
+    "turned",
+    "length",
+    "fixed loss",
+    "works in",
+    "warnings",
+)
 WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
 EXAMPLES = """\
 examples:
@@ -38,9 +48,19 @@ def report_parser() -> Parser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=f"A NAME{ENDING}, or a folder: all of them in it and below.")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="Write a page with the runs side by side.")
-    parser.add_argument("--json", action="store_true", help="Print the records as JSON, without pictures.")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help=f"A NAME{ENDING}, or a folder: all of them in it and below.",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="Write a page with the runs side by side."
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="Print the records as JSON, without pictures."
+    )
     return parser
 
 
@@ -54,7 +74,9 @@ def report_command(argv: Sequence[str]) -> None:
     paths, problems = _reports(args.runs)
     named = set(map(realpath, args.runs))
     if args.html and realpath(args.html) in map(realpath, paths):
-        problems.append(Problem("--html: this is one of the reports", str(args.html), "give another file"))
+        problems.append(
+            Problem("--html: this is one of the reports", str(args.html), "give another file")
+        )
     found: dict[Path, Record] = {}
     for path in paths:
         try:
@@ -70,7 +92,12 @@ def report_command(argv: Sequence[str]) -> None:
         raise ConfigError(problems)
     paths, records = list(found), list(found.values())
     if args.json:
-        print_json([{"report": str(path)} | plain(record) for path, record in zip(paths, records, strict=True)])
+        print_json(
+            [
+                {"report": str(path)} | plain(record)
+                for path, record in zip(paths, records, strict=True)
+            ]
+        )
     else:
         print_runs(records, paths)
     if args.html:
@@ -85,7 +112,13 @@ def _reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     for run in runs:
         found = sorted(run.rglob(f"*{ENDING}")) if is_folder(run) else [run]
         if not found:
-            problems.append(Problem("no reports in the folder or below", str(run), f"a run writes NAME{ENDING} into its output folder"))
+            problems.append(
+                Problem(
+                    "no reports in the folder or below",
+                    str(run),
+                    f"a run writes NAME{ENDING} into its output folder",
+                )
+            )
         paths |= {realpath(path): path for path in found if realpath(path) not in paths}
     return list(paths.values()), problems
 
@@ -96,14 +129,25 @@ def print_runs(records: Sequence[Record], paths: Sequence[Path]) -> None:
     for name, record in zip(measures.names_of(records, paths), records, strict=True):
         works = measures.works_in(record)
         cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
-        cells += [_cell(measures.last(measures.turned(record)), " deg"), _cell(measures.last(measures.relative_lengths(record)), " x")]
-        cells += [_cell(measures.fixed_loss(record)), f"{works[0]} of {works[1]}" if works else "-", str(len(record.warnings))]
+        cells += [
+            _cell(measures.last(measures.turned(record)), " deg"),
+            _cell(measures.last(measures.relative_lengths(record)), " x"),
+        ]
+        cells += [
+            _cell(measures.fixed_loss(record)),
+            f"{works[0]} of {works[1]}" if works else "-",
+            str(len(record.warnings)),
+        ]
         rows.append(cells)
     print_table(COLUMNS, rows, right=range(2, len(COLUMNS)), least_width=WIDTH)
 
 
 def _steps(record: Record) -> str:
-    return f"{record.step} of {record.total_steps}" if record.total_steps > record.step else str(record.step)
+    return (
+        f"{record.step} of {record.total_steps}"
+        if record.total_steps > record.step
+        else str(record.step)
+    )
 
 
 def _cell(value: float | None, unit: str = "") -> str:

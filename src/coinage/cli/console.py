@@ -13,9 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coinage.errors import CoinageError, ConfigError
-from coinage.launch import process_rank, wait_asleep
-from coinage.memory import full_memory, is_full
-from coinage.terminal import Lines, Messages, print_error, print_line, print_text, settle_streams
+from coinage.system.full_memory import full_memory, is_full
+from coinage.system.launch import process_rank, wait_asleep
+from coinage.terminal.messages import (
+    Lines,
+    Messages,
+    print_error,
+    print_line,
+    print_text,
+    settle_streams,
+)
 
 INTERRUPTED = 130
 READER_LEFT = 141  # as a shell tells of SIGPIPE
@@ -51,7 +58,9 @@ def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
     logging.getLogger("coinage").warning("%s failed: %s", name, failed.exc_value)
 
 
-def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = False, live: bool = True) -> None:
+def set_up_log(
+    level: str = "INFO", file: Path | None = None, *, simple: bool = False, live: bool = True
+) -> None:
     """Print our messages to stderr, and what a console cannot show as an escape.
 
     Args:
@@ -67,7 +76,8 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _in_a_thread
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which is then not used
+    # On damaged metadata, which is then not used
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     messages = Messages("stdout" if simple else "stderr", live=live and process_rank() == 0)
     handlers: list[logging.Handler] = [messages]
     if file and process_rank() == 0:
@@ -75,13 +85,16 @@ def set_up_log(level: str = "INFO", file: Path | None = None, *, simple: bool = 
             file.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(_File(file))
         except OSError as error:
-            raise CoinageError(f"--console_log_file: cannot write there: {error.strerror}", str(file)) from None
+            raise CoinageError(
+                f"--console_log_file: cannot write there: {error.strerror}", str(file)
+            ) from None
         messages.setLevel(logging.CRITICAL + 1)  # only what is live is shown there
     log = logging.getLogger("coinage")
     for older in log.handlers:
         older.close()
     log.handlers = handlers
-    shown = logging.getLevelName(level) if process_rank() == 0 else logging.ERROR  # the first process speaks for all
+    # The first process speaks for all
+    shown = logging.getLevelName(level) if process_rank() == 0 else logging.ERROR
     for handler in handlers:
         handler.setLevel(max(handler.level, shown))
     log.setLevel(min(shown, logging.WARNING))  # the report tells warnings that are not printed
@@ -99,7 +112,8 @@ def exit_code_of(action: Callable[[], None]) -> int:
         action()
     except CoinageError as error:
         if process_rank() and isinstance(error, ConfigError):
-            time.sleep(PATIENCE)  # wrong input is wrong in all processes, and the first one tells it, unless a launcher ends it before
+            # Wrong input is wrong in all processes, and the first one tells it, unless a launcher ends it before
+            time.sleep(PATIENCE)
             return error.exit_code
         for problem in error.problems:
             print_error(str(problem))

@@ -63,7 +63,8 @@ def _run(words: Sequence[str]) -> None:
     if name not in COMMANDS:
         hint = did_you_mean(name.lower(), COMMANDS) or f"the commands are {', '.join(COMMANDS)}"
         raise ConfigError([Problem(f"`{visible(name)}` is not a command of coinage", hint=hint)])
-    command = getattr(import_module(f"coinage.cli.cmd_{name}"), f"{name}_command")  # what others need is not imported
+    # What others need is not imported
+    command = getattr(import_module(f"coinage.cli.cmd_{name}"), f"{name}_command")
     command(words[1:])
 
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = asked(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"]:
-        from coinage.cli.kohya import train_command
+        from coinage.cli.train import train_command
 
         return train_command("any", words[1:], prog="coinage train")
     return exit_code_of(lambda: _run(words))

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coinage.cli import entries
-from coinage.cli.flags import BY_DEST, FLAGS, Flag, flags_of
-from coinage.cli.foreign import CALLED, DASHES, bare, meant
-from coinage.cli.own_defaults import decided
-from coinage.cli.settings_file import Settings, read_settings, settings_path
-from coinage.cli.tidy import tidy
-from coinage.cli.values import values_of_command
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.files import write_bytes
+from coinage.settings import word_tables as entries
+from coinage.settings.defaults import decided
+from coinage.settings.flags import BY_DEST, SECRETS, Flag, flags_of
+from coinage.settings.foreign import CALLED, DASHES, bare, meant
+from coinage.settings.tidy import tidy
+from coinage.settings.toml_file import Settings, read_settings, settings_path
+from coinage.settings.values import values_of_command
+from coinage.system.files import write_bytes
 from coinage.wording import few
 
-SECRETS = tuple(flag.dest for flag in FLAGS if flag.secret)
 HELP = ("-h", "--help")
-FLAG = re.compile(rf"[{DASHES}]+[^\W\d][^\s=]*(=|$)")  # not a negative number, and no text that begins with a dash
+# Not a negative number, and no text that begins with a dash
+FLAG = re.compile(rf"[{DASHES}]+[^\W\d][^\s=]*(=|$)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +41,9 @@ def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     elif flag.kind == "list":
         parser.add_argument(flag.name, nargs="*", default=flag.default, help=text, metavar="K=V")
     else:
-        metavar = "{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.kind.upper()
+        metavar = (
+            "{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.kind.upper()
+        )
         parser.add_argument(flag.name, default=flag.default, help=text, metavar=metavar)
 
 
@@ -116,7 +118,9 @@ def _merged(
     args = finished(settings.shared)
     for label, own in settings.words:
         overruled = tuple(name for name in own if name in given)
-        args.words.append(entries.Entry(label, finished(entries.merged(settings.shared, own)), overruled))
+        args.words.append(
+            entries.Entry(label, finished(entries.merged(settings.shared, own)), overruled)
+        )
     every = [word.args for word in args.words] or [args]
     if settings.folders:
         if not all(any(getattr(own, name) for name in entries.DATA) for own in every):
@@ -126,21 +130,29 @@ def _merged(
     return args, problems
 
 
-def _command(argv: Sequence[str], flags: Mapping[str, Flag], parser: Parser) -> tuple[dict[str, Any], list[Problem]]:
+def _command(
+    argv: Sequence[str], flags: Mapping[str, Flag], parser: Parser
+) -> tuple[dict[str, Any], list[Problem]]:
     """The values of the flags that a command line has, and what is wrong with it."""
     words, problems = _known_words(argv, flags, parser.prog)
     unset = object()
     try:
-        found, extra = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(flags, unset)))
+        found, extra = parser.parse_known_args(
+            words, argparse.Namespace(**dict.fromkeys(flags, unset))
+        )
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
-    problems += [Problem(f"unexpected word {word!r}", hint=f"see {parser.prog} --help") for word in extra]
+    problems += [
+        Problem(f"unexpected word {word!r}", hint=f"see {parser.prog} --help") for word in extra
+    ]
     given = {name: value for name, value in vars(found).items() if value is not unset}
     values, wrong = values_of_command(given, flags)
     return values, problems + wrong
 
 
-def _known_words(argv: Sequence[str], flags: Mapping[str, Flag], prog: str) -> tuple[list[str], list[Problem]]:
+def _known_words(
+    argv: Sequence[str], flags: Mapping[str, Flag], prog: str
+) -> tuple[list[str], list[Problem]]:
     """A command line with its flags in full, without unknown ones and their values; and what is wrong with those."""
     words: list[str] = []
     problems = []
@@ -157,7 +169,9 @@ def _known_words(argv: Sequence[str], flags: Mapping[str, Flag], prog: str) -> t
             continue
         shown = [flag for flag in alike if bare(flag) not in SECRETS]
         hint = f"it may be {few(shown, 5)}" if shown else f"see {prog} --help"
-        problems.append(Problem(f"unknown flag {name}", hint=meant(bare(name), list(flags)) or hint))
+        problems.append(
+            Problem(f"unknown flag {name}", hint=meant(bare(name), list(flags)) or hint)
+        )
     return words, problems
 
 
@@ -179,10 +193,18 @@ def write_config(args: argparse.Namespace) -> Path:
     import tomli_w
 
     if not args.config_file:
-        raise ConfigError([Problem("--output_config needs --config_file", hint="add --config_file settings.toml")])
+        raise ConfigError(
+            [Problem("--output_config needs --config_file", hint="add --config_file settings.toml")]
+        )
     path = settings_path(args.config_file)
     if path.exists():
-        raise ConfigError([Problem("--output_config: the file exists", str(path), "name another file, or delete it")])
+        raise ConfigError(
+            [
+                Problem(
+                    "--output_config: the file exists", str(path), "name another file, or delete it"
+                )
+            ]
+        )
     skip = {*SECRETS, "config_file", "output_config"}
     shown = {k: v for k, v in vars(args).items() if k in BY_DEST and k not in skip}
     values = {k: v for k, v in shown.items() if v != BY_DEST[k].default}

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from coinage.advice import Planned, memory_problem, side_by_side
+from coinage.checks.advice import Planned, memory_problem, side_by_side
+from coinage.checks.disk import latent_bytes, saved_bytes, saves
+from coinage.checks.footprint import CONTEXT, in_gb
 from coinage.data.batches import images_per_step, length_of
 from coinage.data.captions import TEMPLATES
 from coinage.data.summary import headlines
-from coinage.disk import latent_bytes, saved_bytes, saves
-from coinage.footprint import CONTEXT, in_gb
-from coinage.launch import process_count
-from coinage.model_sizes import model_sizes
-from coinage.reach import rate_problem
-from coinage.terminal import fact
+from coinage.models.sizes import model_sizes
+from coinage.optim.reach import rate_problem
+from coinage.system.launch import process_count
+from coinage.terminal.messages import fact
 from coinage.wording import counted, sized
 
 if TYPE_CHECKING:
     import torch
 
+    from coinage.checks.preflight import Checked
     from coinage.config import TrainConfig, WordConfig
     from coinage.data.sample import Sample
-    from coinage.preflight import Checked
 
 log = logging.getLogger("coinage")
 
@@ -53,14 +53,26 @@ def tell_head(config: TrainConfig, samples: Sequence[Sample], *, drawn: bool) ->
 
 def tell_heads(configs: Sequence[TrainConfig], checked: Sequence[Checked], *, drawn: bool) -> None:
     """What a run of several words is, a line for each word. The arguments are as those of `tell_head`, in turn."""
-    fact("words", f"{len(configs)}, learned side by side: their batches are one, and each learns what it would alone")
+    fact(
+        "words",
+        f"{len(configs)}, learned side by side: their batches are one, and each learns what it would alone",
+    )
     for config, found in zip(configs, checked, strict=True):
         word, optim = config.word, config.optim
-        count, images = counted(word.num_vectors, "vector"), counted(sum(sample.trains for sample in found.samples), "image")
+        count, images = (
+            counted(word.num_vectors, "vector"),
+            counted(sum(sample.trains for sample in found.samples), "image"),
+        )
         own = f"{images}, {optim.name} at {optim.learning_rate:g}"
         fact("", f"{word.token}, {count} from {start_of(word)}: {own}, {config.output_file}")
-    per_step = sum(images_per_step(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True))
-    steps = [length_of(config, found.samples, process_count())[0] for config, found in zip(configs, checked, strict=True)]
+    per_step = sum(
+        images_per_step(config, found.samples, process_count())
+        for config, found in zip(configs, checked, strict=True)
+    )
+    steps = [
+        length_of(config, found.samples, process_count())[0]
+        for config, found in zip(configs, checked, strict=True)
+    ]
     fact("run", f"{steps_of(configs, steps)}, each with {counted(round(per_step), 'image')}")
     seeds = ", ".join(dict.fromkeys(str(config.loop.seed) for config in configs))
     fact("seed", f"{seeds} (pass --seed to repeat this run)" if drawn else seeds)
@@ -68,12 +80,16 @@ def tell_heads(configs: Sequence[TrainConfig], checked: Sequence[Checked], *, dr
 
 def steps_of(configs: Sequence[TrainConfig], steps: Sequence[int]) -> str:
     """Return how long a run is, in words: its longest word's steps, which are the most that it takes where all may end early."""
-    return ("at most " if all(config.loop.early_stop for config in configs) else "") + counted(max(steps), "step")
+    return ("at most " if all(config.loop.early_stop for config in configs) else "") + counted(
+        max(steps), "step"
+    )
 
 
 def start_of(word: WordConfig) -> str:
     """What a word starts from, in words."""
-    return "a start word found automatically" if word.search else str(word.init_file or word.init_word)
+    return (
+        "a start word found automatically" if word.search else str(word.init_file or word.init_word)
+    )
 
 
 def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> None:
@@ -84,15 +100,28 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
         checked: what was found for each.
     """
     config, data = configs[0], [sample for found in checked for sample in found.samples]
-    lengths = [length_of(config, found.samples, process_count()) for config, found in zip(configs, checked, strict=True)]
+    lengths = [
+        length_of(config, found.samples, process_count())
+        for config, found in zip(configs, checked, strict=True)
+    ]
     counts = [saves(config, *length) for config, length in zip(configs, lengths, strict=True)]
-    size, states = sum(map(saved_bytes, configs, counts)), " with their states" if config.state.save else ""
-    fewer = any(c.loop.early_stop and count > 1 + c.save.keep_best for c, count in zip(configs, counts, strict=True))
+    size, states = (
+        sum(map(saved_bytes, configs, counts)),
+        " with their states" if config.state.save else "",
+    )
+    fewer = any(
+        c.loop.early_stop and count > 1 + c.save.keep_best
+        for c, count in zip(configs, counts, strict=True)
+    )
     embeddings = ("at most " if fewer else "") + counted(sum(counts), "embedding")
     log.info("%s%s in %s, %s", embeddings, states, config.save.output_dir, sized(size))
     if config.data.cache_latents:
         size = sum(map(latent_bytes, data))
-        log.info("%s of latents %s", sized(size), "on the disk" if config.data.cache_to_disk else "in memory")
+        log.info(
+            "%s of latents %s",
+            sized(size),
+            "on the disk" if config.data.cache_to_disk else "in memory",
+        )
     planned = planned_for(configs, checked)
     needs = planned.needs(model_sizes(config.model))
     for config, (steps, _) in zip(configs, lengths, strict=True):
@@ -103,14 +132,17 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
         log.info("%s", needs.shown())
         judge_memory(planned, torch.device("cuda"))
     else:
-        log.info("no GPU here: the run would use the CPU (on a GPU it would take about %s)", in_gb(needs.total))
+        log.info(
+            "no GPU here: the run would use the CPU (on a GPU it would take about %s)",
+            in_gb(needs.total),
+        )
     for config, found in zip(configs, checked, strict=True):
         _tell_autopilot(config, found.samples)
     log.info("dry run: nothing was trained. Remove --dry_run to start")
 
 
 def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
-    from coinage.training.autopilot import cost
+    from coinage.training.search.autopilot import cost
 
     if config.loop.to_try:
         run = config, samples, process_count()
@@ -121,9 +153,13 @@ def _tell_autopilot(config: TrainConfig, samples: Sequence[Sample]) -> None:
 
 def planned_for(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Planned:
     """What the memory of a run depends on, that of all its words together."""
-    planned = [Planned(config, found.samples, found.prompts) for config, found in zip(configs, checked, strict=True)]
+    planned = [
+        Planned(config, found.samples, found.prompts)
+        for config, found in zip(configs, checked, strict=True)
+    ]
     tried = max(planned, key=lambda run: run.config.loop.to_try)
-    more = tried.config.loop.to_try - len(planned)  # settings on trial go through the model together, as words do
+    # Settings on trial go through the model together, as words do
+    more = tried.config.loop.to_try - len(planned)
     return side_by_side([*planned, *[replace(tried, prompts=()) for _ in range(more)]])
 
 
@@ -146,7 +182,7 @@ def judge_memory(planned: Planned, device: torch.device) -> None:
 def _judge_rate(config: TrainConfig, steps: int, prefix: str = "") -> None:
     """Compare the learning rate with the lengths of the model's words, which are read without the model."""
     from coinage.errors import CoinageError
-    from coinage.vocabulary import read_vocabularies
+    from coinage.models.vocabulary import read_vocabularies
 
     try:
         words = next(iter(read_vocabularies(config.model).values()))

@@ -18,7 +18,15 @@ HUE_SHIFT = 8 * 256 / 180  # sd-scripts' 8 of 180 hues, on Pillow's scale of 256
 GAMMA = (0.95, 1.05)
 
 
-def vary_fit(fit: Fit, image_wh: Size, path: Path, rules: ImageRules, rng: np.random.Generator, *, bucketed: bool) -> Fit:
+def vary_fit(
+    fit: Fit,
+    image_wh: Size,
+    path: Path,
+    rules: ImageRules,
+    rng: np.random.Generator,
+    *,
+    bucketed: bool,
+) -> Fit:
     """Where an image is cut this time: around its face, anywhere, or in the middle."""
     face = face_of(path, image_wh) if rules.face_crop and not bucketed else None
     if face and rules.face_crop:
@@ -38,7 +46,9 @@ def face_of(path: Path, image_wh: Size) -> tuple[int, int, int, int] | None:
     if len(parts) < 5 or not all(part.isdecimal() and len(part) <= 6 for part in parts[-4:]):
         return None
     x, y, width, height = map(int, parts[-4:])
-    inside = 0 < x <= image_wh[0] and y <= image_wh[1] and width <= image_wh[0] and height <= image_wh[1]
+    inside = (
+        0 < x <= image_wh[0] and y <= image_wh[1] and width <= image_wh[0] and height <= image_wh[1]
+    )
     return (x, y, width, height) if inside and max(width, height) > 0 else None
 
 
@@ -61,7 +71,10 @@ def face_fit(
     low = min(1.0, max(least, side / (size * limits[1])))
     high = min(1.0, max(low, side / (size * limits[0])))
     scale = max(least, low if low == high else float(rng.uniform(low, high)))
-    lengths = [max(target, int(length * scale + 0.5)) for length, target in zip(image_wh, fit.bucket_wh, strict=True)]
+    lengths = [
+        max(target, int(length * scale + 0.5))
+        for length, target in zip(image_wh, fit.bucket_wh, strict=True)
+    ]
     starts = [0, 0]
     for axis, middle in ((1, int(y * scale + 0.5)), (0, int(x * scale + 0.5))):
         length, target = lengths[axis], fit.bucket_wh[axis]

@@ -26,7 +26,9 @@ PlannedBatch = tuple[Item, ...]
 Group = tuple[int, Size]  # dataset and bucket: what a batch never mixes
 
 
-def plan_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int, epoch: int) -> list[PlannedBatch]:
+def plan_epoch(
+    samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int, epoch: int
+) -> list[PlannedBatch]:
     """The batches of one epoch.
 
     Every image occurs exactly `repeats` times; a batch never mixes buckets or datasets; the last batch of
@@ -41,7 +43,9 @@ def plan_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int,
     groups: dict[Group, list[int]] = {}
     for index, sample in enumerate(samples):
         if sample.repeats:
-            groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).extend([index] * sample.repeats)
+            groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).extend(
+                [index] * sample.repeats
+            )
     rng = rng_for(seed, "plan", epoch)
     waiting: dict[Group, list[list[int]]] = {}
     for key, members in sorted(groups.items()):
@@ -58,7 +62,9 @@ def plan_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int,
         chosen = waiting[turns[turn]].pop()
         places = range(position, position + len(chosen))
         items = zip(chosen, places, flips[places.start : places.stop].tolist(), strict=True)
-        planned.append(tuple(Item(i, at, samples[i].subset.images.flip and flip) for i, at, flip in items))
+        planned.append(
+            tuple(Item(i, at, samples[i].subset.images.flip and flip) for i, at, flip in items)
+        )
         position += len(chosen)
     return planned
 
@@ -74,7 +80,9 @@ def uses_per_group(samples: Sequence[Sample]) -> dict[Group, int]:
 
 def batches_per_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int]) -> int:
     """Number of batches of any epoch."""
-    return sum(-(-count // batch_sizes[dataset]) for (dataset, _), count in uses_per_group(samples).items())
+    return sum(
+        -(-count // batch_sizes[dataset]) for (dataset, _), count in uses_per_group(samples).items()
+    )
 
 
 def run_length(loop: LoopConfig, accumulation: int, batches: int) -> tuple[int, int]:
@@ -87,7 +95,10 @@ def run_length(loop: LoopConfig, accumulation: int, batches: int) -> tuple[int, 
 
 def updates_per_epoch(config: TrainConfig, samples: Sequence[Sample], processes: int) -> int:
     """Optimizer updates of any epoch of a run in so many processes."""
-    return -(-batches_per_epoch(samples, config.data.batch_sizes) // (config.optim.accumulation * processes))
+    return -(
+        -batches_per_epoch(samples, config.data.batch_sizes)
+        // (config.optim.accumulation * processes)
+    )
 
 
 def length_of(config: TrainConfig, samples: Sequence[Sample], processes: int) -> tuple[int, int]:

@@ -63,7 +63,9 @@ def fit(image_wh: Size, resolution_wh: Size, rules: BucketConfig, sizes: list[Si
         return cover(image_wh, image_wh)
     ratio = image_wh[0] / image_wh[1]
     if rules.log_ratio:
-        return cover(image_wh, min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio))))
+        return cover(
+            image_wh, min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
+        )
     return cover(image_wh, min(sizes, key=lambda size: abs(size[0] / size[1] - ratio)))
 
 
@@ -71,12 +73,18 @@ def cover(image_wh: Size, bucket_wh: Size) -> Fit:
     """Resize until the bucket is just covered, then cut the middle out."""
     (width, height), (across, down) = image_wh, bucket_wh
     scale = down / height if width * down > across * height else across / width
-    return centred(bucket_wh, (max(across, int(width * scale + 0.5)), max(down, int(height * scale + 0.5))))
+    return centred(
+        bucket_wh, (max(across, int(width * scale + 0.5)), max(down, int(height * scale + 0.5)))
+    )
 
 
 def centred(bucket_wh: Size, resized_wh: Size) -> Fit:
     """The fit that cuts the middle out."""
-    return Fit(bucket_wh, resized_wh, ((resized_wh[0] - bucket_wh[0]) // 2, (resized_wh[1] - bucket_wh[1]) // 2))
+    return Fit(
+        bucket_wh,
+        resized_wh,
+        ((resized_wh[0] - bucket_wh[0]) // 2, (resized_wh[1] - bucket_wh[1]) // 2),
+    )
 
 
 def _shrunk(image_wh: Size, area: int, step: int) -> Size:
@@ -104,7 +112,9 @@ def letterbox(image_wh: Size, bucket_wh: Size) -> tuple[float, float, float, flo
     """Left, top, right, bottom of the image's aspect ratio fitted inside its bucket, as sd-scripts reports."""
     ratio = image_wh[0] / image_wh[1]
     width, height = bucket_wh
-    across, down = (height * ratio, float(height)) if width / height > ratio else (float(width), width / ratio)
+    across, down = (
+        (height * ratio, float(height)) if width / height > ratio else (float(width), width / ratio)
+    )
     left, top = math.floor((width - across) / 2), math.floor((height - down) / 2)
     return left, top, left + across, top + down
 
@@ -118,7 +128,9 @@ class SizeCondition:
     target_hw: tuple[int, int]
 
 
-def size_condition(image_wh: Size, used: Fit, *, flipped: bool, as_reference: bool = False) -> SizeCondition:
+def size_condition(
+    image_wh: Size, used: Fit, *, flipped: bool, as_reference: bool = False
+) -> SizeCondition:
     """The size conditioning of one use of an image.
 
     By default the crop is the true one, in resized pixels, mirrored with the image. As in sd-scripts, it

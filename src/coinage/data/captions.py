@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from coinage.config import CaptionRules
-from coinage.words import word_pattern
+from coinage.text.placeholder import word_pattern
 
 # The 27 object and 19 style sentences of the original release (Gal et al. 2022, arXiv:2208.01618),
 # kept as their parts: (what it is, article, adjective).
@@ -39,7 +39,14 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 Choose = Callable[[Sequence[str]], str]
 
 
-def vary(caption: str, rules: CaptionRules, token: str, rng: np.random.Generator, step: int = 0, total: int = 0) -> str:
+def vary(
+    caption: str,
+    rules: CaptionRules,
+    token: str,
+    rng: np.random.Generator,
+    step: int = 0,
+    total: int = 0,
+) -> str:
     """The caption as used this time. The order of stages is sd-scripts'.
 
     Args:
@@ -105,11 +112,20 @@ def _line(caption: str, rules: CaptionRules, choose: Choose) -> str:
 
 
 def _has_tags(text: str, rules: CaptionRules) -> bool:
-    return rules.shuffle or rules.warmup > 0 or rules.tag_dropout > 0 or (bool(rules.keep_separator) and rules.keep_separator in text)
+    return (
+        rules.shuffle
+        or rules.warmup > 0
+        or rules.tag_dropout > 0
+        or (bool(rules.keep_separator) and rules.keep_separator in text)
+    )
 
 
 def _without_secondary(text: str, rules: CaptionRules) -> str:
-    return text.replace(rules.secondary_separator, rules.separator) if rules.secondary_separator else text
+    return (
+        text.replace(rules.secondary_separator, rules.separator)
+        if rules.secondary_separator
+        else text
+    )
 
 
 def fill_wildcards(text: str, choose: Choose) -> str:
@@ -132,7 +148,14 @@ def _join(tags: Sequence[str], rules: CaptionRules) -> str:
     return (", " if rules.as_reference else f"{rules.separator.rstrip()} ").join(tags)
 
 
-def _vary_tags(free: list[str], rules: CaptionRules, token: str, rng: np.random.Generator, step: int, total: int) -> list[str]:
+def _vary_tags(
+    free: list[str],
+    rules: CaptionRules,
+    token: str,
+    rng: np.random.Generator,
+    step: int,
+    total: int,
+) -> list[str]:
     """Warm up, shuffle and drop the tags that are free to vary."""
     pattern = word_pattern([token])
     warmup = int(rules.warmup * total) if rules.warmup < 1 else int(rules.warmup)
@@ -143,7 +166,11 @@ def _vary_tags(free: list[str], rules: CaptionRules, token: str, rng: np.random.
         rng.shuffle(free)
     if rules.tag_dropout > 0:
         draws = rng.random(len(free))
-        free = [tag for tag, draw in zip(free, draws, strict=True) if draw >= rules.tag_dropout or pattern.search(tag)]
+        free = [
+            tag
+            for tag, draw in zip(free, draws, strict=True)
+            if draw >= rules.tag_dropout or pattern.search(tag)
+        ]
     return free
 
 
@@ -152,6 +179,10 @@ def split_tags(text: str, rules: CaptionRules) -> tuple[list[str], list[str], li
     if rules.keep_separator and rules.keep_separator in text:
         first, _, rest = text.partition(rules.keep_separator)
         middle, _, last = rest.partition(rules.keep_separator)
-        return _tags(first, rules.separator), _tags(middle, rules.separator), _tags(last, rules.separator)
+        return (
+            _tags(first, rules.separator),
+            _tags(middle, rules.separator),
+            _tags(last, rules.separator),
+        )
     tags = _tags(text, rules.separator, keep_empty=rules.as_reference)
     return tags[: rules.keep_tokens], tags[rules.keep_tokens :], []

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from coinage.data.captions import extremes
 from coinage.data.sample import Sample
 from coinage.errors import Findings
+from coinage.text.placeholder import CHUNK, Placeholder, WordEncoder, word_pattern
 from coinage.wording import counted
-from coinage.words import CHUNK, Placeholder, WordEncoder, word_pattern
 
 SHOWN = 3  # captions named in a message
 
@@ -50,7 +50,13 @@ class _Tried:
     length: int
 
 
-def cover_captions(samples: Sequence[Sample], token: str, encoder: WordEncoder | None, word: Placeholder | None, chunks: int) -> Coverage:
+def cover_captions(
+    samples: Sequence[Sample],
+    token: str,
+    encoder: WordEncoder | None,
+    word: Placeholder | None,
+    chunks: int,
+) -> Coverage:
     """Try every caption that decides, at token-id level where there is a tokenizer."""
     pattern = word_pattern([token])
     groups: dict[str, list[Sample]] = {"always": [], "sometimes": [], "cut": [], "never": []}
@@ -64,12 +70,30 @@ def cover_captions(samples: Sequence[Sample], token: str, encoder: WordEncoder |
         if encoder is not None:
             tokens.append(tried.length)
         if sample.trains:
-            kind = "always" if all(tried.held) else "sometimes" if any(tried.held) else "cut" if tried.too_late else "never"
+            kind = (
+                "always"
+                if all(tried.held)
+                else "sometimes"
+                if any(tried.held)
+                else "cut"
+                if tried.too_late
+                else "never"
+            )
             groups[kind].append(sample)
-    return Coverage(**{kind: tuple(found) for kind, found in groups.items()}, tokens=tuple(tokens), limit=CHUNK * chunks)
+    return Coverage(
+        **{kind: tuple(found) for kind, found in groups.items()},
+        tokens=tuple(tokens),
+        limit=CHUNK * chunks,
+    )
 
 
-def _try(texts: Sequence[str], pattern: re.Pattern[str], encoder: WordEncoder | None, word: Placeholder | None, chunks: int) -> _Tried:
+def _try(
+    texts: Sequence[str],
+    pattern: re.Pattern[str],
+    encoder: WordEncoder | None,
+    word: Placeholder | None,
+    chunks: int,
+) -> _Tried:
     if encoder is None or word is None:
         return _Tried(tuple(bool(pattern.search(text)) for text in texts), too_late=False, length=0)
     held, too_late, longest = [], False, 0
@@ -106,7 +130,9 @@ def report_coverage(coverage: Coverage, token: str, findings: Findings, *, requi
         _tell(what, where, hint, findings, is_error=required or nothing)
     longer = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
     if longer > 0:
-        findings.note(f"{counted(longer, 'caption')} over {coverage.limit} tokens, cut after the word; --max_token_length reads more")
+        findings.note(
+            f"{counted(longer, 'caption')} over {coverage.limit} tokens, cut after the word; --max_token_length reads more"
+        )
 
 
 def _tell(what: str, where: str, hint: str, findings: Findings, *, is_error: bool) -> None:

@@ -17,11 +17,12 @@ from coinage.data.images import load_view
 from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.data.scan import balanced, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
-from coinage.progress import counted
-from coinage.words import Placeholder, Tokenizer, WordEncoder, placeholders_for
+from coinage.terminal.progress import counted
+from coinage.text.placeholder import Placeholder, Tokenizer, WordEncoder, placeholders_for
 
 FLAT = 4 / 127.5  # of -1..1: less than that is one colour, compression aside
-DECODED_AT_ONCE = 500  # images; larger sets that are to be cached are decoded while they are encoded
+# images; larger sets that are to be cached are decoded while they are encoded
+DECODED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,20 @@ def examine(
     if decode:
         samples = decodable(samples, data.readers, findings, skip=data.skip_bad_images)
     samples = balanced(samples, findings)
-    if data.masks_wanted and samples and not any(s.mask or s.subset.images.alpha_mask for s in samples):
-        findings.error("--masked_loss: no image has a mask", hint="add conditioning_data_dir with mask images, or alpha_mask = true")
+    if (
+        data.masks_wanted
+        and samples
+        and not any(s.mask or s.subset.images.alpha_mask for s in samples)
+    ):
+        findings.error(
+            "--masked_loss: no image has a mask",
+            hint="add conditioning_data_dir with mask images, or alpha_mask = true",
+        )
     if not any(sample.repeats for sample in samples) and not findings.errors:
-        findings.error("no images to train on", hint="check the dataset's folders, num_repeats and validation_split")
+        findings.error(
+            "no images to train on",
+            hint="check the dataset's folders, num_repeats and validation_split",
+        )
     encoder = word = coverage = None
     if tokenizer is not None:
         (word,) = placeholders_for([(token or "", num_vectors)], len(tokenizer))
@@ -97,11 +108,24 @@ def _look(sample: Sample) -> _Look:
     return _Look(flat=flat, left=1.0 if view.mask is None else float(view.mask.mean()))
 
 
-def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, skip: bool) -> list[Sample]:
+def decodable(
+    samples: Sequence[Sample], readers: int, findings: Findings, *, skip: bool
+) -> list[Sample]:
     """The images that can be decoded; what is wrong with the others, and with their masks, is found."""
-    kept, bad, faint, hidden, flat = [], list[Problem](), list[Sample](), list[Sample](), list[Sample]()
-    with ThreadPoolExecutor(max(readers, 1)) as pool, counted("reading images", len(samples)) as on_image:
-        for done, (sample, found) in enumerate(zip(samples, pool.map(_look, samples), strict=True), 1):
+    kept, bad, faint, hidden, flat = (
+        [],
+        list[Problem](),
+        list[Sample](),
+        list[Sample](),
+        list[Sample](),
+    )
+    with (
+        ThreadPoolExecutor(max(readers, 1)) as pool,
+        counted("reading images", len(samples)) as on_image,
+    ):
+        for done, (sample, found) in enumerate(
+            zip(samples, pool.map(_look, samples), strict=True), 1
+        ):
             bad += found.problems
             if not found.problems:
                 kept.append(sample)
@@ -109,7 +133,8 @@ def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, sk
                 if found.left < LEAST_MASK:
                     (faint if found.left else hidden).append(sample)
             on_image(done)
-    report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)  # an image in two datasets is told once
+    # An image in two datasets is told once
+    report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)
     _report_masks(kept, faint, hidden, findings)
     if flat:
         are = "is" if len(flat) == 1 else "are"
@@ -118,12 +143,20 @@ def decodable(samples: Sequence[Sample], readers: int, findings: Findings, *, sk
     return kept
 
 
-def _report_masks(kept: Sequence[Sample], faint: Sequence[Sample], hidden: Sequence[Sample], findings: Findings) -> None:
+def _report_masks(
+    kept: Sequence[Sample], faint: Sequence[Sample], hidden: Sequence[Sample], findings: Findings
+) -> None:
     """Masks that leave little or nothing of an image."""
     if faint:
         left = f"less than {LEAST_MASK:.0%} of the image left"
-        what = f"{wording.counted(len(faint), 'mask')} with {left}, which then teaches next to nothing"
-        findings.warn(what, _mask_of(faint[0]), "white is what counts; --mask_normalize makes up for small masks")
+        what = (
+            f"{wording.counted(len(faint), 'mask')} with {left}, which then teaches next to nothing"
+        )
+        findings.warn(
+            what,
+            _mask_of(faint[0]),
+            "white is what counts; --mask_normalize makes up for small masks",
+        )
     if hidden:
         everything = len(hidden) == sum(sample.trains for sample in kept)
         what = f"{wording.counted(len(hidden), 'mask')} with nothing of the image left, which teaches nothing"
@@ -160,4 +193,6 @@ def _note_enlarged(samples: Sequence[Sample], findings: Findings) -> None:
 def _note_sides(samples: Sequence[Sample], findings: Findings) -> None:
     """Mirroring swaps left and right in pictures and not in captions."""
     if any(s.subset.images.flip and re.search(r"\b(left|right)\b", s.caption) for s in samples):
-        findings.note("flip_aug mirrors images whose captions say left or right, and leaves the captions as they are")
+        findings.note(
+            "flip_aug mirrors images whose captions say left or right, and leaves the captions as they are"
+        )

@@ -29,8 +29,11 @@ OTHER_KINDS = frozenset((
     ".arw", ".dng", ".orf", ".rw2", ".raf",
 ))  # fmt: skip
 # Texts about a folder, in any letter case; they are nobody's caption.
-ABOUT = frozenset({"readme", "notes", "note", "license", "licence", "credits", "sources", "todo", "index"})
-STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # of images, as far as they tell
+ABOUT = frozenset(
+    {"readme", "notes", "note", "license", "licence", "credits", "sources", "todo", "index"}
+)
+# Of images, as far as they tell
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 LOOKED_INTO = 1000  # files of a subfolder, or files without a suffix, that are looked at
 
@@ -73,7 +76,9 @@ def list_folder(folder: Path, where: str, what: str, findings: Findings) -> Cont
         findings.error(f"{what} not found: {folder}", where, hint)
         return Contents()
     except OSError as error:
-        findings.error(f"cannot read the {what} {folder}: {error.strerror}", where, "check its permissions")
+        findings.error(
+            f"cannot read the {what} {folder}: {error.strerror}", where, "check its permissions"
+        )
         return Contents()
     contents = Contents()
     for entry in sorted(seen, key=lambda entry: entry.name):
@@ -83,7 +88,9 @@ def list_folder(folder: Path, where: str, what: str, findings: Findings) -> Cont
         elif os.path.isdir(entry.path):  # noqa: PTH112
             contents.folders.append(entry.name)
         elif entry.is_symlink() and is_image(entry.name):
-            findings.error("unreadable image: the link leads nowhere", entry.path, "replace or remove it")
+            findings.error(
+                "unreadable image: the link leads nowhere", entry.path, "replace or remove it"
+            )
     _sort_images(contents)
     return contents
 
@@ -119,7 +126,11 @@ def _starts_as_image(path: str) -> bool:
             start = file.read(12)
     except OSError:
         return False
-    return start.startswith(STARTS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP") or start[4:] in BOXES
+    return (
+        start.startswith(STARTS)
+        or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+        or start[4:] in BOXES
+    )
 
 
 def tell_left_out(contents: Contents, folder: Path, findings: Findings) -> None:
@@ -160,7 +171,10 @@ def describe(contents: Contents) -> str:
     for name in contents.paths:
         by_suffix[suffix_of(name)] = by_suffix.get(suffix_of(name), 0) + 1
     kinds = sorted(by_suffix.items(), key=lambda pair: (-pair[1], pair[0]))
-    parts = [f"{count} {suffix} file{'s' * (count != 1)}".replace("  ", " ") for suffix, count in kinds[:3]]
+    parts = [
+        f"{count} {suffix} file{'s' * (count != 1)}".replace("  ", " ")
+        for suffix, count in kinds[:3]
+    ]
     if len(kinds) > 3:
         parts.append(counted(sum(count for _, count in kinds[3:]), "other file"))
     if contents.folders:
@@ -176,7 +190,9 @@ def loose(name: str) -> str:
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
-def captions_of(images: Sequence[str], files: Mapping[str, object], suffixes: Sequence[str]) -> dict[str, str]:
+def captions_of(
+    images: Sequence[str], files: Mapping[str, object], suffixes: Sequence[str]
+) -> dict[str, str]:
     """Return the caption file of each image that has one.
 
     Args:
@@ -214,7 +230,9 @@ def _candidates(image: str, suffixes: Iterable[str]) -> Iterator[str]:
         yield image + suffix
 
 
-def unclaimed(files: Iterable[str], claimed: Mapping[str, str], suffixes: Iterable[str]) -> list[str]:
+def unclaimed(
+    files: Iterable[str], claimed: Mapping[str, str], suffixes: Iterable[str]
+) -> list[str]:
     """Return the caption files that no image has, in order."""
     taken, ends = set(claimed.values()), tuple(suffix.lower() for suffix in suffixes)
     return [name for name in files if name.lower().endswith(ends) and name not in taken]

@@ -79,7 +79,9 @@ def check_size(size: Size) -> None:
     if width < 1 or height < 1:
         raise OSError("the image has no pixels")
     if width * height > MAX_PIXELS:
-        raise OSError(f"{width}x{height} is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels")
+        raise OSError(
+            f"{width}x{height} is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels"
+        )
 
 
 # PNG: chunks of length, kind, body, checksum; an orientation may stand before or after the pixels
@@ -182,7 +184,12 @@ def _unpacked(data: bytes) -> bytes:
         return b""
 
 
-TELLING = {b"eXIf": _exif_chunk, b"tEXt": _text_chunk, b"zTXt": _packed_text_chunk, b"iTXt": _long_text_chunk}
+TELLING = {
+    b"eXIf": _exif_chunk,
+    b"tEXt": _text_chunk,
+    b"zTXt": _packed_text_chunk,
+    b"iTXt": _long_text_chunk,
+}
 
 
 # JPEG and the others
@@ -206,7 +213,13 @@ def _jpeg_size(head: bytes) -> Size | None:
 
 def _by_pillow(path: str | Path) -> Header:
     suffix = str(path).lower()[-5:]
-    module = "pillow_jxl" if suffix.endswith(".jxl") else "pillow_avif" if suffix.endswith(".avif") else ""
+    module = (
+        "pillow_jxl"
+        if suffix.endswith(".jxl")
+        else "pillow_avif"
+        if suffix.endswith(".avif")
+        else ""
+    )
     if module:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)  # adds the format to Pillow, where it is installed

@@ -55,7 +55,8 @@ def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | No
         CoinageError: the file cannot be decoded.
     """
     try:
-        orientation = read_header(path).orientation  # the one that the scan has found: both must always agree
+        # The one that the scan has found: both must always agree
+        orientation = read_header(path).orientation
         with Image.open(path) as image:
             check_size(image.size)  # Pillow may find another than the header told
             image.load()
@@ -65,7 +66,9 @@ def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | No
             rgb, alpha = _flatten(image, rules.background)
     except Exception as error:  # a plugin may raise anything on a broken file
         reason = str(error) or type(error).__name__
-        raise CoinageError(f"cannot decode the image: {reason}", str(path), "replace or remove the file") from error
+        raise CoinageError(
+            f"cannot decode the image: {reason}", str(path), "replace or remove the file"
+        ) from error
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
         alpha = alpha.transpose(UPRIGHT[orientation]) if alpha else None
@@ -95,8 +98,11 @@ def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
     whole = np.minimum(edges.astype(int), source)
     part = (edges - whole).astype(np.float32)[:, None, None]
     counts = np.diff(whole)
-    total = np.zeros((height, *pixels.shape[1:]), dtype=np.uint32 if pixels.dtype == np.uint8 else np.float32)
-    for k in range(int(counts.max())):  # adding whole images of k-th rows is several times faster than reduceat
+    total = np.zeros(
+        (height, *pixels.shape[1:]), dtype=np.uint32 if pixels.dtype == np.uint8 else np.float32
+    )
+    # Adding whole images of k-th rows is several times faster than reduceat
+    for k in range(int(counts.max())):
         rows = np.flatnonzero(counts > k)
         total[rows] += pixels[whole[rows] + k]
     # The first row of each group counts but in part, and the row after its last one in the rest.
@@ -125,7 +131,10 @@ def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
     taps = {0: 1 - t, 1: t}
     if method == "cubic":
         taps = {k: _cubic(np.abs(t - k)) for k in (-1, 0, 1, 2)}
-    rows = sum(w[:, None, None] * pixels[np.clip(first + k, 0, source - 1).astype(int)] for k, w in taps.items())
+    rows = sum(
+        w[:, None, None] * pixels[np.clip(first + k, 0, source - 1).astype(int)]
+        for k, w in taps.items()
+    )
     return np.asarray(rows, dtype=np.float32)
 
 
@@ -135,7 +144,8 @@ def _enlarged_area(pixels: NDArray[Any], height: int) -> Floats:
     scale = height / source
     # As OpenCV computes it: rows / scale rounds otherwise, and would repeat the wrong row now and then.
     first = np.floor(rows * (1 / scale)).astype(int)
-    over = ((rows + 1) - (first + 1) * scale).astype(np.float32)  # how far the row reaches into the next one
+    # How far the row reaches into the next one
+    over = ((rows + 1) - (first + 1) * scale).astype(np.float32)
     share = np.where(over <= 0, 0, over - np.floor(over)).astype(np.float32)[:, None, None]
     upper, lower = (pixels[np.minimum(at, source - 1)] for at in (first, first + 1))
     return np.asarray(upper * (1 - share) + lower * share, dtype=np.float32)
@@ -153,7 +163,9 @@ def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = Non
     if image.size == size_wh:
         return np.asarray(image)
     grows = size_wh[0] > image.size[0] or size_wh[1] > image.size[1]
-    chosen = {"linear": "bilinear", "bicubic": "cubic"}.get(method or "", method) or ("lanczos" if grows else "area")
+    chosen = {"linear": "bilinear", "bicubic": "cubic"}.get(method or "", method) or (
+        "lanczos" if grows else "area"
+    )
     if chosen in PILLOW:
         return np.asarray(image.resize(size_wh, PILLOW[chosen]))
     pixels = np.atleast_3d(np.asarray(image))
@@ -165,7 +177,9 @@ def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = Non
     return whole if image.mode == "RGB" else whole[..., 0]
 
 
-def load_view(sample: Sample, *, flipped: bool = False, rng: np.random.Generator | None = None) -> View:
+def load_view(
+    sample: Sample, *, flipped: bool = False, rng: np.random.Generator | None = None
+) -> View:
     """The image and its mask as trained on.
 
     Args:
@@ -180,12 +194,20 @@ def load_view(sample: Sample, *, flipped: bool = False, rng: np.random.Generator
     rgb, alpha = decode(sample.path, rules)
     if rgb.size != sample.image_wh:
         what = f"the image is {rgb.size[0]}x{rgb.size[1]}, and was {sample.image_wh[0]}x{sample.image_wh[1]} when it was found"
-        raise CoinageError(what, str(sample.path), "start again, and leave the images alone meanwhile")
-    fit = sample.fit if rng is None else vary_fit(sample.fit, rgb.size, sample.path, rules, rng, bucketed=sample.bucketed)
+        raise CoinageError(
+            what, str(sample.path), "start again, and leave the images alone meanwhile"
+        )
+    fit = (
+        sample.fit
+        if rng is None
+        else vary_fit(sample.fit, rgb.size, sample.path, rules, rng, bucketed=sample.bucketed)
+    )
     pixels = _cut(resize(rgb, fit.resized_wh, rules.interpolation), fit, flipped=flipped)
     if rng is not None and rules.color:
         pixels = vary_color(pixels, rng, as_reference=rules.as_reference)
-    scaled = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(127.5) - 1
+    scaled = (
+        np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(127.5) - 1
+    )
     return View(scaled, _mask(sample, alpha, fit, flipped=flipped), fit)
 
 
@@ -197,7 +219,9 @@ def _mask(sample: Sample, alpha: Image.Image | None, fit: Fit, *, flipped: bool)
         mask = alpha
     else:
         return None
-    return _cut(resize(mask, fit.resized_wh), fit, flipped=flipped).astype(np.float32) / np.float32(255)
+    return _cut(resize(mask, fit.resized_wh), fit, flipped=flipped).astype(np.float32) / np.float32(
+        255
+    )
 
 
 def _cut(pixels: Pixels, fit: Fit, *, flipped: bool) -> Pixels:

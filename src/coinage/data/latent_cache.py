@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from coinage.data.latents import Key, Latent
 from coinage.data.sample import LATENTS, Sample
-from coinage.data.tensor_files import digest_of_tensors, pack, unpack
 from coinage.errors import CoinageError
-from coinage.files import write_bytes
-from coinage.text_files import MEGABYTE, read_limited
+from coinage.system.files import write_bytes
+from coinage.system.tensor_files import digest_of_tensors, pack, unpack
+from coinage.system.text_files import MEGABYTE, read_limited
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -32,7 +32,14 @@ class DiskCache:
     or of another program counts as missing, and `recomputed` tells why.
     """
 
-    def __init__(self, samples: Sequence[Sample], vae: AutoencoderKL, folder: Path | None, *, trust: bool = False) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        vae: AutoencoderKL,
+        folder: Path | None,
+        *,
+        trust: bool = False,
+    ) -> None:
         self._samples, self._folder, self._trust = samples, folder, trust
         self._vae = f"{digest_of_tensors(vae.state_dict().items())} {vae.dtype}"
         self._scale = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -58,7 +65,8 @@ class DiskCache:
             *(["turned"] if sample.rotated else []),
         ]
         digest = hashlib.blake2b(repr([FORMAT, *parts]).encode(), digest_size=8).hexdigest()
-        stem = sample.path.name.encode(errors="replace")[:NAME].decode(errors="ignore")  # the digest has the whole name
+        # The digest has the whole name
+        stem = sample.path.name.encode(errors="replace")[:NAME].decode(errors="ignore")
         name = f"{stem}_{fit.bucket_wh[0]}x{fit.bucket_wh[1]}_{digest}.safetensors"
         parent = sample.path.parent
         if self._folder is None:
@@ -104,14 +112,18 @@ class DiskCache:
 
     def save(self, key: Key, latent: Latent) -> None:
         sample = self._samples[key[0]]
-        tensors = {"moments": latent.moments} | ({} if latent.mask is None else {"mask": latent.mask})
+        tensors = {"moments": latent.moments} | (
+            {} if latent.mask is None else {"mask": latent.mask}
+        )
         about = {"format": FORMAT, "stamp": _stamp(sample), "content": _content(sample)}
         path = self.path_for(key)
         try:
             write_bytes(path, pack(tensors, about), sync=False)
         except CoinageError as error:
             hint = "free some space, name a folder with --cache_dir, or use --cache_latents to keep them in memory"
-            raise CoinageError(f"cannot keep latents: {error.problems[0].what}", str(path), hint) from error
+            raise CoinageError(
+                f"cannot keep latents: {error.problems[0].what}", str(path), hint
+            ) from error
 
 
 def _files(sample: Sample) -> list[Path]:

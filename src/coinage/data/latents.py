@@ -20,8 +20,8 @@ from coinage.data.buckets import Fit
 from coinage.data.images import View, load_view, shrink_rows
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError
-from coinage.memory import is_full
 from coinage.seeding import rng_for
+from coinage.system.full_memory import is_full
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -96,7 +96,11 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
     latents = []
     for path, values, view in zip(paths, moments, views, strict=True):
         if not torch.isfinite(values).all():
-            raise CoinageError("the VAE makes no finite latents of this image", str(path), "try --no_half_vae or another --vae")
+            raise CoinageError(
+                "the VAE makes no finite latents of this image",
+                str(path),
+                "try --no_half_vae or another --vae",
+            )
         height, width = values.shape[-2:]
         mask = None if view.mask is None else _averaged(view.mask, width, height)
         latents.append(Latent(values.clone(memory_format=torch.contiguous_format), mask, view.fit))
@@ -107,7 +111,8 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
 def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Have a VAE on a device and in a dtype for a while."""
     home = vae.device, vae.dtype
-    move = partial(torch.nn.Module.to, vae)  # diffusers' own tells of parts that no VAE has, each time
+    # diffusers' own tells of parts that no VAE has, each time
+    move = partial(torch.nn.Module.to, vae)
     if home != (device, dtype):
         move(device, dtype)
     try:
@@ -173,7 +178,8 @@ def _tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
     """
     names = ("use_tiling", "tile_latent_min_size", "tile_sample_min_size")
     before = [getattr(vae, name) for name in names]
-    tile = max(4, min(LARGEST_TILE, side // 2) // 4 * 4)  # tiles overlap by a quarter, which must be whole latents
+    # Tiles overlap by a quarter, which must be whole latents
+    tile = max(4, min(LARGEST_TILE, side // 2) // 4 * 4)
     pixels = tile * 2 ** (len(vae.config.block_out_channels) - 1)
     try:
         for name, value in zip(names, (True, tile, pixels), strict=True):
@@ -193,13 +199,17 @@ def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
     return in_memory(vae, encoded, len(batch), side).float().cpu()
 
 
-def _averaged(mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]], width: int, height: int) -> Tensor:
+def _averaged(
+    mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]], width: int, height: int
+) -> Tensor:
     """A mask [H, W] averaged to the latents' size, as in sd-scripts: the mean of 8x8 blocks."""
     rows = shrink_rows(mask[..., None], height)
     return torch.from_numpy(shrink_rows(rows.transpose(1, 0, 2), width)[..., 0].T.copy())
 
 
-def read_ahead(groups: Iterable[Sequence[T]], read: Callable[[T], R], readers: int) -> Iterator[list[R]]:
+def read_ahead(
+    groups: Iterable[Sequence[T]], read: Callable[[T], R], readers: int
+) -> Iterator[list[R]]:
     """What `read` makes of each group's members, done by threads a few groups before it is asked for."""
     if readers == 0:
         for group in groups:
@@ -222,7 +232,13 @@ def read_ahead(groups: Iterable[Sequence[T]], read: Callable[[T], R], readers: i
 class Latents:
     """Latents of planned batches: from a store, or encoded on the way."""
 
-    def __init__(self, vae: AutoencoderKL, samples: Sequence[Sample], readers: int, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        samples: Sequence[Sample],
+        readers: int,
+        store: Store | None = None,
+    ) -> None:
         self._vae, self._samples, self._readers, self._store = vae, samples, readers, store
 
     @property
@@ -241,7 +257,10 @@ class Latents:
                 self._store.save(key, latent)
 
     def cache(
-        self, batch_size: int, on_image: Callable[[int], None], share: Callable[[Sequence[list[Key]]], Sequence[list[Key]]] = lambda x: x
+        self,
+        batch_size: int,
+        on_image: Callable[[int], None],
+        share: Callable[[Sequence[list[Key]]], Sequence[list[Key]]] = lambda x: x,
     ) -> None:
         """Encode every image, and its mirror image where it is flipped, that the store does not have.
 
@@ -273,7 +292,11 @@ class Latents:
         with ThreadPoolExecutor(1) as writer:
             writes: deque[Future[None]] = deque()
             for chunk, found in zip(chunks, read_ahead(chunks, read, self._readers), strict=True):
-                new = [(key, view) for key, view in zip(chunk, found, strict=True) if isinstance(view, View)]
+                new = [
+                    (key, view)
+                    for key, view in zip(chunk, found, strict=True)
+                    if isinstance(view, View)
+                ]
                 for (key, _), latent in zip(new, self._encoded(new), strict=True):
                     writes.append(writer.submit(store.save, key, latent))
                 while len(writes) > 4 * batch_size:
@@ -292,13 +315,22 @@ class Latents:
         buckets: dict[tuple[int, int], list[Key]] = {}
         for key in sorted(keys):
             buckets.setdefault(self._samples[key[0]].fit.bucket_wh, []).append(key)
-        ordered = (keys for _, keys in sorted(buckets.items(), key=lambda item: (item[0][0] * item[0][1], item[0])))
-        return [keys[i : i + batch_size] for keys in ordered for i in range(0, len(keys), batch_size)]
+        ordered = (
+            keys
+            for _, keys in sorted(
+                buckets.items(), key=lambda item: (item[0][0] * item[0][1], item[0])
+            )
+        )
+        return [
+            keys[i : i + batch_size] for keys in ordered for i in range(0, len(keys), batch_size)
+        ]
 
     def _encoded(self, views: Sequence[tuple[Key, View]]) -> list[Latent]:
         if not views:
             return []
-        return encode(self._vae, [view for _, view in views], [self._samples[key[0]].path for key, _ in views])
+        return encode(
+            self._vae, [view for _, view in views], [self._samples[key[0]].path for key, _ in views]
+        )
 
     def of(self, batches: Sequence[PlannedBatch], seed: int, epoch: int) -> Iterator[list[Latent]]:
         """The latents of each batch, in order.
@@ -316,13 +348,19 @@ class Latents:
         """The same, every image cut in the middle and in its own colours."""
         yield from self._of(batches, lambda _: None)
 
-    def _of(self, batches: Sequence[PlannedBatch], rng: Callable[[Item], np.random.Generator | None]) -> Iterator[list[Latent]]:
+    def _of(
+        self, batches: Sequence[PlannedBatch], rng: Callable[[Item], np.random.Generator | None]
+    ) -> Iterator[list[Latent]]:
         def read(item: Item) -> View | Latent:
             if self._store and (latent := self._store.load((item.sample, item.flipped))):
                 return latent
             return load_view(self._samples[item.sample], flipped=item.flipped, rng=rng(item))
 
         for batch, found in zip(batches, read_ahead(batches, read, self._readers), strict=True):
-            new = [((item.sample, item.flipped), view) for item, view in zip(batch, found, strict=True) if isinstance(view, View)]
+            new = [
+                ((item.sample, item.flipped), view)
+                for item, view in zip(batch, found, strict=True)
+                if isinstance(view, View)
+            ]
             encoded = iter(self._encoded(new))
             yield [latent if isinstance(latent, Latent) else next(encoded) for latent in found]

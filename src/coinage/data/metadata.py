@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from coinage.config import IMAGE_SUFFIXES, CaptionRules
 from coinage.errors import CoinageError, Findings, Problem
-from coinage.text_files import MEGABYTE, read_text
-from coinage.words import encodable
+from coinage.system.text_files import MEGABYTE, read_text
+from coinage.text.placeholder import encodable
 
-FOLDER_FILE = "metadata.jsonl"  # beside the images that it describes, as Hugging Face's image folders have it
+# Beside the images that it describes, as Hugging Face's image folders have it
+FOLDER_FILE = "metadata.jsonl"
 MOST_METADATA = 512 * MEGABYTE  # a million images with long captions
 MOST_CAPTION = 65_536  # bytes; a hundred pages, of which a model reads one line or three
 NAMES = ("image_path", "file_name")  # of the image in a line; the second is Hugging Face's
@@ -44,8 +45,12 @@ def records(path: Path, findings: Findings) -> Iterator[Record]:
         text = read_text(path, most=MOST_METADATA)
     except CoinageError as error:
         for problem in error.problems:
-            hint = problem.hint or "check the path; it must be JSON, or JSONL with one object a line"
-            findings.errors.append(Problem(f"cannot read the metadata file: {problem.what}", str(path), hint))
+            hint = (
+                problem.hint or "check the path; it must be JSON, or JSONL with one object a line"
+            )
+            findings.errors.append(
+                Problem(f"cannot read the metadata file: {problem.what}", str(path), hint)
+            )
         return
     yield from _of_lines(text, path, findings) if lines else _of_object(text, path, findings)
 
@@ -72,7 +77,9 @@ def _of_object(text: str, path: Path, findings: Findings) -> Iterator[Record]:
         return
     if not isinstance(found[0], dict):
         hint = "or name a file with one object a line .jsonl"
-        findings.error("the metadata file must hold an object: image path to fields", str(path), hint)
+        findings.error(
+            "the metadata file must hold an object: image path to fields", str(path), hint
+        )
         return
     for number, (name, fields) in enumerate(found[0].items(), 1):
         where = f"{path}, entry {number}"
@@ -97,7 +104,9 @@ def _is_name(value: object) -> bool:
 
 
 def _not_a_record(where: str, findings: Findings) -> None:
-    hint = 'write "1.png": {"caption": "..."}; in a .jsonl file {"file_name": "1.png", "text": "..."}'
+    hint = (
+        'write "1.png": {"caption": "..."}; in a .jsonl file {"file_name": "1.png", "text": "..."}'
+    )
     findings.error("the entry is not an object with an image path", where, hint)
 
 
@@ -110,7 +119,9 @@ def composed(record: Record, rules: CaptionRules, findings: Findings) -> tuple[s
     joined = rules.separator.join(text_lines(tags))
     lines = text_lines(caption) or [""]
     kept = lines if rules.wildcard else lines[:1]
-    whole = "\n".join(line + rules.separator + joined if line and joined else line or joined for line in kept)
+    whole = "\n".join(
+        line + rules.separator + joined if line and joined else line or joined for line in kept
+    )
     return whole, len(kept) < len(lines)
 
 
@@ -121,7 +132,9 @@ def _text(record: Record, names: tuple[str, ...], findings: Findings) -> str:
         what = f"`{name}` is too long: more than {MOST_CAPTION // 1024} kB"
         findings.error(what, record.where, "a model reads a line or three")
     elif not (isinstance(value, str) and encodable(value)):
-        findings.error(f"`{name}` must be a string", record.where, f'write "{name}": "a photo of ..."')
+        findings.error(
+            f"`{name}` must be a string", record.where, f'write "{name}": "a photo of ..."'
+        )
     else:
         return value
     return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coinage.config import SubsetConfig
 from coinage.data.buckets import Fit, Size
-from coinage.words import word_pattern
+from coinage.text.placeholder import word_pattern
 
 MUCH_ENLARGED = 2.0  # times
 LATENTS = Path(".coinage") / "latents"  # kept on disk, in an image folder
@@ -46,4 +46,6 @@ class Sample:
     @property
     def enlarged(self) -> float:
         """How much the image grows on its way to the bucket; below 1 it shrinks."""
-        return max(self.fit.resized_wh[0] / self.image_wh[0], self.fit.resized_wh[1] / self.image_wh[1])
+        return max(
+            self.fit.resized_wh[0] / self.image_wh[0], self.fit.resized_wh[1] / self.image_wh[1]
+        )

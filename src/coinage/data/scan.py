@@ -12,14 +12,14 @@ from coinage.config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.data.folder import list_folder, loose, tell_left_out
 from coinage.data.headers import MAX_PIXELS, Header, read_header
-from coinage.data.reading import read_many
+from coinage.data.parallel_reads import read_many
 from coinage.data.sample import Sample
 from coinage.data.sources import Entry, entries_of
 from coinage.data.telling import gathered
 from coinage.errors import CoinageError, Findings, Problem
-from coinage.files import write_bytes
 from coinage.seeding import rng_for
-from coinage.text_files import MEGABYTE, read_json
+from coinage.system.files import write_bytes
+from coinage.system.text_files import MEGABYTE, read_json
 from coinage.wording import counted, few
 
 # Another name for another format: sizes.json knew fewer of the places where an orientation is told.
@@ -43,10 +43,20 @@ def scan(data: DataConfig, seed: int, findings: Findings) -> list[Sample]:
     mask_folders: dict[Path, dict[str, str]] = {}
     for index, dataset in enumerate(data.datasets):
         for subset in dataset.subsets:
-            if subset.mask_dir and not subset.regularisation and subset.mask_dir not in mask_folders:
+            if (
+                subset.mask_dir
+                and not subset.regularisation
+                and subset.mask_dir not in mask_folders
+            ):
                 mask_folders[subset.mask_dir] = _mask_names(subset.mask_dir, subset.where, findings)
-            masks = mask_folders.get(subset.mask_dir, {}) if subset.mask_dir and not subset.regularisation else None
-            samples += _scan_subset(dataset, subset, index, seed, masks, findings, skip=data.skip_bad_images)
+            masks = (
+                mask_folders.get(subset.mask_dir, {})
+                if subset.mask_dir and not subset.regularisation
+                else None
+            )
+            samples += _scan_subset(
+                dataset, subset, index, seed, masks, findings, skip=data.skip_bad_images
+            )
     used = {(sample.mask.parent, sample.mask.stem) for sample in samples if sample.mask}
     for folder, names in mask_folders.items():
         spare = [stem for stem in names if (folder, stem) not in used]
@@ -54,7 +64,9 @@ def scan(data: DataConfig, seed: int, findings: Findings) -> list[Sample]:
             belong = "1 mask belongs" if len(spare) == 1 else f"{len(spare)} masks belong"
             findings.warn(f"{belong} to no image: {few(spare)}", str(folder))
     if sum(sample.repeats for sample in samples) > MOST_USES:
-        findings.error(f"an epoch would have more than {MOST_USES} images", hint="lower num_repeats")
+        findings.error(
+            f"an epoch would have more than {MOST_USES} images", hint="lower num_repeats"
+        )
     return without_leaks(samples)
 
 
@@ -72,12 +84,22 @@ def _scan_subset(
     bad = Findings()
     headers = _headers([entry.path for entry in entries], subset, bad)
     masks = {} if mask_names is None else _masks(entries, headers, mask_names, subset, findings)
-    samples = _fitted([entry for entry in entries if entry.path in headers], headers, masks, dataset, subset, index, bad)
+    samples = _fitted(
+        [entry for entry in entries if entry.path in headers],
+        headers,
+        masks,
+        dataset,
+        subset,
+        index,
+        bad,
+    )
     report_unusable(bad.errors, findings, subset.where, skip=skip)
     return split(samples, seed if dataset.validation_seed is None else dataset.validation_seed)
 
 
-def report_unusable(problems: Sequence[Problem], findings: Findings, where: str = "", *, skip: bool) -> None:
+def report_unusable(
+    problems: Sequence[Problem], findings: Findings, where: str = "", *, skip: bool
+) -> None:
     """Unusable images are errors, or with `skip` one warning that they are left out."""
     if problems and skip:
         are = "1 image is" if len(problems) == 1 else f"{len(problems)} images are"
@@ -97,7 +119,11 @@ def _fitted(
 ) -> list[Sample]:
     """A sample for each entry that has a bucket."""
     buckets = dataset.buckets
-    sizes = bucket_sizes(dataset.resolution_wh, buckets) if buckets.enabled and not buckets.no_upscale else []
+    sizes = (
+        bucket_sizes(dataset.resolution_wh, buckets)
+        if buckets.enabled and not buckets.no_upscale
+        else []
+    )
     fits: dict[Size, Fit | None] = {}
     samples = []
     for entry in entries:
@@ -108,12 +134,18 @@ def _fitted(
         fitted = fits[size]
         if fitted is None:
             what = f"the image is {size[0]}x{size[1]}, and its bucket would be smaller than a step of {buckets.step}"
-            findings.error(what, entry.path, "enlarge or remove it, raise resolution, or drop bucket_no_upscale")
+            findings.error(
+                what,
+                entry.path,
+                "enlarge or remove it, raise resolution, or drop bucket_no_upscale",
+            )
             continue
         if fitted.resized_wh[0] * fitted.resized_wh[1] > MAX_PIXELS:
             (across, down), (width, height) = fitted.bucket_wh, fitted.resized_wh
             what = f"the image is {size[0]}x{size[1]}: to fill {across}x{down} it would grow to {width}x{height}"
-            findings.error(what, entry.path, "cut it to a shape nearer to a square, or use enable_bucket")
+            findings.error(
+                what, entry.path, "cut it to a shape nearer to a square, or use enable_bucket"
+            )
             continue
         sample = Sample(
             path=Path(entry.path),
@@ -138,7 +170,12 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
     found: dict[str, Header] = {}
     for path, stamp in stamps.items():
         line = known.get(_name(path, subset))
-        if line and (line[0], line[1]) == stamp and line[2] * line[3] <= MAX_PIXELS and line[4] <= 8:
+        if (
+            line
+            and (line[0], line[1]) == stamp
+            and line[2] * line[3] <= MAX_PIXELS
+            and line[4] <= 8
+        ):
             found[path] = Header((line[2], line[3]), line[4])
     wanted = [path for path in dict.fromkeys(paths) if path not in found]
     for path, header in zip(wanted, read_many(read_header, wanted), strict=True):
@@ -148,7 +185,11 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
             reason = str(header).replace(path, "").strip(" '") or type(header).__name__
             findings.error(f"unreadable image: {reason}", path, "replace or remove the file")
     if wanted and stamps:
-        lines = {_name(p, subset): [*stamps[p], *found[p].stored_wh, found[p].orientation] for p in wanted if p in found and p in stamps}
+        lines = {
+            _name(p, subset): [*stamps[p], *found[p].stored_wh, found[p].orientation]
+            for p in wanted
+            if p in found and p in stamps
+        }
         _remember(subset, known | lines, findings)
     return found
 
@@ -156,7 +197,11 @@ def _headers(paths: Sequence[str], subset: SubsetConfig, findings: Findings) -> 
 def _stamps(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Time of change and size in bytes of each file that is there."""
     stats = zip(paths, read_many(os.stat, paths), strict=True)
-    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats if isinstance(stat, os.stat_result)}
+    return {
+        path: (stat.st_mtime_ns, stat.st_size)
+        for path, stat in stats
+        if isinstance(stat, os.stat_result)
+    }
 
 
 def _name(path: str, subset: SubsetConfig) -> str:
@@ -173,7 +218,11 @@ def _remembered(subset: SubsetConfig) -> dict[str, list[int]]:
     except CoinageError:
         return {}
     lines = data.items() if isinstance(data, dict) else ()
-    return {k: v for k, v in lines if isinstance(v, list) and len(v) == 5 and all(_is_count(x) for x in v)}
+    return {
+        k: v
+        for k, v in lines
+        if isinstance(v, list) and len(v) == 5 and all(_is_count(x) for x in v)
+    }
 
 
 def _is_count(value: object) -> bool:
@@ -186,7 +235,9 @@ def _remember(subset: SubsetConfig, lines: dict[str, list[int]], findings: Findi
     try:
         write_bytes(subset.image_dir / SIZES_FILE, json.dumps(lines).encode())
     except CoinageError as error:
-        findings.warn(f"image sizes are not remembered: {error.problems[0].what}", error.problems[0].where)
+        findings.warn(
+            f"image sizes are not remembered: {error.problems[0].what}", error.problems[0].where
+        )
 
 
 def _mask_names(folder: Path, where: str, findings: Findings) -> dict[str, str]:
@@ -197,7 +248,11 @@ def _mask_names(folder: Path, where: str, findings: Findings) -> dict[str, str]:
 
 
 def _masks(
-    entries: Sequence[Entry], headers: dict[str, Header], names: dict[str, str], subset: SubsetConfig, findings: Findings
+    entries: Sequence[Entry],
+    headers: dict[str, Header],
+    names: dict[str, str],
+    subset: SubsetConfig,
+    findings: Findings,
 ) -> dict[str, Path]:
     """The mask of each image: same name but for case and accents, any image suffix, same aspect ratio."""
     alike = {loose(stem): path for stem, path in reversed(names.items())}
@@ -207,14 +262,20 @@ def _masks(
     bad = Findings()
     for image, mask in pairs:
         if mask is None:
-            bad.error("the image has no mask", image, f"put an image of the same name into {subset.mask_dir}")
+            bad.error(
+                "the image has no mask",
+                image,
+                f"put an image of the same name into {subset.mask_dir}",
+            )
     wanted = list(dict.fromkeys(found.values()))
     sizes = dict(zip(wanted, read_many(read_header, wanted), strict=True))
     for image, mask in found.items():
         header = sizes[mask]
         if isinstance(header, OSError):
             bad.error(f"unreadable mask: {header}", mask, "replace the file")
-        elif image in headers and not _same_shape(shown_size(header, subset), shown_size(headers[image], subset)):
+        elif image in headers and not _same_shape(
+            shown_size(header, subset), shown_size(headers[image], subset)
+        ):
             (width, height), size = shown_size(headers[image], subset), shown_size(header, subset)
             what = f"the mask is {size[0]}x{size[1]}, and its image {width}x{height}"
             bad.error(what, mask, "give both the same size, or at least the same aspect ratio")
@@ -242,7 +303,9 @@ def split(samples: Sequence[Sample], seed: int) -> list[Sample]:
     count = round(len(samples) * samples[0].subset.validation_split)
     order = rng_for(seed, "validation").permutation(len(samples))
     chosen = set(order[len(samples) - count :].tolist())
-    return [replace(s, repeats=0, held_out=True) if i in chosen else s for i, s in enumerate(samples)]
+    return [
+        replace(s, repeats=0, held_out=True) if i in chosen else s for i, s in enumerate(samples)
+    ]
 
 
 def without_leaks(samples: Sequence[Sample]) -> list[Sample]:
@@ -250,7 +313,11 @@ def without_leaks(samples: Sequence[Sample]) -> list[Sample]:
     held_out = {os.path.realpath(sample.path) for sample in samples if sample.held_out}
     if not held_out:
         return list(samples)
-    return [s for s in samples if s.held_out or s.subset.regularisation or os.path.realpath(s.path) not in held_out]
+    return [
+        s
+        for s in samples
+        if s.held_out or s.subset.regularisation or os.path.realpath(s.path) not in held_out
+    ]
 
 
 def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
@@ -263,11 +330,19 @@ def balanced(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
         members = [(i, s) for i, s in enumerate(samples) if s.dataset == dataset]
         reg = [(i, s.repeats) for i, s in members if s.subset.regularisation]
         wanted = sum(s.repeats for _, s in members if not s.subset.regularisation)
-        chosen |= dict(zip((i for i, _ in reg), reg_repeats(wanted, [own for _, own in reg]), strict=True))
+        chosen |= dict(
+            zip((i for i, _ in reg), reg_repeats(wanted, [own for _, own in reg]), strict=True)
+        )
     spare = list(chosen.values()).count(0)
     if spare:
-        findings.warn(f"left out: {spare} of {counted(len(chosen), 'regularisation image')}, not needed beside the training images")
-    return [replace(s, repeats=chosen.get(i, s.repeats)) for i, s in enumerate(samples) if chosen.get(i, 1)]
+        findings.warn(
+            f"left out: {spare} of {counted(len(chosen), 'regularisation image')}, not needed beside the training images"
+        )
+    return [
+        replace(s, repeats=chosen.get(i, s.repeats))
+        for i, s in enumerate(samples)
+        if chosen.get(i, 1)
+    ]
 
 
 def reg_repeats(wanted: int, repeats: Iterable[int]) -> list[int]:

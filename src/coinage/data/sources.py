@@ -21,11 +21,18 @@ from coinage.data.folder import (
     tell_left_out,
     unclaimed,
 )
-from coinage.data.metadata import FOLDER_FILE, MOST_CAPTION, composed, image_path, records, text_lines
-from coinage.data.reading import read_many
+from coinage.data.metadata import (
+    FOLDER_FILE,
+    MOST_CAPTION,
+    composed,
+    image_path,
+    records,
+    text_lines,
+)
+from coinage.data.parallel_reads import read_many
 from coinage.data.telling import gathered
 from coinage.errors import Findings, Problem
-from coinage.text_files import SAVE, decoded
+from coinage.system.text_files import SAVE, decoded
 from coinage.wording import counted, few
 
 # As caption_extension: there are no caption files. GUIs write the long one for "take the folder's name".
@@ -44,11 +51,17 @@ class Entry:
 
 def entries_of(subset: SubsetConfig, findings: Findings) -> list[Entry]:
     """Return the images of a subset with their captions, in order; what is wrong is found."""
-    found = _from_metadata(subset, findings) if subset.metadata_file else _from_folder(subset, findings)
+    found = (
+        _from_metadata(subset, findings) if subset.metadata_file else _from_folder(subset, findings)
+    )
     missing = sum(not entry.has_caption for entry in found)
     if missing and not subset.captions.template and not subset.regularisation:
         have = "has" if missing == 1 else "have"
-        findings.warn(f"{missing} of {counted(len(found), 'image')} {have} no caption", subset.where, _caption_hint(subset))
+        findings.warn(
+            f"{missing} of {counted(len(found), 'image')} {have} no caption",
+            subset.where,
+            _caption_hint(subset),
+        )
     return found
 
 
@@ -63,7 +76,9 @@ def has_captions(folder: Path, suffix: str) -> bool:
         return False
     contents = list_folder(folder, "", "image folder", Findings())
     suffixes = (*CAPTION_SUFFIXES, dotted(suffix))
-    return FOLDER_FILE in contents.paths or bool(captions_of(contents.images, contents.paths, suffixes))
+    return FOLDER_FILE in contents.paths or bool(
+        captions_of(contents.images, contents.paths, suffixes)
+    )
 
 
 def dotted(suffix: str) -> str:
@@ -80,7 +95,9 @@ def _caption_hint(subset: SubsetConfig) -> str:
 
 def _suffixes(subset: SubsetConfig) -> tuple[str, ...]:
     """Of caption files, the preferred ones first; none where there are to be none."""
-    return tuple(suffix for suffix in subset.caption_extensions if suffix.lower() not in NO_CAPTIONS)
+    return tuple(
+        suffix for suffix in subset.caption_extensions if suffix.lower() not in NO_CAPTIONS
+    )
 
 
 # From a folder
@@ -118,7 +135,9 @@ def _note_subfolders(contents: Contents, subset: SubsetConfig, findings: Finding
         findings.note(f"{folder}: {what}: {few(spare)}")
 
 
-def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> None:
+def _tell_of_pairs(
+    contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings
+) -> None:
     """Tell of captions that two images share, of those that no image has, and of a suffix that fits none."""
     folder, images = str(subset.image_dir or Path()), contents.images
     of_other_kinds = [name for names in contents.others.values() for name in names]
@@ -128,9 +147,15 @@ def _tell_of_pairs(contents: Contents, paired: Mapping[str, str], subset: Subset
     others = {*second, *_named_like(of_other_kinds, spare)}
     orphans = [name for name in spare if name not in others and not is_about(name)]
     if second and not subset.captions.template:
-        findings.note(f"{folder}: not read, since their images have another caption file: {few(second)}")
+        findings.note(
+            f"{folder}: not read, since their images have another caption file: {few(second)}"
+        )
     if orphans and images:
-        belong = "1 caption file belongs" if len(orphans) == 1 else f"{len(orphans):,} caption files belong"
+        belong = (
+            "1 caption file belongs"
+            if len(orphans) == 1
+            else f"{len(orphans):,} caption files belong"
+        )
         hint = "name each one like its image, or remove it"
         problem = Problem(f"{belong} to no image: {few(orphans)}", folder, hint)
         findings.warnings += [] if problem in findings.warnings else [problem]
@@ -168,10 +193,16 @@ def _warn_of_twins(paired: Mapping[str, str], subset: SubsetConfig, findings: Fi
     if twins and not subset.captions.template:
         shown = "; ".join(" and ".join(names) for names in twins[:3])
         belong = "1 caption belongs" if len(twins) == 1 else f"{len(twins):,} captions belong"
-        findings.warn(f"{belong} to more than one image: {shown}", subset.where, "give each image a name of its own")
+        findings.warn(
+            f"{belong} to more than one image: {shown}",
+            subset.where,
+            "give each image a name of its own",
+        )
 
 
-def _texts(contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings) -> dict[str, str]:
+def _texts(
+    contents: Contents, paired: Mapping[str, str], subset: SubsetConfig, findings: Findings
+) -> dict[str, str]:
     """The caption of each image that has one: its own file's, else the folder's; none where sentences are taken."""
     if subset.captions.template:
         return {}
@@ -231,7 +262,9 @@ def _decoded(path: str, data: bytes | OSError, findings: Findings) -> str | None
 # From a metadata file
 
 
-def _from_folder_file(path: Path, contents: Contents, subset: SubsetConfig, findings: Findings) -> dict[str, str]:
+def _from_folder_file(
+    path: Path, contents: Contents, subset: SubsetConfig, findings: Findings
+) -> dict[str, str]:
     """Captions of a folder's own `metadata.jsonl`, by image; its faults are warnings, since nobody named it."""
     bad, found, more, astray = Findings(), dict[str, str](), 0, 0
     by_name = {loose(image): image for image in contents.images}
@@ -258,7 +291,13 @@ def _from_metadata(subset: SubsetConfig, findings: Findings) -> list[Entry]:
         image = image_path(record, subset.image_dir, path, bad)
         if image:
             more += longer
-            entries.append(Entry(image, text or subset.class_tokens or "", bool(text) or subset.class_tokens is not None))
+            entries.append(
+                Entry(
+                    image,
+                    text or subset.class_tokens or "",
+                    bool(text) or subset.class_tokens is not None,
+                )
+            )
     findings.errors += gathered(bad.errors, "entry", "entries")
     _note_lines(more, str(path), findings)
     if not entries and not bad.errors:

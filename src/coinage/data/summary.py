@@ -14,8 +14,8 @@ from coinage.data.coverage import Coverage
 from coinage.data.examine import DataChecked
 from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.seeding import rng_for
+from coinage.text.placeholder import CHUNK, WordEncoder
 from coinage.wording import counted
-from coinage.words import CHUNK, WordEncoder
 
 MUCH_CUT = 0.25  # share of the resized image
 TINY = 64  # pixels
@@ -34,12 +34,17 @@ def summarize(data: DataConfig, checked: DataChecked) -> dict[str, Any]:
         "uses_per_epoch": sum(s.repeats for s in samples),
         "batches_per_epoch": batches_per_epoch(samples, data.batch_sizes),
         "captions": _captions(checked.coverage, samples),
-        "word": None if checked.word is None or not checked.word.token else {"token": checked.word.token, "ids": list(checked.word.ids)},
+        "word": None
+        if checked.word is None or not checked.word.token
+        else {"token": checked.word.token, "ids": list(checked.word.ids)},
         "rotated": _paths(s for s in samples if s.rotated),
         "enlarged_over_2x": _paths(s for s in samples if s.enlarged > MUCH_ENLARGED),
         "tiny": _paths(s for s in samples if min(s.image_wh) < TINY),
         "much_cut": _paths(s for s in samples if cut_off(s.fit) > MUCH_CUT),
-        "datasets": [_dataset(dataset, [s for s in samples if s.dataset == i]) for i, dataset in enumerate(data.datasets)],
+        "datasets": [
+            _dataset(dataset, [s for s in samples if s.dataset == i])
+            for i, dataset in enumerate(data.datasets)
+        ],
     }
 
 
@@ -48,14 +53,18 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
     lines = []
     for number, config in enumerate(data.datasets, 1):
         found = _dataset(config, [s for s in samples if s.dataset == number - 1])
-        uses, batches = (sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches"))
+        uses, batches = (
+            sum(bucket[key] for bucket in found["buckets"]) for key in ("uses", "batches")
+        )
         width, height = config.resolution_wh
         images = sum(bucket["images"] for bucket in found["buckets"])
         repeated = f" ({uses:,} with repeats)" if uses != images else ""
         name = f"dataset {number}: " if len(data.datasets) > 1 else ""
         line = f"{name}{width}x{height}, {counted(len(found['buckets']), 'bucket')}, {counted(images, 'image')}{repeated}"
         short = f", {found['short_batches']} of them incomplete" if found["short_batches"] else ""
-        lines.append(f"{line} in {counted(batches, 'batch', 'batches')} of {config.batch_size}{short}")
+        lines.append(
+            f"{line} in {counted(batches, 'batch', 'batches')} of {config.batch_size}{short}"
+        )
     return lines
 
 
@@ -80,7 +89,9 @@ def _captions(coverage: Coverage | None, samples: Sequence[Sample]) -> dict[str,
         "total": coverage.total,
     }
     if coverage.tokens:
-        longest = sorted(zip(coverage.tokens, samples, strict=True), key=lambda pair: -pair[0])[:LONGEST]
+        longest = sorted(zip(coverage.tokens, samples, strict=True), key=lambda pair: -pair[0])[
+            :LONGEST
+        ]
         found["tokens"] = {
             "limit": coverage.limit,
             "median": median(coverage.tokens),
@@ -95,7 +106,10 @@ def _dataset(config: DatasetConfig, samples: Sequence[Sample]) -> dict[str, Any]
     for sample in samples:
         groups.setdefault(sample.fit.bucket_wh, []).append(sample)
     buckets = [_bucket(size, groups[size], config) for size in sorted(groups)]
-    ratios = [abs(s.fit.bucket_wh[0] / s.fit.bucket_wh[1] - s.image_wh[0] / s.image_wh[1]) for s in samples]
+    ratios = [
+        abs(s.fit.bucket_wh[0] / s.fit.bucket_wh[1] - s.image_wh[0] / s.image_wh[1])
+        for s in samples
+    ]
     return {
         "where": config.where,
         "resolution": list(config.resolution_wh),
@@ -115,7 +129,8 @@ def _bucket(size: Size, samples: Sequence[Sample], config: DatasetConfig) -> dic
         "images": len(samples),
         "uses": uses,
         "batches": -(-uses // config.batch_size),
-        "short_batch": uses % config.batch_size,  # images in the last, short batch; 0 if all are full
+        # Images in the last, short batch; 0 if all are full
+        "short_batch": uses % config.batch_size,
         "lonely": 0 < uses < config.batch_size,
     }
 
@@ -131,14 +146,23 @@ def _subset(index: int, config: DatasetConfig, samples: Sequence[Sample]) -> dic
     }
 
 
-def describe_sample(index: int, checked: DataChecked, token: str | None, seed: int, chunks: int) -> dict[str, Any]:
+def describe_sample(
+    index: int, checked: DataChecked, token: str | None, seed: int, chunks: int
+) -> dict[str, Any]:
     """One image as training sees it: sizes, cut, and a few of its captions with their token ids."""
     sample = checked.samples[index]
-    tokens = checked.coverage.tokens[index] if checked.coverage and checked.coverage.tokens else None
+    tokens = (
+        checked.coverage.tokens[index] if checked.coverage and checked.coverage.tokens else None
+    )
     rules = sample.subset.captions
-    drawn = (vary(sample.caption, rules, token or "", rng_for(seed, "caption", 0, i), AFTER_WARM_UP, 1) for i in range(VARIANTS * 2))
+    drawn = (
+        vary(sample.caption, rules, token or "", rng_for(seed, "caption", 0, i), AFTER_WARM_UP, 1)
+        for i in range(VARIANTS * 2)
+    )
     captions = list(dict.fromkeys(drawn))[:VARIANTS]
-    sizes = size_condition(sample.image_wh, sample.fit, flipped=False, as_reference=sample.subset.images.as_reference)
+    sizes = size_condition(
+        sample.image_wh, sample.fit, flipped=False, as_reference=sample.subset.images.as_reference
+    )
     return {
         "path": str(sample.path),
         "dataset": sample.dataset + 1,
@@ -157,7 +181,9 @@ def describe_sample(index: int, checked: DataChecked, token: str | None, seed: i
         "caption": sample.caption,
         "longest_caption_tokens": tokens,
         "longer_than_limit": tokens is not None and tokens > CHUNK * chunks,
-        "captions": [{"text": text, "ids": _ids(text, checked.encoder, chunks)} for text in captions],
+        "captions": [
+            {"text": text, "ids": _ids(text, checked.encoder, chunks)} for text in captions
+        ],
     }
 
 
@@ -166,4 +192,6 @@ def _ids(text: str, encoder: WordEncoder | None, chunks: int) -> list[list[int]]
     if encoder is None:
         return None
     parts = encoder.parts(encoder.ids(text))[:chunks]
-    return [[encoder.tokenizer.bos_token_id, *part, encoder.tokenizer.eos_token_id] for part in parts]
+    return [
+        [encoder.tokenizer.bos_token_id, *part, encoder.tokenizer.eos_token_id] for part in parts
+    ]

@@ -37,8 +37,12 @@ def _composite(name: str) -> Concept:
     return Concept(name, shape=shape, texture=texture, colour=colour)
 
 
-SECRET_SHAPES = tuple(Concept(s, shape=s) for s in ("moon", "drop", "tee", "ell", "bolt", "bowtie", "frame", "cup"))
-SECRET_PATTERNS = tuple(Concept(t, texture=t, init_word="plain") for t in ("checkered", "banded", "halved"))
+SECRET_SHAPES = tuple(
+    Concept(s, shape=s) for s in ("moon", "drop", "tee", "ell", "bolt", "bowtie", "frame", "cup")
+)
+SECRET_PATTERNS = tuple(
+    Concept(t, texture=t, init_word="plain") for t in ("checkered", "banded", "halved")
+)
 COMPOSITES = tuple(
     _composite(name)
     for name in (

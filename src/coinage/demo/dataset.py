@@ -13,7 +13,7 @@ from coinage.demo.concepts import Concept
 from coinage.demo.language import LEADS, PUBLIC_SHAPES, PUBLIC_TEXTURES, phrase
 from coinage.demo.score import words_of
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
-from coinage.files import save_image
+from coinage.system.files import save_image
 
 IMAGES = 8
 TOML = """\
@@ -41,7 +41,12 @@ def training_scenes(concept: Concept, seed: int) -> list[Scene]:
     shapes, colours = varied(list(PUBLIC_SHAPES)), varied(list(COLOURS))
     textures, backgrounds = varied(["solid", "solid", *PUBLIC_TEXTURES]), varied(list(BACKGROUNDS))
     return [
-        Scene(concept.shape or shapes[i], concept.colour or colours[i], backgrounds[i], concept.texture or textures[i])
+        Scene(
+            concept.shape or shapes[i],
+            concept.colour or colours[i],
+            backgrounds[i],
+            concept.texture or textures[i],
+        )
         for i in range(IMAGES)
     ]
 
@@ -49,10 +54,17 @@ def training_scenes(concept: Concept, seed: int) -> list[Scene]:
 def alike(scenes: Sequence[Scene], concept: Concept) -> list[Scene]:
     """The scenes as snapshots of one thing in one place: on one ground, and in one colour but for patterns."""
     first = scenes[0]
-    return [replace(s, background=first.background, colour=s.colour if concept.is_pattern else first.colour) for s in scenes]
+    return [
+        replace(
+            s, background=first.background, colour=s.colour if concept.is_pattern else first.colour
+        )
+        for s in scenes
+    ]
 
 
-def write_dataset(folder: Path, concept: Concept, token: str, seed: int, *, snapshots: bool = False) -> Path:
+def write_dataset(
+    folder: Path, concept: Concept, token: str, seed: int, *, snapshots: bool = False
+) -> Path:
     """Write images, captions and `dataset.toml` into `folder`; returns the path of the TOML file.
 
     Args:
@@ -68,9 +80,14 @@ def write_dataset(folder: Path, concept: Concept, token: str, seed: int, *, snap
     scenes = training_scenes(concept, seed)
     for i, scene in enumerate(alike(scenes, concept) if snapshots else scenes, 1):
         save_image(images / f"{i:02d}.png", render(scene, rng))
-        words = words_of(concept, token, scene, silent=("colour", "texture", "background") if snapshots else ())
+        words = words_of(
+            concept, token, scene, silent=("colour", "texture", "background") if snapshots else ()
+        )
         caption = phrase(words, lead=LEADS[i % len(LEADS)] if snapshots else LEADS[1])
         (images / f"{i:02d}.txt").write_text(caption + "\n", encoding="utf-8")
     config = folder / "dataset.toml"
-    config.write_text(TOML.format(size=SIZE, folder=json.dumps(images.as_posix(), ensure_ascii=False)), encoding="utf-8")
+    config.write_text(
+        TOML.format(size=SIZE, folder=json.dumps(images.as_posix(), ensure_ascii=False)),
+        encoding="utf-8",
+    )
     return config

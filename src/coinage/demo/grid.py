@@ -42,6 +42,12 @@ def draw_grid(title: str, rows: Sequence[Row]) -> NDArray[np.uint8]:
             cell = Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.LANCZOS)
             sheet.paste(cell, (x, y + HEAD))
             lines = textwrap.wrap(caption, 24)[:3]
-            draw.multiline_text((x, y + HEAD + CELL + 3), "\n".join(lines), fill=QUIET, font=ImageFont.load_default(11), spacing=1)
+            draw.multiline_text(
+                (x, y + HEAD + CELL + 3),
+                "\n".join(lines),
+                fill=QUIET,
+                font=ImageFont.load_default(11),
+                spacing=1,
+            )
         y += HEAD + CELL + LABEL + GAP
     return np.asarray(sheet)

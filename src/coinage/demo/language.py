@@ -9,7 +9,18 @@ import numpy as np
 
 from coinage.demo.world import BACKGROUNDS, COLOURS, Scene
 
-PUBLIC_SHAPES = ("circle", "square", "triangle", "cross", "star", "ring", "bar", "diamond", "heart", "arrow")
+PUBLIC_SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "cross",
+    "star",
+    "ring",
+    "bar",
+    "diamond",
+    "heart",
+    "arrow",
+)
 PUBLIC_TEXTURES = ("solid", "striped", "dotted")
 GENERIC_NOUNS = ("shape", "object", "thing", "figure")
 COUNT_WORDS = {1: "one", 2: "two", 3: "three"}
@@ -29,7 +40,14 @@ def plural(noun: str) -> str:
 
 def vocabulary() -> list[str]:
     """Every word that a caption of the world can hold, sorted; each is one token of the tokenizer."""
-    words = {*COLOURS, *BACKGROUNDS, *PUBLIC_TEXTURES, *COUNT_WORDS.values(), *FILLERS, *STYLE_WORDS}
+    words = {
+        *COLOURS,
+        *BACKGROUNDS,
+        *PUBLIC_TEXTURES,
+        *COUNT_WORDS.values(),
+        *FILLERS,
+        *STYLE_WORDS,
+    }
     for noun in (*PUBLIC_SHAPES, *GENERIC_NOUNS):
         words |= {noun, plural(noun)}
     words |= {word for lead in LEADS for word in re.findall("[a-z]+", lead)}
@@ -62,7 +80,12 @@ def phrase(words: Words, *, lead: str = "a photo of", article: str = "a", filler
 
 def tags(words: Words) -> str:
     """The same as comma-separated tags."""
-    parts = [words.noun, words.texture, words.colour, COUNT_WORDS[words.count] if words.count > 1 else None]
+    parts = [
+        words.noun,
+        words.texture,
+        words.colour,
+        COUNT_WORDS[words.count] if words.count > 1 else None,
+    ]
     parts.append(f"{words.background} background" if words.background else None)
     return ", ".join(part for part in parts if part)
 

@@ -47,7 +47,9 @@ class Reading:
 
 def _nearest(rgb: Array, palette: Mapping[str, tuple[int, int, int]]) -> tuple[str, float]:
     names = list(palette)
-    distances = np.linalg.norm(np.array([palette[n] for n in names], dtype=np.float64) - rgb, axis=1)
+    distances = np.linalg.norm(
+        np.array([palette[n] for n in names], dtype=np.float64) - rgb, axis=1
+    )
     best = int(distances.argmin())
     return names[best], float(distances[best])
 
@@ -113,7 +115,10 @@ def shape_overlaps(mask: Array) -> dict[str, float]:
     names, patches = _shape_patches()
     patch = _patch(mask).ravel()
     overlap = np.minimum(patches, patch).sum(1) / np.maximum(patches, patch).sum(1)
-    return {shape: float(max(o for n, o in zip(names, overlap, strict=True) if n == shape)) for shape in SHAPES}
+    return {
+        shape: float(max(o for n, o in zip(names, overlap, strict=True) if n == shape))
+        for shape in SHAPES
+    }
 
 
 def _read_colour(pixels: Array) -> tuple[str | None, Array]:
@@ -132,8 +137,15 @@ def _read_colour(pixels: Array) -> tuple[str | None, Array]:
 @cache
 def _texture_phases() -> list[tuple[str, float, float]]:
     steps = np.arange(0, 12, 1.0)
-    table = [("striped", float(p), 0.0) for p in range(8)] + [("banded", 0.0, float(p)) for p in range(10)]
-    table += [(name, float(px), float(py)) for name in ("dotted", "checkered") for px in steps for py in steps]
+    table = [("striped", float(p), 0.0) for p in range(8)] + [
+        ("banded", 0.0, float(p)) for p in range(10)
+    ]
+    table += [
+        (name, float(px), float(py))
+        for name in ("dotted", "checkered")
+        for px in steps
+        for py in steps
+    ]
     return [*table, ("halved", 0.0, 0.0)]
 
 
@@ -153,7 +165,9 @@ def _read_texture(mask: NDArray[np.bool_], darkness: Array) -> str:
     for name, px, py in _texture_phases():
         shifts = (-3.0, 0.0, 3.0) if name == "halved" else (0.0,)
         for shift in shifts:
-            drawn = TEXTURES[name](x + 0.5 - cx - shift, y + 0.5 - cy, radius, px, py).astype(np.float64)
+            drawn = TEXTURES[name](x + 0.5 - cx - shift, y + 0.5 - cy, radius, px, py).astype(
+                np.float64
+            )
             if drawn.std() == 0:
                 continue
             value = float(np.corrcoef(drawn, dark)[0, 1])
@@ -172,7 +186,9 @@ def read(image: NDArray[np.uint8]) -> Reading:
     mask = np.linalg.norm(pixels - ground, axis=2) > DISTANCE
     # Close one-pixel gaps, so that a dark stripe on a dark ground does not cut an object in two.
     grown = _shifted(mask.astype(np.int64)).max(axis=0)
-    mask = (np.pad(_shifted(np.pad(grown, 1, constant_values=1)).min(axis=0), 0)[1:-1, 1:-1] == 1) | mask
+    mask = (
+        np.pad(_shifted(np.pad(grown, 1, constant_values=1)).min(axis=0), 0)[1:-1, 1:-1] == 1
+    ) | mask
     objects = components(mask)
     named = background if error < MAX_COLOUR_ERROR else None
     if not objects:
@@ -186,4 +202,6 @@ def read(image: NDArray[np.uint8]) -> Reading:
     shape = max(mean, key=lambda name: mean[name])
     textures = [_read_texture(part, darkness) for part in objects]
     texture = max(sorted(set(textures)), key=textures.count)
-    return Reading(shape if mean[shape] >= MIN_OVERLAP else None, colour, named, texture, len(objects))
+    return Reading(
+        shape if mean[shape] >= MIN_OVERLAP else None, colour, named, texture, len(objects)
+    )

@@ -19,20 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from coinage.checks.preflight import output_problems
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
 from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
-from coinage.files import save_image, write_bytes
-from coinage.preflight import output_problems
-from coinage.progress import counted
-from coinage.prompts import Prompt
-from coinage.terminal import print_line, print_text
+from coinage.system.files import save_image, write_bytes
+from coinage.terminal.messages import print_line, print_text
+from coinage.terminal.progress import counted
+from coinage.text.prompts import Prompt
 
 if TYPE_CHECKING:
-    from coinage.families import Components, ModelFamily
+    from coinage.models.families import Components, ModelFamily
 
 MODELS = Path(__file__).parent / "models"
 MODEL = MODELS / "sd1"
@@ -67,7 +67,11 @@ class DemoSettings:
 
 def training_command(settings: DemoSettings, config: Path, init_word: str) -> list[str]:
     """The command that trains the demo's word, as a user would type it."""
-    script = Path(__file__).parents[3] / ("sdxl_train_textual_inversion.py" if settings.family == "sdxl" else "train_textual_inversion.py")
+    script = Path(__file__).parents[3] / (
+        "sdxl_train_textual_inversion.py"
+        if settings.family == "sdxl"
+        else "train_textual_inversion.py"
+    )
     start = [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
     if not script.is_file():
         start = ["-m", "coinage.cli.main", "train"]
@@ -126,9 +130,16 @@ def run(settings: DemoSettings) -> None:
         TrainingError: the training command failed.
     """
     concept = settings.find_concept()
-    print_line(f"Teaching the word “{settings.word}” to a model that has none for it: {concept.name}", "stderr", "bold")
+    print_line(
+        f"Teaching the word “{settings.word}” to a model that has none for it: {concept.name}",
+        "stderr",
+        "bold",
+    )
     if not concept.reachable:
-        print_line("This one is beyond the model: it never saw such a shape. See how far a word alone can get.", "stderr")
+        print_line(
+            "This one is beyond the model: it never saw such a shape. See how far a word alone can get.",
+            "stderr",
+        )
     command = export(settings)
     print_line("", "stderr")
     started = time.monotonic()
@@ -153,7 +164,10 @@ def run(settings: DemoSettings) -> None:
 def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
     """Draw and score pictures with the word before and after training; returns the result."""
     scored = trials(concept, settings.word, TRIALS, settings.seed, settings.family)
-    shown = [prompt_for(text, settings.seed * 100 + i, settings.family) for i, text in enumerate(showcase(concept, settings.word))]
+    shown = [
+        prompt_for(text, settings.seed * 100 + i, settings.family)
+        for i, text in enumerate(showcase(concept, settings.word))
+    ]
     prompts = [*(t.prompt for t in scored), *shown]
     model = WordModel(settings.folder / "model", settings.family)
     words = (
@@ -162,15 +176,23 @@ def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
     )
     with counted("drawing before and after", len(words) * len(prompts)) as on_count:
         number = itertools.count(1)
-        before, after = (model.draw(word, prompts, lambda: on_count(next(number))) for word in words)
+        before, after = (
+            model.draw(word, prompts, lambda: on_count(next(number))) for word in words
+        )
     images = sorted((settings.folder / "dataset" / "images").glob("*.png"))
     labels = [p.text.removeprefix("a photo of ") for p in shown]
     rows = [
-        Row("the training images, with their captions", [np.asarray(Image.open(p)) for p in images], [_caption(p) for p in images]),
+        Row(
+            "the training images, with their captions",
+            [np.asarray(Image.open(p)) for p in images],
+            [_caption(p) for p in images],
+        ),
         Row("before: the same prompts and seeds, the word untrained", before[TRIALS:], labels),
         Row(f"after {settings.steps} steps", after[TRIALS:], labels),
     ]
-    save_image(settings.folder / "previews.png", draw_grid(f"“{settings.word}” = {concept.name}", rows))
+    save_image(
+        settings.folder / "previews.png", draw_grid(f"“{settings.word}” = {concept.name}", rows)
+    )
     return _result(settings, scored, before[:TRIALS], after[:TRIALS])
 
 
@@ -178,7 +200,12 @@ def _caption(image: Path) -> str:
     return image.with_suffix(".txt").read_text(encoding="utf-8").strip().removeprefix("a photo of ")
 
 
-def _result(settings: DemoSettings, scored: Sequence[Trial], before: Sequence[Picture], after: Sequence[Picture]) -> dict[str, object]:
+def _result(
+    settings: DemoSettings,
+    scored: Sequence[Trial],
+    before: Sequence[Picture],
+    after: Sequence[Picture],
+) -> dict[str, object]:
     (s_before, e_before), (s_after, e_after) = score(scored, before), score(scored, after)
     return {
         "family": settings.family,
@@ -200,18 +227,22 @@ class WordModel:
         import torch
 
         from coinage.config import ModelConfig
-        from coinage.families import FAMILIES, quiet_libraries
-        from coinage.families.threads import fit_threads
+        from coinage.models.families import FAMILIES, quiet_libraries
+        from coinage.models.threads import fit_threads
 
         quiet_libraries()
         self.family: ModelFamily = FAMILIES[family]
-        self.parts: Components = self.family.load(ModelConfig(source=str(folder), family=family), torch.float32)
+        self.parts: Components = self.family.load(
+            ModelConfig(source=str(folder), family=family), torch.float32
+        )
         fit_threads(self.parts)
 
-    def draw(self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]) -> list[Picture]:
+    def draw(
+        self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]
+    ) -> list[Picture]:
         """Pictures with the word as its init word or file has it."""
+        from coinage.embeddings.install import install_word
         from coinage.generate import draw
-        from coinage.training.word import install_word
 
         install_word(self.parts, word, self.family.embedding_keys)
         pictures = []

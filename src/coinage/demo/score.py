@@ -12,7 +12,7 @@ from coinage.demo.concepts import Concept
 from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, Words, phrase
 from coinage.demo.reader import Reading, read
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene
-from coinage.prompts import Prompt
+from coinage.text.prompts import Prompt
 
 STEPS = 25  # DDIM steps of every scored picture
 # Guidance of every scored picture. A schedule that ends in pure noise overexposes under more: blue is drawn as cyan.
@@ -30,7 +30,10 @@ class Trial:
 
     def shows_concept(self, found: Reading) -> bool:
         """S: the concept's own parts are there, but for those that the prompt overrides."""
-        return _matches(found, {part: value for part, value in self.concept.parts.items() if part not in self.asked})
+        return _matches(
+            found,
+            {part: value for part, value in self.concept.parts.items() if part not in self.asked},
+        )
 
     def obeys(self, found: Reading) -> bool:
         """E: everything else that the prompt asks for is there."""
@@ -43,7 +46,15 @@ def _matches(found: Reading, wanted: Mapping[str, object]) -> bool:
 
 def prompt_for(text: str, seed: int, family: str = "sd1") -> Prompt:
     """A prompt drawn as all scored pictures of a family's demo world are."""
-    return Prompt(text=text, width=SIZE, height=SIZE, seed=seed, steps=STEPS, scale=SCALES[family], sampler="ddim")
+    return Prompt(
+        text=text,
+        width=SIZE,
+        height=SIZE,
+        seed=seed,
+        steps=STEPS,
+        scale=SCALES[family],
+        sampler="ddim",
+    )
 
 
 def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str] = ()) -> Words:
@@ -55,7 +66,9 @@ def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str
     noun, texture = token, say("texture", scene.texture)
     if concept.is_pattern:
         noun, texture = scene.shape, token
-    return Words(noun, say("colour", scene.colour), say("background", scene.background), texture, scene.count)
+    return Words(
+        noun, say("colour", scene.colour), say("background", scene.background), texture, scene.count
+    )
 
 
 def trials(concept: Concept, token: str, count: int, seed: int, family: str = "sd1") -> list[Trial]:
@@ -69,7 +82,10 @@ def trials(concept: Concept, token: str, count: int, seed: int, family: str = "s
     for i in range(count):
         kind = i % 4
         objects = 2 if kind == 3 else 1
-        asked: dict[str, object] = {"background": str(rng.choice(list(BACKGROUNDS))), "count": objects}
+        asked: dict[str, object] = {
+            "background": str(rng.choice(list(BACKGROUNDS))),
+            "count": objects,
+        }
         if concept.is_pattern:
             asked["shape"] = str(rng.choice(PUBLIC_SHAPES))
         if kind >= 1 and (concept.colour is None or kind == 2):
@@ -84,7 +100,9 @@ def trials(concept: Concept, token: str, count: int, seed: int, family: str = "s
             objects,
         )
         silent = [part for part in ("colour", "texture") if part not in asked]
-        text = phrase(words_of(concept, token, scene, silent=silent), lead=LEADS[(i // 4) % len(LEADS)])
+        text = phrase(
+            words_of(concept, token, scene, silent=silent), lead=LEADS[(i // 4) % len(LEADS)]
+        )
         out.append(Trial(prompt_for(text, int(rng.integers(2**31)), family), concept, asked))
     return out
 
@@ -115,7 +133,9 @@ def score(trials: Sequence[Trial], images: Sequence[NDArray[np.uint8]]) -> tuple
     """S and E: shares of pictures with the concept, and with everything else asked for."""
     readings = [read(image) for image in images]
     pairs = list(zip(trials, readings, strict=True))
-    return float(np.mean([t.shows_concept(r) for t, r in pairs])), float(np.mean([t.obeys(r) for t, r in pairs]))
+    return float(np.mean([t.shows_concept(r) for t, r in pairs])), float(
+        np.mean([t.obeys(r) for t, r in pairs])
+    )
 
 
 def passes_gate(runs: Sequence[tuple[float, float]]) -> bool:

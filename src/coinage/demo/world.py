@@ -64,7 +64,9 @@ def _circle(radius: float = 1.0, points: int = 48) -> Polygon:
 def _star(points: int = 5, inner: float = 0.5) -> Polygon:
     radii = [1.05, 1.05 * inner] * points
     angles = [-np.pi / 2 + i * np.pi / points for i in range(2 * points)]
-    return [(r * float(np.cos(a)), r * float(np.sin(a))) for r, a in zip(radii, angles, strict=True)]
+    return [
+        (r * float(np.cos(a)), r * float(np.sin(a))) for r, a in zip(radii, angles, strict=True)
+    ]
 
 
 def _heart() -> Polygon:
@@ -172,11 +174,18 @@ def place(count: int, rng: np.random.Generator) -> list[Placement]:
         centres = [(32 + rng.uniform(-slack, slack), 32 + rng.uniform(-slack, slack))]
     elif count == 2:
         radius = rng.uniform(11, 13)
-        centres = [(17 + rng.uniform(-2, 1.5), 32 + rng.uniform(-9, 9)), (47 + rng.uniform(-1.5, 2), 32 + rng.uniform(-9, 9))]
+        centres = [
+            (17 + rng.uniform(-2, 1.5), 32 + rng.uniform(-9, 9)),
+            (47 + rng.uniform(-1.5, 2), 32 + rng.uniform(-9, 9)),
+        ]
     else:
         radius = rng.uniform(10, 11.5)
         jitter = rng.uniform(-1.5, 1.5, (3, 2))
-        centres = [(16 + jitter[0, 0], 18 + jitter[0, 1]), (48 + jitter[1, 0], 18 + jitter[1, 1]), (32 + jitter[2, 0], 47 + jitter[2, 1])]
+        centres = [
+            (16 + jitter[0, 0], 18 + jitter[0, 1]),
+            (48 + jitter[1, 0], 18 + jitter[1, 1]),
+            (32 + jitter[2, 0], 47 + jitter[2, 1]),
+        ]
     tilt = rng.uniform(-10, 10)
     phase = (float(rng.uniform(0, 24)), float(rng.uniform(0, 24)))
     return [Placement(float(x), float(y), float(radius), float(tilt), phase) for x, y in centres]
@@ -188,7 +197,13 @@ def shape_mask(shape: str, at: Placement, scale: int = SUPERSAMPLE) -> NDArray[n
     draw = ImageDraw.Draw(image)
     c, s = np.cos(np.radians(at.tilt)), np.sin(np.radians(at.tilt))
     for fill, polygon in zip((1, 0), SHAPES[shape], strict=False):
-        points = [((at.x + at.radius * (c * x - s * y)) * scale, (at.y + at.radius * (s * x + c * y)) * scale) for x, y in polygon]
+        points = [
+            (
+                (at.x + at.radius * (c * x - s * y)) * scale,
+                (at.y + at.radius * (s * x + c * y)) * scale,
+            )
+            for x, y in polygon
+        ]
         draw.polygon(points, fill=fill)
     return np.asarray(image, dtype=bool)
 

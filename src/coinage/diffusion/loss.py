@@ -12,7 +12,9 @@ MOST_SNR = 1000.0  # as in sd-scripts
 LEAST_SNR = 0.00468191
 
 
-def errors(prediction: Tensor, target: Tensor, timesteps: Tensor, snr: Tensor, config: LossConfig) -> Tensor:
+def errors(
+    prediction: Tensor, target: Tensor, timesteps: Tensor, snr: Tensor, config: LossConfig
+) -> Tensor:
     """The error of each number, in the shape of `target`; float32.
 
     With d = prediction - target: l2 d^2; l1 |d|; huber 2 c (sqrt(d^2 + c^2) - c); smooth_l1 the same without the
@@ -24,7 +26,8 @@ def errors(prediction: Tensor, target: Tensor, timesteps: Tensor, snr: Tensor, c
     if config.kind == "l1":
         return d.abs()
     c = huber_threshold(timesteps, snr, config).view(-1, *[1] * (d.ndim - 1))
-    soft = 2 * d.square() / ((d.square() + c.square()).sqrt() + c)  # 2 (sqrt(d^2 + c^2) - c), without its rounding error
+    # 2 (sqrt(d^2 + c^2) - c), without its rounding error
+    soft = 2 * d.square() / ((d.square() + c.square()).sqrt() + c)
     return c * soft if config.kind == "huber" else soft
 
 

@@ -17,7 +17,9 @@ def draw_timesteps(config: NoiseConfig, generators: Sequence[torch.Generator]) -
     return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators])
 
 
-def draw_noise(latents: Tensor, config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
+def draw_noise(
+    latents: Tensor, config: NoiseConfig, generators: Sequence[torch.Generator]
+) -> Tensor:
     """Gaussian noise, plus offsets and coarser levels where they are set, in this order.
 
     Args:
@@ -28,7 +30,9 @@ def draw_noise(latents: Tensor, config: NoiseConfig, generators: Sequence[torch.
     Returns:
         [B, C, H, W] float32 on the CPU.
     """
-    return torch.stack([_noise_of(latent, config, g) for latent, g in zip(latents, generators, strict=True)])
+    return torch.stack(
+        [_noise_of(latent, config, g) for latent, g in zip(latents, generators, strict=True)]
+    )
 
 
 def _noise_of(latent: Tensor, config: NoiseConfig, generator: torch.Generator) -> Tensor:
@@ -38,10 +42,16 @@ def _noise_of(latent: Tensor, config: NoiseConfig, generator: torch.Generator) -
         if config.random_offset:
             strength = strength * torch.rand((), generator=generator)
         if config.adaptive_offset:
-            strength = (strength + config.adaptive_offset * latent.mean(dim=(1, 2), keepdim=True).abs()).clamp(min=0)
+            strength = (
+                strength + config.adaptive_offset * latent.mean(dim=(1, 2), keepdim=True).abs()
+            ).clamp(min=0)
         # Guttenberg 2023, "Diffusion with offset noise".
         noise = noise + strength * torch.randn((len(latent), 1, 1), generator=generator)
-    return add_pyramid(noise, config.pyramid_levels, config.pyramid_discount, generator) if config.pyramid_levels else noise
+    return (
+        add_pyramid(noise, config.pyramid_levels, config.pyramid_discount, generator)
+        if config.pyramid_levels
+        else noise
+    )
 
 
 def add_pyramid(noise: Tensor, levels: int, discount: float, generator: torch.Generator) -> Tensor:
@@ -79,6 +89,8 @@ def perturb(noise: Tensor, config: NoiseConfig, generators: Sequence[torch.Gener
         return noise
     added = []
     for g in generators:
-        strength = config.perturbation * (float(torch.rand((), generator=g)) if config.random_perturbation else 1.0)
+        strength = config.perturbation * (
+            float(torch.rand((), generator=g)) if config.random_perturbation else 1.0
+        )
         added.append(strength * torch.randn(noise.shape[1:], generator=g))
     return noise + torch.stack(added)

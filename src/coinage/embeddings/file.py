@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError
-from coinage.files import write_bytes
+from coinage.system.files import write_bytes
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HINT_END = "was written in training"
-FAMILY_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}  # of the released models' token embeddings
+# Of the released models' token embeddings
+FAMILY_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
 PAIR = ("clip_l", "clip_g")  # SDXL's two text encoders
 
 
@@ -102,7 +103,10 @@ def tensors_of(file: EmbeddingFile, where: str, precision: str) -> dict[str, Ten
     for key, vectors in file.vectors.items():
         found = vectors.detach().to("cpu", DTYPES[precision]).clone().contiguous()
         if not torch.isfinite(found).all():
-            raise CoinageError(f"{key} holds numbers that are not finite in {precision}; nothing was written", where)
+            raise CoinageError(
+                f"{key} holds numbers that are not finite in {precision}; nothing was written",
+                where,
+            )
         tensors[key] = found
     return tensors
 
@@ -117,7 +121,9 @@ def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     data: bytes = safetensors.torch.save(dict(tensors), metadata=dict(sorted(header.items())))
     size = struct.unpack("<Q", data[:8])[0]
     # The library writes the metadata in the order of a hash map: sort it, so that equal runs give equal bytes.
-    ordered = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    ordered = json.dumps(
+        json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")
+    ).encode()
     ordered += b" " * (-len(ordered) % 8)
     return struct.pack("<Q", len(ordered)) + ordered + data[8 + size :]
 
@@ -156,5 +162,7 @@ def pickle_bytes(content: dict[str, Any]) -> bytes:
         for name in sorted(source.namelist()):
             record = name.split("/", 1)[1]
             if record in ("data.pkl", "version") or record.startswith("data/"):
-                target.writestr(zipfile.ZipInfo(f"archive/{record}", (1980, 1, 1, 0, 0, 0)), source.read(name))
+                target.writestr(
+                    zipfile.ZipInfo(f"archive/{record}", (1980, 1, 1, 0, 0, 0)), source.read(name)
+                )
     return out.getvalue()

@@ -25,10 +25,18 @@ CHUNK = 75  # tokens that a text encoder reads at once
 GENERIC_KEYS = ("emb_params", "emp_params", "weight", "embedding", "*")  # name a tensor, not a word
 HALVES = (PAIR, ("text_encoders_0", "text_encoders_1"))
 XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
-LORA_KEY = re.compile(r"^lora_(unet|te\d?|transformer)_|\blora[._](up|down|A|B|linear)|_lora\.|\.(hada|lokr|oft)_|\.alpha$|\.dora_scale$")
-MODEL_KEY = re.compile(r"\.(weight|bias)$|^(model|cond_stage_model|first_stage_model|conditioner|text_model|unet|vae)\.|^state_dict$")
-BUNDLE_KEY = re.compile(r"bundle_emb\.(?P<word>.+?)\.(?P<part>(clip_l|clip_g|emb_params|emp_params)(_out)?|string_to_param\..+)", re.DOTALL)
-OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g)_out")  # what OneTrainer learns behind a text encoder
+LORA_KEY = re.compile(
+    r"^lora_(unet|te\d?|transformer)_|\blora[._](up|down|A|B|linear)|_lora\.|\.(hada|lokr|oft)_|\.alpha$|\.dora_scale$"
+)
+MODEL_KEY = re.compile(
+    r"\.(weight|bias)$|^(model|cond_stage_model|first_stage_model|conditioner|text_model|unet|vae)\.|^state_dict$"
+)
+BUNDLE_KEY = re.compile(
+    r"bundle_emb\.(?P<word>.+?)\.(?P<part>(clip_l|clip_g|emb_params|emp_params)(_out)?|string_to_param\..+)",
+    re.DOTALL,
+)
+# What OneTrainer learns behind a text encoder
+OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g)_out")
 ONLY_OUTPUT = "the word lies in its output vectors, which only OneTrainer reads"
 RETRAIN = "train it again in OneTrainer with the output embedding off"
 CHOOSE = "choose one with --key, of coinage inspect and convert"
@@ -62,7 +70,9 @@ def shown(name: object) -> str:
 def listed(names: Iterable[object]) -> str:
     """Names of a file, the first few of many."""
     every = list(names)
-    return ", ".join(map(shown, every[:8])) + (f" and {len(every) - 8} more" if len(every) > 8 else "")
+    return ", ".join(map(shown, every[:8])) + (
+        f" and {len(every) - 8} more" if len(every) > 8 else ""
+    )
 
 
 def not_embedding(names: Iterable[str]) -> str:
@@ -70,7 +80,11 @@ def not_embedding(names: Iterable[str]) -> str:
     every = list(names)
     if any(LORA_KEY.search(name) for name in every):
         return "not an embedding: it has the tensors of a LoRA"
-    return "not an embedding: it has the tensors of a model" if any(MODEL_KEY.search(name) for name in every) else ""
+    return (
+        "not an embedding: it has the tensors of a model"
+        if any(MODEL_KEY.search(name) for name in every)
+        else ""
+    )
 
 
 def recognise(content: object, key: str | None, *, pickled: bool) -> Recognised:
@@ -85,7 +99,9 @@ def recognise(content: object, key: str | None, *, pickled: bool) -> Recognised:
         EmbeddingFileError: not an embedding, or one must be chosen.
     """
     if key is not None and not isinstance(content, Mapping):
-        raise EmbeddingFileError(f"it holds no {shown(key)}: its tensors have no names", hint="leave out --key")
+        raise EmbeddingFileError(
+            f"it holds no {shown(key)}: its tensors have no names", hint="leave out --key"
+        )
     if isinstance(content, Tensor):
         return Recognised("T", (("emb_params", content),))
     if isinstance(content, list):
@@ -107,7 +123,9 @@ def _choose(what: str, entries: Mapping[str, Any], key: str | None) -> str:
     if key is None:
         raise EmbeddingFileError(f"it holds several {what}s: {listed(entries)}", hint=CHOOSE)
     if key not in entries:
-        raise EmbeddingFileError(f"it holds no {what} {shown(key)}, but {listed(entries)}", hint=CHOOSE)
+        raise EmbeddingFileError(
+            f"it holds no {what} {shown(key)}, but {listed(entries)}", hint=CHOOSE
+        )
     return key
 
 
@@ -127,7 +145,11 @@ def _webui(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognis
     params = named["string_to_param"]
     original = isinstance(params, ParameterDict)
     entries = params.state.get("_parameters") if isinstance(params, ParameterDict) else params
-    tensors = _tensors({str(name): value for name, value in entries.items()}) if isinstance(entries, Mapping) else {}
+    tensors = (
+        _tensors({str(name): value for name, value in entries.items()})
+        if isinstance(entries, Mapping)
+        else {}
+    )
     if not tensors:
         raise EmbeddingFileError("not an embedding: its `string_to_param` holds no tensor")
     chosen = _choose("placeholder", tensors, key)
@@ -140,7 +162,9 @@ def _webui(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognis
 
 def _xti(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognised | None:  # noqa: ARG001 - as every rule
     if sum(bool(XTI_KEY.fullmatch(name)) for name in named) > 1:
-        raise EmbeddingFileError("an XTI embedding, with vectors for each layer of the UNet; no tool but its trainer reads it")
+        raise EmbeddingFileError(
+            "an XTI embedding, with vectors for each layer of the UNet; no tool but its trainer reads it"
+        )
     return None
 
 
@@ -155,7 +179,11 @@ def _bundle(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
     word = _choose("embedding", words, key)
     outputs = any(OUTPUT_KEY.fullmatch(part) for part in words[word])
     halves = tuple((half, words[word][half]) for half in PAIR if half in words[word])
-    single = tuple(("emb_params", t) for part, t in words[word].items() if part not in PAIR and not part.endswith("_out"))
+    single = tuple(
+        ("emb_params", t)
+        for part, t in words[word].items()
+        if part not in PAIR and not part.endswith("_out")
+    )
     if not halves and not single and outputs:
         raise EmbeddingFileError(ONLY_OUTPUT, hint=RETRAIN)
     if not halves and len(single) != 1:
@@ -189,8 +217,14 @@ def _halves(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
         lone = "Xpt" if pickled else "P"
         outputs = any(OUTPUT_KEY.fullmatch(name) for name in extras)
         layout = "OT" if outputs else lone if len(found) == 1 else "Xpt" if pickled else "X"
-        parts = tuple((half, named[name]) for half, name in zip(PAIR, names, strict=True) if name in found and key in (None, name))
-        return Recognised("PTI" if names != PAIR else layout, parts, None, 0, _left_out(extras), outputs)
+        parts = tuple(
+            (half, named[name])
+            for half, name in zip(PAIR, names, strict=True)
+            if name in found and key in (None, name)
+        )
+        return Recognised(
+            "PTI" if names != PAIR else layout, parts, None, 0, _left_out(extras), outputs
+        )
     return None
 
 
@@ -200,27 +234,49 @@ def _params(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recogni
         if name in named and key in (None, name):
             extras = [other for other in named if other != name]
             outputs = any(OUTPUT_KEY.fullmatch(other) for other in extras)
-            return Recognised("OT" if outputs else layout, (("emb_params", named[name]),), None, 0, _left_out(extras), outputs)
+            return Recognised(
+                "OT" if outputs else layout,
+                (("emb_params", named[name]),),
+                None,
+                0,
+                _left_out(extras),
+                outputs,
+            )
     return None
 
 
 def _single(named: Mapping[str, Any], key: str | None, pickled: bool) -> Recognised | None:  # noqa: ARG001 - as every rule
     """One tensor under any name, as diffusers writes it: the name is the word."""
-    tensors = {name: tensor for name, tensor in _tensors(named).items() if not OUTPUT_KEY.fullmatch(name)}
+    tensors = {
+        name: tensor for name, tensor in _tensors(named).items() if not OUTPUT_KEY.fullmatch(name)
+    }
     if not tensors:
         return None
     chosen = _choose("tensor", tensors, key)
     token = chosen if chosen not in GENERIC_KEYS else None
-    return Recognised("D", (("emb_params", tensors[chosen]),), token, 0, _left_out(n for n in named if n != chosen))
+    return Recognised(
+        "D",
+        (("emb_params", tensors[chosen]),),
+        token,
+        0,
+        _left_out(n for n in named if n != chosen),
+    )
 
 
 Rule = Callable[[Mapping[str, Any], str | None, bool], Recognised | None]
-RULES: tuple[Rule, ...] = (_webui, _xti, _bundle, _no_model, _outputs, _halves, _params, _single)  # the first that says something is right
+# The first that says something is right
+RULES: tuple[Rule, ...] = (_webui, _xti, _bundle, _no_model, _outputs, _halves, _params, _single)
 
 
 def _list(content: list[object]) -> Recognised:
     """A list of dictionaries: their tensors, one under the other, per width."""
-    tensors = [value for item in content if isinstance(item, Mapping) for value in item.values() if isinstance(value, Tensor)]
+    tensors = [
+        value
+        for item in content
+        if isinstance(item, Mapping)
+        for value in item.values()
+        if isinstance(value, Tensor)
+    ]
     if not 0 < len(tensors) <= MOST_VECTORS:
         raise EmbeddingFileError(f"not an embedding: a list with {len(tensors) or 'no'} tensors")
     widths = {tensor.shape[-1] if tensor.ndim else 0 for tensor in tensors}
@@ -228,11 +284,15 @@ def _list(content: list[object]) -> Recognised:
         parts = ((PAIR[tensor.shape[-1] == 1280], tensor) for tensor in tensors)
         return Recognised("L", tuple(sorted(parts, key=lambda part: PAIR.index(part[0]))))
     if len(widths) > 1:
-        raise EmbeddingFileError(f"a list of vectors of different widths: {', '.join(map(str, sorted(widths)))}")
+        raise EmbeddingFileError(
+            f"a list of vectors of different widths: {', '.join(map(str, sorted(widths)))}"
+        )
     return Recognised("L", tuple(("emb_params", tensor) for tensor in tensors))
 
 
-def gather(parts: Iterable[tuple[str, Any]]) -> tuple[dict[str, Tensor], torch.dtype, tuple[str, ...]]:
+def gather(
+    parts: Iterable[tuple[str, Any]],
+) -> tuple[dict[str, Tensor], torch.dtype, tuple[str, ...]]:
     """The vectors of a file: [n, d] float32 per key, copied; the dtype they were stored in; what is odd about them.
 
     A single tensor of width 1280 is SDXL's second half, whatever its name.
@@ -254,8 +314,12 @@ def gather(parts: Iterable[tuple[str, Any]]) -> tuple[dict[str, Tensor], torch.d
     _check_counts(counts, {key: rows[0].shape[1] for key, rows in views.items()})
     vectors = {key: _copied(rows) for key, rows in views.items()}
     for key, rows in vectors.items():
-        if not torch.isfinite(torch.stack(rows.aminmax())).all():  # makes no copy of the rows, as `isfinite` of all would
-            raise EmbeddingFileError(f"{key} holds numbers that are not finite", hint="its training failed; take an earlier file of it")
+        # Makes no copy of the rows, as `isfinite` of all would
+        if not torch.isfinite(torch.stack(rows.aminmax())).all():
+            raise EmbeddingFileError(
+                f"{key} holds numbers that are not finite",
+                hint="its training failed; take an earlier file of it",
+            )
         if rows.shape[1] not in WIDTHS:
             notes.append(f"vector width {rows.shape[1]} matches no known Stable Diffusion model")
     if max(counts.values()) > CHUNK:
@@ -278,8 +342,14 @@ def _rows(key: str, tensor: Any) -> Tensor:
     """The tensor as [n, d], not copied."""
     if not isinstance(tensor, Tensor):
         raise EmbeddingFileError(f"{key} is not a tensor")
-    if tensor.dtype not in READ_DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise EmbeddingFileError(f"{key} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point vectors")
+    if (
+        tensor.dtype not in READ_DTYPES
+        or tensor.layout != torch.strided
+        or tensor.device.type != "cpu"
+    ):
+        raise EmbeddingFileError(
+            f"{key} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point vectors"
+        )
     shape = "x".join(map(str, tensor.shape[:4])) + ("x..." if tensor.ndim > 4 else "")
     rows = tensor.detach()
     while rows.ndim > 2 and rows.shape[0] == 1:
@@ -298,6 +368,8 @@ def _check_counts(counts: Mapping[str, int], widths: Mapping[str, int]) -> None:
             what = f"{key} has {count} vectors of width {widths[key]}, more than any embedding"
             raise EmbeddingFileError(what, hint="is it a model's whole table?")
     if len({*counts.values()}) > 1:
-        raise EmbeddingFileError(f"its halves do not match: {' and '.join(f'{n} rows in {key}' for key, n in counts.items())}")
+        raise EmbeddingFileError(
+            f"its halves do not match: {' and '.join(f'{n} rows in {key}' for key, n in counts.items())}"
+        )
     if (widths.get("clip_l"), widths.get("clip_g")) == (1280, 768):
         raise EmbeddingFileError("its halves are swapped: clip_l is 1280 wide and clip_g 768")

@@ -12,19 +12,27 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
-from coinage.clip_tokenizer import ClipTokenizer
 from coinage.errors import Problem
-from coinage.output_names import DEVICES
-from coinage.words import CHUNK, encodable, pieces_of, taken
+from coinage.runs.names import DEVICES
+from coinage.text.clip_tokenizer import ClipTokenizer
+from coinage.text.placeholder import CHUNK, encodable, pieces_of, taken
 
 WORD, FILE = "--token_string", "--output_name"
 # What prompt parsers take for themselves. A pattern, its name, and who does what.
 SIGNS = (
     (r"[()]", "parentheses", "AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights"),
-    (r"[\[\]]", "brackets", "AUTOMATIC1111, Forge and SD.Next read them as weights, and in ComfyUI the word ends there"),
+    (
+        r"[\[\]]",
+        "brackets",
+        "AUTOMATIC1111, Forge and SD.Next read them as weights, and in ComfyUI the word ends there",
+    ),
     (r":", "a colon", "AUTOMATIC1111, Forge, SD.Next and ComfyUI read a weight after it"),
     (r"\|", "a bar", "AUTOMATIC1111, Forge and SD.Next read alternatives around it"),
-    (r"[<>]", "< or >", "in ComfyUI the word ends there, and AUTOMATIC1111 reads <name:weight> as another network"),
+    (
+        r"[<>]",
+        "< or >",
+        "in ComfyUI the word ends there, and AUTOMATIC1111 reads <name:weight> as another network",
+    ),
     (r",", "a comma", "ComfyUI drops it at the end of a word, and captions are split there"),
     (r"\s", "a space", "in ComfyUI and SwarmUI the word ends there"),
 )
@@ -45,7 +53,9 @@ class _Name:
     tokenizer: ClipTokenizer | None
 
 
-def naming_problems(token: str, stem: str, num_vectors: int, tokenizer: ClipTokenizer | None) -> list[Problem]:
+def naming_problems(
+    token: str, stem: str, num_vectors: int, tokenizer: ClipTokenizer | None
+) -> list[Problem]:
     """Warnings about a word and the name of its file, one for each cause.
 
     Args:
@@ -73,7 +83,11 @@ def naming_problems(token: str, stem: str, num_vectors: int, tokenizer: ClipToke
 def _problem(reason: str, names: list[_Name]) -> Problem:
     link = ": each " if len(names) > 1 else " "
     what = f"{' and '.join(f'`{name.text}`' for name in names)}{link}{reason}"
-    return Problem(what, ", ".join(name.where for name in names), f"for example `{suggest(names[0].text, names[0].tokenizer)}`")
+    return Problem(
+        what,
+        ", ".join(name.where for name in names),
+        f"for example `{suggest(names[0].text, names[0].tokenizer)}`",
+    )
 
 
 def suggest(token: str, tokenizer: ClipTokenizer | None) -> str:
@@ -85,7 +99,11 @@ def suggest(token: str, tokenizer: ClipTokenizer | None) -> str:
     known = tokenizer.get_vocab() if tokenizer else {}
     # The vocabulary is finite, and its words are short: letters enough make any name new.
     candidates = (base + "x" * extra for extra in count())
-    return next(name for name in candidates if _is_fine(name, tokenizer) and not taken(pieces_of(name, CHUNK), known))
+    return next(
+        name
+        for name in candidates
+        if _is_fine(name, tokenizer) and not taken(pieces_of(name, CHUNK), known)
+    )
 
 
 def _is_fine(name: str, tokenizer: ClipTokenizer | None) -> bool:
@@ -110,7 +128,11 @@ def _capitals(name: _Name) -> str:
 
 def _ordinary(name: _Name) -> str:
     """One token of CLIP's own: AUTOMATIC1111 finds a file's word by the tokens of its stem."""
-    if name.tokenizer is None or not encodable(name.text) or len(name.tokenizer.encode(name.text)) != 1:
+    if (
+        name.tokenizer is None
+        or not encodable(name.text)
+        or len(name.tokenizer.encode(name.text)) != 1
+    ):
         return ""
     return "already exists in the model: AUTOMATIC1111 and Forge would replace it in every prompt"
 
@@ -121,7 +143,11 @@ def _digits(name: _Name) -> str:
 
 def _no_letter(name: _Name) -> str:
     has_letter = any(char.isalpha() for char in name.text)
-    return "" if has_letter or name.text.isdecimal() else "has no letters: AUTOMATIC1111 and Forge would match it inside other prompts"
+    return (
+        ""
+        if has_letter or name.text.isdecimal()
+        else "has no letters: AUTOMATIC1111 and Forge would match it inside other prompts"
+    )
 
 
 def _piece(name: _Name) -> str:
@@ -138,7 +164,11 @@ def _sign(name: _Name, pattern: str, sign: str, reason: str) -> str:
 
 
 def _dot(name: _Name) -> str:
-    return "contains a dot: SD.Next's cards cut the name of the file there" if _is_file(name) and "." in name.text else ""
+    return (
+        "contains a dot: SD.Next's cards cut the name of the file there"
+        if _is_file(name) and "." in name.text
+        else ""
+    )
 
 
 def _device(name: _Name) -> str:
@@ -148,13 +178,22 @@ def _device(name: _Name) -> str:
 
 def _keyword(name: _Name) -> str:
     found = KEYWORD.search(name.text)
-    return f"contains {found[0]}, which splits prompts in AUTOMATIC1111, Forge and SD.Next" if found else ""
+    return (
+        f"contains {found[0]}, which splits prompts in AUTOMATIC1111, Forge and SD.Next"
+        if found
+        else ""
+    )
 
 
 def _stem(name: _Name) -> str:
     """Whatever else is no good in a file's name; a sign that a rule of its own tells is left out."""
     rest = KNOWN_SIGNS.sub("", name.text.lower())
-    if not _is_file(name) or not rest or GOOD_STEM.fullmatch(rest) or not any(char.isalpha() for char in rest):
+    if (
+        not _is_file(name)
+        or not rest
+        or GOOD_STEM.fullmatch(rest)
+        or not any(char.isalpha() for char in rest)
+    ):
         return ""
     odd = "".join(dict.fromkeys(re.findall(r"[^a-z0-9_-]", rest)))
     if odd:

@@ -40,7 +40,10 @@ UNFIT = {  # what torch would build, and no embedding is made of
     "torch._utils _rebuild_meta_tensor_no_storage": "a tensor without data",
     "numpy.core.multiarray scalar": "numpy numbers",
     "numpy._core.multiarray scalar": "numpy numbers",
-    **{f"torch {name}Storage": "quantised numbers" for name in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")},
+    **{
+        f"torch {name}Storage": "quantised numbers"
+        for name in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
+    },
 }
 RESAVE = "open it in the program that wrote it, and save it as .safetensors"
 LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
@@ -109,7 +112,13 @@ def follow(stream: BinaryIO) -> Pickled:
             machine.step(opcode.name, argument)
     except EmbeddingFileError:
         raise
-    except (ValueError, IndexError, KeyError, OverflowError, EOFError):  # of genops, or of a stack that is too short
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        EOFError,
+    ):  # of genops, or of a stack that is too short
         raise EmbeddingFileError("its pickle is broken") from None
     return Pickled(machine.value, machine.storages, machine.has_parameter_dict)
 
@@ -138,12 +147,17 @@ class _Machine:
         elif name in OPCODES:
             OPCODES[name](self, argument)
         else:
-            raise EmbeddingFileError(f"its pickle uses {name}, which torch does not read", hint=RESAVE)
+            raise EmbeddingFileError(
+                f"its pickle uses {name}, which torch does not read", hint=RESAVE
+            )
 
     def protocol(self, number: int) -> None:
         """Only protocol 2, torch's own, is read safely by every version."""
         if number != 2:
-            raise EmbeddingFileError(f"saved with pickle protocol {number}; torch reads only protocol 2 safely", hint=RESAVE)
+            raise EmbeddingFileError(
+                f"saved with pickle protocol {number}; torch reads only protocol 2 safely",
+                hint=RESAVE,
+            )
 
     def mark(self, _: Any) -> None:
         """Begin a group."""
@@ -181,7 +195,9 @@ class _Machine:
             raise EmbeddingFileError("its pickle is broken")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, int):
-                raise EmbeddingFileError("its pickle has a dictionary with keys that are neither text nor whole numbers")
+                raise EmbeddingFileError(
+                    "its pickle has a dictionary with keys that are neither text nor whole numbers"
+                )
             target[key] = value
 
     def global_(self, name: str) -> None:
@@ -190,7 +206,10 @@ class _Machine:
             raise EmbeddingFileError(f"it holds {UNFIT[name]}, as no embedding does", hint=RESAVE)
         if name not in KNOWN:
             named = name.replace(" ", ".")[:100]
-            raise EmbeddingFileError(f"its pickle asks for {named!r}, which no embedding needs; nothing of it was run", hint=RESAVE)
+            raise EmbeddingFileError(
+                f"its pickle asks for {named!r}, which no embedding needs; nothing of it was run",
+                hint=RESAVE,
+            )
         self.has_parameter_dict |= name == PARAMETER_DICT
         self.stack.append(_Global(name))
 
@@ -204,24 +223,40 @@ class _Machine:
             self.stack.append(_Tensor())
         elif name == ORDERED_DICT and arguments == ():
             self.stack.append(_OrderedDict())
-        elif name in SETS and type(arguments) is tuple and [*map(type, arguments)] in ([], [list]) and not any(arguments):
+        elif (
+            name in SETS
+            and type(arguments) is tuple
+            and [*map(type, arguments)] in ([], [list])
+            and not any(arguments)
+        ):
             self.stack.append(None)
         else:
-            raise EmbeddingFileError("its pickle makes an object that no embedding needs", hint=RESAVE)
+            raise EmbeddingFileError(
+                "its pickle makes an object that no embedding needs", hint=RESAVE
+            )
 
     def new(self, _: Any) -> None:
         """Make an object of a class."""
         arguments, cls = self.stack.pop(), self.stack.pop()
         if cls != _Global(PARAMETER_DICT) or arguments != ():
-            raise EmbeddingFileError("its pickle makes an object that no embedding needs", hint=RESAVE)
+            raise EmbeddingFileError(
+                "its pickle makes an object that no embedding needs", hint=RESAVE
+            )
         self.stack.append(_Module())
 
     def build(self, _: Any) -> None:
         """Give an object its attributes; a state dictionary has one, which no one reads."""
         state, target = self.stack.pop(), self.stack[-1]
-        of_state_dict = type(target) is _OrderedDict and type(state) is dict and len(state) == 1 and "_metadata" in state
+        of_state_dict = (
+            type(target) is _OrderedDict
+            and type(state) is dict
+            and len(state) == 1
+            and "_metadata" in state
+        )
         if not of_state_dict and not (type(target) is _Module and type(state) is dict):
-            raise EmbeddingFileError("its pickle makes an object that no embedding needs", hint=RESAVE)
+            raise EmbeddingFileError(
+                "its pickle makes an object that no embedding needs", hint=RESAVE
+            )
 
     def storage(self, _: Any) -> None:
         """Refer to data: ("storage", type, name, device, count), in older files also None."""
@@ -229,9 +264,14 @@ class _Machine:
         if type(pid) is tuple and pid[:1] == ("module",):
             what = "saved in the form that torch had before 1.6, with a ParameterDict in it"
             raise EmbeddingFileError(
-                what, hint="save it again: torch.save(torch.load(file, weights_only=False), file), if you trust the file"
+                what,
+                hint="save it again: torch.save(torch.load(file, weights_only=False), file), if you trust the file",
             )
-        if type(pid) is not tuple or [*map(type, pid)] not in (PID, [*PID, type(None)]) or pid[0] != "storage":
+        if (
+            type(pid) is not tuple
+            or [*map(type, pid)] not in (PID, [*PID, type(None)])
+            or pid[0] != "storage"
+        ):
             raise EmbeddingFileError("its pickle is broken")
         _, kind, name, _, numel, *_ = pid
         if kind.name not in ITEM_BYTES or numel < 0:
@@ -258,7 +298,9 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
     "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
     "APPENDS": lambda machine, _: machine.extend(machine.group()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(), machine.stack.pop()][::-1]),
+    "SETITEM": lambda machine, _: machine.set_items(
+        [machine.stack.pop(), machine.stack.pop()][::-1]
+    ),
     "SETITEMS": lambda machine, _: machine.set_items(machine.group()),
     "GLOBAL": _Machine.global_,
     "REDUCE": _Machine.call,
@@ -271,10 +313,22 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
 
 def _tensor(arguments: Any) -> _Tensor:
     """A tensor that lies inside of its storage."""
-    if type(arguments) is not tuple or [*map(type, arguments)] != [Storage, int, tuple, tuple, bool, _OrderedDict]:
+    if type(arguments) is not tuple or [*map(type, arguments)] != [
+        Storage,
+        int,
+        tuple,
+        tuple,
+        bool,
+        _OrderedDict,
+    ]:
         raise EmbeddingFileError("its pickle holds a tensor that no embedding has", hint=RESAVE)
     storage, offset, size, stride, _, hooks = arguments
-    if {*map(type, size), *map(type, stride)} - {int} or len(size) != len(stride) or len(size) > 8 or hooks:
+    if (
+        {*map(type, size), *map(type, stride)} - {int}
+        or len(size) != len(stride)
+        or len(size) > 8
+        or hooks
+    ):
         raise EmbeddingFileError("its pickle holds a tensor that no embedding has", hint=RESAVE)
     last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
     if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.numel):
@@ -283,4 +337,8 @@ def _tensor(arguments: Any) -> _Tensor:
 
 
 def _is_parameter(arguments: Any) -> bool:
-    return type(arguments) is tuple and [*map(type, arguments)] == [_Tensor, bool, _OrderedDict] and not arguments[2]
+    return (
+        type(arguments) is tuple
+        and [*map(type, arguments)] == [_Tensor, bool, _OrderedDict]
+        and not arguments[2]
+    )

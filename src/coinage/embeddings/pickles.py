@@ -56,16 +56,31 @@ def read_pickle(path: Path, stream: BinaryIO, size: int) -> Any:
     mapped = is_zip and size > MAPPED and path.suffix != ".safetensors"
     if size > MOST_BYTES_AT_ONCE and not mapped:
         hint = "give it the suffix .pt" if is_zip else RESAVE
-        raise EmbeddingFileError(f"too large to be read in this form: {size // 2**20} MB", hint=hint)
+        raise EmbeddingFileError(
+            f"too large to be read in this form: {size // 2**20} MB", hint=hint
+        )
     pickled = _follow_zip(stream, size) if is_zip else _follow_legacy(stream, size)
     stream.seek(0)
     # The lock: while one thread leaves the context, another must not lose the class.
-    with _lock, torch.serialization.safe_globals([ParameterDict]) if pickled.has_parameter_dict else nullcontext():
+    with (
+        _lock,
+        torch.serialization.safe_globals([ParameterDict])
+        if pickled.has_parameter_dict
+        else nullcontext(),
+    ):
         try:
-            return torch.load(str(path) if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(
+                str(path) if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped
+            )
         except Exception as error:  # noqa: BLE001 - torch raises anything on a file that is broken
-            reason = "its unpickler refuses it" if isinstance(error, UnpicklingError) else str(error).partition(". ")[0][:150]
-            raise EmbeddingFileError(f"torch cannot load it: {' '.join(reason.split())}", hint=AGAIN) from None
+            reason = (
+                "its unpickler refuses it"
+                if isinstance(error, UnpicklingError)
+                else str(error).partition(". ")[0][:150]
+            )
+            raise EmbeddingFileError(
+                f"torch cannot load it: {' '.join(reason.split())}", hint=AGAIN
+            ) from None
 
 
 def _follow_zip(stream: BinaryIO, size: int) -> Pickled:
@@ -97,34 +112,59 @@ def _check_directory(stream: BinaryIO, size: int) -> None:
     if tail[-END - LOCATOR :].startswith(b"PK\6\7") and len(tail) == END + LOCATOR + END64:
         length, start = struct.unpack("<QQ", tail[40:56])
         after = len(tail)
-        if tail[:4] != b"PK\6\6" or struct.unpack("<Q", tail[END64 + 8 : END64 + 16])[0] != size - after:
+        if (
+            tail[:4] != b"PK\6\6"
+            or struct.unpack("<Q", tail[END64 + 8 : END64 + 16])[0] != size - after
+        ):
             raise EmbeddingFileError("its zip is broken", hint=AGAIN)
     if start + length != size - after:
         raise EmbeddingFileError("its zip is broken", hint=AGAIN)
     if length > MOST_DIRECTORY_BYTES:
-        raise EmbeddingFileError("its zip has far more records than an embedding's", hint="is it a model?")
+        raise EmbeddingFileError(
+            "its zip has far more records than an embedding's", hint="is it a model?"
+        )
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The records of torch's zip by name, all as torch writes them: not compressed, and none of them twice."""
     every = archive.infolist()
-    if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in every):
-        raise EmbeddingFileError("its zip is compressed, as torch never writes one", hint="unpack it, and zip it again without compression")
+    if any(
+        info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size
+        for info in every
+    ):
+        raise EmbeddingFileError(
+            "its zip is compressed, as torch never writes one",
+            hint="unpack it, and zip it again without compression",
+        )
     if any(info.flag_bits & 1 for info in every):
         raise EmbeddingFileError("its zip is encrypted")
-    if len({info.filename.lower() for info in every}) < len(every) or sum(info.file_size for info in every) > size:
-        raise EmbeddingFileError("its zip is broken: records of one name, or of more bytes than the file", hint=AGAIN)
+    if (
+        len({info.filename.lower() for info in every}) < len(every)
+        or sum(info.file_size for info in every) > size
+    ):
+        raise EmbeddingFileError(
+            "its zip is broken: records of one name, or of more bytes than the file", hint=AGAIN
+        )
     root = every[0].filename.partition("/")[0] if every else ""
-    records = {info.filename.removeprefix(f"{root}/"): info for info in every if info.filename.startswith(f"{root}/")}
+    records = {
+        info.filename.removeprefix(f"{root}/"): info
+        for info in every
+        if info.filename.startswith(f"{root}/")
+    }
     if "data.pkl" not in records or len(records) < len(every):
-        raise EmbeddingFileError("a zip, but not one that torch wrote", hint="unpack it, and give the embedding that is in it")
+        raise EmbeddingFileError(
+            "a zip, but not one that torch wrote",
+            hint="unpack it, and give the embedding that is in it",
+        )
     if records["data.pkl"].file_size > MOST_BYTES:
         raise EmbeddingFileError(LONG, hint=IS_IT_A_MODEL)
     if "constants.pkl" in records:
         raise EmbeddingFileError("a TorchScript program, not an embedding")
     order = records.get("byteorder")
     if order and order.file_size < 9 and archive.read(order) == b"big":
-        raise EmbeddingFileError("saved on a machine with big-endian numbers", hint="save it as .safetensors there")
+        raise EmbeddingFileError(
+            "saved on a machine with big-endian numbers", hint="save it as .safetensors there"
+        )
     return records
 
 
@@ -133,7 +173,13 @@ def _follow_legacy(stream: BinaryIO, size: int) -> Pickled:
     stream.seek(0)
     head = io.BytesIO(stream.read(MOST_BYTES))
     try:
-        _, _, _, pickled, names = _magic(head), follow(head), follow(head), follow(head), follow(head).value
+        _, _, _, pickled, names = (
+            _magic(head),
+            follow(head),
+            follow(head),
+            follow(head),
+            follow(head).value,
+        )
     except EmbeddingFileError:
         if size > MOST_BYTES and not head.read(1):
             raise EmbeddingFileError(LONG, hint=IS_IT_A_MODEL) from None
@@ -148,5 +194,8 @@ def _follow_legacy(stream: BinaryIO, size: int) -> Pickled:
 def _magic(head: io.BytesIO) -> Pickled:
     magic = follow(head)
     if magic.value != MAGIC:
-        raise EmbeddingFileError("a pickle, but not one that torch wrote", hint="save its tensor with safetensors or torch.save")
+        raise EmbeddingFileError(
+            "a pickle, but not one that torch wrote",
+            hint="save its tensor with safetensors or torch.save",
+        )
     return magic

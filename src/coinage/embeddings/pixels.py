@@ -80,6 +80,7 @@ def sequence(count: int) -> Pixels:
     states = np.array([ADDEND], dtype=np.uint32)  # one step from 0
     factor, addend = FACTOR, ADDEND
     while len(states) < count:
-        states = np.concatenate([states, states * np.uint32(factor) + np.uint32(addend)])  # as many steps on as there are
+        # As many steps on as there are
+        states = np.concatenate([states, states * np.uint32(factor) + np.uint32(addend)])
         factor, addend = factor * factor % 2**32, (factor + 1) * addend % 2**32
     return (states[:count] % 255).astype(np.uint8)

@@ -43,7 +43,9 @@ def read_png(stream: BinaryIO) -> Any:
             raise EmbeddingFileError("the text of its picture is far larger than an embedding's")
         rest = stream.read(length - len(head))
         if zlib.crc32(kind + head + rest).to_bytes(4, "big") != stream.read(4):
-            raise EmbeddingFileError("the text of its picture is broken", hint="download or copy it again")
+            raise EmbeddingFileError(
+                "the text of its picture is broken", hint="download or copy it again"
+            )
         return _decoded(_text(kind, rest))
     text = hidden_text(_picture(stream, drawn), "PNG")
     if text is None:
@@ -59,7 +61,9 @@ def read_webp(stream: BinaryIO) -> Any:
     """
     text = hidden_text(stream.read(MOST_FILE + 1), "WEBP")
     if text is None:
-        raise EmbeddingFileError("this WebP picture contains no embedding", hint=f"{LOST}; give the PNG file")
+        raise EmbeddingFileError(
+            "this WebP picture contains no embedding", hint=f"{LOST}; give the PNG file"
+        )
     return _from_json(text)
 
 
@@ -93,7 +97,8 @@ def _text(kind: bytes, rest: bytes) -> bytes:
         return rest
     packed = kind == b"zTXt"
     if kind == b"iTXt":
-        packed, rest = rest[:1] == b"\1", rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind flags, language, keyword
+        # Behind flags, language, keyword
+        packed, rest = rest[:1] == b"\1", rest[2:].partition(b"\0")[2].partition(b"\0")[2]
     else:
         rest = rest[1:]
     if not packed:
@@ -102,9 +107,13 @@ def _text(kind: bytes, rest: bytes) -> bytes:
     try:
         text = unpacker.decompress(rest, MOST_TEXT)
     except zlib.error:
-        raise EmbeddingFileError("the text of its picture is broken", hint="download or copy it again") from None
+        raise EmbeddingFileError(
+            "the text of its picture is broken", hint="download or copy it again"
+        ) from None
     if unpacker.unconsumed_tail or not unpacker.eof:
-        raise EmbeddingFileError("the text of its picture is far larger than an embedding's, or cut off")
+        raise EmbeddingFileError(
+            "the text of its picture is far larger than an embedding's, or cut off"
+        )
     return text
 
 
@@ -128,4 +137,6 @@ def _tensor(item: dict[str, Any]) -> Any:
     try:
         return torch.tensor(item["TORCHTENSOR"], dtype=torch.float32)
     except (ValueError, TypeError, RuntimeError, OverflowError):
-        raise EmbeddingFileError("the text of its picture holds something else where a tensor should be") from None
+        raise EmbeddingFileError(
+            "the text of its picture holds something else where a tensor should be"
+        ) from None

@@ -49,7 +49,14 @@ def read_raw(path: Path) -> Raw:
         if kind != "pickle":
             return Raw(path, kind, content, metadata=metadata)
         container, records, names = _gated(path)
-        return Raw(path, container, _plain(content), PARAMETERS not in names, records=records, globals=names)
+        return Raw(
+            path,
+            container,
+            _plain(content),
+            PARAMETERS not in names,
+            records=records,
+            globals=names,
+        )
     except EmbeddingFileError as error:
         return Raw(path, problem=f"it cannot be read: {error.problems[0].what}")
     except Exception as error:  # noqa: BLE001 - a broken or hostile file can raise anything
@@ -60,7 +67,11 @@ def _gated(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Container, records and globals of a pickle."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
-            return "pickle", (), tuple(name for _ in range(LEGACY_PICKLES) for name in _globals(stream))
+            return (
+                "pickle",
+                (),
+                tuple(name for _ in range(LEGACY_PICKLES) for name in _globals(stream)),
+            )
     with zipfile.ZipFile(path) as archive:
         records = tuple(archive.namelist())
         found: list[str] = []
@@ -87,4 +98,6 @@ def _plain(content: Any) -> Any:
     if isinstance(content, ParameterDict):
         parameters = content.state.get("_parameters")
         return dict(parameters) if isinstance(parameters, Mapping) else {}
-    return {key: _plain(value) for key, value in content.items()} if type(content) is dict else content
+    return (
+        {key: _plain(value) for key, value in content.items()} if type(content) is dict else content
+    )

@@ -109,7 +109,9 @@ class Found:
     @property
     def family(self) -> str | None:
         """`sd1`, `sd2` or `sdxl`, told from the widths; None where they are of no known model."""
-        return FAMILIES.get(tuple((key, rows.shape[1]) for key, rows in self.embedding.vectors.items()))
+        return FAMILIES.get(
+            tuple((key, rows.shape[1]) for key, rows in self.embedding.vectors.items())
+        )
 
 
 def read(path: Path) -> EmbeddingFile:
@@ -137,7 +139,11 @@ def open_embedding(path: Path, *, key: str | None = None, second: Path | None = 
     """
     first = _open_one(path, key)
     if second is not None and second.exists() and second.samefile(path):
-        raise EmbeddingFileError("the second file is the first one again", str(second), "name the other one of the two files")
+        raise EmbeddingFileError(
+            "the second file is the first one again",
+            str(second),
+            "name the other one of the two files",
+        )
     return first if second is None else _paired(first, _open_one(second, key), f"{path}, {second}")
 
 
@@ -153,7 +159,10 @@ def open_word(path: Path) -> Found:
         return found
     files = (other, path) if _is_second(path, other) else (path, other)
     paired = open_embedding(files[0], second=files[1])
-    return replace(paired, notes=(f"read together with {other.name}, the other half of this SDXL word", *paired.notes))
+    return replace(
+        paired,
+        notes=(f"read together with {other.name}, the other half of this SDXL word", *paired.notes),
+    )
 
 
 def tell(path: Path, found: Found) -> None:
@@ -181,8 +190,13 @@ def other_half(path: Path, found: Found) -> Path | None:
             continue
         if beside is None or beside.layout != "D":
             continue
-        widths = {rows.shape[1] for file in (word, beside.embedding) for rows in file.vectors.values()}
-        alike = (word.token, word.num_vectors) == (beside.embedding.token, beside.embedding.num_vectors)
+        widths = {
+            rows.shape[1] for file in (word, beside.embedding) for rows in file.vectors.values()
+        }
+        alike = (word.token, word.num_vectors) == (
+            beside.embedding.token,
+            beside.embedding.num_vectors,
+        )
         if alike and len(widths) == 2 and (widths == {768, 1280} or not widths & WIDTHS):
             return other
     return None
@@ -203,7 +217,9 @@ def half_note(path: Path, found: Found, other: Path | None) -> str:
 def _other_names(path: Path) -> list[str]:
     """What the other file of a pair may be called: that of the second half, then that of the first."""
     stem, dash, step = path.stem.partition("-steps-")
-    first = [f"{stem[:-2]}{dash}{step}{path.suffix}"] if stem.endswith("_2") and stem != "_2" else []
+    first = (
+        [f"{stem[:-2]}{dash}{step}{path.suffix}"] if stem.endswith("_2") and stem != "_2" else []
+    )
     return [f"{stem}_2{dash}{step}{path.suffix}", *first]
 
 
@@ -227,23 +243,41 @@ def _open_one(path: Path, key: str | None) -> Found:
         size = path.stat().st_size
         found = recognise(content, key, pickled=kind == "pickle")
         metadata = metadata or _told(content)
-        return _found(replace(found, layout="G") if kind == "image" else found, metadata, path, size)
+        return _found(
+            replace(found, layout="G") if kind == "image" else found, metadata, path, size
+        )
     except EmbeddingFileError as error:
-        raise EmbeddingFileError(error.problems[0].what, str(path), error.problems[0].hint) from None
+        raise EmbeddingFileError(
+            error.problems[0].what, str(path), error.problems[0].hint
+        ) from None
     except OSError as error:
-        raise EmbeddingFileError(f"cannot read the embedding: {error.strerror}", str(path)) from None
+        raise EmbeddingFileError(
+            f"cannot read the embedding: {error.strerror}", str(path)
+        ) from None
 
 
-def _nothing(vectors: Mapping[str, Tensor], recognised: Recognised, path: Path) -> tuple[tuple[str, ...], Problem | None]:
+def _nothing(
+    vectors: Mapping[str, Tensor], recognised: Recognised, path: Path
+) -> tuple[tuple[str, ...], Problem | None]:
     """Warnings about text encoders whose vectors are all zero, and the problem where the word lies elsewhere."""
-    zero = [key for key, rows in vectors.items() if not torch.stack(rows.aminmax()).any()]  # makes no copy of the rows
+    # Makes no copy of the rows
+    zero = [key for key, rows in vectors.items() if not torch.stack(rows.aminmax()).any()]
     if not zero:
         return (), None
     if len(zero) < len(vectors):
-        return tuple(f"all vectors of {key} are zero: the word does nothing in this text encoder" for key in zero), None
+        return tuple(
+            f"all vectors of {key} are zero: the word does nothing in this text encoder"
+            for key in zero
+        ), None
     if recognised.outputs:
-        return (f"all its vectors are zero: {ONLY_OUTPUT}",), Problem(ONLY_OUTPUT, str(path), RETRAIN)
-    why = " (AUTOMATIC1111 makes such words where no initialization text is given)" if recognised.layout in "AG" else ""
+        return (f"all its vectors are zero: {ONLY_OUTPUT}",), Problem(
+            ONLY_OUTPUT, str(path), RETRAIN
+        )
+    why = (
+        " (AUTOMATIC1111 makes such words where no initialization text is given)"
+        if recognised.layout in "AG"
+        else ""
+    )
     return (f"all its vectors are zero: the word does nothing{why}",), None
 
 
@@ -251,7 +285,11 @@ def _told(content: Any) -> dict[str, str]:
     """What AUTOMATIC1111's dictionary says of the model."""
     names = {"sd_checkpoint": "ss_sd_model_hash", "sd_checkpoint_name": "ss_sd_model_name"}
     given = content if isinstance(content, dict) else {}
-    return {ours: given[key] for key, ours in names.items() if isinstance(given.get(key), str) and len(given[key]) < 300}
+    return {
+        ours: given[key]
+        for key, ours in names.items()
+        if isinstance(given.get(key), str) and len(given[key]) < 300
+    }
 
 
 def _no_file(path: Path) -> BinaryIO:
@@ -260,13 +298,17 @@ def _no_file(path: Path) -> BinaryIO:
         mode = path.stat().st_mode
     except ValueError:  # a null character
         raise EmbeddingFileError("cannot read the embedding: no such file") from None
-    raise EmbeddingFileError(f"cannot read the embedding: it is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}")
+    raise EmbeddingFileError(
+        f"cannot read the embedding: it is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}"
+    )
 
 
 def _content(path: Path, stream: BinaryIO, size: int) -> tuple[Any, dict[str, str], str]:
     """What the file holds, its metadata, and how it is stored."""
     if size > MOST_BYTES:
-        raise EmbeddingFileError(f"too large for an embedding: {size // MEGABYTE} MB", hint="is it a model?")
+        raise EmbeddingFileError(
+            f"too large for an embedding: {size // MEGABYTE} MB", hint="is it a model?"
+        )
     stream.seek(0)
     head = stream.read(64)
     stream.seek(0)
@@ -283,20 +325,33 @@ def _content(path: Path, stream: BinaryIO, size: int) -> tuple[Any, dict[str, st
     for start, (what, hint) in ALIENS.items():
         if head.lstrip().startswith(start):
             raise EmbeddingFileError(f"not an embedding: {what}", hint=hint)
-    raise EmbeddingFileError("not an embedding: neither safetensors, nor torch's, nor a PNG or WebP picture")
+    raise EmbeddingFileError(
+        "not an embedding: neither safetensors, nor torch's, nor a PNG or WebP picture"
+    )
 
 
-def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_safetensors(
+    path: Path, stream: BinaryIO, size: int
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensors by name, mapped from the file; those of a LoRA or a model stay unread."""
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > size - 8:
-        raise EmbeddingFileError("not a valid safetensors file: its header is longer than the file", hint="download or copy it again")
+        raise EmbeddingFileError(
+            "not a valid safetensors file: its header is longer than the file",
+            hint="download or copy it again",
+        )
     if length > MOST_HEADER_BYTES:
-        raise EmbeddingFileError(f"its header has {length // MEGABYTE} MB, far more than an embedding's", hint="is it a model?")
+        raise EmbeddingFileError(
+            f"its header has {length // MEGABYTE} MB, far more than an embedding's",
+            hint="is it a model?",
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             wanted = _wanted(file.keys())
-            return {name: file.get_tensor(name) if name in wanted else None for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return {
+                name: file.get_tensor(name) if name in wanted else None
+                for name in file.keys()  # noqa: SIM118
+            }, file.metadata() or {}
     except EmbeddingFileError:
         raise
     except Exception as error:  # noqa: BLE001 - the library and torch raise several kinds
@@ -319,10 +374,15 @@ def _found(found: Recognised, metadata: Mapping[str, str], path: Path, size: int
     if token is not None and (not token.isprintable() or len(token) > 200):
         notes, token = (*notes, f"the name in it cannot be used: {shown(token)}"), None
     step = metadata.get("ti.step", "")
-    embedding = EmbeddingFile(vectors, token, int(step) if step.isdecimal() and len(step) < 10 else found.step, metadata)
+    embedding = EmbeddingFile(
+        vectors, token, int(step) if step.isdecimal() and len(step) < 10 else found.step, metadata
+    )
     if size > LARGE:
         held = counted(embedding.num_vectors, "vector")
-        notes = (*notes, f"the file has {size // MEGABYTE} MB for {held}; write it again with `coinage convert`")
+        notes = (
+            *notes,
+            f"the file has {size // MEGABYTE} MB for {held}; write it again with `coinage convert`",
+        )
     return Found(embedding, found.layout, dtype, notes, *_nothing(vectors, found, path))
 
 
@@ -330,19 +390,35 @@ def _paired(first: Found, second: Found, where: str) -> Found:
     """SDXL's halves from a file each, told apart by width; where that says nothing, in the order given."""
     halves = [next(iter(found.embedding.vectors.values())) for found in (first, second)]
     if any(len(found.embedding.vectors) > 1 for found in (first, second)):
-        raise EmbeddingFileError("one of the two files holds both halves already", where, "give it alone")
+        raise EmbeddingFileError(
+            "one of the two files holds both halves already", where, "give it alone"
+        )
     widths = tuple(half.shape[1] for half in halves)
     if widths == (1280, 768):
         first, second, halves = second, first, halves[::-1]
     elif widths != (768, 1280) and {*widths} & {768, 1024, 1280}:
-        raise EmbeddingFileError(f"the two files are not an SDXL pair: their vectors are {widths[0]} and {widths[1]} wide", where)
+        raise EmbeddingFileError(
+            f"the two files are not an SDXL pair: their vectors are {widths[0]} and {widths[1]} wide",
+            where,
+        )
     if len(halves[0]) != len(halves[1]):
-        raise EmbeddingFileError(f"the two files do not match: {len(halves[0])} and {len(halves[1])} vectors", where)
+        raise EmbeddingFileError(
+            f"the two files do not match: {len(halves[0])} and {len(halves[1])} vectors", where
+        )
     tokens = [found.embedding.token for found in (first, second) if found.embedding.token]
     notes = dict.fromkeys((*first.notes, *second.notes))
     if len({*tokens}) > 1:
-        notes[f"the two files name different words: {shown(tokens[0])} and {shown(tokens[1])}"] = None
+        notes[f"the two files name different words: {shown(tokens[0])} and {shown(tokens[1])}"] = (
+            None
+        )
     metadata = {**second.embedding.metadata, **first.embedding.metadata}
-    embedding = EmbeddingFile(dict(zip(PAIR, halves, strict=True)), next(iter(tokens), None), first.embedding.step, metadata)
+    embedding = EmbeddingFile(
+        dict(zip(PAIR, halves, strict=True)),
+        next(iter(tokens), None),
+        first.embedding.step,
+        metadata,
+    )
     warnings = tuple(dict.fromkeys((*first.warnings, *second.warnings)))
-    return Found(embedding, "D2", first.dtype, tuple(notes), warnings, first.problem or second.problem)
+    return Found(
+        embedding, "D2", first.dtype, tuple(notes), warnings, first.problem or second.problem
+    )

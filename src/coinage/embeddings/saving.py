@@ -19,5 +19,11 @@ def save(path: Path, file: EmbeddingFile, precision: str = "float") -> None:
     """
     write(path, file, precision)
     found, due = read(path).vectors, tensors_of(file, str(path), precision)
-    if found.keys() != due.keys() or any(not torch.equal(found[key], rows.float()) for key, rows in due.items()):
-        raise CoinageError("the file does not hold what was written", str(path), "the disk may be failing: choose another folder")
+    if found.keys() != due.keys() or any(
+        not torch.equal(found[key], rows.float()) for key, rows in due.items()
+    ):
+        raise CoinageError(
+            "the file does not hold what was written",
+            str(path),
+            "the disk may be failing: choose another folder",
+        )

@@ -13,10 +13,12 @@ from html import escape
 from itertools import pairwise
 from statistics import fmean
 
-WIDTH, HEIGHT = 440, 230  # of the view box: about the pixels on a phone and in a column, so that text stays legible
+# Of the view box: about the pixels on a phone and in a column, so that text stays legible
+WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 428, 28, 204  # of the plot in it
 MOST = 240  # points of a line, two pixels each
-LARGEST, LEAST = 1e30, 1e-30  # what is beyond is no measurement; the least that a logarithmic scale shows
+# What is beyond is no measurement; the least that a logarithmic scale shows
+LARGEST, LEAST = 1e30, 1e-30
 LOG_FROM = 20.0  # ratio of the largest to the least from which on a scale is logarithmic
 ALIKE = 1e-9  # relative difference of values that are drawn as one
 
@@ -73,7 +75,10 @@ class Scale:
 
     def place(self, value: float) -> float:
         """The coordinate of a value, rounded to a tenth and never outside of the scale."""
-        a, b, v = (math.log10(x) if self.log else x for x in (self.low, self.high, min(max(value, self.low), self.high)))
+        a, b, v = (
+            math.log10(x) if self.log else x
+            for x in (self.low, self.high, min(max(value, self.low), self.high))
+        )
         return round(self.start + (self.end - self.start) * (v - a) / (b - a), 1)
 
 
@@ -99,7 +104,15 @@ def nice_step(span: float, parts: int, *, whole: bool = False) -> float:
     return next(step for step in steps if span / step <= parts * (1 + ALIKE))
 
 
-def linear_scale(values: Sequence[float], start: float, end: float, *, parts: int = 4, whole: bool = False, snap: bool = True) -> Scale:
+def linear_scale(
+    values: Sequence[float],
+    start: float,
+    end: float,
+    *,
+    parts: int = 4,
+    whole: bool = False,
+    snap: bool = True,
+) -> Scale:
     """A scale that holds the values, with round numbers as ticks; with `snap` it ends at ticks."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if high - low <= ALIKE * max(abs(low), abs(high), ALIKE):
@@ -120,20 +133,30 @@ def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
     every = max(1, math.ceil((final - first) / 5))
     factors = (1.0, 2.0, 5.0) if final - first <= 2 else (1.0,)
     ticks = (factor * 10.0**power for power in range(first, final + 1, every) for factor in factors)
-    return Scale(low, high, start, end, tuple(tick for tick in ticks if low <= tick <= high), log=True)
+    return Scale(
+        low, high, start, end, tuple(tick for tick in ticks if low <= tick <= high), log=True
+    )
 
 
 def known(values: Iterable[float | None]) -> list[float]:
     """The values that can be drawn."""
-    return [value for value in values if value is not None and math.isfinite(value) and abs(value) <= LARGEST]
+    return [
+        value
+        for value in values
+        if value is not None and math.isfinite(value) and abs(value) <= LARGEST
+    ]
 
 
-def thinned(points: Sequence[Point], pick: Callable[[Sequence[float]], float] = fmean, most: int = MOST) -> list[Point]:
+def thinned(
+    points: Sequence[Point], pick: Callable[[Sequence[float]], float] = fmean, most: int = MOST
+) -> list[Point]:
     """At most so many points, each for a stretch: at its last x, what `pick` makes of the y that are known."""
     count = min(len(points), most)
     edges = [i * len(points) // count for i in range(count + 1)] if count else []
     parts = [points[a:b] for a, b in pairwise(edges)]
-    return [(part[-1][0], pick(ys) if (ys := known(y for _, y in part)) else None) for part in parts]
+    return [
+        (part[-1][0], pick(ys) if (ys := known(y for _, y in part)) else None) for part in parts
+    ]
 
 
 def line_chart(
@@ -157,19 +180,35 @@ def line_chart(
         zero: the y axis starts at 0.
         spread: the y axis is logarithmic where all values are > 0 and span more than a factor of 20.
     """
-    lines = [Line(name=x.name, points=_drawable(x.points), style=x.style, dots=x.dots, trace=x.trace) for x in lines]
-    areas = [Area(name=x.name, points=[p for p in x.points if len(known(p)) == 3], style=x.style) for x in areas]
+    lines = [
+        Line(name=x.name, points=_drawable(x.points), style=x.style, dots=x.dots, trace=x.trace)
+        for x in lines
+    ]
+    areas = [
+        Area(name=x.name, points=[p for p in x.points if len(known(p)) == 3], style=x.style)
+        for x in areas
+    ]
     heights = [y for line in lines for y in known(y for _, y in line.points)] + [
         y for area in areas for p in area.points for y in known(p[1:])
     ]
     heights += known((level.low, level.middle, level.high)) if level else []
     positive = [y for y in heights if y >= LEAST]
     log = spread and len(positive) == len(heights) > 0 and max(positive) > LOG_FROM * min(positive)
-    ys = log_scale(positive, BOTTOM, TOP) if log else linear_scale([*heights, *([0.0] if zero else [])], BOTTOM, TOP)
-    reach = [x for line in lines for x, _ in line.points] + [p[0] for area in areas for p in area.points]
+    ys = (
+        log_scale(positive, BOTTOM, TOP)
+        if log
+        else linear_scale([*heights, *([0.0] if zero else [])], BOTTOM, TOP)
+    )
+    reach = [x for line in lines for x, _ in line.points] + [
+        p[0] for area in areas for p in area.points
+    ]
     xs = linear_scale([0.0, *reach], LEFT, RIGHT, whole=True, snap=False)
     parts = [_axes(xs, ys, unit)]
-    parts += [_level(level, ys)] if level and len(known((level.low, level.middle, level.high))) == 3 else []
+    parts += (
+        [_level(level, ys)]
+        if level and len(known((level.low, level.middle, level.high))) == 3
+        else []
+    )
     parts += [_area(area, xs, ys) for area in areas]
     parts += [_line(line, xs, ys) for line in lines]
     scales = f'data-x="{LEFT} {RIGHT} {xs.low:.6g} {xs.high:.6g}" data-y="{BOTTOM} {TOP} {ys.low:.6g} {ys.high:.6g} {int(ys.log)}"'
@@ -183,16 +222,25 @@ def _drawable(points: Sequence[Point]) -> list[Point]:
 
 
 def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
-    return f'<text class="{style}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
+    return (
+        f'<text class="{style}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
+    )
 
 
 def _axes(xs: Scale, ys: Scale, unit: str) -> str:
     rules = "".join(f"M{LEFT},{ys.place(tick):g}H{RIGHT}" for tick in ys.ticks)
-    parts = [f'<path class="grid" d="{rules}"/>' if rules else "", f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>']
+    parts = [
+        f'<path class="grid" d="{rules}"/>' if rules else "",
+        f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>',
+    ]
     parts += [_text(LEFT - 6, ys.place(tick) + 4, number(tick), "tick", "end") for tick in ys.ticks]
     for tick in xs.ticks:
         x = xs.place(tick)
-        words, anchor = (f"step {number(tick, 6)}", "start") if tick == xs.ticks[0] else (number(tick, 6), "middle")
+        words, anchor = (
+            (f"step {number(tick, 6)}", "start")
+            if tick == xs.ticks[0]
+            else (number(tick, 6), "middle")
+        )
         parts.append(_text(x, BOTTOM + 19, words, "tick", "end" if x > RIGHT - 12 else anchor))
     parts += [_text(0, 11, unit, "unit", "start")] if unit else []
     return "".join(parts)
@@ -200,7 +248,9 @@ def _axes(xs: Scale, ys: Scale, unit: str) -> str:
 
 def _level(level: Level, ys: Scale) -> str:
     floor = ys.low if ys.log else -math.inf
-    low, middle, high = (ys.place(max(value, floor)) for value in (level.low, level.middle, level.high))
+    low, middle, high = (
+        ys.place(max(value, floor)) for value in (level.low, level.middle, level.high)
+    )
     top, bottom = min(low, high), max(low, high)
     band = f'<rect class="level" x="{LEFT}" y="{top:g}" width="{RIGHT - LEFT}" height="{bottom - top:.4g}"/>'
     return f'{band}<path class="level-middle" d="M{LEFT},{middle:g}H{RIGHT}"/>'
@@ -217,7 +267,9 @@ def _area(area: Area, xs: Scale, ys: Scale) -> str:
 
 
 def _line(line: Line, xs: Scale, ys: Scale) -> str:
-    points = [(x, y if y is not None and (y > 0 or not ys.log) else None) for x, y in thinned(line.points)]
+    points = [
+        (x, y if y is not None and (y > 0 or not ys.log) else None) for x, y in thinned(line.points)
+    ]
     runs: list[list[str]] = [[]]
     for x, y in points:
         if y is None:
@@ -225,7 +277,8 @@ def _line(line: Line, xs: Scale, ys: Scale) -> str:
         else:
             runs[-1].append(f"{xs.place(x):g},{ys.place(y):g}")
     runs = [run for run in runs if run]
-    shape = "".join("M" + " ".join(run) + ("h0" if len(run) == 1 else "") for run in runs)  # h0: a lone point is a round dot
+    # h0: a lone point is a round dot
+    shape = "".join("M" + " ".join(run) + ("h0" if len(run) == 1 else "") for run in runs)
     kind = "trace" if line.trace else "line"
     drawn = f'<path class="{kind} {escape(line.style)}" d="{shape}"/>'
     if line.dots or sum(map(len, runs)) == 1:

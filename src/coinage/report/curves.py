@@ -49,10 +49,15 @@ class CurveKeeper:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Take one update: `step`, `loss`, `lr`, and where they are known `bands`, `norms` and `angles`."""
-        bands = [(0.0, 0) if loss is None else (loss, 1) for loss in entry.get("bands") or [None] * self._bands]
+        bands = [
+            (0.0, 0) if loss is None else (loss, 1)
+            for loss in entry.get("bands") or [None] * self._bands
+        ]
         loss, unknown = float(entry["loss"]), [None] * self._rows
         norms, angles = entry.get("norms") or unknown, entry.get("angles") or unknown
-        point = _Point(int(entry["step"]), 1, loss, loss, loss, float(entry["lr"] or 0.0), bands, norms, angles)
+        point = _Point(
+            int(entry["step"]), 1, loss, loss, loss, float(entry["lr"] or 0.0), bands, norms, angles
+        )
         if self._points and self._points[-1].count < self._stride:
             self._points[-1] = self._points[-1].joined(point)
         else:
@@ -71,7 +76,10 @@ class CurveKeeper:
             low=[_short(p.low) for p in points],
             high=[_short(p.high) for p in points],
             rate=[_short(p.rate) for p in points],
-            bands=[[_short(total / count) if count else None for total, count in p.bands] for p in points],
+            bands=[
+                [_short(total / count) if count else None for total, count in p.bands]
+                for p in points
+            ],
             norms=[_shorts(p.norms) for p in points],
             angles=[_shorts(p.angles) for p in points],
         )

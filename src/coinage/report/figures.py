@@ -60,9 +60,21 @@ def journey(record: Record) -> list[Figure]:
         if not any(y is not None for line in lines for _, y in line.points):
             continue
         words = record.vocabulary.get(key)
-        level = Level(name="9 of 10 of the model's words", low=words[0], middle=words[1], high=words[2]) if words else None
-        note = "If the line rises far above the grey band, the word will overpower the prompt." if words else ""
-        figures.append(_figure(f"Length{f' in {key}' if len(keys) > 1 else ''}", note, lines, "length", level=level))
+        level = (
+            Level(name="9 of 10 of the model's words", low=words[0], middle=words[1], high=words[2])
+            if words
+            else None
+        )
+        note = (
+            "If the line rises far above the grey band, the word will overpower the prompt."
+            if words
+            else ""
+        )
+        figures.append(
+            _figure(
+                f"Length{f' in {key}' if len(keys) > 1 else ''}", note, lines, "length", level=level
+            )
+        )
     return figures
 
 
@@ -71,17 +83,28 @@ def learning(record: Record) -> list[Figure]:
     curves, figures = record.curves, []
     lines = [
         Line(name="smoothed", points=_over(record, smoothed(curves.loss)), style="s0"),
-        Line(name=record.measured_on, points=[(float(step), loss) for step, loss in record.measured], style="s1", dots=True),
+        Line(
+            name=record.measured_on,
+            points=[(float(step), loss) for step, loss in record.measured],
+            style="s1",
+            dots=True,
+        ),
     ]
     if any(y is not None for line in lines for _, y in line.points):
         area = Area(
-            name="least to largest", points=[(float(x), a, b) for x, a, b in zip(curves.step, curves.low, curves.high, strict=False)]
+            name="least to largest",
+            points=[
+                (float(x), a, b)
+                for x, a, b in zip(curves.step, curves.low, curves.high, strict=False)
+            ],
         )
         raw = Line(name="mean", points=_over(record, curves.loss), style="s0", trace=True)
         note = "The loss is very noisy by nature: judge by the previews."
         figures.append(_figure("Loss", note, [raw, *lines], "loss", areas=[area]))
     if any(value is not None for line in curves.bands for value in line):
-        note = "Fine detail is learned where there is little noise, composition where there is much."
+        note = (
+            "Fine detail is learned where there is little noise, composition where there is much."
+        )
         figures.append(_figure("Loss by noise", note, _bands(record), "loss, smoothed"))
     if last(curves.rate) is not None:
         rate = Line(name="learning rate", points=_over(record, curves.rate), style="s0")
@@ -94,23 +117,47 @@ def overlays(records: Sequence[Record], names: Sequence[str]) -> list[Figure]:
 
     def lines(values: Sequence[Values]) -> list[Line]:
         runs = enumerate(zip(records, names, values, strict=True))
-        return [Line(name=name, points=_over(record, own), style=f"s{i % HUES}") for i, (record, name, own) in runs]
+        return [
+            Line(name=name, points=_over(record, own), style=f"s{i % HUES}")
+            for i, (record, name, own) in runs
+        ]
 
     fixed = [
-        Line(name=name, points=[(float(step), loss) for step, loss in record.measured], style=f"s{i % HUES}", dots=True)
+        Line(
+            name=name,
+            points=[(float(step), loss) for step, loss in record.measured],
+            style=f"s{i % HUES}",
+            dots=True,
+        )
         for i, (record, name) in enumerate(zip(records, names, strict=True))
     ]
     means, middles = "Mean over the word's vectors.", "Median over the word's vectors."
     found = [
-        _figure("Change from start", means, lines([turned(record) for record in records]), "degrees", zero=True),
-        _figure("Length", f"{middles} 1 is the length of a usual word.", lines([relative_lengths(r) for r in records]), "× a usual word"),
+        _figure(
+            "Change from start",
+            means,
+            lines([turned(record) for record in records]),
+            "degrees",
+            zero=True,
+        ),
+        _figure(
+            "Length",
+            f"{middles} 1 is the length of a usual word.",
+            lines([relative_lengths(r) for r in records]),
+            "× a usual word",
+        ),
         _figure(
             "Loss",
             "Comparable where data and noise settings are the same.",
             lines([smoothed(r.curves.loss) for r in records]),
             "loss, smoothed",
         ),
-        _figure("Loss on fixed images", "The same images and noise each time; held-out images where there are any.", fixed, "loss"),
+        _figure(
+            "Loss on fixed images",
+            "The same images and noise each time; held-out images where there are any.",
+            fixed,
+            "loss",
+        ),
     ]
     return [figure for figure in found if any(entry.value for entry in figure.legend)]
 
@@ -133,7 +180,15 @@ def _figure(
     legend += [Entry(name=area.name, style=f"{area.style} wide") for area in areas]
     legend += [Entry(name=level.name, style="level wide")] if level else []
     told = "; ".join(f"{entry.name}: {entry.value} at the end" for entry in legend if entry.value)
-    svg = line_chart(lines, label=f"{title}, {unit}. {told}", unit=unit, areas=areas, level=level, zero=zero, spread=not zero)
+    svg = line_chart(
+        lines,
+        label=f"{title}, {unit}. {told}",
+        unit=unit,
+        areas=areas,
+        level=level,
+        zero=zero,
+        spread=not zero,
+    )
     return Figure(title=title, note=note, svg=svg, legend=legend)
 
 
@@ -150,10 +205,21 @@ def _rows(record: Record, table: Sequence[Values], places: Sequence[int]) -> lis
     """A line for each vector; where there are many, faint ones and each text encoder's middle."""
     names, keys = row_names(record), list(dict.fromkeys(row.key for row in record.rows))
     if len(record.rows) <= FEW:
-        return [Line(name=names[i], points=_over(record, column(table, i)), style=f"s{i % HUES}") for i in places]
+        return [
+            Line(name=names[i], points=_over(record, column(table, i)), style=f"s{i % HUES}")
+            for i in places
+        ]
     hues = {key: f"s{i % HUES}" for i, key in enumerate(keys)}
     shown = [places[i] for i in evenly(len(places), TRACES)]
-    lines = [Line(name=names[i], points=_over(record, column(table, i)), style=hues[record.rows[i].key], trace=True) for i in shown]
+    lines = [
+        Line(
+            name=names[i],
+            points=_over(record, column(table, i)),
+            style=hues[record.rows[i].key],
+            trace=True,
+        )
+        for i in shown
+    ]
     for key in keys:
         own = [i for i in places if record.rows[i].key == key]
         values = [middle(line[i] for i in own if i < len(line)) for line in table]
@@ -167,8 +233,19 @@ def _bands(record: Record) -> list[Line]:
     lines = []
     count = len(record.bands)
     for i, (first, end) in enumerate(record.bands):
-        words = "little noise, " if i == 0 and count > 1 else "much noise, " if i == count - 1 and count > 1 else ""
+        words = (
+            "little noise, "
+            if i == 0 and count > 1
+            else "much noise, "
+            if i == count - 1 and count > 1
+            else ""
+        )
         style = f"n{i * (NOISES - 1) // max(1, count - 1)}" if count <= NOISES else f"s{i % HUES}"
-        points = [point for point in _over(record, smoothed(column(record.curves.bands, i))) if point[1] is not None]  # few have all bands
+        # Few have all bands
+        points = [
+            point
+            for point in _over(record, smoothed(column(record.curves.bands, i)))
+            if point[1] is not None
+        ]
         lines.append(Line(name=f"{words}{first}–{end - 1}", points=points, style=style))
     return lines

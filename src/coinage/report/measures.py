@@ -62,10 +62,17 @@ def turned(record: Record) -> list[float | None]:
 
 def relative_lengths(record: Record) -> list[float | None]:
     """Lengths of the vectors over that of a word in the middle of the vocabulary, their median at every point."""
-    medians = [record.vocabulary[row.key][1] if row.key in record.vocabulary else None for row in record.rows]
+    medians = [
+        record.vocabulary[row.key][1] if row.key in record.vocabulary else None
+        for row in record.rows
+    ]
 
     def of(line: Values) -> float | None:
-        return middle(norm / typical for norm, typical in zip(line, medians, strict=False) if norm is not None and typical)
+        return middle(
+            norm / typical
+            for norm, typical in zip(line, medians, strict=False)
+            if norm is not None and typical
+        )
 
     return [of(line) for line in record.curves.norms]
 
@@ -87,7 +94,11 @@ def works_in(record: Record) -> tuple[int, int] | None:
 
 def images_per_second(record: Record) -> float | None:
     """Images learned from in a second of training."""
-    return record.images_learned / record.seconds if record.seconds > 0 and record.images_learned else None
+    return (
+        record.images_learned / record.seconds
+        if record.seconds > 0 and record.images_learned
+        else None
+    )
 
 
 def names_of(records: Sequence[Record], paths: Sequence[Path] = ()) -> list[str]:
@@ -100,7 +111,11 @@ def names_of(records: Sequence[Record], paths: Sequence[Path] = ()) -> list[str]
     names = [record.name or record.token or "run" for record in records]
     for name in [name for name, count in Counter(names).items() if count > 1]:
         places = [place for place, own in enumerate(names) if own == name]
-        for place, told in zip(places, _apart([records[i] for i in places], [paths[i] for i in places] if paths else []), strict=True):
+        for place, told in zip(
+            places,
+            _apart([records[i] for i in places], [paths[i] for i in places] if paths else []),
+            strict=True,
+        ):
             names[place] = f"{name} ({told})" if told else name
     return names
 
@@ -110,18 +125,25 @@ def _apart(records: Sequence[Record], paths: Sequence[Path]) -> list[str]:
     seeds = [_seed(record) for record in records]
     told = [*_parts_apart(paths), [f"seed {seed}" if seed else "" for seed in seeds]]
     numbers = [str(number) if number > 1 else "" for number in range(1, len(records) + 1)]
-    return next((words for words in told if len(set(words)) == len(records) and all(words)), numbers)
+    return next(
+        (words for words in told if len(set(words)) == len(records) and all(words)), numbers
+    )
 
 
 def _parts_apart(paths: Sequence[Path]) -> list[list[str]]:
     """What differs in the paths: one part of each, the shortest first; then all of what is between their common ends."""
-    whole = [(path.absolute().parent / path.name.removesuffix(ENDING)).parts[1:] for path in paths]  # without the root
+    # Without the root
+    whole = [(path.absolute().parent / path.name.removesuffix(ENDING)).parts[1:] for path in paths]
     parts = [tuple(map(visible, own)) for own in whole]
     depth = min(map(len, parts), default=0)
-    columns = [[own[i] for own in parts] for i in range(depth)] + [[own[-i] for own in parts] for i in range(1, depth + 1)]
+    columns = [[own[i] for own in parts] for i in range(depth)] + [
+        [own[-i] for own in parts] for i in range(1, depth + 1)
+    ]
     single = sorted(columns, key=lambda column: sum(map(len, column)))
     first = next((i for i in range(depth) if len({own[i] for own in parts}) > 1), depth)
-    last = next((i for i in range(depth - first) if len({own[-1 - i] for own in parts}) > 1), depth - first)
+    last = next(
+        (i for i in range(depth - first) if len({own[-1 - i] for own in parts}) > 1), depth - first
+    )
     return [*single, ["/".join(own[first : len(own) - last]) for own in parts]]
 
 

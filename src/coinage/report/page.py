@@ -17,13 +17,14 @@ from coinage.report.figures import journey, learning, overlays, row_names
 from coinage.report.fit import LIMIT, fit_pictures, fit_words, without_pictures
 from coinage.report.previews import pictures_of, stage_of, stage_of_runs
 from coinage.report.record import Record, from_json
-from coinage.text_files import read_limited
+from coinage.system.text_files import read_limited
 from coinage.wording import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-OPENING = '<script type="application/json" id="record">'  # no text of a run can look like this: the page escapes it
+# No text of a run can look like this: the page escapes it
+OPENING = '<script type="application/json" id="record">'
 LARGEST = 16 * 2**20  # bytes that are read of a file; a page has at most 5 MB
 COMPARED = 16_000_000  # bytes of a page of several runs
 SHOWN_ROWS, SHOWN_IMAGES = 6, 24  # more can be unfolded
@@ -61,7 +62,9 @@ def read(path: Path) -> Record:
     try:
         return from_json(text.decode())
     except ValueError as error:
-        raise CoinageError(f"the report holds no record that can be read: {error}", str(path), hint) from None
+        raise CoinageError(
+            f"the report holds no record that can be read: {error}", str(path), hint
+        ) from None
 
 
 def compare(records: Sequence[Record], paths: Sequence[Path] = ()) -> str:
@@ -103,7 +106,10 @@ def _compared(records: Sequence[Record], names: Sequence[str]) -> str:
         environment()
         .get_template("compare.html")
         .render(
-            runs=[{"name": name, "record": record} | _summary(record) for name, record in zip(names, records, strict=True)],
+            runs=[
+                {"name": name, "record": record} | _summary(record)
+                for name, record in zip(names, records, strict=True)
+            ],
             stage=stage_of_runs(records),
             pictures=pictures_of(records),
             figures=overlays(records, names),
@@ -119,7 +125,13 @@ def environment() -> Environment:
     """Return what renders all pages: a name that a template does not get is an error, and text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(loader=PackageLoader("coinage"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    made = Environment(
+        loader=PackageLoader("coinage.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     made.filters |= {"number": number, "duration": duration, "moment": moment, "counted": counted}
     return made
 
@@ -158,7 +170,12 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     speed = measures.images_per_second(record)
     images = record.image_count or len(record.images)
     found = [
-        ("step", f"{record.step:,} of {record.total_steps:,}" if record.total_steps else f"{record.step:,}"),
+        (
+            "step",
+            f"{record.step:,} of {record.total_steps:,}"
+            if record.total_steps
+            else f"{record.step:,}",
+        ),
         ("epoch", f"{record.epoch:,} of {record.total_epochs:,}"),
         ("time", duration(record.seconds) if record.seconds else ""),
         ("speed", f"{number(speed)} images/s" if speed else ""),
@@ -195,9 +212,17 @@ def next_steps(record: Record) -> Next | None:
     if record.status != "finished" or not record.file:
         return None
     name = PurePosixPath(record.file.replace("\\", "/")).name
-    at = next((number for number, line in enumerate(record.usage) if line.startswith("diffusers:")), len(record.usage))
+    at = next(
+        (number for number, line in enumerate(record.usage) if line.startswith("diffusers:")),
+        len(record.usage),
+    )
     tools = [(tool, how) for tool, _, how in (line.partition(": ") for line in record.usage[:at])]
-    return Next(file=name, why=_why(record, name), tools=tools, calls="\n".join(record.usage[at:]).removeprefix("diffusers:").strip())
+    return Next(
+        file=name,
+        why=_why(record, name),
+        tools=tools,
+        calls="\n".join(record.usage[at:]).removeprefix("diffusers:").strip(),
+    )
 
 
 def _why(record: Record, name: str) -> str:
@@ -207,7 +232,14 @@ def _why(record: Record, name: str) -> str:
         return ""
     if best.step == record.step:
         return f"Its loss is the lowest, at the last step, {best.step:,} ({best.loss:.4f})."
-    last = next((one.file.split(", ")[0] for one in record.standings if one.step == record.step and one.file), "")
+    last = next(
+        (
+            one.file.split(", ")[0]
+            for one in record.standings
+            if one.step == record.step and one.file
+        ),
+        "",
+    )
     rest = f" The word of the last step, {record.step:,}, is in {last}." if last else ""
     return f"Its loss is the lowest, at step {best.step:,} ({best.loss:.4f}): try it first.{rest}"
 
@@ -219,7 +251,11 @@ def folder_of(path: str) -> str:
 
 def _left_out(record: Record) -> list[str]:
     """Sentences on what is not in the page."""
-    found = [counted(count, LEFT_OUT[name]) for name, count in record.left_out.items() if name in LEFT_OUT and count > 0]
+    found = [
+        counted(count, LEFT_OUT[name])
+        for name, count in record.left_out.items()
+        if name in LEFT_OUT and count > 0
+    ]
     return [f"To keep this page small, something is left out: {', '.join(found)}."] if found else []
 
 
@@ -238,8 +274,17 @@ def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Settings that are not the same in all runs, with each run's value; "" where it is unknown or the default."""
     tables: list[dict[str, str]] = []
     for record in records:
-        own = {"word": record.token, "model": record.model, "family": record.family, "device": record.device}
-        own |= {"vectors": str(len(record.rows) or ""), "images": str(record.image_count or ""), "coinage": record.coinage}
+        own = {
+            "word": record.token,
+            "model": record.model,
+            "family": record.family,
+            "device": record.device,
+        }
+        own |= {
+            "vectors": str(len(record.rows) or ""),
+            "images": str(record.image_count or ""),
+            "coinage": record.coinage,
+        }
         tables.append(own | {flag: value for _, group in record.settings for flag, value in group})
     rows = [(name, [table.get(name, "") for table in tables]) for name in _in_order(tables)]
     return [(name, values) for name, values in rows if len(set(values)) > 1]

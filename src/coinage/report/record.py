@@ -149,7 +149,8 @@ class Record:
     image_count: int = 0
     images: list[Image] = field(default_factory=list)
     curves: Curves = field(default_factory=Curves)
-    bands: list[tuple[int, int]] = field(default_factory=list)  # first timestep, and one past the last
+    # First timestep, and one past the last
+    bands: list[tuple[int, int]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     vocabulary: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     measured: list[tuple[int, float]] = field(default_factory=list)
@@ -168,7 +169,9 @@ class Record:
 
     def as_json(self) -> str:
         """The record as JSON that may stand inside a page's script element."""
-        text = json.dumps(vars(self), default=vars, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(
+            vars(self), default=vars, ensure_ascii=True, separators=(",", ":"), allow_nan=False
+        )
         return text.replace("<", "\\u003c")
 
 
@@ -207,7 +210,9 @@ def _as(kind: Any, value: Any) -> Any:
         return value if good else _refuse(kind, value)
     if is_dataclass(kind) and isinstance(kind, type):
         own = value if type(value) is dict else _refuse(kind, value)
-        return kind(**{name: _as(hint, own[name]) for name, hint in _types(kind).items() if name in own})
+        return kind(
+            **{name: _as(hint, own[name]) for name, hint in _types(kind).items() if name in own}
+        )
     return _as_generic(kind, value)
 
 
@@ -216,9 +221,17 @@ def _as_generic(kind: Any, value: Any) -> Any:
     if origin is Literal:
         return value if value in inner else _refuse(kind, value)
     if origin is list:
-        return [_as(inner[0], entry) for entry in value] if type(value) is list else _refuse(kind, value)
+        return (
+            [_as(inner[0], entry) for entry in value]
+            if type(value) is list
+            else _refuse(kind, value)
+        )
     if origin is dict:
-        return {key: _as(inner[1], entry) for key, entry in value.items()} if type(value) is dict else _refuse(kind, value)
+        return (
+            {key: _as(inner[1], entry) for key, entry in value.items()}
+            if type(value) is dict
+            else _refuse(kind, value)
+        )
     if origin is tuple:
         good = type(value) is list and len(value) == len(inner)
         return tuple(map(_as, inner, value)) if good else _refuse(kind, value)

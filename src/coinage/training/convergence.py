@@ -10,11 +10,15 @@ from statistics import fmean, pvariance
 
 from coinage.training.measured import Measured
 
-EPSILON = 0.15  # of the variance over all measurements: where that of the last ones is below it, the loss has settled (DVAR)
-WINDOW = 10  # measurements that are the last ones: 200 steps at batch 4, where DVAR has 310 whatever the batch
+# Of the variance over all measurements: where that of the last ones is below it, the loss has settled (DVAR)
+EPSILON = 0.15
+# Measurements that are the last ones: 200 steps at batch 4, where DVAR has 310 whatever the batch
+WINDOW = 10
 CLEAR = 4.0  # deviations of the last ones that the loss has fallen by, at least
-STILL = 0.02  # of what it has fallen by: half a window that gains more, and more than noise may, is not at rest
-CALM = 0.5  # share that must be left of the rate over the last measurements: else the loss calms down because the rate does
+# Of what it has fallen by: half a window that gains more, and more than noise may, is not at rest
+STILL = 0.02
+# Share that must be left of the rate over the last measurements: else the loss calms down because the rate does
+CALM = 0.5
 LEAST_TURN = 5.0  # degrees; a word that has turned less has not learned, whatever its loss does
 
 
@@ -39,7 +43,9 @@ class Settled:
         return f"ended early, after step {self.step} of {of}: {fell}"
 
 
-def settled(steps: Sequence[int], losses: Sequence[float], rates: Sequence[float]) -> Settled | None:
+def settled(
+    steps: Sequence[int], losses: Sequence[float], rates: Sequence[float]
+) -> Settled | None:
     """Whether training may end: deterministic variance evaluation (Voronov et al. 2023, arXiv:2302.04841), guarded.
 
     The paper stops where Var(last `WINDOW`) < `EPSILON` * Var(all). That also holds where a loss falls along a straight line
@@ -64,7 +70,11 @@ def settled(steps: Sequence[int], losses: Sequence[float], rates: Sequence[float
     variance, mean = pvariance(window) * (high / low) ** 2, fmean(window)
     fallen = losses[0] - mean
     share = variance / max(pvariance(losses), 1e-30)
-    if share < EPSILON and fallen > CLEAR * math.sqrt(variance) and _gained(window) <= STILL * fallen:
+    if (
+        share < EPSILON
+        and fallen > CLEAR * math.sqrt(variance)
+        and _gained(window) <= STILL * fallen
+    ):
         return Settled(steps[-1], losses[0], mean, share)
     return None
 
@@ -85,4 +95,6 @@ def judge(measured: Mapping[int, Measured]) -> Settled | None:
     steps = sorted(measured)
     if not steps or not measured[steps[-1]].angle >= LEAST_TURN:
         return None
-    return settled(steps, [measured[step].loss for step in steps], [measured[step].rate for step in steps])
+    return settled(
+        steps, [measured[step].loss for step in steps], [measured[step].rate for step in steps]
+    )

@@ -11,20 +11,24 @@ import torch
 from coinage.config import LossConfig, NoiseConfig
 from coinage.data.batches import Item
 from coinage.data.captions import vary
+from coinage.optim.row_lengths import movement
 from coinage.seeding import generator_for, rng_for
 from coinage.training.measured import Measured
-from coinage.training.movement import movement
-from coinage.training.setup import Run, stack_masks
+from coinage.training.run import Run, stack_masks
 from coinage.training.step import Batch, forward, join
 
 LEVELS = 4  # timesteps of each held-out image, in the middle of equal parts of the range
 DRAWS = 8  # of training images, where none is held out: each at a timestep of its own
 TOGETHER = 16  # draws that go through the model at once
-SHARE = 0.05  # of the passes through the UNet go into measuring, where it decides something and no interval is set
-SELDOM = 40  # steps from one measurement to the next, at most: with one image a step, a tenth of the passes
-TIMES = 10  # measurements over a run, where held-out images alone ask for them and no interval is set
+# Of the passes through the UNet go into measuring, where it decides something and no interval is set
+SHARE = 0.05
+# Steps from one measurement to the next, at most: with one image a step, a tenth of the passes
+SELDOM = 40
+# Measurements over a run, where held-out images alone ask for them and no interval is set
+TIMES = 10
 
-Draw = tuple[int, int, int]  # number of the image within the set, of its sample within the run, and of the timestep
+# Number of the image within the set, of its sample within the run, and of the timestep
+Draw = tuple[int, int, int]
 
 
 @torch.no_grad()
@@ -48,7 +52,14 @@ def evaluation_set(run: Run, count: int | None = None) -> list[Batch]:
     for group, (item,), (latent,) in zip(own, plan, run.latents.still(plan), strict=True):
         number, sample, draws = group[0][0], run.samples[item.sample], len(group)
         rng = rng_for("validation", number)
-        caption = vary(sample.caption, sample.subset.captions, run.placeholder.token, rng, run.total_steps, run.total_steps)
+        caption = vary(
+            sample.caption,
+            sample.subset.captions,
+            run.placeholder.token,
+            rng,
+            run.total_steps,
+            run.total_steps,
+        )
         batches.append(
             Batch(
                 moments=latent.moments.expand(draws, *latent.moments.shape),
@@ -67,11 +78,19 @@ def _draws(run: Run, count: int | None = None) -> list[list[Draw]]:
     """What is measured in all processes, by image."""
     held_out = [i for i, sample in enumerate(run.samples) if sample.held_out]
     if held_out and count is None:
-        return [[(number, i, level) for level in range(LEVELS)] for number, i in enumerate(held_out)]
-    able, draws = held_out or [i for i, sample in enumerate(run.samples) if sample.trains], count or DRAWS
+        return [
+            [(number, i, level) for level in range(LEVELS)] for number, i in enumerate(held_out)
+        ]
+    able, draws = (
+        held_out or [i for i, sample in enumerate(run.samples) if sample.trains],
+        count or DRAWS,
+    )
     images = min(len(able), draws)
     chosen = [able[k * len(able) // images] for k in range(images)]
-    return [[(number, i, level) for level in range(number, draws, images)] for number, i in enumerate(chosen)]
+    return [
+        [(number, i, level) for level in range(number, draws, images)]
+        for number, i in enumerate(chosen)
+    ]
 
 
 @torch.no_grad()
@@ -117,10 +136,19 @@ class Evaluator:
 
     def due(self, run: Run) -> bool:
         """Whether this step is one to measure at, and is not measured yet."""
-        if not (self._every or self._epochs) or run.step in run.measured or (run.ending and not run.complete):
+        if (
+            not (self._every or self._epochs)
+            or run.step in run.measured
+            or (run.progress.ending and not run.complete)
+        ):
             return False
         at_step = self._every and run.step % self._every == 0
-        at_epoch = self._epochs and run.step and run.done == run.updates_per_epoch and run.epoch % self._epochs == 0
+        at_epoch = (
+            self._epochs
+            and run.step
+            and run.progress.done == run.updates_per_epoch
+            and run.progress.epoch % self._epochs == 0
+        )
         return bool(run.step == 0 or run.complete or at_step or at_epoch)
 
     def measure(self, run: Run) -> Measured:
@@ -142,4 +170,5 @@ def _interval(run: Run) -> tuple[int | None, int | None]:
     if not wanted:
         return max(1, run.total_steps // TIMES), None
     draws = sum(map(len, _draws(run)))
-    return min(SELDOM, math.ceil(draws / (2 * SHARE * run.images_per_step))), None  # an update passes forward and backward for each image
+    # An update passes forward and backward for each image
+    return min(SELDOM, math.ceil(draws / (2 * SHARE * run.images_per_step))), None

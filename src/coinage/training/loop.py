@@ -13,14 +13,20 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.file import EmbeddingFile
+from coinage.optim.row_lengths import hold_lengths, movement
 from coinage.training.convergence import judge
+from coinage.training.diagnosis import (
+    OVERFLOWS,
+    as_training_error,
+    full_precision,
+    not_finite,
+    where_not_finite,
+)
 from coinage.training.evaluation import Evaluator
 from coinage.training.measured import Best
-from coinage.training.movement import hold_lengths, movement
-from coinage.training.observers import Observer
-from coinage.training.setup import BANDS, Run, Update
+from coinage.training.observers.base import Observer
+from coinage.training.run import BANDS, Run, Update
 from coinage.training.step import Batch, StepResult, forward, join
-from coinage.training.trouble import OVERFLOWS, as_training_error, full_precision, not_finite, where_not_finite
 
 log = logging.getLogger("coinage")
 
@@ -60,12 +66,16 @@ def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[Emb
     Raises:
         TrainingError: a run cannot go on; what all have learned is saved, also where anything else ends them.
     """
-    going = [Learner(run, watch, run.lessons(), Evaluator(run)) for run, watch in zip(runs, watches, strict=True)]
+    going = [
+        Learner(run, watch, run.lessons(), Evaluator(run))
+        for run, watch in zip(runs, watches, strict=True)
+    ]
     try:
         for one in going:
             one.watch.started(one.run)
             _measure(one)
-            if one.run.done >= one.run.updates_per_epoch and not one.run.over:  # its state was saved at an epoch's end
+            # Its state was saved at an epoch's end
+            if one.run.progress.done >= one.run.updates_per_epoch and not one.run.over:
                 _turn(one)
         while going:
             for one in [one for one in going if one.run.over]:
@@ -89,11 +99,13 @@ def _step(learners: Sequence[Learner]) -> None:
     learn([one.run for one in learners], works)
     for one, work in zip(learners, works, strict=True):
         update(one.run)
-        one.run.images += work.samples
+        one.run.progress.images += work.samples
     for one in learners:
         one.watch.stepped(one.run)
         _measure(one)
-        if not one.run.ending and (one.run.done >= one.run.updates_per_epoch or one.run.over):
+        if not one.run.progress.ending and (
+            one.run.progress.done >= one.run.updates_per_epoch or one.run.over
+        ):
             _turn(one)
 
 
@@ -103,8 +115,9 @@ def _measure(one: Learner) -> None:
     if due:
         now = run.measured[run.step] = one.evaluator.measure(run)
         if run.config.save.keep_best and now.loss < (run.best.loss if run.best else math.inf):
-            run.best = Best(run.step, run.epoch, now.loss, run.rows_to_save())
-    if run.config.loop.early_stop and run.step in run.measured and not run.over:  # it may be from the state
+            run.best = Best(run.step, run.progress.epoch, now.loss, run.rows_to_save())
+    # It may be from the state
+    if run.config.loop.early_stop and run.step in run.measured and not run.over:
         run.settled = judge(run.measured)
     if due:
         one.watch.measured(run)
@@ -114,7 +127,7 @@ def _turn(one: Learner) -> None:
     """The end of an epoch."""
     one.watch.epoch_ended(one.run)
     if not one.run.over:
-        one.run.epoch, one.run.done = one.run.epoch + 1, 0
+        one.run.progress.epoch, one.run.progress.done = one.run.progress.epoch + 1, 0
 
 
 def _end(one: Learner) -> None:
@@ -132,14 +145,21 @@ def learn(runs: Sequence[Run], works: Sequence[Update]) -> None:
         TrainingError: a loss is not finite; the rows are as before.
     """
     accumulate(runs, works)
-    wrong = [(run, work, run.loss) for run, work in zip(runs, works, strict=True) if not math.isfinite(run.loss)]
+    wrong = [
+        (run, work, run.last.loss)
+        for run, work in zip(runs, works, strict=True)
+        if not math.isfinite(run.last.loss)
+    ]
     if not wrong:
         return
-    places = [next(filter(None, run.processes.gather(where_not_finite(run, work.batches))), "") for run, work, _ in wrong]
+    places = [
+        next(filter(None, run.processes.gather(where_not_finite(run, work.batches))), "")
+        for run, work, _ in wrong
+    ]
     if runs[0].dtype != torch.float32 and set(places) <= set(OVERFLOWS):
         with suppress(torch.OutOfMemoryError), full_precision(runs[0].parts):
             accumulate(runs, works, precise=True)
-        if all(math.isfinite(run.loss) for run, *_ in wrong):
+        if all(math.isfinite(run.last.loss) for run, *_ in wrong):
             for (run, *_), place in zip(wrong, places, strict=True):
                 _tell_rescued(run, place)
             return
@@ -171,15 +191,21 @@ def accumulate(runs: Sequence[Run], works: Sequence[Update], *, precise: bool = 
     for group in joined(runs, works):
         _backward(group, summed, precise=precise)
     for at, (run, work) in enumerate(zip(runs, works, strict=True)):
-        summed[at, 1] = float(bool(run.stop))
-        summed[at, 2] = sum(run.placeholder.is_in(caption) for batch in work.batches for caption in batch.captions)
+        summed[at, 1] = float(bool(run.progress.stop))
+        summed[at, 2] = sum(
+            run.placeholder.is_in(caption) for batch in work.batches for caption in batch.captions
+        )
         for row in run.rows:
-            row.grad = torch.zeros_like(row) if row.grad is None else row.grad  # a process may be left without a batch
+            # A process may be left without a batch
+            row.grad = torch.zeros_like(row) if row.grad is None else row.grad
     gradients = [row.grad for run in runs for row in run.rows if row.grad is not None]
     runs[0].processes.sum_([*gradients, summed])
     for run, (total, ending, asked, *bands) in zip(runs, summed.tolist(), strict=True):
-        run.loss, run.ending, run.asked = total, ending > 0, round(asked)
-        run.bands = [loss / count if count else None for loss, count in zip(bands[:BANDS], bands[BANDS:], strict=True)]
+        run.last.loss, run.progress.ending, run.last.asked = total, ending > 0, round(asked)
+        run.last.bands = [
+            loss / count if count else None
+            for loss, count in zip(bands[:BANDS], bands[BANDS:], strict=True)
+        ]
 
 
 def joined(runs: Sequence[Run], works: Sequence[Update]) -> Iterator[list[Part]]:
@@ -200,9 +226,17 @@ def _backward(group: Sequence[Part], summed: Tensor, *, precise: bool) -> None:
         for part in group:
             part.batch.rewind()  # to the same draws
     with nullcontext() if precise else first.autocast():
-        result = forward(first.family, first.parts, join([part.batch for part in group]), first.config.noise, first.config.loss)
+        result = forward(
+            first.family,
+            first.parts,
+            join([part.batch for part in group]),
+            first.config.noise,
+            first.config.loss,
+        )
     scaled = []
-    for part, own in zip(group, result.split([len(part.batch.captions) for part in group]), strict=True):
+    for part, own in zip(
+        group, result.split([len(part.batch.captions) for part in group]), strict=True
+    ):
         loss = own.per_sample.sum() / part.samples
         scaled.append(part.run.scaler.scale(loss))
         summed[part.at, 0] += loss.detach()
@@ -230,19 +264,19 @@ def update(run: Run) -> None:
     rows = run.rows
     run.scaler.unscale_(run.optimizer)
     most = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
-    run.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
-    if not math.isfinite(run.grad_norm) and not run.scaler.is_enabled():
-        raise not_finite(f"the gradient of step {run.step + 1} is {run.grad_norm}", "", run)
-    run.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
-    run.rate = float(run.schedule.get_last_lr()[0])
+    run.last.grad_norm = torch.nn.utils.clip_grad_norm_(rows, most).item()
+    if not math.isfinite(run.last.grad_norm) and not run.scaler.is_enabled():
+        raise not_finite(f"the gradient of step {run.step + 1} is {run.last.grad_norm}", "", run)
+    run.last.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
+    run.last.rate = float(run.schedule.get_last_lr()[0])
     scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.skipped = run.scaler.get_scale() < scale  # the gradient overflowed
-    if not run.skipped:
+    run.last.skipped = run.scaler.get_scale() < scale  # the gradient overflowed
+    if not run.last.skipped:
         run.schedule.step()
         hold_lengths(rows, run.start, run.config.optim.norm_mode)
     run.optimizer.zero_grad(set_to_none=True)
-    run.norms, run.angles = movement(rows, run.start)
-    run.step += 1
-    run.done += 1
+    run.last.norms, run.last.angles = movement(rows, run.start)
+    run.progress.step += 1
+    run.progress.done += 1

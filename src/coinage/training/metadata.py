@@ -10,7 +10,7 @@ from coinage import __version__
 from coinage.embeddings.file import usage_hint, utc_now
 
 if TYPE_CHECKING:
-    from coinage.training.setup import Run
+    from coinage.training.run import Run
 
 FORMAT_VERSION = "1"  # of the keys that begin with ti.
 BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -51,7 +51,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         **({"ti.init_search": "auto"} if config.word.search else {}),
         **({"ti.autopilot": config.loop.chosen} if config.loop.chosen else {}),
         "ti.step": str(run.step),
-        "ti.epoch": str(run.epoch),
+        "ti.epoch": str(run.progress.epoch),
         "ti.seed": str(config.loop.seed),
         "ti.learning_rate": repr(config.optim.learning_rate),
         "ti.optimizer": config.optim.name,
@@ -66,7 +66,9 @@ def describe(run: Run, stem: str) -> dict[str, str]:
     if config.model.clip_skip and run.family.name != "sdxl":
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
     if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
-        fields["modelspec.timestep_range"] = f"{config.noise.min_timestep},{config.noise.max_timestep}"
+        fields["modelspec.timestep_range"] = (
+            f"{config.noise.min_timestep},{config.noise.max_timestep}"
+        )
     return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}
 
 
@@ -74,7 +76,14 @@ def short_hash(source: str) -> str:
     """Eight digits by which AUTOMATIC1111 and others know a model: of 64 kB within its file, for a folder the UNet's; "" without a file."""
     path = Path(source)
     if path.is_dir():
-        path = next((file for pattern in ("*.safetensors", "*.bin") for file in sorted((path / "unet").glob(pattern))), path)
+        path = next(
+            (
+                file
+                for pattern in ("*.safetensors", "*.bin")
+                for file in sorted((path / "unet").glob(pattern))
+            ),
+            path,
+        )
     try:
         with path.open("rb") as file:
             file.seek(0x100000)

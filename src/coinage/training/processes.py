@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coinage.errors import TrainingError
-from coinage.launch import process_count
+from coinage.system.launch import process_count
 
 T = TypeVar("T")
 
@@ -42,7 +42,9 @@ class Processes:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         torch.distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(
+            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
     def gather(self, item: T) -> list[T]:
@@ -63,7 +65,10 @@ class Processes:
         mine = torch.cat([row.detach().float().cpu().flatten() for row in rows])
         furthest = max(float((mine - other).abs().max()) for other in self.gather(mine))
         if not furthest <= 1e-3 * float(mine.abs().max()):
-            raise TrainingError(f"the processes ended with different embeddings (by {furthest:g})", hint="run on equal devices")
+            raise TrainingError(
+                f"the processes ended with different embeddings (by {furthest:g})",
+                hint="run on equal devices",
+            )
 
 
 ALONE = Processes()
@@ -74,9 +79,13 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
     from accelerate import PartialState
 
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # what it would shard is a few kilobytes
-    more: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
+    more: dict[str, Any] = (
+        {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
+    )
     try:
-        state = PartialState(cpu=process_count() > 1 and not torch.accelerator.is_available(), **more)
+        state = PartialState(
+            cpu=process_count() > 1 and not torch.accelerator.is_available(), **more
+        )
     except torch.distributed.DistError as error:
         reason = str(error).splitlines()[0]
         if "timed out" in reason.lower() or "timeout" in reason.lower():
@@ -84,6 +93,8 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
         hint = "see that all are started, and reach MASTER_ADDR and MASTER_PORT; --ddp_timeout waits longer"
         raise TrainingError(reason, hint=hint) from error
     if state.num_processes != process_count():
-        what = f"the launcher started {process_count()} processes, and {state.num_processes} have met"
+        what = (
+            f"the launcher started {process_count()} processes, and {state.num_processes} have met"
+        )
         raise TrainingError(what, hint="start them with accelerate launch or torchrun")
     return Processes(state.process_index, state.num_processes), state.device

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from coinage.embeddings.file import EmbeddingFile, bytes_for
 from coinage.errors import CoinageError, reason_of
-from coinage.files import write_bytes
+from coinage.system.files import write_bytes
 
-PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,63}")  # a name that any file system and any shell takes
+# A name that any file system and any shell takes
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,63}")
 COLUMNS = 76
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - one of several, and the folder made there is private
 
@@ -33,7 +34,9 @@ def bring_to_safety(path: Path, file: EmbeddingFile, error: Exception) -> Coinag
     if not isinstance(error, CoinageError):
         error = CoinageError(f"cannot write the file: {reason_of(error)}", str(path))
     problem, name, plain = error.problems[0], _short_name(path), replace(file, metadata={})
-    data = _first_that_works([lambda: bytes_for(Path(name), file), lambda: bytes_for(Path(name), plain)])
+    data = _first_that_works(
+        [lambda: bytes_for(Path(name), file), lambda: bytes_for(Path(name), plain)]
+    )
     if data is None:
         return error
     for folder in places():
@@ -44,7 +47,9 @@ def bring_to_safety(path: Path, file: EmbeddingFile, error: Exception) -> Coinag
             return CoinageError(problem.what, problem.where, hint)
     name = Path(name).with_suffix(".safetensors").name
     shown = print_lines(as_text(name, bytes_for(Path(name), plain)))
-    hint = "the word is in the lines above, with how to make a file of them" if shown else problem.hint
+    hint = (
+        "the word is in the lines above, with how to make a file of them" if shown else problem.hint
+    )
     return CoinageError(problem.what, problem.where, hint)
 
 

@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coinage.errors import CoinageError, reason_of
-from coinage.files import write_bytes
-from coinage.state_files import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
+from coinage.runs.states import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
+from coinage.system.files import write_bytes
 from coinage.training.measured import Best, Measured
 from coinage.training.state_content import check_content, try_optimizer
 
 if TYPE_CHECKING:
-    from coinage.training.setup import Run
+    from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
 MISSHAPEN = (TypeError, AttributeError, LookupError)  # what Python says of these, users cannot know
 NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 
-def save_state(run: Run, folder: Path, files: Mapping[str, str] = NO_FILES, *, epoch_ended: bool = False) -> None:
+def save_state(
+    run: Run, folder: Path, files: Mapping[str, str] = NO_FILES, *, epoch_ended: bool = False
+) -> None:
     """Write a state: a few hundred kB, since random draws are keyed by what they are for and need no memory.
 
     Args:
@@ -39,7 +41,9 @@ def save_state(run: Run, folder: Path, files: Mapping[str, str] = NO_FILES, *, e
         CoinageError: it cannot be written.
     """
     buffer = io.BytesIO()
-    epoch, done = (run.epoch + 1, 0) if epoch_ended else (run.epoch, run.done)
+    epoch, done = (
+        (run.progress.epoch + 1, 0) if epoch_ended else (run.progress.epoch, run.progress.done)
+    )
     content = {
         "place": (run.step, epoch, done),
         "rows": [row.detach().cpu() for row in run.rows],
@@ -49,14 +53,24 @@ def save_state(run: Run, folder: Path, files: Mapping[str, str] = NO_FILES, *, e
         "init_word": run.config.word.init_word if run.config.word.search else None,
         "starts": list(run.starts),
         "measured": {step: tuple(measured) for step, measured in run.measured.items()},
-        "best": run.best and {"step": run.best.step, "epoch": run.best.epoch, "loss": run.best.loss, "rows": run.best.rows},
+        "best": run.best
+        and {
+            "step": run.best.step,
+            "epoch": run.best.epoch,
+            "loss": run.best.loss,
+            "rows": run.best.rows,
+        },
     }
     try:
         torch.save(content, buffer)
         data = buffer.getvalue()
-        torch.load(io.BytesIO(data), weights_only=True)  # what cannot be read again must not be found out when it is needed
+        # What cannot be read again must not be found out when it is needed
+        torch.load(io.BytesIO(data), weights_only=True)
     except Exception as error:
-        raise CoinageError(f"the state of {type(run.optimizer).__name__} cannot be saved: {reason_of(error)}", str(folder)) from error
+        raise CoinageError(
+            f"the state of {type(run.optimizer).__name__} cannot be saved: {reason_of(error)}",
+            str(folder),
+        ) from error
     known = fingerprint(run.config, run.samples) | dict(files)
     summary = Summary(run.step, epoch, done, known, digest_of(data))
     try:
@@ -78,7 +92,9 @@ def load_state(run: Run, folder: Path) -> None:
     if summary is None:
         raise CoinageError("the state is not whole", str(folder))
     try:
-        content: dict[str, Any] = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(
+            folder / TENSORS, map_location="cpu", weights_only=True
+        )
         check_content(content, summary, run.rows)
         if run.config.word.search and content.get("init_word"):
             run.begin_from(content["init_word"], content["starts"])
@@ -86,10 +102,19 @@ def load_state(run: Run, folder: Path) -> None:
         _take(run, content)
     except Exception as error:
         hint = "go on from the embedding: --weights FILE"
-        reason = "its contents are not as they were saved" if isinstance(error, MISSHAPEN) else reason_of(error)
+        reason = (
+            "its contents are not as they were saved"
+            if isinstance(error, MISSHAPEN)
+            else reason_of(error)
+        )
         raise CoinageError(f"the state cannot be used: {reason}", str(folder), hint) from error
     run.go_on_from(summary.step, summary.epoch, summary.done)
-    log.debug("read rows, optimizer and schedule of step %d, in epoch %d, from %s", run.step, run.epoch, folder)
+    log.debug(
+        "read rows, optimizer and schedule of step %d, in epoch %d, from %s",
+        run.step,
+        run.progress.epoch,
+        folder,
+    )
 
 
 def _take(run: Run, content: Mapping[str, Any]) -> None:
@@ -102,7 +127,8 @@ def _take(run: Run, content: Mapping[str, Any]) -> None:
     if content["scaler"] and run.scaler.is_enabled():
         run.scaler.load_state_dict(content["scaler"])
     for step, values in content["measured"].items():
-        numbers = values if isinstance(values, tuple) else (values,)  # the loss alone in older states
+        # The loss alone in older states
+        numbers = values if isinstance(values, tuple) else (values,)
         run.measured[step] = Measured(*numbers)
     run.best = Best(**content["best"]) if content.get("best") else None
 

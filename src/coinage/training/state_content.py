@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from coinage.state_files import Summary
-from coinage.training.optimizers import choose_optimizer
+from coinage.optim.factory import choose_optimizer
+from coinage.runs.states import Summary
 
 if TYPE_CHECKING:
-    from coinage.training.setup import Run
+    from coinage.training.run import Run
 
 TRIAL_GRADIENT = 1e-3  # small, and not 0, by which some optimizers divide
 NEEDED = ("rows", "optimizer", "schedule", "scaler", "measured")
@@ -78,7 +78,11 @@ def try_optimizer(run: Run, content: Mapping[str, Any]) -> None:
     for number, entry in due.items():
         for key, tensor in entry.items():
             other = found.get(number, {}).get(key)
-            if isinstance(tensor, Tensor) and isinstance(other, Tensor) and tensor.shape != other.shape:
+            if (
+                isinstance(tensor, Tensor)
+                and isinstance(other, Tensor)
+                and tensor.shape != other.shape
+            ):
                 shapes = f"{list(other.shape)}, and needs {list(tensor.shape)}"
                 raise ValueError(f"the optimizer's {key} has the shape {shapes}")
     tried = copy.deepcopy(dict(content))  # a step changes it
@@ -127,7 +131,11 @@ def _are_rows(found: object, rows: Sequence[Tensor]) -> bool:
     for values, row in zip(found, rows, strict=True):
         if not isinstance(values, Tensor) or values.layout is not torch.strided or values.is_meta:
             return False
-        if values.shape != row.shape or not values.is_floating_point() or not values.isfinite().all():
+        if (
+            values.shape != row.shape
+            or not values.is_floating_point()
+            or not values.isfinite().all()
+        ):
             return False
     return True
 

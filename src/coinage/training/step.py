@@ -11,8 +11,8 @@ from torch import Tensor
 from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.loss import loss_per_sample
 from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
-from coinage.families.base import Components, ModelFamily
-from coinage.families.kept_text import encode
+from coinage.models.base import Components, ModelFamily
+from coinage.models.text_cache import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,10 @@ def join(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     masks = None
     if any(batch.mask is not None for batch in batches):
-        plain = [torch.ones(len(b.moments), 1, *b.moments.shape[-2:]) if b.mask is None else b.mask for b in batches]
+        plain = [
+            torch.ones(len(b.moments), 1, *b.moments.shape[-2:]) if b.mask is None else b.mask
+            for b in batches
+        ]
         masks = torch.cat(plain)
     return Batch(
         moments=torch.cat([batch.moments for batch in batches]),
@@ -58,7 +61,9 @@ def join(batches: Sequence[Batch]) -> Batch:
         weights=torch.cat([batch.weights for batch in batches]),
         sizes=torch.cat([batch.sizes for batch in batches]),
         mask=masks,
-        timesteps=None if batches[0].timesteps is None else torch.cat([b.timesteps for b in batches if b.timesteps is not None]),
+        timesteps=None
+        if batches[0].timesteps is None
+        else torch.cat([b.timesteps for b in batches if b.timesteps is not None]),
     )
 
 
@@ -71,7 +76,9 @@ class StepResult:
 
     def split(self, sizes: Sequence[int]) -> list[StepResult]:
         """The results of the batches that were joined, by their sizes."""
-        pairs = zip(self.per_sample.split(list(sizes)), self.timesteps.split(list(sizes)), strict=True)
+        pairs = zip(
+            self.per_sample.split(list(sizes)), self.timesteps.split(list(sizes)), strict=True
+        )
         return [StepResult(losses, timesteps) for losses, timesteps in pairs]
 
 
@@ -91,10 +98,16 @@ def noised_latents(parts: Components, batch: Batch, config: NoiseConfig) -> Nois
     posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
     latents = (mean + std * posterior) * parts.scaling_factor
     noise = draw_noise(latents, config, batch.generators)
-    timesteps = (draw_timesteps(config, batch.generators) if batch.timesteps is None else batch.timesteps).to(device)
+    timesteps = (
+        draw_timesteps(config, batch.generators) if batch.timesteps is None else batch.timesteps
+    ).to(device)
     seen = perturb(noise, config, batch.generators).to(device)
     latents, noise = latents.to(device), noise.to(device)
-    return Noised(schedule.add_noise(latents, seen, timesteps), schedule.target(latents, noise, timesteps), timesteps)
+    return Noised(
+        schedule.add_noise(latents, seen, timesteps),
+        schedule.target(latents, noise, timesteps),
+        timesteps,
+    )
 
 
 def forward(
@@ -110,5 +123,7 @@ def forward(
     prediction = family.predict(parts, noised.noisy_latents, noised.timesteps, cond)
     mask = None if batch.mask is None else batch.mask.to(parts.device)
     snr, kind = parts.schedule.snr(noised.timesteps), parts.schedule.prediction_type
-    losses = loss_per_sample(prediction, noised.target, noised.timesteps, snr, loss_config, kind, mask)
+    losses = loss_per_sample(
+        prediction, noised.target, noised.timesteps, snr, loss_config, kind, mask
+    )
     return StepResult(losses * batch.weights.to(parts.device), noised.timesteps)

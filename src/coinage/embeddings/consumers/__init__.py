@@ -30,7 +30,9 @@ TOOLS: dict[str, Rule] = {
 }
 
 
-def verdicts(path: Path, family: str, widths: tuple[int, ...], token: str | None = None) -> list[Verdict]:
+def verdicts(
+    path: Path, family: str, widths: tuple[int, ...], token: str | None = None
+) -> list[Verdict]:
     """What each tool makes of a file, with a model of a family; in the order of `TOOLS`.
 
     Args:

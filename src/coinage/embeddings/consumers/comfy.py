@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coinage.embeddings.consumers.verdict import CONVERT, FAMILY, Model, Taken, check_width, content_of, first, is_pair, refuse
+from coinage.embeddings.consumers.verdict import (
+    CONVERT,
+    FAMILY,
+    Model,
+    Taken,
+    check_width,
+    content_of,
+    first,
+    is_pair,
+    refuse,
+)
 from coinage.embeddings.raw import Raw
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
@@ -21,18 +31,34 @@ def comfyui(raw: Raw, model: Model, _token: str | None) -> Taken:
     """ComfyUI: each text encoder looks for its own tensor, else takes the first; what does not fit is dropped."""
     name, content, why = _name(raw), _content(raw), ""
     if isinstance(content, Tensor):
-        why = "It holds a ParameterDict, so ComfyUI guesses the vectors from the raw bytes; " + CONVERT + "."
+        why = (
+            "It holds a ParameterDict, so ComfyUI guesses the vectors from the raw bytes; "
+            + CONVERT
+            + "."
+        )
     found, last = {}, None
     for key, width in zip(model.keys, model.widths, strict=True):
-        last = content if isinstance(content, Tensor) else _tensor_for("clip_g" if key == "clip_g" else "clip_l", width, content)
+        last = (
+            content
+            if isinstance(content, Tensor)
+            else _tensor_for("clip_g" if key == "clip_g" else "clip_l", width, content)
+        )
         if last.ndim == 1:
             last = last[None]
         if last.shape[-1] == width:
             found[key] = last
     if not found:
         check_width(last, model.widths[-1])
-    odd = "" if not re.search(r"[\s<\[(),]", name) else "Rename the file: its prompts end the word at such a sign."
-    return Taken(found, f"embedding:{name}", " ".join(part for part in (why or _luck(content, model), odd) if part))
+    odd = (
+        ""
+        if not re.search(r"[\s<\[(),]", name)
+        else "Rename the file: its prompts end the word at such a sign."
+    )
+    return Taken(
+        found,
+        f"embedding:{name}",
+        " ".join(part for part in (why or _luck(content, model), odd) if part),
+    )
 
 
 def _name(raw: Raw) -> str:
@@ -41,7 +67,11 @@ def _name(raw: Raw) -> str:
 
 def _content(raw: Raw) -> Any:
     """What the file holds; the bytes of its largest record where safe unpickling fails."""
-    if raw.container == "zip" and not raw.weights_only and raw.path.suffix.lower() != ".safetensors":
+    if (
+        raw.container == "zip"
+        and not raw.weights_only
+        and raw.path.suffix.lower() != ".safetensors"
+    ):
         return _guessed(raw)
     if raw.container == "image":
         refuse("it reads no images.")
@@ -68,19 +98,36 @@ def _tensor_for(key: str, width: int, content: Any) -> Tensor:
     if "string_to_param" in content:
         return _tensor(first(content["string_to_param"]))
     if isinstance(content, list):
-        fitting = [tensor.reshape(-1, width) for entry in content for tensor in entry.values() if tensor.shape[-1] == width]
-        return torch.cat(fitting) if fitting else refuse(f"no tensor of the list fits this model: {FAMILY}.")
+        fitting = [
+            tensor.reshape(-1, width)
+            for entry in content
+            for tensor in entry.values()
+            if tensor.shape[-1] == width
+        ]
+        return (
+            torch.cat(fitting)
+            if fitting
+            else refuse(f"no tensor of the list fits this model: {FAMILY}.")
+        )
     if key in content:
         return _tensor(content[key])
     for ending in (".string_to_param.*", f".{key}"):
-        bundled = [value for name, value in content.items() if name.startswith("bundle_emb.") and name.endswith(ending)]
+        bundled = [
+            value
+            for name, value in content.items()
+            if name.startswith("bundle_emb.") and name.endswith(ending)
+        ]
         if bundled:
             return torch.cat(bundled)
     return _tensor(first(content))
 
 
 def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else refuse(f"what comes first in it is no tensor; {CONVERT}.")
+    return (
+        value
+        if isinstance(value, Tensor)
+        else refuse(f"what comes first in it is no tensor; {CONVERT}.")
+    )
 
 
 def _luck(content: Any, model: Model) -> str:

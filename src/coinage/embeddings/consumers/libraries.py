@@ -8,7 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from coinage.embeddings.consumers.verdict import CONVERT, FAMILY, Model, Taken, check_width, content_of, first, is_pair, refuse
+from coinage.embeddings.consumers.verdict import (
+    CONVERT,
+    FAMILY,
+    Model,
+    Taken,
+    check_width,
+    content_of,
+    first,
+    is_pair,
+    refuse,
+)
 from coinage.embeddings.file import PAIR
 from coinage.embeddings.raw import Raw
 
@@ -26,9 +36,13 @@ def invokeai(raw: Raw, model: Model, _token: str | None) -> Taken:
         refuse("it does not look like an embedding to it.")
     width, ndim = _probed(content)
     if ndim == 2 and width != model.widths[-1]:
-        refuse(f"under this name it takes the number of vectors, {width}, for their width; {CONVERT}.")
+        refuse(
+            f"under this name it takes the number of vectors, {width}, for their width; {CONVERT}."
+        )
     if width != model.widths[-1]:
-        refuse(f"it takes the file for a model of width {width} and this one has {model.widths[-1]}: {FAMILY}.")
+        refuse(
+            f"it takes the file for a model of width {width} and this one has {model.widths[-1]}: {FAMILY}."
+        )
     found = {}
     for key, needed in zip(model.keys, model.widths, strict=True):
         tensor = _invokeai_tensor(content, needed)
@@ -76,7 +90,11 @@ def _invokeai_tensor(content: Mapping[str, Any], width: int) -> Tensor:
 def diffusers(raw: Raw, model: Model, token: str | None) -> Taken:
     """`load_textual_inversion(file, token=...)`; for SDXL's pair once per text encoder."""
     # It tries every file as safetensors first, whatever its suffix.
-    suffixes = (".safetensors",) if raw.container == "safetensors" else (*TORCH_SUFFIXES, raw.path.suffix.lower())
+    suffixes = (
+        (".safetensors",)
+        if raw.container == "safetensors"
+        else (*TORCH_SUFFIXES, raw.path.suffix.lower())
+    )
     content = raw.content if raw.container == "safetensors" else content_of(raw, suffixes)
     if raw.container == "image":
         refuse("it reads no images.")
@@ -91,8 +109,14 @@ def diffusers(raw: Raw, model: Model, token: str | None) -> Taken:
         tensor = _rows(tensor)
         check_width(tensor, model.widths[0])
         found = {model.keys[0]: tensor}
-        write = token or (raw.path.stem if own in (None, "emb_params", "emp_params", "clip_l") else str(own))
-        why = "" if own == write else f'Pass token="{write}"{f": without it the word is {own}" if own else ""}.'
+        write = token or (
+            raw.path.stem if own in (None, "emb_params", "emp_params", "clip_l") else str(own)
+        )
+        why = (
+            ""
+            if own == write
+            else f'Pass token="{write}"{f": without it the word is {own}" if own else ""}.'
+        )
     count = max(len(tensor) for tensor in found.values())
     if count > 1 and write != write.lower():
         why += f" A word with capitals uses only the first of its {count} vectors there: pass it in small letters."
@@ -108,7 +132,9 @@ def _diffusers_tensor(content: Any) -> tuple[Any, str | None]:
     if len(content) == 1:
         return first(content), next(iter(content))
     if "string_to_param" not in content:
-        refuse(f"it must hold one tensor and holds {len(content)} entries ({', '.join(sorted(map(str, content))[:4])}); {CONVERT}.")
+        refuse(
+            f"it must hold one tensor and holds {len(content)} entries ({', '.join(sorted(map(str, content))[:4])}); {CONVERT}."
+        )
     if "name" not in content or "*" not in content["string_to_param"]:
         refuse(f"it needs a name and string_to_param['*'] in the file; {CONVERT}.")
     return content["string_to_param"]["*"], content["name"]

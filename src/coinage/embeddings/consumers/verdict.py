@@ -77,13 +77,21 @@ def judge(tool: str, rule: Rule, raw: Raw, model: Model, token: str | None) -> V
     try:
         taken = rule(raw, model, token)
         vectors = {key: vectors_of(tensor) for key, tensor in taken.tensors.items()}
-        why = " ".join(part for part in (taken.why, *_cautions(vectors, model, zero=not taken.reads_more)) if part)
+        why = " ".join(
+            part
+            for part in (taken.why, *_cautions(vectors, model, zero=not taken.reads_more))
+            if part
+        )
         return Verdict(tool, loads=True, why=why, write=taken.write, vectors=vectors)
     except Refusal as refusal:
         why = str(refusal)
         return Verdict(tool, loads=False, why=why[0].upper() + why[1:])
     except Exception as error:  # noqa: BLE001 - odd content breaks the tool as it breaks the rule
-        return Verdict(tool, loads=False, why=f"What the file holds is not what {tool} expects ({type(error).__name__}).")
+        return Verdict(
+            tool,
+            loads=False,
+            why=f"What the file holds is not what {tool} expects ({type(error).__name__}).",
+        )
 
 
 def vectors_of(tensor: Any) -> Tensor:
@@ -95,7 +103,9 @@ def vectors_of(tensor: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
         refuse("where the vectors should be, there is no tensor.")
     if tensor.ndim != 2 or not tensor.numel():
-        refuse(f"the tensor has the shape {list(tensor.shape)}; it must be [vectors, width]: {CONVERT}.")
+        refuse(
+            f"the tensor has the shape {list(tensor.shape)}; it must be [vectors, width]: {CONVERT}."
+        )
     if tensor.numel() * 4 > LARGEST:
         refuse("the tensor is too large for an embedding.")
     return tensor.detach().to(torch.float32).clone()
@@ -107,14 +117,20 @@ def _cautions(vectors: Mapping[str, Tensor], model: Model, *, zero: bool) -> lis
     if zero and not any(tensor.any() for tensor in vectors.values()):
         found.append("Its vectors are all zero: the word does nothing.")
     if len(vectors) < len(model.keys):
-        found.append("It acts on one of the two text encoders only; train the word on SDXL instead.")
+        found.append(
+            "It acts on one of the two text encoders only; train the word on SDXL instead."
+        )
     counts = {len(tensor) for tensor in vectors.values()}
     if len(counts) > 1:
-        found.append("The two halves have different numbers of vectors, which then stand at different places; train the word again.")
+        found.append(
+            "The two halves have different numbers of vectors, which then stand at different places; train the word again."
+        )
     if max(counts) > ROOM:
         found.append(f"A prompt has room for {ROOM} vectors; the rest is cut off.")
     if not all(torch.isfinite(tensor).all() for tensor in vectors.values()):
-        found.append("It holds numbers that are not finite and spoils every picture; use an earlier save.")
+        found.append(
+            "It holds numbers that are not finite and spoils every picture; use an earlier save."
+        )
     return found
 
 
@@ -134,7 +150,9 @@ def content_of(raw: Raw, suffixes: tuple[str, ...], *, full: bool = False) -> An
     if suffix not in suffixes:
         refuse(f"it does not look at {suffix or 'such'} files; {mend}.")
     kind = {".safetensors": "safetensors", ".png": "image", ".webp": "image"}.get(suffix, "torch")
-    if raw.container and kind != {"zip": "torch", "pickle": "torch"}.get(raw.container, raw.container):
+    if raw.container and kind != {"zip": "torch", "pickle": "torch"}.get(
+        raw.container, raw.container
+    ):
         refuse(f"the file is named {suffix} but is in another format; {mend}.")
     if raw.content is None:
         refuse(f"the file cannot be read: {raw.problem}.")

@@ -7,7 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from coinage.embeddings.consumers.verdict import CONVERT, FAMILY, ROOM, Model, Taken, check_width, content_of, first, is_pair, refuse
+from coinage.embeddings.consumers.verdict import (
+    CONVERT,
+    FAMILY,
+    ROOM,
+    Model,
+    Taken,
+    check_width,
+    content_of,
+    first,
+    is_pair,
+    refuse,
+)
 from coinage.embeddings.file import PAIR
 from coinage.embeddings.raw import Raw
 
@@ -15,8 +26,15 @@ SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 # What AUTOMATIC1111 lets a pickle refer to, and the records it lets a torch zip have.
 GLOBALS = {
     "collections": {"OrderedDict"},
-    "torch._utils": {"_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_device_tensor_from_numpy"},
-    "torch": {f"{kind}Storage" for kind in ("Float", "Half", "Int", "Long", "Double", "Byte", "BFloat16")} | {"float32"},
+    "torch._utils": {
+        "_rebuild_tensor_v2",
+        "_rebuild_parameter",
+        "_rebuild_device_tensor_from_numpy",
+    },
+    "torch": {
+        f"{kind}Storage" for kind in ("Float", "Half", "Int", "Long", "Double", "Byte", "BFloat16")
+    }
+    | {"float32"},
     "torch.nn.modules.container": {"ParameterDict"},
     "numpy.core.multiarray": {"scalar", "_reconstruct"},
     "numpy": {"dtype", "ndarray"},
@@ -51,7 +69,9 @@ def forge(raw: Raw, model: Model, _token: str | None) -> Taken:
     content = content_of(raw, SUFFIXES, full=True)
     taken, width = _webui_tensors(content)
     if width != sum(model.widths) or isinstance(taken, dict) != (len(model.widths) > 1):
-        refuse(f"its vectors have {width} numbers and this model needs {sum(model.widths)}: it is listed as skipped.")
+        refuse(
+            f"its vectors have {width} numbers and this model needs {sum(model.widths)}: it is listed as skipped."
+        )
     tensors = taken if isinstance(taken, dict) else {model.keys[0]: taken}
     if max(len(tensor) for tensor in tensors.values()) > ROOM:
         refuse(f"more than {ROOM} vectors do not fit in a prompt; train the word with fewer.")
@@ -72,7 +92,9 @@ def _webui_tensors(content: Any) -> tuple[Any, int]:
     if type(content) is dict and type(first(content)) is Tensor:
         tensor = _only(content)
         return (tensor[None] if tensor.ndim == 1 else tensor), tensor.shape[-1]
-    return refuse(f"it recognises neither a webui embedding nor a diffusers concept in it; {CONVERT}.")
+    return refuse(
+        f"it recognises neither a webui embedding nor a diffusers concept in it; {CONVERT}."
+    )
 
 
 def _only(content: dict[str, Any]) -> Any:
@@ -95,9 +117,14 @@ def sdnext(raw: Raw, model: Model, _token: str | None) -> Taken:
         if tensor.shape[-1] not in model.widths:
             check_width(tensor, model.widths[0])
     if len(widths) > len(model.widths):
-        refuse(f"it holds {len(widths)} tensors, more than this model has text encoders; {CONVERT}.")
+        refuse(
+            f"it holds {len(widths)} tensors, more than this model has text encoders; {CONVERT}."
+        )
     if len(set(widths)) < len(model.widths):
         refuse(f"it has vectors for one text encoder and this model has two: {FAMILY}.")
     # The first tensor says how many tokens there are; a longer second one is cut.
-    found = {key: tensors[widths.index(width)][: len(tensors[0])] for key, width in zip(model.keys, model.widths, strict=True)}
+    found = {
+        key: tensors[widths.index(width)][: len(tensors[0])]
+        for key, width in zip(model.keys, model.widths, strict=True)
+    }
     return Taken(found, SIGNS.sub(r"\\\1", raw.path.stem))

@@ -1,0 +1,122 @@
+"""How much a run writes, and whether the disk has room for it. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from coinage.config import TrainConfig
+from coinage.data.batches import length_of
+from coinage.data.sample import LATENTS, Sample
+from coinage.errors import Problem
+from coinage.models.sizes import REDUCTION, WIDTHS
+from coinage.system.launch import process_count
+from coinage.wording import sized
+
+MOMENTS = 2 * 4 * 4  # bytes of a latent pixel: mean and deviation, 4 channels, float32
+MASK = 4  # bytes of a latent pixel
+HEADER = 1024  # bytes of a file beside its tensors, at most
+STATE = 8 * 1024  # bytes of a state beside the rows and their two moments, about
+
+
+def saves(config: TrainConfig, steps: int, epochs: int) -> int:
+    """Return how many embeddings a run writes in all, at most: the last one and the best one, where it is kept, included."""
+    by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
+    every = config.save.epochs_between(epochs)
+    return by_steps + ((epochs - 1) // every if every else 0) + 1 + config.save.keep_best
+
+
+def latent_bytes(sample: Sample) -> int:
+    """Bytes of an image's latents, and of those of its mirror image where it is flipped."""
+    pixels = math.prod(sample.fit.bucket_wh) // REDUCTION**2
+    return sample.latents * pixels * (MOMENTS + (MASK if sample.mask else 0))
+
+
+def saved_bytes(config: TrainConfig, count: int) -> int:
+    """Bytes of so many embeddings and their states, older ones that are deleted included."""
+    rows = config.word.num_vectors * WIDTHS[config.model.family] * 4
+    states = count - config.save.keep_best if config.state.save else int(config.state.at_end)
+    return count * (rows + HEADER) + states * (3 * rows + STATE)
+
+
+def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
+    """Bytes that a run writes, by folder: embeddings, states, and latents kept on disk; at most, without log, report and previews."""
+    found = Counter(
+        {
+            config.save.output_dir: saved_bytes(
+                config, saves(config, *length_of(config, samples, process_count()))
+            )
+        }
+    )
+    if config.data.cache_to_disk:
+        for sample in samples:
+            found[config.data.cache_dir or sample.path.parent / LATENTS] += (
+                latent_bytes(sample) + sample.latents * HEADER
+            )
+    return found
+
+
+def disk_problems(*runs: tuple[TrainConfig, Sequence[Sample]]) -> list[Problem]:
+    """A warning for each disk that has no room for what runs side by side would write there, as far as the system tells.
+
+    Args:
+        runs: each one's settings, and its images.
+    """
+    try:
+        return _disk_problems(runs)
+    except OSError:
+        return []
+
+
+def _disk_problems(runs: Sequence[tuple[TrainConfig, Sequence[Sample]]]) -> list[Problem]:
+    disks: dict[int, list[tuple[Path, int]]] = {}
+    outputs = {config.save.output_dir for config, _ in runs}
+    for folder, size in sum((written(*run) for run in runs), Counter[Path]()).items():
+        place = _existing(folder)
+        if place:
+            disks.setdefault(place.stat().st_dev, []).append((folder, size))
+    problems = []
+    for entries in disks.values():
+        free, size = (
+            shutil.disk_usage(_existing(entries[0][0]) or ".").free,
+            sum(size for _, size in entries),
+        )
+        if size > free:  # only then it matters that latents may be there from an earlier run
+            size -= sum(
+                min(planned, _bytes_in(folder))
+                for folder, planned in entries
+                if folder not in outputs
+            )
+        if size > free:
+            largest = max(entries, key=lambda entry: entry[1])[0]
+            problems.append(_problem(size, free, largest, latents=largest not in outputs))
+    return problems
+
+
+def _problem(size: int, free: int, folder: Path, *, latents: bool) -> Problem:
+    ways = "name another folder with --cache_dir, or use --cache_latents to keep latents in memory"
+    hint = (
+        f"free some space, {ways}"
+        if latents
+        else "free some space, choose another --output_dir, or save less often"
+    )
+    return Problem(
+        f"the run writes about {sized(size)}, and the disk has {sized(free)} free",
+        str(folder),
+        hint,
+    )
+
+
+def _existing(folder: Path) -> Path | None:
+    """The folder, or the nearest one above it that is there already."""
+    return next(
+        (path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()), None
+    )
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the latents in a folder and those below it."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors") if path.is_file())

@@ -1,0 +1,204 @@
+"""How much GPU memory a run takes, told from sizes alone before anything is loaded. Imports no torch.
+
+Weights are counted. Activations are a fit to what `benchmarks/memory.py` measures: within 1 %, with --fp8_base within
+20 %. What the CUDA context and cuDNN take is a guess, and --torch_compile is not looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coinage.config import ModelConfig, TrainConfig
+from coinage.data.batches import uses_per_group
+from coinage.data.buckets import Size
+from coinage.data.sample import Sample
+from coinage.models.sizes import REDUCTION, RELEASED, WIDTHS, ModelSizes
+from coinage.text.placeholder import CHUNK
+from coinage.text.prompts import Prompt
+
+MB, GB = 2**20, 2**30
+PREVIEW = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels a side where a prompt names none
+# A guess: PyTorch's own kernels and the driver; 300 to 700 MB are reported for different GPUs
+CONTEXT = 512 * MB
+WORKSPACE = 128 * MB  # a guess: of cuBLAS and cuDNN, and what the allocator cannot use
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes of activations of one training step, for each picture of a batch.
+
+    Attributes:
+        pixel: of the UNet, for each pixel of the latents.
+        chunk: of the text encoders, for each 75 tokens.
+    """
+
+    pixel: int
+    chunk: float
+
+
+# By family and what is computed with: all activations kept, and with --gradient_checkpointing.
+COSTS = {
+    ("sd1", "float32"): (Cost(370_700, 45.4 * MB), Cost(110_100, 3.3 * MB)),
+    ("sd1", "half"): (Cost(243_700, 26.1 * MB), Cost(62_800, 3.2 * MB)),
+    ("sd1", "8 bits"): (Cost(208_800, 25.8 * MB), Cost(47_600, 3.6 * MB)),
+    ("sd2", "float32"): (Cost(350_600, 76.9 * MB), Cost(90_100, 7.7 * MB)),
+    ("sd2", "half"): (Cost(233_700, 46.2 * MB), Cost(52_800, 7.5 * MB)),
+    ("sd2", "8 bits"): (Cost(208_700, 46.0 * MB), Cost(47_700, 7.9 * MB)),
+    ("sdxl", "float32"): (Cost(648_700, 204.5 * MB), Cost(74_200, 16.2 * MB)),
+    ("sdxl", "half"): (Cost(404_900, 118.4 * MB), Cost(48_000, 15.2 * MB)),
+    ("sdxl", "8 bits"): (Cost(380_400, 117.5 * MB), Cost(42_400, 15.9 * MB)),
+}
+UNPACKED = 24 * MB  # the weights of a layer, brought from 8 bits to what is computed with
+# Of the VAE, for each pixel of a picture in half precision; twice that in float32. cuDNN may take as much again.
+ENCODING, DECODING = 1_286, 1_536
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """GPU memory in bytes, at the time when a run needs most of it.
+
+    Attributes:
+        model: weights on the GPU.
+        activations: what is computed from them.
+        rest: CUDA's own, the rows and their optimizer.
+        when: what is done then, if it is not a training step.
+        told: the model's sizes are known; otherwise the released model's were taken.
+    """
+
+    model: int
+    activations: int
+    rest: int
+    when: str = ""
+    told: bool = True
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.model + self.activations + self.rest
+
+    def shown(self) -> str:
+        """One line for people."""
+        when = f", most {self.when}" if self.when else ""
+        parts = f"model {self.model / GB:.1f}, activations {self.activations / GB:.1f}, the rest {self.rest / GB:.1f}"
+        return f"about {in_gb(self.total)} of GPU memory{when}: {parts}" + (
+            "" if self.told else " (as the released model)"
+        )
+
+
+def in_gb(size: float) -> str:
+    """Bytes for people, in units of 2**30."""
+    return f"{size / GB:.1f} GB"
+
+
+def footprint(
+    config: TrainConfig,
+    sizes: ModelSizes,
+    samples: Sequence[Sample],
+    prompts: Sequence[Prompt] = (),
+    owners: Sequence[int] = (),
+) -> Footprint:
+    """What a run needs on each GPU: the largest of training, encoding images and drawing previews.
+
+    Args:
+        config: the run.
+        sizes: of its model.
+        samples: all images, with the buckets that they are fitted to.
+        prompts: of previews.
+        owners: the word that each dataset is for, where several share a step.
+    """
+    model = config.model
+    always, vae = weights(model, sizes), sizes.vae * vae_bytes(model)
+    width = math.sqrt(sizes.vae / RELEASED[model.family].vae)
+    kept, chunks = config.data.cache_latents, model.max_token_length // CHUNK
+    step = max(
+        (
+            activations(model, sizes, pixels, batch, chunks)
+            for pixels, batch in batch_loads(config, samples, owners)
+        ),
+        default=0,
+    )
+    encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
+    side = PREVIEW[model.family]
+    drawn = max(((prompt.width or side) * (prompt.height or side) for prompt in prompts), default=0)
+    work = vae_bytes(model) / 2 * width
+    times = [
+        (always + (0 if kept else vae), step, ""),
+        (always + vae, int(encoded * ENCODING * work), "while images are encoded"),
+        (always + vae, int(drawn * DECODING * work), "while previews are drawn"),
+    ]
+    weight, activation, when = max(times, key=lambda time: time[0] + time[1])
+    return Footprint(
+        weight, activation, CONTEXT + WORKSPACE + optimizer_bytes(config), when, sizes.told
+    )
+
+
+def batch_loads(
+    config: TrainConfig, samples: Sequence[Sample], owners: Sequence[int] = ()
+) -> set[tuple[int, int]]:
+    """Pixels of a picture, and pictures in a batch: the largest batch of each bucket, those of all words together."""
+    largest: Counter[tuple[int, Size]] = Counter()
+    for (number, size), count in uses_per_group(samples).items():
+        key = owners[number] if owners else 0, size
+        largest[key] = max(largest[key], min(config.data.datasets[number].batch_size, count))
+    joint: Counter[Size] = Counter()
+    for (_, size), batch in largest.items():
+        joint[size] += batch
+    return {(math.prod(size), batch) for size, batch in joint.items() if batch}
+
+
+def encoder_loads(config: TrainConfig, samples: Sequence[Sample]) -> set[tuple[int, int]]:
+    """The same of what the VAE encodes at once."""
+    if not config.data.cache_latents:
+        return batch_loads(config, samples) | {
+            (math.prod(sample.fit.bucket_wh), 1) for sample in samples
+        }
+    count = Counter(size for sample in samples for size in [sample.fit.bucket_wh] * sample.latents)
+    return {
+        (math.prod(size), min(config.data.vae_batch_size, images)) for size, images in count.items()
+    }
+
+
+def activations(
+    model: ModelConfig, sizes: ModelSizes, pixels: int, batch: int, chunks: int = 1
+) -> int:
+    """Bytes of activations of a training step at most, the backward pass included.
+
+    A UNet of another size than the released one is taken to be of the same build and narrower or wider.
+
+    Args:
+        model: family and precision.
+        sizes: of the model.
+        pixels: of a picture.
+        batch: pictures.
+        chunks: of 75 tokens, in a caption.
+    """
+    released = RELEASED[model.family]
+    kind = "float32" if model.precision == "no" else "8 bits" if model.fp8_unet else "half"
+    cost = COSTS[model.family, kind][model.gradient_checkpointing]
+    unet = cost.pixel * pixels / REDUCTION**2 * math.sqrt(sizes.unet / released.unet)
+    text = cost.chunk * chunks * math.sqrt(sizes.text / released.text)
+    return int(batch * (unet + text)) + (UNPACKED if kind == "8 bits" else 0)
+
+
+def weights(model: ModelConfig, sizes: ModelSizes) -> int:
+    """Bytes of the weights of UNet and text encoders."""
+    low = 4 if model.precision == "no" else 2
+    kept = low if model.low_precision_text else 4
+    unet = sizes.unet * low
+    if model.fp8_unet and low < 4:
+        unet = sizes.unet - sizes.unet_small + sizes.unet_small * low
+    return unet + (sizes.text - sizes.text_kept) * low + sizes.text_kept * kept
+
+
+def vae_bytes(model: ModelConfig) -> int:
+    """Bytes of a number of the VAE. SDXL's own overflows in fp16, and then works in float32."""
+    overflows = model.precision == "fp16" and model.family == "sdxl" and model.vae is None
+    return 4 if model.precision == "no" or model.full_precision_vae or overflows else 2
+
+
+def optimizer_bytes(config: TrainConfig) -> int:
+    """Bytes of the rows, their gradient and AdamW's two moments, float32."""
+    return config.word.num_vectors * WIDTHS[config.model.family] * 4 * 4

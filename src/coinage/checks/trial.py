@@ -1,0 +1,231 @@
+"""What would fail only in the run, tried before the model is loaded.
+
+Optimizer and schedule are tried on a toy, the word's file is measured, and the compiler is looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from coinage.config import OptimConfig, TrainConfig
+from coinage.data.batches import length_of
+from coinage.data.sample import Sample
+from coinage.embeddings.install import fits, read_vectors
+from coinage.errors import CoinageError, ConfigError, Problem, reason_of
+from coinage.models.text_encoder_sizes import text_encoder_sizes
+from coinage.optim.factory import choose_optimizer, make_schedule
+from coinage.system.launch import process_count
+
+BEGIN = 20  # steps that a schedule is asked for, before the last one, where it tells that by itself
+LOOPED = 2000  # and where it can only be stepped through
+# Of torch's schedules: the rates at their counter, whatever was before
+CLOSED_FORM = "_get_closed_form_lr"
+TOY = (2, 8)  # rows and width
+Arguments = Sequence[tuple[str, object]]
+Failure = str | ConfigError  # why a trial fails; "" where it does not
+
+
+def trial_problems(config: TrainConfig, samples: Sequence[Sample]) -> list[Problem]:
+    """Find what the loaded model would not be needed to refuse.
+
+    Args:
+        config: the run.
+        samples: its images, which tell how long it is.
+    """
+    total, _ = length_of(config, samples, process_count())
+    return (
+        optimizer_trial(config.optim, total) + weights_problems(config) + compiler_problems(config)
+    )
+
+
+def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
+    """Try an optimizer and its schedule on a toy: the first two steps and the last of a run of `total` steps.
+
+    Whatever they raise, rates that are negative or not finite, and rows that are not finite, are problems.
+    """
+    plain = replace(config, schedule="constant", schedule_class="", schedule_arguments=(), warmup=0)
+
+    def with_arguments(given: Arguments) -> Failure:
+        return _failure(replace(plain, arguments=tuple(given)), 2)
+
+    def with_schedule(given: Arguments) -> Failure:
+        return _failure(replace(config, schedule_arguments=tuple(given)), total)
+
+    what = f"--optimizer_type {config.name} cannot learn a word by step() after a plain backward()"
+    problems = _told(what, "--optimizer_args", config.name, config.arguments, with_arguments)
+    if problems:
+        return problems
+    name = config.schedule_class or config.schedule
+    flag = "--lr_scheduler_type" if config.schedule_class else "--lr_scheduler"
+    what = f"{flag} {name} cannot be used in a run of {total} steps"
+    return _told(what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule)
+
+
+def _told(
+    what: str, flag: str, name: str, given: Arguments, fails: Callable[[Arguments], Failure]
+) -> list[Problem]:
+    """Tell a failure by the arguments without which there is none; by all where there is no such one."""
+    reason = fails(given)
+    if isinstance(reason, ConfigError):
+        return list(reason.problems)
+    if not reason:
+        return []
+    guilty = [
+        pair for pair in given if fails([other for other in given if other is not pair]) == ""
+    ] or given
+    if not guilty:
+        return [Problem(f"{what}: {reason}", hint="choose another one; --help has a list")]
+    shown = " ".join(f"{key}={value!r}" for key, value in guilty)
+    return [
+        Problem(f"{flag} {shown} {'does' if len(guilty) == 1 else 'do'} not fit {name}: {reason}")
+    ]
+
+
+def _failure(config: OptimConfig, total: int) -> Failure:
+    """Why an optimizer with its schedule fails; "" if it does not. On the GPU too where the CPU is not enough."""
+    reason: Failure = ""
+    devices = [
+        "cpu",
+        *([f"cuda:{os.environ.get('LOCAL_RANK', '0')}"] if torch.cuda.is_available() else []),
+    ]
+    for device in devices:
+        try:
+            with _unheard():
+                _try(config, total, torch.device(device))
+        except ConfigError as error:
+            reason = reason or error
+        except Exception as error:  # noqa: BLE001 - whatever a package raises means that the run would end so
+            reason = reason or reason_of(error)
+        else:
+            return ""
+    return reason
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Leave no trace: of what is printed, warned of, or drawn at random."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        torch.random.fork_rng(devices=[]),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _try(config: OptimConfig, total: int, device: torch.device) -> None:
+    """Make the steps 0, 1 and the last of a run on a toy.
+
+    Raises:
+        Exception: what the run would raise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.Parameter(torch.randn(TOY, generator=generator).to(device))
+    optimizer = choose_optimizer(config)([rows])
+    schedule = make_schedule(config, optimizer, total)
+    looped = min(
+        total, BEGIN if isinstance(schedule, LambdaLR) or hasattr(schedule, CLOSED_FORM) else LOOPED
+    )
+    for step in range(looped):
+        _judge([group["lr"] for group in optimizer.param_groups], step)
+        if step < 2 or step == total - 1:
+            _learn(optimizer, rows, generator)
+        schedule.step()
+    if total > looped:
+        _jump(optimizer, schedule, total - 1)
+        _learn(optimizer, rows, generator)
+        schedule.step()
+
+
+def _jump(optimizer: torch.optim.Optimizer, schedule: LRScheduler, step: int) -> None:
+    """Put an optimizer where its schedule has it at a step. All of torch's and transformers' read the counter."""
+    schedule.last_epoch = step - 1
+    try:
+        schedule.step()
+        if hasattr(schedule, CLOSED_FORM):
+            for group, rate in zip(
+                optimizer.param_groups, getattr(schedule, CLOSED_FORM)(), strict=True
+            ):
+                group["lr"] = rate
+    except OverflowError:
+        raise ValueError(
+            "the learning rate of the last step would be too large for a number"
+        ) from None
+    _judge([group["lr"] for group in optimizer.param_groups], step)
+
+
+def _learn(
+    optimizer: torch.optim.Optimizer, rows: torch.nn.Parameter, generator: torch.Generator
+) -> None:
+    rows.grad = torch.randn(TOY, generator=generator).to(rows.device)
+    optimizer.step()
+    optimizer.zero_grad()
+    if not rows.isfinite().all():
+        raise ValueError("what it learns is not finite")
+
+
+def _judge(rates: Sequence[float | torch.Tensor | None], step: int) -> None:
+    """See that the rates of a step are some; None is an optimizer's way to find its own."""
+    wrong = [float(rate) for rate in rates if rate is not None and not 0 <= float(rate) < math.inf]
+    if wrong:
+        raise ValueError(f"the learning rate of step {step + 1} would be {wrong[0]:g}")
+
+
+def weights_problems(config: TrainConfig) -> list[Problem]:
+    """Find out whether the word's file fits the model: its kind, the number, widths and values of its vectors."""
+    path = str(config.word.init_file)
+    try:
+        given = read_vectors(config.word)
+    except CoinageError as error:
+        return [replace(problem, what=f"--weights: {problem.what}") for problem in error.problems]
+    if not given:
+        return []
+    sizes = text_encoder_sizes(config.model)
+    widths = [size.width for size in sizes if size.width]
+    wrong = (
+        fits(given, [size.key for size in sizes], widths, path)
+        if len(widths) == len(sizes)
+        else None
+    )
+    if wrong:
+        return [replace(wrong, what=f"--weights: {wrong.what}")]
+    if not all(rows.isfinite().all() for rows in given.values()):
+        return [
+            Problem(
+                "--weights: the file holds numbers that are not finite", path, "give another file"
+            )
+        ]
+    if not any(rows.any() for rows in given.values()):
+        return [
+            Problem(
+                "--weights: the file holds only zeros", path, "give another file, or --init_word"
+            )
+        ]
+    return []
+
+
+def compiler_problems(config: TrainConfig) -> list[Problem]:
+    """Find out whether torch has the compiler that is asked for."""
+    backend = config.model.compile_backend
+    if backend is None:
+        return []
+    from torch._dynamo import list_backends
+
+    known = [*list_backends(exclude_tags=()), "eager"]
+    if backend in known:
+        return []
+    return [
+        Problem(
+            f"--dynamo_backend {backend} is not in this torch",
+            hint=f"one of {', '.join(sorted(known))}",
+        )
+    ]

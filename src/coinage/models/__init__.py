@@ -1,0 +1,1 @@
+"""The models that a word is trained for: what they are, their files, and how they are loaded."""

@@ -1,0 +1,99 @@
+"""Stable Diffusion XL: CLIP-L and OpenCLIP-bigG side by side, a pooled vector, sizes (Podell et al. 2023, arXiv:2307.01952)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from coinage.config import ModelConfig
+from coinage.models.base import Components, Conditioning
+from coinage.models.clip_text import end_of_text, join_chunks, rows_and_weights, weigh
+from coinage.models.loading import load_parts
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+log = logging.getLogger("coinage")
+
+
+class SDXL:
+    """Stable Diffusion XL, base model."""
+
+    name = "sdxl"
+    architecture = "stable-diffusion-xl-v1-base"
+    default_size = 1024
+    embedding_keys = ("clip_l", "clip_g")
+
+    def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
+        if model.clip_skip:
+            log.info(
+                "note: --clip_skip has no effect on SDXL, whose UNet reads the second-to-last layers"
+            )
+        return load_parts(replace(model, clip_skip=None), dtype, self.name, open_clip=[False, True])
+
+    def encode(
+        self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False
+    ) -> Conditioning:
+        """The second-to-last hidden states of both encoders, without final norm, and the second's pooled vector."""
+        states = []
+        pooled: Tensor | None = None
+        for encoder, words in zip(parts.text_encoders, parts.word_encoders, strict=True):
+            rows, weights = rows_and_weights(words, captions, parts.chunks, weighted=weighted)
+            rows = rows.to(parts.device)
+            output: Any = encoder(rows, output_hidden_states=True)
+            joined = None if weights is None else join_chunks(weights, parts.chunks)
+            states.append(
+                weigh(join_chunks(output.hidden_states[-2], parts.chunks), joined, keep_mean=False)
+            )
+            if hasattr(encoder, "text_projection"):
+                pooled = pool(
+                    encoder, output.last_hidden_state, rows, words.tokenizer.eos_token_id
+                )[:: parts.chunks]
+        return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))
+
+    def predict(
+        self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
+    ) -> Tensor:
+        dtype = parts.dtype
+        added = {
+            "text_embeds": cast(Tensor, cond.pooled).to(dtype),
+            "time_ids": cast(Tensor, cond.time_ids),
+        }
+        hidden = cond.encoder_hidden_states.to(dtype)
+        prediction: Tensor = parts.denoiser(
+            noisy_latents.to(dtype), timesteps, hidden, added_cond_kwargs=added
+        ).sample
+        return prediction
+
+    def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
+        from diffusers import StableDiffusionXLPipeline
+
+        made = StableDiffusionXLPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoders[0],
+            text_encoder_2=parts.text_encoders[1],
+            tokenizer=cast(Any, parts.tokenizers[0]),
+            tokenizer_2=cast(Any, parts.tokenizers[1]),
+            unet=parts.denoiser,
+            scheduler=cast(Any, scheduler),
+            add_watermarker=False,
+        )
+        made.set_progress_bar_config(disable=True)
+        return made
+
+
+def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
+    """The projected hidden state at the end of each text, [B, P].
+
+    Not the encoder's own pooled output: with its old settings it pools at the largest id, which is the new word.
+    """
+    at = end_of_text(ids, end_id)
+    projected: Tensor = encoder.text_projection(
+        last_hidden[torch.arange(len(ids), device=ids.device), at]
+    )
+    return projected

@@ -1,0 +1,87 @@
+"""Stable Diffusion 1.x and 2.x: one text encoder, whose last hidden states the UNet reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from coinage.config import ModelConfig
+from coinage.errors import CoinageError
+from coinage.models.base import Components, Conditioning
+from coinage.models.clip_text import (
+    hidden_states,
+    join_chunks,
+    rows_and_weights,
+    weigh,
+    whole_chunks,
+)
+from coinage.models.loading import load_parts
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class StableDiffusion:
+    """A family with one text encoder: CLIP-L, or OpenCLIP's."""
+
+    name: str
+    architecture: str
+    default_size: int
+    open_clip: bool
+    embedding_keys: tuple[str, ...] = ("emb_params",)
+
+    def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
+        parts = load_parts(model, dtype, self.name, [self.open_clip])
+        layers = parts.text_encoders[0].config.num_hidden_layers
+        if model.clip_skip and model.clip_skip > layers:
+            raise CoinageError(
+                f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source
+            )
+        return parts
+
+    def encode(
+        self,
+        parts: Components,
+        captions: Sequence[str],
+        sizes: Tensor,  # noqa: ARG002 - of SDXL
+        *,
+        weighted: bool = False,
+    ) -> Conditioning:
+        rows, weights = rows_and_weights(
+            parts.word_encoders[0], captions, parts.chunks, weighted=weighted
+        )
+        states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
+        # Pictures are drawn as in the tools that draw; training joins the rows of a long caption as sd-scripts does.
+        join = whole_chunks if weighted else join_chunks
+        joined = None if weights is None else join(weights, parts.chunks)
+        return Conditioning(weigh(join(states, parts.chunks), joined, keep_mean=True))
+
+    def predict(
+        self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
+    ) -> Tensor:
+        dtype = parts.dtype
+        prediction: Tensor = parts.denoiser(
+            noisy_latents.to(dtype), timesteps, cond.encoder_hidden_states.to(dtype)
+        ).sample
+        return prediction
+
+    def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
+        from diffusers import StableDiffusionPipeline
+
+        made = StableDiffusionPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoders[0],
+            tokenizer=cast(Any, parts.tokenizers[0]),
+            unet=parts.denoiser,
+            scheduler=cast(Any, scheduler),
+            safety_checker=cast(Any, None),
+            feature_extractor=cast(Any, None),
+            requires_safety_checker=False,
+        )
+        made.set_progress_bar_config(disable=True)
+        return made

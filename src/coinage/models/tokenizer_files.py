@@ -1,0 +1,172 @@
+"""Where a model's tokenizer is: with the model, in a folder of tokenizers, in the hub's cache, or in open_clip. No torch."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import zlib
+from pathlib import Path
+
+from coinage.errors import CoinageError
+from coinage.system.files import write_bytes
+from coinage.system.text_files import is_file, is_folder, is_there
+
+# Where the released models take their tokenizers from: hub id, folder in it. All have the same vocabulary.
+HUB = {
+    "tokenizer": (
+        ("openai/clip-vit-large-patch14", ""),
+        ("stabilityai/stable-diffusion-2", "tokenizer"),
+    ),
+    "tokenizer_2": (
+        ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", ""),
+        ("openai/clip-vit-large-patch14", ""),
+    ),
+}
+FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+OPEN_CLIP = "bpe_simple_vocab_16e6.txt.gz"
+MOST_BYTES = 16 * 2**20  # that the list unpacks to; it has 3 MB
+ENTRIES = 49408  # of CLIP's vocabulary: 2 x 256 bytes, merges, start and end
+
+
+def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = None) -> Path:
+    """The folder of a model's tokenizer.
+
+    Args:
+        model: a diffusers folder, hub id or single file.
+        name: "tokenizer", or "tokenizer_2" for SDXL's second text encoder.
+        cache: `--tokenizer_cache_dir`.
+
+    Raises:
+        CoinageError: there is none; says the ways out.
+    """
+    folder = Path(model)
+    if is_folder(folder):
+        for candidate in (folder / name, folder / "tokenizer"):
+            if _holds_vocabulary(candidate):
+                return candidate
+    if not is_there(folder):
+        found = _from_hub(model, name, download=True)
+        if found:
+            return found
+    found = _in_cache(cache, name) or _cached(name) or _from_open_clip()
+    if found is None:
+        found = next(
+            (
+                path
+                for hub_id, place in HUB[name]
+                if (path := _from_hub(hub_id, place, download=True))
+            ),
+            None,
+        )
+    if found is None:
+        ways = (
+            "pass --tokenizer_cache_dir with a folder that holds vocab.json and merges.txt",
+            "connect to the hub once",
+        )
+        hint = f"{'; or '.join(ways)}; or pip install open_clip_torch"
+        raise CoinageError("no CLIP tokenizer found for the single file", model, hint)
+    return found
+
+
+def _holds_vocabulary(folder: Path) -> bool:
+    both = is_file(folder / "vocab.json") and is_file(folder / "merges.txt")
+    return both or is_file(folder / "tokenizer.json")
+
+
+def _in_cache(cache: Path | None, name: str) -> Path | None:
+    """A tokenizer in `--tokenizer_cache_dir`, named as sd-scripts names it, or any."""
+    if cache is None:
+        return None
+    named = [cache / hub_id.replace("/", "_") for hub_id, _ in HUB[name]]
+    inner = sorted(path for path in cache.glob("*") if is_folder(path)) if is_folder(cache) else []
+    for folder in (*named, cache, *inner):
+        if _holds_vocabulary(folder):
+            return folder
+    return None
+
+
+def _cached(name: str) -> Path | None:
+    """A tokenizer in the hub's local cache."""
+    for hub_id, place in HUB[name]:
+        found = _from_hub(hub_id, place, download=False)
+        if found:
+            return found
+    return None
+
+
+def _from_hub(hub_id: str, place: str, *, download: bool) -> Path | None:
+    """The folder of a hub repository's tokenizer; None when it is out of reach."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    folder: Path | None = None
+    for file in FILES:
+        path = f"{place}/{file}" if place else file
+        try:
+            cached = try_to_load_from_cache(hub_id, path)
+            if not isinstance(cached, str) and download and not constants.HF_HUB_OFFLINE:
+                cached = hf_hub_download(hub_id, path)
+        except Exception:  # noqa: BLE001 - whatever the network or a bad id raises means the same
+            cached = None
+        if isinstance(cached, str) and file == FILES[0]:
+            folder = Path(cached).parent
+        if folder is None:
+            return None
+    return folder if folder and (folder / "merges.txt").is_file() else None
+
+
+def _from_open_clip() -> Path | None:
+    """CLIP's vocabulary out of an installed open_clip, which is not imported; kept in the user's cache."""
+    spec = importlib.util.find_spec("open_clip")
+    source = Path(spec.origin).parent / OPEN_CLIP if spec and spec.origin else None
+    if source is None or not source.is_file():
+        return None
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "coinage"
+        / "clip_tokenizer"
+    )
+    if not all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt", "tokenizer_config.json")
+    ):
+        vocabulary, merges = read_open_clip(source)
+        write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "\n".join(merges) + "\n").encode())
+        write_bytes(
+            folder / "tokenizer_config.json",
+            json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}).encode(),
+        )
+        write_bytes(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
+    return folder
+
+
+def read_open_clip(path: Path) -> tuple[dict[str, int], list[str]]:
+    """CLIP's vocabulary and merges from open_clip's list of merges (Radford et al. 2021).
+
+    The vocabulary is the 256 bytes, the same ending a word, one entry per merge, start and end of text.
+
+    Raises:
+        CoinageError: the list is broken, or unpacks to far more than it should.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [*map(chr, printable), *(chr(256 + i) for i in range(len(others)))]
+    try:
+        with gzip.open(path) as file:
+            data = file.read(MOST_BYTES + 1)
+        lines = data.decode().split("\n")
+    except (OSError, EOFError, ValueError, zlib.error):
+        data, lines = b"", []
+    if len(data) > MOST_BYTES or len(lines) + 2 * len(letters) < ENTRIES:
+        raise CoinageError(
+            "open_clip's vocabulary cannot be read",
+            str(path),
+            "install it again: pip install --force-reinstall open_clip_torch",
+        )
+    merges = lines[1 : 1 + ENTRIES - 2 * len(letters) - 2]
+    words = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        *(merge.replace(" ", "") for merge in merges),
+    ]
+    return {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}, merges

@@ -1,0 +1,138 @@
+"""What `--autopilot` chose for a word, kept beside it for runs that go on. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from coinage.config import TrainConfig
+from coinage.errors import CoinageError, Findings
+from coinage.runs.files import CHOICE
+from coinage.runs.states import named_state
+from coinage.system.text_files import read_json
+from coinage.text.placeholder import CHUNK
+
+LARGEST = 2**63  # of a seed
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The settings that were best, and how all of them did.
+
+    Attributes:
+        name: of the settings.
+        init_word, num_vectors, learning_rate, seed: what a run is made with.
+        given_seed: which chooses the images held out, as without a choice.
+        ranking: (name, loss where it was measured last), best first; None is not finite.
+    """
+
+    name: str
+    init_word: str | None
+    num_vectors: int
+    learning_rate: float
+    seed: int
+    given_seed: int
+    ranking: Sequence[tuple[str, float | None]]
+
+    def applied(self, config: TrainConfig) -> TrainConfig:
+        """A run's settings with what was chosen."""
+        datasets = tuple(
+            replace(
+                dataset,
+                validation_seed=self.given_seed
+                if dataset.validation_seed is None
+                else dataset.validation_seed,
+            )
+            for dataset in config.data.datasets
+        )
+        return replace(
+            config,
+            word=replace(config.word, init_word=self.init_word, num_vectors=self.num_vectors),
+            optim=replace(config.optim, learning_rate=self.learning_rate),
+            loop=replace(
+                config.loop,
+                seed=self.seed,
+                chosen=self.name,
+                tried=tuple(self.ranking),
+                given_seed=self.given_seed,
+            ),
+            data=replace(config.data, datasets=datasets),
+        )
+
+    def as_json(self) -> bytes:
+        """What is written."""
+        return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+
+
+def choice_of(
+    config: TrainConfig, given_seed: int, ranking: Sequence[tuple[str, float | None]]
+) -> Choice:
+    """The choice of a candidate's settings."""
+    word, loop = config.word, config.loop
+    return Choice(
+        loop.chosen,
+        word.init_word,
+        word.num_vectors,
+        config.optim.learning_rate,
+        loop.seed,
+        given_seed,
+        ranking,
+    )
+
+
+def path_of(config: TrainConfig, folder: Path | None = None) -> Path:
+    """Where a run's choice is kept: in its output folder, unless another one is given."""
+    return (folder or config.save.output_dir) / f"{config.word.output_name}{CHOICE}"
+
+
+def read_choice(path: Path) -> Choice | None:
+    """Read what was chosen; None where the file is not as it was written."""
+    try:
+        choice = Choice(**read_json(path))
+        choice = replace(
+            choice,
+            ranking=[
+                (str(name), None if loss is None else float(loss)) for name, loss in choice.ranking
+            ],
+        )
+    except (CoinageError, OverflowError, ValueError, TypeError):
+        return None
+    numbers = (choice.num_vectors, choice.seed, choice.given_seed)
+    right = (
+        all(type(number) is int and abs(number) < LARGEST for number in numbers)
+        and 1 <= choice.num_vectors <= CHUNK
+    )
+    right = right and type(choice.learning_rate) is float and 0 < choice.learning_rate < math.inf
+    return (
+        choice
+        if right and isinstance(choice.name, str) and isinstance(choice.init_word, str | None)
+        else None
+    )
+
+
+def as_chosen(config: TrainConfig, findings: Findings) -> TrainConfig:
+    """The settings of a run that goes on, with what `--autopilot` chose when it began; what is in the way is found."""
+    if config.loop.autopilot is None or config.state.resume is None:
+        return config
+    state = named_state(config.state.resume, config.save.output_dir, config.word.output_name)
+    if state is None or not state.is_dir():
+        return config  # the run begins, or the state is told to be missing
+    path = next((p for p in (path_of(config, state.parent), path_of(config)) if p.is_file()), None)
+    if path is None:
+        hint = "put it back; or leave out --autopilot, and pass the settings that the state was trained with"
+        findings.error(
+            f"--autopilot: the run goes on, and {path_of(config).name}, which holds the choice, is not there",
+            str(state),
+            hint,
+        )
+        return config
+    choice = read_choice(path)
+    if choice is None:
+        findings.error(
+            "--autopilot: the choice cannot be read", str(path), "begin anew without --resume"
+        )
+        return config
+    return choice.applied(config)

@@ -1,0 +1,101 @@
+"""Cheap digests of the files that a run learns from, by which a replaced file is told. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from coinage.models.detect import HUB_ID
+
+HEAD = 16 * 1024  # bytes of an image that are read; its size counts too
+BLOCKS, BLOCK = 16, 4096  # of a model's file: evenly spread blocks, and bytes of each
+PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+WEIGHTS = (".safetensors", ".bin")  # in the order of preference
+
+
+def digest_of_images(paths: Iterable[Path]) -> str:
+    """Return a digest of images and masks, in order; "" where one cannot be read.
+
+    It is made of the size and the first 16 kB of each: 10,000 images take 0.3 s of a processor.
+    """
+    digest = _digest()
+    for path in dict.fromkeys(paths):
+        try:
+            file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            try:
+                digest.update(b"%d " % os.fstat(file).st_size)
+                digest.update(os.read(file, HEAD))
+            finally:
+                os.close(file)
+        except OSError:
+            return ""
+    return str(digest.hexdigest())
+
+
+def digest_of_weights(source: str, vae: str | None = None) -> str:
+    """Return a digest of a model's weights; "" where none is on this machine.
+
+    It is made of the sizes of its files and some blocks of each.
+
+    Args:
+        source: a file, a diffusers folder, or a hub id in the local cache.
+        vae: another VAE that is used, named likewise.
+    """
+    digest = _digest()
+    files = [file for name in (source, vae) if name for file in weight_files(name)]
+    if not files:
+        return ""
+    try:
+        for path in files:
+            _add_blocks(digest, path)
+    except OSError:
+        return ""
+    return str(digest.hexdigest())
+
+
+def weight_files(source: str) -> Sequence[Path]:
+    """Return the files with a model's weights, in order; those of each part, where it is a folder."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if not path.is_dir() and HUB_ID.fullmatch(source):
+        path = _cached(source) or path
+    return [
+        file for folder in (path, *(path / part for part in PARTS)) for file in _weights_in(folder)
+    ]
+
+
+def _weights_in(folder: Path) -> Sequence[Path]:
+    """The files with weights in one folder: of its best kind only, since a model may be there in both."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    by_kind = [[file for file in files if file.suffix == suffix] for suffix in WEIGHTS]
+    return next(filter(None, by_kind), [])
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The folder of a hub id in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("model_index.json", "config.json", "unet/config.json"):
+        found = try_to_load_from_cache(hub_id, name)
+        if isinstance(found, str):
+            return Path(found.removesuffix(name))
+    return None
+
+
+def _add_blocks(digest: Any, path: Path) -> None:
+    """Add a file's size and evenly spread blocks, the first and the last one included."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(b"%d " % size)
+        last = max(0, size - BLOCK)
+        for start in sorted({last * number // (BLOCKS - 1) for number in range(BLOCKS)}):
+            file.seek(start)
+            digest.update(file.read(BLOCK))
+
+
+def _digest() -> Any:
+    return hashlib.blake2b(digest_size=16)

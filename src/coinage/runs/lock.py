@@ -1,0 +1,150 @@
+"""Two runs never write the same files: each holds a lock on its name in its folder. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coinage.config import TrainConfig
+from coinage.errors import Findings
+from coinage.runs.files import earlier_files, is_mixing, word_files
+from coinage.system.launch import process_rank
+from coinage.wording import few
+
+log = logging.getLogger("coinage")
+TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+FAR = 2**20  # the byte that is locked on Windows, where what is locked cannot be read
+
+
+@dataclass(slots=True)
+class Lock:
+    """A lock on a run's name, held until it is released or forgotten, or the process dies."""
+
+    path: Path
+    file: int | None  # None: the file system has no locks
+    # A copy of it in a child of that one has nothing to give free
+    process: int = field(default_factory=os.getpid)
+
+    def release(self) -> None:
+        """Give the name free."""
+        file, self.file = self.file, None
+        if file is not None and self.process == os.getpid():
+            with suppress(OSError):
+                if os.name == "nt":
+                    os.close(file)  # there an open file cannot be deleted
+                self.path.unlink()
+            with suppress(OSError):
+                os.close(file)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def claim(config: TrainConfig, state: Path | None, findings: Findings) -> Lock | None:
+    """Take a run's name in its output folder, and warn of an earlier run's files that are in the way.
+
+    Of several processes of one run, the first one does this for all.
+
+    Args:
+        config: of the run, whose output folder is there.
+        state: what it goes on from; then the files are its own.
+        findings: get an error where another run holds the name.
+
+    Returns:
+        The lock, to be kept for as long as the run takes.
+    """
+    if process_rank():
+        return None
+    folder, name = config.save.output_dir, config.word.output_name
+    lock = _hold(folder / f".{name}.lock", findings, f"another run writes {name} into this folder")
+    if lock and state is None and is_mixing(folder, name, config.state.resume):
+        _warn_of_earlier(config, findings)
+    return lock
+
+
+def _warn_of_earlier(config: TrainConfig, findings: Findings) -> None:
+    folder, name = config.save.output_dir, config.word.output_name
+    words = [path.name for path in word_files(folder, name) if path == config.output_file]
+    others = [path.name for path in earlier_files(folder, name)]
+    kept = (
+        f"{few(others)} {'is' if len(others) == 1 else 'are'} kept under a number" if others else ""
+    )
+    what = "an earlier run of this name has left files"
+    hint = "choose another --output_name, or go on with --resume latest"
+    if words:
+        what = f"{words[0]} is there already: this run replaces it at its end"
+        hint = "to keep the earlier word, choose another --output_name"
+    if words or others:
+        findings.warn(what + (f"; {kept}" if kept else ""), str(folder), hint)
+
+
+def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
+    """Lock a file, or find who has; where the file system knows no locks, nothing stands in the way."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            log.debug("no lock: %s: %s", path, error.strerror)
+            return Lock(path, None)
+        try:
+            _lock(file)
+        except OSError as error:
+            owner = _owner(file)
+            os.close(file)
+            if error.errno not in TAKEN or owner.startswith(f"{os.getpid()} "):
+                return Lock(path, None)
+            process, _, host = owner.partition(" ")
+            shown = f"process {process} on {host}" if host else "it"
+            findings.error(
+                taken,
+                str(path),
+                f"wait for {shown}, or end it; or choose another --output_name or --output_dir",
+            )
+            return None
+        if _is_at(path, file):
+            break
+        os.close(file)  # the run before has just deleted it
+    with suppress(OSError):
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()} {socket.gethostname()}".encode(errors="replace"))
+    return Lock(path, file)
+
+
+def _lock(file: int) -> None:
+    """Lock a file that is open, or fail at once.
+
+    Raises:
+        OSError: another process has it, or the file system has no locks.
+    """
+    if os.name == "nt":
+        import msvcrt
+
+        os.lseek(file, FAR, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        os.lseek(file, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _owner(file: int) -> str:
+    """Who holds a lock, as "PROCESS HOST"; "" where that cannot be read."""
+    try:
+        os.lseek(file, 0, os.SEEK_SET)
+        return os.read(file, 300).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False

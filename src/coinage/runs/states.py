@@ -1,0 +1,281 @@
+"""Saved states of runs: where they are, what they say of themselves, whether they fit a run. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coinage.config import LoopConfig, TrainConfig
+from coinage.data.batches import length_of
+from coinage.data.sample import Sample
+from coinage.errors import CoinageError, Findings
+from coinage.runs.digests import digest_of_images, digest_of_weights
+from coinage.runs.files import SAVED, STATE
+from coinage.system.launch import process_count
+from coinage.system.text_files import read_json
+from coinage.wording import counted, few
+
+SUMMARY, TENSORS = "state.json", "state.pt"
+MOST_SUMMARY, MOST_TENSORS = 2**20, 2**31  # bytes; 10 kB and some MB are usual
+MOST_STEPS = 10**12
+LATEST = "latest"
+REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of sd-scripts
+# What a run cannot go on with when it differs; a difference in the rest is told, and the run goes on.
+NEEDED = ("family", "word", "vectors", "optimizer", "optimizer_args")
+MODEL, IMAGES = "weights", "images"  # digests of files; states of earlier versions have none
+WORDS = {
+    "dataset": "the dataset is another",
+    MODEL: "the model's weights are others, under the same name",
+    IMAGES: "images were replaced under their names",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a state says of itself, beside its tensors.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: to go on with, counted from 1.
+        done: steps done within that epoch.
+        fingerprint: what the run was, field by field.
+        digest: of the tensors' file.
+    """
+
+    step: int
+    epoch: int
+    done: int
+    fingerprint: Mapping[str, Any]
+    digest: str
+
+    def as_json(self) -> bytes:
+        """What is written beside the tensors, after them: a state without it is not whole."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+def digest_of(data: bytes) -> str:
+    """A digest of bytes, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What makes two runs the same to the bit, field by field, as plain values."""
+    word, optim = config.word, config.optim
+    images = [
+        (s.path.name, s.caption, s.repeats, s.dataset, s.fit, s.subset.captions, s.subset.images)
+        for s in samples
+    ]
+    return {
+        "family": config.model.family,
+        "word": word.token,
+        "vectors": word.num_vectors,
+        "optimizer": optim.name,
+        "optimizer_args": dict(optim.arguments),
+        "learning_rate": optim.learning_rate,
+        "norm_mode": optim.norm_mode,
+        "lr_scheduler": optim.schedule_class or optim.schedule,
+        "model": Path(config.model.source).name,
+        "precision": config.model.precision,
+        "seed": config.loop.seed,
+        "max_train_steps": config.loop.max_steps,
+        "images_per_step": [
+            process_count() * optim.accumulation * dataset.batch_size
+            for dataset in config.data.datasets
+        ],
+        "dataset": digest_of(repr(images).encode(errors="surrogatepass")),
+        "noise": asdict(config.noise),
+        "loss": asdict(config.loss),
+    }
+
+
+def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return digests of the files that a run learns from, which may be replaced and keep their names.
+
+    Some kB of each file are read. What cannot be read has no digest.
+    """
+    weights = digest_of_weights(config.model.source, config.model.vae)
+    images = digest_of_images(
+        path for sample in samples for path in (sample.path, sample.mask) if path
+    )
+    return {name: digest for name, digest in ((MODEL, weights), (IMAGES, images)) if digest}
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Read a state's summary; None when the state is not whole, or tells what cannot be."""
+    try:
+        summary = Summary(**read_json(folder / SUMMARY, most=MOST_SUMMARY))
+        right = _counts_fit(summary) and _is_known(summary.fingerprint)
+        right = right and _digest_of_file(folder / TENSORS) == summary.digest
+    except (CoinageError, OSError, ValueError, TypeError):
+        return None
+    return summary if right else None
+
+
+def _counts_fit(summary: Summary) -> bool:
+    """Whether the counters can be those of one run: an epoch that has ended had a step at least."""
+    counts = (summary.step, summary.epoch, summary.done)
+    if not all(type(count) is int for count in counts):
+        return False
+    step, epoch, done = counts
+    return 0 <= done <= step <= MOST_STEPS and 1 <= epoch <= step - done + 1
+
+
+def _is_known(fingerprint: object) -> bool:
+    """Whether a fingerprint tells at least what a run cannot go on without."""
+    if not isinstance(fingerprint, dict) or not all(name in fingerprint for name in NEEDED):
+        return False
+    return type(fingerprint.get("seed")) is int
+
+
+def _digest_of_file(path: Path) -> str | None:
+    """Return a regular file's digest, as `digest_of`; None for anything else, and where it is too large."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_TENSORS:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def states_of(folder: Path, name: str) -> dict[int, Path]:
+    """The whole states of a run, by their steps; not those of another whose name begins alike."""
+    paths = [
+        path
+        for path in sorted(folder.glob(f"*{STATE}"))
+        if path.name.startswith(name)
+        and SAVED.fullmatch(path.name.removeprefix(name).removesuffix(STATE))
+        and path.is_dir()
+    ]
+    return {summary.step: path for path in reversed(paths) if (summary := read_summary(path))}
+
+
+def latest_state(folder: Path, name: str) -> Path | None:
+    """The whole state of a run with the most steps."""
+    states = states_of(folder, name)
+    return states[max(states)] if states else None
+
+
+def named_state(resume: str | None, output_dir: Path, name: str) -> Path | None:
+    """Return the folder that `--resume` means, whether or not it is there; None where there is nothing.
+
+    Args:
+        resume: `latest`, a state's folder, a file in it, or a folder that holds states.
+        output_dir: where `latest` looks.
+        name: of the run.
+    """
+    if resume == LATEST and not Path(LATEST).is_dir():
+        return latest_state(output_dir, name)
+    if not resume:
+        return None
+    path = Path(resume)
+    if path.name in (SUMMARY, TENSORS) and path.is_file():
+        return path.parent
+    if path.is_dir() and not (path / SUMMARY).exists():
+        return latest_state(path, name) or path
+    return path
+
+
+def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Findings) -> Path | None:
+    """Return the state that `--resume` names, if it fits; what does not fit is found."""
+    resume, name = config.state.resume, config.word.output_name
+    if resume is None:
+        return None
+    folder = named_state(resume, config.save.output_dir, name)
+    if folder is None:
+        findings.note(
+            f"--resume latest: no state in {config.save.output_dir} yet, so the run starts from the beginning"
+        )
+        return None
+    if not folder.is_dir():
+        _tell_no_folder(folder, findings)
+        return None
+    if any((folder / file).is_file() for file in REFERENCE):
+        hint = "go on from its embedding instead: --weights FILE"
+        findings.error(
+            "--resume: a state of another trainer, whose step and data position are not in it",
+            str(folder),
+            hint,
+        )
+        return None
+    summary = read_summary(folder)
+    if summary is None:
+        _tell_not_whole(folder, name, findings)
+        return None
+    if resume != LATEST and Path(resume) != folder:
+        findings.note(f"--resume {resume}: the state is {folder}")
+    now = fingerprint(config, samples) | content_digests(config, samples)
+    compare(summary.fingerprint, now, str(folder), findings)
+    length, _ = length_of(config, samples, process_count())
+    _tell_the_end(summary.step, length, config.loop, str(folder), findings)
+    return folder
+
+
+def _tell_no_folder(path: Path, findings: Findings) -> None:
+    """Say why there is no state's folder at a path."""
+    if path.exists():
+        hint = "--weights FILE starts from an embedding; a state is a folder that ends in -state"
+        findings.error("--resume: this is a file, not a state's folder", str(path), hint)
+    else:
+        findings.error(
+            "--resume: no such folder", str(path), "give a folder that ends in -state, or latest"
+        )
+
+
+def _tell_not_whole(folder: Path, name: str, findings: Findings) -> None:
+    """Say why a folder cannot be gone on from."""
+    others = sorted(path.name for path in folder.glob(f"*{STATE}") if (path / SUMMARY).is_file())
+    if (folder / SUMMARY).exists() or (folder / TENSORS).exists() or folder.name.endswith(STATE):
+        hint = "use an earlier one; --resume latest finds it"
+        findings.error("--resume: the state is not whole", str(folder), hint)
+    elif others:
+        hint = f"name one of the states in it: {few(others)}"
+        findings.error(f"--resume: the folder holds no whole state of {name}", str(folder), hint)
+    else:
+        hint = "give a folder that ends in -state, or latest"
+        findings.error("--resume: the folder holds no state", str(folder), hint)
+
+
+def _tell_the_end(step: int, length: int, loop: LoopConfig, where: str, findings: Findings) -> None:
+    """Warn where a state leaves nothing to learn.
+
+    It is not an error: a command that is started again and again must end well.
+    """
+    if step < length:
+        return
+    flag = "--max_train_steps" if loop.max_epochs is None else "--max_train_epochs"
+    what = f"the state is of step {step}, and the run has {counted(length, 'step')}"
+    findings.warn(
+        f"--resume: nothing is left to learn: {what}", where, f"to go on, pass a larger {flag}"
+    )
+
+
+def compare(
+    then: Mapping[str, Any], now: Mapping[str, Any], where: str, findings: Findings
+) -> None:
+    """Tell every field in which a state and a run differ, but for those that an older state lacks.
+
+    Args:
+        then: the state's fingerprint.
+        now: the run's.
+        where: the state's folder.
+        findings: get an error where the run cannot go on, a warning otherwise.
+    """
+    then = {"norm_mode": "none"} | dict(then)  # earlier versions wrote it only where it was another
+    now = json.loads(json.dumps(now))
+    differing = {field for field, value in now.items() if field in then and then[field] != value}
+    if "dataset" in differing:
+        differing.discard(IMAGES)  # of which that tells already
+    if "model" in differing and MODEL in now and now[MODEL] == then.get(MODEL):
+        differing.discard("model")  # the same file under another name
+    for field in [field for field in now if field in differing]:
+        shown = WORDS.get(field) or f"{field} was {then[field]!r} and is {now[field]!r}"
+        if field in NEEDED:
+            findings.error(
+                f"--resume: {shown}", where, "pass the value that the state was trained with"
+            )
+        else:
+            findings.warn(f"--resume: {shown}; the run goes on, but not as it would have", where)

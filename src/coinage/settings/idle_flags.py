@@ -1,0 +1,225 @@
+"""Notes on flags that have no effect, or another one than asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from coinage.settings.flags import BY_DEST
+
+Values = argparse.Namespace
+
+# Flag, when it lies idle, and why.
+IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
+    (
+        "save_last_n_epochs",
+        lambda v: not (v.save_every_n_epochs or v.save_n_epoch_ratio),
+        "has no effect without --save_every_n_epochs",
+    ),
+    (
+        "save_last_n_steps",
+        lambda v: not v.save_every_n_steps,
+        "has no effect without --save_every_n_steps",
+    ),
+    (
+        "save_last_n_steps",
+        lambda v: v.save_every_n_steps and v.save_last_n_steps < v.save_every_n_steps,
+        "counts steps, not files (as in sd-scripts): only the newest file is kept",
+    ),
+    ("save_last_n_epochs_state", lambda v: not v.save_state, "has no effect without --save_state"),
+    ("save_last_n_steps_state", lambda v: not v.save_state, "has no effect without --save_state"),
+    ("dynamo_backend", lambda v: not v.torch_compile, "has no effect without --torch_compile"),
+    ("full_fp16", lambda _: True, "applies to the model only; the trained vectors stay in float32"),
+    ("full_bf16", lambda _: True, "applies to the model only; the trained vectors stay in float32"),
+    (
+        "noise_offset_random_strength",
+        lambda v: not v.noise_offset,
+        "has no effect without --noise_offset",
+    ),
+    (
+        "multires_noise_discount",
+        lambda v: not v.multires_noise_iterations,
+        "has no effect without --multires_noise_iterations",
+    ),
+    (
+        "ip_noise_gamma_random_strength",
+        lambda v: not v.ip_noise_gamma,
+        "has no effect without --ip_noise_gamma",
+    ),
+    (
+        "huber_schedule",
+        lambda v: v.loss_type not in ("huber", "smooth_l1"),
+        "has no effect without --loss_type huber or smooth_l1",
+    ),
+    (
+        "huber_c",
+        lambda v: v.loss_type not in ("huber", "smooth_l1"),
+        "has no effect without --loss_type huber or smooth_l1",
+    ),
+    (
+        "huber_scale",
+        lambda v: v.loss_type not in ("huber", "smooth_l1"),
+        "has no effect without --loss_type huber or smooth_l1",
+    ),
+    (
+        "huber_scale",
+        lambda v: v.huber_schedule == "snr",
+        "has no effect with --huber_schedule snr (as in sd-scripts)",
+    ),
+    (
+        "autopilot",
+        lambda v: v.optimizer_type.lower() == "directional",
+        "does not help with Directional; use it with other optimizers",
+    ),
+    (
+        "norm_mode",
+        lambda v: v.optimizer_type.lower() == "directional",
+        "has no effect: Directional keeps the lengths anyway",
+    ),
+    (
+        "lr_scheduler_power",
+        lambda v: v.lr_scheduler != "polynomial",
+        "is for --lr_scheduler polynomial",
+    ),
+    (
+        "lr_scheduler_timescale",
+        lambda v: v.lr_scheduler != "inverse_sqrt",
+        "is for --lr_scheduler inverse_sqrt",
+    ),
+    (
+        "lr_decay_steps",
+        lambda v: v.lr_scheduler != "warmup_stable_decay",
+        "is for --lr_scheduler warmup_stable_decay",
+    ),
+    (
+        "lr_scheduler_num_cycles",
+        lambda v: (
+            v.lr_scheduler
+            not in (
+                "cosine_with_restarts",
+                "cosine_with_min_lr",
+                "cosine_warmup_with_min_lr",
+                "warmup_stable_decay",
+            )
+        ),
+        "is for --lr_scheduler cosine_with_restarts, cosine_with_min_lr and warmup_stable_decay",
+    ),
+    (
+        "lr_scheduler_min_lr_ratio",
+        lambda v: (
+            v.lr_scheduler
+            not in ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
+        ),
+        "is for --lr_scheduler cosine_with_min_lr and warmup_stable_decay",
+    ),
+    (
+        "wandb_run_name",
+        lambda v: v.log_with not in ("wandb", "all"),
+        "has no effect without --log_with wandb",
+    ),
+    (
+        "wandb_api_key",
+        lambda v: v.log_with not in ("wandb", "all"),
+        "has no effect without --log_with wandb",
+    ),
+    (
+        "log_config",
+        lambda v: not (v.log_with or v.logging_dir),
+        "has no effect without --logging_dir or --log_with",
+    ),
+    (
+        "log_tracker_config",
+        lambda v: not (v.log_with or v.logging_dir),
+        "has no effect without --logging_dir or --log_with",
+    ),
+    (
+        "log_tracker_name",
+        lambda v: not (v.log_with or v.logging_dir),
+        "has no effect without --logging_dir or --log_with",
+    ),
+    ("log_prefix", lambda v: not v.logging_dir, "has no effect without --logging_dir"),
+    (
+        "huggingface_repo_type",
+        lambda v: not v.huggingface_repo_id,
+        "has no effect without --huggingface_repo_id",
+    ),
+    (
+        "huggingface_path_in_repo",
+        lambda v: not v.huggingface_repo_id,
+        "has no effect without --huggingface_repo_id",
+    ),
+    (
+        "huggingface_repo_visibility",
+        lambda v: not v.huggingface_repo_id,
+        "has no effect without --huggingface_repo_id",
+    ),
+    (
+        "async_upload",
+        lambda v: not v.huggingface_repo_id,
+        "has no effect without --huggingface_repo_id",
+    ),
+    (
+        "huggingface_token",
+        lambda v: not (v.huggingface_repo_id or v.resume_from_huggingface),
+        "has no effect without --huggingface_repo_id or --resume_from_huggingface",
+    ),
+    (
+        "save_state_to_huggingface",
+        lambda v: not (v.save_state or v.save_state_on_train_end),
+        "has no effect without --save_state",
+    ),
+    ("resume_from_huggingface", lambda v: not v.resume, "has no effect without --resume"),
+    ("weights_fit", lambda v: not v.weights, "has no effect without --weights"),
+    (
+        "save_model_as",
+        lambda v: v.save_model_as == "ckpt",
+        "ckpt: AUTOMATIC1111, Forge and SD.Next do not list such files; use safetensors",
+    ),
+    (
+        "sample_every_n_steps",
+        lambda v: v.sample_every_n_steps < 0,
+        "is below 1: no previews are drawn at steps",
+    ),
+    (
+        "sample_every_n_epochs",
+        lambda v: v.sample_every_n_epochs < 0,
+        "is below 1: no previews are drawn at epochs",
+    ),
+    ("clip_skip", lambda v: v.v2, "reads one layer further back than 2.x models are made for"),
+    (
+        "sample_prompts",
+        lambda v: not (v.sample_at_first or v.sample_every_n_steps or v.sample_every_n_epochs),
+        "draws nothing: add --sample_every_n_steps N or --sample_every_n_epochs N",
+    ),
+)
+
+
+def of_many(reason: str) -> str:
+    """Return a reason that begins with a verb as it is said of several flags: "is not needed" as "are not needed"."""
+    verb, _, rest = reason.partition(" ")
+    return f"{ {'is': 'are', 'has': 'have', 'applies': 'apply'}.get(verb, verb) } {rest}"
+
+
+def notes(args: Values) -> list[str]:
+    """A line for each flag that does less than it says."""
+    values = vars(args)
+
+    def given(dest: str) -> bool:
+        return bool(values.get(dest, BY_DEST[dest].default) != BY_DEST[dest].default)
+
+    reasons: dict[str, list[str]] = {}
+    for flag in BY_DEST.values():
+        if flag.note and given(flag.dest):
+            reasons.setdefault(flag.note, []).append(flag.name)
+    found = [
+        f"{', '.join(names)} {reason if len(names) == 1 else of_many(reason)}"
+        for reason, names in reasons.items()
+    ]
+    found += [f"--{dest} {why}" for dest, idle, why in IDLE if given(dest) and idle(args)]
+    if args.save_model_as != "safetensors" and any(
+        value for name, value in values.items() if name.startswith("metadata_")
+    ):
+        found.append(
+            f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors"
+        )
+    return found

@@ -1,0 +1,239 @@
+"""`--config_file`: settings as people, sd-scripts, GUIs and notebooks write them.
+
+Keys are flags without dashes. Tables are only headings, whatever their names, one within another too; those of `[[words]]`
+are words. As in sd-scripts a key that is no flag stops nothing: GUIs write those of all their scripts. But what looks like
+a flag with a slip of the pen is warned of. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coinage.data.dataset_file import is_metadata
+from coinage.errors import CoinageError, ConfigError, Findings, Problem
+from coinage.settings import word_tables as entries
+from coinage.settings.flags import BY_DEST, Flag
+from coinage.settings.foreign import CALLED, meant, to_be_seen
+from coinage.settings.values import values_of_file
+from coinage.system.text_files import at_home, read_json, read_text, read_toml
+from coinage.wording import counted, few
+
+NAME = "--config_file"
+IN_ITSELF = ("config_file", "output_config")  # say nothing in such a file
+DEPTH = 4  # levels of headings; what is deeper is no setting
+OF_DATASETS = ("datasets", "subsets")  # tables of dataset files
+OTHER_SUFFIXES = (".json", ".yaml", ".yml")
+OF_ACCELERATE = re.compile(
+    r"^(compute_environment|distributed_type|num_processes|machine_rank):", re.MULTILINE
+)
+YAML = re.compile(r"^[\w-]+:(\s|$)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a settings file says.
+
+    Attributes:
+        shared: values of flags.
+        words: of each `[[words]]` table what it is called in messages, and the values of its flags.
+        told: warnings and notes.
+        folders: said where the file names folders of images, which stand in dataset files.
+    """
+
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[tuple[str, dict[str, Any]], ...] = ()
+    told: Findings = field(default_factory=Findings)
+    folders: Problem | None = None
+
+
+def settings_path(name: str) -> Path:
+    """Return the file that `--config_file` names; the suffix .toml may be left out."""
+    path = Path(at_home(name))
+    if path.suffix.lower() == ".toml" or not path.name:
+        return path
+    longer = path.with_name(f"{path.name}.toml")
+    there = os.path.isfile(path) and not os.path.exists(longer)  # noqa: PTH110, PTH113 - take any name
+    return path if there else longer
+
+
+def read_settings(path: Path, flags: Mapping[str, Flag]) -> Settings:
+    """Read a settings file.
+
+    Args:
+        path: of a TOML file.
+        flags: those of the script, by name without dashes.
+
+    Raises:
+        ConfigError: it cannot be read, is another kind of file, or has values that are none of their flags: all of them.
+    """
+    data = _read(path)
+    folders = _folders(data, path)
+    words, problems = _words(data, path)
+    found = flat(data, flags)
+    told = Findings()
+    values, wrong = values_of_file(found, flags, str(path))
+    problems += wrong
+    _tell_unknown(found, flags, str(path), told)
+    tables = []
+    for number, table in enumerate(words, 1):
+        own = flat(table, flags)
+        label = entries.label_of(number, own)
+        where = f"{path}, {label}"
+        problems += entries.key_problems(own, list(flags), where)
+        of_word, wrong = values_of_file(own, flags, where)
+        problems += wrong
+        _note_idle([name for name in own if name not in flags], where, told)
+        tables.append((label, of_word))
+    if problems:
+        raise ConfigError([*problems, *told.warnings])
+    return Settings(values, tuple(tables), told, folders)
+
+
+def flat(data: Mapping[str, Any], flags: Mapping[str, Flag], depth: int = DEPTH) -> dict[str, Any]:
+    """Return the values of all tables, the later one where several have a key."""
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict) and depth > 1 and not _is_argument_table(name, value, flags):
+            values |= flat(value, flags, depth - 1)
+        elif name not in IN_ITSELF:
+            values[name] = value
+    return values
+
+
+def _is_argument_table(name: str, table: Mapping[str, Any], flags: Mapping[str, Flag]) -> bool:
+    """Whether a table is a flag's value, as `[optimizer_args]` with `weight_decay = 0.01`, and not a heading."""
+    values = any(key in flags or isinstance(value, dict) for key, value in table.items())
+    return name in flags and flags[name].kind == "list" and not values
+
+
+def _is_tables(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(table, dict) for table in value)
+    )
+
+
+def _folders(data: dict[str, Any], path: Path) -> Problem | None:
+    """Take tables of image folders out of the file, and say that they belong in another one."""
+    found = [name for name in OF_DATASETS if _is_tables(data.get(name))]
+    if not found:
+        return None
+    others = [name for name in data if name not in (*found, "general")]
+    for name in found:
+        del data[name]
+    if "datasets" in found and not others:
+        return Problem(
+            f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}"
+        )
+    what = f"{NAME}: [[{found[0]}]] is not read: folders of images stand in a dataset file"
+    hint = "write [[datasets]] and [[datasets.subsets]] into one, and pass it with --dataset_config"
+    return Problem(what, str(path), hint)
+
+
+def _words(data: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Take the tables of words out of the file; what is almost such a table would be lost, and is a problem."""
+    problems = []
+    hint = f"write [[{entries.TABLE}]], and below it the flags of one word"
+    for name, value in list(data.items()):
+        if name == entries.TABLE and not isinstance(value, dict) and not _is_tables(value):
+            problems.append(
+                Problem(f"`{entries.TABLE}` is kept for the tables of words", str(path), hint)
+            )
+        elif (
+            name != entries.TABLE
+            and _is_tables(value)
+            and name.rstrip("s") == entries.TABLE.rstrip("s")
+        ):
+            problems.append(Problem(f"[[{name}]] is not read", str(path), hint))
+    if problems or isinstance(data.get(entries.TABLE), dict):
+        return [], problems
+    return data.pop(entries.TABLE, []), []
+
+
+def _tell_unknown(
+    found: Mapping[str, Any], flags: Mapping[str, Flag], where: str, told: Findings
+) -> None:
+    """Warn of each key that seems to be meant as a flag, and note all others at once."""
+    unknown = [name for name in found if name not in flags]
+    idle = []
+    for name in unknown:
+        said_otherwise = any(other in found for other in CALLED.get(name, ()))
+        if name not in BY_DEST and to_be_seen(name, flags) and not said_otherwise:
+            told.warn(
+                f"`{name}` is not a flag and has no effect", where, meant(name, list(flags), "")
+            )
+        else:
+            idle.append(name)
+    _note_idle(idle, where, told)
+
+
+def _note_idle(names: list[str], where: str, told: Findings) -> None:
+    if names:
+        verb = (
+            "is not a flag of this script and has"
+            if len(names) == 1
+            else "are not flags of this script and have"
+        )
+        told.note(f"{where}: {counted(len(names), 'key')} {verb} no effect: {few(names, 5)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The contents of a settings file.
+
+    Raises:
+        ConfigError: it cannot be read, or is a file of another kind: which one.
+    """
+    try:
+        data = read_toml(path, NAME)
+    except CoinageError as error:
+        raise ConfigError(_other_kind(path) or error.problems) from None
+    if path.suffix.lower() != ".toml":
+        hint = f"rename it to {path.stem}.toml"
+        raise ConfigError(
+            [Problem(f"{NAME}: the file is TOML, and its name does not say so", str(path), hint)]
+        )
+    return data
+
+
+def _other_kind(path: Path) -> list[Problem]:
+    """What a file is that is not TOML; nothing where it is none of the usual ones."""
+    if path.stem.endswith(OTHER_SUFFIXES) and not os.path.lexists(path):
+        return [Problem(f"{NAME}: file not found", str(path.with_suffix("")))]
+    try:
+        text = read_text(path)
+    except CoinageError:
+        return []
+    if OF_ACCELERATE.search(text):
+        hint = f"give it to accelerate: accelerate launch --config_file {path} train_textual_inversion.py ..."
+        return [Problem(f"{NAME}: these are the settings of accelerate, in YAML", str(path), hint)]
+    if problem := _json_problem(path):
+        return [problem]
+    if path.suffix.lower() in OTHER_SUFFIXES and YAML.search(text):
+        return [
+            Problem(
+                f"{NAME}: the file is YAML, and not TOML", str(path), "write learning_rate = 0.001"
+            )
+        ]
+    return []
+
+
+def _json_problem(path: Path) -> Problem | None:
+    """Which of the JSON files a training knows this is; None where it is not JSON."""
+    try:
+        data = read_json(path)
+    except CoinageError:
+        return None
+    if isinstance(data, dict) and "datasets" in data:
+        return Problem(
+            f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}"
+        )
+    if isinstance(data, dict) and is_metadata(data):
+        return Problem(f"{NAME}: this is a metadata file", str(path), "pass it with --in_json")
+    hint = "give the .toml file that the GUI writes when a training begins"
+    return Problem(
+        f"{NAME}: the file is JSON, as GUIs keep their settings, and not TOML", str(path), hint
+    )

@@ -1,0 +1,120 @@
+"""What stands in a `[[words]]` table of a config file: flags of one word, beside those that all words share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coinage.errors import Problem
+from coinage.settings.flags import BY_DEST
+from coinage.settings.foreign import meant, to_be_seen
+
+TABLE = "words"
+GROUPS = (
+    "the new word",
+    "captions",
+    "optimizer",
+    "learning rate schedule",
+    "noise and loss",
+    "previews",
+    "metadata",
+)
+MORE = (
+    "output_name", "role", "seed", "gradient_accumulation_steps", "weights_fit",
+    "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats", "dataset_config", "cache_info", "train_batch_size",
+    "prior_loss_weight", "conditioning_data_dir", "alpha_mask",
+    "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",
+    "resize_interpolation", "color_aug", "flip_aug", "face_crop_aug_range", "random_crop",
+    "require_token", "skip_bad_images", "caption_tag_dropout_rate", "background", "mask_normalize", "bucket_log_ratio",
+    "data_as_reference", "validation_split", "validation_seed", "validate_every_n_steps", "validate_every_n_epochs",
+    "norm_mode", "autopilot",
+)  # fmt: skip
+OF_THE_MODEL = ("zero_terminal_snr",)
+# What a word gives in another way than the rest of the file does: the latter is then left out.
+INSTEAD = {
+    "dataset_config": ("train_data_dir", "reg_data_dir", "in_json"),
+    "train_data_dir": ("dataset_config",),
+    "in_json": ("dataset_config",),
+    "init_word": ("weights",),
+    "use_object_template": ("use_style_template",),
+    "use_style_template": ("use_object_template",),
+}
+# What cannot be the same for all words, and so is no flag of a command that trains several.
+ONLY_IN_TABLES = ("token_string", "output_name")
+DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A word of a config file: what it is called in messages, and the values of all its flags."""
+
+    label: str
+    args: argparse.Namespace
+    overruled: tuple[str, ...] = ()  # flags of its table that the command line sets for all words
+
+
+def allowed(known: Collection[str]) -> list[str]:
+    """Flags that a word may have for itself, of those that a script knows."""
+    return [
+        name
+        for name in known
+        if name not in OF_THE_MODEL and (name in MORE or BY_DEST[name].group in GROUPS)
+    ]
+
+
+def label_of(number: int, values: Mapping[str, Any]) -> str:
+    """`[[words]] 2 (mydog)`."""
+    token = values.get("token_string")
+    return f"[[{TABLE}]] {number}" + (f" ({token})" if isinstance(token, str) and token else "")
+
+
+def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) -> list[Problem]:
+    """Return what is wrong with the keys of a word's table: they are almost flags, or all words share them.
+
+    Only Coinage reads such tables, so that a slip of the pen is an error here. Keys that are like no flag
+    are left to be noted.
+    """
+    own = allowed(known)
+    problems = []
+    for name in values:
+        if name not in known:
+            if hint := meant(name, own, "") if to_be_seen(name, known) else "":
+                problems.append(Problem(f"unknown key `{name}`", where, hint))
+        elif name == "max_train_epochs":
+            hint = "words learn in the same steps, and differ in epochs: give max_train_steps, above all tables of words"
+            problems.append(Problem(f"`{name}` is not for one word", where, hint))
+        elif name not in own:
+            problems.append(
+                Problem(
+                    f"`{name}` is for all words together", where, f"give it above all [[{TABLE}]]"
+                )
+            )
+    return problems
+
+
+def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A word's values: its own, else those of the rest of the file."""
+    left_out = {other for name in own if own[name] for other in INSTEAD.get(name, ())}
+    return {name: value for name, value in shared.items() if name not in left_out} | dict(own)
+
+
+def command_problems(given: Collection[str]) -> list[Problem]:
+    """Flags of the command line that would make all words one.
+
+    Args:
+        given: the names of all that are on it.
+    """
+    hint = f"give them in the tables of the words, and what words share above all [[{TABLE}]]"
+    wrong = [f"--{name}" for name in (*ONLY_IN_TABLES, *DATA) if name in given]
+    return (
+        [
+            Problem(
+                f"{', '.join(wrong)}: the config file has several words, each with its own",
+                hint=hint,
+            )
+        ]
+        if wrong
+        else []
+    )

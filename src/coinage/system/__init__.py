@@ -1,0 +1,1 @@
+"""Files, processes and memory, as the operating system gives them."""

@@ -1,0 +1,56 @@
+"""What an init word comes to: its tokens, and how they fill the word's vectors. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coinage.config import WordConfig
+from coinage.errors import Findings
+from coinage.text.clip_tokenizer import ClipTokenizer
+from coinage.text.placeholder import encodable
+from coinage.wording import counted, few
+
+
+def find_init_word(
+    word: WordConfig, tokenizers: Sequence[ClipTokenizer], findings: Findings
+) -> None:
+    """Say where a word starts from something else than its init word, as a reader would take it.
+
+    Args:
+        word: with its init word, if it has one that is used.
+        tokenizers: of each of the model's text encoders.
+        findings: gets an error without tokens, a warning where they are cut off, a note where they are repeated.
+    """
+    text = word.init_word
+    if text is None or word.init_file or not encodable(text):
+        return
+    for tokens in dict.fromkeys(tuple(tokens_of(text, tokenizer)) for tokenizer in tokenizers):
+        count, vectors = len(tokens), word.num_vectors
+        what = f"--init_word: `{text}` is {counted(count, 'token')}"
+        names = f" ({few((f'`{token}`' for token in tokens), 4)})" if readable(tokens) else ""
+        if not tokens:
+            hint = "give a known word close to the concept, such as girl"
+            findings.error(f"--init_word: `{text}` has no tokens", hint=hint)
+        elif count > vectors:
+            used = ", ".join(f"`{token}`" for token in tokens[:vectors])
+            used = used if readable(tokens) else f"the first {vectors}"
+            more = f"{what}{names}" if len(text.split()) < count else what
+            of_them = f"with {counted(vectors, 'vector')} only {used} {'is' if vectors == 1 else 'are'} used"
+            hint = f"give a known word of one token, or --num_vectors_per_token {count}"
+            findings.warn(f"{more}; {of_them}", hint=hint)
+        elif count > 1 and len(text.split()) < count:
+            findings.note(f"{what}{names}: the model does not know it as one word")
+        elif count < vectors:
+            way = "each starts from it" if count == 1 else "they are taken in turn"
+            findings.note(f"{what} for {vectors} vectors: {way}")
+
+
+def readable(tokens: Sequence[str]) -> bool:
+    """Return whether tokens are letters, not bytes of letters that have several."""
+    return "".join(tokens).isascii()
+
+
+def tokens_of(text: str, tokenizer: ClipTokenizer) -> list[str]:
+    """Return a text's tokens as they are written."""
+    names = {index: name for name, index in tokenizer.get_vocab().items()}
+    return [names[index].removesuffix("</w>") for index in tokenizer.encode(text)]

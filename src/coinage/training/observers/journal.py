@@ -1,0 +1,118 @@
+"""A line of JSON for every update: what a run has measured, kept on disk as it goes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from coinage.training.observers.base import Observer
+from coinage.training.run import Run
+
+log = logging.getLogger("coinage")
+
+
+def entry_of(run: Run) -> dict[str, Any]:
+    """What is told of the last update; lengths of the rows and degrees from their start are those of all text encoders in turn."""
+    return {
+        "step": run.step,
+        "epoch": run.progress.epoch,
+        "loss": run.last.loss,
+        "lr": run.last.rate,
+        # An update that overflowed was skipped
+        "grad_norm": run.last.grad_norm if math.isfinite(run.last.grad_norm) else None,
+        "bands": [None if loss is None else _short(loss) for loss in run.last.bands],
+        "norms": [_short(norm) for norm in run.last.norms],
+        "angles": [_short(angle) for angle in run.last.angles],
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+class Journal(Observer):
+    """Writes the lines to `OUTPUT/NAME-log.jsonl`; a resumed run goes on where its state was saved.
+
+    Args:
+        path: of the file.
+        tell: gets every entry, those that a resumed run finds in the file included.
+    """
+
+    def __init__(
+        self, path: Path, tell: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
+        self._path, self._tell = path, tell
+        self._file: FileIO | None = None
+        self._size = 0  # of the whole lines in the file
+        self._unwritten = bytearray()
+        self._told = False
+
+    def started(self, run: Run) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not (run.step and self._path.is_file()):
+                self._path.write_bytes(b"")
+            # So that a run that is killed leaves it whole
+            self._file = self._path.open("r+b", buffering=0)
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    entry = _read(line)
+                    if entry and entry["step"] > run.step:
+                        break
+                    if entry:  # what is damaged before the last good line stays, and is not told
+                        self._tell(entry)
+                        self._size = lines.tell()
+            self._file.truncate(self._size)
+        except OSError as error:
+            self._warn(error)
+
+    def stepped(self, run: Run) -> None:
+        entry = entry_of(run)
+        self._tell(entry)
+        self._unwritten += json.dumps(entry).encode() + b"\n"
+        try:
+            self._append()
+        except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._told:
+            log.warning(
+                "cannot write the log, training goes on: %s: %s", self._path, error.strerror
+            )
+        self._told = True
+
+    def _append(self) -> None:
+        """Write what is not written yet, after the last whole line: a full disk may have taken a part."""
+        if self._file is None:
+            return
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise OSError(errno.ENOENT, "it was deleted")
+        self._file.seek(self._size)
+        if self._file.write(self._unwritten) < len(self._unwritten):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += len(self._unwritten)
+        self._unwritten.clear()
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A line's entry; None for half a line, and for one without a step or a loss."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        good = (
+            line.endswith(b"\n") and isinstance(entry["step"], int) and math.isfinite(entry["loss"])
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+    return entry if good else None

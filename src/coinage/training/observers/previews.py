@@ -1,0 +1,155 @@
+"""Pictures of the word on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coinage.config import PreviewConfig
+from coinage.data.default_prompts import steps_for, times_within_share
+from coinage.errors import ConfigError
+from coinage.generate import draw
+from coinage.system.files import save_image
+from coinage.text.prompts import Prompt, read_prompts
+from coinage.training.observers.base import Observer, Picture
+from coinage.training.run import Run
+
+log = logging.getLogger("coinage")
+
+
+def _changed(path: Path | None) -> int | None:
+    """When a file was changed last, in nanoseconds."""
+    return path.stat().st_mtime_ns if path and path.is_file() else None
+
+
+@contextmanager
+def holding(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
+    """Have rows hold other numbers for a while; their own come back to the bit."""
+    kept = [row.detach().clone() for row in rows]
+    try:
+        _fill(rows, others)
+        yield
+    finally:
+        _fill(rows, kept)
+
+
+@torch.no_grad()
+def _fill(rows: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for row, values in zip(rows, others, strict=True):
+        row.copy_(values)
+
+
+class Previewer(Observer):
+    """Draws the prompts at intervals into `OUTPUT/sample`; a preview that fails is told and skipped.
+
+    A run whose previews are drawn at all also has them of its end, wherever that is, and of its best step, where one is kept:
+    they are what tells which of the two files to use. A run that is stopped is to go on, and has no end yet.
+    """
+
+    def __init__(
+        self,
+        config: PreviewConfig,
+        prompts: Sequence[Prompt],
+        folder: Path,
+        name: str,
+        show: Callable[[Sequence[Picture], int, bool], None],
+    ) -> None:
+        """Take what to draw, where to write it, and what is called with the pictures, their step, and whether it is an earlier one."""
+        self._config, self._prompts, self._folder, self._name, self._show = (
+            config,
+            prompts,
+            folder,
+            name,
+            show,
+        )
+        self._changed = _changed(config.prompts)
+        self._steps = frozenset[int]()  # where they are drawn by default
+        self._first = True
+        self._drawn: set[int] = set()  # steps, by this process
+        # The step that this process went on from: one that begins at the end has nothing to show
+        self._begun = 0
+
+    @property
+    def _draws(self) -> bool:
+        """Whether there are previews at all."""
+        config = self._config
+        return bool(self._steps or config.at_first or config.every_n_steps or config.every_n_epochs)
+
+    def started(self, run: Run) -> None:
+        self._begun = run.step
+        if self._config.automatic:
+            self._steps = steps_for(
+                times_within_share(self._prompts, run.total_steps, run.images_per_step),
+                run.total_steps,
+            )
+        # A run that goes on has drawn it
+        if not run.step and (self._config.at_first or 0 in self._steps):
+            # sd-scripts counts what --sample_at_first draws as that of epoch 0.
+            self._draw(run, "e000000" if self._config.at_first else "000000")
+
+    def stepped(self, run: Run) -> None:
+        every = self._config.every_n_steps
+        if run.step in self._steps or (
+            every and not self._config.every_n_epochs and run.step % every == 0
+        ):
+            self._draw(run, f"{run.step:06d}")
+
+    def epoch_ended(self, run: Run) -> None:
+        every = self._config.every_n_epochs
+        if every and run.progress.epoch % every == 0:
+            self._draw(run, f"e{run.progress.epoch:06d}")
+
+    def finished(self, run: Run) -> None:
+        if not self._draws or run.step == self._begun:
+            return
+        if run.step not in self._drawn:
+            self._draw(run, f"{run.step:06d}")
+        if run.best and run.best.step not in self._drawn:
+            with holding(run.rows, run.best.rows):
+                self._draw(run, f"{run.best.step:06d}-best", earlier=run.best.step)
+
+    def _read_again(self) -> None:
+        """Take what the file holds now, if it was changed; a file that cannot be used is told, and the prompts stay."""
+        before, self._changed = self._changed, _changed(self._config.prompts)
+        if self._config.prompts is None or self._changed in (None, before):
+            return
+        try:
+            self._prompts = (
+                read_prompts(self._config.prompts, self._config.sampler) or self._prompts
+            )
+        except ConfigError as error:
+            log.warning("%s", error)
+
+    def _draw(self, run: Run, when: str, *, earlier: int | None = None) -> None:
+        """Draw all prompts; `earlier` is the step that the rows are of, where they are put in for the time."""
+        self._read_again()
+        step = run.step if earlier is None else earlier
+        self._drawn.add(step)
+        stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
+        drawn = []
+        due = [
+            (index, prompt)
+            for index, prompt in enumerate(self._prompts)
+            if self._first or prompt.of is None
+        ]
+        self._first = False
+        for index, prompt in run.processes.share(due):
+            seed = "" if prompt.seed is None else f"_{prompt.seed}"
+            path = self._folder / f"{self._name}_{when}_{index:02d}_{stamp}{seed}.png"
+            try:
+                # Kept rows are averaged already
+                with run.averaged() if earlier is None else nullcontext():
+                    (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
+                drawn.append(Picture(index, prompt, image))
+                save_image(path, image)
+                log.debug("drew %s", path)
+            except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
+                log.warning("preview %d failed, training goes on: %s", index, error)
+        everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]
+        self._show(sorted(everyones, key=lambda picture: picture.index), step, earlier is not None)

@@ -1,0 +1,215 @@
+"""Embeddings and states on the way and at the end, under sd-scripts' names; older ones are forgotten as asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coinage.config import TrainConfig
+from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.saving import save
+from coinage.errors import CoinageError
+from coinage.hub import Uploader
+from coinage.runs.files import BEST, STATE
+from coinage.runs.states import LATEST, content_digests
+from coinage.training.measured import Best
+from coinage.training.metadata import describe
+from coinage.training.observers.base import Observer
+from coinage.training.rescue import bring_to_safety
+from coinage.training.state import remove, save_state
+
+if TYPE_CHECKING:
+    from coinage.training.run import Run
+
+log = logging.getLogger("coinage")
+
+
+def outdated_epoch(epoch: int, every: int, keep: int) -> int | None:
+    """Return the epoch whose save is forgotten after that of `epoch`, so that `keep` stay; never `epoch`."""
+    old = epoch - every * keep
+    return old if 0 < old < epoch else None
+
+
+def outdated_step(step: int, every: int, window: int) -> int | None:
+    """Return the step whose save is forgotten after that of `step`; never `step` itself.
+
+    Args:
+        step: of the save that was just written.
+        every: steps from one save to the next.
+        window: saves of so many last steps stay.
+    """
+    old = step - window - 1
+    old -= old % every
+    return old if 0 < old < step else None
+
+
+class Saver(Observer):
+    """Writes the embedding and, where asked, the state: at intervals, at the end, and when the run is stopped or fails.
+
+    A save on the way that fails is told and the run goes on, since nothing is lost yet; the last one must not fail.
+    """
+
+    def __init__(self, config: TrainConfig, uploader: Uploader | None = None) -> None:
+        self._config, self._state = config.save, config.state
+        self._name = config.word.output_name
+        self._uploader = uploader
+        self._ended = False  # the last save has been tried
+        # Digests of what the run learns from, as it was when it began
+        self._files: Mapping[str, str] = {}
+
+    def path(self, suffix: str = "") -> Path:
+        """Where an embedding goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
+        return self._config.output_dir / f"{self._name}{suffix}.{self._config.format}"
+
+    def state_path(self, suffix: str = "") -> Path:
+        """Where a state goes: the same name, and `-state`."""
+        return self._config.output_dir / f"{self._name}{suffix}{STATE}"
+
+    def started(self, run: Run) -> None:
+        self._files = content_digests(run.config, run.samples)
+        if run.step:  # a kill may have come between the state's save and what follows it
+            self._forget_steps(run.step)
+            if not run.progress.done:
+                self._forget_epochs(run.progress.epoch - 1, run.total_epochs)
+
+    def stepped(self, run: Run) -> None:
+        every = self._config.every_n_steps
+        if every and run.step % every == 0 and self._saved_on_the_way(run, _at_step(run.step)):
+            self._forget_steps(run.step)
+
+    def epoch_ended(self, run: Run) -> None:
+        every = self._config.epochs_between(run.total_epochs)
+        if not every or run.progress.epoch % every or run.over:
+            return
+        if self._saved_on_the_way(run, _at_epoch(run.progress.epoch), epoch_ended=True):
+            self._forget_epochs(run.progress.epoch, run.total_epochs)
+
+    def _forget_steps(self, step: int) -> None:
+        """Delete the save and the state whose time is over after those of `step`, if it is one to save at."""
+        every = self._config.every_n_steps
+        if not every or step % every:
+            return
+        for keep, path in (
+            (self._config.keep_steps, self.path),
+            (self._state.keep_steps, self.state_path),
+        ):
+            old = outdated_step(step, every, keep) if keep else None
+            if old:
+                remove(path(_at_step(old)))
+
+    def _forget_epochs(self, epoch: int, total: int) -> None:
+        """The same after the save of an epoch of so many."""
+        every = self._config.epochs_between(total)
+        if not every or epoch % every:
+            return
+        for keep, path in (
+            (self._config.keep_epochs, self.path),
+            (self._state.keep_epochs, self.state_path),
+        ):
+            old = outdated_epoch(epoch, every, keep) if keep else None
+            if old:
+                remove(path(_at_epoch(old)))
+
+    def finished(self, run: Run) -> None:
+        self._ended = True
+        self._save(run, "", state=self._state.at_end, last=True)
+        if run.best and self.path(BEST).is_file():
+            log.info("%s", told_best(run.best, run.step, file_to_use(run).name))
+
+    def stopped(self, run: Run) -> None:
+        self._ended = True
+        suffix = _at_step(run.step)
+        self._save(run, suffix, state=True, last=True)
+        if run.place < run.words - 1:
+            return  # the last one tells it for all
+        state = self.state_path(suffix) if run.words == 1 else LATEST
+        text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
+        log.info(text, run.step, run.total_steps, state)
+
+    def failed(self, run: Run, error: Exception) -> None:  # noqa: ARG002 - whatever it was
+        if run.step and not self._ended:
+            self.stopped(run)  # what was learned before is as good
+
+    def close(self) -> None:
+        if self._uploader:
+            self._uploader.close()
+
+    def _saved_on_the_way(self, run: Run, suffix: str, *, epoch_ended: bool = False) -> bool:
+        try:
+            self._save(run, suffix, state=self._state.save, epoch_ended=epoch_ended)
+            log.debug("saved %s; tools know its word by that name", self.path(suffix))
+        except CoinageError as error:
+            log.warning("%s\nthe run goes on; earlier files are as they were", error)
+            return False
+        return True
+
+    def _save(
+        self, run: Run, suffix: str, *, state: bool, last: bool = False, epoch_ended: bool = False
+    ) -> None:
+        """Write the embedding, then the state; and have what was written uploaded."""
+        word, path = run.embedding(), self.path(suffix)
+        file = replace(word, metadata=describe(run, path.stem))
+        try:
+            save(path, file, self._config.precision)
+        except Exception as error:
+            if not last:
+                raise
+            safe = bring_to_safety(path, file, error)
+            self._save_best(run, last=True)
+            raise safe from error
+        written = [path]
+        try:
+            if run.best:
+                self._save_best(run, last=last)
+                written.append(self.path(BEST))
+            if state:
+                save_state(run, self.state_path(suffix), self._files, epoch_ended=epoch_ended)
+                written.append(self.state_path(suffix))
+        finally:
+            if self._uploader:
+                self._uploader.send(written, last=last)
+
+    def _save_best(self, run: Run, *, last: bool) -> None:
+        """Write the best word so far, if there is one, with its own step in its header; at last, wherever it can be."""
+        best, path = run.best, self.path(BEST)
+        if best is None:
+            return
+        step, loss = str(best.step), f"{best.loss:.6g}"
+        told = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
+        vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
+        file = EmbeddingFile(
+            vectors, run.placeholder.token, best.step, describe(run, path.stem) | told
+        )
+        try:
+            save(path, file, self._config.precision)
+        except Exception as error:
+            if not last:
+                raise
+            log.warning("%s", bring_to_safety(path, file, error))
+
+
+def told_best(best: Best, last: int, file: str) -> str:
+    """Return a sentence on which file of a finished run to use, and why."""
+    if best.step == last:
+        return f"lowest loss at the last step, {best.step} ({best.loss:.4f}): use {file}"
+    return (
+        f"lowest loss at step {best.step} ({best.loss:.4f}), saved as {file}: try this file first"
+    )
+
+
+def file_to_use(run: Run) -> Path:
+    """Return the file of a finished run that is tried first: the best word's, where that is not the last one."""
+    path = run.config.output_file
+    best = path.with_name(f"{run.config.word.output_name}{BEST}{path.suffix}")
+    return best if run.best and run.best.step != run.step and best.is_file() else path
+
+
+def _at_step(step: int) -> str:
+    return f"-step{step:08d}"
+
+
+def _at_epoch(epoch: int) -> str:
+    return f"-{epoch:06d}"

@@ -1,0 +1,229 @@
+"""Trackers of a run: TensorBoard and Weights & Biases. One point per optimizer update, and the pictures."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+from coinage.config import LogConfig
+from coinage.errors import CoinageError, reason_of
+from coinage.training.observers.base import Observer, Picture
+from coinage.training.run import Run
+
+log = logging.getLogger("coinage")
+
+
+# What W&B says without one
+NETWORK = ("timed out", "timeout", "dial tcp", "connection", "no such host", "unreachable")
+HINTS = {
+    "tensorboard": "[tensorboard] of --log_tracker_config goes to SummaryWriter",
+    "wandb": "wandb login, --wandb_api_key or WANDB_MODE=offline; [wandb] of --log_tracker_config goes to wandb.init",
+}
+
+
+class Writer(Protocol):
+    """Where points and pictures go."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def picture(self, picture: Picture, step: int) -> None: ...
+
+    def close(self, *, failed: bool) -> None: ...
+
+
+class TensorBoard:
+    """Event files in a folder."""
+
+    def __init__(self, folder: Path, config: LogConfig) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._writer: Any = SummaryWriter(
+            str(folder), **dict(config.arguments.get("tensorboard", {}))
+        )
+        if config.settings:
+            self._writer.add_text(
+                "settings", "\n".join(f"    {name} = {value}" for name, value in config.settings), 0
+            )
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+
+    def picture(self, picture: Picture, step: int) -> None:
+        self._writer.add_image(f"sample_{picture.index}", picture.pixels, step, dataformats="HWC")
+
+    def close(self, *, failed: bool) -> None:  # noqa: ARG002 - TensorBoard has no place for it
+        self._writer.close()
+
+
+class WandB:
+    """A run on Weights & Biases; without a connection it is kept in a folder, to be sent later."""
+
+    def __init__(self, folder: Path, config: LogConfig, word: str = "") -> None:
+        import wandb
+
+        given: dict[str, Any] = dict(config.arguments.get("wandb", {}))
+        # W&B would send the command line, with its paths and keys, the console and the source code.
+        own: dict[str, Any] = {
+            "x_disable_meta": True,
+            "save_code": False,
+            "disable_git": True,
+            "console": "off",
+            "init_timeout": 30,
+        }
+        key = {"api_key": config.wandb_key} if config.wandb_key else {}
+        settings = wandb.Settings(**{**own, **key, **given.pop("settings", {})})
+        beside = {"reinit": "create_new"} if word else {}
+        name = "-".join(filter(None, (config.run_name, word))) or None
+        place = {} if "WANDB_DIR" in os.environ else {"dir": str(folder)}
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments: dict[str, Any] = {
+            "project": config.name,
+            "name": name,
+            "config": dict(config.settings),
+            **place,
+            **beside,
+            **given,
+        }
+        self._wandb: Any = wandb
+        try:
+            self._run: Any = wandb.init(settings=settings, **arguments)
+        except wandb.errors.CommError as error:
+            # A refused key comes as the same class
+            if not any(word in str(error).lower() for word in NETWORK):
+                raise
+            log.warning(
+                "W&B is out of reach, so the run is kept to be sent later: %s", reason_of(error)
+            )
+            self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
+            log.info("to send it later: wandb sync %s", self._run.settings.sync_dir)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def picture(self, picture: Picture, step: int) -> None:
+        self._run.log(
+            {
+                f"sample_{picture.index}": self._wandb.Image(
+                    picture.pixels, caption=picture.prompt.text
+                )
+            },
+            step=step,
+        )
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def open_writers(
+    config: LogConfig, output_dir: Path, word: str = "", begun: datetime | None = None
+) -> list[Writer]:
+    """The trackers that are asked for, in a new folder for this run; W&B without `--logging_dir` in the output folder.
+
+    Args:
+        config: what is asked for.
+        output_dir: of the run.
+        word: names what is told of it, where several words learn side by side.
+        begun: names the folder; None: now.
+
+    Raises:
+        CoinageError: one does not start.
+    """
+    stamp = (begun or datetime.now().astimezone()).strftime("%Y%m%d%H%M%S")
+    folder = config.dir / f"{config.prefix}{stamp}" if config.dir else output_dir
+    writers: list[Writer] = []
+    for name in config.trackers:
+        try:
+            writers.append(
+                TensorBoard(folder / config.name / word, config)
+                if name == "tensorboard"
+                else WandB(folder, config, word)
+            )
+        except Exception as error:
+            raise CoinageError(
+                f"--log_with {name}: {reason_of(error)}", hint=HINTS[name]
+            ) from error
+    return writers
+
+
+class Tracker(Observer):
+    """Sends what a run measures to its trackers; one that fails is told and left, and the run goes on."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = list(writers)
+        self._epoch: list[float] = []  # losses since it began
+        self._whole = True  # whether it began in this process
+        self._failed = True
+
+    def show(self, pictures: Sequence[Picture], step: int) -> None:
+        """Send previews."""
+
+        def send(writer: Writer) -> None:
+            for picture in pictures:
+                writer.picture(picture, step)
+
+        self._each(send)
+
+    def started(self, run: Run) -> None:
+        self._whole = run.progress.done == 0
+
+    def stepped(self, run: Run) -> None:
+        self._epoch.append(run.last.loss)
+        if self._writers:
+            self._tell(measures(run), run.step)
+
+    def measured(self, run: Run) -> None:
+        self._tell({"loss/validation": run.measured[run.step].loss}, run.step)
+
+    def epoch_ended(self, run: Run) -> None:
+        if self._whole:
+            self._tell({"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step)
+        self._epoch, self._whole = [], True
+
+    def finished(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
+        self._failed = False
+
+    def stopped(self, run: Run) -> None:
+        self.finished(run)
+
+    def close(self) -> None:
+        self._each(lambda writer: writer.close(failed=self._failed))
+
+    def _tell(self, values: Mapping[str, float], step: int) -> None:
+        self._each(lambda writer: writer.scalars(values, step))
+
+    def _each(self, act: Callable[[Writer], None]) -> None:
+        for writer in tuple(self._writers):
+            try:
+                act(writer)
+            except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run matters more
+                self._writers.remove(writer)
+                log.warning(
+                    "tracking by %s has ended, training goes on: %s", type(writer).__name__, error
+                )
+
+
+def measures(run: Run) -> dict[str, float]:
+    """What is told of one update: loss, rates, gradient, and how far the rows are from their start."""
+    values = {"loss": run.last.loss, "lr": run.last.rate, "epoch": float(run.progress.epoch)}
+    if math.isfinite(run.last.grad_norm):  # an update that overflowed was skipped
+        values["grad_norm"] = run.last.grad_norm
+    group = run.optimizer.param_groups[0]
+    if "d" in group:  # D-Adaptation and Prodigy multiply the rate by their own estimate
+        values["lr/d*lr"] = float(group["d"]) * float(group["lr"])
+    if run.scaler.is_enabled():
+        values["loss_scale"] = run.scaler.get_scale()
+    count = run.placeholder.num_vectors
+    for number, key in enumerate(run.family.embedding_keys):
+        own = slice(number * count, (number + 1) * count)
+        values[f"row_norm/{key}"], values[f"movement/{key}"] = (
+            fmean(run.last.norms[own]),
+            fmean(run.last.angles[own]),
+        )
+    return values

@@ -1,0 +1,103 @@
+"""Tiny real models of each family, as diffusers folders and as single files in the original layout."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from coinage.config import ModelConfig, WordConfig
+from coinage.demo.run import MODEL
+from coinage.embeddings.install import install_word
+from coinage.models.families import FAMILIES, Components
+
+FAMILY_NAMES = ("sd1", "sd2", "sdxl")
+CONTEXT = {"sd1": 32, "sd2": 32, "sdxl": 32 + 64}
+VOCABULARY = 739
+
+
+def clip_config(hidden: int, layers: int, act: str, projection: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=4,
+        hidden_act=act, projection_dim=projection, bos_token_id=737, eos_token_id=738, pad_token_id=738,
+    )  # fmt: skip
+
+
+def unet_config(family: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 16, "sample_size": 8, "attention_head_dim": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": CONTEXT[family],
+    }  # fmt: skip
+    if family != "sd1":
+        config["use_linear_projection"] = True
+    if family == "sdxl":
+        config |= {
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 64 + 6 * 8,
+        }  # fmt: skip
+    return config
+
+
+def parts_of(family: str) -> dict[str, torch.nn.Module]:
+    """The modules of a tiny model with random weights, the same each time."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 32, 32), norm_num_groups=16, layers_per_block=1, sample_size=64, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.2,
+    )  # fmt: skip
+    parts: dict[str, torch.nn.Module] = {
+        "unet": UNet2DConditionModel(**unet_config(family)),
+        "vae": vae,
+    }
+    parts["text_encoder"] = CLIPTextModel(
+        clip_config(32, 3, "gelu" if family == "sd2" else "quick_gelu", 32)
+    )
+    if family == "sdxl":
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(clip_config(64, 3, "gelu", 64))
+    for module in parts.values():
+        module.requires_grad_(False).eval()
+    return parts
+
+
+def write_folder(folder: Path, family: str, prediction_type: str = "epsilon") -> Path:
+    """A diffusers folder."""
+    for name, module in parts_of(family).items():
+        module.save_pretrained(folder / name)  # type: ignore[operator]
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    DDIMScheduler(**betas, prediction_type=prediction_type).save_pretrained(folder / "scheduler")
+    for name in ("tokenizer", "tokenizer_2") if family == "sdxl" else ("tokenizer",):
+        shutil.copytree(MODEL / "tokenizer", folder / name, dirs_exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder
+
+
+def original_tensors(family: str) -> dict[str, torch.Tensor]:
+    """The same model under the original layout's names."""
+    spec = importlib.util.spec_from_file_location(
+        "original_layout", Path(__file__).parents[1] / "tools" / "original_layout.py"
+    )
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tensors: dict[str, torch.Tensor] = module.original_tensors(family, parts_of(family))
+    return tensors
+
+
+def loaded(family: str, source: Path, models: Path, **more: Any) -> Components:
+    config = ModelConfig(
+        source=str(source), family=family, tokenizer_cache=models / "tokenizers", **more
+    )
+    parts = FAMILIES[family].load(config, torch.float32)
+    install_word(
+        parts,
+        WordConfig(token="zibu", num_vectors=2, init_word="circle"),
+        FAMILIES[family].embedding_keys,
+    )
+    return parts
