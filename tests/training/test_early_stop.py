@@ -122,7 +122,7 @@ def test_measuring_takes_a_twentieth_of_the_passes(
     run.total_steps = 1000
     evaluator = Evaluator(run)
     due = []
-    for run.step in range(100):
+    for run.progress.step in range(100):
         due += [run.step] if evaluator.due(run) else []
     assert due == list(range(0, 100, every))
     assert DRAWS / (2 * run.images_per_step * every) <= 0.05
@@ -140,7 +140,7 @@ def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(
     run.total_steps = 1000
     evaluator = Evaluator(run)
     due = []
-    for run.step in range(1, 121):
+    for run.progress.step in range(1, 121):
         due += [run.step] if evaluator.due(run) else []
     assert due == [40, 80, 120], "every 40 steps: a tenth of the passes"
 
