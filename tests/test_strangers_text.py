@@ -19,7 +19,7 @@ from coinage.checks.preflight import model_problems, vae_problems
 from coinage.cli.main import main
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
-from coinage.embeddings.reading import open_embedding
+from coinage.embeddings.pairs import open_embedding
 from coinage.errors import CoinageError, reason_of
 from coinage.models.detect import own_side, safetensors_shapes, told_family
 from coinage.models.loading import read_tensors

@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from coinage.embeddings.reading import open_embedding
+from coinage.embeddings.pairs import open_embedding
 from coinage.errors import EmbeddingFileError
 from tests.data.fuzzing import mutated_bytes, mutated_tree
 from tests.embeddings.files import (
@@ -59,7 +59,7 @@ def outcome(path: Path) -> str:
         assert len(str(problem)) < 2000
         assert "\n" not in problem.what + problem.hint
         return problem.what
-    for rows in found.embedding.vectors.values():
+    for rows in found.word.vectors.values():
         assert rows.dtype == torch.float32
         assert rows.ndim == 2
         assert torch.isfinite(rows.sum(dtype=torch.float64))

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from coinage.config import WordConfig
-from coinage.embeddings.file import EmbeddingFile, vectors_for, write
 from coinage.embeddings.install import read_vectors
-from coinage.embeddings.reading import Found, open_embedding, read
+from coinage.embeddings.pairs import open_embedding
+from coinage.embeddings.reading import OpenedFile, read
+from coinage.embeddings.word import Word, vectors_for
+from coinage.embeddings.writing import write
 from coinage.errors import EmbeddingFileError
 from tests.embeddings.files import (
     Content,
@@ -33,15 +35,15 @@ from tests.embeddings.files import (
 
 
 def agrees(
-    found: Found,
+    found: OpenedFile,
     layout: str,
     expected: Content,
     token: str | None = None,
     family: str | None = None,
 ) -> None:
-    assert (found.layout, found.embedding.token, found.family) == (layout, token, family)
-    assert list(found.embedding.vectors) == list(expected)
-    for key, rows in found.embedding.vectors.items():
+    assert (found.layout, found.word.token, found.word.family) == (layout, token, family)
+    assert list(found.word.vectors) == list(expected)
+    for key, rows in found.word.vectors.items():
         assert rows.dtype == torch.float32
         assert not rows.requires_grad
         assert rows.is_contiguous()
@@ -71,7 +73,7 @@ def test_safetensors_of_sd1_and_sd2(
         tensors(tmp_path / "a.safetensors", {"emb_params": vectors(n, d).to(dtype)}, note="x")
     )
     agrees(found, "E", {"emb_params": vectors(n, d)}, None, family)
-    assert (found.dtype, found.notes, found.embedding.metadata) == (dtype, (), {"note": "x"})
+    assert (found.dtype, found.notes, found.word.metadata) == (dtype, (), {"note": "x"})
 
 
 def test_pairs(tmp_path: Path) -> None:  # 3, 4
@@ -126,7 +128,7 @@ def test_the_webuis_dictionary(tmp_path: Path) -> None:  # 5, 6
     ):
         found = open_embedding(file)
         agrees(found, "A", {"emb_params": rows}, "zibu", "sd1")
-        assert found.embedding.step == 500
+        assert found.word.step == 500
     for changes, token in (
         ({"name": ...}, None), ({"name": None}, None), ({"name": ["x"]}, None), ({"step": None}, "zibu"),
         ({"string_to_token": ...}, "zibu"),
@@ -168,7 +170,7 @@ def test_parameter_dicts_in_many_threads(tmp_path: Path) -> None:
     before = {*torch.serialization.get_safe_globals()}
 
     def work() -> None:
-        found.extend([open_embedding(path).embedding.token for _ in range(20)])
+        found.extend([open_embedding(path).word.token for _ in range(20)])
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -297,7 +299,7 @@ def test_pictures(tmp_path: Path, kind: str) -> None:  # 17
     path.write_bytes(png((b"tEXt", b"Comment\0nothing"), (kind[:4].encode(), data)))
     found = open_embedding(path)
     agrees(found, "G", {"emb_params": vectors(2, 768)}, "pngtok", "sd1")
-    assert found.embedding.step == 500
+    assert found.word.step == 500
     for end in (60, 200, 20_000):
         path.write_bytes(png((b"tEXt", data))[:end])
         assert refusal(path)
@@ -431,14 +433,14 @@ def test_two_files_of_a_pair(tmp_path: Path) -> None:
 
 def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
     rows = vectors(2, 768)
-    write(tmp_path / "a.pt", EmbeddingFile({"emb_params": rows}, "zibu", 7))
+    write(tmp_path / "a.pt", Word({"emb_params": rows}, "zibu", 7))
     for written, name in (
         (pickle(tmp_path / "x", webui(rows)), "a.safetensors"),
         (tensors(tmp_path / "y", {"emb_params": rows}), "b.pt"),
     ):
         written.rename(tmp_path / name)
         assert torch.equal(read(tmp_path / name).vectors["emb_params"], rows)
-    assert open_embedding(tmp_path / "a.pt").embedding.step == 7
+    assert open_embedding(tmp_path / "a.pt").word.step == 7
 
 
 def test_a_slice_of_a_large_table(tmp_path: Path) -> None:
@@ -496,7 +498,7 @@ def test_zips_that_are_not_torchs(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes() + behind)
         return path
 
-    assert open_embedding(written(records)).embedding.num_vectors == 1
+    assert open_embedding(written(records)).word.num_vectors == 1
     assert "compressed" in refusal(written(records, zipfile.ZIP_DEFLATED))
     assert "behind its end" in refusal(written(records, behind=b"x"))
     assert "not one that torch wrote" in refusal(written({"a.txt": b"x"}))
