@@ -29,6 +29,9 @@ from coinage.models.vocabulary import Vocabulary, read_vocabularies
 LONG_VECTOR, SHORT_VECTOR = 10.0, 0.2  # times the vocabulary's median length
 SAME_WORD_COSINE = 0.9999  # from which on a vector is a word of the model
 SHOWN_CHARACTERS = 200  # of a metadata value
+CHANGED_TENSORS = (
+    "the tensors are not those that the file's header names: it was changed, or is damaged"
+)
 SAFE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -86,10 +89,10 @@ def inspect_word(word: Word, model: str | None, tokenizer_cache: Path | None) ->
         return inspect_file(path, open_with_other_half(path), compared) | {"file": None}
 
 
-def _same_vectors(one: Word, other: Word) -> bool:
-    if one.vectors.keys() != other.vectors.keys():
+def _same_vectors(a: Word, b: Word) -> bool:
+    if a.vectors.keys() != b.vectors.keys():
         return False
-    return all(torch.equal(rows, other.vectors[key].cpu()) for key, rows in one.vectors.items())
+    return all(torch.equal(rows, b.vectors[key].cpu()) for key, rows in a.vectors.items())
 
 
 def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[str, Any]:
@@ -102,9 +105,6 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
     """
     word = opened.word
     other = other_half(path, opened)
-    notes = list(opened.notes)
-    if opened.layout != "D2" and (note := half_note(path, opened, other)):
-        notes.append(note)
     warnings = list(opened.warnings)
     encoders = []
     for key, rows in word.vectors.items():
@@ -116,14 +116,11 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         warnings += _key_warnings(word, model)
     hashes = _hashes(path, word.metadata.get("modelspec.hash_sha256"))
     if not _is_as_stored(hashes):
-        warnings.append(
-            "the tensors are not those that the file's header names: it was changed, or is damaged"
-        )
-    family_of_file = "sdxl" if other else word.family
-    target_family = model.family or family_of_file
+        warnings.append(CHANGED_TENSORS)
+    family = "sdxl" if other else word.family
+    target_family = model.family or family
     target_widths = _target_widths(model, target_family)
-    family = family_of_file
-    if family is None and tuple(rows.shape[1] for rows in word.vectors.values()) == target_widths:
+    if family is None and _widths(word) == target_widths:
         family = model.family
     return {
         "file": str(path),
@@ -137,10 +134,19 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         "encoders": encoders,
         "metadata": _shown_metadata(word.metadata),
         "hash": hashes,
-        "notes": notes,
+        "notes": _notes(path, opened, other),
         "warnings": list(dict.fromkeys(warnings)),
         "tools": _tools(path, opened, target_family, target_widths),
     }
+
+
+def _notes(path: Path, opened: OpenedFile, other: Path | None) -> list[str]:
+    note = "" if opened.layout == "D2" else half_note(path, opened, other)
+    return [*opened.notes, note] if note else [*opened.notes]
+
+
+def _widths(word: Word) -> tuple[int, ...]:
+    return tuple(rows.shape[1] for rows in word.vectors.values())
 
 
 def _target_widths(model: ComparedModel, family: str | None) -> tuple[int, ...]:

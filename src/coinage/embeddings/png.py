@@ -1,4 +1,4 @@
-"""Embeddings that AUTOMATIC1111 hides in pictures: its dictionary as JSON, in a text chunk or in the pixels."""
+"""Embeddings that AUTOMATIC1111 hides in pictures: JSON of its dictionary, as text or in the pixels."""
 
 from __future__ import annotations
 

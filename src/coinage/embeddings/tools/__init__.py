@@ -1,4 +1,4 @@
-"""The programs that read embedding files: which of them loads a file, what it takes, what to write in a prompt.
+"""The programs that read embedding files: which loads a file, what it takes, what to write in prompts.
 
 Each tool's rule is stated anew, from what is publicly known of it, as one function on the file's
 content. The rules were compared with the tools in 2026; a tool may change. To add a tool, write its
