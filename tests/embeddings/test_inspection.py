@@ -38,9 +38,7 @@ def test_vectors_are_compared_with_the_models_words(
     rows = torch.stack([red, turned, 20 * turned, 0.1 * turned])
     write(
         tmp_path / "zibu.safetensors",
-        Word(
-            {"emb_params": rows}, "zibu", 3, {"ti.init_word": "red", "ti.token_string": "zibu"}
-        ),
+        Word({"emb_params": rows}, "zibu", 3, {"ti.init_word": "red", "ti.token_string": "zibu"}),
     )
     found = told(capsys, tmp_path / "zibu.safetensors", "--model", models / "sd1")
     (encoder,) = found["encoders"]

@@ -1,4 +1,4 @@
-"""An SDXL word in the two files that diffusers writes: found together, told apart from two words, and refused alone."""
+"""An SDXL word in the two files that diffusers writes: found together, and refused alone."""
 
 import json
 import logging

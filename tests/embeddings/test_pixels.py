@@ -82,9 +82,7 @@ def test_a_picture_without_its_text(
     )
     assert torch.equal(found.word.vectors["emb_params"], ROWS)
     assert main(["convert", str(path), str(tmp_path / "b.safetensors")]) == 0
-    assert torch.equal(
-        open_embedding(tmp_path / "b.safetensors").word.vectors["emb_params"], ROWS
-    )
+    assert torch.equal(open_embedding(tmp_path / "b.safetensors").word.vectors["emb_params"], ROWS)
 
 
 GOOD = picture_of(plain(ROWS))

@@ -92,8 +92,9 @@ def test_pairs(tmp_path: Path) -> None:  # 3, 4
         tmp_path / "c.safetensors", {"clip_g": vectors(2, 768), "clip_l": vectors(2, 1280)}
     )
     assert "swapped" in refusal(swapped)
-    agrees(open_embedding(tensors(tmp_path / "d.safetensors", {"text_encoders_1": PAIR["clip_g"], "text_encoders_0": PAIR["clip_l"]})),
-           "PTI", PAIR, None, "sdxl")  # fmt: skip
+    pivotal = {"text_encoders_1": PAIR["clip_g"], "text_encoders_0": PAIR["clip_l"]}
+    opened = open_embedding(tensors(tmp_path / "d.safetensors", pivotal))
+    agrees(opened, "PTI", PAIR, None, "sdxl")
     agrees(
         open_embedding(tensors(tmp_path / "e.safetensors", PAIR | {"clip_l_out": vectors(2, 768)})),
         "OT",
@@ -132,7 +133,8 @@ def test_the_webuis_dictionary(tmp_path: Path) -> None:  # 5, 6
     for changes, token in (
         ({"name": ...}, None), ({"name": None}, None), ({"name": ["x"]}, None), ({"step": None}, "zibu"),
         ({"string_to_token": ...}, "zibu"),
-        ({"string_to_param": {"sks": rows}}, "zibu"), ({"string_to_param": {"sks": rows}, "name": ...}, "sks"),
+        ({"string_to_param": {"sks": rows}}, "zibu"),
+        ({"string_to_param": {"sks": rows}, "name": ...}, "sks"),
         ({"string_to_token": {"*": torch.tensor(265)}}, "zibu"), ({"name": "two\nlines"}, None),
     ):  # fmt: skip
         agrees(
@@ -206,7 +208,8 @@ def test_pickles_that_are_not_read(tmp_path: Path) -> None:  # 9, 10, 11
     assert "numpy" in refusal(pickle(path, webui(rows, step=Numpy())))
     for odd, word in (
         (rows.to_sparse(), "sparse"), (torch.quantize_per_tensor(rows, 0.1, 0, torch.qint8), "quantised"),
-        (rows.to("meta"), "without data"), (rows.to(torch.float8_e4m3fn), "float8"), (rows.to(torch.complex128), "complex128"),
+        (rows.to("meta"), "without data"), (rows.to(torch.float8_e4m3fn), "float8"),
+        (rows.to(torch.complex128), "complex128"),
         (rows.long(), "int64"), (rows.bool(), "bool"), (3, "not a tensor"),
     ):  # fmt: skip
         assert word in refusal(pickle(path, {"emb_params": odd})), word
@@ -310,10 +313,14 @@ def test_pictures(tmp_path: Path, kind: str) -> None:  # 17
 def test_shapes_and_numbers(tmp_path: Path) -> None:  # 18
     path = tmp_path / "a.safetensors"
     for tensor, word in (
-        (vectors(768, 3), "transposed?"), (torch.zeros(0, 768), "[0x768]"), (torch.full((1, 768), float("nan")), "not finite"),
-        (torch.full((1, 768), 1e300, dtype=torch.float64), "not finite"), (torch.ones(2, 768, dtype=torch.int64), "int64"),
-        (torch.ones(2, 2, 768), "[2x2x768]"), (torch.tensor(1.0), "not a list of vectors"), (torch.zeros(10_001, 8), "more than any"),
-        (torch.zeros(2, 6_400_001), "more than any"), (torch.ones(1, 8, dtype=torch.float8_e5m2), "float8_e5m2"),
+        (vectors(768, 3), "transposed?"), (torch.zeros(0, 768), "[0x768]"),
+        (torch.full((1, 768), float("nan")), "not finite"),
+        (torch.full((1, 768), 1e300, dtype=torch.float64), "not finite"),
+        (torch.ones(2, 768, dtype=torch.int64), "int64"),
+        (torch.ones(2, 2, 768), "[2x2x768]"), (torch.tensor(1.0), "not a list of vectors"),
+        (torch.zeros(10_001, 8), "more than any"),
+        (torch.zeros(2, 6_400_001), "more than any"),
+        (torch.ones(1, 8, dtype=torch.float8_e5m2), "float8_e5m2"),
     ):  # fmt: skip
         assert word in refusal(tensors(path, {"emb_params": tensor})), word
     agrees(
@@ -457,9 +464,11 @@ def test_a_slice_of_a_large_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (b"", "empty"), (b"\n<!DOCTYPE html><html>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"", "empty"), (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\xff\xd8\xff\xe0", "JPEG"), (b"\x1f\x8b\x08", "gzip"), (b"hello, world", "neither safetensors"),
-        (struct.pack("<Q", 10**12) + b"{", "longer than the file"), (struct.pack("<Q", 5 * 2**20) + b"{" * (5 * 2**20), "5 MB"),
+        (struct.pack("<Q", 10**12) + b"{", "longer than the file"),
+        (struct.pack("<Q", 5 * 2**20) + b"{" * (5 * 2**20), "5 MB"),
     ],
 )  # fmt: skip
 def test_other_files(tmp_path: Path, data: bytes, word: str) -> None:

@@ -27,7 +27,7 @@ from tests.embeddings.layouts import (
 )
 
 SIX = ("AUTOMATIC1111", "Forge", "ComfyUI", "InvokeAI", "SD.Next", "diffusers")
-# With the family that the file is for. care: it loads, and there is something to know; diffusers then needs `token=`
+# With the family that the file is for. care: it loads, with something to know; diffusers needs `token=`
 # (or, for SDXL, one call per half), ComfyUI guesses, OneTrainer has its own setting, SwarmUI knows no family.
 MATRIX = """
                        A1111 Forge ComfyUI InvokeAI SD.Next diffusers | SwarmUI OneTrainer sd-scripts
@@ -146,7 +146,8 @@ def test_what_to_write(tmp_path: Path) -> None:
     found = by_tool(write_layout(tmp_path, "A", (768,)), "sd1", "mychar")
     written = {tool: verdict.write for tool, verdict in found.items() if verdict.loads}
     assert written == {
-        "AUTOMATIC1111": "zibu", "Forge": "zibu", "ComfyUI": "embedding:zibu", "InvokeAI": "<zibu>", "SD.Next": "zibu",
+        "AUTOMATIC1111": "zibu", "Forge": "zibu", "ComfyUI": "embedding:zibu", "InvokeAI": "<zibu>",
+        "SD.Next": "zibu",
         "diffusers": "mychar", "SwarmUI": "<embed:zibu>", "sd-scripts": "zibu",
     }  # fmt: skip
     assert (
@@ -180,7 +181,11 @@ def test_diffusers_and_capitals(tmp_path: Path) -> None:
 # What the gate of AUTOMATIC1111 is about: records in the zip, and names in the pickle.
 def test_the_gate_names_what_it_refuses(tmp_path: Path) -> None:
     stock(tmp_path / "a.pt", webui(vectors(1, 768)))
-    records = set(read_raw_file(tmp_path / "a.pt").records) - {"a/data.pkl", "a/data/0", "a/version"}
+    records = set(read_raw_file(tmp_path / "a.pt").records) - {
+        "a/data.pkl",
+        "a/data/0",
+        "a/version",
+    }
     assert records
     assert any(
         record in by_tool(tmp_path / "a.pt", "sd1")["AUTOMATIC1111"].why for record in records
@@ -194,7 +199,9 @@ def test_a_parameter_dictionary_passes_the_gate(save: Any, tmp_path: Path) -> No
     save(tmp_path / "a.pt", parameters(vectors(2, 768)))
     found = by_tool(tmp_path / "a.pt", "sd1")
     if save is clean:
-        assert "torch.nn.modules.container ParameterDict" in read_raw_file(tmp_path / "a.pt").globals
+        assert (
+            "torch.nn.modules.container ParameterDict" in read_raw_file(tmp_path / "a.pt").globals
+        )
         assert torch.equal(found["AUTOMATIC1111"].vectors["emb_params"], vectors(2, 768))
     else:  # an old pickle with a module in it holds the module's source, which safe unpickling refuses
         assert not any(verdict.loads for verdict in found.values())

@@ -188,8 +188,8 @@ def test_a_run_ends_with_its_file_checked(
     assert train_command("any", given) == 0
     told = capsys.readouterr().err
     assert (
-        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
-        in told
+        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers "
+        "(prompts encode exactly as in training)" in told
     )
     assert "ComfyUI: put it into models/embeddings/; write embedding:zibu" in told
 
@@ -236,8 +236,8 @@ def test_what_flags_hang_on_a_model_is_no_obstacle(
         found = {check.tool: check for check in check_and_tell(run)[1]}
     assert {tool for tool in (*UIS, "diffusers") if found[tool].same} == {*UIS, "diffusers"}
     assert (
-        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
-        in caplog.text
+        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers "
+        "(prompts encode exactly as in training)" in caplog.text
     )
     assert "not for" not in caplog.text
     assert "could not be checked" not in caplog.text

@@ -1,4 +1,4 @@
-"""Words whose vectors are nothing: told by inspect, and not written or trained on where the word lies elsewhere."""
+"""Words with zero vectors: inspect warns of them; a word that is in other vectors is refused."""
 
 import json
 from pathlib import Path
