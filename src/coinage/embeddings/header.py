@@ -1,4 +1,4 @@
-"""What a file's header says of the word's name, and when: kept true when a word gets another name."""
+"""The parts of a header that follow the name of its file, and the time in it."""
 
 from __future__ import annotations
 

@@ -169,8 +169,8 @@ class _Comparison:
     encoded: list[tuple[list[Tensor], Conditioning]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        trained = [self.word.vectors[key] for key in self.family.embedding_keys]
-        self.encoded.append((trained, self._encode(trained)))
+        vectors = [self.word.vectors[key] for key in self.family.embedding_keys]
+        self.encoded.append((vectors, self._encode(vectors)))
 
     def check(self, verdict: Verdict) -> Check:
         """Return the comparison in one tool."""
@@ -180,13 +180,13 @@ class _Comparison:
             loads = False
             why = f"{names} is already in the model's vocabulary; give it another name there."
         difference = None
-        own = self.encoded[0][1]
+        trained = self.encoded[0][1]
         if loads:
             try:
-                difference = _difference(own, self._conditioning_in(verdict))
+                difference = _difference(trained, self._conditioning_in(verdict))
             except Exception as error:  # noqa: BLE001 - it says nothing about the file
                 why = reason_of(error)
-        same = difference is not None and difference <= _tolerance(own, self.parts)
+        same = difference is not None and difference <= _tolerance(trained, self.parts)
         return Check(verdict.tool, loads, difference, same, verdict.write, why)
 
     def _conditioning_in(self, verdict: Verdict) -> Conditioning | None:
@@ -238,12 +238,12 @@ def prompt_for(token: str, num_vectors: int) -> str:
     return f"a {token}" if num_vectors < CHUNK else token
 
 
-def _tolerance(own: Conditioning, parts: Components) -> float:
+def _tolerance(trained: Conditioning, parts: Components) -> float:
     """Return what rounding may do, given the precision that the text encoders compute in."""
     device = parts.device.type
     if not torch.is_autocast_enabled(device):
         return TOLERANCE
-    largest = float(own.encoder_hidden_states.float().abs().max())
+    largest = float(trained.encoder_hidden_states.float().abs().max())
     return 2 * torch.finfo(torch.get_autocast_dtype(device)).eps * largest
 
 
