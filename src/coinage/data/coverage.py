@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coinage.data.captions import extremes
+from coinage.data.captions import extreme_captions
 from coinage.data.sample import Sample
 from coinage.errors import Findings
 from coinage.text.placeholder import CHUNK, Placeholder, WordEncoder, word_pattern
@@ -65,7 +65,7 @@ def cover_captions(
     for sample in samples:
         key = (sample.caption, sample.subset.captions)
         if key not in seen:
-            seen[key] = _try(extremes(*key, token), pattern, encoder, word, chunks)
+            seen[key] = _try(extreme_captions(*key, token), pattern, encoder, word, chunks)
         tried = seen[key]
         if encoder is not None:
             tokens.append(tried.length)

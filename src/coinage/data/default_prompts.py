@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from coinage.config import PreviewConfig, WordConfig
-from coinage.data.captions import extremes
+from coinage.data.captions import extreme_captions
 from coinage.data.sample import Sample
 from coinage.text.placeholder import word_pattern
 from coinage.text.prompts import Prompt
@@ -59,7 +59,7 @@ def default_prompts(
         text
         for sample in samples
         if sample.trains
-        for text in extremes(sample.caption, sample.subset.captions, token)
+        for text in extreme_captions(sample.caption, sample.subset.captions, token)
     ]
     texts = dict.fromkeys([token])
     captions = list(dict.fromkeys(text for text in held if word_pattern([token]).search(text)))
