@@ -26,8 +26,9 @@ checks.advice checks.disk checks.footprint checks.preflight checks.run_length se
 settings.build_log cli.cmd_dataset cli.cmd_demo cli.cmd_generate cli.cmd_report settings.flags settings.foreign
 settings.idle_flags cli.main settings.pairs cli.parse cli.plan settings.ranges settings.toml_file settings.tidy cli.train
 settings.values settings.word_tables cli.words config data.augment data.batches data.buckets data.captions
-data.coverage data.dataset_config data.dataset_file data.default_prompts data.examine data.folder
-data.headers data.images data.metadata data.scan data.sources data.summary data.telling demo.run demo.score
+data.captioned_images data.coverage data.dataset_config data.dataset_file data.dataset_folders data.dataset_keys
+data.default_prompts data.examine data.folder data.group_problems data.masks data.stored_sizes
+data.headers data.images data.metadata data.scan data.summary demo.run demo.score
 embeddings.naming errors hub models.detect models.sizes models.text_encoder_sizes models.tokenizer_files
 optim.class_paths optim.reach optim.table report.charts report.contact_sheet report.figures report.fit
 report.measures report.page report.previews report.record runs.choice runs.digests runs.files runs.lock

@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from coinage.data.dataset_file import FLAG_ONLY, KEYS
+from coinage.data.dataset_keys import FLAG_ONLY, KEYS
 
 LIMIT = 5.0  # seconds per case
 # In seeds; becomes the folder of the data after a seed has been mutated, so that a case is the same everywhere

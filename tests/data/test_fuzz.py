@@ -21,14 +21,15 @@ from coinage.cli.parse import parse
 from coinage.config import DataConfig, ImageRules
 from coinage.data.buckets import cover
 from coinage.data.captions import vary
-from coinage.data.dataset_file import KEYS
+from coinage.data.dataset_keys import KEYS
 from coinage.data.examine import examine
 from coinage.data.headers import read_header
 from coinage.data.images import decode, load_view
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent
 from coinage.data.sample import Sample
-from coinage.data.scan import SIZES_FILE, scan
+from coinage.data.scan import scan
+from coinage.data.stored_sizes import SIZES_FILE
 from coinage.errors import CoinageError, Findings
 from coinage.seeding import rng_for
 from coinage.settings.build import build

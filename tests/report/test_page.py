@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from coinage.data.examine import DataChecked
+from coinage.data.examine import ExaminedDataset
 from coinage.errors import CoinageError
 from coinage.report.contact_sheet import contact_sheet
 from coinage.report.fit import LIMIT, evenly, fit_pictures, fit_words
@@ -489,5 +489,5 @@ def test_a_page_that_lacks_a_value_is_an_error_and_not_a_gap() -> None:
     )
     with pytest.raises(UndefinedError, match="no attribute 'errors'"):
         contact_sheet(
-            {**counts, "captions": None, "samples": []}, DataChecked((), None, None, None), ""
+            {**counts, "captions": None, "samples": []}, ExaminedDataset((), None, None, None), ""
         )

@@ -13,7 +13,7 @@ from coinage.checks.preflight import tokenizer_of
 from coinage.cli.parse import Parser, parse
 from coinage.config import DataConfig, LoopConfig, TrainConfig
 from coinage.data.batches import run_length
-from coinage.data.examine import DataChecked, examine
+from coinage.data.examine import ExaminedDataset, examine
 from coinage.data.summary import describe_sample, summarize
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.detect import told_family
@@ -195,7 +195,7 @@ def answer(question: Question, findings: Findings) -> None:
     findings.raise_errors()
 
 
-def _examined(question: Question, findings: Findings) -> DataChecked:
+def _examined(question: Question, findings: Findings) -> ExaminedDataset:
     """The dataset with the word and the tokenizer it is asked for."""
     token, tokenizer = question.token, None
     if question.model:
@@ -245,7 +245,7 @@ def _told(findings: Findings) -> dict[str, Any]:
 
 
 def print_summary(
-    summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked
+    summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: ExaminedDataset
 ) -> None:
     """The summary as tables on stdout."""
     kinds = [counted(summary["images"], "image")]
@@ -350,7 +350,7 @@ def _caption_lines(summary: dict[str, Any]) -> list[str]:
     return [*lines, text, *([shown] if shown else [])]
 
 
-def _print_sample(sample: dict[str, Any], checked: DataChecked) -> None:
+def _print_sample(sample: dict[str, Any], checked: ExaminedDataset) -> None:
     size, bucket, crop = ("x".join(map(str, sample[key])) for key in ("size", "bucket", "crop"))
     print_line()
     print_line(

@@ -11,7 +11,7 @@ from coinage.data.batches import batches_per_epoch
 from coinage.data.buckets import Fit, Size, size_condition
 from coinage.data.captions import vary
 from coinage.data.coverage import Coverage
-from coinage.data.examine import DataChecked
+from coinage.data.examine import ExaminedDataset
 from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.seeding import rng_for
 from coinage.text.placeholder import CHUNK, WordEncoder
@@ -24,7 +24,7 @@ VARIANTS = 3  # captions shown of an image
 LONGEST = 5  # captions named
 
 
-def summarize(data: DataConfig, checked: DataChecked) -> dict[str, Any]:
+def summarize(data: DataConfig, checked: ExaminedDataset) -> dict[str, Any]:
     """What a dataset consists of. Sizes are [width, height] in pixels; an image may count in several datasets."""
     samples = checked.samples
     return {
@@ -147,7 +147,7 @@ def _subset(index: int, config: DatasetConfig, samples: Sequence[Sample]) -> dic
 
 
 def describe_sample(
-    index: int, checked: DataChecked, token: str | None, seed: int, chunks: int
+    index: int, checked: ExaminedDataset, token: str | None, seed: int, chunks: int
 ) -> dict[str, Any]:
     """One image as training sees it: sizes, cut, and a few of its captions with their token ids."""
     sample = checked.samples[index]

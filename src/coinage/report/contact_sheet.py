@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coinage.data.examine import DataChecked
+from coinage.data.examine import ExaminedDataset
 from coinage.data.images import load_view
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError
@@ -23,7 +23,7 @@ PALE = 0.75  # share of white in what is cut off
 MASK_COLOR = np.array([255, 0, 80])  # laid over what a mask leaves out
 
 
-def contact_sheet(summary: dict[str, Any], checked: DataChecked, token: str) -> str:
+def contact_sheet(summary: dict[str, Any], checked: ExaminedDataset, token: str) -> str:
     """The page. Of more than 400 images, an even selection is shown, and the page says so.
 
     Args:
@@ -43,7 +43,7 @@ def contact_sheet(summary: dict[str, Any], checked: DataChecked, token: str) -> 
 
 
 def _card(
-    sample: Sample, described: dict[str, Any], token: str, checked: DataChecked
+    sample: Sample, described: dict[str, Any], token: str, checked: ExaminedDataset
 ) -> dict[str, Any]:
     word = set(checked.word.ids) if checked.word else set()
     marks = marks_of(sample)
