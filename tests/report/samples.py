@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from coinage.report.page import compare, render
+from coinage.report.comparison import render_comparison
+from coinage.report.page import render_report
 from coinage.report.record import Asked, Curves, Record, Row, Shot, Tool
 from coinage.report.record import Image as Photo
 
@@ -254,5 +255,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for made in (finished(), training(), failed()):
-        (folder / f"{made.name}-report.html").write_text(render(made), encoding="utf-8")
-    (folder / "compare.html").write_text(compare(compared()), encoding="utf-8")
+        (folder / f"{made.name}-report.html").write_text(render_report(made), encoding="utf-8")
+    (folder / "compare.html").write_text(render_comparison(compared()), encoding="utf-8")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from coinage.report.page import compare, render
+from coinage.report.comparison import render_comparison
+from coinage.report.page import render_report
 from coinage.report.record import Asked, Record, Shot, Standing
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
@@ -75,7 +76,7 @@ def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> N
     record = samples.training()
     opened = Opened(
         browser,
-        written(tmp_path, "a-report.html", render(record)),
+        written(tmp_path, "a-report.html", render_report(record)),
         viewport={"width": 1440, "height": 900},
     )
     page, last = opened.page, len(record.shots) - 1
@@ -107,7 +108,7 @@ def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
     runs = samples.compared()
     opened = Opened(
         browser,
-        written(tmp_path, "compare.html", compare(runs)),
+        written(tmp_path, "compare.html", render_comparison(runs)),
         viewport={"width": 1440, "height": 900},
     )
     opened.page.focus("#slider")
@@ -120,9 +121,10 @@ def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
 
 def test_nothing_is_wider_than_a_phone(browser: Any, tmp_path: Path) -> None:
     pages = {
-        run.name: render(run) for run in (samples.finished(), samples.training(), samples.failed())
+        run.name: render_report(run)
+        for run in (samples.finished(), samples.training(), samples.failed())
     }
-    for name, text in (pages | {"compare": compare(samples.compared())}).items():
+    for name, text in (pages | {"compare": render_comparison(samples.compared())}).items():
         opened = Opened(
             browser, written(tmp_path, f"{name}.html", text), viewport={"width": 375, "height": 800}
         )
@@ -168,7 +170,7 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
     run = of_the_best()
     opened = Opened(
         browser,
-        written(tmp_path, "a-report.html", render(run)),
+        written(tmp_path, "a-report.html", render_report(run)),
         viewport={"width": width, "height": 900},
     )
     page = opened.page
@@ -192,8 +194,8 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
 def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path) -> None:
     record = hostile(" ".join(HOSTILE))
     for name, text in (
-        ("report.html", render(record)),
-        ("compare.html", compare([record, record])),
+        ("report.html", render_report(record)),
+        ("compare.html", render_comparison([record, record])),
     ):
         opened = Opened(
             browser, written(tmp_path, name, text), viewport={"width": 375, "height": 800}
@@ -207,7 +209,7 @@ def test_without_script_the_page_is_whole(browser: Any, tmp_path: Path) -> None:
     record = samples.finished()
     opened = Opened(
         browser,
-        written(tmp_path, "a-report.html", render(record)),
+        written(tmp_path, "a-report.html", render_report(record)),
         java_script_enabled=False,
         viewport={"width": 375, "height": 800},
     )

@@ -12,7 +12,7 @@ from typing import Any
 from coinage.report.charts import LARGEST
 from coinage.report.record import Curves, Image, Record, Shot
 
-LIMIT = 5_000_000  # bytes of a page
+MOST_BYTES = 5_000_000  # bytes of a page
 # Bytes of a record without pictures; its texts stand in the page twice, and HTML writes some signs longer
 WORDS = 1_000_000
 NUMBERS = 24_000  # of the curves, about 20 bytes each

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, is_dataclass
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
+
+from coinage.system.typed_json import decode
 
 VERSION = 1  # of the values' meaning
-LARGEST_INT = 2**63  # of a seed
 Status = Literal["training", "finished", "stopped", "failed"]
 
 
@@ -185,58 +184,6 @@ def from_json(text: str) -> Record:
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise ValueError("not a record of this version")
-        record: Record = _as(Record, values)
+        return decode(Record, values)
     except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    return record
-
-
-@cache
-def _types(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _as(kind: Any, value: Any) -> Any:
-    """A value of JSON as a field's type.
-
-    Raises:
-        ValueError, TypeError: it is of another type, or a number that is not finite.
-    """
-    if kind is float:
-        good = type(value) in (int, float) and math.isfinite(value)
-        return float(value) if good else _refuse(kind, value)
-    if kind in (int, str, bool):
-        good = type(value) is kind and (kind is not int or abs(value) < LARGEST_INT)
-        return value if good else _refuse(kind, value)
-    if is_dataclass(kind) and isinstance(kind, type):
-        own = value if type(value) is dict else _refuse(kind, value)
-        return kind(
-            **{name: _as(hint, own[name]) for name, hint in _types(kind).items() if name in own}
-        )
-    return _as_generic(kind, value)
-
-
-def _as_generic(kind: Any, value: Any) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value if value in inner else _refuse(kind, value)
-    if origin is list:
-        return (
-            [_as(inner[0], entry) for entry in value]
-            if type(value) is list
-            else _refuse(kind, value)
-        )
-    if origin is dict:
-        return (
-            {key: _as(inner[1], entry) for key, entry in value.items()}
-            if type(value) is dict
-            else _refuse(kind, value)
-        )
-    if origin is tuple:
-        good = type(value) is list and len(value) == len(inner)
-        return tuple(map(_as, inner, value)) if good else _refuse(kind, value)
-    return None if value is None else _as(inner[0], value)  # `X | None` is the only other kind
-
-
-def _refuse(kind: Any, value: Any) -> Any:
-    raise ValueError(f"{str(value)[:40]!r} is no {getattr(kind, '__name__', kind)}")

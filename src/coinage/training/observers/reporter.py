@@ -27,7 +27,7 @@ from coinage.models.vocabulary import Vocabulary
 from coinage.report.contact_sheet import marks_of, thumbnail
 from coinage.report.curves import CurveKeeper
 from coinage.report.fit import evenly
-from coinage.report.page import read, render
+from coinage.report.page import read_report, render_report
 from coinage.report.pictures import data_url
 from coinage.report.record import Asked, Image, Record, Row, Shot, Standing, Status, Tool
 from coinage.system.files import write_bytes
@@ -160,7 +160,7 @@ class Reporter(Observer):
     def _go_on(self, run: Run) -> None:
         """Take over what the page of the run so far tells and nothing else does."""
         try:
-            before = read(self.path)
+            before = read_report(self.path)
         except (CoinageError, OSError):
             return
         if [asked.text for asked in before.prompts] == [
@@ -259,7 +259,7 @@ class Reporter(Observer):
                 rows = [rows.detach() for rows in run.rows]
                 for row, words in zip(record.rows, _nearest(_vocabularies(run), rows), strict=True):
                     row.now = words
-            write_bytes(self.path, render(record).encode(), sync=status != "training")
+            write_bytes(self.path, render_report(record).encode(), sync=status != "training")
             self.written = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the run matters more
             self._complain(error)
