@@ -388,11 +388,22 @@ ONE = '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n'
 @pytest.mark.parametrize(
     "line",
     [
-        "num_repeats = 2.0", 'num_repeats = "2"', "num_repeats = true", "flip_aug = 1", "batch_size = 2", "prior_loss_weight = 1.0",
-        "face_crop_aug_range = [1]", "validation_split = 1.5", "validation_split = nan", 'resize_interpolation = "fancy"',
-        "face_crop_aug_range = [3.0, 1.0]", "token_warmup_step = inf", 'image_dir = "a\\u0000b"', "num_repeats = 1000000",
+        "num_repeats = 2.0",
+        'num_repeats = "2"',
+        "num_repeats = true",
+        "flip_aug = 1",
+        "batch_size = 2",
+        "prior_loss_weight = 1.0",
+        "face_crop_aug_range = [1]",
+        "validation_split = 1.5",
+        "validation_split = nan",
+        'resize_interpolation = "fancy"',
+        "face_crop_aug_range = [3.0, 1.0]",
+        "token_warmup_step = inf",
+        'image_dir = "a\\u0000b"',
+        "num_repeats = 1000000",
     ],
-)  # fmt: skip
+)
 def test_what_a_subset_refuses(tmp_path: Path, line: str) -> None:
     key = line.partition(" =")[0]
     text = ONE.replace('image_dir = "a"', "") if key == "image_dir" else ONE

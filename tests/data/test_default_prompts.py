@@ -71,7 +71,7 @@ def test_they_take_a_tenth_of_a_run_at_most(steps: int, images: float) -> None:
 def test_they_are_drawn_and_what_has_no_word_is_drawn_once(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coinage.data.default_prompts.SHARE", 50.0)
+    monkeypatch.setattr("coinage.data.default_prompts.PREVIEW_SHARE", 50.0)
     trained(moon_dataset, tmp_path, "--max_train_steps=2")
     found = sorted(path.name[5:15] for path in (tmp_path / "sample").iterdir())
     assert found == [

@@ -17,7 +17,7 @@ from coinage.report.comparison import differences, render_comparison
 from coinage.report.environment import duration, environment
 from coinage.report.fit import MOST_BYTES, evenly, fit_pictures, fit_words
 from coinage.report.page import read_report, render_report
-from coinage.report.record import Asked, Curves, Image, Record, Row, Shot, Tool, from_json
+from coinage.report.record import Curves, Image, PreviewPrompt, Record, Row, Shot, Tool, from_json
 from tests.report import samples
 
 HOSTILE = [
@@ -178,7 +178,7 @@ def test_only_pictures_are_pictures() -> None:
         ],
     )
     found = fit(
-        Record(images=[image], shots=[shot], prompts=[Asked(text=str(i)) for i in range(4)])
+        Record(images=[image], shots=[shot], prompts=[PreviewPrompt(text=str(i)) for i in range(4)])
     )
     assert found.images[0].thumbnail == ""
     assert found.shots[0].pictures == [None, None, None, "data:image/png;base64,AAAA"]
@@ -219,7 +219,7 @@ def test_words_and_numbers_never_make_a_page_large() -> None:
         command=long * 90,
         usage=[long] * count,
         settings=[(long, [(long, long)] * 100)] * 100,
-        prompts=[Asked(text=long) for _ in range(200)],
+        prompts=[PreviewPrompt(text=long) for _ in range(200)],
         shots=[Shot(step=i, pictures=[None] * 200) for i in range(count)],
         images=[
             Image(

@@ -1,4 +1,4 @@
-"""What a report tells of a run, as plain values; the page holds them as JSON, so that the file is its own record. Imports no torch."""
+"""The record of a run as plain values, which its page holds as JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ Status = Literal["training", "finished", "stopped", "failed"]
 
 @dataclass(kw_only=True)
 class Curves:
-    """What was measured over the steps: all lists are as long as `step`, and None stands where nothing was measured.
+    """What was measured over the steps.
+
+    All lists are as long as `step`; None stands where nothing was measured.
 
     Attributes:
         step: the last of the steps that a point stands for.
@@ -58,8 +60,12 @@ class Shot:
 
 
 @dataclass(kw_only=True)
-class Asked:
-    """A prompt of the previews; one that is `of` another is the same without the word, and drawn once: it does not change."""
+class PreviewPrompt:
+    """A prompt of the previews.
+
+    One that is `of` another is the same without the word. It is drawn once, since it does not
+    change.
+    """
 
     text: str
     seed: int | None = None
@@ -69,7 +75,10 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Row:
-    """One trained vector: its text encoder's key, its number from 1, and the words it is nearest to, with cosines."""
+    """One trained vector: its text encoder's key, its number from 1, and its nearest words.
+
+    Each word has its cosine.
+    """
 
     key: str
     number: int
@@ -79,7 +88,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Standing:
-    """The word at a step where its evaluation loss was measured, and the file it was saved to there, if one is kept."""
+    """The word at a step where its evaluation loss was measured, and its file, if one is kept."""
 
     step: int
     loss: float | None
@@ -90,7 +99,7 @@ class Standing:
 
 @dataclass(kw_only=True)
 class Tool:
-    """How the file does in one tool."""
+    """How the file works in one tool."""
 
     tool: str
     loads: bool
@@ -120,10 +129,13 @@ class Record:
         measured_on: what it was measured on, in words.
         standings: of the same steps, best first.
         ended_early: why, in a sentence.
-        starts: init words that were tried, best first, each with its loss as it stands and after a few steps; "" is the vocabulary's mean.
-        tried: settings that were tried before the run, best first, each with its loss after a few steps.
-        usage: lines that tell how to use the file.
-        left_out: how many entries of a field, such as `shots`, were left out to keep the page small.
+        starts: init words that were tried, best first, each with its loss as it stands and after a
+            few steps; "" is the vocabulary's mean.
+        tried: settings that were tried before the run, best first, each with its loss after a few
+            steps.
+        usage: lines that say how to use the file.
+        left_out: how many entries of a field, such as `shots`, were left out to keep the page
+            small.
     """
 
     version: int = VERSION
@@ -158,7 +170,7 @@ class Record:
     ended_early: str = ""
     starts: list[tuple[str, float | None, float | None]] = field(default_factory=list)
     tried: list[tuple[str, float | None]] = field(default_factory=list)
-    prompts: list[Asked] = field(default_factory=list)
+    prompts: list[PreviewPrompt] = field(default_factory=list)
     shots: list[Shot] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     tools: list[Tool] = field(default_factory=list)
@@ -167,7 +179,7 @@ class Record:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> str:
-        """The record as JSON that may stand inside a page's script element."""
+        """Return the record as JSON that may stand inside a page's script element."""
         text = json.dumps(
             vars(self), default=vars, ensure_ascii=True, separators=(",", ":"), allow_nan=False
         )
@@ -175,15 +187,15 @@ class Record:
 
 
 def from_json(text: str) -> Record:
-    """The record of a page, every value of the type that its field has; fields of a later program are left aside.
+    """Return the record of a page; fields of a later version are left aside.
 
     Raises:
-        ValueError: not JSON, of another version, or not the fields of a record.
+        ValueError: not JSON, of another version, or a value is not of its field's type.
     """
     try:
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise ValueError("not a record of this version")
         return decode(Record, values)
-    except (TypeError, OverflowError, RecursionError) as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None

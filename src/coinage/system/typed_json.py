@@ -40,9 +40,13 @@ def _decode(kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if kind is float:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        try:
+            number = float(value) if type(value) in (int, float) else math.nan
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             _refuse(value, kind)
-        return float(value)
+        return number
     if kind in (int, str, bool):
         is_huge = kind is int and type(value) is int and abs(value) >= LARGEST_INT
         if type(value) is not kind or is_huge:

@@ -29,7 +29,7 @@ from coinage.report.curves import CurveKeeper
 from coinage.report.fit import evenly
 from coinage.report.page import read_report, render_report
 from coinage.report.pictures import data_url
-from coinage.report.record import Asked, Image, Record, Row, Shot, Standing, Status, Tool
+from coinage.report.record import Image, PreviewPrompt, Record, Row, Shot, Standing, Status, Tool
 from coinage.system.files import write_bytes
 from coinage.terminal.messages import message_of
 from coinage.text.placeholder import marked_parts
@@ -191,7 +191,7 @@ class Reporter(Observer):
     def _place(self, prompt: Prompt) -> int | None:
         """A prompt's place on the page, where a file that was changed may bring new ones; None when there are too many."""
         of = self._place(self._prompts[prompt.of]) if prompt.of is not None else None
-        asked = Asked(text=prompt.text, seed=prompt.seed, of=of, negative=prompt.negative)
+        asked = PreviewPrompt(text=prompt.text, seed=prompt.seed, of=of, negative=prompt.negative)
         prompts = self.record.prompts
         if asked not in prompts and len(prompts) < MOST_PROMPTS:
             prompts.append(asked)
