@@ -17,7 +17,8 @@ import tomli_w
 from coinage.data.dataset_keys import FLAG_ONLY, KEYS
 
 LIMIT = 5.0  # seconds per case
-# In seeds; becomes the folder of the data after a seed has been mutated, so that a case is the same everywhere
+# In seeds; becomes the folder of the data after a seed has been mutated, so that a case is the
+# same everywhere
 ROOT = "@root@"
 
 # Running cases
@@ -58,9 +59,12 @@ def refused(error: Exception, part: str = "") -> bool:
 def accepted(
     name: str, cases: range, prepare: Callable[[Random], tuple[object, Callable[[], bool]]]
 ) -> int:
-    """How many cases are accepted. Those that raise or hang are shown with their input, one for each kind of error.
+    """Return how many cases are accepted.
 
-    `prepare` makes a case from its generator: what to show of it, and what to run, which tells whether the input was accepted.
+    Those that raise or hang are shown with their input, one for each kind of error.
+
+    `prepare` makes a case from its generator: what to show of it, and what to run, which returns
+    whether the input was accepted.
     """
     count, failed = 0, dict[object, str]()
     for case in cases:

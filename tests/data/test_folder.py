@@ -357,7 +357,10 @@ def test_captions_of_an_image_folder(tmp_path: Path) -> None:
     assert [note.split(": ", 1)[1] for note in findings.notes] == [
         "4 images have their captions from it",
         "1 line of it name no image of the folder",
-        "1 caption has more than one line; only the first is read; enable_wildcard takes one of them at random",
+        (
+            "1 caption has more than one line; only the first is read; "
+            "enable_wildcard takes one of them at random"
+        ),
     ]
 
 

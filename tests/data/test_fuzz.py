@@ -172,7 +172,10 @@ META = {
     f"{ROOT}/images/c.png": {"caption": "zibu\nsecond line"},
 }
 LINES = [{"image_path": key, **fields} for key, fields in META.items()]
-CAPTION = "\ufeffa photo of zibu, {red|blue|green}, ||| round; small, été |||, {{literal}}\r\n\n  second line, zibu\n".encode()
+CAPTION = (
+    "\ufeffa photo of zibu, {red|blue|green}, ||| round; small, été |||, {{literal}}\r\n"
+    "\n  second line, zibu\n"
+).encode()
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +380,10 @@ CHUNKS = (
 
 
 def mutated_png(data: bytes, rng: Random) -> bytes:
-    """Chunks changed, doubled, dropped, moved, added, and all checksums right: else only the checksums would be tried."""
+    """Change, double, drop, move and add chunks, with right checksums.
+
+    Otherwise only the checksums would be tried.
+    """
     chunks, at = [], 8
     while at < len(data):
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -171,7 +171,8 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     picture(folder / "a.png")
     folder.chmod(0)
     code = (
-        "import os, sys; from pathlib import Path; from coinage.errors import Findings; from coinage.data.folder import list_folder\n"
+        "import os, sys; from pathlib import Path; from coinage.errors import Findings\n"
+        "from coinage.data.folder import list_folder\n"
         "found = Findings(); os.getuid() or (os.setgid(65534), os.setuid(65534))\n"
         "list_folder(Path(sys.argv[1]), 'here', 'image folder', found); print(found.errors)"
     )
@@ -344,7 +345,8 @@ def test_all_that_is_wrong_with_metadata_is_told(tmp_path: Path) -> None:
 def test_only_newlines_end_a_line(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", caption="zibu\u2028in the\x0brain\r\nsecond")
     assert one(tmp_path).caption == "zibu\u2028in the\x0brain"
-    lines = '{"image_path": "a.png", "caption": "x\u2028y"}\n\n{"broken\n{"image_path": "a.png", "caption": "z"}\n'
+    lines = '{"image_path": "a.png", "caption": "x\u2028y"}\n\n{"broken\n'
+    lines += '{"image_path": "a.png", "caption": "z"}\n'
     (tmp_path / "meta.jsonl").write_text(lines, encoding="utf-8")
     findings = Findings()
     samples = scan(

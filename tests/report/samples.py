@@ -197,8 +197,10 @@ SETTINGS = [
     ),
 ]
 COMMAND = (
-    "coinage train --pretrained_model_name_or_path=models/sd15.safetensors --dataset_config=dataset.toml --token_string=zibu"
-    " --init_word=thing --num_vectors_per_token=2 --output_dir=output --output_name=zibu-moon --max_train_steps=300"
+    "coinage train --pretrained_model_name_or_path=models/sd15.safetensors"
+    " --dataset_config=dataset.toml --token_string=zibu"
+    " --init_word=thing --num_vectors_per_token=2 --output_dir=output --output_name=zibu-moon"
+    " --max_train_steps=300"
     " --learning_rate=5e-4 --lr_scheduler=cosine --mixed_precision=bf16 --cache_latents --seed=7"
 )
 
@@ -298,14 +300,18 @@ def training() -> Record:
         prompts=prompts,
         shots=shots(steps, done, 160, 6, plain=1),
         warnings=[
-            "photo_003.jpg is enlarged 1.4 times\n  --> train/photo_003.jpg\nhint: use larger images or a smaller --resolution"
+            (
+                "photo_003.jpg is enlarged 1.4 times\n  --> train/photo_003.jpg\n"
+                "hint: use larger images or a smaller --resolution"
+            )
         ],
     )
 
 
 def failed() -> Record:
     """A run that broke early: many vectors, no previews, nothing learned about tools."""
-    problem = "the loss is not finite at step 42\n  --> batch 2: photo_007.jpg\nhint: a lower --learning_rate, or --mixed_precision bf16"
+    problem = "the loss is not finite at step 42\n  --> batch 2: photo_007.jpg\n"
+    problem += "hint: a lower --learning_rate, or --mixed_precision bf16"
     return Record(
         name="zibu-hot",
         token="zibu",

@@ -9,7 +9,7 @@ import pytest
 
 from coinage.report.comparison import render_comparison
 from coinage.report.page import render_report
-from coinage.report.record import Asked, Record, Shot, Standing
+from coinage.report.record import PreviewPrompt, Record, Shot, Standing
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
 
@@ -18,7 +18,8 @@ BROWSER = next(
     None,
 )
 FLAGS = """
---no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync
 """.split()  # noqa: SIM905 - a list of flags reads best so
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium, Chrome or Edge on this machine"
@@ -146,7 +147,7 @@ def of_the_best() -> Record:
         ("zibu on a beach", None),
         ("on a beach", 3),
     ]
-    run.prompts = [Asked(text=text, of=of, seed=1) for text, of in texts]
+    run.prompts = [PreviewPrompt(text=text, of=of, seed=1) for text, of in texts]
     run.shots = [
         Shot(step=step, pictures=[pictures[(at + step) % len(pictures)] for at in range(5)])
         for step in (0, 150, 300)
@@ -179,7 +180,8 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
         "[...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)"
     )
     pairs = page.evaluate(
-        "[...document.querySelectorAll('.group.several')].map((group) => [...group.querySelectorAll('.frame')]"
+        "[...document.querySelectorAll('.group.several')]"
+        ".map((group) => [...group.querySelectorAll('.frame')]"
         ".map((frame) => frame.getBoundingClientRect()).map((box) => [box.top, box.width]))"
     )
     assert len(pairs) == 2

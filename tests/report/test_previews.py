@@ -6,7 +6,7 @@ import pytest
 
 from coinage.report.page import folder_of, next_steps, render_report
 from coinage.report.previews import columns_for, label_of
-from coinage.report.record import Asked, Record, Shot, Standing
+from coinage.report.record import PreviewPrompt, Record, Shot, Standing
 from tests.report.test_page import Seen
 
 BEST, LAST = (
@@ -58,7 +58,7 @@ def test_the_best_and_the_end_are_named(
 ) -> None:
     record = Record(status=status, step=960, total_steps=1600, standings=standings)  # type: ignore[arg-type]
     assert label_of(record, step) == label
-    record.prompts, record.shots = [Asked(text="zibu")], [Shot(step=step, pictures=[None])]
+    record.prompts, record.shots = [PreviewPrompt(text="zibu")], [Shot(step=step, pictures=[None])]
     assert label in Seen(render_report(record)).text
 
 
