@@ -32,6 +32,10 @@ from coinage.training.setup import prepare
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
 
 
+# Seconds after which a command can be said to hang, however busy the machine is.
+HANGS = 600
+
+
 @cache
 def small_model() -> Path:
     """The folder of the smallest Stable Diffusion 1.x, with random weights; written once in a process."""
