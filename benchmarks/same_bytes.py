@@ -408,8 +408,9 @@ def failures(name: str, before: Path, after: Path) -> list[str]:
 
 
 def printed_lines(path: Path) -> list[str]:
-    """Return the lines that a command printed, without times."""
-    return TIMES.sub(" TIME", path.read_text(encoding="utf-8")).splitlines()
+    """Return the lines that a command printed, without times and those printed every few seconds."""
+    lines = TIMES.sub(" TIME", path.read_text(encoding="utf-8")).splitlines()
+    return [line for line in lines if not line.endswith(" left")]
 
 
 def compare_texts(base: Path, new: Path) -> list[str]:

@@ -28,7 +28,8 @@ from coinage.training.observers.trackers import open_writers
 from coinage.training.run import Run
 from coinage.training.setup import prepare
 
-# For tests of what a model has learned to draw: most others ask nothing of their model, and the smallest one will do.
+# For tests of what a model has learned to draw: most others ask nothing of their model, and the
+# smallest one will do.
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
 
 

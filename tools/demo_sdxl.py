@@ -1,7 +1,8 @@
 """Make the SDXL-like demo world from the SD1-like one: two text encoders, a pooled vector, sizes and crops.
 
-The first world's UNet and text encoder are the start; the second encoder and the layers for pooled vector and sizes
-are new. A third of the pictures are enlarged and cut, and the UNet is told: `python tools/demo_sdxl.py`.
+The first world's UNet and text encoder are the start; the second encoder and the layers for pooled
+vector and sizes are new. A third of the pictures are enlarged and cut, and the UNet is told:
+`python tools/demo_sdxl.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Diffusers' names to the original layout's: writes the single files that people have, from parts in diffusers' form.
 
-Written from the names in released checkpoints, independently of any converter, so that reading back is a test.
+Written from the names in released checkpoints, independently of any converter, so that reading back
+is a test.
 """
 
 from __future__ import annotations
