@@ -112,7 +112,10 @@ def attention(
 
 
 class Tracker(TorchDispatchMode):
-    """Bytes of all storages that are alive, and their peak; those that were there before do not count."""
+    """Bytes of all storages that are alive, and their peak.
+
+    Those that were there before do not count.
+    """
 
     def __init__(self, before: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -46,7 +46,10 @@ LETTERS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to train: a name for the table, and flags of the training command. Its rate does not ask how long the run is."""
+    """A way to train: a name for the table, and flags of the training command.
+
+    Its rate does not ask how long the run is.
+    """
 
     name: str
     flags: tuple[str, ...] = ()

@@ -108,7 +108,10 @@ class Finished:
 
 
 def movements(stream: IO[bytes], steps: int, said: list[bytes]) -> Iterator[tuple[int, float]]:
-    """Read a process's output to its end; yields when a progress bar of so many steps got further, and keeps the text."""
+    """Read a process's output to its end.
+
+    Yields when a progress bar of so many steps got further, and keeps the text.
+    """
     last = 0
     while chunk := os.read(stream.fileno(), 1 << 16):
         said.append(chunk)

@@ -39,7 +39,10 @@ HANGS = 600
 
 @cache
 def small_model() -> Path:
-    """The folder of the smallest Stable Diffusion 1.x, with random weights; written once in a process."""
+    """The folder of the smallest Stable Diffusion 1.x, with random weights.
+
+    Written once in a process.
+    """
     from tests.tiny_models import write_folder
 
     folder = Path(tempfile.mkdtemp())
@@ -108,7 +111,10 @@ def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
 def timed(
     command: Sequence[str | Path], folder: Path | None = None
 ) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run a command in a process of its own; and the seconds of the processor that it took, however busy the machine is."""
+    """Run a command in a process of its own.
+
+    And the seconds of the processor that it took, however busy the machine is.
+    """
     before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     after = os.times()

@@ -306,7 +306,10 @@ def in_ram(func: Operation, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cpu(func: Operation) -> Callable[..., Any]:
-    """An operation as the CPU has it; two that end in another dtype than they begin with are CUDA's alone."""
+    """An operation as the CPU has it.
+
+    Two that end in another dtype than they begin with are CUDA's alone.
+    """
     if func is aten._softmax.default:
         return lambda x, dim, half_to_float: func(x.float() if half_to_float else x, dim, False)
     if func is aten._softmax_backward_data.default:

@@ -162,7 +162,7 @@ def at_home(path: str) -> str:
 def path_problem(path: str) -> str:
     """Return why nothing can be at a path: a control character, or its length; "" otherwise.
 
-    Control characters come from backslashes that TOML reads as escapes: a tab in a path that holds backslash and t.
+    Control characters come from Windows paths in TOML: a backslash and a t are read as a tab.
     """
     if os.path.lexists(path):
         return ""
