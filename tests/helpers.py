@@ -113,7 +113,8 @@ def timed(
 ) -> tuple[subprocess.CompletedProcess[str], float]:
     """Run a command in a process of its own.
 
-    And the seconds of the processor that it took, however busy the machine is.
+    Returns what it printed, and the seconds of the processor that it took, which do not depend on
+    how busy the machine is.
     """
     before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
