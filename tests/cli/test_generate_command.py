@@ -45,9 +45,7 @@ def word(path: Path, *rows: str) -> Path:
     ids = [tokenizer.encode(row, add_special_tokens=False)[0] for row in rows]
     write(
         path,
-        Word(
-            {"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}
-        ),
+        Word({"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}),
     )
     return path
 

@@ -113,9 +113,7 @@ def with_nowhere_to_go(disk: Path, dataset: Path) -> dict[str, Any]:
     """Every folder that may take the word is on the full disk, but for one at a time; and then none is."""
     free_places = disk.parent / "places"
     config = config_for(dataset, disk / "c")
-    word = Word(
-        {"emb_params": torch.arange(64.0).reshape(2, 32)}, "zibu", 6, {"title": "x" * 100}
-    )
+    word = Word({"emb_params": torch.arange(64.0).reshape(2, 32)}, "zibu", 6, {"title": "x" * 100})
     fill(disk)
     kept = {}
     for free_one in (*PLACES, None):

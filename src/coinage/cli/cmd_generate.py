@@ -215,7 +215,10 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     files = [(name, path, open_with_other_half(path)) for name, path in args.embedding]
     for _, path, found in files:
         log_reading(path, found)
-    words = [(name or found.usable_word().token or path.stem, found.usable_word()) for name, path, found in files]
+    words = [
+        (name or found.usable_word().token or path.stem, found.usable_word())
+        for name, path, found in files
+    ]
     family = FAMILIES[model.family]
     log.info("loading %s", model.source)
     parts = family.load(model, dtype)

@@ -180,9 +180,7 @@ class Saver(Observer):
         step, loss = str(best.step), f"{best.loss:.6g}"
         told = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
-        file = Word(
-            vectors, run.placeholder.token, best.step, describe(run, path.stem) | told
-        )
+        file = Word(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told)
         try:
             write_checked(path, file, self._config.precision)
         except Exception as error:
