@@ -27,7 +27,8 @@ from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.install import install_words
 from coinage.embeddings.reading import read
 from coinage.generate import draw, install_embeddings
-from coinage.models.families import FAMILIES, Components, quiet_libraries
+from coinage.models.families import FAMILIES, Components
+from coinage.models.quiet import quiet_libraries
 from coinage.settings.build import build
 from coinage.training.evaluation import DRAWS
 from coinage.training.loop import train_together

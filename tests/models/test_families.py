@@ -115,7 +115,7 @@ def test_sdxl_reads_second_to_last_layers_and_pools_at_the_end_of_text(models: P
     end = rows[1].index(738)
     assert max(rows[1]) > 738, "the new word's ids are larger than the end of text"
     assert rows[0][end + 1 :] == [738] * (76 - end)
-    assert rows[1][end + 1 :] == [parts.pad_ids[1]] * (76 - end)
+    assert rows[1][end + 1 :] == [parts.row_formats[1].pad] * (76 - end)
     states = []
     for encoder, row in zip(parts.text_encoders, rows, strict=True):
         output = encoder(torch.tensor([row]), output_hidden_states=True)
@@ -457,7 +457,7 @@ def test_files_that_are_something_else(
         message = "this is a web page"
     else:
         file.write_bytes(whole[:-100] if name == "truncated" else b"\xff" * 100)
-        message = "the file is truncated" if name == "truncated" else "no safetensors file"
+        message = "the file is truncated" if name == "truncated" else "not a safetensors file"
     done, seconds = run(family_flags("sd1", file, moon_dataset, tmp_path / "out", models))
     assert done.returncode == 2
     assert message in done.stderr

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.models.detect import told_family
+from coinage.models.facts import DEFAULT
+from coinage.models.hub_files import detect_family
 from coinage.system.text_files import is_there
 from coinage.text.placeholder import encoding_problems
 
@@ -215,7 +216,7 @@ def _lengths(args: argparse.Namespace, file: EmbeddingFile) -> Mapping[str, floa
 
     model = ModelConfig(
         source=args.model,
-        family=told_family(args.model) or "sd1",
+        family=detect_family(args.model) or DEFAULT.name,
         tokenizer_cache=args.tokenizer_cache_dir,
     )
     found = read_vocabularies(model)

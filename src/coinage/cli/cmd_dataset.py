@@ -16,11 +16,13 @@ from coinage.data.batches import run_length
 from coinage.data.examine import DataChecked, examine
 from coinage.data.summary import describe_sample, summarize
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.models.detect import told_family
+from coinage.models.facts import DEFAULT, FACTS, SDXL
+from coinage.models.hub_files import detect_family
 from coinage.report.contact_sheet import contact_sheet
 from coinage.settings.build_data import build_data
 from coinage.settings.defaults import take_own_size
 from coinage.settings.idle_flags import notes
+from coinage.settings.scripts import script_for
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_folder
 from coinage.terminal.messages import print_json, print_line, print_table
@@ -102,12 +104,13 @@ def dataset_command(argv: Sequence[str]) -> None:
         )
     source = Path(argv[0])
     own, rest = parser.parse_known_args(argv[1:])
-    script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
-    args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
+    family = detect_family(own.model) if own.model else None
+    facts = SDXL if own.sdxl else FACTS[family or DEFAULT.name]
+    args = parse(script_for(facts), [*rest, f"--dataset_config={source}"], "coinage dataset")
     if is_folder(source):
         take_own_size(args, own.model or args.pretrained_model_name_or_path)
     findings = Findings(warnings=[*args.told.warnings], notes=[*args.told.notes, *notes(args)])
-    data = build_data(args, script, findings, folder=source if is_folder(source) else None)
+    data = build_data(args, facts, findings, folder=source if is_folder(source) else None)
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
-from coinage.models.detect import told_family
+from coinage.models.hub_files import detect_family
 from coinage.terminal.messages import print_json, print_line, print_table
 from coinage.wording import counted
 
@@ -71,7 +71,7 @@ def _model(args: argparse.Namespace) -> tuple[str | None, Mapping[str, Vocabular
         return None, {}
     from coinage.models.vocabulary import read_vocabularies
 
-    family = told_family(args.model)
+    family = detect_family(args.model)
     if family is None:
         raise CoinageError(
             "--model: not a Stable Diffusion model, or one that cannot be told",

@@ -11,7 +11,8 @@ from coinage.checks.preflight import model_problems
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, Findings
-from coinage.models.detect import told_family
+from coinage.models.facts import DEFAULT
+from coinage.models.hub_files import detect_family
 from coinage.terminal.messages import print_json, print_line, print_table
 from coinage.text.placeholder import encoding_problems
 
@@ -48,7 +49,7 @@ def verify_command(argv: Sequence[str]) -> None:
             in a tool that loads it.
     """
     args = verify_parser().parse_args(argv)
-    family_name = told_family(args.model) or "sd1"
+    family_name = detect_family(args.model) or DEFAULT.name
     model = ModelConfig(
         source=args.model,
         family=family_name,
@@ -61,8 +62,9 @@ def verify_command(argv: Sequence[str]) -> None:
     from coinage.embeddings.file import vectors_for
     from coinage.embeddings.reading import JOIN, read
     from coinage.embeddings.verify import COMPARED, usage, verify
-    from coinage.models.families import FAMILIES, quiet_libraries
-    from coinage.models.loading import telling
+    from coinage.models.families import FAMILIES
+    from coinage.models.loading import reported_as
+    from coinage.models.quiet import quiet_libraries
     from coinage.models.token_embedding import table_of
 
     quiet_libraries()
@@ -74,9 +76,8 @@ def verify_command(argv: Sequence[str]) -> None:
     }
     if len(vectors) < len(family.embedding_keys):
         what = f"the file has {', '.join(word.vectors)}, and the model takes {', '.join(family.embedding_keys)}"
-        raise CoinageError(
-            what, str(args.file), JOIN if family_name == "sdxl" else "give the word's own model"
-        )
+        hint = JOIN if len(family.embedding_keys) > 1 else "give the word's own model"
+        raise CoinageError(what, str(args.file), hint)
     word = replace(word, vectors=vectors)
     parts = family.load(model, torch.float32)
     for (key, rows), encoder in zip(vectors.items(), parts.text_encoders, strict=True):
@@ -89,7 +90,7 @@ def verify_command(argv: Sequence[str]) -> None:
             )
     token = args.token or word.token or args.file.stem
     Findings(errors=encoding_problems([("--token", token)])).raise_errors()
-    with telling("a prompt", args.model, "cannot encode"):
+    with reported_as("a prompt", args.model, "cannot encode"):
         checks = verify(args.file, family, parts, word, token)
     if args.json:
         print_json([asdict(check) for check in checks])

@@ -18,7 +18,13 @@ from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.data.scan import balanced, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
-from coinage.text.placeholder import Placeholder, Tokenizer, WordEncoder, placeholders_for
+from coinage.text.placeholder import (
+    FramingTokenizer,
+    Placeholder,
+    WordEncoder,
+    clip_rows,
+    placeholders_for,
+)
 
 FLAT = 4 / 127.5  # of -1..1: less than that is one colour, compression aside
 # images; larger sets that are to be cached are decoded while they are encoded
@@ -40,7 +46,7 @@ def examine(
     seed: int,
     token: str | None,
     num_vectors: int,
-    tokenizer: Tokenizer | None,
+    tokenizer: FramingTokenizer | None,
     chunks: int,
     findings: Findings,
     *,
@@ -81,7 +87,7 @@ def examine(
     encoder = word = coverage = None
     if tokenizer is not None:
         (word,) = placeholders_for([(token or "", num_vectors)], len(tokenizer))
-        encoder = WordEncoder(tokenizer, [word] if token else [])
+        encoder = WordEncoder(tokenizer, [word] if token else [], clip_rows(tokenizer))
     if token and samples:
         coverage = cover_captions(samples, token, encoder, word, chunks)
         report_coverage(coverage, token, findings, required=data.require_word)

@@ -192,6 +192,5 @@ def _ids(text: str, encoder: WordEncoder | None, chunks: int) -> list[list[int]]
     if encoder is None:
         return None
     parts = encoder.parts(encoder.ids(text))[:chunks]
-    return [
-        [encoder.tokenizer.bos_token_id, *part, encoder.tokenizer.eos_token_id] for part in parts
-    ]
+    frame = encoder.row_format
+    return [[*frame.start, *part, *frame.end] for part in parts]

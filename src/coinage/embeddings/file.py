@@ -23,13 +23,12 @@ import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError
+from coinage.models.facts import SDXL
 from coinage.system.files import write_bytes
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HINT_END = "was written in training"
-# Of the released models' token embeddings
-FAMILY_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
-PAIR = ("clip_l", "clip_g")  # SDXL's two text encoders
+PAIR = SDXL.keys
 
 
 @dataclass(frozen=True, slots=True)

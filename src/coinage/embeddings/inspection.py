@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.consumers import verdicts
-from coinage.embeddings.file import FAMILY_WIDTHS, body_hash
+from coinage.embeddings.file import body_hash
 from coinage.embeddings.reading import Found, half_note, other_half
 from coinage.errors import CoinageError
-from coinage.models.detect import FAMILY_NAMES
+from coinage.models.facts import FACTS, SDXL
 from coinage.models.token_embedding import initial_rows
 from coinage.models.vocabulary import Vocabulary
 
@@ -62,17 +62,17 @@ def inspect(
     if (
         vocabularies
         and not other
-        and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}
+        and not set(file.vectors) <= {*vocabularies, *_other_keys(family)}
     ):
         warnings.append(
             f"the file has {', '.join(file.vectors)}, and the model takes {', '.join(vocabularies)}: made for another model"
         )
-    told_family = "sdxl" if other else found.family
-    target = family or told_family
-    widths = tuple(v.table.shape[1] for v in vocabularies.values()) or FAMILY_WIDTHS.get(
-        target or "", ()
-    )
-    own = told_family or (
+    file_family = SDXL.name if other else found.family
+    target = family or file_family
+    widths = tuple(v.table.shape[1] for v in vocabularies.values())
+    if not widths and target:
+        widths = FACTS[target].widths
+    own = file_family or (
         family if tuple(rows.shape[1] for rows in file.vectors.values()) == widths else None
     )
     return {
@@ -80,7 +80,7 @@ def inspect(
         "bytes": path.stat().st_size,
         "layout": {"id": found.layout, "name": LAYOUTS.get(found.layout, "")},
         "family": own,
-        "family_name": FAMILY_NAMES.get(own or "", "unknown model"),
+        "family_name": FACTS[own].display_name if own else "unknown model",
         "token": file.token,
         "vectors": file.num_vectors,
         "dtype": str(found.dtype).removeprefix("torch."),
@@ -94,6 +94,15 @@ def inspect(
         "warnings": list(dict.fromkeys(warnings)),
         "tools": _tools(path, found, target, widths),
     }
+
+
+def _other_keys(family: str | None) -> list[str]:
+    """Return keys of other families' files whose vectors fit a family's text encoders as well."""
+    keys: list[str] = []
+    if family:
+        for encoder in FACTS[family].text_encoders:
+            keys.extend(encoder.other_keys)
+    return keys
 
 
 def _tools(

@@ -14,7 +14,7 @@ from coinage.embeddings.reading import JOIN, open_word, tell
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
 from coinage.models.base import Components
 from coinage.models.token_embedding import initial_rows, table_of
-from coinage.text.placeholder import Placeholder, Tokenizer, placeholders_for, vocabulary_problems
+from coinage.text.placeholder import Placeholder, Tokenizer, pieces_of, vocabulary_problems
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
@@ -90,9 +90,6 @@ def install_words(
         EmbeddingFileError: a word's file does not fit the model or the number of vectors.
         CoinageError: an init word has no tokens, or the tokenizer has tokens that the text encoder lacks.
     """
-    placeholders = placeholders_for(
-        [(word.token, word.num_vectors) for word in words], len(table_of(parts.text_encoders[0]))
-    )
     given = [read_vectors(word) for word in words]
     widths = [table_of(encoder).shape[1] for encoder in parts.text_encoders]
     for word, vectors in zip(words, given, strict=True):
@@ -101,7 +98,7 @@ def install_words(
     found = []
     for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.text_encoders, strict=True):
         problems = vocabulary_problems(
-            [piece for p in placeholders for piece in p.pieces],
+            [piece for word in words for piece in pieces_of(word.token, word.num_vectors)],
             tokenizer.get_vocab(),
             "the loaded tokenizer",
         )
@@ -121,8 +118,7 @@ def install_words(
                 ]
             )
         )
-    parts.install(placeholders, found)
-    return placeholders
+    return parts.install([(word.token, word.num_vectors) for word in words], found)
 
 
 def _first_rows(

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coinage.embeddings.file import DTYPES, FAMILY_WIDTHS, PAIR
+from coinage.embeddings.file import DTYPES, PAIR
 from coinage.embeddings.pickles import ParameterDict
 from coinage.errors import EmbeddingFileError
+from coinage.models.facts import KNOWN_WIDTHS, SDXL
+from coinage.text.placeholder import CHUNK
 
-WIDTHS = {width for widths in FAMILY_WIDTHS.values() for width in widths}
 READ_DTYPES = (*DTYPES.values(), torch.float64)
 MOST_VECTORS = 10_000
-MOST_NUMBERS = MOST_VECTORS * 1280
-CHUNK = 75  # tokens that a text encoder reads at once
+MOST_NUMBERS = MOST_VECTORS * max(KNOWN_WIDTHS)
 GENERIC_KEYS = ("emb_params", "emp_params", "weight", "embedding", "*")  # name a tensor, not a word
 HALVES = (PAIR, ("text_encoders_0", "text_encoders_1"))
 XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
@@ -280,8 +280,8 @@ def _list(content: list[object]) -> Recognised:
     if not 0 < len(tensors) <= MOST_VECTORS:
         raise EmbeddingFileError(f"not an embedding: a list with {len(tensors) or 'no'} tensors")
     widths = {tensor.shape[-1] if tensor.ndim else 0 for tensor in tensors}
-    if widths == {768, 1280}:
-        parts = ((PAIR[tensor.shape[-1] == 1280], tensor) for tensor in tensors)
+    if widths == set(SDXL.widths):
+        parts = ((PAIR[SDXL.widths.index(tensor.shape[-1])], tensor) for tensor in tensors)
         return Recognised("L", tuple(sorted(parts, key=lambda part: PAIR.index(part[0]))))
     if len(widths) > 1:
         raise EmbeddingFileError(
@@ -295,7 +295,7 @@ def gather(
 ) -> tuple[dict[str, Tensor], torch.dtype, tuple[str, ...]]:
     """The vectors of a file: [n, d] float32 per key, copied; the dtype they were stored in; what is odd about them.
 
-    A single tensor of width 1280 is SDXL's second half, whatever its name.
+    A single tensor as wide as SDXL's second text encoder is of that, whatever its name.
 
     Raises:
         EmbeddingFileError: no floating-point vectors, not finite, too many, or rows that do not match.
@@ -308,8 +308,8 @@ def gather(
         dtypes[tensor.dtype] = None
         if tensor.ndim == 1 and "one-dimensional, read as one vector" not in notes:
             notes.append("one-dimensional, read as one vector")
-    if len(views) == 1 and next(iter(views.values()))[0].shape[1] == 1280:
-        views = {"clip_g": next(iter(views.values()))}
+    if len(views) == 1 and next(iter(views.values()))[0].shape[1] == SDXL.widths[1]:
+        views = {PAIR[1]: next(iter(views.values()))}
     counts = {key: sum(map(len, rows)) for key, rows in views.items()}
     _check_counts(counts, {key: rows[0].shape[1] for key, rows in views.items()})
     vectors = {key: _copied(rows) for key, rows in views.items()}
@@ -320,7 +320,7 @@ def gather(
                 f"{key} holds numbers that are not finite",
                 hint="its training failed; take an earlier file of it",
             )
-        if rows.shape[1] not in WIDTHS:
+        if rows.shape[1] not in KNOWN_WIDTHS:
             notes.append(f"vector width {rows.shape[1]} matches no known Stable Diffusion model")
     if max(counts.values()) > CHUNK:
         notes.append(f"{max(counts.values())} vectors; most tools read {CHUNK} at most")
@@ -357,7 +357,7 @@ def _rows(key: str, tensor: Any) -> Tensor:
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or 0 in rows.shape:
         raise EmbeddingFileError(f"{key} has the shape [{shape}], which is not a list of vectors")
-    if rows.shape[0] in WIDTHS and rows.shape[1] not in WIDTHS:
+    if rows.shape[0] in KNOWN_WIDTHS and rows.shape[1] not in KNOWN_WIDTHS:
         raise EmbeddingFileError(f"{key} has the shape [{shape}]", hint="is it transposed?")
     return rows
 
@@ -371,5 +371,5 @@ def _check_counts(counts: Mapping[str, int], widths: Mapping[str, int]) -> None:
         raise EmbeddingFileError(
             f"its halves do not match: {' and '.join(f'{n} rows in {key}' for key, n in counts.items())}"
         )
-    if (widths.get("clip_l"), widths.get("clip_g")) == (1280, 768):
+    if tuple(widths.get(key) for key in PAIR) == SDXL.widths[::-1]:
         raise EmbeddingFileError("its halves are swapped: clip_l is 1280 wide and clip_g 768")

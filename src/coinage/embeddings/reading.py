@@ -40,7 +40,6 @@ from coinage.embeddings.layouts import (
     BUNDLE_KEY,
     ONLY_OUTPUT,
     RETRAIN,
-    WIDTHS,
     Recognised,
     gather,
     not_embedding,
@@ -50,6 +49,12 @@ from coinage.embeddings.layouts import (
 from coinage.embeddings.pickles import read_pickle
 from coinage.embeddings.png import SIGNATURE, read_png, read_webp
 from coinage.errors import EmbeddingFileError, Problem
+from coinage.models.facts import (
+    KNOWN_WIDTHS,
+    SDXL,
+    family_of_vectors,
+    fits_other_families,
+)
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
@@ -58,13 +63,6 @@ MOST_BYTES = 256 * MEGABYTE
 LARGE = 32 * MEGABYTE
 MOST_HEADER_BYTES = 4 * MEGABYTE  # of a safetensors file; thumbnails lie in it
 MOST_TENSORS = 1000  # XTI files have 16
-FAMILIES = {
-    (("emb_params", 768),): "sd1",
-    (("clip_l", 768),): "sd1",  # or SDXL's first half: the same encoder
-    (("emb_params", 1024),): "sd2",
-    (("clip_g", 1280),): "sdxl",
-    (("clip_l", 768), ("clip_g", 1280)): "sdxl",
-}
 JOIN = "if it is one of two files that diffusers wrote: coinage convert ONE WORD.safetensors --second OTHER joins them"
 ALIENS = {  # what is found where an embedding should be
     b"<": ("a web page, not an embedding", "the download failed, or needs a login"),
@@ -108,10 +106,10 @@ class Found:
 
     @property
     def family(self) -> str | None:
-        """`sd1`, `sd2` or `sdxl`, told from the widths; None where they are of no known model."""
-        return FAMILIES.get(
-            tuple((key, rows.shape[1]) for key, rows in self.embedding.vectors.items())
-        )
+        """Name of the family that the vectors fit, by their widths; None where they fit no known model."""
+        widths = {key: rows.shape[1] for key, rows in self.embedding.vectors.items()}
+        facts = family_of_vectors(widths)
+        return facts.name if facts else None
 
 
 def read(path: Path) -> EmbeddingFile:
@@ -197,7 +195,7 @@ def other_half(path: Path, found: Found) -> Path | None:
             beside.embedding.token,
             beside.embedding.num_vectors,
         )
-        if alike and len(widths) == 2 and (widths == {768, 1280} or not widths & WIDTHS):
+        if alike and len(widths) == 2 and (widths == set(SDXL.widths) or not widths & KNOWN_WIDTHS):
             return other
     return None
 
@@ -208,7 +206,7 @@ def half_note(path: Path, found: Found, other: Path | None) -> str:
         return f"half of a pair: {other.name} holds the other half of this SDXL word; --second {other} reads both"
     if tuple(found.embedding.vectors) == ("clip_g",):
         return "only the second half of an SDXL word; --second names the file of the first"
-    if found.layout in ("D", "P") and found.family == "sd1":
+    if found.layout in ("D", "P") and fits_other_families(found.family):
         name = f", whose other file would be {_other_names(path)[0]}" if found.layout == "D" else ""
         return f"an SD 1.x word, or the first half of an SDXL word{name}"
     return ""
@@ -394,9 +392,9 @@ def _paired(first: Found, second: Found, where: str) -> Found:
             "one of the two files holds both halves already", where, "give it alone"
         )
     widths = tuple(half.shape[1] for half in halves)
-    if widths == (1280, 768):
+    if widths == SDXL.widths[::-1]:
         first, second, halves = second, first, halves[::-1]
-    elif widths != (768, 1280) and {*widths} & {768, 1024, 1280}:
+    elif widths != SDXL.widths and {*widths} & KNOWN_WIDTHS:
         raise EmbeddingFileError(
             f"the two files are not an SDXL pair: their vectors are {widths[0]} and {widths[1]} wide",
             where,

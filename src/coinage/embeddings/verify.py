@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from coinage.embeddings.consumers import Verdict, verdicts
-from coinage.embeddings.file import PAIR, EmbeddingFile
+from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.reading import read
 from coinage.errors import reason_of
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.clip_text import hidden_states
+from coinage.models.facts import FACTS
 from coinage.models.token_embedding import table_of
 from coinage.text.placeholder import CHUNK, Placeholder, placeholders_for
 
@@ -156,28 +156,12 @@ def _conditioning(
     family: ModelFamily, parts: Components, placeholder: Placeholder, rows: Sequence[Tensor]
 ) -> Conditioning:
     """What the trainer makes of a prompt, with these vectors for the word."""
-    with _installed(parts, placeholder, rows):
+    with parts.with_words([(placeholder.token, placeholder.num_vectors)], rows):
         return family.encode(
             parts,
             [prompt_for(placeholder.token, placeholder.num_vectors)],
             torch.zeros(1, 6, dtype=torch.int64),
         )
-
-
-@contextmanager
-def _installed(
-    parts: Components, placeholder: Placeholder, rows: Sequence[Tensor]
-) -> Iterator[None]:
-    """Have the parts know a word for a while."""
-    before = [encoder.get_input_embeddings() for encoder in parts.text_encoders]
-    kept = parts.embeddings, parts.word_encoders
-    try:
-        parts.install([placeholder], rows)
-        yield
-    finally:
-        parts.embeddings, parts.word_encoders = kept
-        for encoder, embedding in zip(parts.text_encoders, before, strict=True):
-            encoder.set_input_embeddings(embedding)
 
 
 def _diffusers_conditioning(
@@ -186,8 +170,8 @@ def _diffusers_conditioning(
     """Load the file into a diffusers pipeline over copies of tokenizers and token tables; all other weights are shared."""
     encoders = tuple(_plain_copy(encoder) for encoder in parts.text_encoders)
     tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
-    for tokenizer, pad in zip(tokenizers, parts.pad_ids, strict=True):
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    for tokenizer, row_format in zip(tokenizers, parts.row_formats, strict=True):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(row_format.pad)
     pipe: Any = family.pipeline(
         replace(parts, text_encoders=encoders, tokenizers=tuple(tokenizers)), None
     )
@@ -206,12 +190,12 @@ def _diffusers_conditioning(
     found = pipe.encode_prompt(
         prompt, device=parts.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    return Conditioning(found[0], found[2] if family.embedding_keys == PAIR else None)
+    return Conditioning(found[0], found[2] if family.facts.takes_sizes else None)
 
 
 def _load_in_diffusers(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
     """Make the calls that `usage` tells."""
-    if family.embedding_keys != PAIR:
+    if len(family.embedding_keys) == 1:
         pipe.load_textual_inversion(
             str(path.parent), weight_name=path.name, token=token, local_files_only=True
         )
@@ -290,7 +274,7 @@ def usage(
     ]
     if not any(c.same for c in checks if c.tool == "diffusers"):
         return lines
-    if family != "sdxl":
+    if len(FACTS[family].keys) == 1:
         return [*lines, f"diffusers: pipe.load_textual_inversion({name}, token={word})", *call]
     read_with = (
         "safetensors.torch.load_file({})"

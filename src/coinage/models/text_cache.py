@@ -25,7 +25,7 @@ MOST = 2**30  # bytes kept in memory; an SDXL caption takes 630 kB in float32
 Encoding = tuple[Tensor, Tensor | None]
 
 
-class KeptText:
+class TextCache:
     """A store of encodings, in memory and, with a folder, on disk."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -117,7 +117,7 @@ def encode(
     family: ModelFamily, parts: Components, captions: Sequence[str], sizes: Tensor
 ) -> Conditioning:
     """As `family.encode`; captions without a new word are taken from what is kept, where anything is."""
-    store = parts.kept_text
+    store = parts.text_cache
     if store is None:
         return family.encode(parts, captions, sizes)
     found: dict[int, tuple[Tensor, Tensor | None]] = {}

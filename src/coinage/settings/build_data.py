@@ -12,6 +12,7 @@ from coinage.config import DataConfig, DatasetConfig
 from coinage.data.dataset_config import Fallback, Layer
 from coinage.data.dataset_file import folder_layout, read_datasets, single_subset
 from coinage.errors import Findings
+from coinage.models.facts import FamilyFacts
 from coinage.settings.flags import BY_DEST
 
 # Dataset keys that flags supply under their own name, and those with another.
@@ -22,21 +23,20 @@ SAME_NAME = (
     "alpha_mask", "conditioning_data_dir", "cache_info", "validation_split", "validation_seed", "caption_tag_dropout_rate",
 )  # fmt: skip
 OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
-BUCKET_UNIT = {"sd": 64, "sdxl": 32}  # pixels
 
 
 def build_data(
-    args: argparse.Namespace, script: str, findings: Findings, folder: Path | None = None
+    args: argparse.Namespace, facts: FamilyFacts, findings: Findings, folder: Path | None = None
 ) -> DataConfig:
     """All images and how they are read; what is wrong with the settings is found.
 
     Args:
         args: values of all flags.
-        script: "sd" or "sdxl".
+        facts: of the family that is trained.
         findings: gets errors, warnings and notes.
         folder: images to take in place of what the flags name: in subfolders such as 10_mychar, or directly.
     """
-    fallback = _fallback(args, script, findings)
+    fallback = _fallback(args, facts, findings)
     return DataConfig(
         datasets=folder_layout(folder, None, fallback, findings)
         if folder
@@ -83,7 +83,7 @@ def _datasets(
     return ()
 
 
-def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fallback:
+def _fallback(args: argparse.Namespace, facts: FamilyFacts, findings: Findings) -> Fallback:
     """What flags supply to every dataset: their defaults, and those that were given."""
     flags = {name: name for name in SAME_NAME} | OTHER_NAME
     defaults: dict[str, Any] = {key: BY_DEST[flag].default for key, flag in flags.items()}
@@ -132,7 +132,7 @@ def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Fall
         layers=(Layer("default", defaults), Layer("command line", given)),
         template="style" if args.use_style_template else "object" if sentences else None,
         cached=args.cache_latents or args.cache_latents_to_disk,
-        bucket_unit=BUCKET_UNIT[script],
+        bucket_unit=facts.bucket_unit,
         as_reference=args.data_as_reference,
         log_ratio=args.bucket_log_ratio,
         background=_color(args.background, findings),

@@ -12,14 +12,11 @@ from typing import Any
 
 from coinage.errors import CoinageError, ConfigError, Problem, did_you_mean
 from coinage.system.text_files import read_json, read_text, read_toml
+from coinage.text.samplers import SAMPLER_NAMES
 
 log = logging.getLogger("coinage")
 NAME = "--sample_prompts"
 MOST_SEED = 2**63
-SAMPLER_NAMES = (
-    "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++",
-    "dpmsingle", "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from coinage.embeddings.file import PAIR
 from coinage.embeddings.raw import Raw
+from coinage.models.facts import FACTS
+from coinage.text.placeholder import CHUNK
 
-ROOM = 75  # token embeddings between the start and the end of a prompt
 LARGEST = 64 * 2**20  # bytes of vectors; 75 of the widest take less than one hundredth
 CONVERT = "convert it to .safetensors with coinage"
 FAMILY = "the word was trained on another family of models"
@@ -47,7 +48,7 @@ class Model:
     @property
     def keys(self) -> tuple[str, ...]:
         """Our names of the text encoders' vectors, in the order of the widths."""
-        return PAIR if self.family == "sdxl" else ("emb_params",)
+        return FACTS[self.family].keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,8 @@ def _cautions(vectors: Mapping[str, Tensor], model: Model, *, zero: bool) -> lis
         found.append(
             "The two halves have different numbers of vectors, which then stand at different places; train the word again."
         )
-    if max(counts) > ROOM:
-        found.append(f"A prompt has room for {ROOM} vectors; the rest is cut off.")
+    if max(counts) > CHUNK:
+        found.append(f"A prompt has room for {CHUNK} vectors; the rest is cut off.")
     if not all(torch.isfinite(tensor).all() for tensor in vectors.values()):
         found.append(
             "It holds numbers that are not finite and spoils every picture; use an earlier save."

@@ -10,7 +10,6 @@ from torch import Tensor
 from coinage.embeddings.consumers.verdict import (
     CONVERT,
     FAMILY,
-    ROOM,
     Model,
     Taken,
     check_width,
@@ -21,6 +20,7 @@ from coinage.embeddings.consumers.verdict import (
 )
 from coinage.embeddings.file import PAIR
 from coinage.embeddings.raw import Raw
+from coinage.text.placeholder import CHUNK
 
 SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 # What AUTOMATIC1111 lets a pickle refer to, and the records it lets a torch zip have.
@@ -73,8 +73,8 @@ def forge(raw: Raw, model: Model, _token: str | None) -> Taken:
             f"its vectors have {width} numbers and this model needs {sum(model.widths)}: it is listed as skipped."
         )
     tensors = taken if isinstance(taken, dict) else {model.keys[0]: taken}
-    if max(len(tensor) for tensor in tensors.values()) > ROOM:
-        refuse(f"more than {ROOM} vectors do not fit in a prompt; train the word with fewer.")
+    if max(len(tensor) for tensor in tensors.values()) > CHUNK:
+        refuse(f"more than {CHUNK} vectors do not fit in a prompt; train the word with fewer.")
     name = str(content.get("name", raw.path.stem)) if raw.container == "image" else raw.path.stem
     return Taken(tensors, SIGNS.sub(r"\\\1", name))
 
