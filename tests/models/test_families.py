@@ -296,8 +296,11 @@ def test_diffusers_draws_the_same_picture_with_an_sdxl_word(
     ]
     tokenizers[1].pad_token = "!"  # as the released model's
     pipe = StableDiffusionXLPipeline(
-        vae=run.parts.vae, unet=run.parts.denoiser, scheduler=make_scheduler("ddim", run.parts.scheduler_config), tokenizer=tokenizers[0],
-        tokenizer_2=tokenizers[1], text_encoder=parts_of("sdxl")["text_encoder"], text_encoder_2=parts_of("sdxl")["text_encoder_2"],
+        vae=run.parts.vae, unet=run.parts.denoiser,
+        scheduler=make_scheduler("ddim", run.parts.scheduler_config),
+        tokenizer=tokenizers[0], tokenizer_2=tokenizers[1],
+        text_encoder=parts_of("sdxl")["text_encoder"],
+        text_encoder_2=parts_of("sdxl")["text_encoder_2"],
         add_watermarker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""What a model predicts: told by a single file's names and header, by a folder's settings, and by the flags, which win."""
+"""What a model predicts, by its file's names and header, a folder's settings, and flags, which win."""
 
 import logging
 from pathlib import Path

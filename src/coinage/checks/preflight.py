@@ -38,7 +38,7 @@ from coinage.runs.names import name_problems
 from coinage.runs.states import find_state
 from coinage.system.text_files import is_file, is_folder, is_there, no_file
 from coinage.text.clip_tokenizer import ClipTokenizer, read_tokenizer
-from coinage.text.init_words import find_init_word
+from coinage.text.init_words import check_init_word
 from coinage.text.placeholder import CHUNK, pieces_of, vocabulary_problems
 from coinage.text.prompts import Prompt, read_prompts
 
@@ -100,7 +100,7 @@ def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool 
     )
     found.errors += name_problems(config)
     if tokenizer:
-        find_init_word(word, [tokenizer, *second_tokenizer(config.model)], found)
+        check_init_word(word, [tokenizer, *second_tokenizer(config.model)], found)
     if any(sample.repeats for sample in checked.samples):
         fit_into_run(config, checked.samples, found)
     if not wrong:

@@ -87,7 +87,8 @@ class Components:
 
         Args:
             words: each one's token and number of vectors.
-            rows: the vectors of all words together, one [N, D] tensor for each text encoder; [] without words.
+            rows: the vectors of all words together, one [N, D] tensor for each text encoder; [] without
+                words.
 
         Returns:
             The words with their ids in the first text encoder; others have as many in their own vocabularies.

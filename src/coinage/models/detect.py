@@ -1,4 +1,7 @@
-"""Detect what a model file or folder holds, from names and shapes alone. Imports no torch, asks no network."""
+"""Detect what a model file or folder holds, from names and shapes alone.
+
+Imports no torch, and asks no network.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from coinage.models.facts import FACTS, SD1, SD2, SDXL
 from coinage.system.text_files import MEGABYTE, is_there, read_json
 
 LONGEST_NAME = 300  # characters of a tensor's name
-# Of a safetensors file, that of SDXL has half of one; a long header of many small values takes far more memory
+# Of a safetensors file; SDXL's has half a megabyte. A long header of many small values takes far more
+# memory
 MOST_HEADER = 16 * MEGABYTE
 MOST_PICKLE = 100 * MEGABYTE  # whose texts are looked through
 MOST_SETTINGS = MEGABYTE  # of one part of a model, which has a few kB
@@ -39,14 +43,14 @@ REFINER = "an SDXL refiner, which cannot be trained on"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A model's family, or why it cannot be trained on."""
+    """Family of a model, or why it cannot be trained on."""
 
     family: str | None
     why_not: str = ""
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in a safetensors file, from its header.
+    """Return the shape of every tensor in a safetensors file, from its header.
 
     Raises:
         CoinageError: not a safetensors file, or a truncated one.
@@ -55,7 +59,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]]:
-    """Shape, start and end in bytes of every tensor in a safetensors file, from its header.
+    """Return shape, start and end in bytes of every tensor in a safetensors file, from its header.
 
     Raises:
         CoinageError: not a safetensors file, or a truncated one.
@@ -63,52 +67,42 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
     hint = "download the file again"
     size = path.stat().st_size
     header, body = _header(path, size)
+    places: dict[str, tuple[tuple[int, ...], int, int]] = {}
     try:
-        places = {
-            name: (
-                tuple(map(_size, entry["shape"])),
-                body + _size(entry["data_offsets"][0]),
-                body + _size(entry["data_offsets"][1]),
-            )
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = map(_size, entry["data_offsets"][:2])
+                places[name] = tuple(map(_size, entry["shape"])), body + start, body + end
     except (ValueError, TypeError, KeyError, IndexError, OverflowError):
         raise CoinageError(
             "not a safetensors file: its header cannot be read", str(path), hint
         ) from None
-    end = max((place[2] for place in places.values()), default=body)
-    if end != size:
-        raise CoinageError(f"the file is truncated: {size} of {end} bytes", str(path), hint)
+    last = max((place[2] for place in places.values()), default=body)
+    if last != size:
+        raise CoinageError(f"the file is truncated: {size} of {last} bytes", str(path), hint)
     return places
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """Return what a safetensors file's header says beside the tensors; {} where it says nothing.
+    """Return the texts in a safetensors file's header beside its tensors; {} if there are none.
 
     Raises:
         CoinageError: not a safetensors file, or a truncated one.
     """
-    told = _header(path, path.stat().st_size)[0].get("__metadata__")
-    return (
-        {key: value for key, value in told.items() if isinstance(value, str)}
-        if isinstance(told, dict)
-        else {}
-    )
+    metadata = _header(path, path.stat().st_size)[0].get("__metadata__")
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """A safetensors file's header, and where its tensors begin, in bytes."""
+    """Return a safetensors file's header, and where its tensors begin, in bytes."""
     hint = "download the file again"
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if start[:1] == b"<":
-            raise CoinageError(
-                "this is a web page, not a model",
-                str(path),
-                "download the file itself, not its page",
-            )
+            raise _web_page(path)
         if not 2 <= length <= min(MOST_HEADER, size - 8):
             raise CoinageError("not a safetensors file, or a truncated one", str(path), hint)
         try:
@@ -120,8 +114,14 @@ def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
+def _web_page(path: Path) -> CoinageError:
+    """Return the error that a download has brought a page."""
+    hint = "download the file itself, not its page"
+    return CoinageError("this is a web page, not a model", str(path), hint)
+
+
 def _size(value: Any) -> int:
-    """A whole number of a header.
+    """Return a whole number of a header.
 
     Raises:
         ValueError: it is something else.
@@ -144,7 +144,7 @@ def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
 
 
 def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
-    """What a single file holds; None for a pickle that does not tell before it is loaded.
+    """Return what a single file holds; None for a pickle that does not show it before it is loaded.
 
     Raises:
         CoinageError: neither a safetensors file nor a pickle, or a broken one.
@@ -154,22 +154,20 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
     with path.open("rb") as file:
         start = file.read(4)
     if start[:1] == b"<":
-        raise CoinageError(
-            "this is a web page, not a model", str(path), "download the file itself, not its page"
-        )
+        raise _web_page(path)
     if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle
         raise CoinageError("not a model file", str(path), "give a .safetensors or .ckpt file")
     names = pickled_names(path)
-    # Shapes are not told: whether the UNet has another number of input channels is seen when it is loaded.
-    return (
-        kind_of_checkpoint(dict.fromkeys(names, (0, INPUT_CHANNELS)), own_vae=own_vae)
-        if _has(dict.fromkeys(names, ()), UNET)
-        else None
-    )
+    # The texts do not show shapes: a UNet with other input channels is noticed when it is loaded
+    shapes = dict.fromkeys(names, (0, INPUT_CHANNELS))
+    return kind_of_checkpoint(shapes, own_vae=own_vae) if _has(shapes, UNET) else None
 
 
 def pickled_names(path: Path) -> set[str]:
-    """All short texts in a pickle, names of tensors among them, read without running it; empty when it cannot be read."""
+    """Return all short texts in a pickle, names of tensors among them; empty when it cannot be read.
+
+    The pickle is not run.
+    """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -185,14 +183,13 @@ def pickled_names(path: Path) -> set[str]:
 
 
 def _texts(stream: IO[bytes], pickles: int) -> set[str]:
-    found: set[str] = set()
+    """Return the short texts of so many pickles that lie one behind the other."""
+    texts: set[str] = set()
     for _ in range(pickles):
-        found |= {
-            arg
-            for _, arg, _ in pickletools.genops(stream)
-            if isinstance(arg, str) and len(arg) < LONGEST_NAME
-        }
-    return found
+        for _, argument, _ in pickletools.genops(stream):
+            if isinstance(argument, str) and len(argument) < LONGEST_NAME:
+                texts.add(argument)
+    return texts
 
 
 def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool = True) -> Kind:
@@ -228,7 +225,7 @@ def _has(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> bool:
 
 
 def kind_of_folder(folder: Path) -> Kind:
-    """What a diffusers folder holds.
+    """Return what a diffusers folder holds.
 
     Raises:
         CoinageError: the settings of a part cannot be read.
@@ -254,16 +251,19 @@ def kind_of_folder(folder: Path) -> Kind:
 
 @cache
 def _usual_kinds(file: str) -> Mapping[str, frozenset[str]]:
-    """The kinds of value that a part's settings have in the released models, by name."""
-    found: dict[str, frozenset[str]] = {}
+    """Return the kinds of values that a part's settings have in the released models, by name."""
+    kinds: dict[str, frozenset[str]] = {}
     for family in FACTS:
         for name, value in read_config(CONFIGS / family / file).items():
-            found[name] = found.get(name, frozenset()) | _kinds_in(value)
-    return found
+            kinds[name] = kinds.get(name, frozenset()) | _kinds_in(value)
+    return kinds
 
 
 def _kinds_in(value: Any) -> frozenset[str]:
-    """The kinds of a setting's values: a list has those of its entries, since a model may have one for each of its levels."""
+    """Return the kinds of a setting's values.
+
+    A list has those of its entries, since a model may have one for each of its levels.
+    """
     if isinstance(value, list):
         return frozenset[str]().union(*map(_kinds_in, value))
     kinds = {
@@ -279,7 +279,9 @@ def _kinds_in(value: Any) -> frozenset[str]:
 def _check_kinds(
     path: Path, settings: Mapping[str, Any], usual: Mapping[str, frozenset[str]]
 ) -> None:
-    """See that settings are of the kinds that they have in the released models; the libraries would fail on others while drawing.
+    """Check that settings are of the kinds that they have in the released models.
+
+    The libraries would fail on others while drawing.
 
     Raises:
         CoinageError: one is not.
@@ -293,7 +295,7 @@ def _check_kinds(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON settings file; {} when it is not there.
+    """Read a JSON settings file; {} if it does not exist.
 
     Raises:
         CoinageError: the file is broken.

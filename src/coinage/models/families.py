@@ -1,4 +1,7 @@
-"""Model families behind one protocol; a new one is a row here and in `facts`, and a file if it works differently."""
+"""Model families behind one protocol.
+
+A new family is a row here and in `facts`, and a file of its own if it works differently.
+"""
 
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.facts import SD1, SD2, SDXL

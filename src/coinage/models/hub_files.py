@@ -1,4 +1,7 @@
-"""Models on the Hugging Face hub: their settings in the local cache, brought there if need be. Imports no torch."""
+"""Models on the Hugging Face hub: their settings in the local cache, downloaded if they are missing.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 

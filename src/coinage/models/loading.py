@@ -251,7 +251,9 @@ def _whole(module: Any, what: str, path: str) -> Any:
 
 
 def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
-    """Open a model. A file's tensors are mapped, or converted to their dtype one by one; a pickle runs nothing.
+    """Open a model; a pickle runs nothing.
+
+    A file's tensors are mapped, or converted to their dtype one by one.
 
     Raises:
         CoinageError: the file cannot be read, or holds another kind of model.

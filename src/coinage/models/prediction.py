@@ -1,7 +1,7 @@
 """Find what a model predicts, and on which schedule: a single file, settings, or flags say so.
 
-Files without settings say it in two ways: empty tensors named `v_pred` and `ztsnr`, which tools that draw go by, and
-`modelspec.prediction_type` in a safetensors header.
+Files without settings say it in two ways: empty tensors named `v_pred` and `ztsnr`, which tools that
+draw go by, and `modelspec.prediction_type` in a safetensors header.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Declaration:
 
 
 def read_declaration(names: Collection[str], header: Mapping[str, str]) -> Declaration:
-    """Return what a file declares by its tensors' names and header; the tensors win, as in tools that draw."""
+    """Return what a file declares by its tensors' names and header.
+
+    The tensors win, as in tools that draw.
+    """
     spelled = SPELLINGS.get(header.get(HEADER, "").strip().lower())
     prediction_type: PredictionType | None = None
     entries: list[str] = []

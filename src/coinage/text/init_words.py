@@ -1,4 +1,4 @@
-"""What an init word comes to: its tokens, and how they fill the word's vectors. Imports no torch."""
+"""Check an init word: its tokens, and how they fill the word's vectors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from coinage.text.placeholder import encodable
 from coinage.wording import counted, few
 
 
-def find_init_word(
+def check_init_word(
     word: WordConfig, tokenizers: Sequence[ClipTokenizer], findings: Findings
 ) -> None:
-    """Say where a word starts from something else than its init word, as a reader would take it.
+    """Report where a word does not start from its init word as one would expect.
 
     Args:
         word: with its init word, if it has one that is used.
         tokenizers: of each of the model's text encoders.
-        findings: gets an error without tokens, a warning where they are cut off, a note where they are repeated.
+        findings: gets an error if there are no tokens, a warning if some are cut off, a note if they
+            are repeated.
     """
     text = word.init_word
     if text is None or word.init_file or not encodable(text):

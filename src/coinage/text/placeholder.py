@@ -86,7 +86,7 @@ def encodable(text: str) -> bool:
 
 
 def encoding_problems(texts: Iterable[tuple[str, str | None]]) -> list[Problem]:
-    """Return an error for each text that UTF-8 cannot hold, as bytes of another encoding on a command line are.
+    """Return an error for each text that UTF-8 cannot hold: bytes of another encoding on a command line.
 
     Args:
         texts: each text's name for the user, such as "--init_word", and the text; None is fine.
