@@ -1,9 +1,10 @@
 """Every family from a folder and from a single file: the same outputs, and a run to the end."""
 
+import os
 import pickle
 import shutil
+import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from coinage.generate import draw, make_scheduler
 from coinage.models.families import FAMILIES, Components
 from coinage.settings.build import build
 from coinage.text.prompts import Prompt
-from tests.cli.test_bad_input import run
+from tests.cli.test_bad_input import SCRIPT
 from tests.helpers import captured, flags, trained
 from tests.tiny_models import FAMILY_NAMES as NAMES
 from tests.tiny_models import loaded, original_tensors, parts_of, write_folder
@@ -423,17 +424,30 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tenso
 }
 
 
+def run_without_torch(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the script where importing torch ends it: what it says, it says within a second or so."""
+    (folder / "light").mkdir()
+    (folder / "light" / "torch.py").write_text("raise SystemExit('torch was imported')")
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        env={**os.environ, "PYTHONPATH": str(folder / "light")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_special_files_are_told(
     name: str, models: Path, moon_dataset: Path, tmp_path: Path
 ) -> None:
     change, message = WRONG[name]
     file = tampered(models, tmp_path, change)
-    done, seconds = run(family_flags("sd1", file, moon_dataset, tmp_path / "out", models))
+    words = family_flags("sd1", file, moon_dataset, tmp_path / "out", models)
+    done = run_without_torch(words, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("error:") == 1
-    assert seconds < 2
 
 
 @pytest.mark.parametrize(
@@ -461,11 +475,11 @@ def test_files_that_are_something_else(
     else:
         file.write_bytes(whole[:-100] if name == "truncated" else b"\xff" * 100)
         message = "the file is truncated" if name == "truncated" else "not a safetensors file"
-    done, seconds = run(family_flags("sd1", file, moon_dataset, tmp_path / "out", models))
+    words = family_flags("sd1", file, moon_dataset, tmp_path / "out", models)
+    done = run_without_torch(words, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("error:") == 1
-    assert seconds < 2
 
 
 def test_a_hostile_pickle_runs_nothing(models: Path, moon_dataset: Path, tmp_path: Path) -> None:
@@ -475,13 +489,11 @@ def test_a_hostile_pickle_runs_nothing(models: Path, moon_dataset: Path, tmp_pat
         ("cut.ckpt", (models / "sd1.ckpt").read_bytes()[:-5000]),
     ):
         (tmp_path / name).write_bytes(content)
-        start = time.monotonic()
         words = family_flags("sd1", tmp_path / name, moon_dataset, tmp_path / "out", models)
         done = captured(lambda words=words: train_command("sd", words))
         assert done.returncode == 1, done.stderr
         assert "cannot read the model" in done.stderr
         assert "Traceback" not in done.stderr
-        assert time.monotonic() - start < 60
     assert not target.exists()
 
 
