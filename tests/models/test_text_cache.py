@@ -111,7 +111,7 @@ def test_a_full_disk_costs_only_the_files(
     for _ in range(2):
         encode(family, parts, ["a red circle", "a dot"], SIZES[:2])
     assert family.asked == ["a red circle", "a dot"]
-    assert caplog.text.count("encodings of captions are not kept on disk") == 1
+    assert caplog.text.count("encodings of captions cannot be saved") == 1
 
 
 def with_regularisation(root: Path) -> Path:
