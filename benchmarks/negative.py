@@ -1,11 +1,13 @@
 """Words for the negative prompt, side by side: `python benchmarks/negative.py`.
 
-The demo model draws two things that nobody asked for in about half of its pictures: warm colours where the prompt names no
-colour, and shapes that no word means where it only says "shape". A word for each is learned from eight pictures, in several
-ways, and written in the negative prompt. Once more for the shapes, all eight pictures are red on white, which is not what is
-wrong with them, and the other prompts ask for just that. An exact reader counts the pictures that still have the defect, and those of other
-prompts in which all that they ask for is there. The intervals hold 95 % of what chance would make of paired pictures: the
-same prompt and noise, with one negative prompt and with another.
+The demo model draws two things that nobody asked for in about half of its pictures: warm colours
+where the prompt names no colour, and shapes that no word means where it only says "shape". A word
+for each is learned from eight pictures, in several ways, and written in the negative prompt. Once
+more for the shapes, all eight pictures are red on white, which is not what is wrong with them, and
+the other prompts ask for just that. An exact reader counts the pictures that still have the defect,
+and those of other prompts in which all that they ask for is there. The intervals hold 95 % of what
+chance would make of paired pictures: the same prompt and noise, with one negative prompt and with
+another.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ from coinage.demo.reader import Reading, read
 from coinage.demo.run import MODEL, WordModel
 from coinage.demo.score import prompt_for
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
-from coinage.embeddings.file import EmbeddingFile
-from coinage.generate import draw, install_embeddings
+from coinage.embeddings.install import install_embeddings
+from coinage.embeddings.word import Word
+from coinage.generate import draw
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.settings.build import build
 from coinage.system.files import save_image
@@ -56,7 +59,8 @@ GUIDANCE = 4.0  # of the pictures, and of words that are trained under it
 class Defect:
     """What the model draws unasked: the part of a scene that is wrong, and what it is then and otherwise.
 
-    The pictures that are learned from, and what other prompts ask for, may have a colour and a background in common.
+    The pictures that are learned from, and what other prompts ask for, may have a colour and a
+    background in common.
     """
 
     name: str
@@ -188,7 +192,7 @@ WAYS = {
 }
 
 
-def learned(defect: Defect, way: Way, seed: int, steps: int) -> EmbeddingFile:
+def learned(defect: Defect, way: Way, seed: int, steps: int) -> Word:
     """A word, trained as `coinage train` would."""
     rng = np.random.default_rng([seed, 3])
     with tempfile.TemporaryDirectory() as name:
@@ -336,10 +340,10 @@ def main() -> int:
     return 0
 
 
-def _nothing(model: WordModel) -> EmbeddingFile:
+def _nothing(model: WordModel) -> Word:
     """A word that no prompt uses."""
     width = model.parts.text_encoders[0].get_input_embeddings().weight.shape[1]
-    return EmbeddingFile({key: torch.zeros(1, width) for key in model.family.embedding_keys}, TOKEN)
+    return Word({key: torch.zeros(1, width) for key in model.family.embedding_keys}, TOKEN)
 
 
 if __name__ == "__main__":

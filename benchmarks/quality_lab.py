@@ -23,10 +23,10 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
 from coinage.demo.score import Trial, score, trials
-from coinage.embeddings.file import EmbeddingFile
-from coinage.embeddings.install import install_words
+from coinage.embeddings.install import install_embeddings, install_words
 from coinage.embeddings.reading import read
-from coinage.generate import draw, install_embeddings
+from coinage.embeddings.word import Word as LearnedWord
+from coinage.generate import draw
 from coinage.models.families import FAMILIES, Components
 from coinage.models.quiet import quiet_libraries
 from coinage.settings.build import build
@@ -47,7 +47,10 @@ LETTERS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to train: a name for the table, and flags of the training command. Its rate does not ask how long the run is."""
+    """A way to train: a name for the table, and flags of the training command.
+
+    Its rate does not ask how long the run is.
+    """
 
     name: str
     flags: tuple[str, ...] = ()
@@ -59,7 +62,8 @@ class Setting:
 class Word:
     """A word to learn: what it means, the seed of its images and of all chance, and its token.
 
-    Words of odd seeds are learned from snapshots: all on one ground and in one colour, with captions that tell neither.
+    Words of odd seeds are learned from snapshots: all on one ground and in one colour, with
+    captions that tell neither.
     """
 
     concept: Concept
@@ -106,7 +110,7 @@ def words_for(concepts: Sequence[str], seeds: Sequence[int]) -> list[Word]:
 class Kept:
     """A word at a checkpoint, and how many images have gone through the UNet for it: to find a start, to learn, to measure."""
 
-    file: EmbeddingFile
+    file: LearnedWord
     passes: int
 
 
@@ -246,7 +250,7 @@ class Lab:
         install_words(parts, [self.config(word, Setting(""), 1).word for word in words], keys)
         rows = [[own.detach() for own in parts.rows(place)] for place in range(len(words))]
         return self.judge(
-            words, [Kept(EmbeddingFile(dict(zip(keys, own, strict=True))), 0) for own in rows]
+            words, [Kept(LearnedWord(dict(zip(keys, own, strict=True))), 0) for own in rows]
         )
 
     def peer(self, words: Sequence[Word], script: str, arguments: str, steps: int) -> list[Result]:
@@ -255,7 +259,8 @@ class Lab:
         Args:
             words: to learn.
             script: what Python starts.
-            arguments: with {model}, {data}, {images}, {out}, {token}, {init}, {steps} and {seed} for what they name.
+            arguments: with {model}, {data}, {images}, {out}, {token}, {init}, {steps} and {seed}
+                for what they name.
             steps: of each word.
         """
         kept = []

@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coinage.data.latents import in_memory, placed
-from coinage.embeddings.file import EmbeddingFile, vectors_for
-from coinage.embeddings.install import fits
-from coinage.errors import CoinageError, EmbeddingFileError
+from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
-from coinage.models.token_embedding import table_of
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt, parse_weights
 from coinage.text.samplers import find_sampler
@@ -58,32 +55,6 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         # arXiv:2305.08891, section 3.3)
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return factory(**settings)
-
-
-def install_embeddings(
-    parts: Components, keys: Sequence[str], words: Sequence[tuple[str, EmbeddingFile]]
-) -> None:
-    """Install learned words in a model, each under its name; earlier ones are forgotten.
-
-    Args:
-        parts: of the model.
-        keys: name of each text encoder's vectors in embedding files.
-        words: names with their vectors.
-
-    Raises:
-        EmbeddingFileError: a file is for another kind of model.
-    """
-    widths = [table_of(encoder).shape[1] for encoder in parts.text_encoders]
-    rows = []
-    for word, file in words:
-        problem = fits(file.vectors, keys, widths, "")
-        if problem:
-            raise EmbeddingFileError(f"{word}: {problem.what}", hint=problem.hint)
-    if words:
-        for key in keys:
-            vectors = [vectors_for(file.vectors, key) for _, file in words]
-            rows.append(torch.cat([tensor for tensor in vectors if tensor is not None]))
-    parts.install([(word, file.num_vectors) for word, file in words], rows)
 
 
 @torch.no_grad()

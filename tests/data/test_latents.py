@@ -1,4 +1,4 @@
-"""Latents: cached and uncached alike, bad numbers retried, then named; on disk found only where they are right."""
+"""Latents: cached and uncached alike, bad numbers retried, on disk found only where right."""
 
 import shutil
 from collections.abc import Callable
@@ -212,7 +212,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no safetensors": (lambda path: path.write_text("latents"), "broken"),
     "another program's": (
         lambda path: shutil.copy(MODEL / "vae" / "diffusion_pytorch_model.safetensors", path),
-        "not ours",
+        "another format",
     ),
 }
 

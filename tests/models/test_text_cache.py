@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coinage.cli.parse import parse
-from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.word import Word
 from coinage.models.families import FAMILIES, Components, Conditioning
 from coinage.models.text_cache import FOLDER, TextCache, encode
 from coinage.settings.build import build
@@ -136,7 +136,7 @@ def with_regularisation(root: Path) -> Path:
 def test_training_is_the_same_and_says_what_is_kept(models: Path, tmp_path: Path) -> None:
     dataset = with_regularisation(tmp_path / "data")
 
-    def word(out: str, *more: str) -> EmbeddingFile:
+    def word(out: str, *more: str) -> Word:
         argv = family_flags(
             "sdxl",
             models / "sdxl",
@@ -167,6 +167,6 @@ def test_a_file_tells_when_it_is_not_whole() -> None:
     assert not isinstance(found, str)
     assert torch.equal(found[0]["a"], torch.arange(3.0))
     assert found[1]["more"] == "y"
-    assert unpack(data, "x 2") == "the file is not ours"
+    assert unpack(data, "x 2") == "the file has another format"
     for broken in (b"", data[:-1], data[:20], data[:-1] + b"\x7f", data.replace(b"y", b"z")):
         assert unpack(broken, "x 1") == "the file is broken"

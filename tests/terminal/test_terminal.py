@@ -24,10 +24,10 @@ from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, Problem
 from coinage.models.quiet import quiet_libraries
-from coinage.report.page import render
+from coinage.report.page import render_report
 from coinage.report.record import Record
 from coinage.terminal.messages import message_of
-from coinage.wording import TRICKS
+from coinage.wording import DECEPTIVE_CHARACTERS
 from tests.helpers import captured, flags
 
 SRC = Path(__file__).parents[2] / "src" / "coinage"
@@ -42,7 +42,9 @@ OURS = re.compile(r"\x1b\[(\d+(;\d+)*)?m")  # colours
 def assert_harmless(text: str) -> None:
     """No control characters but line ends and our own colours, and nothing else that turns or breaks a line."""
     left = OURS.sub("", text).replace("\r\n", "\n").replace("\n", "")
-    wrong = [char for char in left if unicodedata.category(char) == "Cc" or char in TRICKS]
+    wrong = [
+        char for char in left if unicodedata.category(char) == "Cc" or char in DECEPTIVE_CHARACTERS
+    ]
     assert not wrong, left
 
 
@@ -89,7 +91,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     reports = root / f"{NAME}-reports"
     reports.mkdir()
-    page = render(
+    page = render_report(
         Record(name=HOSTILE, token=HOSTILE, status="finished", warnings=[HOSTILE], model=HOSTILE)
     )
     (reports / f"{NAME}-report.html").write_text(page, encoding="utf-8")

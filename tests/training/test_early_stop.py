@@ -11,7 +11,7 @@ import torch
 from coinage.checks.preflight import check
 from coinage.cli.train import train_command
 from coinage.embeddings.reading import read
-from coinage.report.page import read as report
+from coinage.report.page import read_report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
@@ -58,7 +58,7 @@ def test_a_run_that_settles_ends_as_a_finished_one(
     assert 0 < int(header["ti.step"]) <= step
     assert 0 < float(header["ti.evaluation_loss"]) < 0.025
     page = tmp_path / "a" / "zibu-report.html"
-    record = report(page)
+    record = read_report(page)
     assert "Best steps" in page.read_text(encoding="utf-8")
     assert record.standings[0].step == int(header["ti.step"])
     assert "zibu-best.safetensors" in record.standings[0].file
@@ -162,7 +162,7 @@ def test_a_run_that_ends_early_shows_its_end_and_its_best(
     assert 0 < run.best.step < run.step < 100
     steps = {path.name.split("_")[1] for path in (tmp_path / "sample").glob("*.png")}
     assert steps == {"e000000", f"{run.step:06d}", f"{run.best.step:06d}-best"}
-    record = report(tmp_path / "zibu-report.html")
+    record = read_report(tmp_path / "zibu-report.html")
     assert [shot.step for shot in record.shots] == [0, run.best.step, run.step]
     assert len({shot.pictures[0] for shot in record.shots}) == 3
     assert torch.equal(rows_of(word), rows_of(read(tmp_path / "zibu.safetensors"))), (

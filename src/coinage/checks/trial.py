@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from coinage.config import OptimConfig, TrainConfig
 from coinage.data.batches import length_of
 from coinage.data.sample import Sample
-from coinage.embeddings.install import fits, read_vectors
+from coinage.embeddings.install import misfit, read_vectors
 from coinage.errors import CoinageError, ConfigError, Problem, reason_of
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.optim.factory import choose_optimizer, make_schedule
@@ -192,7 +192,7 @@ def weights_problems(config: TrainConfig) -> list[Problem]:
     sizes = text_encoder_sizes(config.model)
     widths = [size.width for size in sizes if size.width]
     wrong = (
-        fits(given, [size.key for size in sizes], widths, path)
+        misfit(given, [size.key for size in sizes], widths, path)
         if len(widths) == len(sizes)
         else None
     )

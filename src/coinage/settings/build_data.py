@@ -9,20 +9,17 @@ from typing import Any
 from PIL import ImageColor
 
 from coinage.config import DataConfig, DatasetConfig
-from coinage.data.dataset_config import Fallback, Layer
-from coinage.data.dataset_file import folder_layout, read_datasets, single_subset
+from coinage.data.dataset_config import DatasetDefaults, Layer
+from coinage.data.dataset_file import read_datasets, single_subset
+from coinage.data.dataset_folders import folder_layout
+from coinage.data.dataset_keys import KEYS
 from coinage.errors import Findings
 from coinage.models.facts import FamilyFacts
 from coinage.settings.flags import BY_DEST
 
-# Dataset keys that flags supply under their own name, and those with another.
-SAME_NAME = (
-    "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "resize_interpolation",
-    "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator", "caption_prefix", "caption_suffix",
-    "shuffle_caption", "enable_wildcard", "token_warmup_min", "token_warmup_step", "color_aug", "flip_aug", "random_crop",
-    "alpha_mask", "conditioning_data_dir", "cache_info", "validation_split", "validation_seed", "caption_tag_dropout_rate",
-)  # fmt: skip
+# Dataset keys whose flags have another name, and those whose flags are read in their own way.
 OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+READ_APART = ("resolution", "face_crop_aug_range", "caption_extension")
 
 
 def build_data(
@@ -57,7 +54,7 @@ def build_data(
 
 
 def _datasets(
-    args: argparse.Namespace, fallback: Fallback, findings: Findings
+    args: argparse.Namespace, fallback: DatasetDefaults, findings: Findings
 ) -> tuple[DatasetConfig, ...]:
     if args.dataset_config:
         given = [
@@ -83,9 +80,9 @@ def _datasets(
     return ()
 
 
-def _fallback(args: argparse.Namespace, facts: FamilyFacts, findings: Findings) -> Fallback:
+def _fallback(args: argparse.Namespace, facts: FamilyFacts, findings: Findings) -> DatasetDefaults:
     """What flags supply to every dataset: their defaults, and those that were given."""
-    flags = {name: name for name in SAME_NAME} | OTHER_NAME
+    flags = {key: key for key in KEYS if key in BY_DEST and key not in READ_APART} | OTHER_NAME
     defaults: dict[str, Any] = {key: BY_DEST[flag].default for key, flag in flags.items()}
     given: dict[str, Any] = {
         key: value
@@ -128,7 +125,7 @@ def _fallback(args: argparse.Namespace, facts: FamilyFacts, findings: Findings) 
             "--role negative: sentences with the word take the place of captions, since it will stand without them"
         )
     sentences = args.use_object_template or args.role == "negative"
-    return Fallback(
+    return DatasetDefaults(
         layers=(Layer("default", defaults), Layer("command line", given)),
         template="style" if args.use_style_template else "object" if sentences else None,
         cached=args.cache_latents or args.cache_latents_to_disk,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from coinage.data.captioned_images import has_captions
 from coinage.data.folder import list_folder
-from coinage.data.sources import has_captions
 from coinage.errors import Findings
 from coinage.models.hub_files import native_side
 from coinage.optim.reach import USUAL_ANGLE
