@@ -76,7 +76,7 @@ def measure(folder: Path, model: str) -> dict[str, float]:
     from coinage.data.coverage import cover_captions
     from coinage.data.scan import scan
     from coinage.errors import Findings
-    from coinage.text.placeholder import WordEncoder, placeholders_for
+    from coinage.text.placeholder import WordEncoder, clip_rows, placeholders_for
 
     dataset = DatasetConfig(
         resolution_wh=(512, 512),
@@ -94,7 +94,9 @@ def measure(folder: Path, model: str) -> dict[str, float]:
     if tokenizer is None:
         sys.exit(f"no tokenizer in {model}")
     (word,) = placeholders_for([(WORD, 4)], len(tokenizer))
-    coverage = cover_captions(samples, WORD, WordEncoder(tokenizer, [word]), word, 1)
+    coverage = cover_captions(
+        samples, WORD, WordEncoder(tokenizer, [word], clip_rows(tokenizer)), word, 1
+    )
     times.append(time.perf_counter())
     if findings.errors or not sum(map(len, plan)) == len(samples) == len(coverage.always):
         sys.exit("the dataset was not read whole")

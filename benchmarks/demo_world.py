@@ -16,7 +16,8 @@ from coinage.config import ModelConfig
 from coinage.demo.run import BATCH, MODELS
 from coinage.demo.score import base_accuracy, base_prompts
 from coinage.generate import draw
-from coinage.models.families import FAMILIES, quiet_libraries
+from coinage.models.families import FAMILIES
+from coinage.models.quiet import quiet_libraries
 
 TARGETS = {"shape": 0.80, "colour": 0.95, "background": 0.97, "texture": 0.95, "all": 0.75}
 

@@ -111,7 +111,7 @@ def gradient(
         )
     chosen = torch.stack([own[at] for own, at in zip(moments, used, strict=True)]).flatten(0, 1)
     latents = (chosen[:, 0] + chosen[:, 1] * posterior.flatten(0, 1)) * parts.scaling_factor
-    timesteps = (fraction * parts.schedule.num_timesteps).long().flatten()
+    timesteps = (fraction * parts.scheduler_config["num_train_timesteps"]).long().flatten()
     texts = [
         run.samples[i].caption for run, at in zip(runs, images.tolist(), strict=True) for i in at
     ]

@@ -20,7 +20,7 @@ from coinage.config import TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
-from coinage.models.families import quiet_libraries
+from coinage.models.quiet import quiet_libraries
 from coinage.settings.build import build
 from coinage.training.evaluation import evaluation_loss, evaluation_set
 from coinage.training.loop import train_together

@@ -19,8 +19,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from coinage.config import ModelConfig
-from coinage.models.detect import told_family
-from coinage.models.families import FAMILIES, quiet_libraries
+from coinage.models.families import FAMILIES
+from coinage.models.hub_files import detect_family
+from coinage.models.quiet import quiet_libraries
 
 GB = 2**30
 # Before measuring
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--tokenizer_cache_dir", type=Path)
     args = parser.parse_args()
     quiet_libraries()
-    family = told_family(args.model)
+    family = detect_family(args.model)
     if family is None:
         sys.exit(f"no model that can be told: {args.model}")
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]

@@ -30,11 +30,11 @@ from coinage.checks.footprint import GB, activations
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
 from coinage.models import eight_bit
-from coinage.models.families import FAMILIES, Components, quiet_libraries
-from coinage.models.sizes import REDUCTION
-from coinage.models.sizes import RELEASED as RELEASED_SIZES
+from coinage.models.facts import FACTS
+from coinage.models.families import FAMILIES, Components
+from coinage.models.quiet import quiet_libraries
 from coinage.text.clip_tokenizer import read_tokenizer
-from coinage.text.placeholder import Placeholder, Tokenizer
+from coinage.text.placeholder import RowFormat, Tokenizer
 from coinage.training.setup import checkpoint_gradients, lower_linear_layers
 from random_models import RELEASED, meta_part, part_names
 from throughput import SIDES
@@ -183,11 +183,11 @@ def components(model: Built, chunks: int = 1) -> Components:
         schedule=cast(Any, None),
         scheduler_config={},
         chunks=chunks,
-        pad_ids=tuple(0 for _ in names),
+        row_formats=tuple(RowFormat((737,), (738,), 0) for _ in names),
     ).frozen()
-    word = Placeholder("zibu", 1, encoders[0].config.vocab_size)
     parts.install(
-        [word], [torch.empty(1, encoder.config.hidden_size, device="meta") for encoder in encoders]
+        [("zibu", 1)],
+        [torch.empty(1, encoder.config.hidden_size, device="meta") for encoder in encoders],
     )
     lower_linear_layers(parts, model.dtype)
     if model.eight_bits:
@@ -216,7 +216,9 @@ def train_step(parts: Components, model: Built, side: int, batch: int) -> Step:
 
 def predict(parts: Components, family: str, side: int, batch: int, device: str = "meta") -> Tensor:
     """What the UNet answers, from captions on."""
-    latents = torch.zeros(batch, 4, side // REDUCTION, side // REDUCTION, device=device)
+    facts = FACTS[family]
+    small = side // facts.latent_scale
+    latents = torch.zeros(batch, facts.latent_channels, small, small, device=device)
     timesteps = torch.zeros(batch, dtype=torch.int64, device=device)
     sizes = torch.zeros(batch, 6, dtype=torch.int64)
     conditioning = FAMILIES[family].encode(parts, ["a photo of zibu"] * batch, sizes)
@@ -227,7 +229,7 @@ def predict(parts: Components, family: str, side: int, batch: int, device: str =
 def vae_work(vae: Any, dtype: torch.dtype, side: int, batch: int = 1) -> tuple[int, int]:
     """Bytes at most while a VAE encodes pictures, and while it decodes them."""
     peaks = []
-    small = side // REDUCTION
+    small = side // 8
     for run, shape in (
         (vae.encode, (batch, 3, side, side)),
         (vae.decode, (batch, 4, small, small)),
@@ -248,7 +250,7 @@ def estimated(model: Built, side: int, batch: int, chunks: int = 1) -> int:
         fp8_unet=model.eight_bits,
         gradient_checkpointing=model.checkpointed,
     )
-    return activations(config, RELEASED_SIZES[model.family], side * side, batch, chunks)
+    return activations(config, FACTS[model.family].released, side * side, batch, chunks)
 
 
 def variants(family: str) -> Iterator[Built]:
@@ -308,11 +310,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=sorted(RELEASED_SIZES))
+    parser.add_argument("--only", choices=sorted(FACTS))
     args = parser.parse_args(argv)
     quiet_libraries()
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    families = [args.only] if args.only else sorted(RELEASED_SIZES)
+    families = [args.only] if args.only else sorted(FACTS)
     worst = print_steps(families)
     print_vaes(families)
     print(f"\nthe estimates of a step are within {100 * worst:.1f} %")

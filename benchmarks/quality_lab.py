@@ -27,7 +27,8 @@ from coinage.embeddings.install import install_embeddings, install_words
 from coinage.embeddings.reading import read
 from coinage.embeddings.word import Word as LearnedWord
 from coinage.generate import draw
-from coinage.models.families import FAMILIES, Components, quiet_libraries
+from coinage.models.families import FAMILIES, Components
+from coinage.models.quiet import quiet_libraries
 from coinage.settings.build import build
 from coinage.training.evaluation import DRAWS
 from coinage.training.loop import train_together

@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("family", choices=["sd1", "sd2", "sdxl"])
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    from coinage.models.families import quiet_libraries
+    from coinage.models.quiet import quiet_libraries
 
     quiet_libraries()
     write_folder(RELEASED / args.family, args.folder)

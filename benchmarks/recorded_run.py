@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from coinage.cli.train import train_command
-from coinage.models.sdxl import SDXL
+from coinage.models.sdxl import StableDiffusionXL
 from coinage.models.stable_diffusion import StableDiffusion
 from coinage.text.placeholder import WordEncoder
 from coinage.training import loop
@@ -150,8 +150,11 @@ class Sections:
 
         wrapped: list[tuple[Any, str, str]] = [
             (WordEncoder, "rows", "captions to ids"),
-            *((kind, "encode", "text encoder forward") for kind in (StableDiffusion, SDXL)),
-            *((kind, "predict", "UNet forward") for kind in (StableDiffusion, SDXL)),
+            *(
+                (kind, "encode", "text encoder forward")
+                for kind in (StableDiffusion, StableDiffusionXL)
+            ),
+            *((kind, "predict", "UNet forward") for kind in (StableDiffusion, StableDiffusionXL)),
             (torch.Tensor, "backward", "backward"),
             (loop, "update", "optimizer"),
         ]

@@ -14,14 +14,14 @@ from PIL import Image
 from coinage.cli.main import main
 from coinage.demo.run import MODEL
 from coinage.errors import ConfigError
-from coinage.generate import SAMPLERS, draw, make_scheduler
+from coinage.generate import draw, make_scheduler
 from coinage.text.prompts import (
-    SAMPLER_NAMES,
     Prompt,
     parse_prompt_line,
     parse_weights,
     read_prompts,
 )
+from coinage.text.samplers import SAMPLER_NAMES, SAMPLERS, find_sampler
 from coinage.training.run import Run
 from coinage.training.step import Batch
 from tests.helpers import TAUGHT, prepared, trained
@@ -140,10 +140,14 @@ def test_options_that_are_not_used_are_told(caplog: pytest.LogCaptureFixture) ->
     caplog.clear()
     parse_prompt_line("a --g 3 --cn image.png --fs 1")
     assert not caplog.text, "options of other models, as in sd-scripts"
-    assert set(SAMPLER_NAMES) == {
-        *SAMPLERS,
-        *(f"k_{name}" for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")),
+
+
+def test_every_sampler_name_finds_a_sampler() -> None:
+    assert len(SAMPLER_NAMES) == 17
+    assert {find_sampler(name).class_name for name in SAMPLER_NAMES} == {
+        sampler.class_name for sampler in SAMPLERS.values()
     }
+    assert find_sampler("k_dpm_2_a") is SAMPLERS["dpm_2_a"]
 
 
 def test_prompt_files(tmp_path: Path) -> None:

@@ -25,15 +25,15 @@ LIGHT = """
 checks.advice checks.dataset checks.disk checks.footprint checks.preflight checks.run_length settings.build settings.build_data
 settings.build_log cli.cmd_dataset cli.cmd_demo cli.cmd_generate cli.cmd_report settings.flags settings.foreign
 settings.idle_flags cli.main settings.pairs cli.parse cli.plan settings.ranges settings.toml_file settings.tidy cli.train
-settings.values settings.word_tables cli.words config data.augment data.batches data.buckets data.captions
+settings.scripts settings.values settings.word_tables cli.words config data.augment data.batches data.buckets data.captions
 data.captioned_images data.coverage data.dataset_config data.dataset_file data.dataset_folders data.dataset_keys
 data.default_prompts data.examine data.folder data.group_problems data.masks data.stored_sizes
 data.headers data.images data.metadata data.scan data.summary demo.run demo.score
-embeddings.naming errors hub models.detect models.sizes models.text_encoder_sizes models.tokenizer_files
+embeddings.naming errors hub models.detect models.facts models.hub_files models.sizes models.text_encoder_sizes models.tokenizer_files
 optim.class_paths optim.reach optim.table report.charts report.contact_sheet report.figures report.fit
 report.comparison report.environment report.measures report.page report.previews report.record runs.choice runs.digests runs.files runs.lock
 runs.names runs.states system.files system.full_memory system.text_files system.typed_json terminal.messages terminal.progress
-text.clip_tokenizer text.init_words text.placeholder text.prompts wording
+text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers wording
 cli.cmd_convert cli.cmd_inspect cli.cmd_verify cli.console cli.signals data.parallel_reads data.sample
 demo.concepts demo.dataset demo.grid demo.language demo.reader demo.world embeddings.pickle_check embeddings.pixels
 models.prediction optim.arguments report.curves report.pictures seeding settings.defaults system.launch

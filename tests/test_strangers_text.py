@@ -21,9 +21,10 @@ from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
 from coinage.embeddings.pairs import open_embedding
 from coinage.errors import CoinageError, reason_of
-from coinage.models.detect import own_side, safetensors_shapes, told_family
-from coinage.models.loading import read_tensors
+from coinage.models.detect import safetensors_shapes
+from coinage.models.hub_files import detect_family, native_side
 from coinage.models.tokenizer_files import read_open_clip
+from coinage.models.weight_files import read_tensors
 from coinage.report.page import render_report
 from coinage.report.record import Record
 from coinage.runs.choice import Choice, read_choice
@@ -106,7 +107,7 @@ def test_broken_settings_of_a_model(model: Path, name: str, kind: str) -> None:
         "--pretrained_model_name_or_path: the model's settings cannot be read: "
     )
     assert problem.where == str(model / name)
-    assert told_family(str(model)) is None
+    assert detect_family(str(model)) is None
 
 
 @pytest.mark.parametrize(
@@ -122,9 +123,9 @@ def test_the_side_of_odd_settings_is_the_familys(
     model: Path, name: str, content: dict[str, object]
 ) -> None:
     (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | content))
-    assert own_side(str(model)) == 512
+    assert native_side(str(model)) == 512
     (model / name).write_text("{")
-    assert own_side(str(model)) is None
+    assert native_side(str(model)) is None
 
 
 ODD: dict[str, dict[str, object]] = {

@@ -1,4 +1,4 @@
-"""Prompts to images: previews during training and pictures after it, through one piece of code."""
+"""Draw prompts: previews during training and pictures after it, through one piece of code."""
 
 from __future__ import annotations
 
@@ -22,46 +22,39 @@ from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt, parse_weights
+from coinage.text.samplers import find_sampler
 
 log = logging.getLogger("coinage")
-# Of guidance on a schedule that ends in pure noise, which overexposes else (Lin et al. 2023, section 3.4)
-RESCALE = 0.7
+# Of guidance on a schedule that ends in pure noise, which would overexpose (Lin et al. 2023, section 3.4)
+GUIDANCE_RESCALE = 0.7
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
-# Sampler name -> diffusers class and what differs from the model's own scheduler settings.
-SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {"clip_sample": False}),
-    "dpm_2": ("KDPM2DiscreteScheduler", {}),
-    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "dpmsolver": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-    ),
-    "dpmsolver++": ("DPMSolverMultistepScheduler", {}),
-    "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
-}
+# Scheduler settings that describe the model, whatever the sampler
+MODEL_SETTINGS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+)
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler of a sampler name, with the model's betas and prediction type."""
+    """Return the diffusers scheduler of a sampler name, with the model's betas and prediction type."""
     import diffusers
 
-    class_name, changes = SAMPLERS[name.removeprefix("k_")]
-    keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-    factory = getattr(diffusers, class_name)
-    takes = inspect.signature(factory.__init__).parameters
-    if "steps_offset" in takes:
-        changes = {"steps_offset": 1, **changes}  # as the released Stable Diffusion models
-    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" in takes:
-        # Sampling must begin at the last step, where there is only noise (Lin et al. 2023, arXiv:2305.08891, section 3.3).
-        changes = {**changes, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return factory(**{k: config[k] for k in keep if k in config}, **changes)
+    sampler = find_sampler(name)
+    factory = getattr(diffusers, sampler.class_name)
+    parameters = inspect.signature(factory.__init__).parameters
+    settings = {key: config[key] for key in MODEL_SETTINGS if key in config}
+    if "steps_offset" in parameters:
+        settings["steps_offset"] = 1  # as the released Stable Diffusion models
+    settings |= sampler.settings
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" in parameters:
+        # Sampling must begin at the last step, where there is only noise (Lin et al. 2023,
+        # arXiv:2305.08891, section 3.3)
+        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return factory(**settings)
 
 
 @torch.no_grad()
@@ -72,13 +65,13 @@ def draw(
     batch_size: int = 1,
     autocast: AbstractContextManager[object] | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Draw each prompt: yields [H, W, 3] uint8 RGB, in order.
+    """Draw each prompt, and yield [H, W, 3] uint8 RGB pictures in the order of the prompts.
 
     A prompt's picture depends on its seed alone, not on its neighbours in the batch; prompts in one
     batch must agree in everything but text, negative and seed. Global randomness is left untouched.
     The VAE works in its own precision, outside of `autocast`.
     """
-    for chunks, batch in _alike(parts, prompts, batch_size):
+    for chunks, batch in _alike(family, parts, prompts, batch_size):
         with autocast or nullcontext():
             latents = _sample(family, replace(parts, chunks=chunks), batch)
         images = (_decode(parts, latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
@@ -86,10 +79,12 @@ def draw(
 
 
 def _decode(parts: Components, latents: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W] float32 around -1..1; in float32 where the VAE overflows, as SDXL's own does in fp16.
+    """Decode latents to pixels, [B, 3, H, W] float32 around -1..1.
+
+    The VAE is tried again in float32 where it overflows, as SDXL's own does in fp16.
 
     Raises:
-        CoinageError: not finite even so.
+        CoinageError: the pixels are not finite even then.
     """
     for dtype in dict.fromkeys((parts.vae.dtype, torch.float32)):
         with placed(parts.vae, parts.device, dtype):
@@ -100,7 +95,7 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
 
 
 def _decoded(vae: Any, latents: Tensor) -> Tensor:
-    """What the VAE makes of latents; part by part where it would not fit in the GPU's memory as a whole."""
+    """Decode latents, part by part where they would not fit in the GPU's memory as a whole."""
 
     def decoded() -> Tensor:
         pixels: Tensor = vae.decode(latents, return_dict=False)[0]
@@ -109,39 +104,37 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
     return in_memory(vae, decoded, len(latents), max(latents.shape[-2:]))
 
 
-def _chunks(parts: Components, prompt: Prompt) -> int:
-    """Chunks of 75 tokens that a prompt takes, the negative one included."""
-    texts = (prompt.text, prompt.negative)
-    longest = max(
-        words.chunks_of(parse_weights(text, words.names))
-        for words in parts.word_encoders
-        for text in texts
-    )
+def _chunks(family: ModelFamily, parts: Components, prompt: Prompt) -> int:
+    """Return how many chunks of 75 tokens a prompt takes, the negative one included."""
+    longest = 1
+    for words in parts.word_encoders:
+        for text in (prompt.text, prompt.negative):
+            longest = max(longest, words.chunks_of(parse_weights(text, words.names)))
     if longest > MOST_CHUNKS:
         log.warning(
             "a prompt is longer than %d tokens; the rest is cut: %s",
             MOST_CHUNKS * CHUNK,
             prompt.text,
         )
-    # sd-scripts fills SDXL's prompts to the length of training, no other's
-    least = parts.chunks if len(parts.text_encoders) > 1 else 1
+    least = parts.chunks if family.facts.fills_prompts else 1
     return min(max(longest, least), MOST_CHUNKS)
 
 
 def _alike(
-    parts: Components, prompts: Sequence[Prompt], most: int
+    family: ModelFamily, parts: Components, prompts: Sequence[Prompt], most: int
 ) -> Iterator[tuple[int, Sequence[Prompt]]]:
-    """Runs of at most `most` prompts that take equally many chunks, and how many."""
-    for chunks, group in groupby(prompts, key=partial(_chunks, parts)):
-        rest = list(group)
-        yield from ((chunks, rest[i : i + most]) for i in range(0, len(rest), most))
+    """Yield runs of at most `most` prompts that take equally many chunks, after that number."""
+    for chunks, group in groupby(prompts, key=partial(_chunks, family, parts)):
+        alike = list(group)
+        for first in range(0, len(alike), most):
+            yield chunks, alike[first : first + most]
 
 
 def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> Tensor:
-    """Latents [B, 4, h, w] of prompts that share all but text, negative and seed."""
+    """Sample latents [B, C, h, w] for prompts that share everything but text, negative and seed."""
     first = prompts[0]
     pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
-    width, height = first.width or family.default_size, first.height or family.default_size
+    width, height = first.width or family.facts.side, first.height or family.facts.side
     sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
     cond = family.encode(parts, [p.text for p in prompts], sizes, weighted=True)
     blank = family.encode(parts, [p.negative for p in prompts], sizes, weighted=True)
@@ -158,9 +151,11 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
         negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
         width=width,
         height=height,
-        num_inference_steps=min(first.steps, parts.schedule.num_timesteps - 1),
+        num_inference_steps=min(first.steps, parts.scheduler_config["num_train_timesteps"] - 1),
         guidance_scale=first.scale,
-        guidance_rescale=RESCALE if parts.scheduler_config.get("rescale_betas_zero_snr") else 0.0,
+        guidance_rescale=GUIDANCE_RESCALE
+        if parts.scheduler_config.get("rescale_betas_zero_snr")
+        else 0.0,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="latent",
         **pooled,

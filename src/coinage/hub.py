@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coinage.config import HubConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.models.detect import reach_hub
+from coinage.models.hub_files import reach_hub
 from coinage.runs.states import REFERENCE, SUMMARY, TENSORS
 
 if TYPE_CHECKING:

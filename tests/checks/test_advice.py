@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coinage.checks.advice import Planned, advice, memory_problem, ways
 from coinage.checks.footprint import GB, footprint
 from coinage.config import ImageRules, ModelConfig, Precision
-from coinage.models.sizes import RELEASED
+from coinage.models.facts import FACTS
 from coinage.text.prompts import Prompt
 from tests.checks.test_footprint import planned
 from tests.helpers import config_for
@@ -38,7 +38,7 @@ def test_what_is_advised_fits_and_each_of_it_is_needed(
 ) -> None:
     run, sizes, most = (
         run_of(family, precision, batch=batch, prompts=prompts),
-        RELEASED[family],
+        FACTS[family].released,
         int(free * GB),
     )
     found = advice(run, sizes, most)
@@ -56,7 +56,7 @@ def test_what_is_advised_fits_and_each_of_it_is_needed(
 
 @given(st.sampled_from(FAMILY_NAMES), st.integers(1, 12))
 def test_what_cannot_fit_is_told_with_the_least_there_is(family: str, batch: int) -> None:
-    run, sizes = run_of(family, batch=batch, prompts=1), RELEASED[family]
+    run, sizes = run_of(family, batch=batch, prompts=1), FACTS[family].released
     found = advice(run, sizes, GB)
     assert not found.fits
     assert str(found).startswith("even with --mixed_precision bf16, ")
@@ -84,12 +84,12 @@ def test_flags_do_what_their_advice_says(moon_dataset: Path, tmp_path: Path) -> 
 
     tried = set()
     for free in range(4, 60):
-        found = advice(with_flags("--vae_batch_size=4"), RELEASED["sdxl"], free * GB)
+        found = advice(with_flags("--vae_batch_size=4"), FACTS["sdxl"].released, free * GB)
         if found.fits and all(flag.startswith("--") for flag in found.flags):
             words = " ".join(found.flags).replace("--vae_batch_size 1", "").split()
             batch = "1" if "--vae_batch_size 1" in found.flags else "4"
             assert (
-                with_flags(*words, f"--vae_batch_size={batch}").needs(RELEASED["sdxl"])
+                with_flags(*words, f"--vae_batch_size={batch}").needs(FACTS["sdxl"].released)
                 == found.needs
             )
             tried |= set(found.flags)
@@ -103,7 +103,9 @@ def test_batches_and_pictures_become_smaller() -> None:
         run,
         config=replace(run.config, model=model, data=replace(run.config.data, cache_latents=True)),
     )
-    needed = [advice(run, RELEASED["sdxl"], int(free * GB)) for free in (9, 7.1, 6.4, 6.0, 5.6)]
+    needed = [
+        advice(run, FACTS["sdxl"].released, int(free * GB)) for free in (9, 7.1, 6.4, 6.0, 5.6)
+    ]
     assert [found.flags for found in needed[:3]] == [
         (),
         ("batch size 3 with --gradient_accumulation_steps 2",),
@@ -127,7 +129,7 @@ def test_latents_of_pictures_that_vary_are_not_to_be_cached() -> None:
 
 @pytest.mark.parametrize("free", [2, 8, 200])
 def test_the_warning(free: int) -> None:
-    problem = memory_problem(run_of("sdxl"), RELEASED["sdxl"], free * GB)
+    problem = memory_problem(run_of("sdxl"), FACTS["sdxl"].released, free * GB)
     if free == 200:
         assert problem is None
         return

@@ -13,7 +13,6 @@ from coinage.checks.advice import Planned
 from coinage.checks.footprint import (
     CONTEXT,
     GB,
-    PREVIEW,
     Footprint,
     activations,
     footprint,
@@ -34,10 +33,10 @@ from coinage.config import (
 )
 from coinage.data.buckets import cover
 from coinage.data.sample import Sample
-from coinage.embeddings.word import FAMILY_WIDTHS
 from coinage.models.eight_bit import keep_in_eight_bits
+from coinage.models.facts import FACTS, ModelSizes
 from coinage.models.families import FAMILIES
-from coinage.models.sizes import RELEASED, WIDTHS, ModelSizes, model_sizes
+from coinage.models.sizes import model_sizes
 from coinage.text.prompts import Prompt
 from coinage.training.setup import DTYPES, lower_linear_layers
 from tests.helpers import TAUGHT, config_for, flags
@@ -85,7 +84,7 @@ def total(model: ModelConfig, side: int = 512, batch: int = 1, **data: object) -
 def insert_sizes(
     run: tuple[TrainConfig, list[Sample]],
 ) -> tuple[TrainConfig, ModelSizes, list[Sample]]:
-    return run[0], RELEASED[run[0].model.family], run[1]
+    return run[0], FACTS[run[0].model.family].released, run[1]
 
 
 @given(MODELS, st.integers(4, 20), st.integers(1, 7))
@@ -102,7 +101,7 @@ def test_more_pixels_and_larger_batches_need_more(
 def test_each_way_to_save_memory_saves_some_or_nothing(
     model: ModelConfig, steps: int, batch: int
 ) -> None:
-    side, sizes = 64 * steps, RELEASED[model.family]
+    side, sizes = 64 * steps, FACTS[model.family].released
     now = total(model, side, batch)
     assert total(model, side, batch, cache_latents=True) <= now
     full = replace(model, gradient_checkpointing=False)
@@ -138,7 +137,7 @@ def test_sizes_and_weights_are_those_of_the_loaded_model(
     if low:
         keep_in_eight_bits(parts.denoiser)
     sizes = model_sizes(model)
-    assert sizes.told
+    assert sizes.from_model
     assert sizes.unet == sum(p.numel() for p in parts.denoiser.parameters())
     assert sizes.text == sum(
         p.numel() for encoder in parts.text_encoders for p in encoder.parameters()
@@ -161,7 +160,7 @@ def test_a_vae_of_its_own_is_counted(models: Path, tmp_path: Path) -> None:
     ):
         assert model_sizes(replace(model, vae=str(vae))).vae == own
     missing = model_sizes(replace(model, vae="owner/name"))
-    assert (missing.vae, missing.told) == (RELEASED["sd1"].vae, False)
+    assert (missing.vae, missing.from_model) == (FACTS["sd1"].released.vae, False)
 
 
 def test_variants_are_counted_once_and_fp16_alone_too(models: Path, tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_what_has_no_header_is_taken_as_the_released_model(
 ) -> None:
     path = str(models / source.format(family)) if "ckpt" in source else source
     sizes = model_sizes(ModelConfig(source=path, family=family))
-    assert sizes == RELEASED[family]
+    assert sizes == FACTS[family].released
     config, samples = planned(ModelConfig(source=path, family=family))
     assert footprint(config, sizes, samples).shown().endswith("(as the released model)")
 
@@ -192,7 +191,8 @@ def test_sizes_of_the_released_models(monkeypatch: pytest.MonkeyPatch) -> None:
     from random_models import RELEASED as CONFIGS
     from random_models import meta_part, part_names
 
-    for family, sizes in RELEASED.items():
+    for family, facts in FACTS.items():
+        sizes = facts.released
         parts = {
             name: dict(meta_part(CONFIGS / family, name).named_parameters())
             for name in part_names(CONFIGS / family)
@@ -210,8 +210,6 @@ def test_sizes_of_the_released_models(monkeypatch: pytest.MonkeyPatch) -> None:
             p.numel() for key, p in text.items() if "norm" in key or "embedding" in key
         )
         assert sizes.vae == sum(p.numel() for p in parts["vae"].values())
-    assert {family: sum(widths) for family, widths in FAMILY_WIDTHS.items()} == WIDTHS
-    assert {name: family.default_size for name, family in FAMILIES.items()} == PREVIEW
 
 
 def test_the_largest_of_training_encoding_and_previews_counts() -> None:
@@ -265,7 +263,7 @@ def test_a_dry_run_tells_the_memory(
     on_cpu = "no GPU here: the run would use the CPU (on a GPU it would take about 0.7 GB)"
     assert (shown if torch.cuda.is_available() else on_cpu) in text
     assert ("GPU memory" in text) == torch.cuda.is_available()
-    assert model_sizes(config.model).unet < RELEASED["sd1"].unet / 100
+    assert model_sizes(config.model).unet < FACTS["sd1"].released.unet / 100
     assert "are free" not in text
 
 

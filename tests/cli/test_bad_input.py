@@ -42,7 +42,7 @@ CASES = {
         "no such folder, and not in the local cache",
     ),
     "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "no diffusers model"),
-    "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "no model file"),
+    "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "not a model file"),
     "word in the vocabulary": (
         ["--token_string=circle"],
         "circle is already in the model's vocabulary",

@@ -24,7 +24,7 @@ from coinage.settings.build import build
 from coinage.settings.flags import BY_DEST, FLAGS
 from coinage.settings.pairs import read_pairs
 from coinage.settings.ranges import RANGES, sound_values
-from coinage.text.init_words import find_init_word
+from coinage.text.init_words import check_init_word
 from tests.helpers import TAUGHT, captured, config_for, flags
 
 NUMBERS = [flag for flag in FLAGS if flag.kind in ("int", "float", "ratio") and not flag.choices]
@@ -456,7 +456,7 @@ def test_what_an_init_word_comes_to(text: str, vectors: int, expected: str) -> N
     found = Findings()
     tokenizer = tokenizer_of(str(MODEL), found)
     assert tokenizer
-    find_init_word(
+    check_init_word(
         WordConfig(token="zibu", num_vectors=vectors, init_word=text), [tokenizer, tokenizer], found
     )
     told = [f"error: {one.what}" for one in found.errors] + [
@@ -471,7 +471,7 @@ def test_a_word_that_the_model_does_not_know_whole() -> None:
     found = Findings()
     tokenizer = tokenizer_of(str(MODEL), found)
     assert tokenizer
-    find_init_word(WordConfig(token="zibu", init_word="qwertyzzz"), [tokenizer], found)
+    check_init_word(WordConfig(token="zibu", init_word="qwertyzzz"), [tokenizer], found)
     assert "only `q" in found.warnings[0].what
     assert found.warnings[0].what.startswith("--init_word: `qwertyzzz` is ")
     assert "tokens (`q" in found.warnings[0].what

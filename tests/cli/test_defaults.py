@@ -11,7 +11,7 @@ from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig
 from coinage.demo.run import MODEL
-from coinage.models.detect import own_side
+from coinage.models.hub_files import native_side
 from coinage.settings.build import build
 from coinage.settings.flags import DECIDED, FOUND
 
@@ -142,8 +142,8 @@ def test_pixels_that_vary_are_not_kept(images: Path) -> None:
 
 
 def test_the_own_size_of_a_model(tmp_path: Path) -> None:
-    assert own_side(str(MODEL)) == 64
-    assert own_side(str(tmp_path / "nothing.safetensors")) is None
+    assert native_side(str(MODEL)) == 64
+    assert native_side(str(tmp_path / "nothing.safetensors")) is None
 
 
 def test_the_help_shows_what_coinage_train_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -449,7 +449,7 @@ def test_a_prompt_file_without_prompts_is_warned_of(
     done = captured(lambda: train_command("sd", flags(moon_dataset, tmp_path / "out", *more)))
     assert done.returncode == 0, done.stderr
     assert (
-        "warning: --sample_prompts: the file holds no prompt, and so no previews are drawn"
+        "warning: --sample_prompts: the file holds no prompt, so no previews are drawn"
         in done.stderr
     )
 

@@ -11,7 +11,7 @@ from coinage.data.sample import Sample
 from coinage.demo.run import MODEL
 from coinage.errors import Findings
 from coinage.text.clip_tokenizer import read_tokenizer
-from coinage.text.placeholder import Placeholder, WordEncoder
+from coinage.text.placeholder import Placeholder, WordEncoder, clip_rows
 from tests.data.pictures import picture, scanned
 from tests.data.test_scan import samples_of
 
@@ -29,7 +29,9 @@ def covered(samples: list[Sample], vectors: int = 2, chunks: int = 1) -> Coverag
     tokenizer = read_tokenizer(MODEL / "tokenizer")
     assert tokenizer is not None
     word = Placeholder("zibu", vectors, len(tokenizer))
-    return cover_captions(samples, "zibu", WordEncoder(tokenizer, [word]), word, chunks)
+    return cover_captions(
+        samples, "zibu", WordEncoder(tokenizer, [word], clip_rows(tokenizer)), word, chunks
+    )
 
 
 def reported(coverage: Coverage, *, required: bool = False) -> Findings:

@@ -9,6 +9,7 @@ from coinage.cli.parse import parse
 from coinage.config import DataConfig
 from coinage.data.scan import scan
 from coinage.errors import ConfigError, Findings
+from coinage.models.facts import FACTS
 from coinage.settings.build import build
 from coinage.settings.build_data import build_data
 from tests.data.pictures import picture
@@ -231,7 +232,7 @@ def layout(
     args = parse("sd", ["--resolution=64", f"--{flag}={root}"], "test")
     subsets = [
         subset
-        for dataset in build_data(args, "sd", findings).datasets
+        for dataset in build_data(args, FACTS["sd1"], findings).datasets
         for subset in dataset.subsets
     ]
     return [(s.num_repeats, s.class_tokens) for s in subsets], [
@@ -322,7 +323,7 @@ def test_no_caption_suffix_means_the_folders_name(tmp_path: Path, value: str) ->
         "test",
     )
     findings = Findings()
-    (sample,) = scan(build_data(args, "sd", findings), 0, findings)
+    (sample,) = scan(build_data(args, FACTS["sd1"], findings), 0, findings)
     assert sample.caption == "zibu"
     assert not findings.errors
     folder = (tmp_path / "10_zibu").as_posix()

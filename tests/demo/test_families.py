@@ -10,15 +10,15 @@ from coinage.config import ModelConfig
 from coinage.demo.run import MODELS
 from coinage.demo.score import base_accuracy, base_prompts
 from coinage.generate import draw
-from coinage.models.detect import told_family
 from coinage.models.families import FAMILIES
+from coinage.models.hub_files import detect_family
 
 NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
 
 def test_the_shipped_worlds_are_told_apart() -> None:
     assert set(NAMES) == set(FAMILIES)
-    assert [told_family(str(MODELS / name)) for name in NAMES] == NAMES
+    assert [detect_family(str(MODELS / name)) for name in NAMES] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

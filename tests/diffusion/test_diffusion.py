@@ -11,23 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import LossConfig, NoiseConfig, PredictionType
-from coinage.diffusion.loss import (
-    errors,
-    huber_threshold,
-    loss_per_sample,
-    min_snr_weight,
-    rescaled_weights,
-    weight_of,
-)
-from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
+from coinage.diffusion.loss import errors, loss_per_sample
+from coinage.diffusion.noise import draw_noise, perturb
 from coinage.diffusion.schedule import (
     DiffusionSchedule,
     alphas_cumprod_from_betas,
     rescale_zero_terminal_snr,
 )
+from coinage.diffusion.weighting import min_snr_weight, snr_weight
 from coinage.seeding import generator_for
 
 SCHEDULE = DiffusionSchedule(alphas_cumprod_from_betas(0.00085, 0.012, 1000, "scaled_linear"))
+RESCALED = DiffusionSchedule(rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod), "v_prediction")
 # t, abar, SNR, min-SNR weight for epsilon (gamma 5), for v (gamma 5): from sd-scripts' published constants.
 TABLE = [
     (0, 0.99914998, 1175.44, 0.004254, 0.004250),
@@ -118,32 +113,26 @@ def test_loss_is_the_weighted_mean_square() -> None:
     t = torch.tensor([10, 300, 900])
     snr = SCHEDULE.snr(t)
     expected = ((prediction - target) ** 2).mean(axis=(1, 2, 3))
-    tensors = torch.from_numpy(prediction), torch.from_numpy(target), t, snr
-    plain = loss_per_sample(*tensors, LossConfig(), "epsilon").numpy()
+    tensors = torch.from_numpy(prediction), torch.from_numpy(target), t
+    plain = loss_per_sample(*tensors, SCHEDULE, LossConfig()).numpy()
     np.testing.assert_allclose(plain, expected, rtol=1e-5)
-    weighted = loss_per_sample(*tensors, LossConfig(min_snr_gamma=5), "epsilon").numpy()
+    weighted = loss_per_sample(*tensors, SCHEDULE, LossConfig(min_snr_gamma=5)).numpy()
     np.testing.assert_allclose(
         weighted, expected * np.minimum(snr.numpy(), 5) / snr.numpy(), rtol=1e-5
     )
 
 
 def test_a_mask_weighs_the_loss() -> None:
-    prediction, target, t, snr = (
-        torch.ones(2, 4, 4, 4),
-        torch.zeros(2, 4, 4, 4),
-        torch.zeros(2).long(),
-        torch.ones(2),
-    )
+    tensors = torch.ones(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.zeros(2).long()
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, :, :, :2] = 1
     mask[1] = 127 / 255
-    plain = loss_per_sample(prediction, target, t, snr, LossConfig(), "epsilon", mask)
+    plain = loss_per_sample(*tensors, SCHEDULE, LossConfig(), mask)
     assert plain.tolist() == pytest.approx([0.5, 0.498], abs=1e-3)
     normalized = LossConfig(normalize_mask=True)
-    assert loss_per_sample(
-        prediction, target, t, snr, normalized, "epsilon", mask
-    ).tolist() == pytest.approx([1, 1])
-    empty = loss_per_sample(prediction, target, t, snr, normalized, "epsilon", mask * 0)
+    alike = loss_per_sample(*tensors, SCHEDULE, normalized, mask)
+    assert alike.tolist() == pytest.approx([1, 1])
+    empty = loss_per_sample(*tensors, SCHEDULE, normalized, mask * 0)
     assert empty.tolist() == [0, 0], "nothing to learn, and no division by zero"
 
 
@@ -173,8 +162,17 @@ def test_offset_noise_shifts_whole_channels() -> None:
 
 def test_timesteps_fill_their_range() -> None:
     config = NoiseConfig(min_timestep=100, max_timestep=104)
-    drawn = draw_timesteps(config, [generator_for(0, i) for i in range(100)])
+    drawn = SCHEDULE.draw_times(config, [generator_for(0, i) for i in range(100)])
     assert sorted(set(drawn.tolist())) == [100, 101, 102, 103]
+
+
+def test_spread_times_and_bands() -> None:
+    assert SCHEDULE.spread_times(NoiseConfig(), 4).tolist() == [125, 375, 625, 875]
+    some = NoiseConfig(min_timestep=100, max_timestep=200)
+    assert SCHEDULE.spread_times(some, 2).tolist() == [125, 175]
+    assert SCHEDULE.time_at(0.7).tolist() == [700]
+    assert SCHEDULE.bands(torch.tensor([0, 249, 250, 999]), 4).tolist() == [0, 0, 1, 3]
+    assert SCHEDULE.band_limits(3) == [(0, 334), (334, 667), (667, 1000)]
 
 
 def test_random_and_adaptive_offsets() -> None:
@@ -242,15 +240,13 @@ HUBER = {
 def test_huber_thresholds(schedule: str) -> None:
     t = torch.tensor(AT)
     config = LossConfig(kind="huber", huber_schedule=schedule)  # type: ignore[arg-type]
-    assert huber_threshold(t, SCHEDULE.snr(t), config).tolist() == pytest.approx(
-        HUBER[schedule], rel=2e-5
-    )
-    twice = huber_threshold(t, SCHEDULE.snr(t), replace(config, huber_scale=2.0))
+    found = SCHEDULE.huber_threshold(t, config)
+    assert found.tolist() == pytest.approx(HUBER[schedule], rel=2e-5)
+    twice = SCHEDULE.huber_threshold(t, replace(config, huber_scale=2.0))
     factor = 1 if schedule == "snr" else 2
     assert twice.tolist() == pytest.approx([factor * value for value in HUBER[schedule]], rel=2e-5)
-    assert huber_threshold(
-        torch.tensor([999]), torch.zeros(1), LossConfig()
-    ).item() == pytest.approx(0.1), "pure noise"
+    last = RESCALED.huber_threshold(torch.tensor([999]), LossConfig())
+    assert last.item() == pytest.approx(0.1), "pure noise"
 
 
 @pytest.mark.parametrize(
@@ -267,8 +263,8 @@ def test_errors(d: float, expected: dict[str, float]) -> None:
             found = errors(
                 torch.full((1, 1, 1, 1), sign * d),
                 torch.zeros(1, 1, 1, 1),
-                torch.zeros(1),
-                torch.ones(1),
+                torch.zeros(1).long(),
+                SCHEDULE,
                 config,
             )
             assert found.item() == pytest.approx(value, rel=1e-5)
@@ -289,23 +285,22 @@ WEIGHTS = [
 @pytest.mark.parametrize(("t", "noise", "v", "scaled", "like"), WEIGHTS)
 def test_weights(t: int, noise: float, v: float, scaled: float, like: float) -> None:
     snr = SCHEDULE.snr(torch.tensor([t]))
-    assert weight_of(snr, LossConfig(debiased=True), "epsilon").item() == pytest.approx(
+    assert snr_weight(snr, LossConfig(debiased=True), "epsilon").item() == pytest.approx(
         noise, rel=1e-3
     )
-    assert weight_of(snr, LossConfig(debiased=True), "v_prediction").item() == pytest.approx(
+    assert snr_weight(snr, LossConfig(debiased=True), "v_prediction").item() == pytest.approx(
         v, rel=1e-3
     )
-    assert weight_of(snr, LossConfig(scale_v=True), "v_prediction").item() == pytest.approx(
+    assert snr_weight(snr, LossConfig(scale_v=True), "v_prediction").item() == pytest.approx(
         scaled, rel=1e-3
     )
-    assert weight_of(snr, LossConfig(v_like=0.5), "epsilon").item() == pytest.approx(like, rel=1e-3)
-    both = weight_of(snr, LossConfig(min_snr_gamma=5, debiased=True), "epsilon").item()
+    assert snr_weight(snr, LossConfig(v_like=0.5), "epsilon").item() == pytest.approx(
+        like, rel=1e-3
+    )
+    both = snr_weight(snr, LossConfig(min_snr_gamma=5, debiased=True), "epsilon").item()
     assert both == pytest.approx(noise * min_snr_weight(snr, 5, "epsilon").item(), rel=1e-3), (
         "weights multiply"
     )
-
-
-RESCALED = DiffusionSchedule(rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod), "v_prediction")
 
 
 @pytest.mark.parametrize(
@@ -320,7 +315,7 @@ RESCALED = DiffusionSchedule(rescale_zero_terminal_snr(SCHEDULE.alphas_cumprod),
 def test_where_only_noise_is_left_weights_are_those_of_the_plain_schedules_end(
     config: LossConfig, least: float, t: int
 ) -> None:
-    assert weight_of(
+    assert snr_weight(
         RESCALED.snr(torch.tensor([t])), config, "v_prediction"
     ).item() == pytest.approx(least, rel=1e-3)
 
@@ -341,7 +336,7 @@ def test_where_only_noise_is_left_weights_are_those_of_the_plain_schedules_end(
 def test_weights_on_a_rescaled_schedule_are_told(
     schedule: DiffusionSchedule, config: LossConfig, told: str
 ) -> None:
-    found = rescaled_weights(schedule.snr(torch.tensor([999])), config)
+    found = schedule.weights_note(config)
     assert found.startswith(told)
     assert bool(found) == bool(told)
 
@@ -349,5 +344,5 @@ def test_weights_on_a_rescaled_schedule_are_told(
 @given(st.floats(0, 2000), st.sampled_from(["epsilon", "v_prediction"]))
 def test_weights_are_finite_on_any_schedule(snr: float, kind: PredictionType) -> None:
     config = LossConfig(min_snr_gamma=5, debiased=True, scale_v=True, v_like=1)
-    weight = weight_of(torch.tensor([snr], dtype=torch.float32), config, kind).item()
+    weight = snr_weight(torch.tensor([snr], dtype=torch.float32), config, kind).item()
     assert 0 <= weight < 4000

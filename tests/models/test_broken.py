@@ -15,8 +15,8 @@ from coinage.checks.preflight import model_problems
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.generate import draw
-from coinage.models.detect import told_family
 from coinage.models.families import FAMILIES
+from coinage.models.hub_files import detect_family
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.text.prompts import Prompt
 from tests.tiny_models import FAMILY_NAMES, loaded, original_tensors, parts_of
@@ -130,7 +130,10 @@ def test_padding_does_not_depend_on_which_tokenizer_was_found(models: Path, tmp_
     bang = json.loads((models / "sd1" / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))[
         "!"
     ]
-    assert loaded("sdxl", tmp_path / "model", models).pad_ids == (end, bang)
+    assert [row.pad for row in loaded("sdxl", tmp_path / "model", models).row_formats] == [
+        end,
+        bang,
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -143,7 +146,7 @@ def test_pickles_are_told_before_they_are_loaded(
         tmp_path / "model.ckpt",
         _use_new_zipfile_serialization=not legacy,
     )
-    assert told_family(str(tmp_path / "model.ckpt")) == family
+    assert detect_family(str(tmp_path / "model.ckpt")) == family
     other = "sd1" if family == "sdxl" else "sdxl"
     (problem,) = model_problems(ModelConfig(source=str(tmp_path / "model.ckpt"), family=other))
     assert "and the command is for" in problem.what
@@ -154,7 +157,7 @@ def test_texts_in_a_broken_pickle_tell_nothing(tmp_path: Path) -> None:
         (b"PK\x03\x04 no archive", b"\x80\x02X\xff\xff\xff\x7fabc", b"\x80\x02" + b"(" * 100)
     ):
         (tmp_path / f"{number}.ckpt").write_bytes(content)
-        assert told_family(str(tmp_path / f"{number}.ckpt")) is None
+        assert detect_family(str(tmp_path / f"{number}.ckpt")) is None
 
 
 @pytest.mark.usefixtures("small_configs")

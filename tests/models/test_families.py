@@ -1,9 +1,10 @@
 """Every family from a folder and from a single file: the same outputs, and a run to the end."""
 
+import os
 import pickle
 import shutil
+import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from coinage.generate import draw, make_scheduler
 from coinage.models.families import FAMILIES, Components
 from coinage.settings.build import build
 from coinage.text.prompts import Prompt
-from tests.cli.test_bad_input import run
+from tests.cli.test_bad_input import SCRIPT
 from tests.helpers import captured, flags, trained
 from tests.tiny_models import FAMILY_NAMES as NAMES
 from tests.tiny_models import loaded, original_tensors, parts_of, write_folder
@@ -115,7 +116,7 @@ def test_sdxl_reads_second_to_last_layers_and_pools_at_the_end_of_text(models: P
     end = rows[1].index(738)
     assert max(rows[1]) > 738, "the new word's ids are larger than the end of text"
     assert rows[0][end + 1 :] == [738] * (76 - end)
-    assert rows[1][end + 1 :] == [parts.pad_ids[1]] * (76 - end)
+    assert rows[1][end + 1 :] == [parts.row_formats[1].pad] * (76 - end)
     states = []
     for encoder, row in zip(parts.text_encoders, rows, strict=True):
         output = encoder(torch.tensor([row]), output_hidden_states=True)
@@ -296,8 +297,11 @@ def test_diffusers_draws_the_same_picture_with_an_sdxl_word(
     ]
     tokenizers[1].pad_token = "!"  # as the released model's
     pipe = StableDiffusionXLPipeline(
-        vae=run.parts.vae, unet=run.parts.denoiser, scheduler=make_scheduler("ddim", run.parts.scheduler_config), tokenizer=tokenizers[0],
-        tokenizer_2=tokenizers[1], text_encoder=parts_of("sdxl")["text_encoder"], text_encoder_2=parts_of("sdxl")["text_encoder_2"],
+        vae=run.parts.vae, unet=run.parts.denoiser,
+        scheduler=make_scheduler("ddim", run.parts.scheduler_config),
+        tokenizer=tokenizers[0], tokenizer_2=tokenizers[1],
+        text_encoder=parts_of("sdxl")["text_encoder"],
+        text_encoder_2=parts_of("sdxl")["text_encoder_2"],
         add_watermarker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
@@ -420,17 +424,30 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tenso
 }
 
 
+def run_without_torch(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the script where importing torch ends it: what it says, it says within a second or so."""
+    (folder / "light").mkdir()
+    (folder / "light" / "torch.py").write_text("raise SystemExit('torch was imported')")
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        env={**os.environ, "PYTHONPATH": str(folder / "light")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_special_files_are_told(
     name: str, models: Path, moon_dataset: Path, tmp_path: Path
 ) -> None:
     change, message = WRONG[name]
     file = tampered(models, tmp_path, change)
-    done, seconds = run(family_flags("sd1", file, moon_dataset, tmp_path / "out", models))
+    words = family_flags("sd1", file, moon_dataset, tmp_path / "out", models)
+    done = run_without_torch(words, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("error:") == 1
-    assert seconds < 2
 
 
 @pytest.mark.parametrize(
@@ -457,12 +474,12 @@ def test_files_that_are_something_else(
         message = "this is a web page"
     else:
         file.write_bytes(whole[:-100] if name == "truncated" else b"\xff" * 100)
-        message = "the file is truncated" if name == "truncated" else "no safetensors file"
-    done, seconds = run(family_flags("sd1", file, moon_dataset, tmp_path / "out", models))
+        message = "the file is truncated" if name == "truncated" else "not a safetensors file"
+    words = family_flags("sd1", file, moon_dataset, tmp_path / "out", models)
+    done = run_without_torch(words, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("error:") == 1
-    assert seconds < 2
 
 
 def test_a_hostile_pickle_runs_nothing(models: Path, moon_dataset: Path, tmp_path: Path) -> None:
@@ -472,13 +489,11 @@ def test_a_hostile_pickle_runs_nothing(models: Path, moon_dataset: Path, tmp_pat
         ("cut.ckpt", (models / "sd1.ckpt").read_bytes()[:-5000]),
     ):
         (tmp_path / name).write_bytes(content)
-        start = time.process_time()
         words = family_flags("sd1", tmp_path / name, moon_dataset, tmp_path / "out", models)
         done = captured(lambda words=words: train_command("sd", words))
         assert done.returncode == 1, done.stderr
         assert "cannot read the model" in done.stderr
         assert "Traceback" not in done.stderr
-        assert time.process_time() - start < 60
     assert not target.exists()
 
 

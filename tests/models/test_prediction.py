@@ -1,4 +1,4 @@
-"""What a model predicts: told by a single file's names and header, by a folder's settings, and by the flags, which win."""
+"""What a model predicts, by its file's names and header, a folder's settings, and flags, which win."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,12 @@ from safetensors.torch import save_file
 from coinage.checks.preflight import model_problems
 from coinage.config import ModelConfig
 from coinage.models.detect import kind_of_file
-from coinage.models.prediction import Told, prediction_note, told_by, with_told
+from coinage.models.prediction import (
+    Declaration,
+    prediction_note,
+    read_declaration,
+    resolved_settings,
+)
 from tests.helpers import prepared
 from tests.tiny_models import loaded, original_tensors
 
@@ -73,7 +78,14 @@ HEADER = "modelspec.prediction_type"
         ),
         (["v_pred"], {HEADER: "epsilon"}, {}, "v_prediction", False, "predicts v (v_pred)"),
         ([], {HEADER: "flow"}, {}, "epsilon", False, ""),
-        ([], {}, V, "v_prediction", False, "add --zero_terminal_snr if the model was trained so"),
+        (
+            [],
+            {},
+            V,
+            "v_prediction",
+            False,
+            "add --zero_terminal_snr if the model was trained that way",
+        ),
         ([], {}, V | ZERO, "v_prediction", True, ""),
     ],
 )
@@ -86,10 +98,10 @@ def test_what_a_file_says(
     note: str,
 ) -> None:
     told, model = (
-        told_by(names, header),
+        read_declaration(names, header),
         ModelConfig(source="a.safetensors", family="sdxl", **flags),
     )
-    settings = with_told({"prediction_type": "epsilon"}, told, model)
+    settings = resolved_settings({"prediction_type": "epsilon"}, told, model)
     assert (settings["prediction_type"], bool(settings.get("rescale_betas_zero_snr"))) == (
         predicts,
         ends_in_noise,
@@ -123,7 +135,7 @@ def test_a_flag_that_is_only_half_of_it_is_told(
     family: Any, settings: dict[str, Any], flags: dict[str, Any], is_file: bool, note: str
 ) -> None:
     said = prediction_note(
-        settings, Told(), ModelConfig(source="a", family=family, **flags), is_file=is_file
+        settings, Declaration(), ModelConfig(source="a", family=family, **flags), is_file=is_file
     )
     assert note in said
     assert bool(said) == bool(note)
@@ -183,7 +195,7 @@ def test_an_edm_model_is_refused_before_it_is_loaded(
     assert kind is not None
     assert kind.family is None
     (problem,) = model_problems(ModelConfig(source=str(path), family="sdxl"))
-    assert "an EDM model, whose noise schedule is another" in problem.what
+    assert "an EDM model, whose noise schedule is different" in problem.what
 
 
 @pytest.mark.parametrize(

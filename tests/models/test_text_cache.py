@@ -11,7 +11,7 @@ from torch import Tensor
 from coinage.cli.parse import parse
 from coinage.embeddings.word import Word
 from coinage.models.families import FAMILIES, Components, Conditioning
-from coinage.models.text_cache import FOLDER, KeptText, encode
+from coinage.models.text_cache import FOLDER, TextCache, encode
 from coinage.settings.build import build
 from coinage.settings.idle_flags import notes
 from coinage.system.tensor_files import pack, unpack
@@ -48,7 +48,7 @@ def test_what_is_kept_changes_nothing(name: str, models: Path, tmp_path: Path) -
     plain = FAMILIES[name].encode(parts, CAPTIONS, SIZES)
     (gradient,) = torch.autograd.grad(plain.encoder_hidden_states.square().sum(), parts.rows()[:1])
     for folder in (None, tmp_path, tmp_path):  # made; made and written; read
-        parts.kept_text = KeptText(folder)
+        parts.text_cache = TextCache(folder)
         for _ in range(2):
             kept = encode(FAMILIES[name], parts, CAPTIONS, SIZES)
             assert len(tensors(kept)) == len(tensors(plain)) == (3 if name == "sdxl" else 1)
@@ -65,7 +65,7 @@ def test_only_captions_with_the_word_are_encoded_again(
     name: str, models: Path, tmp_path: Path
 ) -> None:
     parts = loaded(name, models / name, models)
-    parts.kept_text = KeptText(tmp_path)
+    parts.text_cache = TextCache(tmp_path)
     family: Any = Counted(name)
     encode(family, parts, CAPTIONS, SIZES)
     assert sorted(family.asked) == ["", "a red circle", "a zibu", "zibu and zibu1"]
@@ -74,7 +74,7 @@ def test_only_captions_with_the_word_are_encoded_again(
     assert family.asked == ["a zibu", "zibu and zibu1"]
     assert len(list(tmp_path.iterdir())) == 2
     again = loaded(name, models / name, models)
-    again.kept_text = KeptText(tmp_path)
+    again.text_cache = TextCache(tmp_path)
     family.asked.clear()
     encode(family, again, ["a red circle"], SIZES[:1])
     assert not family.asked
@@ -83,7 +83,7 @@ def test_only_captions_with_the_word_are_encoded_again(
 def test_what_would_differ_is_not_found(models: Path, tmp_path: Path) -> None:
     def asked(source: str = "sd1", **more: Any) -> list[str]:
         parts = loaded("sd1", models / source, models, **more)
-        parts.kept_text = KeptText(tmp_path)
+        parts.text_cache = TextCache(tmp_path)
         family: Any = Counted("sd1")
         encode(family, parts, ["a red circle"], SIZES[:1])
         return list(family.asked)
@@ -106,12 +106,12 @@ def test_a_full_disk_costs_only_the_files(
 ) -> None:
     parts = loaded("sd1", models / "sd1", models)
     (tmp_path / "file").write_text("no folder")
-    parts.kept_text = KeptText(tmp_path / "file")
+    parts.text_cache = TextCache(tmp_path / "file")
     family: Any = Counted("sd1")
     for _ in range(2):
         encode(family, parts, ["a red circle", "a dot"], SIZES[:2])
     assert family.asked == ["a red circle", "a dot"]
-    assert caplog.text.count("encodings of captions are not kept on disk") == 1
+    assert caplog.text.count("encodings of captions cannot be saved") == 1
 
 
 def with_regularisation(root: Path) -> Path:

@@ -23,7 +23,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, Problem
-from coinage.models.families import quiet_libraries
+from coinage.models.quiet import quiet_libraries
 from coinage.report.page import render_report
 from coinage.report.record import Record
 from coinage.terminal.messages import message_of

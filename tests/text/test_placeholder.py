@@ -9,12 +9,18 @@ from transformers import CLIPTokenizer
 
 from coinage.demo.run import MODEL
 from coinage.text.clip_tokenizer import read_tokenizer
-from coinage.text.placeholder import Placeholder, WordEncoder, placeholders_for
+from coinage.text.placeholder import (
+    Placeholder,
+    WordEncoder,
+    clip_rows,
+    placeholders_for,
+)
 
 TOKENIZER: Any = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
 FIRST = len(TOKENIZER)
 WORD = Placeholder("zibu", 3, FIRST)
-ENCODER = WordEncoder(TOKENIZER, [WORD])
+ROWS = clip_rows(TOKENIZER)
+ENCODER = WordEncoder(TOKENIZER, [WORD], ROWS)
 RUN = [FIRST, FIRST + 1, FIRST + 2]
 
 
@@ -50,12 +56,12 @@ def test_words_are_expanded_where_they_stand_alone(text: str, ids: list[int]) ->
 
 
 def test_a_token_that_is_part_of_another() -> None:
-    encoder = WordEncoder(TOKENIZER, placeholders_for([("abc", 2), ("abcd", 1)], FIRST))
+    encoder = WordEncoder(TOKENIZER, placeholders_for([("abc", 2), ("abcd", 1)], FIRST), ROWS)
     assert encoder.ids("abcd abc") == [FIRST + 2, FIRST, FIRST + 1]
 
 
 def test_tokens_with_marks() -> None:
-    encoder = WordEncoder(TOKENIZER, placeholders_for([("<cat-toy>", 1)], FIRST))
+    encoder = WordEncoder(TOKENIZER, placeholders_for([("<cat-toy>", 1)], FIRST), ROWS)
     assert encoder.ids("a <cat-toy>.") == [*plain("a"), FIRST, *plain(".")]
 
 
@@ -106,7 +112,7 @@ class Padded:
 def test_long_captions_take_several_rows(count: int, parts: list[int], pad: int) -> None:
     tokenizer = Padded()
     tokenizer.pad_token_id = pad
-    rows = WordEncoder(tokenizer, []).rows("red " * count, chunks=3)
+    rows = WordEncoder(tokenizer, [], clip_rows(tokenizer)).rows("red " * count, chunks=3)
     assert rows == [[B, *plain("red") * n, E, *[pad] * (75 - n)] for n in parts]
     assert all(len(row) == 77 for row in rows)
 

@@ -11,11 +11,10 @@ from coinage.config import DatasetConfig, ModelConfig, TrainConfig
 from coinage.data.buckets import Size, bucket_sizes, fit
 from coinage.data.sample import Sample
 from coinage.errors import Problem
-from coinage.models.sizes import ModelSizes
+from coinage.models.facts import FACTS, ModelSizes
 from coinage.text.prompts import Prompt
 
 SIDES = (1536, 1280, 1024, 896, 768, 640, 512, 384, 256)  # of pictures, in pixels; what is tried
-LEAST_SIDE = {"sd1": 256, "sd2": 384, "sdxl": 512}  # half of what the models were made for
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def ways(planned: Planned) -> list[list[Change]]:
         if planned.prompts
         else [],
         _smaller_batches(data.datasets, config.optim.accumulation),
-        _smaller_pictures(data.datasets, LEAST_SIDE[model.family]),
+        _smaller_pictures(data.datasets, FACTS[model.family].side // 2),
     ]
 
 

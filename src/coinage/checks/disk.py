@@ -12,11 +12,11 @@ from coinage.config import TrainConfig
 from coinage.data.batches import length_of
 from coinage.data.sample import LATENTS, Sample
 from coinage.errors import Problem
-from coinage.models.sizes import REDUCTION, WIDTHS
+from coinage.models.facts import FACTS, FamilyFacts
 from coinage.system.launch import process_count
 from coinage.wording import sized
 
-MOMENTS = 2 * 4 * 4  # bytes of a latent pixel: mean and deviation, 4 channels, float32
+MOMENT = 2 * 4  # bytes of a number of the latents: mean and deviation, float32
 MASK = 4  # bytes of a latent pixel
 HEADER = 1024  # bytes of a file beside its tensors, at most
 STATE = 8 * 1024  # bytes of a state beside the rows and their two moments, about
@@ -29,15 +29,16 @@ def saves(config: TrainConfig, steps: int, epochs: int) -> int:
     return by_steps + ((epochs - 1) // every if every else 0) + 1 + config.save.keep_best
 
 
-def latent_bytes(sample: Sample) -> int:
-    """Bytes of an image's latents, and of those of its mirror image where it is flipped."""
-    pixels = math.prod(sample.fit.bucket_wh) // REDUCTION**2
-    return sample.latents * pixels * (MOMENTS + (MASK if sample.mask else 0))
+def latent_bytes(sample: Sample, facts: FamilyFacts) -> int:
+    """Return the bytes of an image's latents, with those of its mirror image where it is flipped."""
+    pixels = math.prod(sample.fit.bucket_wh) // facts.latent_scale**2
+    mask = MASK if sample.mask else 0
+    return sample.latents * pixels * (facts.latent_channels * MOMENT + mask)
 
 
 def saved_bytes(config: TrainConfig, count: int) -> int:
     """Bytes of so many embeddings and their states, older ones that are deleted included."""
-    rows = config.word.num_vectors * WIDTHS[config.model.family] * 4
+    rows = config.word.num_vectors * FACTS[config.model.family].vector_width * 4
     states = count - config.save.keep_best if config.state.save else int(config.state.at_end)
     return count * (rows + HEADER) + states * (3 * rows + STATE)
 
@@ -54,7 +55,7 @@ def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
     if config.data.cache_to_disk:
         for sample in samples:
             found[config.data.cache_dir or sample.path.parent / LATENTS] += (
-                latent_bytes(sample) + sample.latents * HEADER
+                latent_bytes(sample, FACTS[config.model.family]) + sample.latents * HEADER
             )
     return found
 

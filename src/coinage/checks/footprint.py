@@ -15,42 +15,16 @@ from coinage.config import ModelConfig, TrainConfig
 from coinage.data.batches import uses_per_group
 from coinage.data.buckets import Size
 from coinage.data.sample import Sample
-from coinage.models.sizes import REDUCTION, RELEASED, WIDTHS, ModelSizes
+from coinage.models.facts import FACTS, Arithmetic, ModelSizes
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt
 
 MB, GB = 2**20, 2**30
-PREVIEW = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels a side where a prompt names none
 # A guess: PyTorch's own kernels and the driver; 300 to 700 MB are reported for different GPUs
 CONTEXT = 512 * MB
 WORKSPACE = 128 * MB  # a guess: of cuBLAS and cuDNN, and what the allocator cannot use
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Bytes of activations of one training step, for each picture of a batch.
-
-    Attributes:
-        pixel: of the UNet, for each pixel of the latents.
-        chunk: of the text encoders, for each 75 tokens.
-    """
-
-    pixel: int
-    chunk: float
-
-
-# By family and what is computed with: all activations kept, and with --gradient_checkpointing.
-COSTS = {
-    ("sd1", "float32"): (Cost(370_700, 45.4 * MB), Cost(110_100, 3.3 * MB)),
-    ("sd1", "half"): (Cost(243_700, 26.1 * MB), Cost(62_800, 3.2 * MB)),
-    ("sd1", "8 bits"): (Cost(208_800, 25.8 * MB), Cost(47_600, 3.6 * MB)),
-    ("sd2", "float32"): (Cost(350_600, 76.9 * MB), Cost(90_100, 7.7 * MB)),
-    ("sd2", "half"): (Cost(233_700, 46.2 * MB), Cost(52_800, 7.5 * MB)),
-    ("sd2", "8 bits"): (Cost(208_700, 46.0 * MB), Cost(47_700, 7.9 * MB)),
-    ("sdxl", "float32"): (Cost(648_700, 204.5 * MB), Cost(74_200, 16.2 * MB)),
-    ("sdxl", "half"): (Cost(404_900, 118.4 * MB), Cost(48_000, 15.2 * MB)),
-    ("sdxl", "8 bits"): (Cost(380_400, 117.5 * MB), Cost(42_400, 15.9 * MB)),
-}
 UNPACKED = 24 * MB  # the weights of a layer, brought from 8 bits to what is computed with
 # Of the VAE, for each pixel of a picture in half precision; twice that in float32. cuDNN may take as much again.
 ENCODING, DECODING = 1_286, 1_536
@@ -111,7 +85,8 @@ def footprint(
     """
     model = config.model
     always, vae = weights(model, sizes), sizes.vae * vae_bytes(model)
-    width = math.sqrt(sizes.vae / RELEASED[model.family].vae)
+    facts = FACTS[model.family]
+    width = math.sqrt(sizes.vae / facts.released.vae)
     kept, chunks = config.data.cache_latents, model.max_token_length // CHUNK
     step = max(
         (
@@ -121,7 +96,7 @@ def footprint(
         default=0,
     )
     encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
-    side = PREVIEW[model.family]
+    side = facts.side  # where a prompt names none
     drawn = max(((prompt.width or side) * (prompt.height or side) for prompt in prompts), default=0)
     work = vae_bytes(model) / 2 * width
     times = [
@@ -131,7 +106,7 @@ def footprint(
     ]
     weight, activation, when = max(times, key=lambda time: time[0] + time[1])
     return Footprint(
-        weight, activation, CONTEXT + WORKSPACE + optimizer_bytes(config), when, sizes.told
+        weight, activation, CONTEXT + WORKSPACE + optimizer_bytes(config), when, sizes.from_model
     )
 
 
@@ -175,12 +150,21 @@ def activations(
         batch: pictures.
         chunks: of 75 tokens, in a caption.
     """
-    released = RELEASED[model.family]
-    kind = "float32" if model.precision == "no" else "8 bits" if model.fp8_unet else "half"
-    cost = COSTS[model.family, kind][model.gradient_checkpointing]
-    unet = cost.pixel * pixels / REDUCTION**2 * math.sqrt(sizes.unet / released.unet)
-    text = cost.chunk * chunks * math.sqrt(sizes.text / released.text)
-    return int(batch * (unet + text)) + (UNPACKED if kind == "8 bits" else 0)
+    facts = FACTS[model.family]
+    arithmetic = arithmetic_of(model)
+    cost = facts.costs[arithmetic][model.gradient_checkpointing]
+    width = math.sqrt(sizes.unet / facts.released.unet)
+    unet = cost.pixel * pixels / facts.latent_scale**2 * width
+    text = cost.chunk * chunks * math.sqrt(sizes.text / facts.released.text)
+    unpacked = UNPACKED if arithmetic == "8 bits" else 0
+    return int(batch * (unet + text)) + unpacked
+
+
+def arithmetic_of(model: ModelConfig) -> Arithmetic:
+    """Return what a model is computed with."""
+    if model.precision == "no":
+        return "float32"
+    return "8 bits" if model.fp8_unet else "half"
 
 
 def weights(model: ModelConfig, sizes: ModelSizes) -> int:
@@ -194,11 +178,12 @@ def weights(model: ModelConfig, sizes: ModelSizes) -> int:
 
 
 def vae_bytes(model: ModelConfig) -> int:
-    """Bytes of a number of the VAE. SDXL's own overflows in fp16, and then works in float32."""
-    overflows = model.precision == "fp16" and model.family == "sdxl" and model.vae is None
+    """Bytes of a number of the VAE. Where it overflows in fp16, it works in float32."""
+    own_vae = model.vae is None
+    overflows = model.precision == "fp16" and own_vae and FACTS[model.family].vae_overflows_fp16
     return 4 if model.precision == "no" or model.full_precision_vae or overflows else 2
 
 
 def optimizer_bytes(config: TrainConfig) -> int:
     """Bytes of the rows, their gradient and AdamW's two moments, float32."""
-    return config.word.num_vectors * WIDTHS[config.model.family] * 4 * 4
+    return config.word.num_vectors * FACTS[config.model.family].vector_width * 4 * 4

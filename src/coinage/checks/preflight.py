@@ -19,18 +19,17 @@ from coinage.data.sample import Sample
 from coinage.embeddings.naming import naming_problems
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.models.detect import (
-    HUB_ID,
     VAE,
     Kind,
-    hub_folder,
     kind_of_file,
     kind_of_folder,
     pickled_names,
-    reach_hub,
     read_config,
     safetensors_shapes,
     wrong_kind,
 )
+from coinage.models.facts import FACTS
+from coinage.models.hub_files import HUB_ID, hub_folder, local_path, reach_hub
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.optim.table import remark_on_optimizer
@@ -39,7 +38,7 @@ from coinage.runs.names import name_problems
 from coinage.runs.states import find_state
 from coinage.system.text_files import is_file, is_folder, is_there, no_file
 from coinage.text.clip_tokenizer import ClipTokenizer, read_tokenizer
-from coinage.text.init_words import find_init_word
+from coinage.text.init_words import check_init_word
 from coinage.text.placeholder import CHUNK, pieces_of, vocabulary_problems
 from coinage.text.prompts import Prompt, read_prompts
 
@@ -101,7 +100,7 @@ def check(config: TrainConfig, findings: Findings | None = None, *, alone: bool 
     )
     found.errors += name_problems(config)
     if tokenizer:
-        find_init_word(word, [tokenizer, *second_tokenizer(config.model)], found)
+        check_init_word(word, [tokenizer, *second_tokenizer(config.model)], found)
     if any(sample.repeats for sample in checked.samples):
         fit_into_run(config, checked.samples, found)
     if not wrong:
@@ -151,12 +150,14 @@ def tokenizer_of(
 
 
 def second_tokenizer(model: ModelConfig) -> list[ClipTokenizer]:
-    """Return SDXL's other tokenizer, of a folder; it may have other words than the first one."""
-    folder = Path(model.source) / "tokenizer_2"
-    if model.family != "sdxl" or not folder.is_dir():
-        return []
-    found = tokenizer_of(folder, Findings())
-    return [found] if found else []
+    """Return a folder's tokenizers beside the first one, such as SDXL's; they may have other words."""
+    tokenizers = []
+    for encoder in FACTS[model.family].text_encoders[1:]:
+        folder = Path(model.source) / encoder.tokenizer_folder
+        tokenizer = tokenizer_of(folder, Findings()) if folder.is_dir() else None
+        if tokenizer:
+            tokenizers.append(tokenizer)
+    return tokenizers
 
 
 def model_problems(model: ModelConfig) -> list[Problem]:
@@ -205,7 +206,7 @@ def settings_problems(config: TrainConfig) -> list[Problem]:
     """Find flags that the model's settings contradict; what they do not say is seen when it is loaded."""
     model = config.model
     problems = prediction_problems(config, prediction_of(model))
-    if model.clip_skip and model.family != "sdxl":
+    if model.clip_skip and FACTS[model.family].reads_clip_skip:
         layers = text_encoder_sizes(model)[0].layers
         if layers and model.clip_skip > layers:
             what = f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers"
@@ -217,12 +218,9 @@ def prediction_of(model: ModelConfig) -> str | None:
     """Return what a model predicts, `epsilon` or `v_prediction`; None where flag and settings do not say."""
     if model.prediction_type:
         return model.prediction_type
-    path = Path(model.source)
-    folder = (
-        hub_folder(model.source) if not is_there(path) and HUB_ID.fullmatch(model.source) else path
-    )
+    folder = local_path(model.source)
     try:
-        settings = read_config(folder / "scheduler" / "scheduler_config.json") if folder else {}
+        settings = read_config(folder / "scheduler" / "scheduler_config.json")
     except CoinageError:
         return None
     found = settings.get("prediction_type")

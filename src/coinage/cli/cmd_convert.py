@@ -13,7 +13,8 @@ from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.embeddings.format_names import FORMAT_NAMES, PRECISIONS
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.models.detect import told_family
+from coinage.models.facts import DEFAULT
+from coinage.models.hub_files import detect_family
 from coinage.system.text_files import is_there
 from coinage.text.placeholder import encoding_problems
 
@@ -193,7 +194,7 @@ def _lengths(args: argparse.Namespace, word: Word) -> Mapping[str, float]:
             raise _usage_error("--rescale vocab needs --model", hint)
         from coinage.embeddings.convert import vocabulary_lengths
 
-        family = told_family(args.model) or "sd1"
+        family = detect_family(args.model) or DEFAULT.name
         cache = args.tokenizer_cache_dir
         model = ModelConfig(source=args.model, family=family, tokenizer_cache=cache)
         return vocabulary_lengths(word, model)

@@ -25,11 +25,13 @@ from coinage.data.summary import (
     TokenSummary,
 )
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.models.detect import told_family
+from coinage.models.facts import DEFAULT, FACTS, SDXL
+from coinage.models.hub_files import detect_family
 from coinage.report.contact_sheet import contact_sheet
 from coinage.settings.build_data import build_data
 from coinage.settings.defaults import take_own_size
 from coinage.settings.idle_flags import notes
+from coinage.settings.scripts import script_for
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_folder
 from coinage.terminal.messages import print_json, print_line, print_table
@@ -120,16 +122,16 @@ def _query(
         rest: flags of the training scripts.
         findings: gets errors, warnings and notes.
     """
-    is_sdxl = flags.sdxl or (flags.model and told_family(flags.model) == "sdxl")
-    script = "sdxl" if is_sdxl else "sd"
-    args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
+    family = detect_family(flags.model) if flags.model else None
+    facts = SDXL if flags.sdxl else FACTS[family or DEFAULT.name]
+    args = parse(script_for(facts), [*rest, f"--dataset_config={source}"], "coinage dataset")
     folder = source if is_folder(source) else None
     model = flags.model or args.pretrained_model_name_or_path
     if folder:
         take_own_size(args, model)
     findings.warnings += args.told.warnings
     findings.notes += [*args.told.notes, *notes(args)]
-    data = build_data(args, script, findings, folder=folder)
+    data = build_data(args, facts, findings, folder=folder)
     num_vectors = max(flags.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")

@@ -18,11 +18,13 @@ from coinage.checks.preflight import (
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.models.detect import own_side, told_family
+from coinage.models.hub_files import detect_family, native_side
+from coinage.settings.scripts import Script, family_asked_for
 from coinage.system.text_files import is_file, no_file
 from coinage.terminal import progress
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
-from coinage.text.prompts import SAMPLER_NAMES, Prompt
+from coinage.text.prompts import Prompt
+from coinage.text.samplers import SAMPLER_NAMES
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
@@ -132,7 +134,7 @@ def generate_command(argv: Sequence[str]) -> None:
     args = generate_parser().parse_args(argv)
     model = ModelConfig(
         source=args.model,
-        family=told_family(args.model) or ("sd2" if args.v2 else "sd1"),
+        family=detect_family(args.model) or family_asked_for(Script.ANY, v2=args.v2).name,
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
         zero_terminal_snr=args.zero_terminal_snr,
@@ -145,7 +147,9 @@ def generate_command(argv: Sequence[str]) -> None:
 def prompts_of(args: argparse.Namespace) -> list[Prompt]:
     """Return what is drawn: each prompt so often, at the size asked for or the model's own, with seeds that count up."""
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
-    side = (own_side(args.model) or 0) if not (args.width and args.height) else 0  # 0: the family's
+    side = (
+        (native_side(args.model) or 0) if not (args.width and args.height) else 0
+    )  # 0: the family's
     return [
         Prompt(
             text=text,
@@ -200,8 +204,9 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
     from coinage.generate import draw
-    from coinage.models.families import FAMILIES, quiet_libraries
-    from coinage.models.loading import telling
+    from coinage.models.families import FAMILIES
+    from coinage.models.loading import reported_as
+    from coinage.models.quiet import quiet_libraries
     from coinage.models.threads import fit_threads
     from coinage.system.files import save_image
     from coinage.training.processes import start_processes
@@ -247,7 +252,7 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     pictures, first = [], next_number(args.output)
     with (
         progress.counted("drawing", len(prompts)) as on_picture,
-        telling("the pictures", model.source, "cannot draw"),
+        reported_as("the pictures", model.source, "cannot draw"),
     ):
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         for number, (prompt, picture) in enumerate(

@@ -12,7 +12,8 @@ from coinage.checks.preflight import model_problems
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, Findings
-from coinage.models.detect import told_family
+from coinage.models.facts import DEFAULT
+from coinage.models.hub_files import detect_family
 from coinage.terminal.messages import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def verify_command(argv: Sequence[str]) -> None:
             could not be tried in a tool that loads it.
     """
     args = verify_parser().parse_args(argv)
-    family = told_family(args.model) or "sd1"
+    family = detect_family(args.model) or DEFAULT.name
     model = ModelConfig(
         source=args.model,
         family=family,
@@ -56,7 +57,7 @@ def verify_command(argv: Sequence[str]) -> None:
     )
     Findings(errors=model_problems(model)).raise_errors()
     from coinage.embeddings.verify import usage, verify_file
-    from coinage.models.families import quiet_libraries
+    from coinage.models.quiet import quiet_libraries
 
     quiet_libraries()
     verification = verify_file(args.file, model, args.token)

@@ -13,6 +13,7 @@ from coinage.settings import word_tables as entries
 from coinage.settings.defaults import decided
 from coinage.settings.flags import BY_DEST, SECRETS, Flag, flags_of
 from coinage.settings.foreign import CALLED, DASHES, bare, meant
+from coinage.settings.scripts import Script
 from coinage.settings.tidy import tidy
 from coinage.settings.toml_file import Settings, read_settings, settings_path
 from coinage.settings.values import values_of_command
@@ -58,7 +59,7 @@ example:
 
 
 def build_parser(script: str, prog: str) -> Parser:
-    """The parser of the script "sd" or "sdxl", with one help section per group."""
+    """Return the parser of a `Script`, with one help section per group."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [flags]",
@@ -95,7 +96,7 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
     args, wrong = _merged(script, flags, given, settings)
     if problems or wrong:
         raise ConfigError(dict.fromkeys([*problems, *wrong]))
-    if script == "any":
+    if script == Script.ANY:
         for own in (args, *(word.args for word in args.words)):
             decided(own)
     return args

@@ -13,6 +13,7 @@ from coinage.checks.footprint import CONTEXT, in_gb
 from coinage.data.batches import images_per_step, length_of
 from coinage.data.captions import TEMPLATES
 from coinage.data.summary import headlines
+from coinage.models.facts import FACTS
 from coinage.models.sizes import model_sizes
 from coinage.optim.reach import rate_problem
 from coinage.system.launch import process_count
@@ -116,7 +117,8 @@ def tell_plan(configs: Sequence[TrainConfig], checked: Sequence[Checked]) -> Non
     embeddings = ("at most " if fewer else "") + counted(sum(counts), "embedding")
     log.info("%s%s in %s, %s", embeddings, states, config.save.output_dir, sized(size))
     if config.data.cache_latents:
-        size = sum(map(latent_bytes, data))
+        facts = FACTS[config.model.family]
+        size = sum(latent_bytes(sample, facts) for sample in data)
         log.info(
             "%s of latents %s",
             sized(size),

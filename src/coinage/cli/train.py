@@ -133,8 +133,8 @@ def run_training(
     """Load the model, train its words, save. Everything heavy is imported here."""
     from coinage.cli.plan import judge_memory, planned_for
     from coinage.cli.signals import stopping
-    from coinage.models.detect import FAMILY_NAMES
-    from coinage.models.families import quiet_libraries
+    from coinage.models.facts import FACTS
+    from coinage.models.quiet import quiet_libraries
     from coinage.models.threads import fit_threads
     from coinage.training.loop import train_together
     from coinage.training.observers.reporter import Reporter, WarningsKept
@@ -150,7 +150,7 @@ def run_training(
         judge_memory(planned_for(configs, checked), device)
     uploader, writers = opened(configs, processes)
     model = configs[0].model
-    fact("model", f"loading {model.source} ({FAMILY_NAMES[model.family]})")
+    fact("model", f"loading {model.source} ({FACTS[model.family].display_name})")
     with ExitStack() as stack:
         warned = stack.enter_context(
             WarningsKept(str(warning) for found in checked for warning in found.warnings)

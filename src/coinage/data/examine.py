@@ -17,7 +17,13 @@ from coinage.data.sample import MUCH_ENLARGED, Sample
 from coinage.data.scan import balance_regularisation, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
-from coinage.text.placeholder import Placeholder, Tokenizer, WordEncoder, placeholders_for
+from coinage.text.placeholder import (
+    FramingTokenizer,
+    Placeholder,
+    WordEncoder,
+    clip_rows,
+    placeholders_for,
+)
 
 # Largest difference, on a scale of -1..1, within an image of one colour: more than compression's
 FLAT = 4 / 127.5
@@ -48,7 +54,7 @@ def examine(
     seed: int,
     token: str | None,
     num_vectors: int,
-    tokenizer: Tokenizer | None,
+    tokenizer: FramingTokenizer | None,
     chunks: int,
     findings: Findings,
     *,
@@ -81,7 +87,7 @@ def examine(
     encoder = word = coverage = None
     if tokenizer is not None:
         (word,) = placeholders_for([(token or "", num_vectors)], len(tokenizer))
-        encoder = WordEncoder(tokenizer, [word] if token else [])
+        encoder = WordEncoder(tokenizer, [word] if token else [], clip_rows(tokenizer))
     if token and samples:
         coverage = cover_captions(samples, token, encoder, word, chunks)
         find_coverage_problems(coverage, token, findings, required=data.require_word)

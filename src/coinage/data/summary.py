@@ -399,6 +399,6 @@ def _ids(text: str, encoder: WordEncoder | None, chunks: int) -> list[list[int]]
     """Return the ids of each chunk, with start and end and without padding."""
     if encoder is None:
         return None
-    start, end = encoder.tokenizer.bos_token_id, encoder.tokenizer.eos_token_id
+    frame = encoder.row_format
     parts = encoder.parts(encoder.ids(text))[:chunks]
-    return [[start, *part, end] for part in parts]
+    return [[*frame.start, *part, *frame.end] for part in parts]

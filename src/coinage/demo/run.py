@@ -26,6 +26,7 @@ from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
 from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
+from coinage.models.facts import FACTS
 from coinage.system.files import save_image, write_bytes
 from coinage.terminal.messages import print_line, print_text
 from coinage.terminal.progress import counted
@@ -67,11 +68,8 @@ class DemoSettings:
 
 def training_command(settings: DemoSettings, config: Path, init_word: str) -> list[str]:
     """The command that trains the demo's word, as a user would type it."""
-    script = Path(__file__).parents[3] / (
-        "sdxl_train_textual_inversion.py"
-        if settings.family == "sdxl"
-        else "train_textual_inversion.py"
-    )
+    facts = FACTS[settings.family]
+    script = Path(__file__).parents[3] / facts.script
     start = [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
     if not script.is_file():
         start = ["-m", "coinage.cli.main", "train"]
@@ -90,7 +88,7 @@ def training_command(settings: DemoSettings, config: Path, init_word: str) -> li
         f"--learning_rate={LEARNING_RATE}",
         "--cache_latents",
         f"--seed={settings.seed}",
-        *(["--v2"] if settings.family == "sd2" else []),
+        *facts.script_flags,
     ]
 
 
@@ -227,7 +225,8 @@ class WordModel:
         import torch
 
         from coinage.config import ModelConfig
-        from coinage.models.families import FAMILIES, quiet_libraries
+        from coinage.models.families import FAMILIES
+        from coinage.models.quiet import quiet_libraries
         from coinage.models.threads import fit_threads
 
         quiet_libraries()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +14,14 @@ from coinage.demo.concepts import Concept
 from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, Words, phrase
 from coinage.demo.reader import Reading, read
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene
+from coinage.models.detect import read_config
 from coinage.text.prompts import Prompt
 
 STEPS = 25  # DDIM steps of every scored picture
-# Guidance of every scored picture. A schedule that ends in pure noise overexposes under more: blue is drawn as cyan.
-SCALES = {"sd1": 4.0, "sd2": 2.0, "sdxl": 4.0}
+MODELS = Path(__file__).parent / "models"
+# Guidance of every scored picture. A schedule that ends in pure noise overexposes under more: blue
+# is drawn as cyan.
+GUIDANCE, NOISE_GUIDANCE = 4.0, 2.0
 LEADS = ("a photo of", "a picture of", "a rendering of", "a drawing of")
 
 
@@ -52,9 +57,16 @@ def prompt_for(text: str, seed: int, family: str = "sd1") -> Prompt:
         height=SIZE,
         seed=seed,
         steps=STEPS,
-        scale=SCALES[family],
+        scale=_guidance(family),
         sampler="ddim",
     )
+
+
+@cache
+def _guidance(family: str) -> float:
+    """Return the guidance for a family's demo model, by its noise schedule."""
+    settings = read_config(MODELS / family / "scheduler" / "scheduler_config.json")
+    return NOISE_GUIDANCE if settings["rescale_betas_zero_snr"] else GUIDANCE
 
 
 def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str] = ()) -> Words:

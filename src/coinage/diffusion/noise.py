@@ -1,4 +1,4 @@
-"""Noise and timesteps, drawn per sample from its own generator: no sample's draws depend on its batch."""
+"""Noise, drawn per sample from its own generator: no sample's draws depend on its batch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from torch import Tensor
 from coinage.config import NoiseConfig
 
 
-def draw_timesteps(config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """[B] int64, uniform in min_timestep..max_timestep - 1; one draw from each generator."""
-    low, high = config.min_timestep, config.max_timestep
-    return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators])
-
-
 def draw_noise(
     latents: Tensor, config: NoiseConfig, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Gaussian noise, plus offsets and coarser levels where they are set, in this order.
+    """Draw Gaussian noise, plus offsets and coarser levels where they are set, in this order.
 
     Args:
         latents: scaled, [B, C, H, W] float32 on the CPU; their means matter to `adaptive_offset`.
@@ -42,20 +36,19 @@ def _noise_of(latent: Tensor, config: NoiseConfig, generator: torch.Generator) -
         if config.random_offset:
             strength = strength * torch.rand((), generator=generator)
         if config.adaptive_offset:
-            strength = (
-                strength + config.adaptive_offset * latent.mean(dim=(1, 2), keepdim=True).abs()
-            ).clamp(min=0)
-        # Guttenberg 2023, "Diffusion with offset noise".
+            mean = latent.mean(dim=(1, 2), keepdim=True).abs()
+            strength = (strength + config.adaptive_offset * mean).clamp(min=0)
+        # Guttenberg 2023, "Diffusion with offset noise"
         noise = noise + strength * torch.randn((len(latent), 1, 1), generator=generator)
-    return (
-        add_pyramid(noise, config.pyramid_levels, config.pyramid_discount, generator)
-        if config.pyramid_levels
-        else noise
-    )
+    if config.pyramid_levels:
+        return add_pyramid(noise, config.pyramid_levels, config.pyramid_discount, generator)
+    return noise
 
 
 def add_pyramid(noise: Tensor, levels: int, discount: float, generator: torch.Generator) -> Tensor:
-    """Noise with coarser and coarser levels added, scaled back to deviation 1 (Whitaker 2023, "Multi-resolution noise").
+    """Add coarser and coarser levels to noise, scaled back to deviation 1.
+
+    Whitaker 2023, "Multi-resolution noise".
 
     Args:
         noise: [C, H, W] float32.
@@ -78,7 +71,9 @@ def add_pyramid(noise: Tensor, levels: int, discount: float, generator: torch.Ge
 
 
 def perturb(noise: Tensor, config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """The noise that the model sees, where it is to differ from the noise it must tell (Ning et al. 2023, arXiv:2301.11706).
+    """Return the noise that the model sees, where it differs from the noise that it must predict.
+
+    Ning et al. 2023, arXiv:2301.11706.
 
     Args:
         noise: [B, C, H, W] float32 on the CPU.
@@ -89,8 +84,8 @@ def perturb(noise: Tensor, config: NoiseConfig, generators: Sequence[torch.Gener
         return noise
     added = []
     for g in generators:
-        strength = config.perturbation * (
-            float(torch.rand((), generator=g)) if config.random_perturbation else 1.0
-        )
+        strength = config.perturbation
+        if config.random_perturbation:
+            strength *= float(torch.rand((), generator=g))
         added.append(strength * torch.randn(noise.shape[1:], generator=g))
     return noise + torch.stack(added)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from coinage.embeddings.reading import read
-from coinage.embeddings.word import PAIR
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.clip_text import hidden_states
 from coinage.models.token_embedding import table_of
@@ -44,8 +43,8 @@ def conditioning_in_diffusers(
     """
     encoders = tuple(_plain_copy(encoder) for encoder in parts.text_encoders)
     tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
-    for tokenizer, pad in zip(tokenizers, parts.pad_ids, strict=True):
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    for tokenizer, row_format in zip(tokenizers, parts.row_formats, strict=True):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(row_format.pad)
     copies = replace(parts, text_encoders=encoders, tokenizers=tuple(tokenizers))
     pipe: Any = family.pipeline(copies, None)
     with torch.autocast(parts.device.type, enabled=False):  # a tool loads before it computes
@@ -62,12 +61,12 @@ def conditioning_in_diffusers(
     encoded = pipe.encode_prompt(
         prompt, device=parts.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    return Conditioning(encoded[0], encoded[2] if family.embedding_keys == PAIR else None)
+    return Conditioning(encoded[0], encoded[2] if family.facts.takes_sizes else None)
 
 
 def _load(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
     """Make the calls that `verify.usage` shows."""
-    if family.embedding_keys != PAIR:
+    if len(family.embedding_keys) == 1:
         pipe.load_textual_inversion(
             str(path.parent), weight_name=path.name, token=token, local_files_only=True
         )

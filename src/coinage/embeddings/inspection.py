@@ -19,10 +19,11 @@ from coinage.embeddings.pairs import half_note, open_with_other_half, other_half
 from coinage.embeddings.reading import OpenedFile
 from coinage.embeddings.saving import save_word
 from coinage.embeddings.tools import verdicts
-from coinage.embeddings.word import FAMILY_WIDTHS, Word
+from coinage.embeddings.word import Word
 from coinage.embeddings.writing import body_hash
 from coinage.errors import CoinageError
-from coinage.models.detect import FAMILY_NAMES, told_family
+from coinage.models.facts import FACTS, SDXL
+from coinage.models.hub_files import detect_family
 from coinage.models.token_embedding import initial_rows
 from coinage.models.vocabulary import Vocabulary, read_vocabularies
 
@@ -60,7 +61,7 @@ def read_model(source: str | None, tokenizer_cache: Path | None = None) -> Compa
     """
     if source is None:
         return ComparedModel()
-    family = told_family(source)
+    family = detect_family(source)
     if family is None:
         raise CoinageError(
             "not a Stable Diffusion model, or its kind cannot be recognised",
@@ -117,7 +118,7 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
     hashes = _hashes(path, word.metadata.get("modelspec.hash_sha256"))
     if not _is_as_stored(hashes):
         warnings.append(CHANGED_TENSORS)
-    family = "sdxl" if other else word.family
+    family = SDXL.name if other else word.family
     target_family = model.family or family
     target_widths = _target_widths(model, target_family)
     if family is None and _widths(word) == target_widths:
@@ -127,7 +128,7 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         "bytes": path.stat().st_size,
         "layout": {"id": opened.layout, "name": layout_title(opened.layout)},
         "family": family,
-        "family_name": FAMILY_NAMES.get(family or "", "unknown model"),
+        "family_name": FACTS[family].display_name if family else "unknown model",
         "token": word.token,
         "vectors": word.num_vectors,
         "dtype": str(opened.dtype).removeprefix("torch."),
@@ -153,7 +154,7 @@ def _target_widths(model: ComparedModel, family: str | None) -> tuple[int, ...]:
     """Return the widths of the text encoders: of the model, or of the family's released models."""
     if model.vocabularies:
         return tuple(words.table.shape[1] for words in model.vocabularies.values())
-    return FAMILY_WIDTHS.get(family or "", ())
+    return FACTS[family].widths if family else ()
 
 
 def _shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -231,8 +232,9 @@ def _length_warnings(key: str, rows: Tensor) -> list[str]:
 def _key_warnings(word: Word, model: ComparedModel) -> list[str]:
     """Return a warning about text encoders that the model does not have."""
     taken = {*model.vocabularies}
-    if model.family == "sd1":
-        taken.add("clip_l")
+    if model.family:
+        for encoder in FACTS[model.family].text_encoders:
+            taken.update(encoder.other_keys)
     if not model.vocabularies or set(word.vectors) <= taken:
         return []
     has, takes = ", ".join(word.vectors), ", ".join(model.vocabularies)

@@ -15,7 +15,7 @@ from coinage.embeddings.word import Word, vectors_for
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
 from coinage.models.base import Components
 from coinage.models.token_embedding import initial_rows, table_of
-from coinage.text.placeholder import Placeholder, placeholders_for, vocabulary_problems
+from coinage.text.placeholder import Placeholder, pieces_of, vocabulary_problems
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
@@ -99,16 +99,14 @@ def install_words(
         CoinageError: an init word has no tokens, or the tokenizer has tokens that the text encoder
             lacks.
     """
-    placeholders = _placeholders(parts, [(word.token, word.num_vectors) for word in words])
     from_files = [read_vectors(word) for word in words]
     for word, vectors in zip(words, from_files, strict=True):
         _check_fit(parts, keys, vectors, str(word.init_file))
-    _check_tokenizers(parts, placeholders)
+    _check_tokenizers(parts, words)
     first_vectors = []
     for word, vectors in zip(words, from_files, strict=True):
         first_vectors.append(vectors or _initial_vectors(parts, word, keys))
-    _install(parts, keys, placeholders, first_vectors)
-    return placeholders
+    return _install(parts, keys, [word.token for word in words], first_vectors)
 
 
 def install_embeddings(
@@ -124,15 +122,10 @@ def install_embeddings(
     Raises:
         EmbeddingFileError: a word was made for another kind of model.
     """
-    placeholders = _placeholders(parts, [(token, word.num_vectors) for token, word in words])
     for token, word in words:
         _check_fit(parts, keys, word.vectors, str(word.path or token))
-    _install(parts, keys, placeholders, [word.vectors for _, word in words])
-    return placeholders
-
-
-def _placeholders(parts: Components, sizes: Sequence[tuple[str, int]]) -> tuple[Placeholder, ...]:
-    return placeholders_for(sizes, len(table_of(parts.text_encoders[0])))
+    tokens = [token for token, _ in words]
+    return _install(parts, keys, tokens, [word.vectors for _, word in words])
 
 
 def _check_fit(
@@ -143,9 +136,11 @@ def _check_fit(
         raise EmbeddingFileError(problem.what, problem.where, problem.hint)
 
 
-def _check_tokenizers(parts: Components, placeholders: Sequence[Placeholder]) -> None:
+def _check_tokenizers(parts: Components, words: Sequence[WordConfig]) -> None:
     """Check that new words are free in the tokenizers, and that these fit their text encoders."""
-    pieces = [piece for placeholder in placeholders for piece in placeholder.pieces]
+    pieces: list[str] = []
+    for word in words:
+        pieces += pieces_of(word.token, word.num_vectors)
     for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
         problems = vocabulary_problems(pieces, tokenizer.get_vocab(), "the loaded tokenizer")
         if problems:
@@ -170,9 +165,9 @@ def _initial_vectors(parts: Components, word: WordConfig, keys: Sequence[str]) -
 def _install(
     parts: Components,
     keys: Sequence[str],
-    placeholders: Sequence[Placeholder],
+    tokens: Sequence[str],
     vectors: Sequence[Mapping[str, Tensor]],
-) -> None:
+) -> tuple[Placeholder, ...]:
     """Install words whose vectors fit the model, one mapping of key to [n, D] for each."""
     rows = []
     for key, encoder in zip(keys, parts.text_encoders, strict=True):
@@ -184,4 +179,7 @@ def _install(
                 rows_of_words.append(fitting.to(device))
         if rows_of_words:
             rows.append(torch.cat(rows_of_words))
-    parts.install(placeholders, rows)
+    words = []
+    for token, vectors_of_word in zip(tokens, vectors, strict=True):
+        words.append((token, len(next(iter(vectors_of_word.values())))))
+    return parts.install(words, rows)

@@ -16,6 +16,7 @@ from torch import Tensor
 from coinage.embeddings.pickles import ParameterDict
 from coinage.embeddings.word import PAIR
 from coinage.errors import EmbeddingFileError
+from coinage.models.facts import SDXL
 
 MOST_VECTORS = 10_000
 SHOWN_NAMES = 8  # of many, in a message
@@ -130,10 +131,11 @@ def list_of_words(content: FileContent) -> Recognised | None:
     if not 0 < len(tensors) <= MOST_VECTORS:
         raise EmbeddingFileError(f"not an embedding: a list with {len(tensors) or 'no'} tensors")
     widths = {tensor.shape[-1] if tensor.ndim else 0 for tensor in tensors}
-    if widths == {768, 1280}:
-        first = [(PAIR[0], tensor) for tensor in tensors if tensor.shape[-1] == 768]
-        second = [(PAIR[1], tensor) for tensor in tensors if tensor.shape[-1] == 1280]
-        return Recognised("L", (*first, *second))
+    if widths == set(SDXL.widths):
+        parts: list[tuple[str, Any]] = []
+        for key, width in zip(SDXL.keys, SDXL.widths, strict=True):
+            parts += [(key, tensor) for tensor in tensors if tensor.shape[-1] == width]
+        return Recognised("L", tuple(parts))
     if len(widths) > 1:
         shown = ", ".join(map(str, sorted(widths)))
         raise EmbeddingFileError(f"a list of vectors of different widths: {shown}")

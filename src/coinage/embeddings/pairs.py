@@ -9,15 +9,14 @@ from torch import Tensor
 
 from coinage.embeddings.layouts import quoted
 from coinage.embeddings.reading import OpenedFile, open_file
-from coinage.embeddings.vectors import WIDTHS
-from coinage.embeddings.word import FAMILY_WIDTHS, PAIR, Word
+from coinage.embeddings.word import PAIR, Word
 from coinage.errors import EmbeddingFileError
+from coinage.models.facts import KNOWN_WIDTHS, SDXL, fits_other_families
 
 HOW_TO_JOIN = (
     "if it is one of two files that diffusers wrote: "
     "coinage convert ONE WORD.safetensors --second OTHER joins them"
 )
-PAIR_WIDTHS = FAMILY_WIDTHS["sdxl"]
 
 
 def open_embedding(path: Path, *, key: str | None = None, second: Path | None = None) -> OpenedFile:
@@ -86,8 +85,8 @@ def _are_halves(word: Word, other: Word) -> bool:
     if (word.token, word.num_vectors) != (other.token, other.num_vectors):
         return False
     widths = {_only_rows(half).shape[1] for half in (word, other)}
-    is_sdxl = widths == set(PAIR_WIDTHS)
-    is_no_released_model = not widths & WIDTHS
+    is_sdxl = widths == set(SDXL.widths)
+    is_no_released_model = not widths & KNOWN_WIDTHS
     return len(widths) == 2 and (is_sdxl or is_no_released_model)
 
 
@@ -100,9 +99,11 @@ def half_note(path: Path, opened: OpenedFile, other: Path | None) -> str:
         )
     if tuple(opened.word.vectors) == ("clip_g",):
         return "only the second half of an SDXL word; --second names the file of the first"
-    if opened.word.family == "sd1" and opened.layout == "P":
+    if not fits_other_families(opened.word.family):
+        return ""
+    if opened.layout == "P":
         return "an SD 1.x word, or the first half of an SDXL word"
-    if opened.word.family == "sd1" and opened.layout == "D":
+    if opened.layout == "D":
         other_name = _other_names(path)[0]
         return (
             "an SD 1.x word, or the first half of an SDXL word, "
@@ -155,9 +156,9 @@ def _in_order(first: OpenedFile, second: OpenedFile, where: str) -> tuple[Opened
             "one of the two files holds both halves already", where, "give it alone"
         )
     widths = (_only_rows(first.word).shape[1], _only_rows(second.word).shape[1])
-    if widths == PAIR_WIDTHS[::-1]:
+    if widths == SDXL.widths[::-1]:
         first, second = second, first
-    elif widths != PAIR_WIDTHS and WIDTHS.intersection(widths):
+    elif widths != SDXL.widths and KNOWN_WIDTHS.intersection(widths):
         raise EmbeddingFileError(
             "the two files are not an SDXL pair: "
             f"their vectors are {widths[0]} and {widths[1]} wide",

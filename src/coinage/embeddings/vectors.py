@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from coinage.embeddings.layouts import MOST_VECTORS
-from coinage.embeddings.word import FAMILY_WIDTHS
+from coinage.embeddings.word import PAIR
 from coinage.errors import EmbeddingFileError
+from coinage.models.facts import KNOWN_WIDTHS, SDXL
+from coinage.text.placeholder import CHUNK
 
-WIDTHS = {width for widths in FAMILY_WIDTHS.values() for width in widths}
 READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-MOST_NUMBERS = MOST_VECTORS * 1280
-CHUNK = 75  # tokens that a text encoder reads at once
+MOST_NUMBERS = MOST_VECTORS * max(KNOWN_WIDTHS)
 FLAT = "one-dimensional, read as one vector"
 
 
@@ -24,7 +24,7 @@ def gather(
 ) -> tuple[dict[str, Tensor], torch.dtype, tuple[str, ...]]:
     """Return a file's vectors: [n, d] float32 by key, copied; their dtype in the file; what is odd.
 
-    A single tensor of width 1280 is SDXL's second half, whatever its name.
+    A single tensor as wide as SDXL's second text encoder is its half, whatever its name.
 
     Raises:
         EmbeddingFileError: no floating-point vectors, not finite, too many, or rows that do not match.
@@ -39,14 +39,14 @@ def gather(
             notes.append(FLAT)
     if len(views) == 1:
         (only,) = views.values()
-        if only[0].shape[1] == 1280:
-            views = {"clip_g": only}
+        if only[0].shape[1] == SDXL.widths[1]:
+            views = {PAIR[1]: only}
     counts = {key: sum(map(len, rows)) for key, rows in views.items()}
     _check_counts(counts, {key: rows[0].shape[1] for key, rows in views.items()})
     vectors = {key: _copied(rows) for key, rows in views.items()}
     for key, rows in vectors.items():
         _check_finite(key, rows)
-        if rows.shape[1] not in WIDTHS:
+        if rows.shape[1] not in KNOWN_WIDTHS:
             notes.append(f"vector width {rows.shape[1]} matches no known Stable Diffusion model")
     if max(counts.values()) > CHUNK:
         notes.append(f"{max(counts.values())} vectors; most tools read {CHUNK} at most")
@@ -95,7 +95,7 @@ def _rows(key: str, tensor: Any) -> Tensor:
         raise EmbeddingFileError(
             f"{key} has the shape {_shape(tensor)}, which is not a list of vectors"
         )
-    if rows.shape[0] in WIDTHS and rows.shape[1] not in WIDTHS:
+    if rows.shape[0] in KNOWN_WIDTHS and rows.shape[1] not in KNOWN_WIDTHS:
         raise EmbeddingFileError(f"{key} has the shape {_shape(tensor)}", hint="is it transposed?")
     return rows
 
@@ -115,5 +115,5 @@ def _check_counts(counts: Mapping[str, int], widths: Mapping[str, int]) -> None:
     if len(set(counts.values())) > 1:
         shown = " and ".join(f"{count} rows in {key}" for key, count in counts.items())
         raise EmbeddingFileError(f"its halves do not match: {shown}")
-    if (widths.get("clip_l"), widths.get("clip_g")) == (1280, 768):
+    if tuple(widths.get(key) for key in PAIR) == SDXL.widths[::-1]:
         raise EmbeddingFileError("its halves are swapped: clip_l is 1280 wide and clip_g 768")

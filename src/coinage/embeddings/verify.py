@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,10 +19,11 @@ from coinage.embeddings.tools import Verdict, verdicts
 from coinage.embeddings.word import Word, vectors_for
 from coinage.errors import CoinageError, Findings, reason_of
 from coinage.models.base import Components, Conditioning, ModelFamily
+from coinage.models.facts import FACTS
 from coinage.models.families import FAMILIES
-from coinage.models.loading import telling
+from coinage.models.loading import reported_as
 from coinage.models.token_embedding import table_of
-from coinage.text.placeholder import CHUNK, Placeholder, encoding_problems, placeholders_for
+from coinage.text.placeholder import CHUNK, encoding_problems
 
 log = logging.getLogger("coinage")
 TOLERANCE = 1e-5  # of hidden states in float32
@@ -106,7 +106,7 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
             )
     token = token or word.token or path.stem
     Findings(errors=encoding_problems([("--token", token)])).raise_errors()
-    with telling("a prompt", model.source, "cannot encode"):
+    with reported_as("a prompt", model.source, "cannot encode"):
         checks = verify(path, family, parts, word, token)
     return Verification(token, tuple(checks))
 
@@ -207,28 +207,9 @@ class _Comparison:
 
     def _encode(self, vectors: Sequence[Tensor]) -> Conditioning:
         """Return the trainer's conditioning of a prompt, with these vectors for the word."""
-        first_id = len(table_of(self.parts.text_encoders[0]))
-        sizes = [(self.token, self.word.num_vectors)]
-        (placeholder,) = placeholders_for(sizes, first_id)
-        with _installed(self.parts, placeholder, vectors):
+        with self.parts.with_words([(self.token, self.word.num_vectors)], vectors):
             prompt = prompt_for(self.token, self.word.num_vectors)
             return self.family.encode(self.parts, [prompt], torch.zeros(1, 6, dtype=torch.int64))
-
-
-@contextmanager
-def _installed(
-    parts: Components, placeholder: Placeholder, vectors: Sequence[Tensor]
-) -> Iterator[None]:
-    """Install a word for a `with` block."""
-    before = [encoder.get_input_embeddings() for encoder in parts.text_encoders]
-    embeddings, word_encoders = parts.embeddings, parts.word_encoders
-    try:
-        parts.install([placeholder], vectors)
-        yield
-    finally:
-        parts.embeddings, parts.word_encoders = embeddings, word_encoders
-        for encoder, module in zip(parts.text_encoders, before, strict=True):
-            encoder.set_input_embeddings(module)
 
 
 def prompt_for(token: str, num_vectors: int) -> str:
@@ -290,7 +271,7 @@ def usage(
 
 def _diffusers_lines(path: Path, family: str, token: str) -> list[str]:
     name, word = _quoted(path.as_posix()), _quoted(token)
-    if family != "sdxl":
+    if len(FACTS[family].keys) == 1:
         return [f"diffusers: pipe.load_textual_inversion({name}, token={word})"]
     read_halves = f"safetensors.torch.load_file({name})"
     if path.suffix != ".safetensors":

@@ -11,17 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from coinage.embeddings.format_names import FormatName, Precision
+from coinage.models.facts import SDXL, family_of_vectors
 
-# Widths of the released models' token embeddings, one for each text encoder
-FAMILY_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
-PAIR = ("clip_l", "clip_g")  # SDXL's two text encoders
-FAMILIES_BY_SHAPE = {
-    (("emb_params", 768),): "sd1",
-    (("clip_l", 768),): "sd1",  # or SDXL's first half: the same text encoder
-    (("emb_params", 1024),): "sd2",
-    (("clip_g", 1280),): "sdxl",
-    (("clip_l", 768), ("clip_g", 1280)): "sdxl",
-}
+PAIR = SDXL.keys
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -74,8 +66,8 @@ class Word:
     @property
     def family(self) -> str | None:
         """`sd1`, `sd2` or `sdxl`, as the widths of the vectors show; None if no model has them."""
-        shape = tuple((key, rows.shape[1]) for key, rows in self.vectors.items())
-        return FAMILIES_BY_SHAPE.get(shape)
+        facts = family_of_vectors({key: rows.shape[1] for key, rows in self.vectors.items()})
+        return facts.name if facts else None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], token: str | None = None) -> Word:

@@ -1,4 +1,4 @@
-"""What a model family is: how its parts are loaded, how it reads captions, how it predicts."""
+"""The protocol of a model family: how it loads its parts, reads captions and predicts."""
 
 from __future__ import annotations
 
@@ -12,97 +12,133 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import NoiseSchedule
-from coinage.models.token_embedding import TokenEmbedding, install_rows
-from coinage.text.placeholder import Placeholder, Tokenizer, WordEncoder
+from coinage.models.facts import FamilyFacts
+from coinage.models.token_embedding import TokenEmbedding, install_rows, table_of
+from coinage.text.placeholder import (
+    Placeholder,
+    RowFormat,
+    Tokenizer,
+    WordEncoder,
+    placeholders_for,
+)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
-    from coinage.models.text_cache import KeptText
+    from coinage.models.text_cache import TextCache
 
 
 @dataclass(slots=True)
 class Components:
     """The parts of a loaded model. Everything is frozen but the rows in `embeddings`.
 
-    The tuples hold one entry per text encoder. `embeddings` is empty until rows are installed.
+    The tuples hold one entry per text encoder. `embeddings` is empty until words are installed.
     """
 
     tokenizers: tuple[Tokenizer, ...]
-    text_encoders: tuple[Any, ...]  # CLIPTextModel, or CLIPTextModelWithProjection
+    text_encoders: tuple[Any, ...]  # such as CLIPTextModel and CLIPTextModelWithProjection
+    row_formats: tuple[RowFormat, ...]  # how each text encoder takes ids
     vae: AutoencoderKL
     denoiser: UNet2DConditionModel
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     clip_skip: int | None = None
-    chunks: int = 1  # rows of 77 ids per caption
-    pad_ids: tuple[int, ...] = ()
+    chunks: int = 1  # rows of ids per caption
     word_encoders: tuple[WordEncoder, ...] = ()
     embeddings: tuple[TokenEmbedding, ...] = ()
-    kept_text: KeptText | None = None  # encodings that do not depend on the rows
+    text_cache: TextCache | None = None  # encodings that do not depend on the rows
 
     @property
     def scaling_factor(self) -> float:
-        """What VAE latents are multiplied by before the UNet sees them."""
+        """Factor that VAE latents are multiplied by before the UNet sees them."""
         return float(self.vae.config.scaling_factor)
 
     @property
     def device(self) -> torch.device:
-        # The UNet's own `device` looks through all its modules
+        """Device of the UNet. The UNet's own `device` looks through all its modules."""
         device: torch.device = next(self.denoiser.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet computes with; its weights may be kept in 8 bits."""
-        dtype: torch.dtype = next(
-            p.dtype for p in self.denoiser.parameters() if p.dtype.itemsize > 1
-        )
-        return dtype
+        """Dtype that the UNet computes with; its weights may be stored in 8 bits."""
+        for parameter in self.denoiser.parameters():
+            if parameter.dtype.itemsize > 1:
+                dtype: torch.dtype = parameter.dtype
+                return dtype
+        raise ValueError("the UNet has no weight of 16 or 32 bits")
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
+        """Return all neural networks of the model."""
         return (*self.text_encoders, self.vae, self.denoiser)
 
     def rows(self, word: int = 0) -> list[torch.nn.Parameter]:
-        """What trains of a word, by its number: one [n, D] float32 parameter per text encoder."""
-        return [cast(torch.nn.Parameter, embedding.words[word]) for embedding in self.embeddings]
-
-    def install(self, placeholders: Sequence[Placeholder], rows: Sequence[Tensor]) -> None:
-        """Give the words their rows, one [N, D] tensor of all words for each text encoder; earlier words are forgotten.
-
-        Without words and rows, captions are read as they stand.
-        """
-        sizes = [placeholder.num_vectors for placeholder in placeholders]
-        pairs = zip(self.text_encoders, rows, strict=bool(rows))
-        self.embeddings = tuple(install_rows(encoder, own.split(sizes)) for encoder, own in pairs)
-        pads = zip(self.tokenizers, self.pad_ids, strict=True)
-        self.word_encoders = tuple(
-            WordEncoder(tokenizer, placeholders, pad) for tokenizer, pad in pads
-        )
-
-    @contextmanager
-    def lent(self, placeholders: Sequence[Placeholder], rows: Sequence[Tensor]) -> Iterator[None]:
-        """Have more words for a while, after those that are there.
+        """Return the parameters of one word: [n, D] float32 for each text encoder.
 
         Args:
-            placeholders: of the words; their ids follow those of the words that are there.
-            rows: one [N, D] tensor of all these words for each text encoder.
+            word: its number among the installed words.
         """
-        kept, encoders = self.embeddings, self.word_encoders
-        together = [
-            torch.cat([old.rows.detach(), new.to(old.rows)])
-            for old, new in zip(kept, rows, strict=True)
-        ]
-        self.install([*encoders[0].placeholders, *placeholders], together)
+        return [cast(torch.nn.Parameter, embedding.words[word]) for embedding in self.embeddings]
+
+    def install(
+        self, words: Sequence[tuple[str, int]], rows: Sequence[Tensor]
+    ) -> tuple[Placeholder, ...]:
+        """Install new words in place of earlier ones. Without words, captions are read as they stand.
+
+        Args:
+            words: each one's token and number of vectors.
+            rows: the vectors of all words together, one [N, D] tensor for each text encoder; [] without
+                words.
+
+        Returns:
+            The words with their ids in the first text encoder; others have as many in their own vocabularies.
+        """
+        counts = [count for _, count in words]
+        if rows:
+            self.embeddings = tuple(
+                install_rows(encoder, vectors.split(counts))
+                for encoder, vectors in zip(self.text_encoders, rows, strict=True)
+            )
+        else:
+            self.embeddings = ()
+        encoders = []
+        for tokenizer, encoder, row_format in zip(
+            self.tokenizers, self.text_encoders, self.row_formats, strict=True
+        ):
+            placeholders = placeholders_for(words, len(table_of(encoder)))
+            encoders.append(WordEncoder(tokenizer, placeholders, row_format))
+        self.word_encoders = tuple(encoders)
+        return self.word_encoders[0].placeholders
+
+    @contextmanager
+    def with_words(
+        self, words: Sequence[tuple[str, int]], rows: Sequence[Tensor], *, keep: bool = False
+    ) -> Iterator[tuple[Placeholder, ...]]:
+        """Install words for a `with` block, which gets them with their ids; afterwards all is as before.
+
+        Args:
+            words: as for `install`.
+            rows: as for `install`.
+            keep: leave the installed words in place, before the new ones.
+        """
+        embeddings, word_encoders = self.embeddings, self.word_encoders
+        modules = [encoder.get_input_embeddings() for encoder in self.text_encoders]
+        installed: list[tuple[str, int]] = []
+        if keep:
+            installed = [(p.token, p.num_vectors) for p in word_encoders[0].placeholders]
+            rows = [
+                torch.cat([embedding.rows.detach(), vectors.to(embedding.rows)])
+                for embedding, vectors in zip(embeddings, rows, strict=True)
+            ]
         try:
-            yield
+            yield self.install([*installed, *words], rows)[len(installed) :]
         finally:
-            self.embeddings, self.word_encoders = kept, encoders
-            for encoder, embedding in zip(self.text_encoders, kept, strict=True):
-                encoder.set_input_embeddings(embedding)
+            self.embeddings, self.word_encoders = embeddings, word_encoders
+            for encoder, module in zip(self.text_encoders, modules, strict=True):
+                encoder.set_input_embeddings(module)
 
     def frozen(self) -> Components:
-        """The same parts, without gradients and in eval mode."""
+        """Switch off gradients and dropout in all parts, and return the same object."""
         for module in self.modules():
             module.requires_grad_(False).eval()
         return self
@@ -110,12 +146,13 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the UNet is told.
+    """Everything that the UNet reads beside latents and time.
 
     Attributes:
         encoder_hidden_states: [B, T, D].
         pooled: [B, P], SDXL only.
-        time_ids: original height and width, crop top and left, target height and width: [B, 6], SDXL only.
+        time_ids: original height and width, crop top and left, target height and width: [B, 6],
+            SDXL only.
     """
 
     encoder_hidden_states: Tensor
@@ -127,16 +164,13 @@ class ModelFamily(Protocol):
     """One kind of Stable Diffusion."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def architecture(self) -> str:
-        """Its ModelSpec name."""
+    def facts(self) -> FamilyFacts:
+        """What is fixed for all its models."""
         ...
 
     @property
-    def default_size(self) -> int:
-        """Preview size when nothing is said, in pixels."""
+    def name(self) -> str:
+        """Its name in the table of families."""
         ...
 
     @property
@@ -151,23 +185,23 @@ class ModelFamily(Protocol):
     def encode(
         self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False
     ) -> Conditioning:
-        """Conditioning of B captions; gradients flow to the rows.
+        """Return the conditioning of B captions; gradients flow to the rows.
 
         Args:
-            parts: the model's.
+            parts: of the model.
             captions: B texts.
             sizes: [B, 6] as `Conditioning.time_ids`.
-            weighted: for pictures: read `(word:1.3)` as a weight, and join the rows of a long text as tools that draw do;
-                training reads captions as they stand.
+            weighted: for pictures: read `(word:1.3)` as a weight, and join the rows of a long text
+                as tools that draw do; training reads captions as they stand.
         """
         ...
 
     def predict(
         self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
     ) -> Tensor:
-        """The UNet's answer, [B, C, H, W]."""
+        """Return the UNet's prediction, [B, C, H, W]."""
         ...
 
     def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
-        """A diffusers pipeline over the same parts."""
+        """Return a diffusers pipeline over the same parts."""
         ...

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) -> Tensor:
-    """Hidden states for cross-attention, as in sd-scripts.
+    """Return hidden states for cross-attention, as in sd-scripts.
 
     Args:
         encoder: a text encoder, transformers 4 or 5.
@@ -38,33 +38,49 @@ def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) ->
 def rows_and_weights(
     words: WordEncoder, captions: Sequence[str], chunks: int, *, weighted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Ids [B * chunks, 77] of B captions, and the weight of each [B * chunks, 77, 1], where `(word:1.3)` is read as a weight."""
+    """Return the ids of B captions, and weights where `(word:1.3)` is read as a weight.
+
+    Args:
+        words: of the text encoder.
+        captions: B texts.
+        chunks: rows per caption.
+        weighted: read weights; off: captions are read as they stand.
+
+    Returns:
+        Ids [B * chunks, 77] int64, and weights [B * chunks, 77, 1] float32 or None.
+    """
+    ids: list[list[int]] = []
     if not weighted:
-        return torch.tensor(
-            [row for caption in captions for row in words.rows(caption, chunks)]
-        ), None
-    pairs = [
-        words.weighted_rows(parse_weights(caption, words.names), chunks) for caption in captions
-    ]
-    return torch.tensor([row for rows, _ in pairs for row in rows]), torch.tensor(
-        [row for _, rows in pairs for row in rows]
-    )[..., None]
+        for caption in captions:
+            ids += words.rows(caption, chunks)
+        return torch.tensor(ids), None
+    weights: list[list[float]] = []
+    for caption in captions:
+        pieces = parse_weights(caption, words.names)
+        caption_ids, caption_weights = words.weighted_rows(pieces, chunks)
+        ids += caption_ids
+        weights += caption_weights
+    return torch.tensor(ids), torch.tensor(weights)[..., None]
 
 
 def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
-    """Hidden states [B, T, D] times weights [B, T, 1], as in sd-scripts: SD 1 and 2 keep each text's mean, SDXL does not."""
+    """Multiply hidden states [B, T, D] by weights [B, T, 1], as in sd-scripts.
+
+    With `keep_mean` each text's mean stays as it was: so for SD 1 and 2, not for SDXL.
+    """
     if weights is None or bool((weights == 1).all()):
         return hidden
     scaled = hidden * weights.to(hidden)
     if not keep_mean:
         return scaled
-    # In half precision it may round to 0
-    mean, now = (states.float().mean(dim=(1, 2), keepdim=True) for states in (hidden, scaled))
-    return (scaled * (mean / now)).to(hidden.dtype)
+    # In half precision the mean may round to 0
+    mean = hidden.float().mean(dim=(1, 2), keepdim=True)
+    scaled_mean = scaled.float().mean(dim=(1, 2), keepdim=True)
+    return (scaled * (mean / scaled_mean)).to(hidden.dtype)
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
-    """The rows of each caption as one sequence, as in sd-scripts: the first start, all text, the last end.
+    """Join the rows of each caption as in sd-scripts: the first start, all text, the last end.
 
     Args:
         hidden: [B * chunks, 77, D].
@@ -81,7 +97,7 @@ def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
 
 
 def whole_chunks(hidden: Tensor, chunks: int) -> Tensor:
-    """The rows of each text as one sequence with every start and end kept, as tools that draw with SD 1 and 2 do.
+    """Join the rows of each text, with every start and end, as tools that draw with SD 1 and 2 do.
 
     Args:
         hidden: [B * chunks, 77, D].
@@ -94,5 +110,8 @@ def whole_chunks(hidden: Tensor, chunks: int) -> Tensor:
 
 
 def end_of_text(ids: Tensor, end_id: int) -> Tensor:
-    """[B] int64: where each row of [B, T] ids ends, 0 if nowhere. A new word's ids are larger than the end's."""
+    """Return where each row of [B, T] ids ends, [B] int64; 0 if nowhere.
+
+    A new word's ids are larger than the end's, so that the largest id is not the end.
+    """
     return (ids == end_id).int().argmax(dim=1)

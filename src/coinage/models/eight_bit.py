@@ -1,4 +1,4 @@
-"""Frozen weights kept in 8 bits, half of what bf16 takes, and brought to the inputs' dtype where they are used."""
+"""Keep frozen weights in 8 bits, half of what bf16 takes; they are converted where they are used."""
 
 from __future__ import annotations
 
@@ -54,10 +54,9 @@ class EightBitLinear(nn.Linear):
     """A linear layer whose weight is kept in 8 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _computed(x)
-        result: Tensor = _Linear.apply(
-            x, self.weight, None if self.bias is None else self.bias.to(x.dtype)
-        )  # type: ignore[no-untyped-call]
+        x = _as_autocast(x)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        result: Tensor = _Linear.apply(x, self.weight, bias)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -65,20 +64,23 @@ class EightBitConvolution(nn.Conv2d):
     """A convolution whose weight is kept in 8 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _computed(x)
+        x = _as_autocast(x)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         result: Tensor = _Convolution.apply(x, self.weight, bias, self)  # type: ignore[no-untyped-call]
         return result
 
 
-def _computed(x: Tensor) -> Tensor:
-    """The input in what autocast would compute with."""
+def _as_autocast(x: Tensor) -> Tensor:
+    """Convert an input to the dtype that autocast would compute with."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def keep_in_eight_bits(module: nn.Module) -> None:
-    """Store the weights of all linear and convolution layers of a frozen module in 8 bits; biases and norms stay as they are."""
+    """Store the weights of a frozen module's linear and convolution layers in 8 bits.
+
+    Biases and norms stay as they are.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             _store(layer, EightBitLinear)

@@ -1,7 +1,7 @@
-"""What a model predicts, and on which schedule: told by a single file itself, by settings, or by flags.
+"""Find what a model predicts, and on which schedule: a single file, settings, or flags say so.
 
-Files without settings tell it in two ways: empty tensors named `v_pred` and `ztsnr`, which tools that draw go by, and
-`modelspec.prediction_type` in a safetensors header.
+Files without settings say it in two ways: empty tensors named `v_pred` and `ztsnr`, which tools that
+draw go by, and `modelspec.prediction_type` in a safetensors header.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coinage.config import ModelConfig, PredictionType
+from coinage.models.facts import FACTS
 
 V_PRED, ZTSNR = "v_pred", "ztsnr"
 HEADER = "modelspec.prediction_type"
@@ -19,78 +20,106 @@ SPELLINGS: dict[str, PredictionType] = {
     "v_prediction": "v_prediction",
     "epsilon": "epsilon",
 }
-HALF = "--v_parameterization alone: the schedule does not end in pure noise; add --zero_terminal_snr if the model was trained so"
+PLAIN_SCHEDULE = (
+    "--v_parameterization alone: the schedule does not end in pure noise; "
+    "add --zero_terminal_snr if the model was trained that way"
+)
+UNSAID = (
+    "the file does not say what this 2.x model predicts: noise is assumed; "
+    "the 768 px models need --v_parameterization"
+)
 NAMES: dict[PredictionType, str] = {"epsilon": "the noise", "v_prediction": "v"}
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a single file says of itself.
+class Declaration:
+    """What a single file declares about its prediction.
 
     Attributes:
         prediction_type: what the model predicts; None where the file does not say.
-        ends_in_noise: whether it was trained on a schedule that ends in pure noise, if it predicts v.
-        by: the names that say so.
+        ends_in_noise: trained on a schedule that ends in pure noise, if it predicts v.
+        names: the entries that say so.
     """
 
     prediction_type: PredictionType | None = None
     ends_in_noise: bool = False
-    by: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
-def told_by(names: Collection[str], header: Mapping[str, str]) -> Told:
-    """Return what the names of a file's tensors and its header say; the tensors win, as in the tools that draw."""
-    spoken = SPELLINGS.get(header.get(HEADER, "").strip().lower())
-    kind = "v_prediction" if V_PRED in names else spoken
-    by = [V_PRED] if V_PRED in names else [HEADER] if spoken else []
-    return Told(kind, ZTSNR in names, (*by, *([ZTSNR] if ZTSNR in names else [])))
+def read_declaration(names: Collection[str], header: Mapping[str, str]) -> Declaration:
+    """Return what a file declares by its tensors' names and header.
+
+    The tensors win, as in tools that draw.
+    """
+    spelled = SPELLINGS.get(header.get(HEADER, "").strip().lower())
+    prediction_type: PredictionType | None = None
+    entries: list[str] = []
+    if V_PRED in names:
+        prediction_type = "v_prediction"
+        entries.append(V_PRED)
+    elif spelled:
+        prediction_type = spelled
+        entries.append(HEADER)
+    if ZTSNR in names:
+        entries.append(ZTSNR)
+    return Declaration(prediction_type, ZTSNR in names, tuple(entries))
 
 
-def with_told(settings: Mapping[str, Any], told: Told, model: ModelConfig) -> dict[str, Any]:
-    """Return a model's scheduler settings with what its file says, and what the flags say, which win."""
-    kind = (
-        model.prediction_type or told.prediction_type or settings.get("prediction_type", "epsilon")
+def resolved_settings(
+    settings: Mapping[str, Any], declared: Declaration, model: ModelConfig
+) -> dict[str, Any]:
+    """Return a model's scheduler settings with what its file declares, and what the flags say, which win."""
+    prediction_type = (
+        model.prediction_type
+        or declared.prediction_type
+        or settings.get("prediction_type", "epsilon")
     )
-    ends_in_noise = model.zero_terminal_snr or (told.ends_in_noise and kind == "v_prediction")
-    return {**settings, "prediction_type": kind} | (
-        {"rescale_betas_zero_snr": True} if ends_in_noise else {}
-    )
+    resolved = {**settings, "prediction_type": prediction_type}
+    declared_noise = declared.ends_in_noise and prediction_type == "v_prediction"
+    if model.zero_terminal_snr or declared_noise:
+        resolved["rescale_betas_zero_snr"] = True
+    return resolved
 
 
 def prediction_note(
-    settings: Mapping[str, Any], told: Told, model: ModelConfig, *, is_file: bool
+    settings: Mapping[str, Any], declared: Declaration, model: ModelConfig, *, is_file: bool
 ) -> str:
-    """Return the line to say about a model's prediction, "" where it is as its settings say.
+    """Return a note on how a model's prediction was found, "" where it is as its settings say.
 
     Args:
-        settings: the model's scheduler settings before `with_told`.
-        told: what its file says.
+        settings: the model's scheduler settings before `resolved_settings`.
+        declared: what its file declares.
         model: the flags.
-        is_file: whether it is a single file, which has no settings of its own.
+        is_file: the model is a single file, which has no settings of its own.
     """
-    final = with_told(settings, told, model)
-    if told.by == (ZTSNR,) and final["prediction_type"] == "epsilon":
-        return f"the file names a schedule that ends in pure noise ({ZTSNR}): add --v_parameterization if the model predicts v"
-    plain = model.prediction_type == "v_prediction" and not final.get("rescale_betas_zero_snr")
-    if told.by:
-        wins = (
-            "; the flag wins"
-            if told.prediction_type == "epsilon" and model.prediction_type == "v_prediction"
-            else ""
-        )
-        ends = (
-            ", on a schedule that ends in pure noise"
-            if told.ends_in_noise and final["prediction_type"] == "v_prediction"
-            else ""
-        )
-        kind = told.prediction_type or final["prediction_type"]
-        half = f". {HALF}" if wins and plain else ""
-        return f"the file says that the model predicts {NAMES[kind]}{ends} ({', '.join(told.by)}){wins}{half}"
-    if model.family == "sd2" and is_file:  # 2.x models for 768 px predict v, on the plain schedule
-        asked = model.prediction_type is not None
+    final = resolved_settings(settings, declared, model)
+    if declared.names == (ZTSNR,) and final["prediction_type"] == "epsilon":
         return (
-            ""
-            if asked
-            else "a file does not tell what a 2.x model predicts: noise is taken; the 768 px models need --v_parameterization"
+            f"the file declares a schedule that ends in pure noise ({ZTSNR}): "
+            "add --v_parameterization if the model predicts v"
         )
-    return HALF if plain and settings.get("prediction_type", "epsilon") == "epsilon" else ""
+    asks_v = model.prediction_type == "v_prediction"
+    plain = asks_v and not final.get("rescale_betas_zero_snr")
+    if declared.names:
+        return _declaration_note(final, declared, flag_wins=asks_v, plain=plain)
+    if FACTS[model.family].file_hides_prediction and is_file:
+        return "" if model.prediction_type else UNSAID
+    if plain and settings.get("prediction_type", "epsilon") == "epsilon":
+        return PLAIN_SCHEDULE
+    return ""
+
+
+def _declaration_note(
+    final: Mapping[str, Any], declared: Declaration, *, flag_wins: bool, plain: bool
+) -> str:
+    """Return the note on a file that declares its prediction, and on a flag that says otherwise."""
+    name = NAMES[declared.prediction_type or final["prediction_type"]]
+    note = f"the file says that the model predicts {name}"
+    if declared.ends_in_noise and final["prediction_type"] == "v_prediction":
+        note += ", on a schedule that ends in pure noise"
+    note += f" ({', '.join(declared.names)})"
+    if flag_wins and declared.prediction_type == "epsilon":
+        note += "; the flag wins"
+        if plain:
+            note += f". {PLAIN_SCHEDULE}"
+    return note

@@ -1,10 +1,13 @@
-"""Stable Diffusion XL: CLIP-L and OpenCLIP-bigG side by side, a pooled vector, sizes (Podell et al. 2023, arXiv:2307.01952)."""
+"""Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952).
+
+CLIP-L and OpenCLIP-bigG side by side, a pooled vector, and the picture's sizes.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.models.base import Components, Conditioning
 from coinage.models.clip_text import end_of_text, join_chunks, rows_and_weights, weigh
+from coinage.models.facts import FamilyFacts
 from coinage.models.loading import load_parts
 
 if TYPE_CHECKING:
@@ -21,25 +25,34 @@ if TYPE_CHECKING:
 log = logging.getLogger("coinage")
 
 
-class SDXL:
+@dataclass(frozen=True, slots=True)
+class StableDiffusionXL:
     """Stable Diffusion XL, base model."""
 
-    name = "sdxl"
-    architecture = "stable-diffusion-xl-v1-base"
-    default_size = 1024
-    embedding_keys = ("clip_l", "clip_g")
+    facts: FamilyFacts
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def embedding_keys(self) -> tuple[str, ...]:
+        return self.facts.keys
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         if model.clip_skip:
             log.info(
                 "note: --clip_skip has no effect on SDXL, whose UNet reads the second-to-last layers"
             )
-        return load_parts(replace(model, clip_skip=None), dtype, self.name, open_clip=[False, True])
+        return load_parts(replace(model, clip_skip=None), dtype, self.facts)
 
     def encode(
         self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False
     ) -> Conditioning:
-        """The second-to-last hidden states of both encoders, without final norm, and the second's pooled vector."""
+        """Return the second-to-last hidden states of both encoders, and the second's pooled vector.
+
+        The hidden states are without the final norm.
+        """
         states = []
         pooled: Tensor | None = None
         for encoder, words in zip(parts.text_encoders, parts.word_encoders, strict=True):
@@ -47,13 +60,12 @@ class SDXL:
             rows = rows.to(parts.device)
             output: Any = encoder(rows, output_hidden_states=True)
             joined = None if weights is None else join_chunks(weights, parts.chunks)
-            states.append(
-                weigh(join_chunks(output.hidden_states[-2], parts.chunks), joined, keep_mean=False)
-            )
+            hidden = join_chunks(output.hidden_states[-2], parts.chunks)
+            states.append(weigh(hidden, joined, keep_mean=False))
             if hasattr(encoder, "text_projection"):
-                pooled = pool(
-                    encoder, output.last_hidden_state, rows, words.tokenizer.eos_token_id
-                )[:: parts.chunks]
+                (end_id,) = words.row_format.end
+                projected = pool(encoder, output.last_hidden_state, rows, end_id)
+                pooled = projected[:: parts.chunks]
         return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))
 
     def predict(
@@ -73,7 +85,7 @@ class SDXL:
     def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
         from diffusers import StableDiffusionXLPipeline
 
-        made = StableDiffusionXLPipeline(
+        pipeline = StableDiffusionXLPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoders[0],
             text_encoder_2=parts.text_encoders[1],
@@ -83,14 +95,15 @@ class SDXL:
             scheduler=cast(Any, scheduler),
             add_watermarker=False,
         )
-        made.set_progress_bar_config(disable=True)
-        return made
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
 
 def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
-    """The projected hidden state at the end of each text, [B, P].
+    """Return the projected hidden state at the end of each text, [B, P].
 
-    Not the encoder's own pooled output: with its old settings it pools at the largest id, which is the new word.
+    Not the encoder's own pooled output: with its old settings it pools at the largest id, which is
+    the new word.
     """
     at = end_of_text(ids, end_id)
     projected: Tensor = encoder.text_projection(

@@ -1,96 +1,68 @@
-"""How many parameters a model has, from the headers of its files. Imports no torch."""
+"""Count a model's parameters from the headers of its files. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
-from coinage.models.detect import HUB_ID, UNET, VAE, hub_folder, safetensors_shapes
-from coinage.system.text_files import is_file, is_there
+from coinage.models.detect import UNET, VAE, safetensors_shapes
+from coinage.models.facts import FACTS, FamilyFacts, ModelSizes
+from coinage.models.hub_files import local_path
+from coinage.system.text_files import is_file
 
 TEXT = ("cond_stage_model.", "conditioner.embedders.")
 KEPT = ("embedding", "norm", "ln_")  # in the names of a text encoder's tables and norms
 NOT_LOADED = ("position_ids", "logit_scale")
-# What Stable Diffusion 2.x leaves out of its text encoder
-OPEN_CLIP_H = ("text_projection", "resblocks.23.")
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-REDUCTION = 8  # pixels a side to one of the latents, in the released models
-# Of a vector, over all text encoders of the released models
-WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 768 + 1280}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSizes:
-    """Parameters of a model's parts.
-
-    Attributes:
-        unet: of the UNet.
-        unet_small: biases and norms among them, which --fp8_base leaves as they are.
-        text: of all text encoders.
-        text_kept: tables and norms among them, which stay in float32.
-        vae: of the VAE.
-        told: read from the model; otherwise those of the family's released model, at least in part.
-    """
-
-    unet: int
-    unet_small: int
-    text: int
-    text_kept: int
-    vae: int
-    told: bool = True
-
-
-RELEASED = {
-    "sd1": ModelSizes(859_520_964, 443_844, 123_060_480, 38_042_880, 83_653_863, told=False),
-    "sd2": ModelSizes(865_910_724, 443_844, 340_387_840, 50_768_896, 83_653_863, told=False),
-    "sdxl": ModelSizes(2_567_463_684, 1_583_364, 817_720_320, 101_550_080, 83_653_863, told=False),
-}
-
-
 def model_sizes(model: ModelConfig) -> ModelSizes:
-    """The sizes of a model: a safetensors file, a folder, or a hub id in the local cache.
+    """Return the sizes of a model: a safetensors file, a folder, or a hub id in the local cache.
 
-    What cannot be told (pickles, models that are still to be downloaded) is taken from the family's released model.
+    Parts that cannot be counted (pickles, models that are still to be downloaded) are taken from
+    the family's released model.
     """
-    path = Path(model.source)
-    if not is_there(path) and HUB_ID.fullmatch(model.source):
-        path = hub_folder(model.source) or path
+    path = local_path(model.source)
     shapes = _shapes_of_file(path) if is_file(path) else _shapes_of_folder(path)
     if model.vae is not None:
         shapes["vae"] = _shapes_of_vae(Path(model.vae))
-    found = RELEASED[model.family]
+    facts = FACTS[model.family]
+    sizes = facts.released
     if shapes["unet"]:
-        found = replace(
-            found,
-            unet=_count(shapes["unet"]),
-            unet_small=sum(math.prod(s) for s in shapes["unet"].values() if len(s) == 1),
-        )
+        small = sum(math.prod(shape) for shape in shapes["unet"].values() if len(shape) == 1)
+        sizes = replace(sizes, unet=_count(shapes["unet"]), unet_small=small)
     if shapes["text"]:
-        text = {name: s for name, s in shapes["text"].items() if _is_loaded(name, model.family)}
-        kept = {name: s for name, s in text.items() if any(word in name for word in KEPT)}
-        found = replace(found, text=_count(text), text_kept=_count(kept))
+        loaded, kept = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
+        for name, shape in shapes["text"].items():
+            if _is_loaded(name, facts):
+                loaded[name] = shape
+                if any(word in name for word in KEPT):
+                    kept[name] = shape
+        sizes = replace(sizes, text=_count(loaded), text_kept=_count(kept))
     if shapes["vae"]:
-        found = replace(found, vae=_count(shapes["vae"]))
-    return replace(found, told=all(shapes.values()))
+        sizes = replace(sizes, vae=_count(shapes["vae"]))
+    return replace(sizes, from_model=all(shapes.values()))
 
 
 def _count(shapes: Shapes) -> int:
+    """Return how many numbers all tensors have together."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def _is_loaded(name: str, family: str) -> bool:
-    return not name.endswith(NOT_LOADED) and not (
-        family == "sd2" and any(part in name for part in OPEN_CLIP_H)
+def _is_loaded(name: str, facts: FamilyFacts) -> bool:
+    """Return whether a text encoder's tensor is among those that are loaded."""
+    return not name.endswith(NOT_LOADED) and not any(
+        part in name for part in facts.unused_text_tensors
     )
 
 
 def _shapes_of_file(path: Path) -> dict[str, Shapes]:
-    """A single file's tensors, by part."""
+    """Return the shapes of a single file's tensors, by part."""
     shapes = _header(path)
     starts = {"unet": (UNET,), "text": TEXT, "vae": (VAE,)}
     return {
@@ -100,41 +72,52 @@ def _shapes_of_file(path: Path) -> dict[str, Shapes]:
 
 
 def _shapes_of_folder(folder: Path) -> dict[str, Shapes]:
-    """A diffusers folder's tensors, by part; a part without safetensors files is empty."""
-    text = [part for name in ("text_encoder", "text_encoder_2") if (part := folder / name).is_dir()]
-    found = {path.name: _shapes_in(path) for path in (*text, folder / "unet", folder / "vae")}
-    joined = {
-        f"{path.name}.{name}": shape for path in text for name, shape in found[path.name].items()
-    }
+    """Return the shapes of a diffusers folder's tensors, by part; empty without safetensors files."""
+    text_folders = [folder / name for name in ("text_encoder", "text_encoder_2")]
+    text: dict[str, tuple[int, ...]] = {}
+    text_complete = True
+    for path in text_folders:
+        if path.is_dir():
+            shapes = _shapes_in(path)
+            text_complete = text_complete and bool(shapes)
+            for name, shape in shapes.items():
+                text[f"{path.name}.{name}"] = shape
     return {
-        "unet": found["unet"],
-        "text": joined if all(found[path.name] for path in text) else {},
-        "vae": found["vae"],
+        "unet": _shapes_in(folder / "unet"),
+        "text": text if text_complete else {},
+        "vae": _shapes_in(folder / "vae"),
     }
 
 
 def _shapes_of_vae(path: Path) -> Shapes:
-    """The tensors of what `--vae` names."""
+    """Return the shapes of the VAE's tensors in the file or folder of `--vae`."""
     if not is_file(path):
         return _shapes_in(path) or _shapes_in(path / "vae")
     shapes = _header(path)
-    names = {name: name.removeprefix(VAE) for name in shapes if name.startswith(VAE)} or {
-        name: name for name in shapes
+    inside = {name: shape for name, shape in shapes.items() if name.startswith(VAE)}
+    return {
+        name: shape
+        for name, shape in (inside or shapes).items()
+        if name.removeprefix(VAE).startswith(VAE_PARTS)
     }
-    return {name: shapes[name] for name, inner in names.items() if inner.startswith(VAE_PARTS)}
 
 
 def _shapes_in(folder: Path) -> Shapes:
-    """All tensors of a part's folder; of its variants, such as fp16, only where that alone is there."""
+    """Return the shapes of a part's tensors; those of its fp16 variant where that alone is there."""
     files = sorted(folder.glob("*.safetensors"))
-    chosen = [path for path in files if "." not in path.stem] or [
-        path for path in files if ".fp16" in path.name
-    ]
-    return {name: shape for path in chosen for name, shape in _header(path).items()}
+    plain = [path for path in files if "." not in path.stem]
+    half = [path for path in files if ".fp16" in path.name]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in plain or half:
+        shapes |= _header(path)
+    return shapes
 
 
 def _header(path: Path) -> Shapes:
+    """Return the shapes of a safetensors file's tensors; {} of any other file."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
     try:
-        return safetensors_shapes(path) if path.suffix.lower() == ".safetensors" else {}
+        return safetensors_shapes(path)
     except (CoinageError, OSError):  # what is broken is an error elsewhere
         return {}

@@ -19,6 +19,7 @@ from coinage.models.clip_text import (
     weigh,
     whole_chunks,
 )
+from coinage.models.facts import FamilyFacts
 from coinage.models.loading import load_parts
 
 if TYPE_CHECKING:
@@ -29,14 +30,18 @@ if TYPE_CHECKING:
 class StableDiffusion:
     """A family with one text encoder: CLIP-L, or OpenCLIP's."""
 
-    name: str
-    architecture: str
-    default_size: int
-    open_clip: bool
-    embedding_keys: tuple[str, ...] = ("emb_params",)
+    facts: FamilyFacts
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def embedding_keys(self) -> tuple[str, ...]:
+        return self.facts.keys
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
-        parts = load_parts(model, dtype, self.name, [self.open_clip])
+        parts = load_parts(model, dtype, self.facts)
         layers = parts.text_encoders[0].config.num_hidden_layers
         if model.clip_skip and model.clip_skip > layers:
             raise CoinageError(
@@ -56,7 +61,8 @@ class StableDiffusion:
             parts.word_encoders[0], captions, parts.chunks, weighted=weighted
         )
         states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
-        # Pictures are drawn as in the tools that draw; training joins the rows of a long caption as sd-scripts does.
+        # Pictures are drawn as in the tools that draw; training joins the rows of a long caption as
+        # sd-scripts does.
         join = whole_chunks if weighted else join_chunks
         joined = None if weights is None else join(weights, parts.chunks)
         return Conditioning(weigh(join(states, parts.chunks), joined, keep_mean=True))
@@ -73,7 +79,7 @@ class StableDiffusion:
     def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
         from diffusers import StableDiffusionPipeline
 
-        made = StableDiffusionPipeline(
+        pipeline = StableDiffusionPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoders[0],
             tokenizer=cast(Any, parts.tokenizers[0]),
@@ -83,5 +89,5 @@ class StableDiffusion:
             feature_extractor=cast(Any, None),
             requires_safety_checker=False,
         )
-        made.set_progress_bar_config(disable=True)
-        return made
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline

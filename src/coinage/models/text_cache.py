@@ -1,4 +1,4 @@
-"""Encodings of captions without the new word: they never change, so each is computed once and kept."""
+"""Keep the encodings of captions without the new word: they never change, so each is computed once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,42 +21,54 @@ from coinage.system.text_files import read_limited
 log = logging.getLogger("coinage")
 FORMAT = "coinage text 1"
 FOLDER = Path(".coinage") / "text"
-MOST = 2**30  # bytes kept in memory; an SDXL caption takes 630 kB in float32
-# Hidden states [T, D] and pooled [P] of one caption, on the CPU
-Encoding = tuple[Tensor, Tensor | None]
+MOST_BYTES = 2**30  # kept in memory; an SDXL caption takes 630 kB in float32
 
 
-class KeptText:
-    """A store of encodings, in memory and, with a folder, on disk."""
+class Encoding(NamedTuple):
+    """The encoding of one caption: hidden states [T, D], and SDXL's pooled vector [P]."""
+
+    hidden: Tensor
+    pooled: Tensor | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what there is of them, by name."""
+        if self.pooled is None:
+            return {"hidden": self.hidden}
+        return {"hidden": self.hidden, "pooled": self.pooled}
+
+    def to(self, device: torch.device) -> Encoding:
+        """Return the same on a device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Encoding(self.hidden.to(device), pooled)
+
+
+class TextCache:
+    """A store of encodings, in memory and, with a folder, on disk. Its tensors are on the CPU."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._kept: dict[str, Encoding] = {}
-        self._size = 0
+        self._encodings: dict[str, Encoding] = {}
+        self._bytes = 0
         self._model = ""
 
     def get(self, family: ModelFamily, parts: Components, caption: str) -> Encoding:
-        """The encoding of a caption without a new word."""
-        found = self._kept.get(caption) or self._load(parts, caption)
-        if found is None:
+        """Return the encoding of a caption without a new word, computed if it is not stored."""
+        encoding = self._encodings.get(caption) or self._load(parts, caption)
+        if encoding is None:
             with torch.no_grad():
                 made = family.encode(parts, [caption], torch.zeros(1, 6, dtype=torch.int64))
-            found = (
-                made.encoder_hidden_states[0].cpu(),
-                None if made.pooled is None else made.pooled[0].cpu(),
-            )
-            if not all(torch.isfinite(tensor).all() for tensor in found if tensor is not None):
-                return found  # half precision overflows; float32 may not
-            self._save(parts, caption, found)
-        if caption not in self._kept and self._size < MOST:
-            self._kept[caption] = found
-            self._size += sum(
-                tensor.numel() * tensor.element_size() for tensor in found if tensor is not None
-            )
-        return found
+            pooled = None if made.pooled is None else made.pooled[0]
+            encoding = Encoding(made.encoder_hidden_states[0], pooled).to(torch.device("cpu"))
+            if not all(torch.isfinite(t).all() for t in encoding.tensors().values()):
+                return encoding  # half precision overflows; float32 may not
+            self._save(parts, caption, encoding)
+        if caption not in self._encodings and self._bytes < MOST_BYTES:
+            self._encodings[caption] = encoding
+            self._bytes += sum(tensor.nbytes for tensor in encoding.tensors().values())
+        return encoding
 
     def _path(self, parts: Components, caption: str) -> Path | None:
-        """Where an encoding is kept: under a key of all that shapes it."""
+        """Return the file of an encoding: named by a digest of everything that shapes it."""
         if self._folder is None:
             return None
         if not self._model:
@@ -64,51 +77,41 @@ class KeptText:
         computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "as kept"
         ids = [words.rows(caption, parts.chunks) for words in parts.word_encoders]
         key = repr([FORMAT, self._model, parts.clip_skip, str(computed), ids])
-        return (
-            self._folder
-            / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
-        )
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return self._folder / f"{digest}.safetensors"
 
     def _load(self, parts: Components, caption: str) -> Encoding | None:
         path = self._path(parts, caption)
+        if path is None:
+            return None
         try:
-            found = unpack(read_limited(path), FORMAT) if path else ""
+            content = unpack(read_limited(path), FORMAT)
         except CoinageError:  # missing, not a regular file, or larger than any encoding
             return None
-        if isinstance(found, str):
+        if isinstance(content, str):
             return None
-        tensors, _ = found
-        return tensors["hidden"], tensors.get("pooled")
+        tensors, _ = content
+        return Encoding(tensors["hidden"], tensors.get("pooled"))
 
     def _save(self, parts: Components, caption: str, encoding: Encoding) -> None:
         path = self._path(parts, caption)
         if path is None:
             return
-        hidden, pooled = encoding
         try:
-            write_bytes(
-                path,
-                pack(
-                    {"hidden": hidden} | ({} if pooled is None else {"pooled": pooled}),
-                    {"format": FORMAT},
-                ),
-                sync=False,
-            )
+            write_bytes(path, pack(encoding.tensors(), {"format": FORMAT}), sync=False)
         except CoinageError as error:
             self._folder = None  # they are still kept in memory
-            log.warning("encodings of captions are not kept on disk: %s", error.problems[0].what)
+            log.warning("encodings of captions cannot be saved: %s", error.problems[0].what)
 
 
 def digest_of_text_encoders(parts: Components) -> str:
-    """A digest of the frozen weights of all text encoders, and of the one setting that weights do not tell."""
+    """Return a digest of all text encoders' frozen weights, and of the setting that weights do not show."""
     named = []
     for number, encoder in enumerate(parts.text_encoders):
         named.append((f"{number}.{encoder.config.hidden_act}", torch.empty(0)))
-        named += [
-            (f"{number}.{name}", tensor)
-            for name, tensor in encoder.state_dict().items()
-            if ".words." not in name
-        ]
+        for name, tensor in encoder.state_dict().items():
+            if ".words." not in name:
+                named.append((f"{number}.{name}", tensor))
         named.append((f"{number}.table", table_of(encoder)))
     return digest_of_tensors(named)
 
@@ -116,24 +119,23 @@ def digest_of_text_encoders(parts: Components) -> str:
 def encode(
     family: ModelFamily, parts: Components, captions: Sequence[str], sizes: Tensor
 ) -> Conditioning:
-    """As `family.encode`; captions without a new word are taken from what is kept, where anything is."""
-    store = parts.kept_text
-    if store is None:
+    """Encode captions as `family.encode` does; those without a new word come from the model's cache."""
+    cache = parts.text_cache
+    if cache is None:
         return family.encode(parts, captions, sizes)
-    found: dict[int, tuple[Tensor, Tensor | None]] = {}
-    live = [i for i, caption in enumerate(captions) if parts.word_encoders[0].mentions(caption)]
-    if live:
-        made = family.encode(parts, [captions[i] for i in live], sizes[live])
-        pooled = [None] * len(live) if made.pooled is None else made.pooled.unbind()
-        found = dict(zip(live, zip(made.encoder_hidden_states, pooled, strict=True), strict=True))
-    for i in set(range(len(captions))) - set(live):
-        hidden, own = store.get(family, parts, captions[i])
-        found[i] = hidden.to(parts.device), None if own is None else own.to(parts.device)
-    rows = [found[i] for i in range(len(captions))]
-    pools = [own for _, own in rows if own is not None]
-    states = torch.stack([hidden for hidden, _ in rows])
-    return (
-        Conditioning(states, torch.stack(pools), sizes.to(parts.device))
-        if pools
-        else Conditioning(states)
-    )
+    encodings: dict[int, Encoding] = {}
+    with_word = [i for i, text in enumerate(captions) if parts.word_encoders[0].mentions(text)]
+    if with_word:
+        made = family.encode(parts, [captions[i] for i in with_word], sizes[with_word])
+        for place, i in enumerate(with_word):
+            pooled = None if made.pooled is None else made.pooled[place]
+            encodings[i] = Encoding(made.encoder_hidden_states[place], pooled)
+    for i, caption in enumerate(captions):
+        if i not in encodings:
+            encodings[i] = cache.get(family, parts, caption).to(parts.device)
+    in_order = [encodings[i] for i in range(len(captions))]
+    hidden = torch.stack([encoding.hidden for encoding in in_order])
+    pools = [encoding.pooled for encoding in in_order if encoding.pooled is not None]
+    if not pools:
+        return Conditioning(hidden)
+    return Conditioning(hidden, torch.stack(pools), sizes.to(parts.device))

@@ -1,4 +1,4 @@
-"""The rows that train, in place of a text encoder's input table."""
+"""Put rows that train in place of a text encoder's input table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TokenEmbedding(nn.Module):
 
     Attributes:
         table: [V, D], frozen, in the text encoder's dtype.
-        words: for each new word its [n, D] float32, all that trains; they answer to the ids from V on, in turn.
+        words: for each new word its [n, D] float32, all that trains; in turn they have the ids from V on.
     """
 
     def __init__(self, table: Tensor, words: Sequence[Tensor]) -> None:
@@ -31,7 +31,7 @@ class TokenEmbedding(nn.Module):
 
     @property
     def rows(self) -> Tensor:
-        """The rows of all words, [N, D] float32."""
+        """Rows of all words, [N, D] float32."""
         return self.words[0] if len(self.words) == 1 else torch.cat(list(self.words))
 
     @property
@@ -40,7 +40,7 @@ class TokenEmbedding(nn.Module):
         return torch.cat([self.table, self.rows.to(self.table.dtype)])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[..., D] embeddings, in the table's dtype, of [...] int64 ids below V + N."""
+        """Return the embeddings of [...] int64 ids below V + N: [..., D] in the table's dtype."""
         size = len(self.table)
         known = F.embedding(ids.clamp(max=size - 1), self.table)
         new = F.embedding((ids - size).clamp(min=0), self.rows).to(known.dtype)
@@ -56,11 +56,11 @@ class TextEncoder(Protocol):
 
 
 def table_of(encoder: TextEncoder) -> Tensor:
-    """A text encoder's own input table, [V, D], without new rows."""
+    """Return a text encoder's own input table, [V, D], without new rows."""
     embedding = encoder.get_input_embeddings()
-    return cast(
-        Tensor, embedding.table if isinstance(embedding, TokenEmbedding) else embedding.weight
-    )
+    if isinstance(embedding, TokenEmbedding):
+        return embedding.table
+    return cast(Tensor, embedding.weight)
 
 
 def install_rows(encoder: TextEncoder, words: Sequence[Tensor]) -> TokenEmbedding:
@@ -74,7 +74,7 @@ def install_rows(encoder: TextEncoder, words: Sequence[Tensor]) -> TokenEmbeddin
 def initial_rows(
     table: Tensor, tokenizer: Tokenizer, init_word: str | None, num_vectors: int
 ) -> Tensor:
-    """Rows to start from: the init word's tokens in turn, or the vocabulary's mean.
+    """Return rows to start from: the init word's tokens in turn, or the vocabulary's mean.
 
     Returns:
         [num_vectors, D] float32; row i is the embedding of token i mod k of the init word's k tokens.
@@ -86,8 +86,7 @@ def initial_rows(
         return table.float().mean(dim=0, keepdim=True).repeat(num_vectors, 1)
     ids = tokenizer.encode(init_word, add_special_tokens=False)
     if not ids:
-        raise CoinageError(
-            f"the init word {init_word!r} has no tokens", hint="give a known word, such as girl"
-        )
-    chosen = [ids[i % len(ids)] for i in range(num_vectors)]
-    return table[torch.tensor(chosen)].float()
+        hint = "give a known word, such as girl"
+        raise CoinageError(f"the init word {init_word!r} has no tokens", hint=hint)
+    row_ids = [ids[i % len(ids)] for i in range(num_vectors)]
+    return table[torch.tensor(row_ids)].float()

@@ -1,4 +1,7 @@
-"""Where a model's tokenizer is: with the model, in a folder of tokenizers, in the hub's cache, or in open_clip. No torch."""
+"""Find a model's tokenizer: with the model, in a folder of tokenizers, on the hub, or in open_clip.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ ENTRIES = 49408  # of CLIP's vocabulary: 2 x 256 bytes, merges, start and end
 
 
 def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = None) -> Path:
-    """The folder of a model's tokenizer.
+    """Return the folder of a model's tokenizer.
 
     Args:
         model: a diffusers folder, hub id or single file.
@@ -39,7 +42,7 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
         cache: `--tokenizer_cache_dir`.
 
     Raises:
-        CoinageError: there is none; says the ways out.
+        CoinageError: there is none; the message says how to get one.
     """
     folder = Path(model)
     if is_folder(folder):
@@ -47,27 +50,18 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
             if _holds_vocabulary(candidate):
                 return candidate
     if not is_there(folder):
-        found = _from_hub(model, name, download=True)
-        if found:
-            return found
-    found = _in_cache(cache, name) or _cached(name) or _from_open_clip()
-    if found is None:
-        found = next(
-            (
-                path
-                for hub_id, place in HUB[name]
-                if (path := _from_hub(hub_id, place, download=True))
-            ),
-            None,
-        )
-    if found is None:
+        own = _from_hub(model, name, download=True)
+        if own:
+            return own
+    other = _in_cache(cache, name) or _cached(name) or _from_open_clip() or _downloaded(name)
+    if other is None:
         ways = (
             "pass --tokenizer_cache_dir with a folder that holds vocab.json and merges.txt",
             "connect to the hub once",
+            "pip install open_clip_torch",
         )
-        hint = f"{'; or '.join(ways)}; or pip install open_clip_torch"
-        raise CoinageError("no CLIP tokenizer found for the single file", model, hint)
-    return found
+        raise CoinageError("no CLIP tokenizer found for the single file", model, "; or ".join(ways))
+    return other
 
 
 def _holds_vocabulary(folder: Path) -> bool:
@@ -76,7 +70,7 @@ def _holds_vocabulary(folder: Path) -> bool:
 
 
 def _in_cache(cache: Path | None, name: str) -> Path | None:
-    """A tokenizer in `--tokenizer_cache_dir`, named as sd-scripts names it, or any."""
+    """Return the tokenizer in `--tokenizer_cache_dir`: named as sd-scripts names it, or any."""
     if cache is None:
         return None
     named = [cache / hub_id.replace("/", "_") for hub_id, _ in HUB[name]]
@@ -88,16 +82,25 @@ def _in_cache(cache: Path | None, name: str) -> Path | None:
 
 
 def _cached(name: str) -> Path | None:
-    """A tokenizer in the hub's local cache."""
+    """Return a tokenizer in the hub's local cache."""
     for hub_id, place in HUB[name]:
-        found = _from_hub(hub_id, place, download=False)
-        if found:
-            return found
+        folder = _from_hub(hub_id, place, download=False)
+        if folder:
+            return folder
+    return None
+
+
+def _downloaded(name: str) -> Path | None:
+    """Return a tokenizer that is brought from the hub."""
+    for hub_id, place in HUB[name]:
+        folder = _from_hub(hub_id, place, download=True)
+        if folder:
+            return folder
     return None
 
 
 def _from_hub(hub_id: str, place: str, *, download: bool) -> Path | None:
-    """The folder of a hub repository's tokenizer; None when it is out of reach."""
+    """Return the folder of a hub repository's tokenizer; None when it is out of reach."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     folder: Path | None = None
@@ -117,31 +120,28 @@ def _from_hub(hub_id: str, place: str, *, download: bool) -> Path | None:
 
 
 def _from_open_clip() -> Path | None:
-    """CLIP's vocabulary out of an installed open_clip, which is not imported; kept in the user's cache."""
+    """Return CLIP's vocabulary from an installed open_clip, which is not imported.
+
+    It is written to the user's cache once.
+    """
     spec = importlib.util.find_spec("open_clip")
     source = Path(spec.origin).parent / OPEN_CLIP if spec and spec.origin else None
     if source is None or not source.is_file():
         return None
-    folder = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        / "coinage"
-        / "clip_tokenizer"
-    )
-    if not all(
-        (folder / name).is_file() for name in ("vocab.json", "merges.txt", "tokenizer_config.json")
-    ):
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "coinage" / "clip_tokenizer"
+    needed = ("vocab.json", "merges.txt", "tokenizer_config.json")
+    if not all((folder / name).is_file() for name in needed):
         vocabulary, merges = read_open_clip(source)
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
         write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "\n".join(merges) + "\n").encode())
-        write_bytes(
-            folder / "tokenizer_config.json",
-            json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}).encode(),
-        )
+        write_bytes(folder / "tokenizer_config.json", json.dumps(config).encode())
         write_bytes(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
     return folder
 
 
 def read_open_clip(path: Path) -> tuple[dict[str, int], list[str]]:
-    """CLIP's vocabulary and merges from open_clip's list of merges (Radford et al. 2021).
+    """Return CLIP's vocabulary and merges from open_clip's list of merges (Radford et al. 2021).
 
     The vocabulary is the 256 bytes, the same ending a word, one entry per merge, start and end of text.
 
@@ -158,15 +158,10 @@ def read_open_clip(path: Path) -> tuple[dict[str, int], list[str]]:
     except (OSError, EOFError, ValueError, zlib.error):
         data, lines = b"", []
     if len(data) > MOST_BYTES or len(lines) + 2 * len(letters) < ENTRIES:
-        raise CoinageError(
-            "open_clip's vocabulary cannot be read",
-            str(path),
-            "install it again: pip install --force-reinstall open_clip_torch",
-        )
+        hint = "install it again: pip install --force-reinstall open_clip_torch"
+        raise CoinageError("open_clip's vocabulary cannot be read", str(path), hint)
     merges = lines[1 : 1 + ENTRIES - 2 * len(letters) - 2]
-    words = [
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        *(merge.replace(" ", "") for merge in merges),
-    ]
-    return {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}, merges
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += [merge.replace(" ", "") for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return {word: index for index, word in enumerate(words)}, merges

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.models.detect import reach_hub
-from coinage.models.loading import read_tensors
-from coinage.models.text_encoder_sizes import PLACES, TABLE
+from coinage.models.facts import FACTS
+from coinage.models.hub_files import reach_hub
+from coinage.models.text_encoder_sizes import TABLE
 from coinage.models.tokenizer_files import find_tokenizer
+from coinage.models.weight_files import read_tensors
 from coinage.system.text_files import is_file, is_folder
 from coinage.text.clip_tokenizer import read_tokenizer
 from coinage.text.placeholder import Tokenizer
@@ -41,54 +41,44 @@ class Vocabulary:
 
     @property
     def usual_lengths(self) -> tuple[float, float, float]:
-        """Of the rows: 5 % are shorter, half, and all but 5 %."""
+        """Lengths of rows: 5 % are shorter than the first, half than the second, 95 % than the third."""
         norms = self.norms
-        low, high = (
-            norms[:: max(1, len(norms) // 50_000)].quantile(norms.new_tensor([0.05, 0.95])).tolist()
-        )
+        sample = norms[:: max(1, len(norms) // 50_000)]
+        low, high = sample.quantile(norms.new_tensor([0.05, 0.95])).tolist()
         return low, float(norms.median()), high
 
     def nearest(self, rows: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:
-        """For each of [N, D] rows the words of the smallest angle, with their cosines."""
+        """Return, for each of [N, D] rows, the words at the smallest angle, with their cosines."""
         words = {index: word for word, index in self.tokenizer.get_vocab().items()}
-        # No second table
-        cosines = (
-            torch.nn.functional.normalize(rows.float(), dim=1)
-            @ self.table.T
-            / self.norms.clamp(min=1e-12)
-        )
+        directions = torch.nn.functional.normalize(rows.float(), dim=1)
+        # Dividing the products instead of the table saves a second table
+        cosines = directions @ self.table.T / self.norms.clamp(min=1e-12)
         values, indices = cosines.topk(min(count, len(self.table)), dim=1)
-        return [
-            [
-                (words.get(index, f"id {index}").removesuffix("</w>"), value)
-                for value, index in zip(*pair, strict=True)
-            ]
-            for pair in zip(values.tolist(), indices.tolist(), strict=True)
-        ]
+        neighbours = []
+        for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
+            row = []
+            for value, index in zip(row_values, row_indices, strict=True):
+                row.append((words.get(index, f"id {index}").removesuffix("</w>"), value))
+            neighbours.append(row)
+        return neighbours
 
 
 def read_vocabularies(model: ModelConfig) -> Mapping[str, Vocabulary]:
-    """The words of a model, for each key of its embedding files.
+    """Return the words of a model, for each key of its embedding files.
 
     Raises:
         CoinageError: the tokenizer or a table cannot be read.
     """
-    found = {}
-    for key, folder, start in PLACES[model.family]:
-        table = _table(model.source, folder, start)
-        tokenizer = read_tokenizer(
-            find_tokenizer(
-                model.source, folder.replace("text_encoder", "tokenizer"), model.tokenizer_cache
-            )
-        )
+    vocabularies = {}
+    for facts in FACTS[model.family].text_encoders:
+        table = _table(model.source, facts.folder, facts.prefix)
+        folder = find_tokenizer(model.source, facts.tokenizer_folder, model.tokenizer_cache)
+        tokenizer = read_tokenizer(folder)
         if tokenizer is None:
-            raise CoinageError(
-                "no tokenizer found",
-                model.source,
-                "give a diffusers folder, or --tokenizer_cache_dir",
-            )
-        found[key] = Vocabulary(table, cast(Tokenizer, tokenizer))
-    return found
+            hint = "give a diffusers folder, or --tokenizer_cache_dir"
+            raise CoinageError("no tokenizer found", model.source, hint)
+        vocabularies[facts.key] = Vocabulary(table, tokenizer)
+    return vocabularies
 
 
 def _table(source: str, folder: str, start: str) -> Tensor:
@@ -96,9 +86,8 @@ def _table(source: str, folder: str, start: str) -> Tensor:
     if is_file(path):
         return _named([path], start, source)
     if is_folder(path):
-        files = sorted((path / folder).glob("*.safetensors")) or sorted(
-            (path / folder).glob("*.bin")
-        )
+        files = sorted((path / folder).glob("*.safetensors"))
+        files = files or sorted((path / folder).glob("*.bin"))
         return _named(files, "", source)
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -116,31 +105,33 @@ def _table(source: str, folder: str, start: str) -> Tensor:
 
 
 def _named(files: Sequence[Path], start: str, source: str) -> Tensor:
-    """The one tensor that is a token table; of a safetensors file nothing else is read."""
+    """Return the one tensor that is a token table; of a safetensors file nothing else is read."""
+    for path in files:
+        in_safetensors = path.suffix.lower() == ".safetensors"
+        read_table = _table_in_safetensors if in_safetensors else _table_in_pickle
+        table = read_table(path, start)
+        if table is not None:
+            return table.float()
+    raise CoinageError("the model holds no table of token embeddings", source, "give a whole model")
+
+
+def _table_in_pickle(path: Path, start: str) -> Tensor | None:
+    for name, tensor in read_tensors(path).items():
+        if name.startswith(start) and name.endswith(TABLE):
+            return tensor
+    return None
+
+
+def _table_in_safetensors(path: Path, start: str) -> Tensor | None:
     from safetensors import SafetensorError, safe_open
 
-    for path in files:
-        if path.suffix.lower() != ".safetensors":
-            tables = [
-                tensor
-                for name, tensor in read_tensors(path).items()
-                if name.startswith(start) and name.endswith(TABLE)
-            ]
-            if tables:
-                return tables[0].float()
-            continue
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = [
-                    name
-                    for name in file.keys()  # noqa: SIM118 - no dictionary
-                    if name.startswith(start) and name.endswith(TABLE)
-                ]
-                if names:
-                    table: Tensor = file.get_tensor(names[0])
-                    return table.float()
-        except (OSError, SafetensorError) as error:
-            raise CoinageError(
-                f"cannot read the model: {reason_of(error)}", str(path), "download the file again"
-            ) from None
-    raise CoinageError("the model holds no table of token embeddings", source, "give a whole model")
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dictionary
+                if name.startswith(start) and name.endswith(TABLE):
+                    table: Tensor = file.get_tensor(name)
+                    return table
+    except (OSError, SafetensorError) as error:
+        what = f"cannot read the model: {reason_of(error)}"
+        raise CoinageError(what, str(path), "download the file again") from None
+    return None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from coinage.models.detect import HUB_ID
+from coinage.models.hub_files import HUB_ID
 
 HEAD = 16 * 1024  # bytes of an image that are read; its size counts too
 BLOCKS, BLOCK = 16, 4096  # of a model's file: evenly spread blocks, and bytes of each

@@ -23,7 +23,8 @@ from coinage.config import (
 )
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.hub import fetch_state
-from coinage.models.detect import FAMILY_NAMES, told_family
+from coinage.models.facts import FACTS, FamilyFacts
+from coinage.models.hub_files import detect_family
 from coinage.optim.table import (
     find_optimizer,
     norm_problems,
@@ -36,6 +37,8 @@ from coinage.settings.build_data import build_data
 from coinage.settings.build_log import build_hub, build_log
 from coinage.settings.pairs import read_pairs
 from coinage.settings.ranges import DRAW, sound_values
+from coinage.settings.scripts import Script, family_asked_for
+from coinage.text.placeholder import CHUNK
 
 AUTO = "auto"  # of --init_word
 MOST_THUMBNAIL = 1_000_000  # bytes
@@ -64,16 +67,16 @@ def build(args: argparse.Namespace, shared: int | None = None) -> tuple[TrainCon
     findings.errors += wrong
     if args.seed == DRAW:
         findings.note(f"--seed {DRAW}: a seed is drawn, as AUTOMATIC1111 does")
-    family = family_of(args)
-    data = build_data(args, "sdxl" if family == "sdxl" else "sd", findings)
-    if args.script == "sdxl" and args.v2:
+    facts = family_of(args)
+    data = build_data(args, facts, findings)
+    if args.script == Script.SDXL and args.v2:
         findings.error(
             "--v2 is for Stable Diffusion 2.x, and this is the script for SDXL",
             hint="use train_textual_inversion.py --v2",
         )
-    if args.script == "any" and args.v2 and family != "sd2":
+    if args.script == Script.ANY and args.v2 and "--v2" not in facts.script_flags:
         findings.warn(
-            f"--v2: this is a {FAMILY_NAMES[family]} model, and is trained as one",
+            f"--v2: this is a {facts.display_name} model, and is trained as one",
             args.pretrained_model_name_or_path,
         )
     findings.errors += _conflicts(args)
@@ -81,7 +84,7 @@ def build(args: argparse.Namespace, shared: int | None = None) -> tuple[TrainCon
     log, hub, resume = build_log(args, findings), build_hub(args, findings), _resume(args, findings)
     findings.raise_errors()
     config = TrainConfig(
-        model=_model(args, family),
+        model=_model(args, facts.name),
         word=_word(args),
         data=data,
         noise=NoiseConfig(
@@ -221,17 +224,17 @@ def _model(args: argparse.Namespace, family: str) -> ModelConfig:
         fp8_unet=args.fp8_base,
         compile_backend=args.dynamo_backend if args.torch_compile else None,
         gradient_checkpointing=args.gradient_checkpointing,
-        max_token_length=args.max_token_length or 75,
+        max_token_length=args.max_token_length or CHUNK,
     )
 
 
-def family_of(args: argparse.Namespace) -> str:
-    """What script and flags ask for; `coinage train` takes what the model is."""
-    if args.script == "any" and args.pretrained_model_name_or_path:
-        found = told_family(args.pretrained_model_name_or_path)
-        if found:
-            return found
-    return "sdxl" if args.script == "sdxl" else "sd2" if args.v2 else "sd1"
+def family_of(args: argparse.Namespace) -> FamilyFacts:
+    """Return the family that script and flags ask for; `coinage train` takes the model's own."""
+    if args.script == Script.ANY and args.pretrained_model_name_or_path:
+        family = detect_family(args.pretrained_model_name_or_path)
+        if family:
+            return FACTS[family]
+    return family_asked_for(args.script, v2=args.v2)
 
 
 def _resume(args: argparse.Namespace, findings: Findings) -> str | None:

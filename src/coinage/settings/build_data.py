@@ -14,26 +14,26 @@ from coinage.data.dataset_file import read_datasets, single_subset
 from coinage.data.dataset_folders import folder_layout
 from coinage.data.dataset_keys import KEYS
 from coinage.errors import Findings
+from coinage.models.facts import FamilyFacts
 from coinage.settings.flags import BY_DEST
 
 # Dataset keys whose flags have another name, and those whose flags are read in their own way.
 OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 READ_APART = ("resolution", "face_crop_aug_range", "caption_extension")
-BUCKET_UNIT = {"sd": 64, "sdxl": 32}  # pixels
 
 
 def build_data(
-    args: argparse.Namespace, script: str, findings: Findings, folder: Path | None = None
+    args: argparse.Namespace, facts: FamilyFacts, findings: Findings, folder: Path | None = None
 ) -> DataConfig:
     """All images and how they are read; what is wrong with the settings is found.
 
     Args:
         args: values of all flags.
-        script: "sd" or "sdxl".
+        facts: of the family that is trained.
         findings: gets errors, warnings and notes.
         folder: images to take in place of what the flags name: in subfolders such as 10_mychar, or directly.
     """
-    fallback = _fallback(args, script, findings)
+    fallback = _fallback(args, facts, findings)
     return DataConfig(
         datasets=folder_layout(folder, None, fallback, findings)
         if folder
@@ -80,7 +80,7 @@ def _datasets(
     return ()
 
 
-def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> DatasetDefaults:
+def _fallback(args: argparse.Namespace, facts: FamilyFacts, findings: Findings) -> DatasetDefaults:
     """What flags supply to every dataset: their defaults, and those that were given."""
     flags = {key: key for key in KEYS if key in BY_DEST and key not in READ_APART} | OTHER_NAME
     defaults: dict[str, Any] = {key: BY_DEST[flag].default for key, flag in flags.items()}
@@ -129,7 +129,7 @@ def _fallback(args: argparse.Namespace, script: str, findings: Findings) -> Data
         layers=(Layer("default", defaults), Layer("command line", given)),
         template="style" if args.use_style_template else "object" if sentences else None,
         cached=args.cache_latents or args.cache_latents_to_disk,
-        bucket_unit=BUCKET_UNIT[script],
+        bucket_unit=facts.bucket_unit,
         as_reference=args.data_as_reference,
         log_ratio=args.bucket_log_ratio,
         background=_color(args.background, findings),

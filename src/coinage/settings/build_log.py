@@ -10,8 +10,9 @@ from typing import Any
 
 from coinage.config import HubConfig, LogConfig, TrackerName
 from coinage.errors import CoinageError, Findings, did_you_mean
-from coinage.models.detect import HUB_ID
+from coinage.models.hub_files import HUB_ID
 from coinage.settings.flags import BY_DEST, SECRETS, flags_of
+from coinage.settings.scripts import PROGRAMS, Script
 from coinage.system.text_files import read_toml
 
 # What --log_config tells of texts; numbers, switches and choices are always told, and everything else never.
@@ -24,11 +25,6 @@ PATHS = (  # told without their folders
     "pretrained_model_name_or_path", "vae", "dataset_config", "train_data_dir", "reg_data_dir", "conditioning_data_dir", "in_json",
     "weights", "sample_prompts",
 )  # fmt: skip
-PROGRAMS = {
-    "sd": "train_textual_inversion.py",
-    "sdxl": "sdxl_train_textual_inversion.py",
-    "any": "coinage train",
-}
 TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
 REPO_TYPES = ("model", "dataset", "space")
 
@@ -51,7 +47,7 @@ def build_log(args: argparse.Namespace, findings: Findings) -> LogConfig:
         wandb_key=args.wandb_api_key,
         arguments=arguments,
         settings=tuple(sorted(told_settings(args).items())) if args.log_config else (),
-        program=PROGRAMS[args.script],
+        program=PROGRAMS[Script(args.script)],
         given=given_flags(args),
         level=_level(args, findings),
         file=Path(args.console_log_file) if args.console_log_file else None,

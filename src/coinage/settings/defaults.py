@@ -8,7 +8,7 @@ from pathlib import Path
 from coinage.data.captioned_images import has_captions
 from coinage.data.folder import list_folder
 from coinage.errors import Findings
-from coinage.models.detect import own_side
+from coinage.models.hub_files import native_side
 from coinage.optim.reach import USUAL_ANGLE
 from coinage.settings.flags import BY_DEST, DECIDED
 
@@ -65,6 +65,6 @@ def _take_images_as_they_are(args: argparse.Namespace) -> None:
 def take_own_size(args: argparse.Namespace, model: str | None) -> None:
     """Where no resolution is said, take the size that a model is made for, and buckets if they fit."""
     if args.resolution is None and model:
-        side = own_side(model)
+        side = native_side(model)
         args.resolution = str(side) if side else None
         args.enable_bucket = args.enable_bucket or (side or 0) >= args.min_bucket_reso

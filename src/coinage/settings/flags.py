@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from coinage.optim.table import SCHEDULES
-from coinage.text.prompts import SAMPLER_NAMES
+from coinage.settings.scripts import Script
+from coinage.text.samplers import SAMPLER_NAMES
 
 Kind = Literal["str", "int", "float", "ratio", "path", "switch", "list"]
 
@@ -385,10 +386,10 @@ FOUND = {
 
 
 def flags_of(script: str) -> tuple[Flag, ...]:
-    """The flags of the script "sd" or "sdxl"; of "any", which is `coinage train`, all, without defaults where it decides."""
-    if script == "any":
+    """Return the flags of a `Script`; of `coinage train` all, without defaults where it decides."""
+    if script == Script.ANY:
         return tuple(_decided(flag) for flag in FLAGS)
-    return tuple(flag for flag in FLAGS if script != "sd" or not flag.sdxl_only)
+    return tuple(flag for flag in FLAGS if script != Script.SD or not flag.sdxl_only)
 
 
 def _decided(flag: Flag) -> Flag:

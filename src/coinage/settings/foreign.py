@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coinage.errors import did_you_mean, is_slip
+from coinage.models.facts import SDXL
 from coinage.settings.flags import BY_DEST
 
 # Names of diffusers' scripts, of dataset files, and what people guess: ours for the same.
@@ -67,7 +68,7 @@ WHY: dict[str, str] = {
     "tokenizer_name": "the model's own tokenizer is used; for single files see --tokenizer_cache_dir",
     "local_rank": "leave it out: accelerate launch and torchrun tell each process its number",
     "hub_token": "log in with `hf auth login`, and leave it out",
-    "sdxl": "use sdxl_train_textual_inversion.py, or coinage train, which sees what the model is",
+    "sdxl": f"use {SDXL.script}, or coinage train, which detects the family",
 }
 LORA = (
     "network_module", "network_dim", "network_alpha", "network_args", "network_weights", "network_dropout", "network_train_unet_only",
@@ -99,7 +100,7 @@ def meant(name: str, known: Iterable[str], dashes: str = "--") -> str:
     if name in names:
         return f"did you mean `{dashes}{name}`?"
     if name in BY_DEST and BY_DEST[name].sdxl_only:
-        return "it is only for SDXL: use sdxl_train_textual_inversion.py or coinage train"
+        return f"it is only for SDXL: use {SDXL.script} or coinage train"
     if name in CALLED:
         return f"it is called {' or '.join(f'`{dashes}{other}`' for other in CALLED[name])} here"
     if name in LORA:

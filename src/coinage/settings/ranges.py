@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from coinage.errors import Problem
 from coinage.settings.flags import BY_DEST
+from coinage.text.placeholder import CHUNK
 
 DRAW = -1  # of --seed, in AUTOMATIC1111's convention: draw one
 MOST = 2**31 - 1  # of what is counted
@@ -52,7 +53,7 @@ ANY_COUNT = Range(0, MOST)
 SHARE = Range(0, 1)
 # Each flag with a number, unless it has a list of choices. A test holds that none is left out.
 RANGES: Mapping[str, Range] = {
-    "num_vectors_per_token": Range(1, 75, hint="a prompt has room for 75 tokens"),
+    "num_vectors_per_token": Range(1, CHUNK, hint=f"a prompt has room for {CHUNK} tokens"),
     "clip_skip": Range(1, 100),
     "dataset_repeats": Range(1, 100_000),
     "train_batch_size": Range(1, 100_000),

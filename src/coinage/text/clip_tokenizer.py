@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from its vocabulary files, in milliseconds and without transformers."""
+"""Read CLIP's tokenizer from its vocabulary files, in milliseconds and without transformers."""
 
 from __future__ import annotations
 
@@ -48,34 +48,27 @@ class ClipTokenizer:
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+        framing = list(dict.fromkeys(special.values()))
+        others = [token for token in added if token not in framing]
         self._tokenizer.add_special_tokens(
-            [
-                AddedToken(token, normalized=False, special=True)
-                for token in dict.fromkeys(special.values())
-            ]
+            [AddedToken(token, normalized=False, special=True) for token in framing]
         )
-        self._tokenizer.add_tokens(
-            [
-                AddedToken(token, normalized=False)
-                for token in added
-                if token not in special.values()
-            ]
-        )
-        self.bos_token_id, self.eos_token_id, self.pad_token_id = (
-            self._id(special[name]) for name in ("bos", "eos", "pad")
-        )
+        self._tokenizer.add_tokens([AddedToken(token, normalized=False) for token in others])
+        self.bos_token_id = self._id(special["bos"])
+        self.eos_token_id = self._id(special["eos"])
+        self.pad_token_id = self._id(special["pad"])
 
     def _id(self, token: str) -> int:
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
             raise ValueError(f"{token!r} is not in the vocabulary")
-        return int(found)
+        return int(index)
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Ids of a text, without start and end.
+        """Return the ids of a text, without start and end.
 
         Raises:
             ValueError: `add_special_tokens` is set.
@@ -86,12 +79,12 @@ class ClipTokenizer:
         return ids
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token with its id."""
+        """Return every token with its id."""
         return dict(self._tokenizer.get_vocab())
 
 
 def read_tokenizer(folder: Path) -> ClipTokenizer | None:
-    """The tokenizer of a folder with `vocab.json` and `merges.txt`, or with `tokenizer.json`; None without.
+    """Read the tokenizer of a folder with `vocab.json` and `merges.txt`, or `tokenizer.json`; None without.
 
     Raises:
         CoinageError: the files are broken.
@@ -121,33 +114,34 @@ def _tokenizer(folder: Path) -> ClipTokenizer | None:
 
 
 def _read_added(folder: Path) -> list[str]:
-    """Tokens that were added to the vocabulary, in the order of their ids."""
+    """Return the tokens that were added to the vocabulary, in the order of their ids."""
     ids = _read_json(folder / "added_tokens.json")
     entries = _read_json(folder / "tokenizer.json").get("added_tokens", [])
-    return sorted(ids, key=lambda token: int(ids[token])) or [
-        str(entry["content"]) for entry in entries
-    ]
+    if ids:
+        return sorted(ids, key=lambda token: int(ids[token]))
+    return [str(entry["content"]) for entry in entries]
 
 
 def _read_two(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of the two files that transformers' slow tokenizers have."""
+    """Return vocabulary and merges of the two files that transformers' slow tokenizers have."""
     lines = read_text(folder / "merges.txt").splitlines()
-    return _read_json(folder / "vocab.json"), _pairs(
-        [line for line in lines if line and not line.startswith("#version")]
-    )
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    return _read_json(folder / "vocab.json"), _pairs(merges)
 
 
 def _read_one(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of the one file that the fast ones have."""
+    """Return vocabulary and merges of the one file that transformers' fast tokenizers have."""
     model = _read_json(folder / "tokenizer.json").get("model", {})
     return model.get("vocab", {}), _pairs(model.get("merges", []))
 
 
 def _pairs(merges: Iterable[str | Sequence[str]]) -> list[tuple[str, str]]:
-    pairs = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges
-    ]
-    return [(first, second) for first, second in pairs]
+    """Return merges as pairs; files have them as texts or as lists of two."""
+    pairs = []
+    for merge in merges:
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        pairs.append((first, second))
+    return pairs
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an init word comes to: its tokens, and how they fill the word's vectors. Imports no torch."""
+"""Check an init word: its tokens, and how they fill the word's vectors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,38 +11,49 @@ from coinage.text.placeholder import encodable
 from coinage.wording import counted, few
 
 
-def find_init_word(
+def check_init_word(
     word: WordConfig, tokenizers: Sequence[ClipTokenizer], findings: Findings
 ) -> None:
-    """Say where a word starts from something else than its init word, as a reader would take it.
+    """Report where a word does not start from its init word as one would expect.
 
     Args:
         word: with its init word, if it has one that is used.
         tokenizers: of each of the model's text encoders.
-        findings: gets an error without tokens, a warning where they are cut off, a note where they are repeated.
+        findings: gets an error if there are no tokens, a warning if some are cut off, a note if they
+            are repeated.
     """
     text = word.init_word
     if text is None or word.init_file or not encodable(text):
         return
-    for tokens in dict.fromkeys(tuple(tokens_of(text, tokenizer)) for tokenizer in tokenizers):
-        count, vectors = len(tokens), word.num_vectors
-        what = f"--init_word: `{text}` is {counted(count, 'token')}"
-        names = f" ({few((f'`{token}`' for token in tokens), 4)})" if readable(tokens) else ""
-        if not tokens:
-            hint = "give a known word close to the concept, such as girl"
-            findings.error(f"--init_word: `{text}` has no tokens", hint=hint)
-        elif count > vectors:
-            used = ", ".join(f"`{token}`" for token in tokens[:vectors])
-            used = used if readable(tokens) else f"the first {vectors}"
-            more = f"{what}{names}" if len(text.split()) < count else what
-            of_them = f"with {counted(vectors, 'vector')} only {used} {'is' if vectors == 1 else 'are'} used"
-            hint = f"give a known word of one token, or --num_vectors_per_token {count}"
-            findings.warn(f"{more}; {of_them}", hint=hint)
-        elif count > 1 and len(text.split()) < count:
-            findings.note(f"{what}{names}: the model does not know it as one word")
-        elif count < vectors:
-            way = "each starts from it" if count == 1 else "they are taken in turn"
-            findings.note(f"{what} for {vectors} vectors: {way}")
+    readings = [tuple(tokens_of(text, tokenizer)) for tokenizer in tokenizers]
+    for tokens in dict.fromkeys(readings):
+        _check_tokens(text, tokens, word.num_vectors, findings)
+
+
+def _check_tokens(text: str, tokens: Sequence[str], vectors: int, findings: Findings) -> None:
+    """Report how one tokenizer's tokens of an init word fill a word's vectors."""
+    if not tokens:
+        hint = "give a known word close to the concept, such as girl"
+        findings.error(f"--init_word: `{text}` has no tokens", hint=hint)
+        return
+    count = len(tokens)
+    quoted = [f"`{token}`" for token in tokens]
+    names = f" ({few(quoted, 4)})" if readable(tokens) else ""
+    what = f"--init_word: `{text}` is {counted(count, 'token')}"
+    is_split = len(text.split()) < count  # at least one of its words is several tokens
+    if count > vectors:
+        used = ", ".join(quoted[:vectors]) if readable(tokens) else f"the first {vectors}"
+        verb = "is" if vectors == 1 else "are"
+        shown = names if is_split else ""
+        findings.warn(
+            f"{what}{shown}; with {counted(vectors, 'vector')} only {used} {verb} used",
+            hint=f"give a known word of one token, or --num_vectors_per_token {count}",
+        )
+    elif count > 1 and is_split:
+        findings.note(f"{what}{names}: the model does not know it as one word")
+    elif count < vectors:
+        way = "each starts from it" if count == 1 else "they are taken in turn"
+        findings.note(f"{what} for {vectors} vectors: {way}")
 
 
 def readable(tokens: Sequence[str]) -> bool:

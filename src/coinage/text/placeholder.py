@@ -20,11 +20,7 @@ CHUNK = 75  # text tokens between the start and the end of a row of 77
 
 
 class Tokenizer(Protocol):
-    """What we need of a transformers tokenizer."""
-
-    bos_token_id: int
-    eos_token_id: int
-    pad_token_id: int
+    """The part of a transformers tokenizer that every text encoder's tokenizer has."""
 
     def __len__(self) -> int: ...
 
@@ -33,21 +29,67 @@ class Tokenizer(Protocol):
     def get_vocab(self) -> dict[str, int]: ...
 
 
+class FramingTokenizer(Tokenizer, Protocol):
+    """A tokenizer with ids for the start and the end of a text, as CLIP's."""
+
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How a text encoder takes token ids: in rows of one length, each framed and padded.
+
+    Attributes:
+        start: ids in front of a row's text; () for encoders without, such as T5.
+        end: ids behind a row's text.
+        pad: id that fills the rest of a row.
+        room: ids of text that fit in one row.
+    """
+
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    pad: int
+    room: int = CHUNK
+
+    @property
+    def length(self) -> int:
+        """Ids in a row."""
+        return len(self.start) + self.room + len(self.end)
+
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """Return the row of a text of at most `room` ids."""
+        padding = [self.pad] * (self.room - len(ids))
+        return [*self.start, *ids, *self.end, *padding]
+
+    def weights(self, weights: Sequence[float]) -> list[float]:
+        """Return the weight of each id in a row: as given for the text, 1 for everything else."""
+        rest = self.length - len(self.start) - len(weights)
+        return [*[1.0] * len(self.start), *weights, *[1.0] * rest]
+
+
+def clip_rows(tokenizer: FramingTokenizer, pad: int | None = None) -> RowFormat:
+    """Return CLIP's row format: start, 75 tokens, end; padded as the tokenizer says unless `pad` is given."""
+    pad = tokenizer.pad_token_id if pad is None else pad
+    return RowFormat((tokenizer.bos_token_id,), (tokenizer.eos_token_id,), pad)
+
+
 def pieces_of(token: str, num_vectors: int) -> tuple[str, ...]:
-    """`word`, `word1`, ...: one name per vector, as sd-scripts names them."""
+    """Return one name per vector, as sd-scripts names them: `word`, `word1`, ..."""
     return (token, *(f"{token}{i}" for i in range(1, num_vectors)))
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold the text: JSON can write half characters, which no file name or caption has."""
+    """Return whether UTF-8 can hold a text; JSON can write half characters, which it cannot."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def encoding_problems(texts: Iterable[tuple[str, str | None]]) -> list[Problem]:
-    """Return an error for each text that UTF-8 cannot hold, as bytes of another encoding on a command line are.
+    """Return an error for each text that UTF-8 cannot hold: bytes of another encoding on a command line.
 
     Args:
-        texts: what each is to the user, such as "--init_word", and the text itself; None is fine.
+        texts: each text's name for the user, such as "--init_word", and the text; None is fine.
     """
     hint = "type it in a terminal whose encoding is UTF-8"
     return [
@@ -58,20 +100,20 @@ def encoding_problems(texts: Iterable[tuple[str, str | None]]) -> list[Problem]:
 
 
 def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the words, longest first, where it stands alone; letter case counts."""
+    """Return a pattern that matches any of the words, longest first, where it stands alone; case counts."""
     names = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     return re.compile(rf"(?<!\w)({names})(?!\w)")
 
 
 def marked_parts(text: str, token: str) -> list[tuple[str, bool]]:
-    """The text in parts, and whether each is the word."""
+    """Return a text in parts, each with whether it is the word."""
     if not token:
         return [(text, False)]
     return [(part, i % 2 == 1) for i, part in enumerate(word_pattern([token]).split(text)) if part]
 
 
 def taken(names: Iterable[str], vocabulary: Iterable[str]) -> list[str]:
-    """The names that a vocabulary has already, whole or as the end of a word."""
+    """Return the names that a vocabulary has already, whole or as the end of a word."""
     known = set(vocabulary)
     return [name for name in names if {name, name.lower(), f"{name.lower()}</w>"} & known]
 
@@ -90,7 +132,7 @@ class Placeholder:
         return pieces_of(self.token, self.num_vectors)
 
     def is_in(self, text: str) -> bool:
-        """Whether a text has the word, or a piece of it."""
+        """Return whether a text has the word, or a piece of it."""
         return word_pattern(self.pieces).search(text) is not None
 
     @property
@@ -99,7 +141,7 @@ class Placeholder:
 
 
 def placeholders_for(words: Iterable[tuple[str, int]], first: int) -> tuple[Placeholder, ...]:
-    """Give each (token, number of vectors) consecutive ids, from `first` on: the size of the vocabulary."""
+    """Give each (token, number of vectors) consecutive ids from `first` on, the size of the vocabulary."""
     placeholders = []
     for token, count in words:
         placeholders.append(Placeholder(token, count, first))
@@ -108,35 +150,44 @@ def placeholders_for(words: Iterable[tuple[str, int]], first: int) -> tuple[Plac
 
 
 class WordEncoder:
-    """Captions to token ids, with placeholders as whole words.
+    """Captions to rows of token ids for one text encoder, with placeholders as whole words.
 
     Words are matched where they stand alone, longest first, letter case included. A run that is
     already expanded (`word word1 word2`) counts as one word; a lone piece (`word1`) is its own id.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, placeholders: Sequence[Placeholder], pad_id: int | None = None
+        self,
+        tokenizer: Tokenizer,
+        placeholders: Sequence[Placeholder],
+        row_format: RowFormat,
     ) -> None:
         self.tokenizer = tokenizer
         self.placeholders = tuple(placeholders)
-        self._pad_id = tokenizer.pad_token_id if pad_id is None else pad_id
-        self._groups = [p.ids for p in placeholders]
+        self.row_format = row_format
         table: dict[str, tuple[int, ...]] = {}
-        for p in placeholders:
-            table |= {piece: (row,) for piece, row in zip(p.pieces, p.ids, strict=True)}
-            table |= {" ".join(p.pieces): p.ids, p.token: p.ids}
+        for placeholder in placeholders:
+            for piece, piece_id in zip(placeholder.pieces, placeholder.ids, strict=True):
+                table[piece] = (piece_id,)
+            table[" ".join(placeholder.pieces)] = placeholder.ids
+            table[placeholder.token] = placeholder.ids
         self._table = table
         self._pattern = word_pattern(table) if table else None
         self._encode = lru_cache(maxsize=1 << 16)(
             lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Everything that is matched as a word or piece, longest first."""
+        return sorted(self._table, key=len, reverse=True)
+
     def mentions(self, text: str) -> bool:
-        """Whether a text has a new word, or a piece of one."""
+        """Return whether a text has a new word, or a piece of one."""
         return self._pattern is not None and self._pattern.search(text) is not None
 
     def ids(self, text: str) -> list[int]:
-        """Ids of a text without start, end and padding; any length."""
+        """Return the ids of a text of any length, without start, end and padding."""
         if self._pattern is None:
             return list(self._encode(text))
         ids: list[int] = []
@@ -148,74 +199,72 @@ class WordEncoder:
         return ids
 
     def parts(self, ids: Sequence[int]) -> list[list[int]]:
-        """The ids in parts of at most 75, a word's vectors always together; any number of parts, at least one."""
-        if len(ids) <= CHUNK:
+        """Split ids into parts that fit in a row each, at least one; a word's vectors stay together."""
+        room = self.row_format.room
+        if len(ids) <= room:
             return [list(ids)]
         parts: list[list[int]] = [[]]
         at = 0
         while at < len(ids):
-            size = next((len(g) for g in self._groups if tuple(ids[at : at + len(g)]) == g), 1)
-            if len(parts[-1]) + size > CHUNK:
+            size = self._word_length(ids, at)
+            if len(parts[-1]) + size > room:
                 parts.append([])
             parts[-1].extend(ids[at : at + size])
             at += size
         return parts
 
-    @property
-    def names(self) -> list[str]:
-        """What is matched, longest first."""
-        return sorted(self._table, key=len, reverse=True)
+    def _word_length(self, ids: Sequence[int], at: int) -> int:
+        """Return the number of ids of the new word that begins at a place, or 1."""
+        for placeholder in self.placeholders:
+            if tuple(ids[at : at + placeholder.num_vectors]) == placeholder.ids:
+                return placeholder.num_vectors
+        return 1
 
     def chunks_of(self, pieces: Sequence[tuple[str, float]]) -> int:
-        """Rows that a text in pieces takes when nothing is cut."""
-        return len(self.parts([i for text, _ in pieces for i in self.ids(text)]))
+        """Return how many rows a text in weighted pieces takes when nothing is cut."""
+        ids: list[int] = []
+        for text, _ in pieces:
+            ids.extend(self.ids(text))
+        return len(self.parts(ids))
 
     def rows(self, text: str, chunks: int = 1) -> list[list[int]]:
-        """`chunks` rows of 77 ids: start, up to 75 of the text, end, padding. What is left of the text is cut."""
-        return self._padded(self.parts(self.ids(text)), chunks)
+        """Return `chunks` rows of ids; the rest of a longer text is cut."""
+        return self._framed(self.parts(self.ids(text)), chunks)
 
     def weighted_rows(
         self, pieces: Sequence[tuple[str, float]], chunks: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Rows of a text in pieces, and the weight of each id; 1 for start, end and padding."""
-        ids = [(i, weight) for text, weight in pieces for i in self.ids(text)]
-        parts = self.parts([i for i, _ in ids])
-        weights, at = [], 0
+        """Return the rows of a text in weighted pieces, and the weight of each id."""
+        ids: list[int] = []
+        weights: list[float] = []
+        for text, weight in pieces:
+            text_ids = self.ids(text)
+            ids.extend(text_ids)
+            weights.extend([weight] * len(text_ids))
+        parts = self.parts(ids)
+        weight_rows = []
+        at = 0
         for part in parts[:chunks]:
-            own = [weight for _, weight in ids[at : at + len(part)]]
-            weights.append([1.0, *own, *[1.0] * (CHUNK + 1 - len(own))])
+            weight_rows.append(self.row_format.weights(weights[at : at + len(part)]))
             at += len(part)
-        weights += [[1.0] * (CHUNK + 2) for _ in range(chunks - len(weights))]
-        return self._padded(parts, chunks), weights
+        while len(weight_rows) < chunks:
+            weight_rows.append(self.row_format.weights([]))
+        return self._framed(parts, chunks), weight_rows
 
-    def _padded(self, parts: Sequence[list[int]], chunks: int) -> list[list[int]]:
-        tokenizer = self.tokenizer
-        parts = [*parts[:chunks], *([] for _ in range(chunks - len(parts)))]
-        return [
-            [
-                tokenizer.bos_token_id,
-                *part,
-                tokenizer.eos_token_id,
-                *[self._pad_id] * (CHUNK - len(part)),
-            ]
-            for part in parts
-        ]
+    def _framed(self, parts: Sequence[list[int]], chunks: int) -> list[list[int]]:
+        """Return exactly `chunks` rows, the last ones empty where there are fewer parts."""
+        rows = [self.row_format.row(part) for part in parts[:chunks]]
+        while len(rows) < chunks:
+            rows.append(self.row_format.row([]))
+        return rows
 
 
 def vocabulary_problems(
     names: Iterable[str], vocabulary: Iterable[str], where: str
 ) -> list[Problem]:
-    """Whether a model has any of the word's names already."""
+    """Return an error if the model's vocabulary has any of the word's names already."""
     used = taken(names, vocabulary)
-    hint = "choose a word of your own, such as mychar"
-    return (
-        [
-            Problem(
-                f"--token_string: {', '.join(used)} is already in the model's vocabulary",
-                where,
-                hint,
-            )
-        ]
-        if used
-        else []
-    )
+    if not used:
+        return []
+    what = f"--token_string: {', '.join(used)} is already in the model's vocabulary"
+    return [Problem(what, where, "choose a word of your own, such as mychar")]

@@ -42,10 +42,9 @@ def evaluation_set(run: Run, count: int | None = None) -> list[Batch]:
         run: whose images and word are used.
         count: timesteps to share out among the images, also among held-out ones, in place of `LEVELS` and `DRAWS`.
     """
-    low, high = run.config.noise.min_timestep, run.config.noise.max_timestep
     groups = _draws(run, count)
     levels = 1 + max(level for group in groups for *_, level in group)
-    timesteps = [low + (2 * k + 1) * (high - low) // (2 * levels) for k in range(levels)]
+    timesteps = run.parts.schedule.spread_times(run.config.noise, levels)
     own = run.processes.share(groups)
     plan = [(Item(group[0][1], 0, flipped=False),) for group in own]
     batches = []
@@ -68,7 +67,7 @@ def evaluation_set(run: Run, count: int | None = None) -> list[Batch]:
                 weights=torch.ones(draws),
                 sizes=torch.tensor([run.size_of(item, latent)] * draws),
                 mask=stack_masks([latent] * draws),
-                timesteps=torch.tensor([timesteps[level] for *_, level in group]),
+                timesteps=timesteps[[level for *_, level in group]],
             )
         )
     return batches

@@ -12,6 +12,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from coinage.diffusion.schedule import NoiseSchedule
 from coinage.embeddings.word import Word
 from coinage.optim.row_lengths import hold_lengths, movement
 from coinage.training.convergence import judge
@@ -240,15 +241,15 @@ def _backward(group: Sequence[Part], summed: Tensor, *, precise: bool) -> None:
         loss = own.per_sample.sum() / part.samples
         scaled.append(part.run.scaler.scale(loss))
         summed[part.at, 0] += loss.detach()
-        summed[part.at, 3:].add_(by_band(own, first.parts.schedule.num_timesteps))
+        summed[part.at, 3:].add_(by_band(own, first.parts.schedule))
     total = torch.stack(scaled).sum()
     if total.requires_grad:  # not where no caption has a word, and their encodings are kept
         total.backward()
 
 
-def by_band(result: StepResult, num_timesteps: int) -> Tensor:
+def by_band(result: StepResult, schedule: NoiseSchedule) -> Tensor:
     """[2 * BANDS]: the summed losses in equal parts of the timesteps, and then how many samples each has."""
-    band = result.timesteps * BANDS // num_timesteps
+    band = schedule.bands(result.timesteps, BANDS)
     losses = result.per_sample.detach()
     both = torch.zeros(2, BANDS, device=losses.device)
     both.index_add_(1, band, torch.stack([losses, torch.ones_like(losses)]))

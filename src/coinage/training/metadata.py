@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from coinage.training.run import Run
 
 FORMAT_VERSION = "1"  # of the keys that begin with ti.
-BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def describe(run: Run, stem: str) -> dict[str, str]:
@@ -26,12 +25,13 @@ def describe(run: Run, stem: str) -> dict[str, str]:
     config = run.config
     width, height = config.data.datasets[0].resolution_wh
     predicts_v = run.parts.schedule.prediction_type == "v_prediction"
-    is_v2_v = predicts_v and run.family.name == "sd2"
+    facts = run.family.facts
+    architecture = facts.v_architecture if predicts_v else facts.architecture
     word, base_hash = run.placeholder.token, short_hash(config.model.source)
     fields = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{'stable-diffusion-v2-768-v' if is_v2_v else run.family.architecture}/textual-inversion",
+        "modelspec.architecture": f"{architecture}/textual-inversion",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.implementation_version": f"coinage/{__version__}",
         "modelspec.title": stem,
@@ -39,8 +39,8 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if predicts_v else "epsilon",
         "modelspec.trigger_phrase": stem,
-        "ss_base_model_version": "sd_v2_v" if is_v2_v else BASES[run.family.name],
-        "ss_v2": str(run.family.name == "sd2"),
+        "ss_base_model_version": facts.v_base_version if predicts_v else facts.base_version,
+        "ss_v2": str("--v2" in facts.script_flags),
         "ss_sd_model_name": Path(config.model.source).name,
         "ss_sd_model_hash": base_hash,
         "ti.format_version": FORMAT_VERSION,
@@ -63,7 +63,7 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         fields["modelspec.is_negative_embedding"] = "true"
     if stem != word:
         fields["modelspec.usage_hint"] = usage_hint(stem, word)
-    if config.model.clip_skip and run.family.name != "sdxl":
+    if config.model.clip_skip and facts.reads_clip_skip:
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
     if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
         fields["modelspec.timestep_range"] = (

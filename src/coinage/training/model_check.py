@@ -148,7 +148,7 @@ def _noised(run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     device = run.parts.device
     latents = batch.moments[:, 0] * run.parts.scaling_factor
     noise = torch.randn(latents.shape, generator=generator_for("first look"))
-    timesteps = torch.tensor([int(NOISY * run.parts.schedule.num_timesteps)])
+    timesteps = run.parts.schedule.time_at(NOISY)
     return latents.to(device), noise.to(device), timesteps.to(device)
 
 
@@ -156,10 +156,13 @@ def wrong_prediction(
     run: Run, left: Mapping[PredictionType, tuple[float, float]]
 ) -> TrainingError | None:
     """Whether the model predicts noise where v is asked for, or the other way round; one that predicts neither is warned of."""
-    asked, source = run.parts.schedule.prediction_type, run.config.model.source
-    if asked not in left:
+    source = run.config.model.source
+    if run.parts.schedule.prediction_type not in left:
         return None
-    (other,) = set(NAMES) - {asked}
+    asked: PredictionType = "epsilon"
+    other: PredictionType = "v_prediction"
+    if run.parts.schedule.prediction_type != asked:
+        asked, other = other, asked
     # A pale image's v has less power than noise, and is missed by more
     missed = left[asked][0] / max(1.0, left[asked][1])
     if missed > UNEXPLAINED and left[other][0] < EXPLAINED * left[other][1]:

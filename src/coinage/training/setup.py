@@ -14,13 +14,12 @@ from coinage.data.batches import run_length, updates_per_epoch
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latents, Memory
 from coinage.data.sample import Sample
-from coinage.diffusion.loss import rescaled_weights
 from coinage.embeddings.install import install_words, log_word_file
 from coinage.errors import ConfigError
 from coinage.models.base import Components
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
-from coinage.models.text_cache import FOLDER, KeptText
+from coinage.models.text_cache import FOLDER, TextCache
 from coinage.optim.factory import choose_optimizer, make_schedule
 from coinage.optim.reach import rate_problem
 from coinage.training.processes import ALONE, Processes
@@ -40,7 +39,7 @@ def store_for(
     return Memory() if data.cache_latents else None
 
 
-def text_store_for(data: DataConfig) -> KeptText | None:
+def text_store_for(data: DataConfig) -> TextCache | None:
     """Where encodings of captions without the word are kept, if they are."""
     if not (data.cache_text or data.cache_text_to_disk):
         return None
@@ -48,7 +47,7 @@ def text_store_for(data: DataConfig) -> KeptText | None:
         (s.image_dir for dataset in data.datasets for s in dataset.subsets if s.image_dir), None
     )
     folder = data.cache_dir / "text" if data.cache_dir else beside / FOLDER if beside else None
-    return KeptText(folder if data.cache_text_to_disk else None)
+    return TextCache(folder if data.cache_text_to_disk else None)
 
 
 def working_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -102,10 +101,9 @@ def loss_problems(config: TrainConfig, parts: Components) -> None:
 
 def tell_of_weights(configs: Sequence[TrainConfig], parts: Components) -> None:
     """Say, once, that loss weights follow a schedule that ends in pure noise."""
-    last = parts.schedule.snr(torch.tensor([parts.schedule.num_timesteps - 1]))
-    for told in dict.fromkeys(rescaled_weights(last, config.loss) for config in configs):
-        if told:
-            log.info("note: %s", told)
+    for note in dict.fromkeys(parts.schedule.weights_note(config.loss) for config in configs):
+        if note:
+            log.info("note: %s", note)
 
 
 def prepare(
@@ -217,7 +215,7 @@ def load_shared(config: TrainConfig, device: torch.device) -> tuple[Components, 
     """Load the frozen model as the flags ask, on its device; and what it computes in."""
     dtype = working_dtype(config.model.precision, device)
     parts = FAMILIES[config.model.family].load(config.model, dtype)
-    parts.kept_text = text_store_for(config.data)
+    parts.text_cache = text_store_for(config.data)
     lower_linear_layers(parts, dtype)
     if config.model.fp8_unet:
         # Before it is moved: a GPU that holds 8 bits need not hold 16

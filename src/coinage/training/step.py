@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.loss import loss_per_sample
-from coinage.diffusion.noise import draw_noise, draw_timesteps, perturb
+from coinage.diffusion.noise import draw_noise, perturb
 from coinage.models.base import Components, ModelFamily
 from coinage.models.text_cache import encode
 
@@ -26,7 +26,7 @@ class Batch:
         weights: factor of each sample's loss, [B] float32; 1 but for regularisation images.
         sizes: original height and width, crop top and left, target height and width, [B, 6] int64, for SDXL.
         mask: weight of each place in the loss, [B, 1, h, w] float32; None where all count alike.
-        timesteps: [B] int64; None where they are drawn.
+        timesteps: [B], as the schedule has them; None where they are drawn.
     """
 
     moments: Tensor
@@ -84,7 +84,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Noised:
-    """What the UNet is given and asked for: `noisy_latents` and `target` [B, C, h, w] float32, `timesteps` [B] int64."""
+    """What the UNet is given and asked for: `noisy_latents` and `target` [B, C, h, w] float32, `timesteps` [B]."""
 
     noisy_latents: Tensor
     target: Tensor
@@ -98,9 +98,10 @@ def noised_latents(parts: Components, batch: Batch, config: NoiseConfig) -> Nois
     posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
     latents = (mean + std * posterior) * parts.scaling_factor
     noise = draw_noise(latents, config, batch.generators)
-    timesteps = (
-        draw_timesteps(config, batch.generators) if batch.timesteps is None else batch.timesteps
-    ).to(device)
+    timesteps = batch.timesteps
+    if timesteps is None:
+        timesteps = schedule.draw_times(config, batch.generators)
+    timesteps = timesteps.to(device)
     seen = perturb(noise, config, batch.generators).to(device)
     latents, noise = latents.to(device), noise.to(device)
     return Noised(
@@ -122,8 +123,7 @@ def forward(
     cond = encode(family, parts, batch.captions, batch.sizes)
     prediction = family.predict(parts, noised.noisy_latents, noised.timesteps, cond)
     mask = None if batch.mask is None else batch.mask.to(parts.device)
-    snr, kind = parts.schedule.snr(noised.timesteps), parts.schedule.prediction_type
     losses = loss_per_sample(
-        prediction, noised.target, noised.timesteps, snr, loss_config, kind, mask
+        prediction, noised.target, noised.timesteps, parts.schedule, loss_config, mask
     )
     return StepResult(losses * batch.weights.to(parts.device), noised.timesteps)

@@ -11,7 +11,6 @@ from torch import Tensor
 from coinage.embeddings.raw_file import RawFile
 from coinage.embeddings.tools.rules import (
     CONVERT,
-    PROMPT_TOKENS,
     TargetModel,
     ToolReading,
     content_of,
@@ -20,6 +19,7 @@ from coinage.embeddings.tools.rules import (
     refuse,
 )
 from coinage.embeddings.word import PAIR
+from coinage.text.placeholder import CHUNK
 
 SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 # What AUTOMATIC1111 lets a pickle refer to, and the records it lets a torch zip have.
@@ -64,10 +64,8 @@ def forge(file: RawFile, model: TargetModel, _token: str | None) -> ToolReading:
             f"its vectors have {width} numbers and this model needs {needed}: it is listed as skipped."
         )
     by_key = tensors if isinstance(tensors, dict) else {model.keys[0]: tensors}
-    if max(len(tensor) for tensor in by_key.values()) > PROMPT_TOKENS:
-        refuse(
-            f"more than {PROMPT_TOKENS} vectors do not fit in a prompt; train the word with fewer."
-        )
+    if max(len(tensor) for tensor in by_key.values()) > CHUNK:
+        refuse(f"more than {CHUNK} vectors do not fit in a prompt; train the word with fewer.")
     name = file.path.stem
     if file.container == "image":
         name = str(content.get("name", name))

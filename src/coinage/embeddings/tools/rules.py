@@ -11,8 +11,9 @@ from torch import Tensor
 
 from coinage.embeddings.raw_file import RawFile
 from coinage.embeddings.word import PAIR
+from coinage.models.facts import FACTS
+from coinage.text.placeholder import CHUNK
 
-PROMPT_TOKENS = 75  # token embeddings between the start and the end of a prompt
 MOST_VECTOR_BYTES = 64 * 2**20  # 75 of the widest vectors take less than one hundredth
 CONVERT = "convert it to .safetensors with coinage"
 OTHER_FAMILY = "the word was trained on another family of models"
@@ -49,7 +50,7 @@ class TargetModel:
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys of the text encoders' vectors in Coinage, in the order of the widths."""
-        return PAIR if self.family == "sdxl" else ("emb_params",)
+        return FACTS[self.family].keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,8 @@ def _cautions(
             "The two halves have different numbers of vectors, "
             "so they are put at different places in a prompt; train the word again."
         )
-    if max(counts) > PROMPT_TOKENS:
-        cautions.append(f"A prompt has room for {PROMPT_TOKENS} vectors; the rest is cut off.")
+    if max(counts) > CHUNK:
+        cautions.append(f"A prompt has room for {CHUNK} vectors; the rest is cut off.")
     if not all(torch.isfinite(tensor).all() for tensor in vectors.values()):
         cautions.append(
             "It holds numbers that are not finite and spoils every picture; use an earlier save."

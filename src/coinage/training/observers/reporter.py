@@ -22,7 +22,7 @@ from coinage.config import TrainConfig
 from coinage.data.sample import Sample
 from coinage.embeddings.verify import COMPARED, Check, usage
 from coinage.errors import CoinageError, reason_of
-from coinage.models.detect import FAMILY_NAMES
+from coinage.models.facts import FACTS
 from coinage.models.vocabulary import Vocabulary
 from coinage.report.contact_sheet import marks_of, thumbnail
 from coinage.report.curves import CurveKeeper
@@ -102,7 +102,7 @@ class Reporter(Observer):
             coinage=__version__,
             name=word.output_name,
             token=word.token,
-            family=FAMILY_NAMES[model.family],
+            family=FACTS[model.family].display_name,
             model=Path(model.source).name,
             began=_now(),
             command=command_of(config, processes),
@@ -138,10 +138,7 @@ class Reporter(Observer):
         record.starts, record.tried = list(run.starts), list(run.config.loop.tried)
         record.device = f"{run.parts.device}, {str(run.dtype).removeprefix('torch.')}"
         record.total_steps, record.total_epochs = run.total_steps, run.total_epochs
-        steps = run.parts.schedule.num_timesteps
-        record.bands = [
-            (-(-i * steps // BANDS), -(-(i + 1) * steps // BANDS)) for i in range(BANDS)
-        ]
+        record.bands = run.parts.schedule.band_limits(BANDS)
         record.image_count = sum(sample.trains for sample in run.samples)
         record.images = shown_images(run.samples, record.token)
         record.rows = [

@@ -24,7 +24,7 @@ from coinage.models.token_embedding import initial_rows, table_of
 from coinage.optim.directional import tangent
 from coinage.seeding import key_for, rng_for
 from coinage.terminal.messages import fact
-from coinage.text.placeholder import placeholders_for, word_pattern
+from coinage.text.placeholder import word_pattern
 from coinage.training.run import Run, stack_masks
 from coinage.training.step import Batch, forward, join
 from coinage.wording import counted
@@ -219,16 +219,11 @@ class Search:
     def _trying(self, starts: Sequence[Rows]) -> Iterator[list[str]]:
         """Give the model a word for each start, beside those that it has; yields their names."""
         parts, token = self._run.parts, self._run.placeholder.token
-        number = self._run.placeholder.num_vectors
-        first = len(parts.embeddings[0].weight)
-        placeholders = placeholders_for(
-            [(f"{token}~{i}~", number) for i in range(len(starts))], first
-        )
-        with parts.lent(
-            placeholders,
-            [torch.cat([rows.detach() for rows in own]) for own in zip(*starts, strict=True)],
-        ):
-            yield [placeholder.token for placeholder in placeholders]
+        count = self._run.placeholder.num_vectors
+        words = [(f"{token}~{i}~", count) for i in range(len(starts))]
+        vectors = [torch.cat(encoder_rows).detach() for encoder_rows in zip(*starts, strict=True)]
+        with parts.with_words(words, vectors, keep=True):
+            yield [name for name, _ in words]
 
     def _jobs(
         self, starts: int, draws: Sequence[Draw], times: int
@@ -297,13 +292,13 @@ def draws_of(run: Run, count: int, purpose: str = "measured") -> list[Draw]:
         return []
     images = min(len(captions), count)
     chosen = [list(captions)[k * len(captions) // images] for k in range(images)]
-    low, high = run.config.noise.min_timestep, run.config.noise.max_timestep
+    times = run.parts.schedule.spread_times(run.config.noise, count)
     plan = [(Item(chosen[k % images], 0, flipped=False),) for k in range(count)]
     order = rng_for(run.config.loop.seed, "init word", purpose).permutation(count)
     made = []
     for k, ((item,), (latent,)) in enumerate(zip(plan, run.latents.still(plan), strict=True)):
         sizes = torch.tensor([run.size_of(item, latent)])
-        timestep = torch.tensor([low + (2 * int(order[k]) + 1) * (high - low) // (2 * count)])
+        timestep = times[int(order[k])][None]
         batch = Batch(
             latent.moments[None],
             [captions[item.sample]],

@@ -1,0 +1,252 @@
+"""Facts about each family of models, one row a family: the only place that knows them. Imports no torch.
+
+Code outside `models/` and `diffusion/` asks a row for a fact and never which family it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+MEGABYTE = 2**20
+Arithmetic = Literal["float32", "half", "8 bits"]  # "8 bits": weights of the UNet, computed in half
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderFacts:
+    """One text encoder of a family.
+
+    Attributes:
+        key: name of its vectors in embedding files.
+        other_keys: names in the files of other families whose vectors fit it as well.
+        folder: its folder in a diffusers model.
+        tokenizer_folder: the folder of its tokenizer.
+        prefix: start of its tensors' names in a single file.
+        width: numbers in a token embedding, in the released models.
+        layers: of the released models, as far as they are used.
+        open_clip: trained by OpenCLIP, which pads texts with `!`.
+    """
+
+    key: str
+    other_keys: tuple[str, ...] = ()
+    folder: str = "text_encoder"
+    tokenizer_folder: str = "tokenizer"
+    prefix: str = "cond_stage_model."
+    width: int
+    layers: int
+    open_clip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """Numbers of parameters of a model's parts.
+
+    Attributes:
+        unet: of the UNet.
+        unet_small: biases and norms among them, which --fp8_base leaves as they are.
+        text: of all text encoders.
+        text_kept: tables and norms among them, which stay in float32.
+        vae: of the VAE.
+        from_model: counted in the model itself; off: at least one part is the released model's.
+    """
+
+    unet: int
+    unet_small: int
+    text: int
+    text_kept: int
+    vae: int
+    from_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes of activations in one training step, for each picture of a batch.
+
+    Attributes:
+        pixel: of the UNet, for each pixel of the latents.
+        chunk: of the text encoders, for each chunk of 75 tokens.
+    """
+
+    pixel: int
+    chunk: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyFacts:
+    """One family of models.
+
+    Attributes:
+        name: as `ModelConfig.family` has it.
+        display_name: as people write it.
+        architecture: ModelSpec's name, and `v_architecture` that of models that predict v.
+        base_version: `ss_base_model_version` in headers, and `v_base_version` of models that predict v.
+        script: the sd-scripts command that trains it, with its `script_flags`.
+        script_hint: the same in words.
+        file_prefix: start of names that only this family has in a single file.
+        side: of the pictures that the released models are made for, in pixels.
+        bucket_unit: sides of buckets are multiples of it, in pixels.
+        latent_channels: of the VAE's latents.
+        latent_scale: pixels along a side for one of the latents.
+        takes_sizes: the UNet also reads a pooled text vector and the picture's sizes.
+        reads_clip_skip: the layer of the text encoder can be chosen.
+        fills_prompts: prompts take as many chunks as captions in training, in sd-scripts.
+        vae_overflows_fp16: the family's own VAE needs float32 where fp16 is asked for.
+        file_hides_prediction: models predict noise or v, and single files often do not say which.
+        unused_text_tensors: parts of names of a text encoder's tensors that are not loaded.
+        released: sizes of the released model.
+        costs: by arithmetic, all activations kept, and with --gradient_checkpointing; what
+            `benchmarks/memory.py` measures.
+    """
+
+    name: str
+    display_name: str
+    architecture: str
+    v_architecture: str
+    base_version: str
+    v_base_version: str
+    script: str = "train_textual_inversion.py"
+    script_flags: tuple[str, ...] = ()
+    script_hint: str
+    file_prefix: str
+    text_encoders: tuple[TextEncoderFacts, ...]
+    side: int
+    bucket_unit: int = 64
+    latent_channels: int = 4
+    latent_scale: int = 8
+    takes_sizes: bool = False
+    reads_clip_skip: bool = True
+    fills_prompts: bool = False
+    vae_overflows_fp16: bool = False
+    file_hides_prediction: bool = False
+    unused_text_tensors: tuple[str, ...] = ()
+    released: ModelSizes
+    costs: Mapping[Arithmetic, tuple[Cost, Cost]]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of a word's vectors in embedding files, one for each text encoder."""
+        return tuple(encoder.key for encoder in self.text_encoders)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the token embeddings, one for each text encoder."""
+        return tuple(encoder.width for encoder in self.text_encoders)
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers in one vector of a word, over all text encoders."""
+        return sum(self.widths)
+
+
+SD1 = FamilyFacts(
+    name="sd1",
+    display_name="Stable Diffusion 1.x",
+    architecture="stable-diffusion-v1",
+    v_architecture="stable-diffusion-v1",
+    base_version="sd_v1",
+    v_base_version="sd_v1",
+    script_hint="train_textual_inversion.py without --v2",
+    file_prefix="cond_stage_model.transformer.",
+    text_encoders=(
+        # SDXL has the same encoder beside another
+        TextEncoderFacts(
+            key="emb_params", other_keys=("clip_l",), width=768, layers=12, open_clip=False
+        ),
+    ),
+    side=512,
+    released=ModelSizes(859_520_964, 443_844, 123_060_480, 38_042_880, 83_653_863),
+    costs={
+        "float32": (Cost(370_700, 45.4 * MEGABYTE), Cost(110_100, 3.3 * MEGABYTE)),
+        "half": (Cost(243_700, 26.1 * MEGABYTE), Cost(62_800, 3.2 * MEGABYTE)),
+        "8 bits": (Cost(208_800, 25.8 * MEGABYTE), Cost(47_600, 3.6 * MEGABYTE)),
+    },
+)
+SD2 = FamilyFacts(
+    name="sd2",
+    display_name="Stable Diffusion 2.x",
+    architecture="stable-diffusion-v2-512",
+    v_architecture="stable-diffusion-v2-768-v",
+    base_version="sd_v2",
+    v_base_version="sd_v2_v",
+    script_flags=("--v2",),
+    script_hint="train_textual_inversion.py with --v2",
+    file_prefix="cond_stage_model.model.",
+    text_encoders=(TextEncoderFacts(key="emb_params", width=1024, layers=23, open_clip=True),),
+    side=768,
+    file_hides_prediction=True,
+    # The text encoder ends before its last layer
+    unused_text_tensors=("text_projection", "resblocks.23."),
+    released=ModelSizes(865_910_724, 443_844, 340_387_840, 50_768_896, 83_653_863),
+    costs={
+        "float32": (Cost(350_600, 76.9 * MEGABYTE), Cost(90_100, 7.7 * MEGABYTE)),
+        "half": (Cost(233_700, 46.2 * MEGABYTE), Cost(52_800, 7.5 * MEGABYTE)),
+        "8 bits": (Cost(208_700, 46.0 * MEGABYTE), Cost(47_700, 7.9 * MEGABYTE)),
+    },
+)
+SDXL = FamilyFacts(
+    name="sdxl",
+    display_name="Stable Diffusion XL",
+    architecture="stable-diffusion-xl-v1-base",
+    v_architecture="stable-diffusion-xl-v1-base",
+    base_version="sdxl_base_v1-0",
+    v_base_version="sdxl_base_v1-0",
+    script="sdxl_train_textual_inversion.py",
+    script_hint="sdxl_train_textual_inversion.py",
+    file_prefix="conditioner.embedders.1.",
+    text_encoders=(
+        TextEncoderFacts(
+            key="clip_l",
+            prefix="conditioner.embedders.0.",
+            width=768,
+            layers=12,
+            open_clip=False,
+        ),
+        TextEncoderFacts(
+            key="clip_g",
+            folder="text_encoder_2",
+            tokenizer_folder="tokenizer_2",
+            prefix="conditioner.embedders.1.",
+            width=1280,
+            layers=32,
+            open_clip=True,
+        ),
+    ),
+    side=1024,
+    bucket_unit=32,
+    takes_sizes=True,
+    reads_clip_skip=False,
+    fills_prompts=True,
+    vae_overflows_fp16=True,
+    released=ModelSizes(2_567_463_684, 1_583_364, 817_720_320, 101_550_080, 83_653_863),
+    costs={
+        "float32": (Cost(648_700, 204.5 * MEGABYTE), Cost(74_200, 16.2 * MEGABYTE)),
+        "half": (Cost(404_900, 118.4 * MEGABYTE), Cost(48_000, 15.2 * MEGABYTE)),
+        "8 bits": (Cost(380_400, 117.5 * MEGABYTE), Cost(42_400, 15.9 * MEGABYTE)),
+    },
+)
+FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL)}
+DEFAULT = SD1  # where neither the model nor a flag names a family
+KNOWN_WIDTHS = frozenset(width for facts in FACTS.values() for width in facts.widths)
+
+
+def fits_other_families(family: str | None) -> bool:
+    """Return whether a family's text encoder is also one of another family's."""
+    return family is not None and any(e.other_keys for e in FACTS[family].text_encoders)
+
+
+def family_of_vectors(widths: Mapping[str, int]) -> FamilyFacts | None:
+    """Return the family that an embedding file's vectors are made for; None if no family has such.
+
+    One of SDXL's two halves counts as SDXL's, unless another family has the same text encoder.
+
+    Args:
+        widths: of the vectors, by their key in the file.
+    """
+    for facts in FACTS.values():
+        known = set[tuple[str, int]]()
+        for encoder in facts.text_encoders:
+            known |= {(key, encoder.width) for key in (encoder.key, *encoder.other_keys)}
+        if 0 < len(widths) <= len(facts.text_encoders) and set(widths.items()) <= known:
+            return facts
+    return None

@@ -1,0 +1,62 @@
+"""Keep the model libraries' progress bars and advice off the terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coinage.terminal.messages import Lines
+
+# Of diffusers to huggingface_hub
+HUB_WARNING = "The `local_dir_use_symlinks` argument"
+# Imported by diffusers; complains about what a CPU lacks
+BITSANDBYTES = "bitsandbytes"
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries in this process; their warnings then look as ours do. For programs."""
+    import diffusers  # noqa: F401 - makes its log
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=HUB_WARNING)
+    for name in ("diffusers", "transformers"):
+        for handler in logging.getLogger(name).handlers:
+            # Names of tensors in their messages are strangers' text
+            handler.setFormatter(Lines())
+    logging.getLogger(BITSANDBYTES).setLevel(logging.ERROR)
+
+
+@contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Silence the libraries for a `with` block; afterwards their settings are as before."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging as library
+
+    bitsandbytes = logging.getLogger(BITSANDBYTES)
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    hub_bars, level = not are_progress_bars_disabled(), bitsandbytes.level
+    try:
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+        disable_progress_bars()
+        bitsandbytes.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=HUB_WARNING)
+            yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()
+        bitsandbytes.setLevel(level)
