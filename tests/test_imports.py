@@ -21,18 +21,25 @@ RANK = {
     "demo": 9,
     "cli": 10,
 }
+# TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
+LAZY = ("config", "settings")
 LIGHT = """
-checks.advice checks.disk checks.footprint checks.preflight checks.run_length settings.build settings.build_data
-settings.build_log cli.cmd_dataset cli.cmd_demo cli.cmd_generate cli.cmd_report settings.flags settings.foreign
-settings.idle_flags cli.main settings.pairs cli.parse cli.plan settings.ranges settings.toml_file settings.tidy cli.train
-settings.values settings.word_tables cli.words config data.augment data.batches data.buckets data.captions
-data.coverage data.dataset_config data.dataset_file data.default_prompts data.examine data.folder
-data.headers data.images data.metadata data.scan data.sources data.summary data.telling demo.run demo.score
-embeddings.naming errors hub models.detect models.sizes models.text_encoder_sizes models.tokenizer_files
-optim.class_paths optim.reach optim.table report.charts report.contact_sheet report.figures report.fit
-report.measures report.page report.previews report.record runs.choice runs.digests runs.files runs.lock
-runs.names runs.states system.files system.full_memory system.text_files terminal.messages terminal.progress
-text.clip_tokenizer text.init_words text.placeholder text.prompts wording
+checks.advice checks.checklist checks.compiler checks.data checks.disk checks.footprint
+checks.memory checks.merging checks.model checks.output checks.plan checks.run_length
+checks.several_words checks.word cli.cmd_dataset cli.cmd_demo cli.cmd_generate cli.cmd_report
+cli.main cli.parse cli.plan cli.train cli.words config data.augment data.batches data.buckets
+data.captions data.coverage data.dataset_config data.dataset_file data.default_prompts
+data.examine data.folder data.headers data.images data.metadata data.scan data.sources
+data.summary data.telling demo.run demo.score embeddings.naming errors hub models.detect
+models.sizes models.text_encoder_sizes models.tokenizer_files optim.class_paths optim.reach
+optim.table report.charts report.contact_sheet report.figures report.fit report.measures
+report.page report.previews report.record runs.choice runs.digests runs.files runs.lock runs.names
+runs.states settings.build settings.build_data settings.build_log settings.build_optimizer
+settings.conflicts settings.defaults settings.discover settings.flag_values settings.flags
+settings.foreign settings.idle_flags settings.mapping settings.pairs settings.ranges settings.tidy
+settings.toml_file settings.values settings.word_tables system.files system.full_memory
+system.text_files terminal.messages terminal.progress text.clip_tokenizer text.init_words
+text.placeholder text.prompts wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 
@@ -69,6 +76,8 @@ def test_imports_go_one_way() -> None:
         own = path.relative_to(SRC).with_suffix("").parts[0]
         for module in imported(path, top_only=False):
             other = room(module)
+            if (own, other) == LAZY:
+                continue
             if own in RANK and other in RANK and other != own and RANK[other] >= RANK[own]:
                 wrong.append(f"{path.relative_to(SRC)} imports {module}")
     assert not wrong

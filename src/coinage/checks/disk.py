@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from coinage.checks.plan import Draft
 from coinage.config import TrainConfig
 from coinage.data.batches import length_of
 from coinage.data.sample import LATENTS, Sample
-from coinage.errors import Problem
+from coinage.errors import Findings, Problem
 from coinage.models.sizes import REDUCTION, WIDTHS
 from coinage.system.launch import process_count
 from coinage.wording import sized
@@ -57,6 +58,11 @@ def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
                 latent_bytes(sample) + sample.latents * HEADER
             )
     return found
+
+
+def check_disk(drafts: Sequence[Draft], findings: Findings) -> None:
+    """Warn of disks that have no room for what the words write together."""
+    findings.warnings += disk_problems(*((draft.config, draft.samples) for draft in drafts))
 
 
 def disk_problems(*runs: tuple[TrainConfig, Sequence[Sample]]) -> list[Problem]:

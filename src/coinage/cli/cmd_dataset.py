@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coinage.checks.preflight import tokenizer_of
+from coinage.checks.word import tokenizer_of
 from coinage.cli.parse import Parser, parse
 from coinage.config import DataConfig, LoopConfig, TrainConfig
 from coinage.data.batches import run_length
@@ -19,7 +19,7 @@ from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.detect import told_family
 from coinage.report.contact_sheet import contact_sheet
 from coinage.settings.build_data import build_data
-from coinage.settings.defaults import take_own_size
+from coinage.settings.discover import with_own_size
 from coinage.settings.idle_flags import notes
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_folder
@@ -105,9 +105,16 @@ def dataset_command(argv: Sequence[str]) -> None:
     script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
     if is_folder(source):
-        take_own_size(args, own.model or args.pretrained_model_name_or_path)
-    findings = Findings(warnings=[*args.told.warnings], notes=[*args.told.notes, *notes(args)])
-    data = build_data(args, script, findings, folder=source if is_folder(source) else None)
+        args = with_own_size(args, own.model or args.pretrained_model_name_or_path)
+    remarks = args.remarks
+    findings = Findings(warnings=[*remarks.warnings], notes=[*remarks.notes, *notes(args)])
+    data = build_data(
+        args,
+        "sdxl" if script == "sdxl" else "sd1",
+        findings,
+        look_into_folders=True,
+        folder=source if is_folder(source) else None,
+    )
     num_vectors = max(own.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")

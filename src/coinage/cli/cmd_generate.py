@@ -10,11 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from coinage.checks.preflight import (
-    model_problems,
-    output_problems,
-    vae_problems,
-)
+from coinage.checks.model import model_problems, vae_problems
+from coinage.checks.output import make_folder
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
@@ -187,7 +184,7 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
         if 0 < getattr(args, name) < 64:
             findings.error(f"--{name} {getattr(args, name)} is too small", hint="use at least 64")
     if not findings.errors:
-        findings.errors += output_problems(args.output, "--output")
+        findings.errors += make_folder(args.output, "--output")
     findings.raise_errors()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from coinage.checks.preflight import model_problems
+from coinage.checks.model import model_problems
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, Findings

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coinage.checks.preflight import output_problems
+from coinage.checks.output import make_folder
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
@@ -101,7 +101,7 @@ def export(settings: DemoSettings) -> list[str]:
         ConfigError: the folder cannot be written, or the seed is negative.
     """
     concept = settings.find_concept()
-    problems = output_problems(settings.folder, "--output")
+    problems = make_folder(settings.folder, "--output")
     if settings.seed < 0:
         problems.append(Problem(f"--seed {settings.seed} must not be negative"))
     if problems:

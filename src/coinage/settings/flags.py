@@ -8,10 +8,30 @@ the help come from this table. A flag with a note is accepted, and the note is s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 from coinage.optim.table import SCHEDULES
 from coinage.text.prompts import SAMPLER_NAMES
+
+
+class Script(StrEnum):
+    """Whose flags and defaults are meant: those of a script of sd-scripts, or of `coinage train`."""
+
+    SD = "sd"
+    SDXL = "sdxl"
+    COINAGE = "coinage"
+
+    @property
+    def program(self) -> str:
+        """What is typed to start it."""
+        names = {
+            Script.SD: "train_textual_inversion.py",
+            Script.SDXL: "sdxl_train_textual_inversion.py",
+            Script.COINAGE: "coinage train",
+        }
+        return names[self]
+
 
 Kind = Literal["str", "int", "float", "ratio", "path", "switch", "list"]
 
@@ -385,17 +405,25 @@ FOUND = {
 
 
 def flags_of(script: str) -> tuple[Flag, ...]:
-    """The flags of the script "sd" or "sdxl"; of "any", which is `coinage train`, all, without defaults where it decides."""
-    if script == "any":
-        return tuple(_decided(flag) for flag in FLAGS)
-    return tuple(flag for flag in FLAGS if script != "sd" or not flag.sdxl_only)
+    """Return the flags of a script. Those of `coinage train` have no default where it decides itself.
+
+    Args:
+        script: "sd", "sdxl" or "coinage".
+    """
+    if script == Script.COINAGE:
+        return _COINAGE_FLAGS
+    if script == Script.SD:
+        return _SD_FLAGS
+    return FLAGS
 
 
 def _decided(flag: Flag) -> Flag:
     """Return a flag as `coinage train` has it."""
-    text = (
-        f"{flag.help.partition(' Default:')[0]} Default: {FOUND[flag.name]}."
-        if flag.name in FOUND
-        else flag.help
-    )
+    text = flag.help
+    if flag.name in FOUND:
+        text = f"{flag.help.partition(' Default:')[0]} Default: {FOUND[flag.name]}."
     return replace(flag, help=text, default=None if flag.name in DECIDED else flag.default)
+
+
+_COINAGE_FLAGS = tuple(_decided(flag) for flag in FLAGS)
+_SD_FLAGS = tuple(flag for flag in FLAGS if not flag.sdxl_only)

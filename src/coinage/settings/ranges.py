@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coinage.errors import Problem
+from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST
 
 DRAW = -1  # of --seed, in AUTOMATIC1111's convention: draw one
@@ -108,22 +108,23 @@ RANGES: Mapping[str, Range] = {
 }
 
 
-def sound_values(args: argparse.Namespace) -> tuple[argparse.Namespace, list[Problem]]:
+def sound_values(values: FlagValues) -> tuple[FlagValues, list[Problem]]:
     """Check the numbers of all flags.
 
     Returns:
-        The values, wrong ones replaced by their defaults, so that each is told once; and what is wrong.
+        The values, wrong ones replaced by their defaults, so that each is reported once; and what is wrong.
     """
-    wrong = range_problems(args)
+    wrong = range_problems(values)
     defaults = {name: BY_DEST[name].default for name in wrong}
-    return argparse.Namespace(**{**vars(args), **defaults}), list(wrong.values())
+    return values.changed(**defaults), list(wrong.values())
 
 
-def range_problems(args: argparse.Namespace) -> dict[str, Problem]:
+def range_problems(values: FlagValues) -> dict[str, Problem]:
     """Find numbers that mean nothing, by flag."""
-    found = {}
+    problems = {}
     for name, allowed in RANGES.items():
-        value = getattr(args, name, None)
-        if value is not None and (reason := allowed.why_not(value)):
-            found[name] = Problem(f"--{name} {value} {reason}", hint=allowed.hint)
-    return found
+        value = getattr(values, name, None)
+        reason = "" if value is None else allowed.why_not(value)
+        if reason:
+            problems[name] = Problem(f"--{name} {value} {reason}", hint=allowed.hint)
+    return problems

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from coinage.errors import Problem
@@ -44,15 +42,6 @@ INSTEAD = {
 # What cannot be the same for all words, and so is no flag of a command that trains several.
 ONLY_IN_TABLES = ("token_string", "output_name")
 DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A word of a config file: what it is called in messages, and the values of all its flags."""
-
-    label: str
-    args: argparse.Namespace
-    overruled: tuple[str, ...] = ()  # flags of its table that the command line sets for all words
 
 
 def allowed(known: Collection[str]) -> list[str]:
@@ -101,20 +90,14 @@ def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command_problems(given: Collection[str]) -> list[Problem]:
-    """Flags of the command line that would make all words one.
+    """Find flags of the command line that would make all words one.
 
     Args:
         given: the names of all that are on it.
     """
-    hint = f"give them in the tables of the words, and what words share above all [[{TABLE}]]"
     wrong = [f"--{name}" for name in (*ONLY_IN_TABLES, *DATA) if name in given]
-    return (
-        [
-            Problem(
-                f"{', '.join(wrong)}: the config file has several words, each with its own",
-                hint=hint,
-            )
-        ]
-        if wrong
-        else []
-    )
+    if not wrong:
+        return []
+    what = f"{', '.join(wrong)}: the config file has several words, each with its own"
+    hint = f"give them in the tables of the words, and what words share above all [[{TABLE}]]"
+    return [Problem(what, hint=hint)]
