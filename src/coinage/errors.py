@@ -2,6 +2,7 @@
 
 CoinageError                 anything a user can mend; exit code 1
 +-- ConfigError              flags, config, dataset: all problems together; exit code 2
+|   +-- AlreadyReported      another process or part of the program has shown the problems
 +-- EmbeddingFileError       a file is no embedding, or the wrong one
 +-- TrainingError            a run cannot go on
 """
@@ -42,11 +43,22 @@ class Problem:
 
 @dataclass(slots=True)
 class Findings:
-    """What checks have found so far: errors stop a run, warnings and notes are told."""
+    """What checks have found so far: errors stop a run, warnings and notes are only shown."""
 
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        blocks = [f"error: {problem}" for problem in self.errors]
+        blocks += [f"warning: {problem}" for problem in self.warnings]
+        blocks += [f"note: {visible(note)}" for note in self.notes]
+        return "\n".join(blocks) or "nothing was found"
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
 
     def error(self, what: str, where: str = "", hint: str = "") -> None:
         """Add an error."""
@@ -90,6 +102,13 @@ class ConfigError(CoinageError):
         found = tuple(problems)
         Exception.__init__(self, "\n".join(map(str, found)))
         self.problems = found
+
+
+class AlreadyReported(ConfigError):  # noqa: N818 - it is not an error by itself
+    """End with the exit code of wrong usage, and without a message: somebody else shows it."""
+
+    def __init__(self) -> None:
+        super().__init__(())
 
 
 class EmbeddingFileError(CoinageError):

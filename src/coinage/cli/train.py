@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from coinage import __version__
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import parse, write_config
-from coinage.errors import CoinageError, ConfigError
+from coinage.errors import AlreadyReported, CoinageError
 from coinage.system.launch import process_count
 from coinage.terminal.messages import fact, print_line, print_result, print_text
 
@@ -117,7 +117,7 @@ def opened(
         except CoinageError as failed:
             error = failed
     if any(processes.gather(error is not None)):
-        raise error or ConfigError([])  # the main process tells why
+        raise error or AlreadyReported()  # the main process tells why
     return uploader, writers
 
 

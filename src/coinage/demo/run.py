@@ -25,7 +25,7 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
-from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
+from coinage.errors import AlreadyReported, ConfigError, Problem, TrainingError, did_you_mean
 from coinage.system.files import save_image, write_bytes
 from coinage.terminal.messages import print_line, print_text
 from coinage.terminal.progress import counted
@@ -146,7 +146,7 @@ def run(settings: DemoSettings) -> None:
     code = subprocess.run(command, check=False).returncode
     print_line("", "stderr")
     if code == ConfigError.exit_code:
-        raise ConfigError([])  # the command has said what is wrong
+        raise AlreadyReported  # the command has said what is wrong
     if code:
         raise TrainingError("the training command failed", hint="its messages are above")
     seconds = time.monotonic() - started

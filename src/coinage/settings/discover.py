@@ -19,7 +19,7 @@ from coinage.data.folder import list_folder
 from coinage.data.sources import has_captions
 from coinage.errors import CoinageError, Findings
 from coinage.hub import fetch_state
-from coinage.models.detect import FAMILY_NAMES, own_side, told_family
+from coinage.models.detect import FAMILY_NAMES, HUB_ID, own_side, told_family
 from coinage.runs.states import named_state, read_summary
 from coinage.settings.build import (
     DATA_URL,
@@ -28,9 +28,11 @@ from coinage.settings.build import (
     build,
     output_name_of,
 )
+from coinage.settings.build_data import OPEN_RESOLUTION
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import Script
 from coinage.settings.ranges import DRAW
+from coinage.system.text_files import is_there
 
 DEFAULT_FAMILY = "sd1"  # where the model does not tell
 MOST_THUMBNAIL = 1_000_000  # bytes
@@ -117,7 +119,12 @@ def _with_own_images(values: FlagValues) -> FlagValues:
     captioned = bool(values.in_json) or has_captions(folder, extension)
     if plain and not captioned and not values.use_style_template:
         values = values.changed(use_object_template=True)
-    return with_own_size(values, values.pretrained_model_name_or_path)
+    source = values.pretrained_model_name_or_path
+    values = with_own_size(values, source)
+    if values.resolution is None and source and not (is_there(source) or HUB_ID.fullmatch(source)):
+        # The checks say that there is no model, which is the reason
+        values = values.changed(resolution=str(OPEN_RESOLUTION))
+    return values
 
 
 def with_own_size(values: FlagValues, model: str | None) -> FlagValues:
