@@ -36,7 +36,7 @@ optim.table report.charts report.contact_sheet report.figures report.fit report.
 report.page report.previews report.record runs.choice runs.digests runs.files runs.lock runs.names
 runs.states settings.build settings.build_data settings.build_log settings.build_optimizer
 settings.conflicts settings.defaults settings.discover settings.flag_values settings.flags
-settings.foreign settings.idle_flags settings.mapping settings.pairs settings.ranges settings.tidy
+settings.foreign settings.idle_flags settings.mapping settings.number_range settings.pairs settings.ranges settings.tidy
 settings.toml_file settings.values settings.word_tables system.files system.full_memory
 system.text_files terminal.messages terminal.progress text.clip_tokenizer text.init_words
 text.placeholder text.prompts wording

@@ -289,7 +289,7 @@ class SaveConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:
-    """When all that a run needs to go on is saved, beside the embedding, and what this run goes on from."""
+    """When states are saved, from which a run can go on, and the state that this run goes on from."""
 
     save: bool = False  # with every embedding
     at_end: bool = False  # with the last one
@@ -314,8 +314,8 @@ class PreviewConfig:
 class ValidationConfig:
     """When the evaluation loss is measured.
 
-    Without an interval: ten times over the run where images are held out; where the run stops early or keeps the best, as
-    often as takes a twentieth of the passes through the UNet, and every 40 steps at least.
+    Without an interval: ten times over the run where images are held out; where the run stops early or keeps
+    the best, as often as takes a twentieth of the passes through the UNet, and every 40 steps at least.
     """
 
     every_n_steps: int | None = None
@@ -343,7 +343,7 @@ class LogConfig:
     wandb_key: str | None = field(default=None, repr=False)
     # What the trackers are started with, by tracker
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    settings: tuple[tuple[str, object], ...] = ()  # told to the trackers
+    settings: tuple[tuple[str, object], ...] = ()  # sent to the trackers
     program: str = "coinage train"
     given: tuple[GivenFlag, ...] = ()  # flags that differ from their defaults
     level: str = "INFO"

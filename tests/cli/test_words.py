@@ -29,7 +29,7 @@ from coinage.embeddings.reading import read
 from coinage.errors import ConfigError, Problem, TrainingError
 from coinage.report.page import read as read_page
 from coinage.settings.flags import BY_DEST, FLAGS, flags_of
-from coinage.settings.word_tables import GROUPS, MORE, OF_THE_MODEL, allowed
+from coinage.settings.word_tables import GROUPS_PER_WORD, OF_THE_MODEL, allowed
 from coinage.training import loop
 from coinage.training.observers.base import Named, Observer
 from coinage.training.observers.reporter import WarningsKept
@@ -421,8 +421,8 @@ def test_a_written_config_leaves_the_words_alone(
 
 
 def test_the_flags_of_a_word_are_known_and_leave_the_model_alone() -> None:
-    assert {flag.group for flag in FLAGS} >= set(GROUPS)
-    assert {*MORE, *OF_THE_MODEL} <= set(BY_DEST)
+    assert {flag.group for flag in FLAGS} >= set(GROUPS_PER_WORD)
+    assert set(OF_THE_MODEL) <= set(BY_DEST)
     own = allowed([flag.dest for flag in flags_of("coinage")])
     shared = {
         "model",

@@ -24,7 +24,7 @@ from coinage.config import OPEN_SEED, TrainConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.table import remark_on_optimizer
 from coinage.settings.discover import discover
-from coinage.settings.ranges import DRAW
+from coinage.settings.number_range import DRAW
 
 
 class When(Enum):

@@ -53,7 +53,7 @@ def check_model(draft: Draft) -> None:
 
 
 def model_problems(model: ModelConfig) -> list[Problem]:
-    """Find out from names, shapes and settings whether the source holds a model of the family that is asked for."""
+    """Find out from names, shapes and settings whether the source holds a model of its family."""
     path = Path(model.source)
     if is_folder(path):
         problems = _folder_problems(path, model)

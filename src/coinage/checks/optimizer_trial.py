@@ -47,19 +47,23 @@ def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
         return _failure(replace(config, schedule_arguments=tuple(given)), total)
 
     what = f"--optimizer_type {config.name} cannot learn a word by step() after a plain backward()"
-    problems = _told(what, "--optimizer_args", config.name, config.arguments, with_arguments)
+    problems = _problem_of_trial(
+        what, "--optimizer_args", config.name, config.arguments, with_arguments
+    )
     if problems:
         return problems
     name = config.schedule_class or config.schedule
     flag = "--lr_scheduler_type" if config.schedule_class else "--lr_scheduler"
     what = f"{flag} {name} cannot be used in a run of {total} steps"
-    return _told(what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule)
+    return _problem_of_trial(
+        what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule
+    )
 
 
-def _told(
+def _problem_of_trial(
     what: str, flag: str, name: str, given: Arguments, fails: Callable[[Arguments], Failure]
 ) -> list[Problem]:
-    """Tell a failure by the arguments without which there is none; by all where there is no such one."""
+    """Return a failure as a problem that names the arguments without which there is none, or all."""
     reason = fails(given)
     if isinstance(reason, ConfigError):
         return list(reason.problems)
@@ -77,7 +81,10 @@ def _told(
 
 
 def _failure(config: OptimConfig, total: int) -> Failure:
-    """Why an optimizer with its schedule fails; "" if it does not. On the GPU too where the CPU is not enough."""
+    """Return why an optimizer with its schedule fails; "" if it does not.
+
+    It is tried on the GPU too where the CPU is not enough.
+    """
     reason: Failure = ""
     devices = [
         "cpu",
@@ -85,7 +92,7 @@ def _failure(config: OptimConfig, total: int) -> Failure:
     ]
     for device in devices:
         try:
-            with _unheard():
+            with _without_trace():
                 _try(config, total, torch.device(device))
         except ConfigError as error:
             reason = reason or error
@@ -97,7 +104,7 @@ def _failure(config: OptimConfig, total: int) -> Failure:
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
+def _without_trace() -> Iterator[None]:
     """Leave no trace: of what is printed, warned of, or drawn at random."""
     with (
         warnings.catch_warnings(),
@@ -133,7 +140,10 @@ def _try(config: OptimConfig, total: int, device: torch.device) -> None:
 
 
 def _jump(optimizer: torch.optim.Optimizer, schedule: LRScheduler, step: int) -> None:
-    """Put an optimizer where its schedule has it at a step. All of torch's and transformers' read the counter."""
+    """Put an optimizer where its schedule has it at a step.
+
+    All schedules of torch and transformers read the counter.
+    """
     schedule.last_epoch = step - 1
     try:
         schedule.step()

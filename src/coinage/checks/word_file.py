@@ -17,7 +17,7 @@ def check_word_file(draft: Draft) -> None:
 
 
 def weights_problems(config: TrainConfig) -> list[Problem]:
-    """Find out whether the word's file fits the model: its kind, the number, widths and values of its vectors."""
+    """Find out whether the word's file fits the model: the number, widths and values of its vectors."""
     path = str(config.word.init_file)
     try:
         given = read_vectors(config.word)

@@ -58,7 +58,7 @@ example:
 
 
 def build_parser(script: str, prog: str) -> Parser:
-    """The parser of the script "sd" or "sdxl", with one help section per group."""
+    """Return the parser of a script, with one help section per group."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [flags]",
@@ -105,7 +105,7 @@ def parse(script: str, argv: Sequence[str], prog: str) -> FlagValues:
 def _command(
     argv: Sequence[str], flags: Mapping[str, Flag], parser: Parser
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The values of the flags that a command line has, and what is wrong with it."""
+    """Return the values of the flags that a command line has, and what is wrong with it."""
     words, problems = _known_words(argv, flags, parser.prog)
     unset = object()
     try:
@@ -125,7 +125,7 @@ def _command(
 def _known_words(
     argv: Sequence[str], flags: Mapping[str, Flag], prog: str
 ) -> tuple[list[str], list[Problem]]:
-    """A command line with its flags in full, without unknown ones and their values; and what is wrong with those."""
+    """Return a command line with its flags in full, without unknown ones; and what is wrong with those."""
     words: list[str] = []
     problems = []
     lost = False  # the last flag is unknown, and what follows are its values
@@ -148,7 +148,7 @@ def _known_words(
 
 
 def _alike(name: str, flags: Mapping[str, Flag]) -> list[str]:
-    """The flag of a name, else those that begin so; none where other tools mean something else by the name."""
+    """Return the flag of a name, else those that begin so; none where other tools mean another flag."""
     if name in HELP or (name.startswith("--") and name[2:] in flags):
         return [name]
     alike = [f"--{flag}" for flag in flags if f"--{flag}".startswith(name)]

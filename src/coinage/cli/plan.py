@@ -80,7 +80,7 @@ def _print_seed(plans: Sequence[Plan]) -> None:
 
 
 def steps_of(plans: Sequence[Plan]) -> str:
-    """Return how long a run is, in words: the steps of its longest word, which are the most where all may end early."""
+    """Return how long a run is, in words; "at most" where all its words may end early."""
     most = "at most " if all(plan.config.loop.early_stop for plan in plans) else ""
     return most + counted(max(plan.steps for plan in plans), "step")
 

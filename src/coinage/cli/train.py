@@ -96,7 +96,9 @@ def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | N
 def opened(
     configs: Sequence[TrainConfig], processes: Processes
 ) -> tuple[Uploader | None, list[list[Writer]]]:
-    """Hub, and trackers of each word, before the model; the main process has them, and all end where it fails.
+    """Open the hub and the trackers of each word, before the model.
+
+    The main process has them, and all processes end where it fails.
 
     Raises:
         CoinageError: one does not start.

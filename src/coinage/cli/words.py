@@ -1,4 +1,4 @@
-"""The words of a training command: their configurations, and what is printed about them. Usually it is one."""
+"""The words of a training command, usually one: configurations, and what is printed about them."""
 
 from __future__ import annotations
 

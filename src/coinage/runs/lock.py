@@ -144,7 +144,7 @@ def _lock(file: int) -> None:
 
 
 def _owner(file: int) -> str:
-    """Who holds a lock, as "PROCESS HOST"; "" where that cannot be read."""
+    """Return who holds a lock, as "PROCESS HOST"; "" where that cannot be read."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         return os.read(file, 300).decode(errors="replace")
@@ -153,7 +153,7 @@ def _owner(file: int) -> str:
 
 
 def _is_at(path: Path, file: int) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:

@@ -32,7 +32,8 @@ from coinage.settings.defaults import AUTO, with_defaults
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import Script
 from coinage.settings.idle_flags import notes
-from coinage.settings.ranges import DRAW, sound_values
+from coinage.settings.number_range import DRAW
+from coinage.settings.ranges import sound_values
 
 DATA_URL = "data:"
 REQUIRED = {

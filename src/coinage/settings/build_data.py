@@ -16,10 +16,12 @@ from coinage.settings.flags import BY_DEST, Script
 
 # Dataset keys that flags supply under their own name, and those with another.
 SAME_NAME = (
-    "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "resize_interpolation",
-    "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator", "caption_prefix", "caption_suffix",
-    "shuffle_caption", "enable_wildcard", "token_warmup_min", "token_warmup_step", "color_aug", "flip_aug", "random_crop",
-    "alpha_mask", "conditioning_data_dir", "cache_info", "validation_split", "validation_seed", "caption_tag_dropout_rate",
+    "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso",
+    "bucket_reso_steps", "resize_interpolation", "caption_separator", "keep_tokens",
+    "keep_tokens_separator", "secondary_separator", "caption_prefix", "caption_suffix",
+    "shuffle_caption", "enable_wildcard", "token_warmup_min", "token_warmup_step", "color_aug",
+    "flip_aug", "random_crop", "alpha_mask", "conditioning_data_dir", "cache_info",
+    "validation_split", "validation_seed", "caption_tag_dropout_rate",
 )  # fmt: skip
 OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 # Pixels; where the family is still open, what any of them takes

@@ -31,7 +31,7 @@ from coinage.settings.build import (
 from coinage.settings.build_data import OPEN_RESOLUTION
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import Script
-from coinage.settings.ranges import DRAW
+from coinage.settings.number_range import DRAW
 from coinage.system.text_files import is_there
 
 DEFAULT_FAMILY = "sd1"  # where the model does not tell

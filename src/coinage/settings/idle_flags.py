@@ -194,7 +194,7 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
 
 
 def of_many(reason: str) -> str:
-    """Return a reason that begins with a verb as it is said of several flags: "is not needed" as "are not needed"."""
+    """Return a reason as it is said of several flags: "is not needed" as "are not needed"."""
     verb, _, rest = reason.partition(" ")
     return f"{ {'is': 'are', 'has': 'have', 'applies': 'apply'}.get(verb, verb) } {rest}"
 

@@ -1,8 +1,8 @@
 """`--config_file`: settings as people, sd-scripts, GUIs and notebooks write them.
 
-Keys are flags without dashes. Tables are only headings, whatever their names, one within another too; those of `[[words]]`
-are words. As in sd-scripts a key that is no flag stops nothing: GUIs write those of all their scripts. But what looks like
-a flag with a slip of the pen is warned of. Imports no torch.
+Keys are flags without dashes. Tables are only headings, whatever their names, one within another too; those
+of `[[words]]` are words. As in sd-scripts a key that is not a flag is ignored, since GUIs write those of all
+their scripts; but a key that looks like a misspelt flag is a warning. Imports no torch.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def flat(data: Mapping[str, Any], flags: Mapping[str, Flag], depth: int = DEPTH)
 
 
 def _is_argument_table(name: str, table: Mapping[str, Any], flags: Mapping[str, Flag]) -> bool:
-    """Whether a table is a flag's value, as `[optimizer_args]` with `weight_decay = 0.01`, and not a heading."""
+    """Return whether a table is a flag's value, as `[optimizer_args]`, and not a heading."""
     values = any(key in flags or isinstance(value, dict) for key, value in table.items())
     return name in flags and flags[name].kind == "list" and not values
 
@@ -143,7 +143,7 @@ def _folders(data: dict[str, Any], path: Path) -> Problem | None:
 
 
 def _words(data: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Take the tables of words out of the file; what is almost such a table would be lost, and is a problem."""
+    """Take the tables of words out of the file; what is almost such a table is a problem."""
     problems = []
     hint = f"write [[{word_tables.TABLE}]], and below it the flags of one word"
     for name, value in list(data.items()):
@@ -200,7 +200,7 @@ def _note_idle(names: list[str], where: str, remarks: Findings) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The contents of a settings file.
+    """Return the contents of a settings file.
 
     Raises:
         ConfigError: it cannot be read, or is a file of another kind: which one.
@@ -218,7 +218,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _other_kind(path: Path) -> list[Problem]:
-    """What a file is that is not TOML; nothing where it is none of the usual ones."""
+    """Find out what a file is that is not TOML; nothing where it is none of the usual ones."""
     if path.stem.endswith(OTHER_SUFFIXES) and not os.path.lexists(path):
         return [Problem(f"{NAME}: file not found", str(path.with_suffix("")))]
     try:
@@ -240,7 +240,7 @@ def _other_kind(path: Path) -> list[Problem]:
 
 
 def _json_problem(path: Path) -> Problem | None:
-    """Which of the JSON files a training knows this is; None where it is not JSON."""
+    """Find out which of the JSON files of a training this is; None where it is not JSON."""
     try:
         data = read_json(path)
     except CoinageError:
