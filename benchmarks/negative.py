@@ -37,8 +37,9 @@ from coinage.demo.reader import Reading, read
 from coinage.demo.run import MODEL, WordModel
 from coinage.demo.score import prompt_for
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
-from coinage.embeddings.file import EmbeddingFile
-from coinage.generate import draw, install_embeddings
+from coinage.embeddings.install import install_embeddings
+from coinage.embeddings.word import Word
+from coinage.generate import draw
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.settings.discover import complete
 from coinage.system.files import save_image
@@ -188,7 +189,7 @@ WAYS = {
 }
 
 
-def learned(defect: Defect, way: Way, seed: int, steps: int) -> EmbeddingFile:
+def learned(defect: Defect, way: Way, seed: int, steps: int) -> Word:
     """A word, trained as `coinage train` would."""
     rng = np.random.default_rng([seed, 3])
     with tempfile.TemporaryDirectory() as name:
@@ -336,10 +337,10 @@ def main() -> int:
     return 0
 
 
-def _nothing(model: WordModel) -> EmbeddingFile:
+def _nothing(model: WordModel) -> Word:
     """A word that no prompt uses."""
     width = model.parts.text_encoders[0].get_input_embeddings().weight.shape[1]
-    return EmbeddingFile({key: torch.zeros(1, width) for key in model.family.embedding_keys}, TOKEN)
+    return Word({key: torch.zeros(1, width) for key in model.family.embedding_keys}, TOKEN)
 
 
 if __name__ == "__main__":

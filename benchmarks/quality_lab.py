@@ -23,10 +23,10 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
 from coinage.demo.score import Trial, score, trials
-from coinage.embeddings.file import EmbeddingFile
-from coinage.embeddings.install import install_words
+from coinage.embeddings.install import install_embeddings, install_words
 from coinage.embeddings.reading import read
-from coinage.generate import draw, install_embeddings
+from coinage.embeddings.word import Word as LearnedWord
+from coinage.generate import draw
 from coinage.models.families import FAMILIES, Components, quiet_libraries
 from coinage.settings.discover import complete
 from coinage.training.evaluation import DRAWS
@@ -105,7 +105,7 @@ def words_for(concepts: Sequence[str], seeds: Sequence[int]) -> list[Word]:
 class Kept:
     """A word at a checkpoint, and how many images have gone through the UNet for it: to find a start, to learn, to measure."""
 
-    file: EmbeddingFile
+    file: LearnedWord
     passes: int
 
 
@@ -245,7 +245,7 @@ class Lab:
         install_words(parts, [self.config(word, Setting(""), 1).word for word in words], keys)
         rows = [[own.detach() for own in parts.rows(place)] for place in range(len(words))]
         return self.judge(
-            words, [Kept(EmbeddingFile(dict(zip(keys, own, strict=True))), 0) for own in rows]
+            words, [Kept(LearnedWord(dict(zip(keys, own, strict=True))), 0) for own in rows]
         )
 
     def peer(self, words: Sequence[Word], script: str, arguments: str, steps: int) -> list[Result]:

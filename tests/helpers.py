@@ -18,7 +18,7 @@ from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
-from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.word import Word
 from coinage.hub import open_uploader
 from coinage.settings.discover import complete
 from coinage.training.loop import train
@@ -73,7 +73,7 @@ def trained(
     *more: str,
     change: Callable[[Run], None] | None = None,
     config: TrainConfig | None = None,
-) -> tuple[Run, EmbeddingFile]:
+) -> tuple[Run, Word]:
     """Train and write the files; `change` may tamper with the prepared run."""
     config = config or config_for(dataset, out, *more)
     checked = make_plans([config])[0]
@@ -132,5 +132,5 @@ def libraries_told() -> Iterator[list[str]]:
             library.removeHandler(handler)
 
 
-def rows_of(file: EmbeddingFile) -> torch.Tensor:
+def rows_of(file: Word) -> torch.Tensor:
     return file.vectors["emb_params"]

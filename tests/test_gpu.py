@@ -10,7 +10,7 @@ from coinage.cli.main import main
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
-from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.word import Word
 from coinage.training.loop import train
 from coinage.training.observers.base import Observer, Together
 from coinage.training.observers.standard import cache_latents, observers_for
@@ -34,7 +34,7 @@ class Losses(Observer):
         self.seen.append(run.last.loss)
 
 
-def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, EmbeddingFile, list[float]]:
+def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, Word, list[float]]:
     checked = make_plans([config])[0]
     run = prepare(config, checked.samples, device)
     cache_latents(run)
@@ -46,7 +46,7 @@ def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, Embeddin
         watch.close()
 
 
-def way(run: Run, word: EmbeddingFile) -> torch.Tensor:
+def way(run: Run, word: Word) -> torch.Tensor:
     """How far and where to the word has moved, flat."""
     return (rows_of(word) - run.start[0]).flatten()
 

@@ -24,22 +24,28 @@ RANK = {
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")
 LIGHT = """
-checks.advice checks.checklist checks.compiler checks.data checks.disk checks.footprint
-checks.memory checks.merging checks.model checks.output checks.plan checks.run_length
-checks.several_words checks.word cli.cmd_dataset cli.cmd_demo cli.cmd_generate cli.cmd_report
-cli.main cli.parse cli.plan cli.train cli.words config data.augment data.batches data.buckets
-data.captions data.coverage data.dataset_config data.dataset_file data.default_prompts
-data.examine data.folder data.headers data.images data.metadata data.scan data.sources
-data.summary data.telling demo.run demo.score embeddings.naming errors hub models.detect
-models.sizes models.text_encoder_sizes models.tokenizer_files optim.class_paths optim.reach
-optim.table report.charts report.contact_sheet report.figures report.fit report.measures
-report.page report.previews report.record runs.choice runs.digests runs.files runs.lock runs.names
-runs.states settings.build settings.build_data settings.build_log settings.build_optimizer
-settings.conflicts settings.defaults settings.discover settings.flag_values settings.flags
-settings.foreign settings.idle_flags settings.mapping settings.number_range settings.pairs settings.ranges settings.tidy
-settings.toml_file settings.values settings.word_tables system.files system.full_memory
-system.text_files terminal.messages terminal.progress text.clip_tokenizer text.init_words
-text.placeholder text.prompts wording
+checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.disk
+checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
+checks.run_length checks.several_words checks.word cli.cmd_convert cli.cmd_dataset cli.cmd_demo
+cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_verify cli.console cli.main cli.parse
+cli.plan cli.signals cli.train cli.words config data.augment data.batches data.buckets
+data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
+data.dataset_folders data.dataset_keys data.default_prompts data.examine data.folder
+data.group_problems data.headers data.images data.masks data.metadata data.parallel_reads
+data.sample data.scan data.stored_sizes data.summary demo.concepts demo.dataset demo.grid
+demo.language demo.reader demo.run demo.score demo.world embeddings.naming embeddings.pickle_check
+embeddings.pixels errors hub models.detect models.prediction models.sizes
+models.text_encoder_sizes models.tokenizer_files optim.arguments optim.class_paths optim.reach
+optim.table report.charts report.comparison report.contact_sheet report.curves report.environment
+report.figures report.fit report.measures report.page report.pictures report.previews
+report.record runs.choice runs.digests runs.files runs.lock runs.names runs.states seeding
+settings.build settings.build_data settings.build_log settings.build_optimizer settings.conflicts
+settings.defaults settings.discover settings.flag_values settings.flags settings.foreign
+settings.idle_flags settings.mapping settings.number_range settings.pairs settings.ranges
+settings.tidy settings.toml_file settings.values settings.word_tables system.files
+system.full_memory system.launch system.text_files system.typed_json terminal.messages
+terminal.progress text.clip_tokenizer text.init_words text.placeholder text.prompts
+training.convergence training.measured wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 
@@ -91,9 +97,8 @@ def test_families_do_not_import_each_other() -> None:
 
 
 def test_light_modules_import_nothing_heavy() -> None:
-    code = (
-        f"import sys; {'; '.join(f'import coinage.{name}' for name in LIGHT)}; print(*sys.modules)"
-    )
+    imports = "; ".join(f"import coinage.{name}" for name in LIGHT)
+    code = f"import sys; {imports}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "diffusers", "transformers", "accelerate"} & set(done.stdout.split())
 

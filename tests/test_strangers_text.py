@@ -19,12 +19,12 @@ from coinage.checks.model import model_problems, vae_problems
 from coinage.cli.main import main
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
-from coinage.embeddings.reading import open_embedding
+from coinage.embeddings.pairs import open_embedding
 from coinage.errors import CoinageError, reason_of
 from coinage.models.detect import own_side, safetensors_shapes, told_family
 from coinage.models.loading import read_tensors
 from coinage.models.tokenizer_files import read_open_clip
-from coinage.report.page import render
+from coinage.report.page import render_report
 from coinage.report.record import Record
 from coinage.runs.choice import Choice, read_choice
 from coinage.runs.states import SUMMARY, TENSORS, digest_of
@@ -600,7 +600,7 @@ def test_hundreds_of_broken_files(tmp_path: Path, moon_dataset: Path, place: int
         {"state_dict": {"model.diffusion_model.a": Evil(tmp_path / "ran")}}, tmp_path / "evil.ckpt"
     )
     torch.save({"a": torch.zeros(2), "b": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
-    (tmp_path / "a-report.html").write_text(render(Record(name="a")), encoding="utf-8")
+    (tmp_path / "a-report.html").write_text(render_report(Record(name="a")), encoding="utf-8")
     (tmp_path / "zibu-autopilot.json").write_text(json.dumps(CHOICE))
     kind, rng = FUZZED[place], Random(place)  # noqa: S311 - a test
     path = tmp_path / kind.file

@@ -12,7 +12,7 @@ from coinage.cli.main import main
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.demo.run import MODEL
-from coinage.report.page import render
+from coinage.report.page import render_report
 from coinage.report.record import Record, Tool
 from coinage.settings.idle_flags import notes, of_many
 from coinage.wording import counted, sized
@@ -112,7 +112,7 @@ def test_a_page_of_one_of_everything() -> None:
         tools=[tool],
         left_out=dict.fromkeys(("shots", "images", "rows", "warnings"), 1),
     )
-    assert not WRONG.search(Seen(render(record)).text)
+    assert not WRONG.search(Seen(render_report(record)).text)
 
 
 @pytest.mark.parametrize(

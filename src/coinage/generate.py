@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coinage.data.latents import in_memory, placed
-from coinage.embeddings.file import EmbeddingFile, vectors_for
-from coinage.errors import CoinageError, EmbeddingFileError
+from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
-from coinage.models.token_embedding import table_of
-from coinage.text.placeholder import CHUNK, placeholders_for
+from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt, parse_weights
 
 log = logging.getLogger("coinage")
@@ -64,31 +62,6 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         # Sampling must begin at the last step, where there is only noise (Lin et al. 2023, arXiv:2305.08891, section 3.3).
         changes = {**changes, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return factory(**{k: config[k] for k in keep if k in config}, **changes)
-
-
-def install_embeddings(
-    parts: Components, keys: Sequence[str], words: Sequence[tuple[str, EmbeddingFile]]
-) -> None:
-    """Give a model learned words, each under its name; earlier ones are forgotten.
-
-    Raises:
-        EmbeddingFileError: a file is for another kind of model.
-    """
-    sizes = [(word, file.num_vectors) for word, file in words]
-    placeholders = placeholders_for(sizes, len(table_of(parts.text_encoders[0])))
-    found: dict[str, list[Tensor]] = {}
-    for key, encoder in zip(keys, parts.text_encoders, strict=True):
-        width = table_of(encoder).shape[1]
-        for word, file in words:
-            rows = vectors_for(file.vectors, key)
-            if rows is None or rows.shape[1] != width:
-                has = ", ".join(f"{k} of width {v.shape[1]}" for k, v in file.vectors.items())
-                hint = "give a file that was made for this kind of model"
-                raise EmbeddingFileError(
-                    f"{word}: the model needs {key} of width {width}, the file has {has}", hint=hint
-                )
-            found.setdefault(key, []).append(rows)
-    parts.install(placeholders, [torch.cat(found[key]) for key in keys] if words else [])
 
 
 @torch.no_grad()

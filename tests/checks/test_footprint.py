@@ -34,7 +34,7 @@ from coinage.config import (
 )
 from coinage.data.buckets import cover
 from coinage.data.sample import Sample
-from coinage.embeddings.file import FAMILY_WIDTHS
+from coinage.embeddings.word import FAMILY_WIDTHS
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
 from coinage.models.sizes import RELEASED, WIDTHS, ModelSizes, model_sizes

@@ -382,7 +382,7 @@ def test_debug_dataset_fails_on_problems(moon_dataset: Path, tmp_path: Path) -> 
 def test_large_datasets_show_an_even_selection(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coinage.report.contact_sheet.MOST", 3)
+    monkeypatch.setattr("coinage.report.contact_sheet.MOST_IMAGES", 3)
     for i in range(9):
         picture(tmp_path / f"{i}.png", caption=f"zibu {i}")
     assert (

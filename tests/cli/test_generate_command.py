@@ -17,7 +17,8 @@ from coinage.cli.main import main
 from coinage.demo.reader import read as read_picture
 from coinage.demo.run import MODEL
 from coinage.demo.world import Scene
-from coinage.embeddings.file import EmbeddingFile, write
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import captured
 from tests.tiny_models import write_folder
@@ -44,9 +45,7 @@ def word(path: Path, *rows: str) -> Path:
     ids = [tokenizer.encode(row, add_special_tokens=False)[0] for row in rows]
     write(
         path,
-        EmbeddingFile(
-            {"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}
-        ),
+        Word({"emb_params": table[ids].detach().float()}, "zibu", 0, {"ti.token_string": "zibu"}),
     )
     return path
 
@@ -168,13 +167,13 @@ def test_flags_stand_in_for_settings(tmp_path: Path) -> None:
 def test_what_cannot_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     bad = tmp_path / "bad.safetensors"
-    write(bad, EmbeddingFile({"emb_params": torch.zeros(1, 5)}, "zibu"))
+    write(bad, Word({"emb_params": torch.zeros(1, 5)}, "zibu"))
     for more, message, code in (
         (["--embedding", tmp_path / "none.pt"], "--embedding: file not found", 2),
         (["--embedding", tmp_path / "file"], "not an embedding", 1),
         (
             ["--embedding", bad],
-            "the model needs emb_params of width 128, the file has emb_params of width 5",
+            "this file has vectors for emb_params 5 wide, and the model takes emb_params 128 wide",
             1,
         ),
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coinage.cli.main import main
-from coinage.report.page import render
+from coinage.report.page import render_report
 from coinage.report.record import Record
 from tests.report import samples
 
@@ -14,7 +14,7 @@ from tests.report import samples
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for run in (samples.finished(), samples.failed()):
-        (tmp_path / f"{run.name}-report.html").write_text(render(run), encoding="utf-8")
+        (tmp_path / f"{run.name}-report.html").write_text(render_report(run), encoding="utf-8")
     (tmp_path / "dataset.html").write_text("<p>no report</p>")
     return tmp_path
 
@@ -107,7 +107,7 @@ def test_runs_in_folders_below_are_named_by_what_tells_them_apart(
     for place in ("lr1/s1", "lr1/s2", "lr2/s1"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "zibu-report.html").write_text(
-            render(Record(name="zibu")), encoding="utf-8"
+            render_report(Record(name="zibu")), encoding="utf-8"
         )
     page = tmp_path / "page.html"
     assert main(["report", str(tmp_path), "--html", str(page)]) == 0

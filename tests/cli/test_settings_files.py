@@ -320,7 +320,7 @@ WRONG_DATASETS = {
     "settings beside datasets": (
         "s.toml",
         "seed = 1\nlearning_rate = 1\n" + DATASET,
-        "seed, learning_rate: not of a dataset",
+        "seed, learning_rate: not a setting of a dataset",
     ),
     "metadata": ("m.json", METADATA, "this is a metadata file"),
     "subsets alone": ("d.toml", SUBSETS, "[[subsets]] stands outside of a dataset"),

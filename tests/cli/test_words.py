@@ -27,7 +27,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError, Problem, TrainingError
-from coinage.report.page import read as read_page
+from coinage.report.page import read_report
 from coinage.settings.flags import BY_DEST, FLAGS, flags_of
 from coinage.settings.word_tables import GROUPS_PER_WORD, OF_THE_MODEL, allowed
 from coinage.training import loop
@@ -157,7 +157,7 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
             for folder in (tmp_path / "alone", out)
         ]
         assert losses[1] == pytest.approx(losses[0], abs=1e-4)
-        page = read_page(out / f"{name}-report.html")
+        page = read_report(out / f"{name}-report.html")
         assert (page.token, page.step, page.status, page.image_count) == (token, 4, "finished", 8)
         assert f"--token_string={token}" in page.command
         assert "config_file" not in page.command
@@ -170,7 +170,7 @@ def test_a_file_with_one_word_is_a_run_of_one_word(
     file.write_text(file.read_text(encoding="utf-8").rpartition("[[words]]")[0], encoding="utf-8")
     assert train_command("sd", [f"--config_file={file}"]) == 0
     in_table = capsys.readouterr().err
-    page = read_page(tmp_path / "out" / "zibu-report.html")
+    page = read_report(tmp_path / "out" / "zibu-report.html")
     shutil.rmtree(tmp_path / "out")
     file.write_text(file.read_text(encoding="utf-8").replace("[[words]]", ""), encoding="utf-8")
     assert train_command("sd", [f"--config_file={file}"]) == 0
@@ -179,7 +179,7 @@ def test_a_file_with_one_word_is_a_run_of_one_word(
         for text in (in_table, capsys.readouterr().err)
     ]
     assert plain[0] == plain[1]
-    assert page.command == read_page(tmp_path / "out" / "zibu-report.html").command
+    assert page.command == read_report(tmp_path / "out" / "zibu-report.html").command
 
 
 def test_words_go_on_to_the_bit_from_where_all_were_saved(

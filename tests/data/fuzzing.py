@@ -14,10 +14,11 @@ from typing import Any
 
 import tomli_w
 
-from coinage.data.dataset_file import FLAG_ONLY, KEYS
+from coinage.data.dataset_keys import FLAG_ONLY, KEYS
 
 LIMIT = 5.0  # seconds per case
-# In seeds; becomes the folder of the data after a seed has been mutated, so that a case is the same everywhere
+# In seeds; becomes the folder of the data after a seed has been mutated, so that a case is the
+# same everywhere
 ROOT = "@root@"
 
 # Running cases
@@ -58,9 +59,12 @@ def refused(error: Exception, part: str = "") -> bool:
 def accepted(
     name: str, cases: range, prepare: Callable[[Random], tuple[object, Callable[[], bool]]]
 ) -> int:
-    """How many cases are accepted. Those that raise or hang are shown with their input, one for each kind of error.
+    """Return how many cases are accepted.
 
-    `prepare` makes a case from its generator: what to show of it, and what to run, which tells whether the input was accepted.
+    Those that raise or hang are shown with their input, one for each kind of error.
+
+    `prepare` makes a case from its generator: what to show of it, and what to run, which returns
+    whether the input was accepted.
     """
     count, failed = 0, dict[object, str]()
     for case in cases:
@@ -92,10 +96,42 @@ def _short(shown: object) -> str:
 # Mutations
 
 SNIPPETS = (
-    b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"\\ud800", b"\\u0000", b"\\", b'"', b"'", b'"""', b"[", b"]", b"[[",
-    b"{", b"}", b"=", b",", b"#", b"\n", b"\r", b"\x1b", b"\xe2\x80\xa8", b"-", b"nan", b"inf", b"NaN", b"1e999", b"0x", b"9" * 30,
-    b"9" * 5000, b"[" * 2000, b'{"a":' * 2000, b"null", b"true",
-)  # fmt: skip
+    b"\0",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\\ud800",
+    b"\\u0000",
+    b"\\",
+    b'"',
+    b"'",
+    b'"""',
+    b"[",
+    b"]",
+    b"[[",
+    b"{",
+    b"}",
+    b"=",
+    b",",
+    b"#",
+    b"\n",
+    b"\r",
+    b"\x1b",
+    b"\xe2\x80\xa8",
+    b"-",
+    b"nan",
+    b"inf",
+    b"NaN",
+    b"1e999",
+    b"0x",
+    b"9" * 30,
+    b"9" * 5000,
+    b"[" * 2000,
+    b'{"a":' * 2000,
+    b"null",
+    b"true",
+)
 
 
 def mutated_bytes(data: bytes, rng: Random, *, head: int | None = None) -> bytes:
@@ -133,12 +169,92 @@ def mutated_lines(data: bytearray, rng: Random) -> bytearray:
 
 ODD = "@odd@"  # becomes one of what `literals` gives: text that no value is written as
 VALUES: tuple[Any, ...] = (
-    0, 1, -1, 2, 7, 8, 16, 48, 63, 64, 65, 100, 128, 1000, 16384, 2**31 - 1, 2**31 - 1, 1 - 2**31, 1 - 2**31, 2**31, 2**63, -(2**64),
-    10**400, 10**400, 0.0, -0.0, 0.25, 0.5, 0.9, 1.0, 1.5, -0.1, 1e-320, 1e308, -1e19, float("nan"), float("inf"), float("-inf"), True,
-    False, "", " ", "\0", "a\0b", "\ud800", "\udc80", "é", "zibu", "|", "||", ",", ";", ".", "..", ".txt", "{a|b}", "{{zibu}", "true", "1",
-    "area", "cubic", "x" * 300, "y/" * 3000, ODD, ODD, ODD, ODD, [], [[]], [1], [8, 8], [64, 64], [8, 1e400], [64, 64.0], [-1, 2],
-    [0.5, 2.0], [1, 2, 3], ["a"], [ODD], [True, 8], [{}], {}, {"a": 1}, {"a": {"b": [ODD]}}, {"a": ODD},
-)  # fmt: skip
+    0,
+    1,
+    -1,
+    2,
+    7,
+    8,
+    16,
+    48,
+    63,
+    64,
+    65,
+    100,
+    128,
+    1000,
+    16384,
+    2**31 - 1,
+    2**31 - 1,
+    1 - 2**31,
+    1 - 2**31,
+    2**31,
+    2**63,
+    -(2**64),
+    10**400,
+    10**400,
+    0.0,
+    -0.0,
+    0.25,
+    0.5,
+    0.9,
+    1.0,
+    1.5,
+    -0.1,
+    1e-320,
+    1e308,
+    -1e19,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    True,
+    False,
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\ud800",
+    "\udc80",
+    "é",
+    "zibu",
+    "|",
+    "||",
+    ",",
+    ";",
+    ".",
+    "..",
+    ".txt",
+    "{a|b}",
+    "{{zibu}",
+    "true",
+    "1",
+    "area",
+    "cubic",
+    "x" * 300,
+    "y/" * 3000,
+    ODD,
+    ODD,
+    ODD,
+    ODD,
+    [],
+    [[]],
+    [1],
+    [8, 8],
+    [64, 64],
+    [8, 1e400],
+    [64, 64.0],
+    [-1, 2],
+    [0.5, 2.0],
+    [1, 2, 3],
+    ["a"],
+    [ODD],
+    [True, 8],
+    [{}],
+    {},
+    {"a": 1},
+    {"a": {"b": [ODD]}},
+    {"a": ODD},
+)
 NAMES = (
     *KEYS,
     *FLAG_ONLY,

@@ -178,7 +178,8 @@ def test_buckets_keep_their_invariants(
         return
     (bw, bh), (rw, rh), (x, y) = found.bucket_wh, found.resized_wh, found.crop_xy
     assert bw % step == bh % step == 0
-    # Without enlarging, one side is rounded to a whole pixel before the other is made to fit, as in sd-scripts.
+    # Without enlarging, one side is rounded to a whole pixel before the other is made to fit, as in
+    # sd-scripts.
     assert bw * bh <= side * side * (1 + (1 / min(bw, bh) if no_upscale else 0))
     assert rw >= bw
     assert rh >= bh

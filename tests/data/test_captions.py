@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinage.config import CaptionRules
-from coinage.data.captions import TEMPLATES, extremes, fill_wildcards, vary
+from coinage.data.captions import TEMPLATES, extreme_captions, fill_wildcards, vary
 from coinage.seeding import rng_for
 from coinage.text.placeholder import word_pattern
 
@@ -182,7 +182,7 @@ def test_as_the_reference_tags_join_with_comma_and_empties_stay() -> None:
 def test_extremes_decide_whether_every_use_holds_the_word(
     caption: str, rules: CaptionRules, expected: list[str]
 ) -> None:
-    assert extremes(caption, rules, "zibu") == expected
+    assert extreme_captions(caption, rules, "zibu") == expected
 
 
 CHOICE = st.lists(
@@ -199,7 +199,7 @@ def test_extremes_agree_with_many_draws(tags: list[str], shuffle: bool, dropout:
     rules = CaptionRules(wildcard=True, shuffle=shuffle, tag_dropout=dropout)
     held = [
         bool(word_pattern(["zibu"]).search(text))
-        for text in extremes(", ".join(tags), rules, "zibu")
+        for text in extreme_captions(", ".join(tags), rules, "zibu")
     ]
     seen = {
         bool(word_pattern(["zibu"]).search(text))

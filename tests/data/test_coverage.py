@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coinage.config import CaptionRules
-from coinage.data.coverage import Coverage, cover_captions, report_coverage
+from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.sample import Sample
 from coinage.demo.run import MODEL
 from coinage.errors import Findings
@@ -34,7 +34,7 @@ def covered(samples: list[Sample], vectors: int = 2, chunks: int = 1) -> Coverag
 
 def reported(coverage: Coverage, *, required: bool = False) -> Findings:
     findings = Findings()
-    report_coverage(coverage, "zibu", findings, required=required)
+    find_coverage_problems(coverage, "zibu", findings, required=required)
     return findings
 
 

@@ -215,7 +215,10 @@ def test_folder_layout(tmp_path: Path) -> None:
 def layout(
     tmp_path: Path, *names: str, flag: str = "train_data_dir"
 ) -> tuple[list[tuple[int, str | None]], list[str]]:
-    """What a folder of files and folders (with / behind) comes to: repeats and classes, and all that is told."""
+    """Return what a folder of files and folders (with / behind) gives.
+
+    It is repeats and classes, and all errors, warnings and notes.
+    """
     root = tmp_path / "root"
     root.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -322,7 +325,8 @@ def test_no_caption_suffix_means_the_folders_name(tmp_path: Path, value: str) ->
     (sample,) = scan(build_data(args, "sd", findings), 0, findings)
     assert sample.caption == "zibu"
     assert not findings.errors
-    text = f'[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "{(tmp_path / "10_zibu").as_posix()}"\n'
+    folder = (tmp_path / "10_zibu").as_posix()
+    text = f'[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "{folder}"\n'
     (sample,) = scan(
         read(tmp_path, f'{text}class_tokens = "a zibu"\ncaption_extension = "{value}"\n')[0],
         0,
@@ -333,7 +337,8 @@ def test_no_caption_suffix_means_the_folders_name(tmp_path: Path, value: str) ->
 
 
 def test_regularisation_images_keep_their_captions(tmp_path: Path) -> None:
-    text = '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n[[datasets.subsets]]\nimage_dir = "b"\nis_reg = true\n'
+    text = '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n'
+    text += '[[datasets.subsets]]\nimage_dir = "b"\nis_reg = true\n'
     (dataset,) = read(tmp_path, text, "--use_object_template")[0].datasets
     assert [(str(s.image_dir), s.regularisation) for s in dataset.subsets] == [
         ("a", False),
@@ -388,11 +393,22 @@ ONE = '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n'
 @pytest.mark.parametrize(
     "line",
     [
-        "num_repeats = 2.0", 'num_repeats = "2"', "num_repeats = true", "flip_aug = 1", "batch_size = 2", "prior_loss_weight = 1.0",
-        "face_crop_aug_range = [1]", "validation_split = 1.5", "validation_split = nan", 'resize_interpolation = "fancy"',
-        "face_crop_aug_range = [3.0, 1.0]", "token_warmup_step = inf", 'image_dir = "a\\u0000b"', "num_repeats = 1000000",
+        "num_repeats = 2.0",
+        'num_repeats = "2"',
+        "num_repeats = true",
+        "flip_aug = 1",
+        "batch_size = 2",
+        "prior_loss_weight = 1.0",
+        "face_crop_aug_range = [1]",
+        "validation_split = 1.5",
+        "validation_split = nan",
+        'resize_interpolation = "fancy"',
+        "face_crop_aug_range = [3.0, 1.0]",
+        "token_warmup_step = inf",
+        'image_dir = "a\\u0000b"',
+        "num_repeats = 1000000",
     ],
-)  # fmt: skip
+)
 def test_what_a_subset_refuses(tmp_path: Path, line: str) -> None:
     key = line.partition(" =")[0]
     text = ONE.replace('image_dir = "a"', "") if key == "image_dir" else ONE

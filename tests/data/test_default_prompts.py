@@ -11,7 +11,7 @@ from coinage.config import PreviewConfig
 from coinage.data.default_prompts import (
     PASSES_OF_PICTURE,
     PASSES_OF_STEP,
-    SHARE,
+    PREVIEW_SHARE,
     steps_for,
     times_within_share,
     without_word,
@@ -61,7 +61,7 @@ def test_the_set_is_made_from_the_captions(moon_dataset: Path, tmp_path: Path) -
 def test_they_take_a_tenth_of_a_run_at_most(steps: int, images: float) -> None:
     times = times_within_share(PROMPTS, steps, images)
     passes = (times * 2 + (times > 0)) * PASSES_OF_PICTURE
-    assert passes <= SHARE * steps * images * PASSES_OF_STEP
+    assert passes <= PREVIEW_SHARE * steps * images * PASSES_OF_STEP
     assert times in (0, *range(2, 11))
     drawn = steps_for(times, steps)
     assert len(drawn) <= times
@@ -71,7 +71,7 @@ def test_they_take_a_tenth_of_a_run_at_most(steps: int, images: float) -> None:
 def test_they_are_drawn_and_what_has_no_word_is_drawn_once(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coinage.data.default_prompts.SHARE", 50.0)
+    monkeypatch.setattr("coinage.data.default_prompts.PREVIEW_SHARE", 50.0)
     trained(moon_dataset, tmp_path, "--max_train_steps=2")
     found = sorted(path.name[5:15] for path in (tmp_path / "sample").iterdir())
     assert found == [

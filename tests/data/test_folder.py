@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from coinage.config import DataConfig
-from coinage.data.folder import OTHER_KINDS, captions_of, is_image
+from coinage.data.captioned_images import NO_CAPTIONS, has_captions
+from coinage.data.folder import OTHER_KINDS, is_image, match_captions
 from coinage.data.metadata import MOST_CAPTION
 from coinage.data.sample import Sample
 from coinage.data.scan import scan
-from coinage.data.sources import NO_CAPTIONS, has_captions
 from coinage.errors import Findings
 from tests.data.pictures import dataset, picture, scanned, subset
 
@@ -66,7 +66,7 @@ def put(folder: Path, *names: str, text: str = "a photo of zibu") -> None:
 )
 def test_each_image_gets_its_caption(names: list[str], expected: dict[str, str]) -> None:
     images = [name for name in names if is_image(name)]
-    assert captions_of(images, dict.fromkeys(names), (".caption", ".txt")) == expected
+    assert match_captions(images, dict.fromkeys(names), (".caption", ".txt")) == expected
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,10 @@ def test_captions_of_an_image_folder(tmp_path: Path) -> None:
     assert [note.split(": ", 1)[1] for note in findings.notes] == [
         "4 images have their captions from it",
         "1 line of it name no image of the folder",
-        "1 caption has more than one line; only the first is read; enable_wildcard takes one of them at random",
+        (
+            "1 caption has more than one line; only the first is read; "
+            "enable_wildcard takes one of them at random"
+        ),
     ]
 
 

@@ -21,14 +21,15 @@ from coinage.cli.parse import parse
 from coinage.config import DataConfig, ImageRules
 from coinage.data.buckets import cover
 from coinage.data.captions import vary
-from coinage.data.dataset_file import KEYS
+from coinage.data.dataset_keys import KEYS
 from coinage.data.examine import examine
 from coinage.data.headers import read_header
 from coinage.data.images import decode, load_view
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latent
 from coinage.data.sample import Sample
-from coinage.data.scan import SIZES_FILE, scan
+from coinage.data.scan import scan
+from coinage.data.stored_sizes import SIZES_FILE
 from coinage.errors import CoinageError, Findings
 from coinage.seeding import rng_for
 from coinage.settings.discover import complete
@@ -52,29 +53,51 @@ WIDEST = 256  # likewise larger resolutions
 
 PLAIN = {
     "general": {
-        "shuffle_caption": True, "keep_tokens": 1, "caption_extension": ".txt", "caption_separator": ",",
-        "flip_aug": True, "num_repeats": 2, "cache_info": True, "class_tokens": "zibu", "network_multiplier": 1.0,
+        "shuffle_caption": True,
+        "keep_tokens": 1,
+        "caption_extension": ".txt",
+        "caption_separator": ",",
+        "flip_aug": True,
+        "num_repeats": 2,
+        "cache_info": True,
+        "class_tokens": "zibu",
+        "network_multiplier": 1.0,
         "custom_attributes": {"a": {"b": [1, "c"]}},
     },
     "datasets": [
         {
-            "resolution": 16, "batch_size": 2, "validation_split": 0.34, "validation_seed": 3,
+            "resolution": 16,
+            "batch_size": 2,
+            "validation_split": 0.34,
+            "validation_seed": 3,
             "subsets": [
-                {"image_dir": f"{ROOT}/images", "num_repeats": 3, "face_crop_aug_range": [1.0, 2.0]},
-                {"image_dir": f"{ROOT}/reg", "is_reg": True, "caption_dropout_rate": 0.0, "caption_dropout_every_n_epochs": 0},
+                {
+                    "image_dir": f"{ROOT}/images",
+                    "num_repeats": 3,
+                    "face_crop_aug_range": [1.0, 2.0],
+                },
+                {
+                    "image_dir": f"{ROOT}/reg",
+                    "is_reg": True,
+                    "caption_dropout_rate": 0.0,
+                    "caption_dropout_every_n_epochs": 0,
+                },
             ],
         },
     ],
-}  # fmt: skip
+}
 BUCKETS = {
     "general": {"enable_bucket": True, "bucket_reso_steps": 64, "alpha_mask": True},
     "datasets": [
         {
-            "resolution": [64, 128], "min_bucket_reso": 64, "max_bucket_reso": 128, "resize_interpolation": "area",
+            "resolution": [64, 128],
+            "min_bucket_reso": 64,
+            "max_bucket_reso": 128,
+            "resize_interpolation": "area",
             "subsets": [{"image_dir": f"{ROOT}/images", "conditioning_data_dir": f"{ROOT}/masks"}],
         },
     ],
-}  # fmt: skip
+}
 NO_UPSCALE = {
     "general": {
         "enable_bucket": True,
@@ -89,34 +112,70 @@ METADATA = {
         {
             "resolution": 8,
             "subsets": [
-                {"metadata_file": f"{ROOT}/meta.json", "image_dir": f"{ROOT}/images", "enable_wildcard": True, "secondary_separator": ";"},
-                {"metadata_file": f"{ROOT}/meta.jsonl", "image_dir": f"{ROOT}/images", "caption_tag_dropout_rate": 0.5, "num_repeats": 2},
+                {
+                    "metadata_file": f"{ROOT}/meta.json",
+                    "image_dir": f"{ROOT}/images",
+                    "enable_wildcard": True,
+                    "secondary_separator": ";",
+                },
+                {
+                    "metadata_file": f"{ROOT}/meta.jsonl",
+                    "image_dir": f"{ROOT}/images",
+                    "caption_tag_dropout_rate": 0.5,
+                    "num_repeats": 2,
+                },
             ],
         },
     ],
-}  # fmt: skip
+}
 CAPTIONS = {
-    "general": {"keep_tokens_separator": "|||", "secondary_separator": ";", "caption_prefix": "a", "caption_suffix": "b"},
+    "general": {
+        "keep_tokens_separator": "|||",
+        "secondary_separator": ";",
+        "caption_prefix": "a",
+        "caption_suffix": "b",
+    },
     "datasets": [
         {
-            "resolution": [8, 16], "custom_attributes": {"a": 1, "b": {"c": 2.0, "d": "e"}},
-            "token_warmup_min": 2, "token_warmup_step": 0.5, "enable_wildcard": True, "color_aug": True,
-            "subsets": [{"image_dir": f"{ROOT}/images", "caption_tag_dropout_rate": 0.25, "random_crop": True, "caption_extension": "txt"}],
+            "resolution": [8, 16],
+            "custom_attributes": {"a": 1, "b": {"c": 2.0, "d": "e"}},
+            "token_warmup_min": 2,
+            "token_warmup_step": 0.5,
+            "enable_wildcard": True,
+            "color_aug": True,
+            "subsets": [
+                {
+                    "image_dir": f"{ROOT}/images",
+                    "caption_tag_dropout_rate": 0.25,
+                    "random_crop": True,
+                    "caption_extension": "txt",
+                }
+            ],
         },
     ],
-}  # fmt: skip
+}
 SEEDS = (PLAIN, BUCKETS, NO_UPSCALE, METADATA, CAPTIONS)
 FLAGS = (
-    [], [], [], ["--cache_latents"], ["--use_object_template"], ["--data_as_reference"], ["--skip_bad_images", "--require_token"],
-    ["--bucket_log_ratio", "--max_data_loader_n_workers=0"], ["--resolution=16", "--shuffle_caption"],
-)  # fmt: skip
+    [],
+    [],
+    [],
+    ["--cache_latents"],
+    ["--use_object_template"],
+    ["--data_as_reference"],
+    ["--skip_bad_images", "--require_token"],
+    ["--bucket_log_ratio", "--max_data_loader_n_workers=0"],
+    ["--resolution=16", "--shuffle_caption"],
+)
 META = {
     "a.png": {"caption": "a zibu", "tags": "red, {big|small}\nround"},
     "b": {"tags": "zibu", "image_size": [8, 8]},
     f"{ROOT}/images/c.png": {"caption": "zibu\nsecond line"},
 }
 LINES = [{"image_path": key, **fields} for key, fields in META.items()]
-CAPTION = "\ufeffa photo of zibu, {red|blue|green}, ||| round; small, été |||, {{literal}}\r\n\n  second line, zibu\n".encode()
+CAPTION = (
+    "\ufeffa photo of zibu, {red|blue|green}, ||| round; small, été |||, {{literal}}\r\n"
+    "\n  second line, zibu\n"
+).encode()
 
 
 @pytest.fixture(scope="module")
@@ -280,22 +339,51 @@ def exif(orientation: int) -> Image.Exif:
 
 
 PICTURES = (
-    ("png", saved("RGB", "PNG")), ("png", saved("RGB", "PNG", exif=exif(6))), ("png", saved("RGBA", "PNG")), ("png", saved("I;16", "PNG")),
-    ("png", saved("LA", "PNG", exif=exif(3))), ("png", saved("1", "PNG")), ("png", saved("P", "PNG")),
-    ("png", saved("P", "PNG", transparency=1)), ("png", saved("RGB", "PNG", transparency=(0, 0, 0))),
-    ("jpg", saved("RGB", "JPEG")), ("jpg", saved("RGB", "JPEG", exif=exif(5))), ("jpg", saved("CMYK", "JPEG")), ("jpg", saved("L", "JPEG")),
-    ("jpg", saved("RGB", "JPEG", exif=exif(8), progressive=True)), ("webp", saved("RGB", "WEBP", exif=exif(7))),
-    ("webp", saved("RGBA", "WEBP", lossless=True)), ("bmp", saved("RGB", "BMP")), ("bmp", saved("P", "BMP")),
-)  # fmt: skip
+    ("png", saved("RGB", "PNG")),
+    ("png", saved("RGB", "PNG", exif=exif(6))),
+    ("png", saved("RGBA", "PNG")),
+    ("png", saved("I;16", "PNG")),
+    ("png", saved("LA", "PNG", exif=exif(3))),
+    ("png", saved("1", "PNG")),
+    ("png", saved("P", "PNG")),
+    ("png", saved("P", "PNG", transparency=1)),
+    ("png", saved("RGB", "PNG", transparency=(0, 0, 0))),
+    ("jpg", saved("RGB", "JPEG")),
+    ("jpg", saved("RGB", "JPEG", exif=exif(5))),
+    ("jpg", saved("CMYK", "JPEG")),
+    ("jpg", saved("L", "JPEG")),
+    ("jpg", saved("RGB", "JPEG", exif=exif(8), progressive=True)),
+    ("webp", saved("RGB", "WEBP", exif=exif(7))),
+    ("webp", saved("RGBA", "WEBP", lossless=True)),
+    ("bmp", saved("RGB", "BMP")),
+    ("bmp", saved("P", "BMP")),
+)
 SIDES = (0, 1, 6, 9, 255, 13377, 65535, 2**24, 2**31 - 1, 2**32 - 1)
 CHUNKS = (
-    b"tRNS", b"PLTE", b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT", b"sBIT", b"gAMA", b"cHRM", b"sRGB",
-    b"pHYs", b"IDAT",
-)  # fmt: skip
+    b"tRNS",
+    b"PLTE",
+    b"eXIf",
+    b"iCCP",
+    b"tEXt",
+    b"zTXt",
+    b"iTXt",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+    b"sBIT",
+    b"gAMA",
+    b"cHRM",
+    b"sRGB",
+    b"pHYs",
+    b"IDAT",
+)
 
 
 def mutated_png(data: bytes, rng: Random) -> bytes:
-    """Chunks changed, doubled, dropped, moved, added, and all checksums right: else only the checksums would be tried."""
+    """Change, double, drop, move and add chunks, with right checksums.
+
+    Otherwise only the checksums would be tried.
+    """
     chunks, at = [], 8
     while at < len(data):
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -207,14 +207,20 @@ def test_interpolation_by_the_formula(method: str, height: int) -> None:
 def test_enlarging_by_area_repeats_rows_and_mixes_at_edges(
     row: list[int], width: int, expected: list[int]
 ) -> None:
-    """By hand, from OpenCV's rule: scale s = width / source, x0 = floor(i / s), the next pixel's share (i + 1) - (x0 + 1) s."""
+    """By hand, from OpenCV's rule.
+
+    Scale s = width / source, x0 = floor(i / s), the next pixel's share (i + 1) - (x0 + 1) s.
+    """
     array = np.array([row], dtype=np.uint8)
     assert resize(Image.fromarray(array), (width, 1), "area").tolist() == [expected]
     assert resize(Image.fromarray(array.T), (1, width), "area")[:, 0].tolist() == expected
 
 
 def test_where_a_new_row_begins_on_an_old_ones_edge_opencv_rounds() -> None:
-    """For 3 to 147, 49 x (1 / 49) is below 1: pixel 49 is the first one again, as pixels 0 to 48 are. OpenCV 5.0 gives this row."""
+    """For 3 to 147, 49 x (1 / 49) is below 1: pixel 49 is the first one again, as 0 to 48 are.
+
+    OpenCV 5.0 gives this row.
+    """
     found = resize(Image.fromarray(np.array([[0, 100, 200]], dtype=np.uint8)), (147, 1), "area")[
         0
     ].tolist()
@@ -222,7 +228,10 @@ def test_where_a_new_row_begins_on_an_old_ones_edge_opencv_rounds() -> None:
 
 
 def test_a_side_that_shrinks_while_the_other_grows_takes_the_same_rule() -> None:
-    """s = 1/2: x0 = 2i, share (i + 1) - (2i + 1) / 2 = 1/2 on the first, and without its whole part on the others."""
+    """s = 1/2: x0 = 2i, share (i + 1) - (2i + 1) / 2 = 1/2 on the first.
+
+    On the others, it counts without its whole part.
+    """
     array = np.array([[0, 100, 40, 80]], dtype=np.uint8)
     assert resize(Image.fromarray(array), (2, 3), "area").tolist() == [[50, 60]] * 3
 
@@ -371,7 +380,10 @@ def halves(path: Path, size: tuple[int, int], left: int) -> None:
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_mask_is_resized_and_cut_as_its_image(tmp_path: Path, flipped: bool) -> None:
-    """The image is the mask in colour: after resize, cut and mirror they must still agree, at a smaller mask size too."""
+    """The image is the mask in colour: after resize, cut and mirror they must still agree.
+
+    At a smaller mask size too.
+    """
     halves(tmp_path / "images" / "a.png", (800, 600), 80)
     halves(tmp_path / "masks" / "a.png", (400, 300), 40)
     sample = one(tmp_path / "images", (576, 448), mask_dir=tmp_path / "masks")

@@ -1,4 +1,4 @@
-"""Latents: cached and uncached alike, bad numbers retried, then named; on disk found only where they are right."""
+"""Latents: cached and uncached alike, bad numbers retried, on disk found only where right."""
 
 import shutil
 from collections.abc import Callable

@@ -14,7 +14,8 @@ from PIL import Image
 from coinage.config import BucketConfig, DataConfig, SubsetConfig
 from coinage.data.buckets import Fit
 from coinage.data.sample import Sample
-from coinage.data.scan import SIZES_FILE, balanced, reg_repeats, scan, split
+from coinage.data.scan import balance_regularisation, hold_out, regularisation_repeats, scan
+from coinage.data.stored_sizes import SIZES_FILE
 from coinage.errors import Findings
 from tests.data.pictures import dataset, one, picture, scanned, subset
 
@@ -170,7 +171,8 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     picture(folder / "a.png")
     folder.chmod(0)
     code = (
-        "import os, sys; from pathlib import Path; from coinage.errors import Findings; from coinage.data.sources import list_folder\n"
+        "import os, sys; from pathlib import Path; from coinage.errors import Findings\n"
+        "from coinage.data.folder import list_folder\n"
         "found = Findings(); os.getuid() or (os.setgid(65534), os.setuid(65534))\n"
         "list_folder(Path(sys.argv[1]), 'here', 'image folder', found); print(found.errors)"
     )
@@ -343,7 +345,8 @@ def test_all_that_is_wrong_with_metadata_is_told(tmp_path: Path) -> None:
 def test_only_newlines_end_a_line(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", caption="zibu\u2028in the\x0brain\r\nsecond")
     assert one(tmp_path).caption == "zibu\u2028in the\x0brain"
-    lines = '{"image_path": "a.png", "caption": "x\u2028y"}\n\n{"broken\n{"image_path": "a.png", "caption": "z"}\n'
+    lines = '{"image_path": "a.png", "caption": "x\u2028y"}\n\n{"broken\n'
+    lines += '{"image_path": "a.png", "caption": "z"}\n'
     (tmp_path / "meta.jsonl").write_text(lines, encoding="utf-8")
     findings = Findings()
     samples = scan(
@@ -461,7 +464,7 @@ def samples_of(count: int, repeats: int = 1, **rules: object) -> list[Sample]:
 def test_held_out_images_are_never_trained_on(
     count: int, share: float, train: int, held: int
 ) -> None:
-    found = split(samples_of(count, repeats=3, validation_split=share), seed=1)
+    found = hold_out(samples_of(count, repeats=3, validation_split=share), seed=1)
     assert [s.path for s in found] == [s.path for s in samples_of(count)]
     assert (
         sum(s.repeats == 3 for s in found),
@@ -471,7 +474,7 @@ def test_held_out_images_are_never_trained_on(
 
 def test_the_choice_depends_on_the_seed_alone() -> None:
     def chosen(seed: int) -> list[bool]:
-        return [s.held_out for s in split(samples_of(20, validation_split=0.5), seed)]
+        return [s.held_out for s in hold_out(samples_of(20, validation_split=0.5), seed)]
 
     assert chosen(1) == chosen(1) != chosen(2)
 
@@ -492,7 +495,7 @@ def test_an_image_held_out_in_one_place_trains_in_none(tmp_path: Path) -> None:
 
 def test_regularisation_images_are_not_held_out() -> None:
     assert not any(
-        s.held_out for s in split(samples_of(4, validation_split=0.5, regularisation=True), 0)
+        s.held_out for s in hold_out(samples_of(4, validation_split=0.5, regularisation=True), 0)
     )
 
 
@@ -508,19 +511,19 @@ def test_regularisation_images_are_not_held_out() -> None:
 def test_regularisation_images_are_repeated_to_balance(
     wanted: int, own: list[int], repeats: list[int]
 ) -> None:
-    assert reg_repeats(wanted, own) == repeats
-    assert sum(reg_repeats(10**12, [1, 2])) == 10**12
+    assert regularisation_repeats(wanted, own) == repeats
+    assert sum(regularisation_repeats(10**12, [1, 2])) == 10**12
 
 
 @given(st.integers(0, 60), st.lists(st.integers(1, 5), max_size=6))
 def test_balance_is_reached_and_barely_exceeded(wanted: int, own: list[int]) -> None:
-    total = sum(reg_repeats(wanted, own))
+    total = sum(regularisation_repeats(wanted, own))
     assert not own or wanted <= total < wanted + max(own)
 
 
 def test_unneeded_regularisation_images_are_left_out() -> None:
     findings = Findings()
-    found = balanced([*samples_of(3), *samples_of(10, regularisation=True)], findings)
+    found = balance_regularisation([*samples_of(3), *samples_of(10, regularisation=True)], findings)
     assert [s.repeats for s in found] == [1] * 6
     assert "7 of 10 regularisation images, not needed" in findings.warnings[0].what
 

@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from coinage.embeddings.reading import open_embedding
+from coinage.embeddings.pairs import open_embedding
 from coinage.errors import EmbeddingFileError
 from tests.data.fuzzing import mutated_bytes, mutated_tree
 from tests.embeddings.files import (
@@ -59,7 +59,7 @@ def outcome(path: Path) -> str:
         assert len(str(problem)) < 2000
         assert "\n" not in problem.what + problem.hint
         return problem.what
-    for rows in found.embedding.vectors.values():
+    for rows in found.word.vectors.values():
         assert rows.dtype == torch.float32
         assert rows.ndim == 2
         assert torch.isfinite(rows.sum(dtype=torch.float64))
@@ -160,17 +160,26 @@ def folded(levels: int) -> bytes:
 
 # fmt: off
 FRAGMENTS = (
-    b"\x80\x02", b"\x80\x04", b".", b"(", b"t", b"\x85", b"\x86", b"\x87", b")", b"]", b"}", b"a", b"e", b"s", b"u", b"N", b"\x88",
-    b"q\0", b"q\1", b"h\0", b"h\1", b"r\xff\xff\xff\xff", b"j\xff\xff\xff\xff", b"K\0", b"K\7", b"M\xff\xff", b"J\xff\xff\xff\xff",
-    b"\x8a\0", b"\x8a\xff" + b"\xff" * 255, b"\x8b\xff\xff\xff\x7f", b"G\x7f\xf8\0\0\0\0\0\0", b"R", b"R", b"b", b"b", b"\x81", b"Q", b"Q",
-    b"0", b"2", b"1", b"I5\n", b"L99L\n", b"Vabc\n", b"P7\n", b"\x82\1", b"\x8e" + b"\xff" * 8, b"\x95" + b"\xff" * 8, b"\x8f",
-    b"B\xff\xff\xff\xff", b"X\xff\xff\xff\xff", b"U\2ab", b"X\3\0\0\0\xed\xa0\x80", text("*"), text("emb_params"), text("string_to_param"),
-    text("clip_l"), text("clip_g"), text("_parameters"), text("\n"), STORAGE, TEXT_0, CPU, REBUILD, HOOKS, ORDERED,
-    storage(8), storage(-1), storage(2**62), storage(8, b"N"), storage(8, kind="Long"), storage(4, kind="Double"),
-    tensor(8, (1, 8), (8, 1)), tensor(8, (2, 4), (4, 1)), tensor(8, (10**9, 8), (0, 1)), tensor(8, (2, -4), (4, 1)),
+    b"\x80\x02", b"\x80\x04", b".", b"(", b"t", b"\x85", b"\x86", b"\x87", b")", b"]", b"}", b"a",
+    b"e", b"s", b"u", b"N", b"\x88",
+    b"q\0", b"q\1", b"h\0", b"h\1", b"r\xff\xff\xff\xff", b"j\xff\xff\xff\xff", b"K\0", b"K\7",
+    b"M\xff\xff", b"J\xff\xff\xff\xff",
+    b"\x8a\0", b"\x8a\xff" + b"\xff" * 255, b"\x8b\xff\xff\xff\x7f", b"G\x7f\xf8\0\0\0\0\0\0", b"R",
+    b"R", b"b", b"b", b"\x81", b"Q", b"Q",
+    b"0", b"2", b"1", b"I5\n", b"L99L\n", b"Vabc\n", b"P7\n", b"\x82\1", b"\x8e" + b"\xff" * 8,
+    b"\x95" + b"\xff" * 8, b"\x8f",
+    b"B\xff\xff\xff\xff", b"X\xff\xff\xff\xff", b"U\2ab", b"X\3\0\0\0\xed\xa0\x80", text("*"),
+    text("emb_params"), text("string_to_param"),
+    text("clip_l"), text("clip_g"), text("_parameters"), text("\n"), STORAGE, TEXT_0, CPU, REBUILD,
+    HOOKS, ORDERED,
+    storage(8), storage(-1), storage(2**62), storage(8, b"N"), storage(8, kind="Long"),
+    storage(4, kind="Double"),
+    tensor(8, (1, 8), (8, 1)), tensor(8, (2, 4), (4, 1)), tensor(8, (10**9, 8), (0, 1)),
+    tensor(8, (2, -4), (4, 1)),
     tensor(8, (8,), (1,), 3), tensor(8, (), ()), tensor(8, (1,) * 9, (1,) * 9),
     b"ctorch.nn.modules.container\nParameterDict\n", b"ctorch.nn.modules.container\nParameterDict\n)\x81",
-    b"ctorch._utils\n_rebuild_parameter\n", b"c__builtin__\nset\n", b"c__builtin__\nset\n]\x85R", b"cbuiltins\nbytearray\n",
+    b"ctorch._utils\n_rebuild_parameter\n", b"c__builtin__\nset\n", b"c__builtin__\nset\n]\x85R",
+    b"cbuiltins\nbytearray\n",
     b"cposix\nsystem\n", b"c\n\n", b"ctorch\nSize\n", b"ctorch\nTensor\n",
 )
 # fmt: on
@@ -198,7 +207,7 @@ def opcodes_mixed(data: bytes, rng: Random) -> bytes:
 
 
 def seeds() -> dict[str, bytes]:
-    """Good files of each container and layout, so small that a change mostly hits what gives them their structure."""
+    """Good files of each container and layout, so small that a change mostly hits their structure."""
     rows = vectors(2, 8)
     pair = {"clip_l": rows.clone(), "clip_g": vectors(2, 12)}
     original = {
@@ -369,7 +378,14 @@ def small_bombs() -> dict[str, bytes]:
         "folded tuple as storage": folded(60) + b"Q",
         "folded tuple in a set": b"c__builtin__\nset\n]" + folded(60) + b"a\x85R",
         "folded tuple as arguments": REBUILD + folded(60) + b"R",
-        "folded tuple as shape": REBUILD + b"(" + storage(1) + b"K\0" + folded(60) * 2 + b"\x89" + HOOKS + b"tR",
+        "folded tuple as shape": REBUILD
+        + b"("
+        + storage(1)
+        + b"K\0"
+        + folded(60) * 2
+        + b"\x89"
+        + HOOKS
+        + b"tR",
         "deep tuple as key": b"})" + b"\x85" * 240_000 + b"Ns",
         "deep tuple": b")" + b"\x85" * 240_000,
         "deep list": b"]" * 125_000 + b"a" * 124_999,
@@ -379,7 +395,9 @@ def small_bombs() -> dict[str, bytes]:
         "ordered dictionaries": b"(" + ORDERED + b"q\0" + b"h\0)R" * 62_000 + b"t",
         "sets": b"(" + b"c__builtin__\nset\nq\0" + b"h\0]\x85R" * 43_000 + b"t",
         "marks": b"(" * 250_000,
-        "dictionary of numbers": b"}(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60_000)) + b"u",
+        "dictionary of numbers": b"}("
+        + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60_000))
+        + b"u",
         "state copied again and again": b"}q\0" + STATE + b"(" + (HOOKS + b"h\0b") * 5_000 + b"t",
         "dictionary copied again and again": b"}q\0" + STATE + b"(" + (ORDERED + b"h\0\x85R") * 5_000 + b"t",
         "state of many": b"ctorch.nn.modules.container\nParameterDict\n)\x81}" + STATE + b"b",
@@ -392,14 +410,18 @@ def small_bombs() -> dict[str, bytes]:
     packed = zlib.compress(bytes(400 * MEGABYTE))
     shape = b'"dtype":"F32","shape"'
     files |= {
-        "ten thousand rows, many times": torch_zip(b"\x80\x02](" + rows + b"h\0" * 120_000 + b"e.", **FOUR_BYTES),
+        "ten thousand rows, many times": torch_zip(
+            b"\x80\x02](" + rows + b"h\0" * 120_000 + b"e.", **FOUR_BYTES
+        ),
         "ten thousand rows, twice": torch_zip(b"\x80\x02](" + rows + b"h\0e.", **FOUR_BYTES),
         "system": torch_zip(program(b"cposix\nsystem\n" + text("touch owned") + b"\x85R")),
         "system, legacy": legacy(b"cposix\nsystem\n" + text("touch owned") + b"\x85R"),
         "system, no torch": b"\x80\x02cposix\nsystem\n" + text("touch owned") + b"\x85R.",
         "system, protocol 4": pickle.dumps(Evil(Path("owned")), protocol=4),
         "system by an instance": torch_zip(b"(" + text("touch owned") + b"iposix\nsystem\n."),
-        "system by an attribute": torch_zip(program(b"cbuiltins\ngetattr\ncos\npath\n" + text("os") + b"\x86R")),
+        "system by an attribute": torch_zip(
+            program(b"cbuiltins\ngetattr\ncos\npath\n" + text("os") + b"\x86R")
+        ),
         "extension code": torch_zip(program(b"\x84\1\0\0\0")),
         "large pickle": torch_zip(program(b"N" * 2_000_000)),
         "large pickle, legacy": legacy(b"N" * 2_000_000),
@@ -409,7 +431,9 @@ def small_bombs() -> dict[str, bytes]:
         "large picture": large_picture(2**12, 2**11 - 1),
         "picture of a billion": large_picture(2**15, 2**15, rows=100),
         "picture of more than it has": large_picture(2**12, 2**11 - 1, rows=100),
-        "large WebP": drawn(np.full((2**11 - 1, 2**12, 3), 17, np.uint8), "webp", lossless=True, method=0, quality=0),
+        "large WebP": drawn(
+            np.full((2**11 - 1, 2**12, 3), 17, np.uint8), "webp", lossless=True, method=0, quality=0
+        ),
         "deflated": torch_zip(program(one), zipfile.ZIP_DEFLATED, d0=bytes(100 * MEGABYTE)),
         "bzip2": torch_zip(program(one), zipfile.ZIP_BZIP2, d0=bytes(MEGABYTE)),
         "one record, many names": one_record_many_names(),
@@ -419,10 +443,18 @@ def small_bombs() -> dict[str, bytes]:
         "deep header list": with_header(b'{"a":' + deep("[", "]").encode() + b"}"),
         "header of tensors": with_header(b"{" + b",".join(b'"%d":{%s:[0,1],"data_offsets":[0,0]}' % (i, shape)
             for i in range(70_000)) + b"}"),
-        "header of numbers": with_header(b'{"a":{"dtype":"F32","shape":[' + b"0," * 2_000_000 + b'0],"data_offsets":[0,0]}}'),
-        "header of metadata": with_header(b'{"__metadata__":{' + b",".join(b'"%d":""' % i for i in range(300_000)) + b"}}"),
-        "shape beyond 64 bits, safetensors": with_header(b'{"a":{%s:[%d,4],"data_offsets":[0,4]}}' % (shape, 2**63 - 1), b"\0" * 4),
-        "ten thousand rows, safetensors": with_header(b'{"a":{"dtype":"F32","shape":[100000000,0],"data_offsets":[0,0]}}'),
+        "header of numbers": with_header(
+            b'{"a":{"dtype":"F32","shape":[' + b"0," * 2_000_000 + b'0],"data_offsets":[0,0]}}'
+        ),
+        "header of metadata": with_header(
+            b'{"__metadata__":{' + b",".join(b'"%d":""' % i for i in range(300_000)) + b"}}"
+        ),
+        "shape beyond 64 bits, safetensors": with_header(
+            b'{"a":{%s:[%d,4],"data_offsets":[0,4]}}' % (shape, 2**63 - 1), b"\0" * 4
+        ),
+        "ten thousand rows, safetensors": with_header(
+            b'{"a":{"dtype":"F32","shape":[100000000,0],"data_offsets":[0,0]}}'
+        ),
         "header longer than anything": with_header(b"{}", size=2**64 - 1),
         "packed text": with_text(packed, b"zTXt", b"\0"),
         "packed text, international": with_text(packed, b"iTXt", b"\1\0\0\0"),
@@ -432,13 +464,17 @@ def small_bombs() -> dict[str, bytes]:
         "text of lists": with_json("[" + "[]," * 950_000 + "[]]"),
         "text of dictionaries": with_json("[" + "{}," * 950_000 + "{}]"),
         "tensor of lists": with_json('{"TORCHTENSOR":[' + "[]," * 900_000 + "[]]}"),
-        "tensor of numbers": with_json('{"string_to_param":{"*":{"TORCHTENSOR":[' + "1e9," * 700_000 + "0]}}}"),
+        "tensor of numbers": with_json(
+            '{"string_to_param":{"*":{"TORCHTENSOR":[' + "1e9," * 700_000 + "0]}}}"
+        ),
         "tensor of words": with_json('{"string_to_param":{"*":{"TORCHTENSOR":["a","b"]}}}'),
         "tensor of infinity": with_json('{"string_to_param":{"*":{"TORCHTENSOR":[[1e999,NaN]]}}}'),
         "tensor of digits": with_json('{"string_to_param":{"*":{"TORCHTENSOR":[[' + "9" * 4000 + "]]}}}"),
         "digits": with_json("9" * 100_000),
         "wrong alphabet": with_text(b"\xff{}"),
-        "text that says it is long": with_text(b"")[:33] + struct.pack(">I", 2**31) + b"tEXtsd-ti-embedding\0",
+        "text that says it is long": with_text(b"")[:33]
+        + struct.pack(">I", 2**31)
+        + b"tEXtsd-ti-embedding\0",
         "no JSON": with_json("zibu"),
         "JSON of another kind": with_json('[1, "two", null]'),
     }  # fmt: skip
@@ -502,12 +538,12 @@ def write_sparse(path: Path, data: bytes) -> None:
 
 
 def peak() -> float:
-    """The most memory that this process has had, in MB; `getrusage` would tell its parent's, where that had more."""
+    """The most memory that this process has had, in MB; `getrusage` may give its parent's instead."""
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def read_all(folder: Path, cases: range) -> dict[str, Any]:
-    """Read the random files of `cases`, then every bomb in the folder; what came of it, the seconds and megabytes it took."""
+    """Read the random files of `cases`, then every bomb in the folder; print results, seconds, megabytes."""
     results = {"nothing": ("", 0.0, peak())}
     os.chdir(folder)  # what a file gets to run, it would run here
 

@@ -9,9 +9,11 @@ import torch
 
 from coinage.cli.main import main
 from coinage.config import ModelConfig
-from coinage.embeddings.convert import merged, rescaled, write_as
-from coinage.embeddings.file import EmbeddingFile, write
-from coinage.embeddings.reading import open_embedding, read
+from coinage.embeddings.convert import Ingredient, merged, rescaled
+from coinage.embeddings.pairs import open_embedding
+from coinage.embeddings.reading import read
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.models.vocabulary import read_vocabularies
 from tests.embeddings.test_file import vectors
@@ -24,9 +26,9 @@ TARGETS = {
 }
 
 
-def word(widths: tuple[int, ...] = (768,), n: int = 2, known: bool = True) -> EmbeddingFile:
+def word(widths: tuple[int, ...] = (768,), n: int = 2, known: bool = True) -> Word:
     keys = ("emb_params",) if len(widths) == 1 else ("clip_l", "clip_g")
-    return EmbeddingFile(
+    return Word(
         {key: vectors(n, d) for key, d in zip(keys, widths, strict=True)},
         "zibu" if known else None,
         7,
@@ -39,15 +41,16 @@ def word(widths: tuple[int, ...] = (768,), n: int = 2, known: bool = True) -> Em
 def test_every_kind_of_file_comes_back(
     target: str, widths: tuple[int, ...], tmp_path: Path
 ) -> None:
-    paths = write_as(target, tmp_path / f"zibu{TARGETS[target]}", word(widths))
+    name = f"zibu{TARGETS[target]}"
+    paths = word(widths).save(tmp_path / name, to=target)
     found = open_embedding(paths[0], second=paths[1] if len(paths) > 1 else None)
-    assert found.embedding.vectors.keys() == word(widths).vectors.keys()
+    assert found.word.vectors.keys() == word(widths).vectors.keys()
     for key, rows in word(widths).vectors.items():
-        assert torch.equal(found.embedding.vectors[key], rows)
+        assert torch.equal(found.word.vectors[key], rows)
     layouts = {"safetensors": "EX", "pt": "AXpt", "diffusers": "D2", "onetrainer": "OTX"}
     assert found.layout in layouts[target]
     before = [path.read_bytes() for path in paths]
-    again = write_as(target, tmp_path / "again" / f"zibu{TARGETS[target]}", found.embedding)
+    again = found.word.save(tmp_path / "again" / name, to=target)
     assert [path.read_bytes() for path in again] == before
 
 
@@ -61,9 +64,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(source, out) == 0
     found = open_embedding(out)
     assert (found.layout, found.dtype) == ("E", torch.float16), "the number format is kept"
-    assert torch.equal(found.embedding.vectors["emb_params"], vectors(2, 768))
+    assert torch.equal(found.word.vectors["emb_params"], vectors(2, 768))
     assert run(source, out) == 1
-    assert "the file is there already" in capsys.readouterr().err
+    assert "the file already exists" in capsys.readouterr().err
     assert run(source, out, "--force", "--save_precision=float") == 0
     assert open_embedding(out).dtype == torch.float32
     header = read(out).metadata
@@ -143,12 +146,12 @@ def test_rescaled_to_a_length_and_to_the_models_words(
 
 def test_rescaling_keeps_directions_and_zeros() -> None:
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    found = rescaled(EmbeddingFile({"emb_params": rows}), {"emb_params": 10}).vectors["emb_params"]
+    found = rescaled(Word({"emb_params": rows}), {"emb_params": 10}).vectors["emb_params"]
     assert torch.allclose(found, torch.tensor([[6.0, 8.0], [0.0, 0.0]]))
 
 
 def test_merging_is_the_weighted_sum(tmp_path: Path) -> None:
-    a, b = word(), EmbeddingFile({"emb_params": torch.ones(2, 768)}, "other")
+    a, b = word(), Word({"emb_params": torch.ones(2, 768)}, "other")
     write(tmp_path / "a.safetensors", a)
     write(tmp_path / "b.pt", b)
     given = (f"{tmp_path / 'a.safetensors'}:0.6", f"{tmp_path / 'b.pt'}:0.4")
@@ -163,8 +166,8 @@ def test_merging_is_the_weighted_sum(tmp_path: Path) -> None:
 def test_slerp_turns_evenly() -> None:
     a, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 3.0], [1.0, 0.0]])
     files = [
-        ("a", EmbeddingFile({"emb_params": a}), 0.75),
-        ("b", EmbeddingFile({"emb_params": b}), 0.25),
+        Ingredient("a", Word({"emb_params": a}), 0.75),
+        Ingredient("b", Word({"emb_params": b}), 0.25),
     ]
     found = merged(files, slerp=True).vectors["emb_params"]
     angle = math.pi / 8
@@ -173,11 +176,11 @@ def test_slerp_turns_evenly() -> None:
 
 
 def test_what_cannot_be_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [("a", word(n=2), 0.5), ("b", word(n=3), 0.5)]
+    files = [Ingredient("a", word(n=2), 0.5), Ingredient("b", word(n=3), 0.5)]
     with pytest.raises(EmbeddingFileError, match="a: emb_params 2x768; b: emb_params 3x768"):
         merged(files)
     with pytest.raises(EmbeddingFileError, match="--slerp is for two files"):
-        merged([("a", word(), 1.0)] * 3, slerp=True)
+        merged([Ingredient("a", word(), 1.0)] * 3, slerp=True)
     assert run(tmp_path / "o.safetensors", "--merge", "a.safetensors") == 2
     assert run("--merge", "a.safetensors:1", "b.safetensors:1") == 2
     assert run(tmp_path / "o.safetensors", "--merge", "a.safetensors:x") == 2
@@ -186,7 +189,7 @@ def test_what_cannot_be_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_webui_file_keeps_all_that_it_tells(tmp_path: Path) -> None:
-    known = EmbeddingFile(
+    known = Word(
         {"emb_params": vectors(2, 768)},
         "zibu",
         7,
@@ -232,18 +235,18 @@ def test_files_of_one_name_are_compared_too(
 
 
 def test_slerp_needs_a_way() -> None:
-    file, other = word(), EmbeddingFile({"emb_params": -vectors(2, 768)})
+    file, other = word(), Word({"emb_params": -vectors(2, 768)})
     with pytest.raises(EmbeddingFileError, match="opposite directions"):
-        merged([("a", file, 0.5), ("b", other, 0.5)], slerp=True)
+        merged([Ingredient("a", file, 0.5), Ingredient("b", other, 0.5)], slerp=True)
     with pytest.raises(EmbeddingFileError, match="weights of 0 or more"):
-        merged([("a", file, 1), ("b", file, -1)], slerp=True)
+        merged([Ingredient("a", file, 1), Ingredient("b", file, -1)], slerp=True)
 
 
 def test_endings_in_capitals_and_lone_halves(tmp_path: Path) -> None:
-    write(tmp_path / "a.safetensors", EmbeddingFile({"clip_l": vectors(2, 768)}))
+    write(tmp_path / "a.safetensors", Word({"clip_l": vectors(2, 768)}))
     assert run(tmp_path / "a.safetensors", tmp_path / "B.SAFETENSORS") == 0
     found = open_embedding(tmp_path / "B.SAFETENSORS")
-    assert (found.layout, found.family) == ("E", "sd1")
+    assert (found.layout, found.word.family) == ("E", "sd1")
 
 
 @pytest.mark.parametrize(
@@ -259,11 +262,7 @@ def test_the_ending_must_fit(
 
 
 def test_numbers_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
+    huge = Word({"emb_params": torch.full((1, 768), 1e6)})
     with pytest.raises(CoinageError, match="not finite in fp16"):
-        write_as(
-            "safetensors",
-            tmp_path / "x.safetensors",
-            EmbeddingFile({"emb_params": torch.full((1, 768), 1e6)}),
-            "fp16",
-        )
+        huge.save(tmp_path / "x.safetensors", precision="fp16")
     assert json.dumps([str(path) for path in tmp_path.iterdir()]) == "[]"

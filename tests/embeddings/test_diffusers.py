@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from coinage.demo.run import MODEL
-from coinage.embeddings.consumers import Verdict, verdicts
-from coinage.embeddings.file import EmbeddingFile, write
+from coinage.embeddings.tools import Verdict, verdicts
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from tests.embeddings.layouts import ONE, PAIR, vectors, webui, write_layout
 from tests.tiny_models import clip_config, parts_of
 
@@ -99,7 +100,7 @@ def own_file(folder: Path, family: str, suffix: str = ".safetensors", n: int = 3
     tensors = {
         key: vectors(n, width) for key, width in zip(KEYS[family], WIDTHS[family], strict=True)
     }
-    write(folder / f"{WORD}{suffix}", EmbeddingFile(tensors, WORD, 7, {"note": "x"}))
+    write(folder / f"{WORD}{suffix}", Word(tensors, WORD, 7, {"note": "x"}))
     return folder / f"{WORD}{suffix}"
 
 

@@ -12,8 +12,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from coinage.embeddings.file import EmbeddingFile, utc_now, write
+from coinage.embeddings.header import utc_now
 from coinage.embeddings.reading import read
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.system.files import write_bytes
 from tests.embeddings.files import Evil, vectors
@@ -25,8 +27,8 @@ HASHES = {
 }
 
 
-def word(n: int = 2, d: int = 768, **metadata: str) -> EmbeddingFile:
-    return EmbeddingFile({"emb_params": vectors(n, d)}, "zibu", 7, metadata)
+def word(n: int = 2, d: int = 768, **metadata: str) -> Word:
+    return Word({"emb_params": vectors(n, d)}, "zibu", 7, metadata)
 
 
 @pytest.mark.parametrize(("shape", "digest"), HASHES.items())
@@ -52,7 +54,7 @@ def test_write_read_write_is_byte_equal(tmp_path: Path, suffix: str, precision: 
     loaded = read(first)
     assert loaded.vectors["emb_params"].dtype == torch.float32
     torch.testing.assert_close(loaded.vectors["emb_params"], vectors(3, 768), rtol=0, atol=0)
-    write(second, EmbeddingFile(loaded.vectors, "zibu", 7, loaded.metadata), precision)
+    write(second, Word(loaded.vectors, "zibu", 7, loaded.metadata), precision)
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -60,7 +62,7 @@ def test_pt_is_the_dictionary_and_container_that_the_webui_accepts(tmp_path: Pat
     path = tmp_path / "zibu.pt"
     big = torch.zeros(49410, 768)
     big[-2:] = vectors(2, 768)
-    write(path, EmbeddingFile({"emb_params": big[-2:]}, "zibu", 7))
+    write(path, Word({"emb_params": big[-2:]}, "zibu", 7))
     assert path.stat().st_size < 20_000
     with zipfile.ZipFile(path) as archive:
         assert sorted(archive.namelist()) == [
@@ -149,7 +151,7 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     write(path, word())
     before = path.read_bytes()
     with pytest.raises(CoinageError, match="not finite"):
-        write(path, EmbeddingFile({"emb_params": torch.tensor([[1.0, float("inf")]])}))
+        write(path, Word({"emb_params": torch.tensor([[1.0, float("inf")]])}))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it gives an embedding or a message: nothing of it runs, and it takes little memory."""
+"""Whatever a file holds, reading it gives an embedding or a message, runs nothing, takes little memory."""
 
 import json
 import struct
@@ -36,7 +36,7 @@ fuzz = settings(
 
 
 def took(folder: Path, cases: range) -> dict[str, list[Any]]:
-    """What, how long and how much memory: of each random file, and of each file in the folder, in a process of their own."""
+    """Results, seconds and megabytes of each random file and each file in the folder, read in a process."""
     words = [
         sys.executable,
         "-m",

@@ -9,7 +9,8 @@ import torch
 
 from coinage.cli.main import main
 from coinage.config import ModelConfig
-from coinage.embeddings.file import EmbeddingFile, write
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from coinage.models.vocabulary import Vocabulary, read_vocabularies
 
 
@@ -37,9 +38,7 @@ def test_vectors_are_compared_with_the_models_words(
     rows = torch.stack([red, turned, 20 * turned, 0.1 * turned])
     write(
         tmp_path / "zibu.safetensors",
-        EmbeddingFile(
-            {"emb_params": rows}, "zibu", 3, {"ti.init_word": "red", "ti.token_string": "zibu"}
-        ),
+        Word({"emb_params": rows}, "zibu", 3, {"ti.init_word": "red", "ti.token_string": "zibu"}),
     )
     found = told(capsys, tmp_path / "zibu.safetensors", "--model", models / "sd1")
     (encoder,) = found["encoders"]
@@ -56,7 +55,7 @@ def test_vectors_are_compared_with_the_models_words(
     ]
     for text, due in zip(
         found["warnings"],
-        ("is the word 'red' itself", "20 times as long", "will hardly act"),
+        ("is the word 'red' itself", "20 times as long", "little effect"),
         strict=True,
     ):
         assert due in text
@@ -76,7 +75,7 @@ def test_vectors_are_compared_with_the_models_words(
 def test_a_file_of_another_model_is_told(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "x.pt", EmbeddingFile({"emb_params": torch.ones(1, 768)}))
+    write(tmp_path / "x.pt", Word({"emb_params": torch.ones(1, 768)}))
     found = told(capsys, tmp_path / "x.pt", "--model", models / "sd1")
     assert "768 wide, and the model's vectors are 32 wide" in found["warnings"][0]
     alone = told(capsys, tmp_path / "x.pt")
@@ -90,7 +89,7 @@ def test_a_file_of_another_model_is_told(
 
 def test_a_changed_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.safetensors"
-    write(path, EmbeddingFile({"emb_params": torch.ones(1, 768)}))
+    write(path, Word({"emb_params": torch.ones(1, 768)}))
     hashes = told(capsys, path)["hash"]
     assert hashes["stored"] == f"0x{hashes['tensors']}"
     path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\x00\x00")
@@ -110,7 +109,7 @@ def test_the_page_for_people(
     rows = torch.stack([row_of(words, "red")] * 10) * torch.linspace(0.9, 1.1, 10).unsqueeze(1)
     write(
         tmp_path / "my[b]word.safetensors",
-        EmbeddingFile({"emb_params": rows}, "zibu", 3, {"note": "x" * 500, "[red]": "y"}),
+        Word({"emb_params": rows}, "zibu", 3, {"note": "x" * 500, "[red]": "y"}),
     )
     assert (
         main(["inspect", str(tmp_path / "my[b]word.safetensors"), "--model", str(models / "sd1")])
@@ -146,7 +145,7 @@ def test_what_is_no_embedding(
 
 
 def test_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "x.pt", EmbeddingFile({"emb_params": torch.ones(1, 768)}))
+    write(tmp_path / "x.pt", Word({"emb_params": torch.ones(1, 768)}))
     assert main(["inspect", str(tmp_path / "x.pt"), "--model", str(tmp_path)]) == 1
     assert "no table of token embeddings" in capsys.readouterr().err
 
@@ -156,7 +155,7 @@ def test_names_with_brackets_and_other_families(
 ) -> None:
     write(
         tmp_path / "a [x](y).safetensors",
-        EmbeddingFile({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "[/foo]"),
+        Word({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "[/foo]"),
     )
     assert main(["inspect", str(tmp_path / "a [x](y).safetensors")]) == 0
     out = capsys.readouterr().out
@@ -174,7 +173,7 @@ def test_names_with_brackets_and_other_families(
 def test_a_lone_half_of_sdxl_works_nowhere_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "g.safetensors", EmbeddingFile({"clip_g": torch.ones(1, 1280)}))
+    write(tmp_path / "g.safetensors", Word({"clip_g": torch.ones(1, 1280)}))
     found = told(capsys, tmp_path / "g.safetensors")
     assert not {tool["tool"] for tool in found["tools"] if tool["loads"]} & {
         "AUTOMATIC1111",

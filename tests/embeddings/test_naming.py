@@ -1,4 +1,4 @@
-"""Names that misbehave somewhere are told before training, good ones are not, and what is suggested is good."""
+"""Names that cause trouble somewhere are reported before training; suggested names are good."""
 
 import re
 
@@ -140,7 +140,8 @@ def test_without_a_tokenizer_ordinary_words_pass() -> None:
 @pytest.mark.parametrize(
     ("word", "near"),
     [
-        ("MyTok", "mytok"), ("<My Char>", "my-char"), ("circle", "circlex"), ("mychar1", "mychar1x"), ("12345", "mychar12345"),
+        ("MyTok", "mytok"), ("<My Char>", "my-char"), ("circle", "circlex"), ("mychar1", "mychar1x"),
+        ("12345", "mychar12345"),
         ("7", "mychar7x"), ("é", "ex"), ("()", "mychar"), ("", "mychar"), ("my.char", "my-char"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""An SDXL word in the two files that diffusers writes: found together, told apart from two words, and refused alone."""
+"""An SDXL word in the two files that diffusers writes: found together, and refused alone."""
 
 import json
 import logging
@@ -9,8 +9,8 @@ import torch
 
 from coinage.cli.main import main
 from coinage.config import WordConfig
-from coinage.embeddings.install import fits, install_word, read_vectors, tell_of_file
-from coinage.embeddings.reading import open_word
+from coinage.embeddings.install import install_word, log_word_file, misfit, read_vectors
+from coinage.embeddings.pairs import open_with_other_half
 from coinage.errors import EmbeddingFileError
 from tests.embeddings.files import Content, pickle, tensors, vectors
 from tests.tiny_models import loaded
@@ -40,13 +40,13 @@ def test_either_file_of_a_pair_reads_both(first: str, second: str, tmp_path: Pat
     write(tmp_path / first, {"<zibu>": L})
     write(tmp_path / second, {"<zibu>": G})
     for name, other in ((first, second), (second, first)):
-        found = open_word(tmp_path / name)
-        assert (found.layout, found.family, found.embedding.token) == ("D2", "sdxl", "<zibu>")
+        found = open_with_other_half(tmp_path / name)
+        assert (found.layout, found.word.family, found.word.token) == ("D2", "sdxl", "<zibu>")
         assert found.notes == (f"read together with {other}, the other half of this SDXL word",)
         given = read_vectors(word(tmp_path / name))
         assert torch.equal(given["clip_l"], L)
         assert torch.equal(given["clip_g"], G)
-        assert fits(given, *SDXL, "x") is None
+        assert misfit(given, *SDXL, "x") is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_either_file_of_a_pair_reads_both(first: str, second: str, tmp_path: Pat
 def test_other_neighbours_are_not_a_pair(one: Content, two: Content, tmp_path: Path) -> None:
     path = tensors(tmp_path / "a.safetensors", one)
     tensors(tmp_path / "a_2.safetensors", two)
-    assert open_word(path).layout != "D2"
+    assert open_with_other_half(path).layout != "D2"
     assert torch.equal(read_vectors(word(path))["emb_params"], L)
 
 
@@ -110,13 +110,13 @@ def test_what_fits_a_model(
     tmp_path: Path,
 ) -> None:
     path = tensors(tmp_path / "a.safetensors", content)
-    problem = fits(read_vectors(word(path)), *model, str(path))
+    problem = misfit(read_vectors(word(path)), *model, str(path))
     assert bool(problem) == bool(what)
     if problem:
         assert what in problem.what
         assert hint in problem.hint
         assert problem.where == str(path)
-    assert fits({}, *model, "") is None
+    assert misfit({}, *model, "") is None
 
 
 def test_a_model_takes_a_pair_and_refuses_a_half(
@@ -138,7 +138,7 @@ def test_a_model_takes_a_pair_and_refuses_a_half(
     tensors(tmp_path / "a_2.safetensors", {"<zibu>": vectors(2, 64)})
     install_word(parts, word(path), keys)
     with caplog.at_level(logging.INFO, logger="coinage"):
-        tell_of_file(word(path))
+        log_word_file(word(path))
     assert [rows.tolist() for rows in parts.rows()] == [
         vectors(2, width).tolist() for width in (32, 64)
     ]

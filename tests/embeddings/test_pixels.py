@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coinage.cli.main import main
+from coinage.embeddings.pairs import open_embedding
 from coinage.embeddings.pixels import MOST_PIXELS, sequence
-from coinage.embeddings.reading import open_embedding
 from coinage.errors import EmbeddingFileError
 from tests.embeddings.files import drawn, picture_of, plain, vectors
 
@@ -74,17 +74,15 @@ def test_a_picture_without_its_text(
         path, **({"lossless": True} if suffix == "webp" else {})
     )
     found = open_embedding(path)
-    assert (found.layout, found.family, found.embedding.token, found.embedding.step) == (
+    assert (found.layout, found.word.family, found.word.token, found.word.step) == (
         "G",
         "sd1",
         "pngtok",
         500,
     )
-    assert torch.equal(found.embedding.vectors["emb_params"], ROWS)
+    assert torch.equal(found.word.vectors["emb_params"], ROWS)
     assert main(["convert", str(path), str(tmp_path / "b.safetensors")]) == 0
-    assert torch.equal(
-        open_embedding(tmp_path / "b.safetensors").embedding.vectors["emb_params"], ROWS
-    )
+    assert torch.equal(open_embedding(tmp_path / "b.safetensors").word.vectors["emb_params"], ROWS)
 
 
 GOOD = picture_of(plain(ROWS))

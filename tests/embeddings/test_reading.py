@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from coinage.config import WordConfig
-from coinage.embeddings.file import EmbeddingFile, vectors_for, write
 from coinage.embeddings.install import read_vectors
-from coinage.embeddings.reading import Found, open_embedding, read
+from coinage.embeddings.pairs import open_embedding
+from coinage.embeddings.reading import OpenedFile, read
+from coinage.embeddings.word import Word, vectors_for
+from coinage.embeddings.writing import write
 from coinage.errors import EmbeddingFileError
 from tests.embeddings.files import (
     Content,
@@ -33,15 +35,15 @@ from tests.embeddings.files import (
 
 
 def agrees(
-    found: Found,
+    found: OpenedFile,
     layout: str,
     expected: Content,
     token: str | None = None,
     family: str | None = None,
 ) -> None:
-    assert (found.layout, found.embedding.token, found.family) == (layout, token, family)
-    assert list(found.embedding.vectors) == list(expected)
-    for key, rows in found.embedding.vectors.items():
+    assert (found.layout, found.word.token, found.word.family) == (layout, token, family)
+    assert list(found.word.vectors) == list(expected)
+    for key, rows in found.word.vectors.items():
         assert rows.dtype == torch.float32
         assert not rows.requires_grad
         assert rows.is_contiguous()
@@ -71,7 +73,7 @@ def test_safetensors_of_sd1_and_sd2(
         tensors(tmp_path / "a.safetensors", {"emb_params": vectors(n, d).to(dtype)}, note="x")
     )
     agrees(found, "E", {"emb_params": vectors(n, d)}, None, family)
-    assert (found.dtype, found.notes, found.embedding.metadata) == (dtype, (), {"note": "x"})
+    assert (found.dtype, found.notes, found.word.metadata) == (dtype, (), {"note": "x"})
 
 
 def test_pairs(tmp_path: Path) -> None:  # 3, 4
@@ -90,8 +92,9 @@ def test_pairs(tmp_path: Path) -> None:  # 3, 4
         tmp_path / "c.safetensors", {"clip_g": vectors(2, 768), "clip_l": vectors(2, 1280)}
     )
     assert "swapped" in refusal(swapped)
-    agrees(open_embedding(tensors(tmp_path / "d.safetensors", {"text_encoders_1": PAIR["clip_g"], "text_encoders_0": PAIR["clip_l"]})),
-           "PTI", PAIR, None, "sdxl")  # fmt: skip
+    pivotal = {"text_encoders_1": PAIR["clip_g"], "text_encoders_0": PAIR["clip_l"]}
+    opened = open_embedding(tensors(tmp_path / "d.safetensors", pivotal))
+    agrees(opened, "PTI", PAIR, None, "sdxl")
     agrees(
         open_embedding(tensors(tmp_path / "e.safetensors", PAIR | {"clip_l_out": vectors(2, 768)})),
         "OT",
@@ -126,11 +129,12 @@ def test_the_webuis_dictionary(tmp_path: Path) -> None:  # 5, 6
     ):
         found = open_embedding(file)
         agrees(found, "A", {"emb_params": rows}, "zibu", "sd1")
-        assert found.embedding.step == 500
+        assert found.word.step == 500
     for changes, token in (
         ({"name": ...}, None), ({"name": None}, None), ({"name": ["x"]}, None), ({"step": None}, "zibu"),
         ({"string_to_token": ...}, "zibu"),
-        ({"string_to_param": {"sks": rows}}, "zibu"), ({"string_to_param": {"sks": rows}, "name": ...}, "sks"),
+        ({"string_to_param": {"sks": rows}}, "zibu"),
+        ({"string_to_param": {"sks": rows}, "name": ...}, "sks"),
         ({"string_to_token": {"*": torch.tensor(265)}}, "zibu"), ({"name": "two\nlines"}, None),
     ):  # fmt: skip
         agrees(
@@ -168,7 +172,7 @@ def test_parameter_dicts_in_many_threads(tmp_path: Path) -> None:
     before = {*torch.serialization.get_safe_globals()}
 
     def work() -> None:
-        found.extend([open_embedding(path).embedding.token for _ in range(20)])
+        found.extend([open_embedding(path).word.token for _ in range(20)])
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -204,7 +208,8 @@ def test_pickles_that_are_not_read(tmp_path: Path) -> None:  # 9, 10, 11
     assert "numpy" in refusal(pickle(path, webui(rows, step=Numpy())))
     for odd, word in (
         (rows.to_sparse(), "sparse"), (torch.quantize_per_tensor(rows, 0.1, 0, torch.qint8), "quantised"),
-        (rows.to("meta"), "without data"), (rows.to(torch.float8_e4m3fn), "float8"), (rows.to(torch.complex128), "complex128"),
+        (rows.to("meta"), "without data"), (rows.to(torch.float8_e4m3fn), "float8"),
+        (rows.to(torch.complex128), "complex128"),
         (rows.long(), "int64"), (rows.bool(), "bool"), (3, "not a tensor"),
     ):  # fmt: skip
         assert word in refusal(pickle(path, {"emb_params": odd})), word
@@ -297,7 +302,7 @@ def test_pictures(tmp_path: Path, kind: str) -> None:  # 17
     path.write_bytes(png((b"tEXt", b"Comment\0nothing"), (kind[:4].encode(), data)))
     found = open_embedding(path)
     agrees(found, "G", {"emb_params": vectors(2, 768)}, "pngtok", "sd1")
-    assert found.embedding.step == 500
+    assert found.word.step == 500
     for end in (60, 200, 20_000):
         path.write_bytes(png((b"tEXt", data))[:end])
         assert refusal(path)
@@ -308,10 +313,14 @@ def test_pictures(tmp_path: Path, kind: str) -> None:  # 17
 def test_shapes_and_numbers(tmp_path: Path) -> None:  # 18
     path = tmp_path / "a.safetensors"
     for tensor, word in (
-        (vectors(768, 3), "transposed?"), (torch.zeros(0, 768), "[0x768]"), (torch.full((1, 768), float("nan")), "not finite"),
-        (torch.full((1, 768), 1e300, dtype=torch.float64), "not finite"), (torch.ones(2, 768, dtype=torch.int64), "int64"),
-        (torch.ones(2, 2, 768), "[2x2x768]"), (torch.tensor(1.0), "not a list of vectors"), (torch.zeros(10_001, 8), "more than any"),
-        (torch.zeros(2, 6_400_001), "more than any"), (torch.ones(1, 8, dtype=torch.float8_e5m2), "float8_e5m2"),
+        (vectors(768, 3), "transposed?"), (torch.zeros(0, 768), "[0x768]"),
+        (torch.full((1, 768), float("nan")), "not finite"),
+        (torch.full((1, 768), 1e300, dtype=torch.float64), "not finite"),
+        (torch.ones(2, 768, dtype=torch.int64), "int64"),
+        (torch.ones(2, 2, 768), "[2x2x768]"), (torch.tensor(1.0), "not a list of vectors"),
+        (torch.zeros(10_001, 8), "more than any"),
+        (torch.zeros(2, 6_400_001), "more than any"),
+        (torch.ones(1, 8, dtype=torch.float8_e5m2), "float8_e5m2"),
     ):  # fmt: skip
         assert word in refusal(tensors(path, {"emb_params": tensor})), word
     agrees(
@@ -431,14 +440,14 @@ def test_two_files_of_a_pair(tmp_path: Path) -> None:
 
 def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
     rows = vectors(2, 768)
-    write(tmp_path / "a.pt", EmbeddingFile({"emb_params": rows}, "zibu", 7))
+    write(tmp_path / "a.pt", Word({"emb_params": rows}, "zibu", 7))
     for written, name in (
         (pickle(tmp_path / "x", webui(rows)), "a.safetensors"),
         (tensors(tmp_path / "y", {"emb_params": rows}), "b.pt"),
     ):
         written.rename(tmp_path / name)
         assert torch.equal(read(tmp_path / name).vectors["emb_params"], rows)
-    assert open_embedding(tmp_path / "a.pt").embedding.step == 7
+    assert open_embedding(tmp_path / "a.pt").word.step == 7
 
 
 def test_a_slice_of_a_large_table(tmp_path: Path) -> None:
@@ -455,9 +464,11 @@ def test_a_slice_of_a_large_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (b"", "empty"), (b"\n<!DOCTYPE html><html>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"", "empty"), (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\xff\xd8\xff\xe0", "JPEG"), (b"\x1f\x8b\x08", "gzip"), (b"hello, world", "neither safetensors"),
-        (struct.pack("<Q", 10**12) + b"{", "longer than the file"), (struct.pack("<Q", 5 * 2**20) + b"{" * (5 * 2**20), "5 MB"),
+        (struct.pack("<Q", 10**12) + b"{", "longer than the file"),
+        (struct.pack("<Q", 5 * 2**20) + b"{" * (5 * 2**20), "5 MB"),
     ],
 )  # fmt: skip
 def test_other_files(tmp_path: Path, data: bytes, word: str) -> None:
@@ -496,7 +507,7 @@ def test_zips_that_are_not_torchs(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes() + behind)
         return path
 
-    assert open_embedding(written(records)).embedding.num_vectors == 1
+    assert open_embedding(written(records)).word.num_vectors == 1
     assert "compressed" in refusal(written(records, zipfile.ZIP_DEFLATED))
     assert "behind its end" in refusal(written(records, behind=b"x"))
     assert "not one that torch wrote" in refusal(written({"a.txt": b"x"}))

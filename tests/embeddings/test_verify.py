@@ -13,8 +13,9 @@ from coinage.cli.main import main
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.demo.run import MODELS
-from coinage.embeddings.file import EmbeddingFile, write
 from coinage.embeddings.verify import COMPARED, Check, usage, verify
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from coinage.models.base import ModelFamily
 from coinage.models.families import FAMILIES, Components
 from coinage.settings.discover import complete
@@ -27,13 +28,13 @@ from tests.tiny_models import FAMILY_NAMES, loaded
 UIS = ("AUTOMATIC1111", "Forge", "ComfyUI", "InvokeAI", "SD.Next")
 
 
-def word_for(name: str, parts: Components, word: str = "zibu") -> EmbeddingFile:
+def word_for(name: str, parts: Components, word: str = "zibu") -> Word:
     torch.manual_seed(0)
     rows = {
         key: 0.5 * torch.randn(3, e.rows.shape[1])
         for key, e in zip(FAMILIES[name].embedding_keys, parts.embeddings, strict=True)
     }
-    return EmbeddingFile(rows, word)
+    return Word(rows, word)
 
 
 def checked(name: str, models: Path, path: Path, name_of_word: str = "zibu") -> dict[str, Check]:
@@ -85,7 +86,7 @@ def test_a_word_in_capitals_is_caught_in_diffusers(models: Path, tmp_path: Path)
 def test_long_words_are_compared_too(count: int, models: Path, tmp_path: Path) -> None:
     parts = loaded("sd1", models / "sd1", models)
     torch.manual_seed(0)
-    word = EmbeddingFile({"emb_params": 0.5 * torch.randn(count, 32)}, "zibu")
+    word = Word({"emb_params": 0.5 * torch.randn(count, 32)}, "zibu")
     write(tmp_path / "zibu.safetensors", word)
     found = {
         c.tool: c
@@ -112,7 +113,7 @@ def test_a_word_that_diffusers_refuses_fails(
         == 1
     )
     shown = capsys.readouterr()
-    assert "the file does something else in diffusers" in shown.err
+    assert "this file gives different results in diffusers" in shown.err
     assert "load_textual_inversion" not in shown.out
 
 
@@ -121,7 +122,7 @@ def test_a_file_that_holds_something_else_is_caught(models: Path, tmp_path: Path
     word = word_for("sd1", parts)
     write(
         tmp_path / "zibu.safetensors",
-        EmbeddingFile({"emb_params": word.vectors["emb_params"].flip(0)}),
+        Word({"emb_params": word.vectors["emb_params"].flip(0)}),
     )
     found = verify(tmp_path / "zibu.safetensors", FAMILIES["sd1"], parts, word, "zibu")
     assert not any(c.same for c in found)
@@ -187,8 +188,8 @@ def test_a_run_ends_with_its_file_checked(
     assert train_command("coinage", given) == 0
     told = capsys.readouterr().err
     assert (
-        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
-        in told
+        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers "
+        "(prompts encode exactly as in training)" in told
     )
     assert "ComfyUI: put it into models/embeddings/; write embedding:zibu" in told
 
@@ -235,8 +236,8 @@ def test_what_flags_hang_on_a_model_is_no_obstacle(
         found = {check.tool: check for check in check_and_tell(run)[1]}
     assert {tool for tool in (*UIS, "diffusers") if found[tool].same} == {*UIS, "diffusers"}
     assert (
-        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
-        in caplog.text
+        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers "
+        "(prompts encode exactly as in training)" in caplog.text
     )
     assert "not for" not in caplog.text
     assert "could not be checked" not in caplog.text
@@ -303,7 +304,7 @@ def test_a_check_that_fails_says_nothing_of_the_file(
     word = word_for(name, parts)
     write(
         tmp_path / "zibu.safetensors",
-        EmbeddingFile({key: rows.flip(0) for key, rows in word.vectors.items()}),
+        Word({key: rows.flip(0) for key, rows in word.vectors.items()}),
     )
     ill: Any = Ill(FAMILIES[name])
     checks = verify(tmp_path / "zibu.safetensors", ill, parts, word, "zibu")
@@ -339,7 +340,7 @@ def test_the_command_says_what_it_could_not_try(
     assert main(["verify", str(path), "--model", str(models / "sd1")]) == 1
     shown = capsys.readouterr()
     assert (
-        "the file could not be tried in diffusers: cannot create weak reference to 'NoneType' object"
+        "this file could not be tried in diffusers: cannot create weak reference to 'NoneType' object"
         in shown.err
     )
     assert "something else" not in shown.err

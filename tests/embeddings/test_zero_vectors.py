@@ -1,4 +1,4 @@
-"""Words whose vectors are nothing: told by inspect, and not written or trained on where the word lies elsewhere."""
+"""Words with zero vectors: inspect warns of them; a word that is in other vectors is refused."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,13 @@ import torch
 from coinage.cli.main import main
 from coinage.config import WordConfig
 from coinage.embeddings.install import read_vectors
-from coinage.embeddings.reading import open_embedding, read
+from coinage.embeddings.pairs import open_embedding
+from coinage.embeddings.reading import read
 from coinage.errors import EmbeddingFileError
 from tests.embeddings.files import pickle, tensors, vectors, webui
 from tests.helpers import prepared
 
-ELSEWHERE = "the word lies in its output vectors, which only OneTrainer reads"
+ELSEWHERE = "the word is in its output vectors, which only OneTrainer reads"
 NOTHING = "all its vectors are zero: the word does nothing"
 L, G = vectors(2, 768), vectors(2, 1280)
 NO_L, NO_G = torch.zeros(2, 768), torch.zeros(2, 1280)
@@ -55,7 +56,7 @@ HALF = torch.cat([NO_L[:1], L[:1]])
         ),
         (
             webui(NO_L),
-            [f"{NOTHING} (AUTOMATIC1111 makes such words where no initialization text is given)"],
+            [f"{NOTHING} (AUTOMATIC1111 makes such words if no initialization text is given)"],
             False,
         ),
         (webui(L), [], False),
@@ -86,7 +87,7 @@ def test_vectors_that_are_nothing(
     else:
         assert said
         assert set(said.values()) == {nothing}
-    count = open_embedding(path).embedding.num_vectors
+    count = open_embedding(path).word.num_vectors
     out = tmp_path / "out.safetensors"
     assert main(["convert", str(path), str(out)]) == int(refused)
     heard = capsys.readouterr().err
@@ -124,7 +125,7 @@ def test_output_vectors_are_not_a_word(
 
 def test_a_word_beside_output_vectors_is_read(tmp_path: Path) -> None:
     found = open_embedding(tensors(tmp_path / "a.safetensors", {"<zibu>": L, "emp_params_out": L}))
-    assert (found.embedding.token, found.notes) == ("<zibu>", ("left out: 'emp_params_out'",))
+    assert (found.word.token, found.notes) == ("<zibu>", ("left out: 'emp_params_out'",))
 
 
 def test_a_run_from_zero_vectors_is_warned(

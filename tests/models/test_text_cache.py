@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coinage.cli.parse import parse
-from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.word import Word
 from coinage.models.families import FAMILIES, Components, Conditioning
 from coinage.models.text_cache import FOLDER, KeptText, encode
 from coinage.settings.discover import complete
@@ -136,7 +136,7 @@ def with_regularisation(root: Path) -> Path:
 def test_training_is_the_same_and_says_what_is_kept(models: Path, tmp_path: Path) -> None:
     dataset = with_regularisation(tmp_path / "data")
 
-    def word(out: str, *more: str) -> EmbeddingFile:
+    def word(out: str, *more: str) -> Word:
         argv = family_flags(
             "sdxl",
             models / "sdxl",

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from coinage.report.page import compare, render
-from coinage.report.record import Asked, Curves, Record, Row, Shot, Tool
+from coinage.report.comparison import render_comparison
+from coinage.report.page import render_report
+from coinage.report.record import Curves, PreviewPrompt, Record, Row, Shot, Tool
 from coinage.report.record import Image as Photo
 
 BANDS = [(0, 250), (250, 500), (500, 750), (750, 1000)]
@@ -111,9 +112,14 @@ def photos(count: int, token: str) -> list[Photo]:
         marks = ["held out"] if i % 9 == 8 else ["enlarged 1.4x"] if i == 3 else []
         thumbnail = picture(1.0, 25 * i, side=128, seed=i)
         photo = Photo(
-            name=f"photo_{i:03}.jpg", thumbnail=thumbnail, caption=parts, size_wh=(1024, 768 + 64 * (i % 3)),
-            bucket_wh=(576, 448), repeats=1 + (i == 0) * 4, marks=marks,
-        )  # fmt: skip
+            name=f"photo_{i:03}.jpg",
+            thumbnail=thumbnail,
+            caption=parts,
+            size_wh=(1024, 768 + 64 * (i % 3)),
+            bucket_wh=(576, 448),
+            repeats=1 + (i == 0) * 4,
+            marks=marks,
+        )
         found.append(photo)
     return found
 
@@ -134,12 +140,39 @@ def rows_of(keys: list[str], count: int, seed: int = 0) -> list[Row]:
 TOOLS = [
     Tool(tool="ComfyUI", loads=True, same=True, difference=2.1e-7, write="embedding:zibu", why=""),
     Tool(tool="AUTOMATIC1111", loads=True, same=True, difference=2.1e-7, write="zibu", why=""),
-    Tool(tool="Forge", loads=True, same=True, difference=3.0e-7, write="zibu", why="Rename the file and the word changes with it."),
-    Tool(tool="diffusers", loads=True, same=True, difference=0.0, write="zibu", why='Pass token="zibu".'),
-    Tool(tool="InvokeAI", loads=True, same=False, difference=0.034, write="<zibu>", why="It takes the first vector only."),
-    Tool(tool="Easy Diffusion", loads=False, same=False, difference=None, write="",
-         why="It does not look at .png files; convert it to .safetensors with coinage."),
-]  # fmt: skip
+    Tool(
+        tool="Forge",
+        loads=True,
+        same=True,
+        difference=3.0e-7,
+        write="zibu",
+        why="Rename the file and the word changes with it.",
+    ),
+    Tool(
+        tool="diffusers",
+        loads=True,
+        same=True,
+        difference=0.0,
+        write="zibu",
+        why='Pass token="zibu".',
+    ),
+    Tool(
+        tool="InvokeAI",
+        loads=True,
+        same=False,
+        difference=0.034,
+        write="<zibu>",
+        why="It takes the first vector only.",
+    ),
+    Tool(
+        tool="Easy Diffusion",
+        loads=False,
+        same=False,
+        difference=None,
+        write="",
+        why="It does not look at .png files; convert it to .safetensors with coinage.",
+    ),
+]
 SETTINGS = [
     (
         "model",
@@ -164,8 +197,10 @@ SETTINGS = [
     ),
 ]
 COMMAND = (
-    "coinage train --pretrained_model_name_or_path=models/sd15.safetensors --dataset_config=dataset.toml --token_string=zibu"
-    " --init_word=thing --num_vectors_per_token=2 --output_dir=output --output_name=zibu-moon --max_train_steps=300"
+    "coinage train --pretrained_model_name_or_path=models/sd15.safetensors"
+    " --dataset_config=dataset.toml --token_string=zibu"
+    " --init_word=thing --num_vectors_per_token=2 --output_dir=output --output_name=zibu-moon"
+    " --max_train_steps=300"
     " --learning_rate=5e-4 --lr_scheduler=cosine --mixed_precision=bf16 --cache_latents --seed=7"
 )
 
@@ -180,56 +215,123 @@ def finished(
 ) -> Record:
     """A run of Stable Diffusion 1 that went well, with two vectors."""
     prompts = [
-        Asked(text=f"a photo of {token} over the sea", seed=1),
-        Asked(text="a photo of a thing over the sea", seed=1, of=0),
-        Asked(text=f"{token}, pencil drawing", seed=2),
-        Asked(text=f"a cake in the shape of {token}", seed=3),
+        PreviewPrompt(text=f"a photo of {token} over the sea", seed=1),
+        PreviewPrompt(text="a photo of a thing over the sea", seed=1, of=0),
+        PreviewPrompt(text=f"{token}, pencil drawing", seed=2),
+        PreviewPrompt(text=f"a cake in the shape of {token}", seed=3),
     ]
     return Record(
-        coinage="0.1.0", name=name, token=token, family="Stable Diffusion 1.x", model="sd15.safetensors", status="finished",
-        device="NVIDIA H100, bf16", began="2026-03-01T12:04:10", written="2026-03-01T12:16:13", seconds=723.4, images_learned=2400,
-        step=steps, total_steps=steps, epoch=25, total_epochs=25, command=COMMAND.replace("zibu", token), settings=SETTINGS,
-        image_count=28, images=photos(28, token), curves=curves(2, steps, done=steps, seed=seed, speed=speed), bands=BANDS,
-        rows=rows_of(["emb_params"], 2, seed), vocabulary={"emb_params": (0.34, 0.39, 0.43)},
-        measured=[(step, 0.125 - 0.012 * (1 - math.exp(-step / 90)) + seed / 900) for step in range(0, steps + 1, steps // 6)],
-        prompts=prompts, shots=shots(steps, steps, steps // 6, 4, plain=1),
-        tools=TOOLS, file=f"output/{name}.safetensors",
-        usage=[f"ComfyUI: models/embeddings; write embedding:{token}", f"AUTOMATIC1111: embeddings; write {token}",
-               f'diffusers: pipe.load_textual_inversion("output/{name}.safetensors", token="{token}")'],
-    )  # fmt: skip
+        coinage="0.1.0",
+        name=name,
+        token=token,
+        family="Stable Diffusion 1.x",
+        model="sd15.safetensors",
+        status="finished",
+        device="NVIDIA H100, bf16",
+        began="2026-03-01T12:04:10",
+        written="2026-03-01T12:16:13",
+        seconds=723.4,
+        images_learned=2400,
+        step=steps,
+        total_steps=steps,
+        epoch=25,
+        total_epochs=25,
+        command=COMMAND.replace("zibu", token),
+        settings=SETTINGS,
+        image_count=28,
+        images=photos(28, token),
+        curves=curves(2, steps, done=steps, seed=seed, speed=speed),
+        bands=BANDS,
+        rows=rows_of(["emb_params"], 2, seed),
+        vocabulary={"emb_params": (0.34, 0.39, 0.43)},
+        measured=[
+            (step, 0.125 - 0.012 * (1 - math.exp(-step / 90)) + seed / 900)
+            for step in range(0, steps + 1, steps // 6)
+        ],
+        prompts=prompts,
+        shots=shots(steps, steps, steps // 6, 4, plain=1),
+        tools=TOOLS,
+        file=f"output/{name}.safetensors",
+        usage=[
+            f"ComfyUI: models/embeddings; write embedding:{token}",
+            f"AUTOMATIC1111: embeddings; write {token}",
+            f'diffusers: pipe.load_textual_inversion("output/{name}.safetensors", token="{token}")',
+        ],
+    )
 
 
 def training() -> Record:
     """A run of SDXL half way, two vectors in each of two text encoders, with a warning."""
     steps, done = 1600, 640
     prompts = [
-        Asked(text="a photo of mychar, smiling", seed=1), Asked(text="a photo of a girl, smiling", seed=1, of=0),
-        Asked(text="mychar riding a bicycle, watercolour", seed=2), Asked(text="a girl riding a bicycle, watercolour", seed=2, of=2),
-        Asked(text="portrait of mychar by candle light", seed=3), Asked(text="portrait of a girl by candle light", seed=3, of=4),
-    ]  # fmt: skip
+        PreviewPrompt(text="a photo of mychar, smiling", seed=1),
+        PreviewPrompt(text="a photo of a girl, smiling", seed=1, of=0),
+        PreviewPrompt(text="mychar riding a bicycle, watercolour", seed=2),
+        PreviewPrompt(text="a girl riding a bicycle, watercolour", seed=2, of=2),
+        PreviewPrompt(text="portrait of mychar by candle light", seed=3),
+        PreviewPrompt(text="portrait of a girl by candle light", seed=3, of=4),
+    ]
     found = curves(4, steps, done=done, seed=3, length=0.4)
     found.norms = [[a, b, 1.8 * c, 1.8 * d] for a, b, c, d in found.norms]
     return Record(
-        coinage="0.1.0", name="mychar_xl", token="mychar", family="Stable Diffusion XL", model="sd_xl_base_1.0.safetensors",
-        device="NVIDIA RTX 4070, bf16", began="2026-03-02T20:11:00", written="2026-03-02T20:27:44", seconds=1004.0, images_learned=1280,
-        step=done, total_steps=steps, epoch=2, total_epochs=5, command="coinage train ...", image_count=12, images=photos(12, "mychar"),
-        settings=SETTINGS[1:], curves=found, bands=BANDS, rows=rows_of(["clip_l", "clip_g"], 2),
-        vocabulary={"clip_l": (0.34, 0.39, 0.43), "clip_g": (0.56, 0.66, 0.74)}, measured=[(0, 0.121), (320, 0.117), (640, 0.1145)],
-        prompts=prompts, shots=shots(steps, done, 160, 6, plain=1),
-        warnings=["photo_003.jpg is enlarged 1.4 times\n  --> train/photo_003.jpg\nhint: use larger images or a smaller --resolution"],
-    )  # fmt: skip
+        coinage="0.1.0",
+        name="mychar_xl",
+        token="mychar",
+        family="Stable Diffusion XL",
+        model="sd_xl_base_1.0.safetensors",
+        device="NVIDIA RTX 4070, bf16",
+        began="2026-03-02T20:11:00",
+        written="2026-03-02T20:27:44",
+        seconds=1004.0,
+        images_learned=1280,
+        step=done,
+        total_steps=steps,
+        epoch=2,
+        total_epochs=5,
+        command="coinage train ...",
+        image_count=12,
+        images=photos(12, "mychar"),
+        settings=SETTINGS[1:],
+        curves=found,
+        bands=BANDS,
+        rows=rows_of(["clip_l", "clip_g"], 2),
+        vocabulary={"clip_l": (0.34, 0.39, 0.43), "clip_g": (0.56, 0.66, 0.74)},
+        measured=[(0, 0.121), (320, 0.117), (640, 0.1145)],
+        prompts=prompts,
+        shots=shots(steps, done, 160, 6, plain=1),
+        warnings=[
+            (
+                "photo_003.jpg is enlarged 1.4 times\n  --> train/photo_003.jpg\n"
+                "hint: use larger images or a smaller --resolution"
+            )
+        ],
+    )
 
 
 def failed() -> Record:
     """A run that broke early: many vectors, no previews, nothing learned about tools."""
-    problem = "the loss is not finite at step 42\n  --> batch 2: photo_007.jpg\nhint: a lower --learning_rate, or --mixed_precision bf16"
+    problem = "the loss is not finite at step 42\n  --> batch 2: photo_007.jpg\n"
+    problem += "hint: a lower --learning_rate, or --mixed_precision bf16"
     return Record(
-        name="zibu-hot", token="zibu", family="Stable Diffusion 2.x", model="sd21", status="failed", problem=problem,
-        step=41, total_steps=1000, total_epochs=40, device="cpu, fp16", seconds=88.0, images_learned=82,
-        curves=curves(8, 1000, done=41, seed=5, speed=3), rows=rows_of(["emb_params"], 8), bands=BANDS,
-        vocabulary={"emb_params": (0.34, 0.39, 0.43)}, command="coinage train",
+        name="zibu-hot",
+        token="zibu",
+        family="Stable Diffusion 2.x",
+        model="sd21",
+        status="failed",
+        problem=problem,
+        step=41,
+        total_steps=1000,
+        total_epochs=40,
+        device="cpu, fp16",
+        seconds=88.0,
+        images_learned=82,
+        curves=curves(8, 1000, done=41, seed=5, speed=3),
+        rows=rows_of(["emb_params"], 8),
+        bands=BANDS,
+        vocabulary={"emb_params": (0.34, 0.39, 0.43)},
+        command="coinage train",
         settings=[("training", [("--learning_rate", "0.5"), ("--seed", "1")])],
-    )  # fmt: skip
+    )
 
 
 def compared() -> list[Record]:
@@ -254,5 +356,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for made in (finished(), training(), failed()):
-        (folder / f"{made.name}-report.html").write_text(render(made), encoding="utf-8")
-    (folder / "compare.html").write_text(compare(compared()), encoding="utf-8")
+        (folder / f"{made.name}-report.html").write_text(render_report(made), encoding="utf-8")
+    (folder / "compare.html").write_text(render_comparison(compared()), encoding="utf-8")

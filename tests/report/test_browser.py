@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from coinage.report.page import compare, render
-from coinage.report.record import Asked, Record, Shot, Standing
+from coinage.report.comparison import render_comparison
+from coinage.report.page import render_report
+from coinage.report.record import PreviewPrompt, Record, Shot, Standing
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
 
@@ -17,7 +18,8 @@ BROWSER = next(
     None,
 )
 FLAGS = """
---no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync
 """.split()  # noqa: SIM905 - a list of flags reads best so
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium, Chrome or Edge on this machine"
@@ -75,7 +77,7 @@ def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> N
     record = samples.training()
     opened = Opened(
         browser,
-        written(tmp_path, "a-report.html", render(record)),
+        written(tmp_path, "a-report.html", render_report(record)),
         viewport={"width": 1440, "height": 900},
     )
     page, last = opened.page, len(record.shots) - 1
@@ -107,7 +109,7 @@ def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
     runs = samples.compared()
     opened = Opened(
         browser,
-        written(tmp_path, "compare.html", compare(runs)),
+        written(tmp_path, "compare.html", render_comparison(runs)),
         viewport={"width": 1440, "height": 900},
     )
     opened.page.focus("#slider")
@@ -120,9 +122,10 @@ def test_runs_side_by_side(browser: Any, tmp_path: Path) -> None:
 
 def test_nothing_is_wider_than_a_phone(browser: Any, tmp_path: Path) -> None:
     pages = {
-        run.name: render(run) for run in (samples.finished(), samples.training(), samples.failed())
+        run.name: render_report(run)
+        for run in (samples.finished(), samples.training(), samples.failed())
     }
-    for name, text in (pages | {"compare": compare(samples.compared())}).items():
+    for name, text in (pages | {"compare": render_comparison(samples.compared())}).items():
         opened = Opened(
             browser, written(tmp_path, f"{name}.html", text), viewport={"width": 375, "height": 800}
         )
@@ -144,7 +147,7 @@ def of_the_best() -> Record:
         ("zibu on a beach", None),
         ("on a beach", 3),
     ]
-    run.prompts = [Asked(text=text, of=of, seed=1) for text, of in texts]
+    run.prompts = [PreviewPrompt(text=text, of=of, seed=1) for text, of in texts]
     run.shots = [
         Shot(step=step, pictures=[pictures[(at + step) % len(pictures)] for at in range(5)])
         for step in (0, 150, 300)
@@ -168,7 +171,7 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
     run = of_the_best()
     opened = Opened(
         browser,
-        written(tmp_path, "a-report.html", render(run)),
+        written(tmp_path, "a-report.html", render_report(run)),
         viewport={"width": width, "height": 900},
     )
     page = opened.page
@@ -177,7 +180,8 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
         "[...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)"
     )
     pairs = page.evaluate(
-        "[...document.querySelectorAll('.group.several')].map((group) => [...group.querySelectorAll('.frame')]"
+        "[...document.querySelectorAll('.group.several')]"
+        ".map((group) => [...group.querySelectorAll('.frame')]"
         ".map((frame) => frame.getBoundingClientRect()).map((box) => [box.top, box.width]))"
     )
     assert len(pairs) == 2
@@ -192,8 +196,8 @@ def test_pairs_stand_side_by_side_and_names_of_files_are_whole(
 def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path) -> None:
     record = hostile(" ".join(HOSTILE))
     for name, text in (
-        ("report.html", render(record)),
-        ("compare.html", compare([record, record])),
+        ("report.html", render_report(record)),
+        ("compare.html", render_comparison([record, record])),
     ):
         opened = Opened(
             browser, written(tmp_path, name, text), viewport={"width": 375, "height": 800}
@@ -207,7 +211,7 @@ def test_without_script_the_page_is_whole(browser: Any, tmp_path: Path) -> None:
     record = samples.finished()
     opened = Opened(
         browser,
-        written(tmp_path, "a-report.html", render(record)),
+        written(tmp_path, "a-report.html", render_report(record)),
         java_script_enabled=False,
         viewport={"width": 375, "height": 800},
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coinage.report.charts import (
     HEIGHT,
     LEFT,
-    MOST,
+    MOST_POINTS,
     RIGHT,
     WIDTH,
     Area,
@@ -122,7 +122,7 @@ def test_thinned_keeps_the_end_and_the_range(points, most) -> None:
 
 def test_long_curves_are_thinned() -> None:
     svg = line_chart([Line(name="a", points=[(i, math.sin(i)) for i in range(10_000)])], label="a")
-    assert len(svg) < 20 * MOST
+    assert len(svg) < 20 * MOST_POINTS
 
 
 @given(st.floats(1e-12, 1e12), st.integers(2, 8))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.report.curves import MOST, CurveKeeper
+from coinage.report.curves import MOST_POINTS, CurveKeeper
 
 
 def entries(count: int) -> list[dict[str, object]]:
@@ -29,7 +29,7 @@ def test_curves_are_short_and_keep_what_they_stand_for(count: int) -> None:
     for entry in entries(count):
         keeper.add(entry)
     curves = keeper.curves()
-    assert len(curves.step) <= 2 * MOST
+    assert len(curves.step) <= 2 * MOST_POINTS
     assert curves.step == sorted(set(curves.step))
     assert curves.step[-1] == count
     assert curves.norms[-1] == [pytest.approx(count, rel=1e-3)]

@@ -35,7 +35,7 @@ def test_turned_is_the_mean_of_the_vectors_and_length_their_middle() -> None:
     record = Record(
         rows=rows, curves=curves, vocabulary={"clip_l": (0.3, 0.4, 0.5), "clip_g": (0.7, 0.8, 0.9)}
     )
-    assert measures.turned(record) == [3, 25]
+    assert measures.mean_angles(record) == [3, 25]
     assert measures.relative_lengths(record) == [1, 1.5]
 
 
@@ -45,7 +45,7 @@ def test_an_empty_run_measures_nothing() -> None:
     assert measures.fixed_loss(record) is None
     assert measures.works_in(record) is None
     assert measures.images_per_second(record) is None
-    assert measures.last(measures.turned(record)) is None
+    assert measures.last_known(measures.mean_angles(record)) is None
 
 
 def test_runs_of_one_name_are_numbered() -> None:

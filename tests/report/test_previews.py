@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from coinage.report.page import folder_of, next_steps, render
+from coinage.report.page import folder_of, next_steps, render_report
 from coinage.report.previews import columns_for, label_of
-from coinage.report.record import Asked, Record, Shot, Standing
+from coinage.report.record import PreviewPrompt, Record, Shot, Standing
 from tests.report.test_page import Seen
 
 BEST, LAST = (
@@ -58,8 +58,8 @@ def test_the_best_and_the_end_are_named(
 ) -> None:
     record = Record(status=status, step=960, total_steps=1600, standings=standings)  # type: ignore[arg-type]
     assert label_of(record, step) == label
-    record.prompts, record.shots = [Asked(text="zibu")], [Shot(step=step, pictures=[None])]
-    assert label in Seen(render(record)).text
+    record.prompts, record.shots = [PreviewPrompt(text="zibu")], [Shot(step=step, pictures=[None])]
+    assert label in Seen(render_report(record)).text
 
 
 def run(**more: Any) -> Record:
@@ -83,7 +83,7 @@ def test_the_page_says_what_to_do_next() -> None:
     first = "Its loss is the lowest, at step 680 (0.1630): try it first."
     assert found.why == f"{first} The word of the last step, 960, is in zibu.safetensors."
     assert found.calls == 'pipe.load_textual_inversion("x")\n  pipe(prompt)'
-    text = Seen(render(run())).text
+    text = Seen(render_report(run())).text
     assert (
         text.index("What to do next")
         < text.index("zibu-best.safetensors")
@@ -110,7 +110,7 @@ def test_the_page_says_what_to_do_next() -> None:
 def test_why_a_file_is_the_one_to_use(more: dict[str, object], why: str | None) -> None:
     found = next_steps(run(**more))
     assert (found and found.why) == why
-    assert ("What to do next" in Seen(render(run(**more))).text) == (why is not None)
+    assert ("What to do next" in Seen(render_report(run(**more))).text) == (why is not None)
 
 
 @pytest.mark.parametrize(

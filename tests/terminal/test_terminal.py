@@ -24,7 +24,7 @@ from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, Problem
 from coinage.models.families import quiet_libraries
-from coinage.report.page import render
+from coinage.report.page import render_report
 from coinage.report.record import Record
 from coinage.terminal.messages import message_of
 from coinage.wording import TRICKS
@@ -89,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     reports = root / f"{NAME}-reports"
     reports.mkdir()
-    page = render(
+    page = render_report(
         Record(name=HOSTILE, token=HOSTILE, status="finished", warnings=[HOSTILE], model=HOSTILE)
     )
     (reports / f"{NAME}-report.html").write_text(page, encoding="utf-8")

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from coinage.cli.train import train_command
-from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.reading import read
+from coinage.embeddings.word import Word
 from coinage.runs.states import latest_state, read_summary
 from coinage.training import loop
 from coinage.training.rescue import bring_to_safety
@@ -113,9 +113,7 @@ def with_nowhere_to_go(disk: Path, dataset: Path) -> dict[str, Any]:
     """Every folder that may take the word is on the full disk, but for one at a time; and then none is."""
     free_places = disk.parent / "places"
     config = config_for(dataset, disk / "c")
-    word = EmbeddingFile(
-        {"emb_params": torch.arange(64.0).reshape(2, 32)}, "zibu", 6, {"title": "x" * 100}
-    )
+    word = Word({"emb_params": torch.arange(64.0).reshape(2, 32)}, "zibu", 6, {"title": "x" * 100})
     fill(disk)
     kept = {}
     for free_one in (*PLACES, None):

@@ -11,7 +11,7 @@ import torch
 from coinage.checks import make_plans
 from coinage.cli.train import train_command
 from coinage.embeddings.reading import read
-from coinage.report.page import read as report
+from coinage.report.page import read_report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
@@ -58,7 +58,7 @@ def test_a_run_that_settles_ends_as_a_finished_one(
     assert 0 < int(header["ti.step"]) <= step
     assert 0 < float(header["ti.evaluation_loss"]) < 0.025
     page = tmp_path / "a" / "zibu-report.html"
-    record = report(page)
+    record = read_report(page)
     assert "Best steps" in page.read_text(encoding="utf-8")
     assert record.standings[0].step == int(header["ti.step"])
     assert "zibu-best.safetensors" in record.standings[0].file
@@ -122,7 +122,7 @@ def test_measuring_takes_a_twentieth_of_the_passes(
     run.total_steps = 1000
     evaluator = Evaluator(run)
     due = []
-    for run.step in range(100):
+    for run.progress.step in range(100):
         due += [run.step] if evaluator.due(run) else []
     assert due == list(range(0, 100, every))
     assert DRAWS / (2 * run.images_per_step * every) <= 0.05
@@ -140,7 +140,7 @@ def test_with_one_image_a_step_it_is_measured_often_enough_to_end_early(
     run.total_steps = 1000
     evaluator = Evaluator(run)
     due = []
-    for run.step in range(1, 121):
+    for run.progress.step in range(1, 121):
         due += [run.step] if evaluator.due(run) else []
     assert due == [40, 80, 120], "every 40 steps: a tenth of the passes"
 
@@ -162,7 +162,7 @@ def test_a_run_that_ends_early_shows_its_end_and_its_best(
     assert 0 < run.best.step < run.step < 100
     steps = {path.name.split("_")[1] for path in (tmp_path / "sample").glob("*.png")}
     assert steps == {"e000000", f"{run.step:06d}", f"{run.best.step:06d}-best"}
-    record = report(tmp_path / "zibu-report.html")
+    record = read_report(tmp_path / "zibu-report.html")
     assert [shot.step for shot in record.shots] == [0, run.best.step, run.step]
     assert len({shot.pictures[0] for shot in record.shots}) == 3
     assert torch.equal(rows_of(word), rows_of(read(tmp_path / "zibu.safetensors"))), (

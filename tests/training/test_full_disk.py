@@ -123,7 +123,7 @@ def test_the_log_is_whole_again_once_it_can_be_written(
     log.started(run)
     disk = log._file
     with Path("/dev/full").open("r+b", buffering=0) as full:
-        for run.step in (1, 2, 3, 4):
+        for run.progress.step in (1, 2, 3, 4):
             run.last.loss = run.step / 10
             log._file = full if run.step in (2, 3) else disk
             log.stepped(run)

@@ -10,7 +10,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embeddings.reading import read
 from coinage.report.previews import stage_of
-from coinage.report.record import Asked, Record, Shot
+from coinage.report.record import PreviewPrompt, Record, Shot
 from coinage.training.final_check import check_and_tell
 from tests.helpers import config_for, prepared, rows_of, trained
 
@@ -80,7 +80,7 @@ def test_previews_show_it_in_the_negative_prompt_and_without(defects: Path, tmp_
 
 
 def test_the_page_tells_both_apart() -> None:
-    prompts = [Asked(text="a dog", negative="zibu"), Asked(text="a dog", of=0)]
+    prompts = [PreviewPrompt(text="a dog", negative="zibu"), PreviewPrompt(text="a dog", of=0)]
     record = Record(
         name="zibu", token="zibu", prompts=prompts, shots=[Shot(step=1, pictures=["a", "b"])]
     )

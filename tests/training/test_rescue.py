@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.embeddings.file import EmbeddingFile
 from coinage.embeddings.reading import read
+from coinage.embeddings.word import Word
 from coinage.errors import CoinageError
 from coinage.system.files import temporary_of, write_bytes
 from coinage.training.measured import Best
@@ -99,7 +99,7 @@ def test_a_word_that_is_not_finite_is_told_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    file = EmbeddingFile({"emb_params": torch.full((1, 4), torch.nan)}, "zibu", 1, {})
+    file = Word({"emb_params": torch.full((1, 4), torch.nan)}, "zibu", 1, {})
     error = CoinageError("why", "where", "what to do")
     assert bring_to_safety(tmp_path / "zibu.pt", file, error) is error
     assert not list(tmp_path.iterdir())

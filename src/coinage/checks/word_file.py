@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from coinage.checks.plan import Draft
 from coinage.config import TrainConfig
-from coinage.embeddings.install import fits, read_vectors
+from coinage.embeddings.install import misfit, read_vectors
 from coinage.errors import CoinageError, Problem
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 
@@ -29,7 +29,7 @@ def weights_problems(config: TrainConfig) -> list[Problem]:
     widths = [size.width for size in sizes if size.width]
     wrong = None
     if len(widths) == len(sizes):
-        wrong = fits(given, [size.key for size in sizes], widths, path)
+        wrong = misfit(given, [size.key for size in sizes], widths, path)
     if wrong:
         return [replace(wrong, what=f"--weights: {wrong.what}")]
     if not all(rows.isfinite().all() for rows in given.values()):

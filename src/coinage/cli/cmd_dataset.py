@@ -1,20 +1,29 @@
-"""`coinage dataset`, and `--debug_dataset` of the training scripts: a dataset checked and shown, without a model."""
+"""`coinage dataset`, and `--debug_dataset` of the training scripts: check and show a dataset."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from coinage.checks.word import tokenizer_of
+from coinage.checks.dataset import (
+    DatasetQuery,
+    DatasetReport,
+    check_dataset,
+    findings_as_json,
+    summarize_dataset,
+)
 from coinage.cli.parse import Parser, parse
-from coinage.config import DataConfig, LoopConfig, TrainConfig
-from coinage.data.batches import run_length
-from coinage.data.examine import DataChecked, examine
-from coinage.data.summary import describe_sample, summarize
+from coinage.config import DataConfig, TrainConfig
+from coinage.data.summary import (
+    BucketSummary,
+    CaptionSummary,
+    DatasetPartSummary,
+    SampleSummary,
+    TokenSummary,
+)
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.detect import told_family
 from coinage.report.contact_sheet import contact_sheet
@@ -24,10 +33,12 @@ from coinage.settings.idle_flags import notes
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_folder
 from coinage.terminal.messages import print_json, print_line, print_table
-from coinage.text.placeholder import CHUNK, encoding_problems, pieces_of, vocabulary_problems
+from coinage.text.placeholder import CHUNK, encoding_problems
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
+SHOWN_BY_COMMAND, SHOWN_IN_DEBUG = 3, 10  # images that are printed with their captions
+MOST_NAMED = 3  # images in a line
 EXAMPLES = """\
 examples:
   coinage dataset dataset.toml --token mychar
@@ -38,28 +49,8 @@ All data flags of the training scripts work here too; docs/flags.md lists them.
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """Which dataset to look at, for which word and model, and how to show it."""
-
-    data: DataConfig
-    token: str | None
-    num_vectors: int
-    model: str | None
-    tokenizer_cache: Path | None
-    chunks: int
-    seed: int
-    loop: tuple[LoopConfig, int] | None = None  # length of the run, and accumulation
-    as_json: bool = False
-    html: Path | None = None
-    json_file: Path | None = None
-    shown: int = 3  # samples printed with their captions
-
-
 def dataset_parser() -> Parser:
-    """The parser of the command's own flags; the others are the training scripts'."""
-    import argparse
-
+    """Return the parser of the command's own flags; the others are the training scripts'."""
     parser = Parser(
         prog="coinage dataset",
         usage="coinage dataset CONFIG [flags]",
@@ -97,142 +88,107 @@ def dataset_command(argv: Sequence[str]) -> None:
     parser = dataset_parser()
     if not argv or argv[0].startswith("-"):
         parser.parse_known_args(argv)  # --help
-        raise ConfigError(
-            [Problem("no dataset given", hint="coinage dataset dataset.toml --token mychar")]
-        )
-    source = Path(argv[0])
-    own, rest = parser.parse_known_args(argv[1:])
-    script = "sdxl" if own.sdxl or (own.model and told_family(own.model) == "sdxl") else "sd"
+        hint = "coinage dataset dataset.toml --token mychar"
+        raise ConfigError([Problem("no dataset given", hint=hint)])
+    flags, rest = parser.parse_known_args(argv[1:])
+    findings = Findings()
+    query = _query(Path(argv[0]), flags, rest, findings)
+    if findings.errors:
+        _show_findings(findings, as_json=flags.json)
+    findings.raise_errors()
+    report = check_dataset(query, findings)
+    if not report.samples:
+        _show_findings(findings, as_json=flags.json)
+        findings.raise_errors()
+    if flags.json:
+        print_json(report.as_json())
+    else:
+        print_report(report, SHOWN_BY_COMMAND)
+    if flags.html:
+        _write_contact_sheet(flags.html, report)
+    findings.raise_errors()
+
+
+def _query(
+    source: Path, flags: argparse.Namespace, rest: Sequence[str], findings: Findings
+) -> DatasetQuery:
+    """Return which dataset is meant, for which word; add errors for flags that are wrong.
+
+    Args:
+        source: a dataset file or a folder of images.
+        flags: the command's own.
+        rest: flags of the training scripts.
+        findings: gets errors, warnings and notes.
+    """
+    is_sdxl = flags.sdxl or (flags.model and told_family(flags.model) == "sdxl")
+    script = "sdxl" if is_sdxl else "sd"
     args = parse(script, [*rest, f"--dataset_config={source}"], "coinage dataset")
-    if is_folder(source):
-        args = with_own_size(args, own.model or args.pretrained_model_name_or_path)
-    remarks = args.remarks
-    findings = Findings(warnings=[*remarks.warnings], notes=[*remarks.notes, *notes(args)])
-    data = build_data(
-        args,
-        "sdxl" if script == "sdxl" else "sd1",
-        findings,
-        look_into_folders=True,
-        folder=source if is_folder(source) else None,
-    )
-    num_vectors = max(own.num_vectors, args.num_vectors_per_token)
+    folder = source if is_folder(source) else None
+    model = flags.model or args.pretrained_model_name_or_path
+    if folder:
+        args = with_own_size(args, model)
+    findings.warnings += args.remarks.warnings
+    findings.notes += [*args.remarks.notes, *notes(args)]
+    family = "sdxl" if is_sdxl else "sd1"
+    data = build_data(args, family, findings, look_into_folders=True, folder=folder)
+    num_vectors = max(flags.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")
-    findings.errors += encoding_problems([("--token", own.token)])
-    if findings.errors:
-        _tell(findings, as_json=own.json)
-    findings.raise_errors()
-    if args.seed is None and any(
-        s.validation_split for d in data.datasets for s in d.subsets if d.validation_seed is None
-    ):
-        findings.note(
-            "the seed chooses the images held out: pass the --seed that you train with, or set validation_seed"
-        )
-    question = Question(
+    findings.errors += encoding_problems([("--token", flags.token)])
+    if not findings.errors and args.seed is None:
+        _note_seed(data, findings)
+    return DatasetQuery(
         data=data,
-        token=own.token or args.token_string,
+        token=flags.token or args.token_string or "",
         num_vectors=num_vectors,
-        model=own.model or args.pretrained_model_name_or_path,
+        model=model,
         tokenizer_cache=Path(args.tokenizer_cache_dir) if args.tokenizer_cache_dir else None,
         chunks=(args.max_token_length or CHUNK) // CHUNK,
         seed=args.seed or 0,
-        as_json=own.json,
-        html=own.html,
     )
-    answer(question, findings)
+
+
+def _note_seed(data: DataConfig, findings: Findings) -> None:
+    """Note that the seed, which is not given, chooses the images held out."""
+    for dataset in data.datasets:
+        holds_out = any(subset.validation_split for subset in dataset.subsets)
+        if holds_out and dataset.validation_seed is None:
+            hint = "pass the --seed that you train with, or set validation_seed"
+            findings.note(f"the seed chooses the images held out: {hint}")
+            return
 
 
 def show_dataset(config: TrainConfig, findings: Findings, folder: str | None) -> None:
-    """What `--debug_dataset` does: check and show the data of a training command.
+    """Check and show the data of a training command (`--debug_dataset`).
 
     Raises:
         ConfigError: the dataset has errors; they come after the summary.
     """
-    word = config.word
-    question = Question(
-        data=config.data,
-        token=word.token,
-        num_vectors=word.num_vectors,
-        model=config.model.source,
-        tokenizer_cache=config.model.tokenizer_cache,
-        chunks=config.model.max_token_length // CHUNK,
-        seed=config.loop.seed,
-        loop=(config.loop, config.optim.accumulation),
-        html=Path(folder) / "dataset.html" if folder else None,
-        json_file=Path(folder) / "dataset.json" if folder else None,
-        shown=10,
-    )
-    answer(question, findings)
-
-
-def answer(question: Question, findings: Findings) -> None:
-    """Check, print, write; then stop if there are errors.
-
-    Raises:
-        ConfigError: all errors together.
-    """
-    checked = _examined(question, findings)
-    if not checked.samples:
-        _tell(findings, as_json=question.as_json)
+    report = summarize_dataset(config, findings)
+    if not report.samples:
+        _show_findings(findings, as_json=False)
         findings.raise_errors()
-    summary = summarize(question.data, checked)
-    if question.loop:
-        summary["steps"], summary["epochs"] = run_length(
-            *question.loop, summary["batches_per_epoch"]
-        )
-    samples = [
-        describe_sample(i, checked, question.token, question.seed, question.chunks)
-        for i in range(len(checked.samples))
-    ]
-    whole = summary | {"samples": samples, **_told(findings)}
-    if question.as_json:
-        print_json(whole)
-    else:
-        print_summary(summary, samples[: question.shown], checked)
-        _tell(findings, as_json=False)
-    if question.html:
-        write_bytes(
-            question.html,
-            contact_sheet(whole, checked, question.token or "").encode(errors="replace"),
-        )
-        log.info("wrote %s", question.html)
-    if question.json_file:
-        write_bytes(question.json_file, json.dumps(whole, indent=1).encode())
-        log.info("wrote %s", question.json_file)
+    print_report(report, SHOWN_IN_DEBUG)
+    if folder:
+        _write_contact_sheet(Path(folder) / "dataset.html", report)
+        path = Path(folder) / "dataset.json"
+        write_bytes(path, json.dumps(report.as_json(), indent=1).encode())
+        log.info("wrote %s", path)
     findings.raise_errors()
 
 
-def _examined(question: Question, findings: Findings) -> DataChecked:
-    """The dataset with the word and the tokenizer it is asked for."""
-    token, tokenizer = question.token, None
-    if question.model:
-        tokenizer = tokenizer_of(question.model, findings, question.tokenizer_cache)
-        if tokenizer is None:
-            findings.warn(
-                "no tokenizer found, so token ids are not shown",
-                question.model,
-                "give a diffusers folder or a hub id",
-            )
-    if tokenizer and token:
-        findings.errors += vocabulary_problems(
-            pieces_of(token, question.num_vectors), tokenizer.get_vocab(), str(question.model)
-        )
-    return examine(
-        question.data,
-        question.seed,
-        token,
-        question.num_vectors,
-        tokenizer,
-        question.chunks,
-        findings,
-        decode=True,
+def _write_contact_sheet(path: Path, report: DatasetReport) -> None:
+    page = contact_sheet(
+        report.summary, report.samples, report.findings, report.examined, report.token
     )
+    write_bytes(path, page.encode(errors="replace"))
+    log.info("wrote %s", path)
 
 
-def _tell(findings: Findings, *, as_json: bool) -> None:
-    """Say what was found but the errors, which follow; as JSON, the errors too."""
+def _show_findings(findings: Findings, *, as_json: bool) -> None:
+    """Show warnings and notes; errors follow by themselves, but JSON holds them too."""
     if as_json:
-        print_json(_told(findings))
+        print_json(findings_as_json(findings))
         return
     for note in findings.notes:
         log.info("note: %s", note)
@@ -240,133 +196,125 @@ def _tell(findings: Findings, *, as_json: bool) -> None:
         log.warning("%s", warning)
 
 
-def _told(findings: Findings) -> dict[str, Any]:
-    def plain(problems: Sequence[Problem]) -> list[dict[str, str]]:
-        return [{"what": p.what, "where": p.where, "hint": p.hint} for p in problems]
+def print_report(report: DatasetReport, shown: int) -> None:
+    """Print a summary as tables on stdout, and warnings and notes on stderr.
 
-    return {
-        "errors": plain(findings.errors),
-        "warnings": plain(findings.warnings),
-        "notes": findings.notes,
-    }
-
-
-def print_summary(
-    summary: dict[str, Any], samples: Sequence[dict[str, Any]], checked: DataChecked
-) -> None:
-    """The summary as tables on stdout."""
-    kinds = [counted(summary["images"], "image")]
-    kinds += [
-        f"{summary[key]} {name}"
-        for key, name in (("held_out", "held out"), ("regularisation", "regularisation"))
-        if summary[key]
-    ]
-    batches = counted(summary["batches_per_epoch"], "batch", "batches")
-    kinds += (
-        [f"{summary['uses_per_epoch']:,} with repeats"]
-        if summary["uses_per_epoch"] != summary["images"]
-        else []
-    )
-    print_line(f"{', '.join(kinds)}, {batches} per epoch")
-    if "steps" in summary:
-        print_line(f"{counted(summary['steps'], 'step')}, {counted(summary['epochs'], 'epoch')}")
-    for number, dataset in enumerate(summary["datasets"], 1):
+    Args:
+        report: of a dataset.
+        shown: images that are printed with their captions.
+    """
+    summary = report.summary
+    _print_counts(report)
+    for number, dataset in enumerate(summary.datasets, 1):
         _print_dataset(number, dataset)
     print_line()
-    for line in _caption_lines(summary):
+    for line in _caption_lines(report):
         print_line(line)
-    labels = (
-        ("rotated", "turned upright"),
-        ("enlarged_over_2x", "smaller than half the training size"),
-        ("tiny", "tiny"),
-        ("much_cut", "more than a quarter cropped"),
-    )
-    for key, label in labels:
-        if summary[key]:
-            print_line(f"{label}: {len(summary[key])} ({_some(summary[key])})")
-    for sample in samples:
-        _print_sample(sample, checked)
+    _print_named("turned upright", summary.rotated)
+    _print_named("smaller than half the training size", summary.enlarged_over_2x)
+    _print_named("tiny", summary.tiny)
+    _print_named("more than a quarter cropped", summary.much_cut)
+    word_ids = set(report.examined.word.ids) if report.examined.word else set()
+    for sample in report.samples[:shown]:
+        _print_sample(sample, word_ids)
+    _show_findings(report.findings, as_json=False)
 
 
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(Path(path).name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+def _print_counts(report: DatasetReport) -> None:
+    summary = report.summary
+    counts = [counted(summary.images, "image")]
+    if summary.held_out:
+        counts.append(f"{summary.held_out} held out")
+    if summary.regularisation:
+        counts.append(f"{summary.regularisation} regularisation")
+    if summary.uses_per_epoch != summary.images:
+        counts.append(f"{summary.uses_per_epoch:,} with repeats")
+    batches = counted(summary.batches_per_epoch, "batch", "batches")
+    print_line(f"{', '.join(counts)}, {batches} per epoch")
+    if report.steps is not None and report.epochs is not None:
+        print_line(f"{counted(report.steps, 'step')}, {counted(report.epochs, 'epoch')}")
 
 
-def _print_dataset(number: int, dataset: dict[str, Any]) -> None:
-    width, height = dataset["resolution"]
+def _print_named(label: str, paths: Sequence[str]) -> None:
+    """Print how many images are special, and the first of their names; nothing for none."""
+    if paths:
+        names = [Path(path).name for path in paths[:MOST_NAMED]]
+        if len(paths) > MOST_NAMED:
+            names.append("...")
+        print_line(f"{label}: {len(paths)} ({', '.join(names)})")
+
+
+def _print_dataset(number: int, dataset: DatasetPartSummary) -> None:
+    width, height = dataset.resolution
     print_line()
-    print_line(f"dataset {number}: {width}x{height}, batch size {dataset['batch_size']}")
-    for subset in dataset["subsets"]:
-        kind = ", regularisation" if subset["regularisation"] else ""
-        print_line(
-            f"  {subset['source']}: {counted(subset['images'], 'image')} x {subset['repeats']}{kind}"
-        )
-        for setting, where in subset["settings"]:
+    print_line(f"dataset {number}: {width}x{height}, batch size {dataset.batch_size}")
+    for subset in dataset.subsets:
+        kind = ", regularisation" if subset.regularisation else ""
+        images = counted(subset.images, "image")
+        print_line(f"  {subset.source}: {images} x {subset.repeats}{kind}")
+        for setting, where in subset.settings:
             print_line(f"    {setting}  ({where})")
-    rows = []
-    for bucket in dataset["buckets"]:
-        size = "x".join(map(str, bucket["size"]))
-        last = (
-            "full"
-            if not bucket["short_batch"]
-            else f"{bucket['short_batch']} of {dataset['batch_size']}"
-        )
-        lonely = " (fills no batch)" if bucket["lonely"] else ""
-        rows.append(
-            (
-                size,
-                str(bucket["images"]),
-                str(bucket["uses"]),
-                str(bucket["batches"]),
-                last + lonely,
-            )
-        )
+    rows = [_bucket_row(bucket, dataset.batch_size) for bucket in dataset.buckets]
     print_table(("bucket", "images", "uses", "batches", "last batch"), rows, right=range(1, 5))
-    print_line(f"average cropping {dataset['mean_cropping']:.0%}")
-    if dataset["short_batches"]:
-        print_line(
-            f"{counted(dataset['short_batches'], 'incomplete batch', 'incomplete batches')} per epoch"
-        )
+    print_line(f"average cropping {dataset.mean_cropping:.0%}")
+    if dataset.short_batches:
+        short = counted(dataset.short_batches, "incomplete batch", "incomplete batches")
+        print_line(f"{short} per epoch")
 
 
-def _caption_lines(summary: dict[str, Any]) -> list[str]:
-    captions = summary["captions"]
+def _bucket_row(bucket: BucketSummary, batch_size: int) -> tuple[str, ...]:
+    last = f"{bucket.short_batch} of {batch_size}" if bucket.short_batch else "full"
+    if bucket.lonely:
+        last += " (fills no batch)"
+    counts = (str(bucket.images), str(bucket.uses), str(bucket.batches))
+    return (f"{bucket.size[0]}x{bucket.size[1]}", *counts, last)
+
+
+def _caption_lines(report: DatasetReport) -> list[str]:
+    captions = report.summary.captions
     if captions is None:
         return ["captions: give --token to see whether they contain the word"]
-    held = captions["always_hold_the_word"]
-    lines = [
-        f"captions: {held} of {captions['total']} {'contains' if held == 1 else 'contain'} the word"
-    ]
-    if captions["sometimes"] or captions["cut_off"]:
-        lines[0] += (
-            f", {captions['sometimes']} only sometimes; it is cut off in {captions['cut_off']}"
-        )
-    tokens = captions.get("tokens")
-    if tokens is None:
+    lines = [_coverage_line(captions)]
+    if captions.tokens is None:
         return [*lines, "tokens: give --model to count them"]
-    longest = ", ".join(f"{Path(x['path']).name} {x['tokens']}" for x in tokens["longest"][:3])
-    most, over = max(x["tokens"] for x in tokens["longest"]), tokens["longer_than_limit"]
-    text = (
-        f"tokens per caption: median {tokens['median']:g}, longest {most} (limit {tokens['limit']})"
-    )
-    text += f"; {counted(over, 'caption')} over it: {longest}" if over else f"; {longest}"
-    ids = summary["word"]["ids"] if summary["word"] else []
-    shown = (
-        f"word: ids {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"word: id {ids[0]}" if ids else ""
-    )
-    return [*lines, text, *([shown] if shown else [])]
+    lines.append(_tokens_line(captions.tokens))
+    word = report.summary.word
+    if word:
+        first, last = word.ids[0], word.ids[-1]
+        lines.append(f"word: ids {first} to {last}" if len(word.ids) > 1 else f"word: id {first}")
+    return lines
 
 
-def _print_sample(sample: dict[str, Any], checked: DataChecked) -> None:
-    size, bucket, crop = ("x".join(map(str, sample[key])) for key in ("size", "bucket", "crop"))
+def _coverage_line(captions: CaptionSummary) -> str:
+    count = captions.always_hold_the_word
+    contain = "contains" if count == 1 else "contain"
+    line = f"captions: {count} of {captions.total} {contain} the word"
+    if captions.sometimes or captions.cut_off:
+        line += f", {captions.sometimes} only sometimes; it is cut off in {captions.cut_off}"
+    return line
+
+
+def _tokens_line(tokens: TokenSummary) -> str:
+    longest = tokens.longest[0].tokens
+    line = f"tokens per caption: median {tokens.median:g}, longest {longest} (limit {tokens.limit})"
+    if tokens.longer_than_limit:
+        line += f"; {counted(tokens.longer_than_limit, 'caption')} over it: "
+    else:
+        line += "; "
+    named = tokens.longest[:MOST_NAMED]
+    return line + ", ".join(f"{Path(caption.path).name} {caption.tokens}" for caption in named)
+
+
+def _print_sample(sample: SampleSummary, word_ids: set[int]) -> None:
+    size, bucket = ("x".join(map(str, side)) for side in (sample.size, sample.bucket))
+    left, top = sample.crop
     print_line()
-    print_line(
-        f"{sample['path']}  {size} -> {bucket}, cut from {crop.replace('x', ',')}, x{sample['repeats']}"
-    )
-    print_line(f"  caption: {sample['caption']}")
-    word = set(checked.word.ids) if checked.word else set()
-    for caption in sample["captions"]:
-        if caption["text"] != sample["caption"]:
-            print_line(f"  used as: {caption['text']}")
-        for chunk in caption["ids"] or []:
-            print_line("  ids: " + " ".join(f"[{i}]" if i in word else str(i) for i in chunk))
+    cut = f"cut from {left},{top}, x{sample.repeats}"
+    print_line(f"{sample.path}  {size} -> {bucket}, {cut}")
+    print_line(f"  caption: {sample.caption}")
+    for caption in sample.captions:
+        if caption.text != sample.caption:
+            print_line(f"  used as: {caption.text}")
+        for chunk in caption.ids or []:
+            ids = [f"[{number}]" if number in word_ids else str(number) for number in chunk]
+            print_line(f"  ids: {' '.join(ids)}")

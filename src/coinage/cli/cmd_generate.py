@@ -193,8 +193,10 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     import numpy as np
     import torch
 
-    from coinage.embeddings.reading import open_word, tell
-    from coinage.generate import draw, install_embeddings
+    from coinage.embeddings.install import install_embeddings
+    from coinage.embeddings.pairs import open_with_other_half
+    from coinage.embeddings.reading import log_reading
+    from coinage.generate import draw
     from coinage.models.families import FAMILIES, quiet_libraries
     from coinage.models.loading import telling
     from coinage.models.threads import fit_threads
@@ -207,10 +209,13 @@ def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt
     dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[
         args.precision
     ]
-    files = [(name, path, open_word(path)) for name, path in args.embedding]
+    files = [(name, path, open_with_other_half(path)) for name, path in args.embedding]
     for _, path, found in files:
-        tell(path, found)
-    words = [(name or found.word().token or path.stem, found.word()) for name, path, found in files]
+        log_reading(path, found)
+    words = [
+        (name or found.usable_word().token or path.stem, found.usable_word())
+        for name, path, found in files
+    ]
     family = FAMILIES[model.family]
     log.info("loading %s", model.source)
     parts = family.load(model, dtype)

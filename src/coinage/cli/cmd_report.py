@@ -1,4 +1,4 @@
-"""`coinage report`: what runs have come to, side by side, from the reports that they wrote."""
+"""`coinage report`: compare runs from the reports that they wrote."""
 
 from __future__ import annotations
 
@@ -12,26 +12,18 @@ from coinage.cli.parse import Parser
 from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.report import measures
 from coinage.report.charts import number
-from coinage.report.measures import ENDING
-from coinage.report.page import compare, plain, read
+from coinage.report.comparison import render_comparison
+from coinage.report.measures import REPORT_SUFFIX
+from coinage.report.page import as_plain, read_report
 from coinage.report.record import Record
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_folder
 from coinage.terminal.messages import print_json, print_table
 
 log = logging.getLogger("coinage")
-COLUMNS = (
-    "run",
-    "status",
-    "steps",
-    "loss",
-    "turned",
-    "length",
-    "fixed loss",
-    "works in",
-    "warnings",
-)
-WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
+TEXT_COLUMNS = ("run", "status")
+NUMBER_COLUMNS = ("steps", "loss", "turned", "length", "fixed loss", "works in", "warnings")
+TABLE_WIDTH = 120  # columns that the table may take, also in a narrow or unknown terminal
 EXAMPLES = """\
 examples:
   coinage report output
@@ -41,7 +33,7 @@ examples:
 
 
 def report_parser() -> Parser:
-    """The parser of `coinage report`."""
+    """Return the parser of `coinage report`."""
     parser = Parser(
         prog="coinage report",
         description="Compare runs, from the reports that they wrote.",
@@ -53,7 +45,7 @@ def report_parser() -> Parser:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help=f"A NAME{ENDING}, or a folder: all of them in it and below.",
+        help=f"A NAME{REPORT_SUFFIX}, or a folder: all of them in it and below.",
     )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="Write a page with the runs side by side."
@@ -71,83 +63,89 @@ def report_command(argv: Sequence[str]) -> None:
         ConfigError: runs that cannot be read, all of them together.
     """
     args = report_parser().parse_args(argv)
-    paths, problems = _reports(args.runs)
-    named = set(map(realpath, args.runs))
+    paths, problems = _find_reports(args.runs)
     if args.html and realpath(args.html) in map(realpath, paths):
-        problems.append(
-            Problem("--html: this is one of the reports", str(args.html), "give another file")
-        )
-    found: dict[Path, Record] = {}
-    for path in paths:
-        try:
-            found[path] = read(path)
-        except CoinageError as error:
-            if realpath(path) in named:
-                problems += error.problems
-            else:  # what else is in a folder does not keep the others from being shown
-                log.warning("left out: %s", error)
-    if not found and not problems:
+        what = "--html: this is one of the reports"
+        problems.append(Problem(what, str(args.html), "give another file"))
+    records, unreadable = _read_reports(paths, args.runs)
+    problems += unreadable
+    if not records and not problems:
         problems.append(Problem("no report can be read", ", ".join(map(str, args.runs))))
     if problems:
         raise ConfigError(problems)
-    paths, records = list(found), list(found.values())
     if args.json:
-        print_json(
-            [
-                {"report": str(path)} | plain(record)
-                for path, record in zip(paths, records, strict=True)
-            ]
-        )
+        print_json([{"report": str(path)} | as_plain(run) for path, run in records.items()])
     else:
-        print_runs(records, paths)
+        print_runs(list(records.values()), list(records))
     if args.html:
-        write_bytes(args.html, compare(records, paths).encode())
+        page = render_comparison(list(records.values()), list(records))
+        write_bytes(args.html, page.encode())
         log.info("wrote %s", args.html)
 
 
-def _reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
-    """The files of reports, each once, and what is wrong with the names given."""
+def _find_reports(runs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """Return the files of reports, each once, and what is wrong with the names given."""
     paths: dict[str, Path] = {}
     problems = []
     for run in runs:
-        found = sorted(run.rglob(f"*{ENDING}")) if is_folder(run) else [run]
-        if not found:
-            problems.append(
-                Problem(
-                    "no reports in the folder or below",
-                    str(run),
-                    f"a run writes NAME{ENDING} into its output folder",
-                )
-            )
-        paths |= {realpath(path): path for path in found if realpath(path) not in paths}
+        reports = sorted(run.rglob(f"*{REPORT_SUFFIX}")) if is_folder(run) else [run]
+        if not reports:
+            hint = f"a run writes NAME{REPORT_SUFFIX} into its output folder"
+            problems.append(Problem("no reports in the folder or below", str(run), hint))
+        for path in reports:
+            paths.setdefault(realpath(path), path)
     return list(paths.values()), problems
 
 
+def _read_reports(
+    paths: Sequence[Path], runs: Sequence[Path]
+) -> tuple[dict[Path, Record], list[Problem]]:
+    """Return the records of reports, and what is wrong with those that were named themselves.
+
+    What else is in a folder is left out with a warning, and does not hide the others.
+    """
+    named = set(map(realpath, runs))
+    records: dict[Path, Record] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            records[path] = read_report(path)
+        except CoinageError as error:
+            if realpath(path) in named:
+                problems += error.problems
+            else:
+                log.warning("left out: %s", error)
+    return records, problems
+
+
 def print_runs(records: Sequence[Record], paths: Sequence[Path]) -> None:
-    """Print one line a run on stdout."""
-    rows = []
-    for name, record in zip(measures.names_of(records, paths), records, strict=True):
-        works = measures.works_in(record)
-        cells = [name, record.status, _steps(record), _cell(measures.last_loss(record))]
-        cells += [
-            _cell(measures.last(measures.turned(record)), " deg"),
-            _cell(measures.last(measures.relative_lengths(record)), " x"),
-        ]
-        cells += [
-            _cell(measures.fixed_loss(record)),
-            f"{works[0]} of {works[1]}" if works else "-",
-            str(len(record.warnings)),
-        ]
-        rows.append(cells)
-    print_table(COLUMNS, rows, right=range(2, len(COLUMNS)), least_width=WIDTH)
+    """Print one line per run on stdout."""
+    names = measures.names_of(records, paths)
+    rows = [_row(name, record) for name, record in zip(names, records, strict=True)]
+    columns = (*TEXT_COLUMNS, *NUMBER_COLUMNS)
+    numbers = range(len(TEXT_COLUMNS), len(columns))
+    print_table(columns, rows, right=numbers, least_width=TABLE_WIDTH)
+
+
+def _row(name: str, record: Record) -> list[str]:
+    works = measures.works_in(record)
+    return [
+        name,
+        record.status,
+        _steps(record),
+        _cell(measures.last_loss(record)),
+        _cell(measures.last_known(measures.mean_angles(record)), " deg"),
+        _cell(measures.last_known(measures.relative_lengths(record)), " x"),
+        _cell(measures.fixed_loss(record)),
+        f"{works[0]} of {works[1]}" if works else "-",
+        str(len(record.warnings)),
+    ]
 
 
 def _steps(record: Record) -> str:
-    return (
-        f"{record.step} of {record.total_steps}"
-        if record.total_steps > record.step
-        else str(record.step)
-    )
+    if record.total_steps > record.step:
+        return f"{record.step} of {record.total_steps}"
+    return str(record.step)
 
 
 def _cell(value: float | None, unit: str = "") -> str:

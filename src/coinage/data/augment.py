@@ -1,4 +1,4 @@
-"""What varies from use to use of an image: where it is cut, its colours. Pure, from a generator."""
+"""Vary an image from use to use: where it is cut, its colours. Pure, from a generator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vary_fit(
     *,
     bucketed: bool,
 ) -> Fit:
-    """Where an image is cut this time: around its face, anywhere, or in the middle."""
+    """Return how an image is cut this time: around its face, anywhere, or in the middle."""
     face = face_of(path, image_wh) if rules.face_crop and not bucketed else None
     if face and rules.face_crop:
         return face_fit(fit, image_wh, face, rules.face_crop, rng, anywhere=rules.random_crop)
@@ -38,18 +38,20 @@ def vary_fit(
 
 
 def face_of(path: Path, image_wh: Size) -> tuple[int, int, int, int] | None:
-    """Centre x, y, width, height of a face from a name such as `photo_320_240_96_96.png`.
+    """Return x and y of a face's centre, width and height from a name: `photo_320_240_96_96.png`.
 
-    None when the name ends otherwise, or its numbers, such as a date, are no face inside the image.
+    None when the name ends otherwise, or its numbers, such as a date, are not a face inside the
+    image.
     """
     parts = path.stem.split("_")
     if len(parts) < 5 or not all(part.isdecimal() and len(part) <= 6 for part in parts[-4:]):
         return None
     x, y, width, height = map(int, parts[-4:])
-    inside = (
-        0 < x <= image_wh[0] and y <= image_wh[1] and width <= image_wh[0] and height <= image_wh[1]
-    )
-    return (x, y, width, height) if inside and max(width, height) > 0 else None
+    is_inside = 0 < x <= image_wh[0] and y <= image_wh[1]
+    is_small_enough = width <= image_wh[0] and height <= image_wh[1]
+    if not is_inside or not is_small_enough or max(width, height) == 0:
+        return None
+    return x, y, width, height
 
 
 def face_fit(
@@ -61,9 +63,17 @@ def face_fit(
     *,
     anywhere: bool,
 ) -> Fit:
-    """Resize so that the face takes 1/hi to 1/lo of the shorter side, and cut around it.
+    """Return the fit in which the face takes 1/hi to 1/lo of the shorter side, cut around it.
 
     The rule is sd-scripts'; an image smaller than the target is enlarged until it covers it.
+
+    Args:
+        fit: gives the bucket.
+        image_wh: size of the image, pixels.
+        face: x and y of the centre, width and height, pixels.
+        limits: lo and hi.
+        rng: draws the scale and a shift of the cut.
+        anywhere: cut farther from the face too.
     """
     x, y, face_width, face_height = face
     size, side = max(face_width, face_height), min(fit.bucket_wh)
@@ -89,7 +99,7 @@ def face_fit(
 
 
 def vary_color(pixels: Pixels, rng: np.random.Generator, *, as_reference: bool = False) -> Pixels:
-    """[H, W, 3] uint8 with another hue or gamma in a third of the calls, else unchanged."""
+    """Return [H, W, 3] uint8 with another hue or gamma in a third of the calls, else unchanged."""
     if rng.random() >= COLOR_RATE:
         return pixels
     if rng.random() > 0.5:
@@ -98,14 +108,17 @@ def vary_color(pixels: Pixels, rng: np.random.Generator, *, as_reference: bool =
 
 
 def shift_hue(pixels: Pixels, shift: float) -> Pixels:
-    """Hues moved by `shift` of 256, around the circle."""
+    """Move hues by `shift` of 256, around the circle."""
     hsv = np.array(Image.fromarray(pixels).convert("HSV"))
     hsv[..., 0] = (hsv[..., 0].astype(np.int16) + round(shift)) % 256
     return np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB"))
 
 
 def apply_gamma(pixels: Pixels, gamma: float, *, as_reference: bool = False) -> Pixels:
-    """Values to the power of gamma, on a scale of 0..1; sd-scripts takes 0..255, which changes the brightness."""
+    """Return values to the power of gamma, on a scale of 0..1.
+
+    As in sd-scripts, the scale is 0..255, which changes the brightness.
+    """
     values = np.arange(256)
     table = np.clip(values**gamma, 0, 255) if as_reference else (values / 255) ** gamma * 255 + 0.5
     return table.astype(np.uint8)[pixels]

@@ -1,4 +1,4 @@
-"""The epoch plan: which images, in which batches, in which order. Pure, from (seed, epoch)."""
+"""Plan an epoch: which images, in which batches, in which order. Pure, from (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Group = tuple[int, Size]  # dataset and bucket: what a batch never mixes
 def plan_epoch(
     samples: Sequence[Sample], batch_sizes: Sequence[int], seed: int, epoch: int
 ) -> list[PlannedBatch]:
-    """The batches of one epoch.
+    """Return the batches of one epoch.
 
-    Every image occurs exactly `repeats` times; a batch never mixes buckets or datasets; the last batch of
-    a bucket may be short.
+    Every image occurs exactly `repeats` times; a batch never mixes buckets or datasets; the last
+    batch of a bucket may be short.
 
     Args:
         samples: all images; held-out ones have no repeats.
@@ -43,34 +43,33 @@ def plan_epoch(
     groups: dict[Group, list[int]] = {}
     for index, sample in enumerate(samples):
         if sample.repeats:
-            groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).extend(
-                [index] * sample.repeats
-            )
+            members = groups.setdefault((sample.dataset, sample.fit.bucket_wh), [])
+            members += [index] * sample.repeats
     rng = rng_for(seed, "plan", epoch)
     waiting: dict[Group, list[list[int]]] = {}
     for key, members in sorted(groups.items()):
         entries = rng.permutation(np.array(members)).tolist()
         size = batch_sizes[key[0]]
         waiting[key] = [entries[i : i + size] for i in range(0, len(entries), size)][::-1]
-    # Only the turns of the buckets are shuffled, not their batches: so one bucket gives the same order
-    # of images whatever the batch size.
+    # Only the turns of the buckets are shuffled, not their batches: so one bucket gives the same
+    # order of images whatever the batch size.
     turns = [key for key, batches in waiting.items() for _ in batches]
-    flips = rng_for(seed, "flip", epoch).random(sum(sample.repeats for sample in samples)) < 0.5
+    uses = sum(sample.repeats for sample in samples)
+    flips = (rng_for(seed, "flip", epoch).random(uses) < 0.5).tolist()
     position = 0
     planned: list[PlannedBatch] = []
     for turn in rng.permutation(len(turns)):
-        chosen = waiting[turns[turn]].pop()
-        places = range(position, position + len(chosen))
-        items = zip(chosen, places, flips[places.start : places.stop].tolist(), strict=True)
-        planned.append(
-            tuple(Item(i, at, samples[i].subset.images.flip and flip) for i, at, flip in items)
-        )
-        position += len(chosen)
+        batch = []
+        for index in waiting[turns[turn]].pop():
+            flipped = samples[index].subset.images.flip and flips[position]
+            batch.append(Item(index, position, flipped))
+            position += 1
+        planned.append(tuple(batch))
     return planned
 
 
 def uses_per_group(samples: Sequence[Sample]) -> dict[Group, int]:
-    """Image uses per epoch of each dataset's buckets."""
+    """Return the image uses per epoch of each dataset's buckets."""
     counts: dict[Group, int] = {}
     for sample in samples:
         key = (sample.dataset, sample.fit.bucket_wh)
@@ -79,14 +78,21 @@ def uses_per_group(samples: Sequence[Sample]) -> dict[Group, int]:
 
 
 def batches_per_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int]) -> int:
-    """Number of batches of any epoch."""
-    return sum(
-        -(-count // batch_sizes[dataset]) for (dataset, _), count in uses_per_group(samples).items()
-    )
+    """Return the number of batches of any epoch."""
+    batches = 0
+    for (dataset, _), uses in uses_per_group(samples).items():
+        batches += -(-uses // batch_sizes[dataset])
+    return batches
 
 
 def run_length(loop: LoopConfig, accumulation: int, batches: int) -> tuple[int, int]:
-    """Optimizer steps and epochs of a run with `batches` batches an epoch, `accumulation` of them a step."""
+    """Return optimizer steps and epochs of a run.
+
+    Args:
+        loop: length of the run, in steps or epochs.
+        accumulation: batches per step.
+        batches: per epoch.
+    """
     updates = -(-batches // accumulation)
     if loop.max_epochs is not None:
         return loop.max_epochs * updates, loop.max_epochs
@@ -94,18 +100,16 @@ def run_length(loop: LoopConfig, accumulation: int, batches: int) -> tuple[int, 
 
 
 def updates_per_epoch(config: TrainConfig, samples: Sequence[Sample], processes: int) -> int:
-    """Optimizer updates of any epoch of a run in so many processes."""
-    return -(
-        -batches_per_epoch(samples, config.data.batch_sizes)
-        // (config.optim.accumulation * processes)
-    )
+    """Return the optimizer updates of any epoch of a run in so many processes."""
+    batches = batches_per_epoch(samples, config.data.batch_sizes)
+    return -(-batches // (config.optim.accumulation * processes))
 
 
 def length_of(config: TrainConfig, samples: Sequence[Sample], processes: int) -> tuple[int, int]:
-    """Optimizer steps and epochs of a run in so many processes."""
+    """Return optimizer steps and epochs of a run in so many processes."""
     return run_length(config.loop, 1, updates_per_epoch(config, samples, processes))
 
 
 def images_per_step(config: TrainConfig, samples: Sequence[Sample], processes: int) -> float:
-    """Images that so many processes together learn from in an update, in the mean over an epoch."""
+    """Return the mean number of images per update of so many processes together."""
     return sum(sample.repeats for sample in samples) / updates_per_epoch(config, samples, processes)

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets as pure integers. The rules are sd-scripts'."""
+"""Fit images to aspect-ratio buckets, in pure integers. The rules are sd-scripts'."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How an image comes to its bucket: resize to cover it, then cut.
+    """How an image comes to its bucket: it is resized to cover the bucket, then cut.
 
-    `resized_wh` is at least `bucket_wh` on both sides; the cut starts at `crop_xy`, in resized pixels.
+    `resized_wh` is at least `bucket_wh` on both sides; the cut starts at `crop_xy`, in resized
+    pixels. Names of kept latents and states hold this class as text: with another name or other
+    fields, both are no longer found.
     """
 
     bucket_wh: Size
@@ -28,7 +30,10 @@ class Fit:
 
 
 def bucket_sizes(resolution_wh: Size, rules: BucketConfig) -> list[Size]:
-    """All buckets for a resolution, sorted; sides are multiples of the step, areas within the resolution's."""
+    """Return all buckets for a resolution, sorted.
+
+    Sides are multiples of the step, areas at most the resolution's.
+    """
     step = rules.step
     low, high = rules.min_side // step * step, -(-rules.max_side // step) * step
     area = resolution_wh[0] * resolution_wh[1]
@@ -42,7 +47,7 @@ def bucket_sizes(resolution_wh: Size, rules: BucketConfig) -> list[Size]:
 
 
 def fit(image_wh: Size, resolution_wh: Size, rules: BucketConfig, sizes: list[Size]) -> Fit | None:
-    """How an image is resized and cut: to a bucket, or to the resolution when buckets are off.
+    """Return how an image is resized and cut: to a bucket, or without buckets to the resolution.
 
     Args:
         image_wh: the image's size.
@@ -62,33 +67,34 @@ def fit(image_wh: Size, resolution_wh: Size, rules: BucketConfig, sizes: list[Si
     if image_wh in sizes:
         return cover(image_wh, image_wh)
     ratio = image_wh[0] / image_wh[1]
-    if rules.log_ratio:
-        return cover(
-            image_wh, min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
-        )
-    return cover(image_wh, min(sizes, key=lambda size: abs(size[0] / size[1] - ratio)))
+
+    def error(size: Size) -> float:
+        bucket_ratio = size[0] / size[1]
+        return abs(math.log(bucket_ratio / ratio) if rules.log_ratio else bucket_ratio - ratio)
+
+    return cover(image_wh, min(sizes, key=error))
 
 
 def cover(image_wh: Size, bucket_wh: Size) -> Fit:
-    """Resize until the bucket is just covered, then cut the middle out."""
+    """Return the fit that just covers the bucket and cuts the middle out."""
     (width, height), (across, down) = image_wh, bucket_wh
     scale = down / height if width * down > across * height else across / width
-    return centred(
-        bucket_wh, (max(across, int(width * scale + 0.5)), max(down, int(height * scale + 0.5)))
-    )
+    resized = (max(across, int(width * scale + 0.5)), max(down, int(height * scale + 0.5)))
+    return centred(bucket_wh, resized)
 
 
 def centred(bucket_wh: Size, resized_wh: Size) -> Fit:
-    """The fit that cuts the middle out."""
-    return Fit(
-        bucket_wh,
-        resized_wh,
-        ((resized_wh[0] - bucket_wh[0]) // 2, (resized_wh[1] - bucket_wh[1]) // 2),
-    )
+    """Return the fit that cuts the middle out."""
+    left = (resized_wh[0] - bucket_wh[0]) // 2
+    top = (resized_wh[1] - bucket_wh[1]) // 2
+    return Fit(bucket_wh, resized_wh, (left, top))
 
 
 def _shrunk(image_wh: Size, area: int, step: int) -> Size:
-    """The image's size within an area, one side a multiple of the step, the aspect ratio kept best."""
+    """Return the image's size shrunk to an area, one side a multiple of the step.
+
+    Of both sides, the one is rounded down that changes the aspect ratio less.
+    """
     width, height = image_wh
     if width * height <= area:
         return image_wh
@@ -109,19 +115,22 @@ def _shrunk(image_wh: Size, area: int, step: int) -> Size:
 
 
 def letterbox(image_wh: Size, bucket_wh: Size) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the image's aspect ratio fitted inside its bucket, as sd-scripts reports."""
+    """Return left, top, right, bottom of the image inside its bucket, as sd-scripts reports them."""
     ratio = image_wh[0] / image_wh[1]
     width, height = bucket_wh
-    across, down = (
-        (height * ratio, float(height)) if width / height > ratio else (float(width), width / ratio)
-    )
+    across, down = float(width), width / ratio
+    if width / height > ratio:
+        across, down = height * ratio, float(height)
     left, top = math.floor((width - across) / 2), math.floor((height - down) / 2)
     return left, top, left + across, top + down
 
 
 @dataclass(frozen=True, slots=True)
 class SizeCondition:
-    """What SDXL is told of an image (Podell et al. 2023, arXiv:2307.01952): sizes and crop as (height, width)."""
+    """SDXL's conditioning on an image's size: sizes and crop as (height, width).
+
+    Podell et al. 2023, arXiv:2307.01952.
+    """
 
     original_hw: tuple[int, int]
     crop_top_left: tuple[int, int]
@@ -131,10 +140,10 @@ class SizeCondition:
 def size_condition(
     image_wh: Size, used: Fit, *, flipped: bool, as_reference: bool = False
 ) -> SizeCondition:
-    """The size conditioning of one use of an image.
+    """Return the size conditioning of one use of an image.
 
-    By default the crop is the true one, in resized pixels, mirrored with the image. As in sd-scripts, it
-    describes a letterbox that is not drawn, whatever was cut.
+    By default the crop is the true one, in resized pixels, mirrored with the image. As in
+    sd-scripts, it describes a letterbox that is not drawn, whatever was cut.
     """
     (x, y), (width, height) = used.crop_xy, used.bucket_wh
     left, top = (used.slack[0] - x if flipped else x), y

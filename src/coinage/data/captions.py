@@ -1,8 +1,11 @@
-"""Captions as pure strings: how a caption varies, and what a template makes of it."""
+"""Captions as pure strings: how a caption varies, and the sentences that may replace it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,17 +15,19 @@ from coinage.text.placeholder import word_pattern
 # The 27 object and 19 style sentences of the original release (Gal et al. 2022, arXiv:2208.01618),
 # kept as their parts: (what it is, article, adjective).
 _OBJECT_PARTS = """
-a photo of|a; a rendering of|a; a cropped photo of|the; the photo of|a; a photo of|a clean; a photo of|a dirty;
-a dark photo of|the; a photo of|my; a photo of|the cool; a close-up photo of|a; a bright photo of|the;
-a cropped photo of|a; a photo of|the; a good photo of|the; a photo of|one; a close-up photo of|the;
-a rendition of|the; a photo of|the clean; a rendition of|a; a photo of|a nice; a good photo of|a;
-a photo of|the nice; a photo of|the small; a photo of|the weird; a photo of|the large; a photo of|a cool;
+a photo of|a; a rendering of|a; a cropped photo of|the; the photo of|a; a photo of|a clean;
+a photo of|a dirty; a dark photo of|the; a photo of|my; a photo of|the cool;
+a close-up photo of|a; a bright photo of|the; a cropped photo of|a; a photo of|the;
+a good photo of|the; a photo of|one; a close-up photo of|the; a rendition of|the;
+a photo of|the clean; a rendition of|a; a photo of|a nice; a good photo of|a; a photo of|the nice;
+a photo of|the small; a photo of|the weird; a photo of|the large; a photo of|a cool;
 a photo of|a small
 """
 _STYLE_SUBJECTS = """
-a painting; a rendering; a cropped painting; the painting; a clean painting; a dirty painting; a dark painting;
-a picture; a cool painting; a close-up painting; a bright painting; a cropped painting; a good painting;
-a close-up painting; a rendition; a nice painting; a small painting; a weird painting; a large painting
+a painting; a rendering; a cropped painting; the painting; a clean painting; a dirty painting;
+a dark painting; a picture; a cool painting; a close-up painting; a bright painting;
+a cropped painting; a good painting; a close-up painting; a rendition; a nice painting;
+a small painting; a weird painting; a large painting
 """
 
 
@@ -36,7 +41,81 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-Choose = Callable[[Sequence[str]], str]
+class Choices(Protocol):
+    """Decide what a caption's rules leave open; the rules themselves are in `apply_rules` alone."""
+
+    def pick(self, texts: Sequence[str]) -> str:
+        """Return one of several texts: a template, a line, a wildcard's option."""
+        ...
+
+    def order(self, tags: Sequence[str]) -> list[str]:
+        """Return shuffled tags."""
+        ...
+
+    def warm_up(self, count: int, rules: CaptionRules) -> int:
+        """Return how many of `count` tags are used now, while the tag warm-up lasts."""
+        ...
+
+    def keep(self, count: int, dropout: float) -> Sequence[bool]:
+        """Return for each of `count` tags whether it stays, at a dropout rate of 0..1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RandomChoices:
+    """Choose at random, for one use of a caption.
+
+    Attributes:
+        rng: draws everything.
+        step: optimizer steps done so far, for the tag warm-up.
+        total: optimizer steps of the run, for a warm-up that is a fraction of it.
+    """
+
+    rng: np.random.Generator
+    step: int = 0
+    total: int = 0
+
+    def pick(self, texts: Sequence[str]) -> str:
+        return texts[int(self.rng.integers(len(texts)))]
+
+    def order(self, tags: Sequence[str]) -> list[str]:
+        shuffled = list(tags)
+        self.rng.shuffle(shuffled)
+        return shuffled
+
+    def warm_up(self, count: int, rules: CaptionRules) -> int:
+        length = int(rules.warmup * self.total) if rules.warmup < 1 else int(rules.warmup)
+        if self.step >= length:
+            return count
+        return int(self.step * (count - rules.warmup_min) / length) + rules.warmup_min
+
+    def keep(self, count: int, dropout: float) -> Sequence[bool]:
+        return [bool(draw >= dropout) for draw in self.rng.random(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtremeChoices:
+    """Choose the longest text with the word, or without it, and use every tag, the word's last.
+
+    Attributes:
+        word: pattern of the word.
+        seek: prefer texts with the word; False: texts without it.
+    """
+
+    word: re.Pattern[str]
+    seek: bool
+
+    def pick(self, texts: Sequence[str]) -> str:
+        return max(texts, key=lambda text: (bool(self.word.search(text)) == self.seek, len(text)))
+
+    def order(self, tags: Sequence[str]) -> list[str]:
+        return sorted(tags, key=lambda tag: bool(self.word.search(tag)))
+
+    def warm_up(self, count: int, rules: CaptionRules) -> int:  # noqa: ARG002 - as in Choices
+        return count
+
+    def keep(self, count: int, dropout: float) -> Sequence[bool]:  # noqa: ARG002 - as in Choices
+        return [True] * count
 
 
 def vary(
@@ -47,7 +126,7 @@ def vary(
     step: int = 0,
     total: int = 0,
 ) -> str:
-    """The caption as used this time. The order of stages is sd-scripts'.
+    """Return the caption as it is used this time.
 
     Args:
         caption: the image's caption; several lines only with wildcards on.
@@ -60,129 +139,108 @@ def vary(
     Returns:
         The caption, one line; unchanged when no rule applies.
     """
-
-    def choose(parts: Sequence[str]) -> str:
-        return parts[int(rng.integers(len(parts)))]
-
-    if rules.template:
-        return choose(TEMPLATES[rules.template]).format(token)
-    text = _line(caption, rules, choose)
-    if _has_tags(text, rules):
-        head, free, tail = split_tags(text, rules)
-        free = _vary_tags(free, rules, token, rng, step, total)
-        text = _join([*head, *free, *tail], rules)
-    return _without_secondary(text, rules)
+    return apply_rules(caption, rules, token, RandomChoices(rng, step, total))
 
 
-def extremes(caption: str, rules: CaptionRules, token: str) -> list[str]:
-    """The captions that decide whether every use holds the word whole: the longest, and those without it if there are any.
+def extreme_captions(caption: str, rules: CaptionRules, token: str) -> list[str]:
+    """Return the captions that decide whether every use holds the whole word.
 
-    Long is counted in letters. No tag is left out, and where tags are shuffled the word's come last, where they are cut first. So if each
-    of these holds the word, every use does; if none does, no use can.
+    These are the longest caption, in letters, and with wildcards the longest one without the word.
+    No tag is left out, and where tags are shuffled the word's come last, where they are cut first.
+    So if each of these captions holds the word, every use does; if none does, no use can.
+    """
+    word = word_pattern([token])
+    lines = caption.split("\n") if rules.wildcard else [caption]
+    preferences = (False, True) if rules.wildcard else (False,)
+    captions: dict[str, None] = {}
+    for line in lines:
+        for seek in preferences:
+            captions[apply_rules(line, rules, token, ExtremeChoices(word, seek))] = None
+    return list(captions)
+
+
+def apply_rules(caption: str, rules: CaptionRules, token: str, choices: Choices) -> str:
+    """Return the caption that the rules make, in sd-scripts' order of stages.
+
+    Args:
+        caption: the image's caption.
+        rules: template, lines, wildcards, prefix, suffix, tags.
+        token: the new word, which no rule leaves out.
+        choices: decides what the rules leave open.
     """
     if rules.template:
-        return [max(TEMPLATES[rules.template], key=len).format(token)]
-    pattern = word_pattern([token])
-
-    def shun(parts: Sequence[str]) -> str:
-        return max(parts, key=lambda part: (not pattern.search(part), len(part)))
-
-    def seek(parts: Sequence[str]) -> str:
-        return max(parts, key=lambda part: (bool(pattern.search(part)), len(part)))
-
-    found: dict[str, None] = {}
-    for line in caption.split("\n") if rules.wildcard else [caption]:
-        for choose in (shun, seek) if rules.wildcard else (shun,):
-            text = _line(line, rules, choose)
-            if _has_tags(text, rules):
-                head, free, tail = split_tags(text, rules)
-                if rules.shuffle:
-                    free = sorted(free, key=lambda tag: bool(pattern.search(tag)))
-                text = _join([*head, *free, *tail], rules)
-            found[_without_secondary(text, rules)] = None
-    return list(found)
+        return choices.pick([text.format(token) for text in TEMPLATES[rules.template]])
+    text = _line(caption, rules, choices)
+    if rules.wildcard:
+        text = fill_wildcards(text, choices.pick)
+    if _has_tags(text, rules):
+        head, free, tail = split_tags(text, rules)
+        free = _vary_tags(free, rules, token, choices)
+        text = _join([*head, *free, *tail], rules)
+    if rules.secondary_separator:
+        text = text.replace(rules.secondary_separator, rules.separator)
+    return text
 
 
-def _line(caption: str, rules: CaptionRules, choose: Choose) -> str:
-    """One line with prefix and suffix, its wildcards chosen."""
+def _line(caption: str, rules: CaptionRules, choices: Choices) -> str:
+    """Return one line of the caption, with prefix and suffix."""
     lines = caption.split("\n")
-    line = choose(lines) if rules.wildcard and len(lines) > 1 else lines[0]
-    text = " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
-    return fill_wildcards(text, choose) if rules.wildcard else text
+    line = choices.pick(lines) if rules.wildcard and len(lines) > 1 else lines[0]
+    return " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
 
 
 def _has_tags(text: str, rules: CaptionRules) -> bool:
-    return (
-        rules.shuffle
-        or rules.warmup > 0
-        or rules.tag_dropout > 0
-        or (bool(rules.keep_separator) and rules.keep_separator in text)
-    )
+    """Return whether any rule treats the caption as tags."""
+    has_keep_separator = bool(rules.keep_separator) and rules.keep_separator in text
+    return rules.shuffle or rules.warmup > 0 or rules.tag_dropout > 0 or has_keep_separator
 
 
-def _without_secondary(text: str, rules: CaptionRules) -> str:
-    return (
-        text.replace(rules.secondary_separator, rules.separator)
-        if rules.secondary_separator
-        else text
-    )
+def _vary_tags(tags: list[str], rules: CaptionRules, token: str, choices: Choices) -> list[str]:
+    """Warm up, shuffle and drop the tags that are free to vary; those with the word stay."""
+    word = word_pattern([token])
+    used = choices.warm_up(len(tags), rules)
+    tags = [tag for place, tag in enumerate(tags) if place < used or word.search(tag)]
+    if rules.shuffle:
+        tags = choices.order(tags)
+    if rules.tag_dropout > 0:
+        keeps = choices.keep(len(tags), rules.tag_dropout)
+        tags = [tag for tag, keep in zip(tags, keeps, strict=True) if keep or word.search(tag)]
+    return tags
 
 
-def fill_wildcards(text: str, choose: Choose) -> str:
+def fill_wildcards(text: str, pick: Callable[[Sequence[str]], str]) -> str:
     """Replace each `{a|b|c}` by one of its parts; `{{` and `}}` are literal braces; no nesting."""
     opened, closed = "\x00", "\x01"
     text = text.replace("{{", opened).replace("}}", closed)
-    done, at = [], 0
-    while (start := text.find("{", at)) >= 0 and (end := text.find("}", start)) >= 0:
-        empty = end == start + 1  # {} stays
-        done += [text[at:start], "{}" if empty else choose(text[start + 1 : end].split("|"))]
-        at = end + 1
-    return "".join([*done, text[at:]]).replace(opened, "{").replace(closed, "}")
-
-
-def _tags(text: str, separator: str, *, keep_empty: bool = False) -> list[str]:
-    return [tag for part in text.split(separator) if (tag := part.strip()) or keep_empty]
-
-
-def _join(tags: Sequence[str], rules: CaptionRules) -> str:
-    return (", " if rules.as_reference else f"{rules.separator.rstrip()} ").join(tags)
-
-
-def _vary_tags(
-    free: list[str],
-    rules: CaptionRules,
-    token: str,
-    rng: np.random.Generator,
-    step: int,
-    total: int,
-) -> list[str]:
-    """Warm up, shuffle and drop the tags that are free to vary."""
-    pattern = word_pattern([token])
-    warmup = int(rules.warmup * total) if rules.warmup < 1 else int(rules.warmup)
-    if step < warmup:
-        count = int(step * (len(free) - rules.warmup_min) / warmup) + rules.warmup_min
-        free = [tag for i, tag in enumerate(free) if i < count or pattern.search(tag)]
-    if rules.shuffle:
-        rng.shuffle(free)
-    if rules.tag_dropout > 0:
-        draws = rng.random(len(free))
-        free = [
-            tag
-            for tag, draw in zip(free, draws, strict=True)
-            if draw >= rules.tag_dropout or pattern.search(tag)
-        ]
-    return free
+    parts = []
+    place = 0
+    while True:
+        start = text.find("{", place)
+        end = text.find("}", start)
+        if start < 0 or end < 0:
+            break
+        options = text[start + 1 : end]
+        parts += [text[place:start], pick(options.split("|")) if options else "{}"]
+        place = end + 1
+    parts.append(text[place:])
+    return "".join(parts).replace(opened, "{").replace(closed, "}")
 
 
 def split_tags(text: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
-    """Tags that stay in front, tags that vary, tags that stay at the end."""
+    """Return the tags that stay in front, those that vary, and those that stay at the end."""
     if rules.keep_separator and rules.keep_separator in text:
         first, _, rest = text.partition(rules.keep_separator)
         middle, _, last = rest.partition(rules.keep_separator)
-        return (
-            _tags(first, rules.separator),
-            _tags(middle, rules.separator),
-            _tags(last, rules.separator),
-        )
-    tags = _tags(text, rules.separator, keep_empty=rules.as_reference)
+        return _tags(first, rules), _tags(middle, rules), _tags(last, rules)
+    tags = _tags(text, rules, keep_empty=rules.as_reference)
     return tags[: rules.keep_tokens], tags[rules.keep_tokens :], []
+
+
+def _tags(text: str, rules: CaptionRules, *, keep_empty: bool = False) -> list[str]:
+    tags = [part.strip() for part in text.split(rules.separator)]
+    return tags if keep_empty else [tag for tag in tags if tag]
+
+
+def _join(tags: Sequence[str], rules: CaptionRules) -> str:
+    separator = ", " if rules.as_reference else f"{rules.separator.rstrip()} "
+    return separator.join(tags)

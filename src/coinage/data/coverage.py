@@ -1,30 +1,31 @@
-"""Whether captions hold the word, all its vectors within the length that the text encoder reads."""
+"""Check that captions hold the word, with all its vectors within the tokens that are read."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coinage.data.captions import extremes
+from coinage.data.captions import extreme_captions
 from coinage.data.sample import Sample
 from coinage.errors import Findings
 from coinage.text.placeholder import CHUNK, Placeholder, WordEncoder, word_pattern
 from coinage.wording import counted
 
-SHOWN = 3  # captions named in a message
+MOST_SHOWN = 3  # captions that a message names
+LONGEST_SHOWN = 120  # letters of one
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What became of the word in every image's captions; only images that teach it are asked.
+    """In which images' captions the word is; only images that train are sorted.
 
     Attributes:
-        always: images whose every caption holds the word whole.
+        always: images whose every caption holds the whole word.
         sometimes: images some of whose captions do, such as with wildcards.
-        cut: images without a caption that does, but with one that has the word too late to be read.
+        cut: images none of whose captions holds it whole, but one has it too late to be read.
         never: images whose captions all lack it.
-        tokens: length of each sample's longest caption, in the samples' order; empty without a tokenizer.
+        tokens: length of each sample's longest caption, in the samples' order; empty without a
+            tokenizer.
         limit: tokens that are read; longer captions are cut.
     """
 
@@ -37,17 +38,23 @@ class Coverage:
 
     @property
     def total(self) -> int:
-        """Number of images that were asked."""
+        """Number of images that train."""
         return len(self.always) + len(self.sometimes) + len(self.cut) + len(self.never)
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    """What a caption's extremes came to: does each hold the word whole, has one it too late, the longest length."""
+class _CaptionCheck:
+    """Result for one caption with its rules.
 
-    held: tuple[bool, ...]
-    too_late: bool
-    length: int
+    Attributes:
+        holds_word: for each of its extreme captions, whether it holds the whole word.
+        is_cut: whether one has the word too late to be read.
+        length: of the longest, in tokens; 0 without a tokenizer.
+    """
+
+    holds_word: tuple[bool, ...]
+    is_cut: bool = False
+    length: int = 0
 
 
 def cover_captions(
@@ -57,91 +64,125 @@ def cover_captions(
     word: Placeholder | None,
     chunks: int,
 ) -> Coverage:
-    """Try every caption that decides, at token-id level where there is a tokenizer."""
-    pattern = word_pattern([token])
-    groups: dict[str, list[Sample]] = {"always": [], "sometimes": [], "cut": [], "never": []}
+    """Sort images by whether their captions hold the word.
+
+    Args:
+        samples: of all datasets.
+        token: the word.
+        encoder: turns captions into token ids; None: the word is looked for in the text.
+        word: with its ids; None without a tokenizer.
+        chunks: of 75 tokens that are read of a caption.
+    """
+    always: list[Sample] = []
+    sometimes: list[Sample] = []
+    cut: list[Sample] = []
+    never: list[Sample] = []
     tokens = []
-    seen: dict[object, _Tried] = {}
+    checks: dict[object, _CaptionCheck] = {}
     for sample in samples:
         key = (sample.caption, sample.subset.captions)
-        if key not in seen:
-            seen[key] = _try(extremes(*key, token), pattern, encoder, word, chunks)
-        tried = seen[key]
+        if key not in checks:
+            texts = extreme_captions(*key, token)
+            checks[key] = _check_captions(texts, token, encoder, word, chunks)
+        check = checks[key]
         if encoder is not None:
-            tokens.append(tried.length)
-        if sample.trains:
-            kind = (
-                "always"
-                if all(tried.held)
-                else "sometimes"
-                if any(tried.held)
-                else "cut"
-                if tried.too_late
-                else "never"
-            )
-            groups[kind].append(sample)
+            tokens.append(check.length)
+        if not sample.trains:
+            continue
+        if all(check.holds_word):
+            always.append(sample)
+        elif any(check.holds_word):
+            sometimes.append(sample)
+        elif check.is_cut:
+            cut.append(sample)
+        else:
+            never.append(sample)
     return Coverage(
-        **{kind: tuple(found) for kind, found in groups.items()},
-        tokens=tuple(tokens),
-        limit=CHUNK * chunks,
+        tuple(always), tuple(sometimes), tuple(cut), tuple(never), tuple(tokens), CHUNK * chunks
     )
 
 
-def _try(
+def _check_captions(
     texts: Sequence[str],
-    pattern: re.Pattern[str],
+    token: str,
     encoder: WordEncoder | None,
     word: Placeholder | None,
     chunks: int,
-) -> _Tried:
+) -> _CaptionCheck:
     if encoder is None or word is None:
-        return _Tried(tuple(bool(pattern.search(text)) for text in texts), too_late=False, length=0)
-    held, too_late, longest = [], False, 0
+        pattern = word_pattern([token])
+        return _CaptionCheck(tuple(bool(pattern.search(text)) for text in texts))
+    holds_word = []
+    is_cut = False
+    longest = 0
     for text in texts:
         ids = encoder.ids(text)
         longest = max(longest, len(ids))
-        kept = set().union(*encoder.parts(ids)[:chunks]) if len(ids) > CHUNK else set(ids)
-        held.append(kept.issuperset(word.ids))
-        too_late = too_late or (not held[-1] and set(ids).issuperset(word.ids))
-    return _Tried(tuple(held), too_late, longest)
+        read = set(ids)
+        if len(ids) > CHUNK:
+            read = set().union(*encoder.parts(ids)[:chunks])
+        holds_word.append(read.issuperset(word.ids))
+        if not holds_word[-1] and set(ids).issuperset(word.ids):
+            is_cut = True
+    return _CaptionCheck(tuple(holds_word), is_cut, longest)
 
 
-def report_coverage(coverage: Coverage, token: str, findings: Findings, *, required: bool) -> None:
-    """An error if nothing would be learned, a warning if some images teach nothing (an error when required)."""
-    total = coverage.total
-    nothing = total > 0 and not coverage.always and not coverage.sometimes
+def find_coverage_problems(
+    coverage: Coverage, token: str, findings: Findings, *, required: bool
+) -> None:
+    """Report captions without the word, and captions that are too long.
+
+    Args:
+        coverage: of the captions.
+        token: the word.
+        findings: gets an error if nothing would be learned, a warning if some images teach nothing.
+        required: every caption must hold the word: the warning is an error too.
+    """
+    learns_nothing = coverage.total > 0 and not coverage.always and not coverage.sometimes
+    report = findings.error if required or learns_nothing else findings.warn
     if coverage.cut:
-        are = "is" if len(coverage.cut) == 1 else "are"
-        cut = f"{len(coverage.cut)} of {counted(total, 'caption')} {are} longer than {coverage.limit} tokens"
-        what = f"{cut}, and the word {token} is cut off"
-        hint = "put the word first, shorten the captions, use fewer vectors, or pass --max_token_length 150"
-        _tell(what, _examples(coverage.cut), hint, findings, is_error=required or nothing)
+        hint = "put the word first, shorten the captions, use fewer vectors"
+        hint += ", or pass --max_token_length 150"
+        report(_cut_off(coverage, token), _examples(coverage.cut), hint)
     lacking = [*coverage.never, *coverage.sometimes]
     if lacking:
         where = f"{lacking[0].path.parent} ({_examples(lacking)})"
-        hint = f'write {token} into each caption file, such as "a photo of {token}", or use --use_object_template'
-        if any(token.lower() in sample.caption.lower() for sample in coverage.never):
-            hint += "; letter case and word boundaries count"
-        often = "" if not coverage.sometimes else f" ({len(coverage.sometimes)} of them not always)"
-        do, images = ("does", "that image") if len(lacking) == 1 else ("do", "those images")
-        what = f"{len(lacking)} of {counted(total, 'caption')} {do} not contain `{token}`{often}: it learns nothing from {images}"
-        if len(coverage.never) == total:
-            what = f"no caption contains the word {token}: nothing would be learned"
-        _tell(what, where, hint, findings, is_error=required or nothing)
-    longer = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
-    if longer > 0:
-        findings.note(
-            f"{counted(longer, 'caption')} over {coverage.limit} tokens, cut after the word; --max_token_length reads more"
-        )
+        report(_lacking(coverage, token), where, _hint_for_lacking(coverage, token))
+    too_long = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
+    if too_long > 0:
+        over = f"{counted(too_long, 'caption')} over {coverage.limit} tokens, cut after the word"
+        findings.note(f"{over}; --max_token_length reads more")
 
 
-def _tell(what: str, where: str, hint: str, findings: Findings, *, is_error: bool) -> None:
-    (findings.error if is_error else findings.warn)(what, where, hint)
+def _cut_off(coverage: Coverage, token: str) -> str:
+    are = "is" if len(coverage.cut) == 1 else "are"
+    of_all = f"{len(coverage.cut)} of {counted(coverage.total, 'caption')}"
+    return f"{of_all} {are} longer than {coverage.limit} tokens, and the word {token} is cut off"
+
+
+def _lacking(coverage: Coverage, token: str) -> str:
+    if len(coverage.never) == coverage.total:
+        return f"no caption contains the word {token}: nothing would be learned"
+    count = len(coverage.never) + len(coverage.sometimes)
+    do, images = ("does", "that image") if count == 1 else ("do", "those images")
+    what = f"{count} of {counted(coverage.total, 'caption')} {do} not contain `{token}`"
+    if coverage.sometimes:
+        what += f" ({len(coverage.sometimes)} of them not always)"
+    return f"{what}: it learns nothing from {images}"
+
+
+def _hint_for_lacking(coverage: Coverage, token: str) -> str:
+    example = f'such as "a photo of {token}"'
+    hint = f"write {token} into each caption file, {example}, or use --use_object_template"
+    if any(token.lower() in sample.caption.lower() for sample in coverage.never):
+        hint += "; letter case and word boundaries count"
+    return hint
 
 
 def _examples(samples: Sequence[Sample]) -> str:
-    return "; ".join(f"{s.path.name}: {_short(s.caption)!r}" for s in samples[:SHOWN])
+    shown = samples[:MOST_SHOWN]
+    return "; ".join(f"{sample.path.name}: {_shortened(sample.caption)!r}" for sample in shown)
 
 
-def _short(text: str, length: int = 120) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."

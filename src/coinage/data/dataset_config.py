@@ -1,8 +1,7 @@
-"""From checked dataset tables to frozen datasets and subsets: precedence, ranges, what excludes what."""
+"""Build frozen datasets and subsets from checked tables: precedence, ranges, what excludes what."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from coinage.config import (
     Interpolation,
     SubsetConfig,
 )
+from coinage.data.dataset_keys import caption_rules_in, check_ranges, image_rules_in, shown
 from coinage.errors import Findings
 
 LARGEST_SIDE = 16384  # pixels
-MOST_REPEATS = 100_000
-LARGEST_COUNT = 2**31
+SMALLEST_RESOLUTION = 8  # pixels, one latent
+DEFAULT_RESOLUTION = 512  # pixels; stands in where none is given, which is an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
+class DatasetDefaults:
     """What the command line supplies to every dataset."""
 
     layers: tuple[Layer, ...]  # defaults, then given flags
@@ -47,45 +47,49 @@ class Fallback:
 
 def make_dataset(
     layers: Sequence[Layer],
-    subsets: Sequence[Layer],
+    subset_layers: Sequence[Layer],
     where: str,
-    fallback: Fallback,
+    defaults: DatasetDefaults,
     findings: Findings,
 ) -> DatasetConfig:
-    """A dataset from checked tables; what is missing or out of range is found.
+    """Build a dataset from checked tables.
 
-    Subsets that are named twice, by whatever spelling, or have no repeats, are left out with a warning.
+    Subsets that are named twice, in whatever spelling, or have no repeats, are left out with a
+    warning.
+
+    Args:
+        layers: values of the dataset and of all that it falls back on, the default ones first.
+        subset_layers: values of each subset.
+        where: place of the dataset, for messages.
+        defaults: what the command line supplies.
+        findings: gets an error for each value that is missing or out of range.
     """
-    values = _merged(layers)
-    with_metadata = ["metadata_file" in subset.values for subset in subsets]
-    if any(with_metadata) and not all(with_metadata):
-        odd = ", ".join(str(i) for i, has in enumerate(with_metadata, 1) if not has)
-        findings.error(
-            f"some subsets have a metadata_file, and subset {odd} has none",
-            where,
-            "put them into datasets of their own",
-        )
-    kept: dict[tuple[str, ...], SubsetConfig] = {}
-    for layer in subsets:
-        subset = make_subset([*layers, layer], layer.name, fallback, findings)
+    _check_metadata_files(subset_layers, where, findings)
+    subsets: dict[tuple[str, bool], SubsetConfig] = {}
+    for layer in subset_layers:
+        subset = make_subset([*layers, layer], layer.name, defaults, findings)
         source = str(subset.metadata_file or subset.image_dir)
-        identity = (os.path.realpath(source), str(subset.metadata_file is not None))
-        if identity in kept:
+        identity = (os.path.realpath(source), subset.metadata_file is not None)
+        if identity in subsets:
             findings.warn(f"{source} is in this dataset already and is left out", layer.name)
         elif subset.num_repeats < 1:
             findings.warn(f"num_repeats is {subset.num_repeats}: {source} is left out", layer.name)
         else:
-            kept[identity] = subset
-    return _dataset(values, tuple(kept.values()), where, fallback, findings)
+            subsets[identity] = subset
+    return _dataset(_merged(layers), tuple(subsets.values()), where, defaults, findings)
 
 
-def shown(value: object) -> str:
-    """A value as the file has it, shortened."""
-    try:
-        text = json.dumps(value, default=str)
-    except (ValueError, RecursionError):  # Python writes no integer of more than 4300 digits
-        return "..."
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _check_metadata_files(subset_layers: Sequence[Layer], where: str, findings: Findings) -> None:
+    """Add an error where some subsets of a dataset have a metadata file and others do not."""
+    without = [
+        str(number)
+        for number, layer in enumerate(subset_layers, 1)
+        if "metadata_file" not in layer.values
+    ]
+    if without and len(without) < len(subset_layers):
+        numbers = ", ".join(without)
+        what = f"some subsets have a metadata_file, and subset {numbers} has none"
+        findings.error(what, where, "put them into datasets of their own")
 
 
 def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -96,51 +100,46 @@ def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def _settings(layers: Sequence[Layer]) -> tuple[tuple[str, str], ...]:
-    """What was set, and where it counts; defaults are left out."""
-    found: dict[str, tuple[Any, str]] = {}
+    """Return what was set and where, by key; defaults are left out."""
+    settings: dict[str, tuple[str, str]] = {}
     for layer in layers[1:]:
         place = layer.name[max(layer.name.rfind("[["), 0) :]  # without the file's name
-        found |= {key: (value, place) for key, value in layer.values.items()}
-    return tuple(
-        (f"{key} = {shown(value)}", where) for key, (value, where) in sorted(found.items())
-    )
+        for key, value in layer.values.items():
+            settings[key] = (f"{key} = {shown(value)}", place)
+    return tuple(settings[key] for key in sorted(settings))
 
 
 def _dataset(
     values: Mapping[str, Any],
     subsets: tuple[SubsetConfig, ...],
     where: str,
-    fallback: Fallback,
+    defaults: DatasetDefaults,
     findings: Findings,
 ) -> DatasetConfig:
-    resolution = values.get("resolution")
+    resolution: Any = values.get("resolution")
     if resolution is None:
-        findings.error(
-            "`resolution` is missing",
-            where,
-            "add resolution = 512 (1024 for SDXL), or pass --resolution",
-        )
-        resolution = 512
-    width, height = resolution if isinstance(resolution, list | tuple) else (resolution, resolution)
+        hint = "add resolution = 512 (1024 for SDXL), or pass --resolution"
+        findings.error("`resolution` is missing", where, hint)
+        resolution = DEFAULT_RESOLUTION
+    is_square = isinstance(resolution, int | float)
+    width, height = (resolution, resolution) if is_square else resolution
     buckets = BucketConfig(
         enabled=values["enable_bucket"],
         min_side=values["min_bucket_reso"],
         max_side=values["max_bucket_reso"],
         step=values["bucket_reso_steps"],
         no_upscale=values["bucket_no_upscale"],
-        log_ratio=fallback.log_ratio,
+        log_ratio=defaults.log_ratio,
     )
-    for name in ("batch_size", "bucket_reso_steps"):
-        if values[name] < 1:
-            findings.error(f"`{name}` must be at least 1", where)
-    if min(width, height) < 8:
-        findings.error(f"resolution {width}x{height} is too small", where, "use at least 8 pixels")
+    check_ranges(values, where, findings, of_subset=False)
+    size = f"resolution {width}x{height}"
+    if min(width, height) < SMALLEST_RESOLUTION:
+        hint = f"use at least {SMALLEST_RESOLUTION} pixels"
+        findings.error(f"{size} is too small", where, hint)
     elif max(width, height) > LARGEST_SIDE:
-        findings.error(
-            f"resolution {width}x{height} is too large", where, f"use at most {LARGEST_SIDE} pixels"
-        )
-    elif values["bucket_reso_steps"] >= 1:
-        _check_buckets(buckets, width, height, where, fallback.bucket_unit, findings)
+        findings.error(f"{size} is too large", where, f"use at most {LARGEST_SIDE} pixels")
+    elif buckets.step >= 1:
+        _check_step(buckets, width, height, where, defaults.bucket_unit, findings)
     return DatasetConfig(
         resolution_wh=(width, height),
         batch_size=values["batch_size"],
@@ -151,81 +150,55 @@ def _dataset(
     )
 
 
-def _check_buckets(
+def _check_step(
     buckets: BucketConfig, width: int, height: int, where: str, unit: int, findings: Findings
 ) -> None:
+    """Check that the resolution fits the bucket step, and the step the model's unit (pixels)."""
     step = buckets.step
-    multiple = step if buckets.enabled else 8
+    multiple = step if buckets.enabled else SMALLEST_RESOLUTION
     if width % multiple or height % multiple:
-        nearest = f"{max(1, round(width / multiple)) * multiple}x{max(1, round(height / multiple)) * multiple}"
-        findings.warn(
-            f"resolution {width}x{height} is not a multiple of {multiple}", where, f"{nearest} is"
-        )
+        sides = [max(1, round(side / multiple)) * multiple for side in (width, height)]
+        what = f"resolution {width}x{height} is not a multiple of {multiple}"
+        findings.warn(what, where, f"{sides[0]}x{sides[1]} is")
     if not buckets.enabled:
         return
     if step % unit:
-        findings.error(
-            f"`bucket_reso_steps` {step} is not a multiple of {unit}",
-            where,
-            f"use {-(-step // unit) * unit}",
-        )
-        return
-    if buckets.no_upscale:
-        return  # each image makes its own bucket: the limits are not used
+        what = f"`bucket_reso_steps` {step} is not a multiple of {unit}"
+        findings.error(what, where, f"use {-(-step // unit) * unit}")
+    elif not buckets.no_upscale:  # otherwise each image makes its own bucket, without limits
+        _check_limits(buckets, width, height, where, findings)
+
+
+def _check_limits(
+    buckets: BucketConfig, width: int, height: int, where: str, findings: Findings
+) -> None:
+    """Check the smallest and the largest bucket side."""
+    step = buckets.step
     low = buckets.min_side // step * step
     high = -(-buckets.max_side // step) * step
     if low < step:
-        findings.error(
-            f"`min_bucket_reso` {buckets.min_side} is below `bucket_reso_steps` {step}",
-            where,
-            f"use {step} or more",
-        )
+        what = f"`min_bucket_reso` {buckets.min_side} is below `bucket_reso_steps` {step}"
+        findings.error(what, where, f"use {step} or more")
     if high > LARGEST_SIDE:
-        findings.error(
-            f"`max_bucket_reso` {buckets.max_side} is too large",
-            where,
-            f"use at most {LARGEST_SIDE}",
-        )
+        what = f"`max_bucket_reso` {buckets.max_side} is too large"
+        findings.error(what, where, f"use at most {LARGEST_SIDE}")
     if min(width, height) < low:
-        findings.error(
-            f"resolution {width}x{height} is below `min_bucket_reso` {low}",
-            where,
-            "lower min_bucket_reso",
-        )
+        what = f"resolution {width}x{height} is below `min_bucket_reso` {low}"
+        findings.error(what, where, "lower min_bucket_reso")
     if max(width, height) > high:
-        findings.error(
-            f"resolution {width}x{height} is above `max_bucket_reso` {high}",
-            where,
-            "raise max_bucket_reso",
-        )
-
-
-def _extensions(value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return (".caption", ".txt")
-    return (value if value.startswith(".") else f".{value}",)
-
-
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
+        what = f"resolution {width}x{height} is above `max_bucket_reso` {high}"
+        findings.error(what, where, "raise max_bucket_reso")
 
 
 def make_subset(
-    layers: Sequence[Layer], where: str, fallback: Fallback, findings: Findings
+    layers: Sequence[Layer], where: str, defaults: DatasetDefaults, findings: Findings
 ) -> SubsetConfig:
-    """A subset from the layers that apply to it, the default ones first."""
+    """Build a subset from the layers that apply to it, the default ones first."""
     values = _merged(layers)
-    if not values.get("image_dir") and "metadata_file" not in values:
-        findings.error("`image_dir` is missing", where)
-    if values.get("metadata_file") == "":
-        findings.error("`metadata_file` is empty", where, "name the file, or leave the key out")
-    if "metadata_file" in values and any(
-        "caption_extension" in layer.values for layer in layers[-2:]
-    ):
-        findings.note(
-            "caption_extension has no effect with a metadata_file, which holds the captions"
-        )
-    _check_values(values, where, fallback, findings)
+    _check_source(values, layers, where, findings)
+    check_ranges(values, where, findings, of_subset=True)
+    _check_caption_keys(values, where, findings)
+    _check_image_keys(values, where, defaults, findings)
     return SubsetConfig(
         image_dir=_path(values.get("image_dir")),
         metadata_file=_path(values.get("metadata_file")),
@@ -236,93 +209,77 @@ def make_subset(
         caption_extensions=_extensions(values["caption_extension"]),
         class_tokens=values.get("class_tokens"),
         cache_sizes=values["cache_info"],
-        captions=_caption_rules(values, fallback),
+        captions=CaptionRules(
+            **caption_rules_in(values),
+            # Regularisation images show the class: with the word, they would teach it the class.
+            template=None if values.get("is_reg") else defaults.template,
+            as_reference=defaults.as_reference,
+        ),
         images=ImageRules(
-            flip=values["flip_aug"],
-            color=values["color_aug"],
-            random_crop=values["random_crop"],
-            face_crop=tuple(values["face_crop_aug_range"])
-            if values["face_crop_aug_range"]
-            else None,
-            interpolation=values["resize_interpolation"],
-            alpha_mask=values["alpha_mask"],
-            background=fallback.background,
-            as_reference=fallback.as_reference,
+            **image_rules_in(values),
+            background=defaults.background,
+            as_reference=defaults.as_reference,
         ),
         where=where,
         settings=_settings(layers),
     )
 
 
-def _caption_rules(values: Mapping[str, Any], fallback: Fallback) -> CaptionRules:
-    return CaptionRules(
-        separator=values["caption_separator"],
-        shuffle=values["shuffle_caption"],
-        keep_tokens=values["keep_tokens"],
-        keep_separator=values["keep_tokens_separator"],
-        secondary_separator=values["secondary_separator"],
-        wildcard=values["enable_wildcard"],
-        tag_dropout=values.get("caption_tag_dropout_rate", 0),
-        warmup_min=values["token_warmup_min"],
-        warmup=values["token_warmup_step"],
-        prefix=values["caption_prefix"],
-        suffix=values["caption_suffix"],
-        # Regularisation images show the class: a sentence with the word would teach the class as the word.
-        template=None if values.get("is_reg") else fallback.template,
-        as_reference=fallback.as_reference,
-    )
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
 
 
-def _check_values(
-    values: Mapping[str, Any], where: str, fallback: Fallback, findings: Findings
+def _extensions(value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return (".caption", ".txt")
+    return (value if value.startswith(".") else f".{value}",)
+
+
+def _check_source(
+    values: Mapping[str, Any], layers: Sequence[Layer], where: str, findings: Findings
 ) -> None:
-    for name in ("keep_tokens", "token_warmup_min", "token_warmup_step"):
-        if not 0 <= values[name] < LARGEST_COUNT:
-            findings.error(
-                f"`{name}` {values[name]} is out of range", where, f"use 0 to {LARGEST_COUNT - 1}"
-            )
-    if values["num_repeats"] > MOST_REPEATS:
-        findings.error(
-            f"`num_repeats` {values['num_repeats']} is too large",
-            where,
-            f"use at most {MOST_REPEATS}",
-        )
+    """Check where the images come from."""
+    if "metadata_file" not in values:
+        if not values.get("image_dir"):
+            findings.error("`image_dir` is missing", where)
+        return
+    if not values["metadata_file"]:
+        findings.error("`metadata_file` is empty", where, "name the file, or leave the key out")
+    # Defaults and [general] may set it for other subsets
+    if any("caption_extension" in layer.values for layer in layers[-2:]):
+        note = "caption_extension has no effect with a metadata_file, which holds the captions"
+        findings.note(note)
+
+
+def _check_caption_keys(values: Mapping[str, Any], where: str, findings: Findings) -> None:
     if not values["caption_separator"]:
         findings.error("`caption_separator` must not be empty", where)
-    for name in ("caption_tag_dropout_rate", "validation_split"):
-        if not 0 <= values.get(name, 0) <= 1:
-            findings.error(f"`{name}` {values[name]} must be between 0 and 1", where)
     hint = "without its caption an image has no word to teach; use caption_tag_dropout_rate"
     for name in ("caption_dropout_rate", "caption_dropout_every_n_epochs"):
         if values.get(name):
             findings.error(f"`{name}` is not for Textual Inversion", where, hint)
-    _check_images(values, where, fallback, findings)
 
 
-def _check_images(
-    values: Mapping[str, Any], where: str, fallback: Fallback, findings: Findings
+def _check_image_keys(
+    values: Mapping[str, Any], where: str, defaults: DatasetDefaults, findings: Findings
 ) -> None:
-    method = values["resize_interpolation"]
-    if method is not None and method not in get_args(Interpolation):
-        findings.error(
-            f"`resize_interpolation` {method!r} is not known",
-            where,
-            f"one of {', '.join(get_args(Interpolation))}",
-        )
+    method, methods = values["resize_interpolation"], get_args(Interpolation)
+    if method is not None and method not in methods:
+        hint = f"one of {', '.join(methods)}"
+        findings.error(f"`resize_interpolation` {method!r} is not known", where, hint)
     for name in ("color_aug", "random_crop"):
-        if fallback.cached and values[name]:
-            findings.error(
-                f"`{name}` varies the pixels, which cached latents cannot",
-                where,
-                f"drop --cache_latents or {name}",
-            )
-    face = values["face_crop_aug_range"]
-    if face and not 0 < face[0] <= face[1]:
-        findings.error(
-            f"`face_crop_aug_range` {list(face)} is not a range",
-            where,
-            "write [lo, hi] with 0 < lo <= hi, such as [2.0, 4.0]",
+        if defaults.cached and values[name]:
+            what = f"`{name}` varies the pixels, which cached latents cannot"
+            findings.error(what, where, f"drop --cache_latents or {name}")
+    face_range = values["face_crop_aug_range"]
+    if not face_range:
+        return
+    low, high = face_range
+    if not 0 < low <= high:
+        what = f"`face_crop_aug_range` {list(face_range)} is not a range"
+        findings.error(what, where, "write [lo, hi] with 0 < lo <= hi, such as [2.0, 4.0]")
+    if defaults.cached or values["enable_bucket"]:
+        reason = "cached latents" if defaults.cached else "buckets"
+        findings.note(
+            f"face_crop_aug_range has no effect with {reason}: images are cut in the middle"
         )
-    if face and (fallback.cached or values["enable_bucket"]):
-        why = "cached latents" if fallback.cached else "buckets"
-        findings.note(f"face_crop_aug_range has no effect with {why}: images are cut in the middle")

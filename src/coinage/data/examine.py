@@ -1,4 +1,4 @@
-"""Look at a whole dataset before a model is loaded: files, pixels, captions, the word."""
+"""Examine a whole dataset before a model is loaded: files, pixels, captions, the word."""
 
 from __future__ import annotations
 
@@ -6,32 +6,40 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from coinage import wording
 from coinage.config import LEAST_MASK, DataConfig
-from coinage.data.coverage import Coverage, cover_captions, report_coverage
+from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.images import load_view
 from coinage.data.sample import MUCH_ENLARGED, Sample
-from coinage.data.scan import balanced, report_unusable, scan
+from coinage.data.scan import balance_regularisation, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
 from coinage.text.placeholder import Placeholder, Tokenizer, WordEncoder, placeholders_for
 
-FLAT = 4 / 127.5  # of -1..1: less than that is one colour, compression aside
-# images; larger sets that are to be cached are decoded while they are encoded
-DECODED_AT_ONCE = 500
+# Largest difference, on a scale of -1..1, within an image of one colour: more than compression's
+FLAT = 4 / 127.5
+# Images; more that are to be cached are decoded while they are encoded
+MOST_DECODED = 500
+MOST_SHOWN = 3  # images that a message names
 
 
 @dataclass(frozen=True, slots=True)
-class DataChecked:
-    """A dataset that has been looked at."""
+class ExaminedDataset:
+    """A dataset that has been examined.
+
+    Attributes:
+        samples: the images that can be used.
+        coverage: in which captions the word is; None without a word.
+        encoder: turns captions into token ids; None without a tokenizer.
+        word: with its ids; None without a tokenizer.
+    """
 
     samples: tuple[Sample, ...]
-    coverage: Coverage | None  # None without a word
-    encoder: WordEncoder | None  # None without a tokenizer
+    coverage: Coverage | None
+    encoder: WordEncoder | None
     word: Placeholder | None
 
 
@@ -45,154 +53,169 @@ def examine(
     findings: Findings,
     *,
     decode: bool | None = None,
-) -> DataChecked:
+) -> ExaminedDataset:
     """Find every image, read every caption, decode every pixel, and look for the word.
 
     Args:
         data: datasets and their rules.
         seed: of the run.
-        token: the word; None: captions are not asked for it.
+        token: the word; None: captions need not hold it.
         num_vectors: of the word.
         tokenizer: for token counts; None: words are looked for in the text.
         chunks: rows of 77 ids per caption.
         findings: gets everything that is wrong.
-        decode: whether to decode all images; None: unless they are many and will be decoded for caching anyway.
+        decode: decode all images; None: unless they are many and will be decoded for caching
+            anyway.
     """
     samples = scan(data, seed, findings)
     if decode is None:
-        decode = not data.cache_latents or data.skip_bad_images or len(samples) <= DECODED_AT_ONCE
+        few_enough = len(samples) <= MOST_DECODED
+        decode = few_enough or not data.cache_latents or data.skip_bad_images
     if decode:
         samples = decodable(samples, data.readers, findings, skip=data.skip_bad_images)
-    samples = balanced(samples, findings)
-    if (
-        data.masks_wanted
-        and samples
-        and not any(s.mask or s.subset.images.alpha_mask for s in samples)
-    ):
-        findings.error(
-            "--masked_loss: no image has a mask",
-            hint="add conditioning_data_dir with mask images, or alpha_mask = true",
-        )
+    samples = balance_regularisation(samples, findings)
+    _check_for_masks(data, samples, findings)
     if not any(sample.repeats for sample in samples) and not findings.errors:
-        findings.error(
-            "no images to train on",
-            hint="check the dataset's folders, num_repeats and validation_split",
-        )
+        hint = "check the dataset's folders, num_repeats and validation_split"
+        findings.error("no images to train on", hint=hint)
     encoder = word = coverage = None
     if tokenizer is not None:
         (word,) = placeholders_for([(token or "", num_vectors)], len(tokenizer))
         encoder = WordEncoder(tokenizer, [word] if token else [])
     if token and samples:
         coverage = cover_captions(samples, token, encoder, word, chunks)
-        report_coverage(coverage, token, findings, required=data.require_word)
+        find_coverage_problems(coverage, token, findings, required=data.require_word)
         _warn_of_regularisation(samples, token, findings)
     _note_sides(samples, findings)
     _note_enlarged(samples, findings)
-    return DataChecked(tuple(samples), coverage, encoder, word)
+    return ExaminedDataset(tuple(samples), coverage, encoder, word)
 
 
-class _Look(NamedTuple):
-    """What one image is like: what is wrong with it; else whether it is of one colour, and how much of it its mask leaves."""
+def _check_for_masks(data: DataConfig, samples: Sequence[Sample], findings: Findings) -> None:
+    """Add an error where masks are wanted and no image has one."""
+    has_masks = any(sample.mask or sample.subset.images.alpha_mask for sample in samples)
+    if data.masks_wanted and samples and not has_masks:
+        hint = "add conditioning_data_dir with mask images, or alpha_mask = true"
+        findings.error("--masked_loss: no image has a mask", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodedImage:
+    """What decoding one image has shown.
+
+    Attributes:
+        problems: why it, or its mask, cannot be used.
+        is_flat: it is of one colour.
+        mask_share: mean of its mask, 0..1; 1 without one.
+    """
 
     problems: tuple[Problem, ...] = ()
-    flat: bool = False
-    left: float = 1.0
+    is_flat: bool = False
+    mask_share: float = 1.0
 
 
-def _look(sample: Sample) -> _Look:
+def _decode(sample: Sample) -> _DecodedImage:
     try:
         view = load_view(sample)
     except CoinageError as error:
-        return _Look(error.problems)
-    flat = bool(np.ptp(view.pixels, axis=(1, 2)).max() < FLAT)
-    return _Look(flat=flat, left=1.0 if view.mask is None else float(view.mask.mean()))
+        return _DecodedImage(error.problems)
+    ranges = np.ptp(view.pixels, axis=(1, 2))
+    mask_share = 1.0 if view.mask is None else float(view.mask.mean())
+    return _DecodedImage(is_flat=bool(ranges.max() < FLAT), mask_share=mask_share)
 
 
 def decodable(
     samples: Sequence[Sample], readers: int, findings: Findings, *, skip: bool
 ) -> list[Sample]:
-    """The images that can be decoded; what is wrong with the others, and with their masks, is found."""
-    kept, bad, faint, hidden, flat = (
-        [],
-        list[Problem](),
-        list[Sample](),
-        list[Sample](),
-        list[Sample](),
-    )
+    """Return the images that can be decoded.
+
+    Args:
+        samples: images.
+        readers: threads that decode.
+        findings: gets what is wrong with the other images and with masks, and warnings about
+            images of one colour.
+        skip: images that cannot be decoded are left out with a warning; False: they are errors.
+    """
     with (
         ThreadPoolExecutor(max(readers, 1)) as pool,
         counted("reading images", len(samples)) as on_image,
     ):
-        for done, (sample, found) in enumerate(
-            zip(samples, pool.map(_look, samples), strict=True), 1
-        ):
-            bad += found.problems
-            if not found.problems:
-                kept.append(sample)
-                flat += [sample] if found.flat else []
-                if found.left < LEAST_MASK:
-                    (faint if found.left else hidden).append(sample)
+        results = []
+        for done, result in enumerate(pool.map(_decode, samples), 1):
+            results.append(result)
             on_image(done)
-    # An image in two datasets is told once
-    report_unusable(list(dict.fromkeys(bad)), findings, skip=skip)
-    _report_masks(kept, faint, hidden, findings)
-    if flat:
-        are = "is" if len(flat) == 1 else "are"
-        what = f"{len(flat)} of {wording.counted(len(kept), 'image')} {are} a single flat colour"
-        findings.warn(what, "; ".join(sample.path.name for sample in flat[:3]), "check the export")
-    return kept
+    # An image in two datasets is reported once
+    problems = dict.fromkeys(problem for result in results for problem in result.problems)
+    report_unusable(list(problems), findings, skip=skip)
+    usable = [
+        (sample, result)
+        for sample, result in zip(samples, results, strict=True)
+        if not result.problems
+    ]
+    _report_masks(usable, findings)
+    _warn_of_flat_images(usable, findings)
+    return [sample for sample, _ in usable]
 
 
-def _report_masks(
-    kept: Sequence[Sample], faint: Sequence[Sample], hidden: Sequence[Sample], findings: Findings
-) -> None:
-    """Masks that leave little or nothing of an image."""
+def _report_masks(images: Sequence[tuple[Sample, _DecodedImage]], findings: Findings) -> None:
+    """Report masks that leave little or nothing of an image."""
+    faint = [sample for sample, result in images if 0 < result.mask_share < LEAST_MASK]
+    hidden = [sample for sample, result in images if not result.mask_share]
     if faint:
+        masks = wording.counted(len(faint), "mask")
         left = f"less than {LEAST_MASK:.0%} of the image left"
-        what = (
-            f"{wording.counted(len(faint), 'mask')} with {left}, which then teaches next to nothing"
-        )
-        findings.warn(
-            what,
-            _mask_of(faint[0]),
-            "white is what counts; --mask_normalize makes up for small masks",
-        )
-    if hidden:
-        everything = len(hidden) == sum(sample.trains for sample in kept)
-        what = f"{wording.counted(len(hidden), 'mask')} with nothing of the image left, which teaches nothing"
-        tell = findings.error if everything else findings.warn
-        tell(
-            "the masks hide all of every image: nothing would be learned" if everything else what,
-            _mask_of(hidden[0]),
-            "white is what counts",
-        )
+        what = f"{masks} with {left}, which then teaches next to nothing"
+        hint = "white is what counts; --mask_normalize makes up for small masks"
+        findings.warn(what, _mask_of(faint[0]), hint)
+    if not hidden:
+        return
+    if len(hidden) == sum(sample.trains for sample, _ in images):
+        report = findings.error
+        what = "the masks hide all of every image: nothing would be learned"
+    else:
+        report = findings.warn
+        masks = wording.counted(len(hidden), "mask")
+        what = f"{masks} with nothing of the image left, which teaches nothing"
+    report(what, _mask_of(hidden[0]), "white is what counts")
 
 
 def _mask_of(sample: Sample) -> str:
     return str(sample.mask or sample.path)
 
 
+def _warn_of_flat_images(
+    images: Sequence[tuple[Sample, _DecodedImage]], findings: Findings
+) -> None:
+    flat = [sample.path.name for sample, result in images if result.is_flat]
+    if flat:
+        are = "is" if len(flat) == 1 else "are"
+        of_all = f"{len(flat)} of {wording.counted(len(images), 'image')}"
+        names = "; ".join(flat[:MOST_SHOWN])
+        findings.warn(f"{of_all} {are} a single flat colour", names, "check the export")
+
+
 def _warn_of_regularisation(samples: Sequence[Sample], token: str, findings: Findings) -> None:
-    idle = sum(sample.regularisation_without(token) for sample in samples)
-    if idle:
-        images = wording.counted(idle, "regularisation image")
-        what = f"{images} without the word {token} in the caption: only the word trains, so that costs time and teaches nothing"
-        findings.warn(what, hint="leave them out for Textual Inversion")
+    useless = sum(sample.regularisation_without(token) for sample in samples)
+    if useless:
+        images = wording.counted(useless, "regularisation image")
+        what = f"{images} without the word {token} in the caption"
+        why = "only the word trains, so that costs time and teaches nothing"
+        findings.warn(f"{what}: {why}", hint="leave them out for Textual Inversion")
 
 
 def _note_enlarged(samples: Sequence[Sample], findings: Findings) -> None:
     large = [sample.path.name for sample in samples if sample.enlarged > MUCH_ENLARGED]
     if large:
-        shown = ", ".join(large[:3])
-        findings.note(
-            f"{wording.counted(len(large), 'image')} smaller than half the training size, blurred when enlarged: {shown}; "
-            "bucket_no_upscale leaves them small"
-        )
+        images = wording.counted(len(large), "image")
+        names = ", ".join(large[:MOST_SHOWN])
+        what = f"{images} smaller than half the training size, blurred when enlarged: {names}"
+        findings.note(f"{what}; bucket_no_upscale leaves them small")
 
 
 def _note_sides(samples: Sequence[Sample], findings: Findings) -> None:
-    """Mirroring swaps left and right in pictures and not in captions."""
-    if any(s.subset.images.flip and re.search(r"\b(left|right)\b", s.caption) for s in samples):
-        findings.note(
-            "flip_aug mirrors images whose captions say left or right, and leaves the captions as they are"
-        )
+    """Note captions that say left or right, which mirroring swaps in the image alone."""
+    for sample in samples:
+        if sample.subset.images.flip and re.search(r"\b(left|right)\b", sample.caption):
+            what = "flip_aug mirrors images whose captions say left or right"
+            findings.note(f"{what}, and leaves the captions as they are")
+            return

@@ -1,4 +1,4 @@
-"""Sizes and orientations of images from their headers, without decoding a pixel."""
+"""Read sizes and orientations of images from their headers, without decoding a pixel."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ MAX_PIXELS = 178_956_970  # half a gigabyte as RGB
 HEAD = 4096  # bytes that are read at once
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_FIRST = 33  # bytes of a PNG's mark and of its header chunk
-MOST_CHUNKS = 20_000  # of a PNG that are walked over; more are no picture's
+MOST_CHUNKS = 20_000  # of a PNG that are walked over; no picture has more
 MOST_TEXT = 2**22  # bytes of a PNG's text that are read
 SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that hold the size
 RAW_PROFILE = "Raw profile type exif"  # ImageMagick's, in hexadecimal
 XMP_KEYWORD = "XML:com.adobe.xmp"
 KEYWORDS = (RAW_PROFILE.encode() + b"\0", XMP_KEYWORD.encode() + b"\0")
 LONGEST_KEYWORD = max(map(len, KEYWORDS))
+PILLOW_PLUGINS = {".jxl": "pillow_jxl", ".avif": "pillow_avif"}
 XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(\d)")
 
 # Our own limit is checked on every header, before a pixel is decoded; Pillow's would print a warning.
@@ -37,7 +38,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Width and height as stored, and the orientation (1 to 8; 1 is upright) from EXIF data, else from XMP."""
+    """Width and height as stored, and the orientation, 1 to 8 (1 is upright), from EXIF or XMP."""
 
     stored_wh: Size
     orientation: int = 1
@@ -50,10 +51,12 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Return an image's header. PNG and plain JPEG are read here, ten times faster; all others by Pillow.
+    """Return an image's header.
+
+    PNG and plain JPEG are read here, ten times faster than by Pillow, which reads all others.
 
     Raises:
-        OSError: no image, no pixels, or too many.
+        OSError: not an image, no pixels, or too many.
     """
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs as much as the read
         head = file.read(HEAD)
@@ -70,7 +73,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def check_size(size: Size) -> None:
-    """See that an image has pixels, and not too many.
+    """Check that an image has pixels, and not too many.
 
     Raises:
         OSError: it has none, or too many.
@@ -79,33 +82,37 @@ def check_size(size: Size) -> None:
     if width < 1 or height < 1:
         raise OSError("the image has no pixels")
     if width * height > MAX_PIXELS:
-        raise OSError(
-            f"{width}x{height} is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels"
-        )
+        limit = f"{MAX_PIXELS / 1e6:.0f} million pixels"
+        raise OSError(f"{width}x{height} is too large: more than {limit}")
 
 
 # PNG: chunks of length, kind, body, checksum; an orientation may stand before or after the pixels
 
 
 def _png(file: FileIO, head: bytes) -> Header | None:
-    """The header of a PNG; None where it does not begin as one."""
+    """Return the header of a PNG; None where it does not begin as one."""
     if head[12:16] != b"IHDR" or len(head) < PNG_FIRST:
         return None
     width, height = struct.unpack_from(">II", head, 16)
     end = file.seek(0, 2) if len(head) == HEAD else len(head)
-    told: dict[str, bytes] = {}
-    seen = False
+    metadata: dict[str, bytes] = {}
+    has_pixels = False
     for at, length, kind in _chunks(file, head, end):
-        seen = seen or kind == b"IDAT"
-        # Of texts the keyword decides: the settings of a picture that a program has drawn may be a megabyte.
-        start = _bytes_at(file, head, at + 8, LONGEST_KEYWORD) if kind in TELLING else b""
+        has_pixels = has_pixels or kind == b"IDAT"
+        if kind not in METADATA_CHUNKS:
+            continue
+        # Of texts the keyword decides: the settings of a drawn picture may be a megabyte.
+        start = _bytes_at(file, head, at + 8, LONGEST_KEYWORD)
         if kind == b"eXIf" or start.startswith(KEYWORDS):
-            told |= TELLING[kind](_bytes_at(file, head, at + 8, min(length, MOST_TEXT)))
-    return Header((width, height), orientation_in(told) if told else 1) if seen else None
+            body = _bytes_at(file, head, at + 8, min(length, MOST_TEXT))
+            metadata |= METADATA_CHUNKS[kind](body)
+    if not has_pixels:
+        return None
+    return Header((width, height), orientation_in(metadata) if metadata else 1)
 
 
 def _chunks(file: FileIO, head: bytes, end: int) -> Iterator[tuple[int, int, bytes]]:
-    """Place, length and kind of each chunk after the header; most of the pixels' chunks are jumped over."""
+    """Yield place, length and kind of the chunks after the header, without most of the pixels'."""
     at, jumped = PNG_FIRST, False
     for _ in range(MOST_CHUNKS):
         if at + 12 > end:
@@ -121,9 +128,10 @@ def _chunks(file: FileIO, head: bytes, end: int) -> Iterator[tuple[int, int, byt
 
 
 def _last_alike(file: FileIO, head: bytes, at: int, length: int, end: int) -> int:
-    """The last place where chunks of pixels that are all as long as the first still lead to one.
+    """Return the last place that chunks of pixels, all as long as the first, lead to.
 
-    Encoders write pixels in chunks of one length, hundreds in a photo: two looks do for a walk through the file.
+    Encoders write pixels in chunks of one length, hundreds in a photo: two looks replace a walk
+    through the file.
     """
     step = 12 + length
     low, high = 0, (end - at) // step
@@ -139,7 +147,7 @@ def _last_alike(file: FileIO, head: bytes, at: int, length: int, end: int) -> in
 
 
 def _chunk(file: FileIO, head: bytes, at: int) -> tuple[int, bytes]:
-    """Length and kind of the chunk at a place."""
+    """Return length and kind of the chunk at a place."""
     length, kind = struct.unpack(">I4s", _bytes_at(file, head, at, 8).ljust(8, b"\0"))
     return length, kind
 
@@ -156,19 +164,22 @@ def _exif_chunk(body: bytes) -> dict[str, bytes]:
 
 
 def _text_chunk(body: bytes) -> dict[str, bytes]:
-    """The EXIF data of a `tEXt` chunk: keyword, text."""
+    """Return the EXIF data of a `tEXt` chunk: keyword, text."""
     keyword, _, text = body.partition(b"\0")
     return {RAW_PROFILE: text} if keyword == RAW_PROFILE.encode() else {}
 
 
 def _packed_text_chunk(body: bytes) -> dict[str, bytes]:
-    """The EXIF data of a `zTXt` chunk: keyword, method, packed text."""
+    """Return the EXIF data of a `zTXt` chunk: keyword, method, packed text."""
     keyword, _, rest = body.partition(b"\0")
     return {RAW_PROFILE: _unpacked(rest[1:])} if keyword == RAW_PROFILE.encode() else {}
 
 
 def _long_text_chunk(body: bytes) -> dict[str, bytes]:
-    """The XMP or EXIF data of an `iTXt` chunk: keyword, packed or not, method, language, keyword again, text."""
+    """Return the XMP or EXIF data of an `iTXt` chunk.
+
+    It holds keyword, packed or not, method, language, keyword again, text.
+    """
     keyword, _, rest = body.partition(b"\0")
     name = {XMP_KEYWORD.encode(): "xmp", RAW_PROFILE.encode(): RAW_PROFILE}.get(keyword)
     parts = rest[2:].split(b"\0", 2)
@@ -184,7 +195,7 @@ def _unpacked(data: bytes) -> bytes:
         return b""
 
 
-TELLING = {
+METADATA_CHUNKS = {
     b"eXIf": _exif_chunk,
     b"tEXt": _text_chunk,
     b"zTXt": _packed_text_chunk,
@@ -196,7 +207,7 @@ TELLING = {
 
 
 def _jpeg_size(head: bytes) -> Size | None:
-    """Size of a JPEG whose frame header lies within `head`, without EXIF data or XMP."""
+    """Return the size of a JPEG whose frame header lies within `head`, without EXIF data or XMP."""
     at = 2
     while at + 9 <= len(head) and head[at] == 0xFF:
         marker = head[at + 1]
@@ -212,22 +223,15 @@ def _jpeg_size(head: bytes) -> Size | None:
 
 
 def _by_pillow(path: str | Path) -> Header:
-    suffix = str(path).lower()[-5:]
-    module = (
-        "pillow_jxl"
-        if suffix.endswith(".jxl")
-        else "pillow_avif"
-        if suffix.endswith(".avif")
-        else ""
-    )
-    if module:
+    plugin = PILLOW_PLUGINS.get(Path(path).suffix.lower())
+    if plugin:
         with contextlib.suppress(ImportError):
-            importlib.import_module(module)  # adds the format to Pillow, where it is installed
+            importlib.import_module(plugin)  # adds the format to Pillow, where it is installed
     try:
         with Image.open(path) as image:
             return Header(image.size, orientation_in(_as_bytes(image.info)))
     except UnidentifiedImageError:
-        raise OSError("no image, or of an unknown kind") from None
+        raise OSError("not an image, or of an unknown kind") from None
     except OSError:
         raise
     except Exception as error:  # a plugin may raise anything on a broken file
@@ -235,31 +239,32 @@ def _by_pillow(path: str | Path) -> Header:
 
 
 def _as_bytes(info: Mapping[Any, Any]) -> dict[str, bytes]:
-    """What Pillow has found of EXIF data and XMP."""
-    found = {}
+    """Return the EXIF data and XMP that Pillow has read."""
+    metadata = {}
     for name in ("exif", RAW_PROFILE, "xmp"):
         value = info.get(name) or (info.get(XMP_KEYWORD) if name == "xmp" else None)
         if value and isinstance(value, bytes | str):
-            found[name] = value if isinstance(value, bytes) else value.encode(errors="replace")
-    return found
+            metadata[name] = value if isinstance(value, bytes) else value.encode(errors="replace")
+    return metadata
 
 
-def orientation_in(told: Mapping[str, bytes]) -> int:
-    """Return the orientation that a file tells, 1 to 8; 1 when it tells none.
+def orientation_in(metadata: Mapping[str, bytes]) -> int:
+    """Return the orientation in a file's metadata, 1 to 8; 1 when it holds none.
 
     Args:
-        told: "exif" data, ImageMagick's raw profile, "xmp"; they count in this order, as in Pillow and macOS.
+        metadata: "exif" data, ImageMagick's raw profile, "xmp"; they count in this order, as in
+            Pillow and macOS.
     """
-    block = told.get("exif") or _from_hexadecimal(told.get(RAW_PROFILE, b""))
+    block = metadata.get("exif") or _from_hexadecimal(metadata.get(RAW_PROFILE, b""))
     value = _in_exif(block) if block else None
     if value is None:
-        match = XMP_ORIENTATION.search(told.get("xmp", b""))
+        match = XMP_ORIENTATION.search(metadata.get("xmp", b""))
         value = int(match[1]) if match else 1
     return value if 1 <= value <= 8 else 1
 
 
 def _from_hexadecimal(text: bytes) -> bytes:
-    """A raw profile's bytes: a line without text, one with its kind, one with its length, then digits."""
+    """Return a raw profile's bytes; three lines (empty, kind, length) come before the digits."""
     try:
         return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
     except ValueError:
@@ -267,7 +272,7 @@ def _from_hexadecimal(text: bytes) -> bytes:
 
 
 def _in_exif(block: bytes) -> int | None:
-    """The orientation in a block of EXIF data; None when it holds none."""
+    """Return the orientation in a block of EXIF data; None when it holds none."""
     exif = Image.Exif()
     try:
         exif.load(block)

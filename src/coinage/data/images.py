@@ -1,4 +1,4 @@
-"""Images to pixel arrays: decoded upright, resized to cover their bucket, cut to it."""
+"""Turn images into pixel arrays: decode upright, resize to cover the bucket, cut to it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+METHOD_NAMES = {"linear": "bilinear", "bicubic": "cubic"}  # names of the same
 PILLOW = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
 
@@ -46,16 +47,16 @@ class View:
 
 
 def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | None]:
-    """The image as displayed, 8-bit RGB, and its alpha channel where it has one.
+    """Return the image as displayed, 8-bit RGB, and its alpha channel where it has one.
 
-    Transparency is shown over the background colour, 16 bits are scaled to 8. As in sd-scripts, hidden colours show
-    instead, 16-bit grey saturates, and photos lie on their side.
+    Transparency is shown over the background colour, 16 bits are scaled to 8. As in sd-scripts,
+    hidden colours show instead, 16-bit grey saturates, and photos lie on their side.
 
     Raises:
         CoinageError: the file cannot be decoded.
     """
     try:
-        # The one that the scan has found: both must always agree
+        # The scan has read it in the same way: both must always agree
         orientation = read_header(path).orientation
         with Image.open(path) as image:
             check_size(image.size)  # Pillow may find another than the header told
@@ -80,7 +81,7 @@ def _transparent(image: Image.Image) -> bool:
 
 
 def _flatten(image: Image.Image, background: str) -> tuple[Image.Image, Image.Image | None]:
-    """8-bit RGB over a colour, and the alpha channel."""
+    """Return 8-bit RGB over a colour, and the alpha channel."""
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float64) / 257  # 65535 becomes 255
         image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
@@ -92,20 +93,22 @@ def _flatten(image: Image.Image, background: str) -> tuple[Image.Image, Image.Im
 
 
 def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
-    """Average [H, W, C] to `height` <= H rows, each the mean of the source rows it covers, in part or whole."""
+    """Average [H, W, C] to `height` <= H rows.
+
+    Each is the mean of the source rows that it covers, in part or whole.
+    """
     source = len(pixels)
     edges = np.arange(height + 1) * (source / height)
     whole = np.minimum(edges.astype(int), source)
     part = (edges - whole).astype(np.float32)[:, None, None]
     counts = np.diff(whole)
-    total = np.zeros(
-        (height, *pixels.shape[1:]), dtype=np.uint32 if pixels.dtype == np.uint8 else np.float32
-    )
+    dtype = np.uint32 if pixels.dtype == np.uint8 else np.float32
+    total = np.zeros((height, *pixels.shape[1:]), dtype=dtype)
     # Adding whole images of k-th rows is several times faster than reduceat
     for k in range(int(counts.max())):
         rows = np.flatnonzero(counts > k)
         total[rows] += pixels[whole[rows] + k]
-    # The first row of each group counts but in part, and the row after its last one in the rest.
+    # The first row of each group counts only in part, and the row after its last one in the rest.
     covered = total.astype(np.float32)
     covered += part[1:] * pixels[np.minimum(whole[1:], source - 1)]
     covered -= part[:-1] * pixels[whole[:-1]]
@@ -113,11 +116,13 @@ def shrink_rows(pixels: NDArray[Any], height: int) -> Floats:
 
 
 def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
-    """Interpolate [H, W, C] to `height` rows between the nearest 1, 2 or 4, as OpenCV; shrinking averages nothing.
+    """Interpolate [H, W, C] to `height` rows from the nearest 1, 2 or 4, as OpenCV does.
+
+    Shrinking averages nothing.
 
     Args:
         pixels: of any type.
-        height: rows that are wanted.
+        height: rows of the result.
         method: "nearest", "bilinear", "cubic"; or "area", which is OpenCV's when a side grows.
     """
     source = len(pixels)
@@ -131,18 +136,21 @@ def sample_rows(pixels: NDArray[Any], height: int, method: str) -> Floats:
     taps = {0: 1 - t, 1: t}
     if method == "cubic":
         taps = {k: _cubic(np.abs(t - k)) for k in (-1, 0, 1, 2)}
-    rows = sum(
-        w[:, None, None] * pixels[np.clip(first + k, 0, source - 1).astype(int)]
-        for k, w in taps.items()
-    )
+    rows: Any = 0
+    for offset, weights in taps.items():
+        sources = np.clip(first + offset, 0, source - 1).astype(int)
+        rows = rows + weights[:, None, None] * pixels[sources]
     return np.asarray(rows, dtype=np.float32)
 
 
 def _enlarged_area(pixels: NDArray[Any], height: int) -> Floats:
-    """Enlarge [H, W, C] to `height` rows as OpenCV by area: rows are repeated, and mixed where they meet."""
+    """Enlarge [H, W, C] to `height` rows by area, as OpenCV does.
+
+    Rows are repeated, and mixed where they meet.
+    """
     source, rows = len(pixels), np.arange(height)
     scale = height / source
-    # As OpenCV computes it: rows / scale rounds otherwise, and would repeat the wrong row now and then.
+    # As OpenCV computes it: rows / scale rounds otherwise, and would sometimes repeat a wrong row.
     first = np.floor(rows * (1 / scale)).astype(int)
     # How far the row reaches into the next one
     over = ((rows + 1) - (first + 1) * scale).astype(np.float32)
@@ -152,20 +160,24 @@ def _enlarged_area(pixels: NDArray[Any], height: int) -> Floats:
 
 
 def _cubic(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
-    """Weight of a row at a distance of 0..2 (Keys 1981, who takes a = -0.5; OpenCV takes -0.75)."""
+    """Return the weight of a row at a distance of 0..2 (Keys 1981: a = -0.5; OpenCV: -0.75)."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance <= 1, near, far)
 
 
 def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = None) -> Pixels:
-    """[H, W] or [H, W, 3] uint8. By default area averaging when neither side grows, else Lanczos, as in sd-scripts."""
+    """Return the resized image, [H, W] or [H, W, 3] uint8.
+
+    Args:
+        image: RGB or grey.
+        size_wh: of the result.
+        method: None: area averaging when neither side grows, else Lanczos, as in sd-scripts.
+    """
     if image.size == size_wh:
         return np.asarray(image)
     grows = size_wh[0] > image.size[0] or size_wh[1] > image.size[1]
-    chosen = {"linear": "bilinear", "bicubic": "cubic"}.get(method or "", method) or (
-        "lanczos" if grows else "area"
-    )
+    chosen = METHOD_NAMES.get(method, method) if method else "lanczos" if grows else "area"
     if chosen in PILLOW:
         return np.asarray(image.resize(size_wh, PILLOW[chosen]))
     pixels = np.atleast_3d(np.asarray(image))
@@ -180,12 +192,13 @@ def resize(image: Image.Image, size_wh: Size, method: Interpolation | None = Non
 def load_view(
     sample: Sample, *, flipped: bool = False, rng: np.random.Generator | None = None
 ) -> View:
-    """The image and its mask as trained on.
+    """Return the image and its mask as trained on.
 
     Args:
-        sample: which image.
+        sample: the image.
         flipped: mirror it.
-        rng: draws crop and colours where the subset varies them; None: cut in the middle, colours as they are.
+        rng: draws crop and colours where the subset varies them; None: cut in the middle, colours
+            as they are.
 
     Raises:
         CoinageError: the file cannot be decoded, or has changed since it was scanned.
@@ -193,35 +206,31 @@ def load_view(
     rules = sample.subset.images
     rgb, alpha = decode(sample.path, rules)
     if rgb.size != sample.image_wh:
-        what = f"the image is {rgb.size[0]}x{rgb.size[1]}, and was {sample.image_wh[0]}x{sample.image_wh[1]} when it was found"
-        raise CoinageError(
-            what, str(sample.path), "start again, and leave the images alone meanwhile"
-        )
-    fit = (
-        sample.fit
-        if rng is None
-        else vary_fit(sample.fit, rgb.size, sample.path, rules, rng, bucketed=sample.bucketed)
-    )
+        (width, height), (old_width, old_height) = rgb.size, sample.image_wh
+        what = f"the image is {width}x{height}, and was {old_width}x{old_height} when it was found"
+        hint = "start again, and leave the images alone meanwhile"
+        raise CoinageError(what, str(sample.path), hint)
+    fit = sample.fit
+    if rng is not None:
+        fit = vary_fit(fit, rgb.size, sample.path, rules, rng, bucketed=sample.bucketed)
     pixels = _cut(resize(rgb, fit.resized_wh, rules.interpolation), fit, flipped=flipped)
     if rng is not None and rules.color:
         pixels = vary_color(pixels, rng, as_reference=rules.as_reference)
-    scaled = (
-        np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(127.5) - 1
-    )
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+    scaled = channels / np.float32(127.5) - 1
     return View(scaled, _mask(sample, alpha, fit, flipped=flipped), fit)
 
 
 def _mask(sample: Sample, alpha: Image.Image | None, fit: Fit, *, flipped: bool) -> Floats | None:
-    """The mask through the same resize, cut and mirror as the image; a mask file wins over the alpha channel."""
+    """Return the mask, resized, cut and mirrored as the image is; a file wins over the alpha channel."""
     if sample.mask is not None:
         mask = decode(sample.mask, sample.subset.images)[0].getchannel("R")
     elif sample.subset.images.alpha_mask and alpha is not None:
         mask = alpha
     else:
         return None
-    return _cut(resize(mask, fit.resized_wh), fit, flipped=flipped).astype(np.float32) / np.float32(
-        255
-    )
+    weights = _cut(resize(mask, fit.resized_wh), fit, flipped=flipped)
+    return weights.astype(np.float32) / np.float32(255)
 
 
 def _cut(pixels: Pixels, fit: Fit, *, flipped: bool) -> Pixels:

@@ -1,4 +1,4 @@
-"""Latents kept on disk, one file per image: found again only for the same image, cut, VAE and precision."""
+"""Keep latents on disk, one file per image, for the same image, cut, VAE and precision."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 FORMAT = "coinage latents 1"
-MOST_PER_PIXEL = 64  # bytes that are read of a file; a VAE that makes nothing smaller writes 36
-NAME = 120  # bytes of an image's name in its entry's; file systems allow 255 in all
+# Bytes that are read of a file; a VAE that makes nothing smaller writes 36
+MOST_PER_PIXEL = 64
+LONGEST_NAME = 120  # bytes of an image's name in its file's name; file systems allow 255 in all
 
 
 class DiskCache:
     """A store of latents in files.
 
-    A file's name holds a key of everything that shapes the latents but the image's content; the content is
-    checked by time and size, and by its digest where those differ. A file that is broken, of another image
-    or of another program counts as missing, and `recomputed` tells why.
+    A file's name holds a key of everything that shapes the latents but the image's content. The
+    content is checked by time and size, and by its digest where those differ. A file that is
+    broken, of another image or of another program counts as missing, and `recomputed` says why.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class DiskCache:
         self.recomputed: dict[Path, str] = {}  # image: why its file was not used
 
     def path_for(self, key: Key) -> Path:
-        """Where a latent is kept: beside its image, or in a folder per image folder."""
+        """Return where a latent is kept: beside its image, or in a folder per image folder."""
         sample, flipped = self._samples[key[0]], key[1]
         rules, fit = sample.subset.images, sample.fit
         mask = sample.mask.name if sample.mask else ""
@@ -66,7 +67,7 @@ class DiskCache:
         ]
         digest = hashlib.blake2b(repr([FORMAT, *parts]).encode(), digest_size=8).hexdigest()
         # The digest has the whole name
-        stem = sample.path.name.encode(errors="replace")[:NAME].decode(errors="ignore")
+        stem = sample.path.name.encode(errors="replace")[:LONGEST_NAME].decode(errors="ignore")
         name = f"{stem}_{fit.bucket_wh[0]}x{fit.bucket_wh[1]}_{digest}.safetensors"
         parent = sample.path.parent
         if self._folder is None:
@@ -83,19 +84,19 @@ class DiskCache:
             data = read_limited(path, most=MEGABYTE + MOST_PER_PIXEL * width * height)
         except CoinageError:  # a device, or far larger than any latent of ours
             data = b""
-        found = self._parse(data, sample)
-        if isinstance(found, Latent):
-            return found
+        latent = self._parse(data, sample)
+        if isinstance(latent, Latent):
+            return latent
         with self._lock:
-            self.recomputed[sample.path] = found
+            self.recomputed[sample.path] = latent
         return None
 
     def _parse(self, data: bytes, sample: Sample) -> Latent | str:
-        """The latent in a file's bytes, or why there is none to be used."""
-        found = unpack(data, FORMAT)
-        if isinstance(found, str):
-            return found
-        tensors, about = found
+        """Return the latent in a file's bytes, or why it cannot be used."""
+        contents = unpack(data, FORMAT)
+        if isinstance(contents, str):
+            return contents
+        tensors, about = contents
         width, height = sample.fit.bucket_wh
         if "moments" not in tensors:
             return "the file is not ours"
@@ -112,18 +113,18 @@ class DiskCache:
 
     def save(self, key: Key, latent: Latent) -> None:
         sample = self._samples[key[0]]
-        tensors = {"moments": latent.moments} | (
-            {} if latent.mask is None else {"mask": latent.mask}
-        )
+        tensors = {"moments": latent.moments}
+        if latent.mask is not None:
+            tensors["mask"] = latent.mask
         about = {"format": FORMAT, "stamp": _stamp(sample), "content": _content(sample)}
         path = self.path_for(key)
         try:
             write_bytes(path, pack(tensors, about), sync=False)
         except CoinageError as error:
-            hint = "free some space, name a folder with --cache_dir, or use --cache_latents to keep them in memory"
-            raise CoinageError(
-                f"cannot keep latents: {error.problems[0].what}", str(path), hint
-            ) from error
+            hint = "free some space, name a folder with --cache_dir"
+            hint += ", or use --cache_latents to keep them in memory"
+            what = f"cannot keep latents: {error.problems[0].what}"
+            raise CoinageError(what, str(path), hint) from error
 
 
 def _files(sample: Sample) -> list[Path]:
@@ -131,13 +132,13 @@ def _files(sample: Sample) -> list[Path]:
 
 
 def _stamp(sample: Sample) -> str:
-    """Time and size of the image and its mask."""
+    """Return time and size of the image and its mask."""
     stats = [path.stat() for path in _files(sample)]
     return " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)
 
 
 def _content(sample: Sample) -> str:
-    """A digest of the bytes of the image and its mask."""
+    """Return a digest of the bytes of the image and its mask."""
     digest = hashlib.blake2b(digest_size=16)
     for path in _files(sample):
         digest.update(path.read_bytes())

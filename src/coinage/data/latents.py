@@ -1,4 +1,4 @@
-"""Images to latent distributions, encoded once or each time they are used."""
+"""Encode images to latent distributions, once or each time they are used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from coinage.data.batches import Item, PlannedBatch
-from coinage.data.buckets import Fit
+from coinage.data.buckets import Fit, Size
 from coinage.data.images import View, load_view, shrink_rows
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError
@@ -49,12 +49,12 @@ class Latent:
 
 
 class Store(Protocol):
-    """Where latents are kept between uses. `recomputed` tells whose stored latents were not used, and why."""
+    """Keeps latents between uses; `recomputed` says whose stored latents were not used, and why."""
 
     recomputed: dict[Path, str]
 
     def load(self, key: Key) -> Latent | None:
-        """The latent of a key, if it is there and right."""
+        """Return the latent of a key, if it is there and right."""
         ...
 
     def save(self, key: Key, latent: Latent) -> None:
@@ -83,7 +83,7 @@ class Memory:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -> list[Latent]:
-    """Posterior mean and standard deviation of each image, retried in float32 if not finite.
+    """Return posterior mean and standard deviation of each image, from float32 if not finite.
 
     Raises:
         CoinageError: an image's latents are not finite even in float32.
@@ -96,11 +96,8 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
     latents = []
     for path, values, view in zip(paths, moments, views, strict=True):
         if not torch.isfinite(values).all():
-            raise CoinageError(
-                "the VAE makes no finite latents of this image",
-                str(path),
-                "try --no_half_vae or another --vae",
-            )
+            what = "the VAE makes no finite latents of this image"
+            raise CoinageError(what, str(path), "try --no_half_vae or another --vae")
         height, width = values.shape[-2:]
         mask = None if view.mask is None else _averaged(view.mask, width, height)
         latents.append(Latent(values.clone(memory_format=torch.contiguous_format), mask, view.fit))
@@ -109,9 +106,9 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
 
 @contextmanager
 def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Have a VAE on a device and in a dtype for a while."""
+    """Put a VAE on a device and in a dtype for a while."""
     home = vae.device, vae.dtype
-    # diffusers' own tells of parts that no VAE has, each time
+    # diffusers' own warns each time of parts that no VAE has
     move = partial(torch.nn.Module.to, vae)
     if home != (device, dtype):
         move(device, dtype)
@@ -123,29 +120,35 @@ def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iter
 
 
 def in_memory(vae: AutoencoderKL, work: Callable[[], T], count: int, side: int) -> T:
-    """What a VAE makes of pictures: one by one, then in tiles, where they do not fit in the GPU's memory as they are.
+    """Return what a VAE makes of pictures that may not fit in the GPU's memory.
+
+    They are tried as they are, then one by one, then in tiles.
 
     Args:
         vae: the VAE.
-        work: calls it; called again where it did not fit, when all that the failed attempt had made is gone.
+        work: calls it; called again where memory was full, when everything from the failed attempt
+            is gone.
         count: pictures that it works on.
         side: the longer one of a picture, in latents.
 
     Raises:
         RuntimeError: the memory is full even so.
     """
-    found = _tried(work)
-    if found is None and count > 1:
+    result = _tried(work)
+    if result is None and count > 1:
         with _one_by_one(vae):
-            found = _tried(work)
-    if found is None:
+            result = _tried(work)
+    if result is None:
         with _one_by_one(vae) if count > 1 else nullcontext(), _tiled(vae, side):
-            found = work()
-    return found
+            result = work()
+    return result
 
 
 def _tried(work: Callable[[], T]) -> T | None:
-    """What `work` returns; None where memory runs out. The error is gone then, and with it the tensors of its frames."""
+    """Return the result of `work`; None where memory runs out.
+
+    The error is gone then, and with it the tensors of its frames.
+    """
     try:
         return work()
     except RuntimeError as error:
@@ -156,7 +159,7 @@ def _tried(work: Callable[[], T]) -> T | None:
 
 @contextmanager
 def _one_by_one(vae: AutoencoderKL) -> Iterator[None]:
-    """Have a VAE work on one picture of a batch after the other, which changes nothing in them."""
+    """Let a VAE work on one picture of a batch after the other, which does not change them."""
     before = vae.use_slicing
     vae.use_slicing = True
     try:
@@ -167,10 +170,10 @@ def _one_by_one(vae: AutoencoderKL) -> Iterator[None]:
 
 @contextmanager
 def _tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
-    """Have a VAE work on overlapping parts of a picture.
+    """Let a VAE work on overlapping parts of a picture.
 
-    diffusers does so only for what is larger than a tile, and its tiles are as large as the pictures that a model was
-    made for.
+    diffusers does so only for pictures larger than a tile, and its tiles are as large as the
+    pictures that a model was made for.
 
     Args:
         vae: the VAE.
@@ -202,7 +205,7 @@ def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
 def _averaged(
     mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]], width: int, height: int
 ) -> Tensor:
-    """A mask [H, W] averaged to the latents' size, as in sd-scripts: the mean of 8x8 blocks."""
+    """Average a mask [H, W] to the latents' size, as in sd-scripts: the mean of 8x8 blocks."""
     rows = shrink_rows(mask[..., None], height)
     return torch.from_numpy(shrink_rows(rows.transpose(1, 0, 2), width)[..., 0].T.copy())
 
@@ -210,7 +213,13 @@ def _averaged(
 def read_ahead(
     groups: Iterable[Sequence[T]], read: Callable[[T], R], readers: int
 ) -> Iterator[list[R]]:
-    """What `read` makes of each group's members, done by threads a few groups before it is asked for."""
+    """Yield the results of `read` for each group; threads work a few groups ahead.
+
+    Args:
+        groups: of members.
+        read: called with each member.
+        readers: threads; 0: no thread, nothing is read ahead.
+    """
     if readers == 0:
         for group in groups:
             yield [read(member) for member in group]
@@ -247,11 +256,11 @@ class Latents:
         return self._store.recomputed if self._store else {}
 
     def kept(self) -> Mapping[Key, Latent]:
-        """What is in memory; nothing where latents are on disk, which all processes see."""
+        """Return the latents in memory; none where they are on disk, which all processes see."""
         return self._store.kept if isinstance(self._store, Memory) else {}
 
     def keep(self, latents: Mapping[Key, Latent]) -> None:
-        """Take what another process has encoded."""
+        """Store latents that another process has encoded."""
         for key, latent in latents.items():
             if isinstance(self._store, Memory):
                 self._store.save(key, latent)
@@ -309,31 +318,27 @@ class Latents:
             raise ConfigError(problem for key in sorted(failed) for problem in failed[key].problems)
 
     def _chunks(self, batch_size: int) -> list[list[Key]]:
-        """Every image and its mirror image, in groups of one bucket."""
-        keys = [(i, False) for i in range(len(self._samples))]
-        keys += [(i, True) for i, sample in enumerate(self._samples) if sample.latents > 1]
-        buckets: dict[tuple[int, int], list[Key]] = {}
-        for key in sorted(keys):
-            buckets.setdefault(self._samples[key[0]].fit.bucket_wh, []).append(key)
-        ordered = (
-            keys
-            for _, keys in sorted(
-                buckets.items(), key=lambda item: (item[0][0] * item[0][1], item[0])
-            )
-        )
-        return [
-            keys[i : i + batch_size] for keys in ordered for i in range(0, len(keys), batch_size)
-        ]
+        """Return every image and its mirror image, in groups of one bucket, small ones first."""
+        buckets: dict[Size, list[Key]] = {}
+        for index, sample in enumerate(self._samples):
+            keys = buckets.setdefault(sample.fit.bucket_wh, [])
+            keys.append((index, False))
+            if sample.latents > 1:
+                keys.append((index, True))
+        chunks = []
+        for size in sorted(buckets, key=lambda size: (size[0] * size[1], size)):
+            keys = buckets[size]
+            chunks += [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+        return chunks
 
     def _encoded(self, views: Sequence[tuple[Key, View]]) -> list[Latent]:
         if not views:
             return []
-        return encode(
-            self._vae, [view for _, view in views], [self._samples[key[0]].path for key, _ in views]
-        )
+        paths = [self._samples[key[0]].path for key, _ in views]
+        return encode(self._vae, [view for _, view in views], paths)
 
     def of(self, batches: Sequence[PlannedBatch], seed: int, epoch: int) -> Iterator[list[Latent]]:
-        """The latents of each batch, in order.
+        """Yield the latents of each batch, in order.
 
         Crop and colours of an image that is not cached are drawn from (seed, epoch, position).
         """
@@ -345,7 +350,7 @@ class Latents:
         yield from self._of(batches, rng)
 
     def still(self, batches: Sequence[PlannedBatch]) -> Iterator[list[Latent]]:
-        """The same, every image cut in the middle and in its own colours."""
+        """Yield the same, every image cut in the middle and in its own colours."""
         yield from self._of(batches, lambda _: None)
 
     def _of(

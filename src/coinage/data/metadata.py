@@ -1,4 +1,4 @@
-"""Metadata files, sd-scripts' and Hugging Face's: captions of many images in one JSON or JSONL file."""
+"""Read metadata files, sd-scripts' or Hugging Face's: many captions in one JSON or JSONL file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coinage.config import IMAGE_SUFFIXES, CaptionRules
-from coinage.errors import CoinageError, Findings, Problem
+from coinage.errors import CoinageError, Findings
 from coinage.system.text_files import MEGABYTE, read_text
 from coinage.text.placeholder import encodable
 
@@ -18,18 +18,19 @@ from coinage.text.placeholder import encodable
 FOLDER_FILE = "metadata.jsonl"
 MOST_METADATA = 512 * MEGABYTE  # a million images with long captions
 MOST_CAPTION = 65_536  # bytes; a hundred pages, of which a model reads one line or three
-NAMES = ("image_path", "file_name")  # of the image in a line; the second is Hugging Face's
-TEXTS = ("caption", "text")  # of the caption, likewise
+# Keys of the image and of the caption in a line; the second ones are Hugging Face's
+NAME_KEYS = ("image_path", "file_name")
+CAPTION_KEYS = ("caption", "text")
 
 
-class Record(NamedTuple):
-    """What a metadata file says of one image.
+class MetadataEntry(NamedTuple):
+    """One image in a metadata file.
 
     Attributes:
         name: path of the image, absolute or relative.
-        fields: all that is said of it.
+        fields: everything in its entry.
         where: place in the file, for messages.
-        beside: the name counts from the metadata file's own folder where nothing else is said.
+        beside: a relative name counts from the metadata file's own folder where no other is given.
     """
 
     name: str
@@ -38,143 +39,156 @@ class Record(NamedTuple):
     beside: bool = False
 
 
-def records(path: Path, findings: Findings) -> Iterator[Record]:
-    """Yield what a metadata file says of each image; what is wrong with it is found."""
-    lines = path.suffix.lower() == ".jsonl"
+def read_entries(path: Path, findings: Findings) -> Iterator[MetadataEntry]:
+    """Yield the images of a metadata file; add an error for each entry that cannot be used."""
     try:
         text = read_text(path, most=MOST_METADATA)
     except CoinageError as error:
+        usual_hint = "check the path; it must be JSON, or JSONL with one object a line"
         for problem in error.problems:
-            hint = (
-                problem.hint or "check the path; it must be JSON, or JSONL with one object a line"
-            )
-            findings.errors.append(
-                Problem(f"cannot read the metadata file: {problem.what}", str(path), hint)
-            )
+            what = f"cannot read the metadata file: {problem.what}"
+            findings.error(what, str(path), problem.hint or usual_hint)
         return
-    yield from _of_lines(text, path, findings) if lines else _of_object(text, path, findings)
+    if path.suffix.lower() == ".jsonl":
+        yield from _entries_of_lines(text, path, findings)
+    else:
+        yield from _entries_of_object(text, path, findings)
 
 
-def _of_lines(text: str, path: Path, findings: Findings) -> Iterator[Record]:
+def _entries_of_lines(text: str, path: Path, findings: Findings) -> Iterator[MetadataEntry]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        record = _parsed(line, where, findings)
-        if record is None:
+        try:
+            fields = _parsed(line, where, findings)
+        except ValueError:
             continue
-        fields = record[0] if isinstance(record[0], dict) else {}
-        key = next((key for key in NAMES if key in fields), "")
-        if _is_name(fields.get(key)):
-            yield Record(fields[key], fields, where, beside=key == "file_name")
+        if not isinstance(fields, dict):
+            fields = {}
+        key = next((key for key in NAME_KEYS if key in fields), "")
+        name: Any = fields.get(key)
+        if _is_name(name):
+            yield MetadataEntry(name, fields, where, beside=key == "file_name")
         else:
-            _not_a_record(where, findings)
+            _report_no_entry(where, findings)
 
 
-def _of_object(text: str, path: Path, findings: Findings) -> Iterator[Record]:
-    found = _parsed(text, str(path), findings)
-    if found is None:
+def _entries_of_object(text: str, path: Path, findings: Findings) -> Iterator[MetadataEntry]:
+    try:
+        entries = _parsed(text, str(path), findings)
+    except ValueError:
         return
-    if not isinstance(found[0], dict):
-        hint = "or name a file with one object a line .jsonl"
-        findings.error(
-            "the metadata file must hold an object: image path to fields", str(path), hint
-        )
+    if not isinstance(entries, dict):
+        what = "the metadata file must hold an object: image path to fields"
+        findings.error(what, str(path), "or name a file with one object a line .jsonl")
         return
-    for number, (name, fields) in enumerate(found[0].items(), 1):
+    for number, (name, fields) in enumerate(entries.items(), 1):
         where = f"{path}, entry {number}"
         if _is_name(name) and isinstance(fields, dict):
-            yield Record(name, fields, where)
+            yield MetadataEntry(name, fields, where)
         else:
-            _not_a_record(where, findings)
+            _report_no_entry(where, findings)
 
 
-def _parsed(text: str, where: str, findings: Findings) -> tuple[Any] | None:
-    """The value of a JSON text, in a tuple since it may be None itself; None where it is broken."""
+def _parsed(text: str, where: str, findings: Findings) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON; `findings` has the error then.
+    """
     try:
-        return (json.loads(text),)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         hint = "it must be JSON, or JSONL with one object a line"
         findings.error(f"cannot read the metadata: {error}", where, hint)
-        return None
+        raise ValueError from error
 
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value) and encodable(value)
 
 
-def _not_a_record(where: str, findings: Findings) -> None:
-    hint = (
-        'write "1.png": {"caption": "..."}; in a .jsonl file {"file_name": "1.png", "text": "..."}'
-    )
+def _report_no_entry(where: str, findings: Findings) -> None:
+    lines = 'in a .jsonl file {"file_name": "1.png", "text": "..."}'
+    hint = f'write "1.png": {{"caption": "..."}}; {lines}'
     findings.error("the entry is not an object with an image path", where, hint)
 
 
-def composed(record: Record, rules: CaptionRules, findings: Findings) -> tuple[str, bool]:
-    """Return caption, separator, tags, and whether lines were left out.
+def caption_of(entry: MetadataEntry, rules: CaptionRules, findings: Findings) -> tuple[str, bool]:
+    """Return caption, separator and tags of an image, and whether lines were left out.
 
-    Tags are put on the first line with text, or with wildcards on each. Hugging Face calls the caption `text`.
+    Tags are put on the first line with text, or with wildcards on each line.
     """
-    caption, tags = (_text(record, names, findings) for names in (TEXTS, ("tags",)))
-    joined = rules.separator.join(text_lines(tags))
-    lines = text_lines(caption) or [""]
-    kept = lines if rules.wildcard else lines[:1]
-    whole = "\n".join(
-        line + rules.separator + joined if line and joined else line or joined for line in kept
-    )
-    return whole, len(kept) < len(lines)
+    lines = text_lines(_text(entry, CAPTION_KEYS, findings)) or [""]
+    tags = rules.separator.join(text_lines(_text(entry, ("tags",), findings)))
+    used = lines if rules.wildcard else lines[:1]
+    with_tags = [rules.separator.join(filter(None, (line, tags))) for line in used]
+    return "\n".join(with_tags), len(used) < len(lines)
 
 
-def _text(record: Record, names: tuple[str, ...], findings: Findings) -> str:
-    """The first of some fields that is there; "" where none is, or it cannot be used."""
-    name, value = next(((n, v) for n in names if (v := record.fields.get(n)) is not None), ("", ""))
+def _text(entry: MetadataEntry, names: tuple[str, ...], findings: Findings) -> str:
+    """Return the first of some fields that is there; "" where none is, or it cannot be used."""
+    for name in names:
+        value = entry.fields.get(name)
+        if value is not None:
+            return _usable_text(name, value, entry.where, findings)
+    return ""
+
+
+def _usable_text(name: str, value: object, where: str, findings: Findings) -> str:
+    """Return a field's text; "" with an error where it is not one."""
     if isinstance(value, str) and len(value) > MOST_CAPTION:
         what = f"`{name}` is too long: more than {MOST_CAPTION // 1024} kB"
-        findings.error(what, record.where, "a model reads a line or three")
-    elif not (isinstance(value, str) and encodable(value)):
-        findings.error(
-            f"`{name}` must be a string", record.where, f'write "{name}": "a photo of ..."'
-        )
-    else:
+        findings.error(what, where, "a model reads a line or three")
+        return ""
+    if isinstance(value, str) and encodable(value):
         return value
+    findings.error(f"`{name}` must be a string", where, f'write "{name}": "a photo of ..."')
     return ""
 
 
 def text_lines(text: str) -> list[str]:
-    """Return the lines with text, stripped. Only newlines end a line, as in editors and not as in splitlines."""
-    return [stripped for line in text.replace("\r", "\n").split("\n") if (stripped := line.strip())]
+    """Return the lines with text, stripped; only newlines end a line, as in editors."""
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    return [line for line in lines if line]
 
 
-def image_path(record: Record, folder: Path | None, file: Path, findings: Findings) -> str:
-    """Return the image that a record names; "" with an error where there is none.
+def image_path(
+    entry: MetadataEntry, folder: Path | None, metadata_file: Path, findings: Findings
+) -> str:
+    """Return the image that an entry names; "" with an error where there is none.
 
     Args:
-        record: its name is absolute or relative, with or without its suffix, with accents composed or not.
+        entry: its name is absolute or relative, with or without its suffix, with accents composed
+            or not.
         folder: of relative names.
-        file: the metadata file, whose own folder counts for names of Hugging Face's where `folder` is None.
+        metadata_file: its folder counts for Hugging Face's names where `folder` is None.
         findings: gets the error.
     """
-    folder = file.parent if folder is None and record.beside else folder
-    name = record.name
+    if folder is None and entry.beside:
+        folder = metadata_file.parent
+    name = entry.name
     if folder is None and not os.path.isabs(name):  # noqa: PTH117
         what = f"{name!r} is not absolute, and the subset has no image_dir"
-        findings.error(what, record.where, "add image_dir")
+        findings.error(what, entry.where, "add image_dir")
         return ""
-    base = os.path.join(folder or "", name)  # noqa: PTH118 - called for every image
+    path = os.path.join(folder or "", name)  # noqa: PTH118 - called for every image
     if "\0" not in name:
-        for candidate in _candidates(base):
+        for candidate in _candidates(path):
             if os.path.isfile(candidate):  # noqa: PTH113
                 return candidate
-    findings.error(f"image not found: {base}", record.where, "check the path and image_dir")
+    findings.error(f"image not found: {path}", entry.where, "check the path and image_dir")
     return ""
 
 
-def _candidates(base: str) -> Iterator[str]:
-    bases = [base]
-    if not base.isascii():
-        bases += [unicodedata.normalize(form, base) for form in ("NFC", "NFD")]
-    yield from bases
-    for name in bases:
+def _candidates(path: str) -> Iterator[str]:
+    """Yield the paths that an image's name may mean, the literal one first."""
+    paths = [path]
+    if not path.isascii():
+        paths += [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+    yield from paths
+    for base in paths:
         for suffix in IMAGE_SUFFIXES:
-            yield name + suffix
-            yield name + suffix.upper()
+            yield base + suffix
+            yield base + suffix.upper()

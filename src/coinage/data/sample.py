@@ -1,4 +1,4 @@
-"""What a dataset is made of once it has been found."""
+"""One image of a dataset with its caption, as the scan found it."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ class Sample:
 
     @property
     def trains(self) -> bool:
-        """Whether the image teaches the word: neither held out nor for regularisation."""
+        """True for an image that teaches the word: not held out and not for regularisation."""
         return not self.held_out and not self.subset.regularisation
 
     @property
     def latents(self) -> int:
-        """How many latents can be kept: the image's own, and those of its mirror image where it is flipped."""
+        """Number of latents to keep: 2 for an image that is mirrored at random, else 1."""
         return 2 if self.subset.images.flip and not self.held_out else 1
 
     def regularisation_without(self, token: str) -> bool:
-        """Whether this is a regularisation image whose caption lacks the word."""
+        """Return whether this is a regularisation image whose caption lacks the word."""
         return self.subset.regularisation and not word_pattern([token]).search(self.caption)
 
     @property
     def enlarged(self) -> float:
-        """How much the image grows on its way to the bucket; below 1 it shrinks."""
-        return max(
-            self.fit.resized_wh[0] / self.image_wh[0], self.fit.resized_wh[1] / self.image_wh[1]
-        )
+        """Factor by which the image grows on its way to the bucket; below 1 it shrinks."""
+        resized, image = self.fit.resized_wh, self.image_wh
+        return max(resized[0] / image[0], resized[1] / image[1])

@@ -1,179 +1,142 @@
-"""Learned words in other files, at another length, and mixed."""
+"""Words with vectors of another length, and several words mixed into one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from coinage.embeddings.file import DTYPES, PAIR, EmbeddingFile, pickle_bytes, tensors_of
-from coinage.embeddings.saving import save
+from coinage.config import ModelConfig
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import DTYPES
 from coinage.errors import CoinageError, EmbeddingFileError
-from coinage.system.files import write_bytes
+from coinage.models.vocabulary import read_vocabularies
 
-# Target -> suffixes that its files may have, the first where none is given.
-TARGETS = {
-    "safetensors": (".safetensors",),
-    "pt": (".pt", ".ckpt", ".bin"),
-    "diffusers": (".safetensors", ".bin"),
-    "onetrainer": (".safetensors",),
-}
+# Of a word's header: what a mix of several words keeps from the first
+KEPT_METADATA = ("format", "modelspec.sai_model_spec", "modelspec.architecture")
+SMALLEST_SINE = 1e-6  # of an angle: below it, the straight line is taken
 
 
-def target_of(path: Path, wanted: str | None) -> str:
-    """The kind of file to write: as asked, or as the suffix says.
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """One of several words to mix.
+
+    Attributes:
+        name: of its file, for messages and the header.
+        word: as it was read.
+        weight: of its vectors in the sum.
+    """
+
+    name: str
+    word: Word
+    weight: float
+
+
+def rescaled(word: Word, lengths: Mapping[str, float]) -> Word:
+    """Return the word with every vector at a length, given for each text encoder by its key."""
+    vectors = {}
+    for key, rows in word.vectors.items():
+        directions = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        vectors[key] = directions * lengths[key]
+    return replace(word, vectors=vectors)
+
+
+def vocabulary_lengths(word: Word, model: ModelConfig) -> dict[str, float]:
+    """Return the median length of a model's token embeddings for each of the word's text encoders.
 
     Raises:
-        CoinageError: the suffix is of no kind, or of another.
+        CoinageError: the model cannot be read, or has other text encoders.
     """
-    target = wanted or next(
-        (name for name, suffixes in TARGETS.items() if path.suffix.lower() in suffixes), None
-    )
-    if target is None:
-        raise CoinageError(
-            "cannot tell the format from the file name",
-            str(path),
-            "end it with .safetensors or .pt, or add --to",
-        )
-    if path.suffix.lower() not in TARGETS[target]:
-        raise CoinageError(
-            f"--to {target} does not write {path.suffix or 'files without an ending'}",
-            str(path),
-            f"end it with {TARGETS[target][0]}",
-        )
-    return target
+    vocabularies = read_vocabularies(model)
+    if set(vocabularies) != set(word.vectors):
+        has, takes = ", ".join(word.vectors), ", ".join(vocabularies)
+        raise CoinageError(f"the word is for {has}, and the model has {takes}", model.source)
+    return {key: float(words.norms.median()) for key, words in vocabularies.items()}
 
 
-def paths_of(target: str, path: Path, file: EmbeddingFile) -> list[Path]:
-    """The files that a target is written to: for diffusers one for each of SDXL's text encoders."""
-    both = target == "diffusers" and tuple(file.vectors) == PAIR
-    return [path, path.with_name(f"{path.stem}_2{path.suffix}")] if both else [path]
-
-
-def write_as(target: str, path: Path, file: EmbeddingFile, precision: str = "float") -> list[Path]:
-    """Write a word as a tool's own kind of file; returns what was written.
+def merged(ingredients: Sequence[Ingredient], *, slerp: bool = False) -> Word:
+    """Return several words as one: the weighted sum of their vectors.
 
     Args:
-        target: safetensors (one tensor `emb_params`, or SDXL's pair), pt (AUTOMATIC1111's), diffusers (the tensor under
-            the word itself; two files for SDXL), onetrainer (`emp_params`).
-        path: where to.
-        file: the word.
-        precision: float, fp16 or bf16.
+        ingredients: the words and their weights.
+        slerp: of two, turn from the first to the second along the sphere instead
+            (Shoemake 1985); the length changes evenly.
 
     Raises:
-        CoinageError: the target cannot hold it, or the file cannot be written.
+        EmbeddingFileError: they are of different models or lengths; or more than two, or weights
+            without a direction, for `slerp`.
     """
-    pair = tuple(file.vectors) == PAIR
-    if tuple(file.vectors) == ("clip_l",):  # alone, it is a word of SD 1
-        file = replace(file, vectors={"emb_params": file.vectors["clip_l"]})
-    if target in ("safetensors", "pt") or (target == "onetrainer" and pair):
-        save(path, file, precision)
-        return [path]
-    tensors = tensors_of(file, str(path), precision)
-    if target == "onetrainer":
-        _write_tensors(path, {"emp_params": next(iter(tensors.values()))})
-        return [path]
-    if file.token is None:
-        raise CoinageError(
-            "a diffusers file holds the word, and this file does not tell it",
-            str(path),
-            "add --token mychar",
-        )
-    paths = paths_of(target, path, file)
-    for place, rows in zip(paths, tensors.values(), strict=True):
-        # A single vector of a .bin is read flat by InvokeAI
-        one = rows[0] if len(rows) == 1 and path.suffix.lower() == ".bin" else rows
-        _write_tensors(place, {file.token: one.contiguous()})
-    return paths
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    data = (
-        pickle_bytes(tensors)
-        if path.suffix.lower() == ".bin"
-        else safetensors.torch.save(tensors, {"format": "pt"})
-    )
-    write_bytes(path, data)
-
-
-def rescaled(file: EmbeddingFile, lengths: Mapping[str, float]) -> EmbeddingFile:
-    """The word with every vector at a length, given for each text encoder."""
-    vectors = {
-        key: rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12) * lengths[key]
-        for key, rows in file.vectors.items()
-    }
-    return replace(file, vectors=vectors)
-
-
-def merged(
-    files: Sequence[tuple[str, EmbeddingFile, float]], *, slerp: bool = False
-) -> EmbeddingFile:
-    """Several words as one: the weighted sum of their vectors.
-
-    Args:
-        files: name, word and weight of each.
-        slerp: of two, turn from the first to the second along the sphere instead (Shoemake 1985), and their lengths along.
-
-    Raises:
-        EmbeddingFileError: they are of different models or lengths, or more than two for `slerp`.
-    """
-    first = files[0][1]
-    shapes = [
-        {key: tuple(rows.shape) for key, rows in file.vectors.items()} for _, file, _ in files
-    ]
-    if any(shape != shapes[0] for shape in shapes):
-        told = zip((name for name, _, _ in files), shapes, strict=True)
-        shown = "; ".join(
-            f"{name}: {', '.join(f'{k} {n}x{d}' for k, (n, d) in shape.items())}"
-            for name, shape in told
-        )
-        raise EmbeddingFileError(
-            f"words of different shapes cannot be merged ({shown})",
-            hint="give files of one model with equally many vectors",
-        )
-    if slerp and len(files) != 2:
+    _check_shapes(ingredients)
+    weights = [ingredient.weight for ingredient in ingredients]
+    if slerp and len(ingredients) != 2:
         raise EmbeddingFileError("--slerp is for two files")
-    weights = [weight for _, _, weight in files]
     if slerp and (min(weights) < 0 or sum(weights) <= 0):
         raise EmbeddingFileError("--slerp needs weights of 0 or more, and one above 0")
-    vectors = {
-        key: _slerp(rows, files[1][1].vectors[key], weights[1] / sum(weights))
-        if slerp
-        else sum((weight * file.vectors[key] for _, file, weight in files), torch.zeros_like(rows))
-        for key, rows in first.vectors.items()
-    }
-    kept = {
-        key: first.metadata[key]
-        for key in ("format", "modelspec.sai_model_spec", "modelspec.architecture")
-        if key in first.metadata
-    }
-    source = ", ".join(f"{name}:{weight:g}" for name, _, weight in files)
-    return EmbeddingFile(vectors, first.token, 0, kept | {"modelspec.merged_from": source})
+    first = ingredients[0].word
+    vectors = {}
+    for key, rows in first.vectors.items():
+        if slerp:
+            fraction = weights[1] / sum(weights)
+            vectors[key] = _slerp(rows, ingredients[1].word.vectors[key], fraction)
+        else:
+            vectors[key] = _weighted_sum(ingredients, key)
+    metadata = {key: first.metadata[key] for key in KEPT_METADATA if key in first.metadata}
+    sources = [f"{ingredient.name}:{ingredient.weight:g}" for ingredient in ingredients]
+    metadata["modelspec.merged_from"] = ", ".join(sources)
+    return Word(vectors, first.token, 0, metadata)
 
 
-def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """Rows [N, D] between those of `a` (share 0) and of `b` (share 1), in direction along the great circle, in length evenly."""
-    lengths = torch.lerp(a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), share)
-    a, b = (
-        torch.nn.functional.normalize(a.double(), dim=1),
-        torch.nn.functional.normalize(b.double(), dim=1),
+def _check_shapes(ingredients: Sequence[Ingredient]) -> None:
+    shapes = [_shapes(ingredient.word) for ingredient in ingredients]
+    if all(shape == shapes[0] for shape in shapes):
+        return
+    shown = []
+    for ingredient, shape in zip(ingredients, shapes, strict=True):
+        sizes = ", ".join(f"{key} {count}x{width}" for key, (count, width) in shape.items())
+        shown.append(f"{ingredient.name}: {sizes}")
+    raise EmbeddingFileError(
+        f"words of different shapes cannot be merged ({'; '.join(shown)})",
+        hint="give files of one model with equally many vectors",
     )
+
+
+def _shapes(word: Word) -> dict[str, tuple[int, int]]:
+    return {key: (len(rows), rows.shape[1]) for key, rows in word.vectors.items()}
+
+
+def _weighted_sum(ingredients: Sequence[Ingredient], key: str) -> Tensor:
+    total = torch.zeros_like(ingredients[0].word.vectors[key])
+    for ingredient in ingredients:
+        total = total + ingredient.weight * ingredient.word.vectors[key]
+    return total
+
+
+def _slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
+    """Return rows [N, D] between those of `a` (fraction 0) and of `b` (fraction 1).
+
+    The direction follows the great circle, the length changes evenly.
+    """
+    lengths = torch.lerp(a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), fraction)
+    a, b = F.normalize(a.double(), dim=1), F.normalize(b.double(), dim=1)
     angle = (a * b).sum(dim=1, keepdim=True).clamp(-1, 1).acos()
     if bool((angle > math.pi - 1e-4).any()):
         raise EmbeddingFileError(
             "--slerp: two vectors point in opposite directions, so there is no way between them",
             hint="leave out --slerp",
         )
-    turned = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
-    direction = torch.where(torch.sin(angle) < 1e-6, torch.lerp(a, b, share), turned)
-    return (torch.nn.functional.normalize(direction, dim=1) * lengths).float()
+    sine = torch.sin(angle)
+    turned = (torch.sin((1 - fraction) * angle) * a + torch.sin(fraction * angle) * b) / sine
+    direction = torch.where(sine < SMALLEST_SINE, torch.lerp(a, b, fraction), turned)
+    return (F.normalize(direction, dim=1) * lengths).float()
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """The name of a file's number format, so that a copy keeps it; float where it is none that is written."""
-    return next((name for name, known in DTYPES.items() if known == dtype), "float")
+    """Return the precision that keeps a file's dtype; float if it is one that is not written."""
+    for precision, written in DTYPES.items():
+        if written == dtype:
+            return precision
+    return "float"

@@ -1,160 +1,216 @@
-"""What an embedding file is, what it has learned, and where it works: `coinage inspect`."""
+"""What an embedding file is, what it has learned, and where it works: the data of `coinage inspect`."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from coinage.embeddings.consumers import verdicts
-from coinage.embeddings.file import FAMILY_WIDTHS, body_hash
-from coinage.embeddings.reading import Found, half_note, other_half
+from coinage.config import ModelConfig
+from coinage.embeddings.formats import layout_title
+from coinage.embeddings.pairs import half_note, open_with_other_half, other_half
+from coinage.embeddings.reading import OpenedFile
+from coinage.embeddings.saving import save_word
+from coinage.embeddings.tools import verdicts
+from coinage.embeddings.word import FAMILY_WIDTHS, Word
+from coinage.embeddings.writing import body_hash
 from coinage.errors import CoinageError
-from coinage.models.detect import FAMILY_NAMES
+from coinage.models.detect import FAMILY_NAMES, told_family
 from coinage.models.token_embedding import initial_rows
-from coinage.models.vocabulary import Vocabulary
+from coinage.models.vocabulary import Vocabulary, read_vocabularies
 
-LAYOUTS = {
-    "E": "sd-scripts (emb_params)",
-    "X": "SDXL pair (clip_l, clip_g)",
-    "A": "AUTOMATIC1111 (string_to_param)",
-    "O": "the first Textual Inversion code (string_to_param)",
-    "Ept": "sd-scripts (emb_params), pickled",
-    "Xpt": "SDXL pair (clip_l, clip_g), pickled",
-    "D": "diffusers (one tensor, named as the word)",
-    "D2": "diffusers, in two files",
-    "P": "diffusers, pivotal tuning (clip_l or clip_g)",
-    "PTI": "diffusers, embeddings.pti",
-    "OT": "OneTrainer",
-    "B": "embedding in a LoRA",
-    "L": "list of words",
-    "T": "tensor without a name",
-    "G": "AUTOMATIC1111, in a picture",
-}
-LOUD, FAINT = 10.0, 0.2  # times the vocabulary's median length
-UNMOVED = 0.9999  # cosine to a word, from which a row is that word
-SHOWN = 200  # characters of a metadata value
+LONG_VECTOR, SHORT_VECTOR = 10.0, 0.2  # times the vocabulary's median length
+SAME_WORD_COSINE = 0.9999  # from which on a vector is a word of the model
+SHOWN_CHARACTERS = 200  # of a metadata value
+CHANGED_TENSORS = (
+    "the tensors are not those that the file's header names: it was changed, or is damaged"
+)
+SAFE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
-def inspect(
-    path: Path, found: Found, vocabularies: Mapping[str, Vocabulary], family: str | None = None
-) -> dict[str, Any]:
-    """All there is to say about a file, as plain values for JSON.
+@dataclass(frozen=True, slots=True)
+class ComparedModel:
+    """A model that vectors are compared with.
+
+    Attributes:
+        family: its name; None without a model.
+        vocabularies: one for each text encoder, by the key of its vectors; empty without a model.
+    """
+
+    family: str | None = None
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
+
+
+def read_model(source: str | None, tokenizer_cache: Path | None = None) -> ComparedModel:
+    """Read the vocabularies of a model; without a source, return no model.
+
+    Args:
+        source: a file, a diffusers folder or a hub id.
+        tokenizer_cache: folder of tokenizers, for a model in a single file.
+
+    Raises:
+        CoinageError: not a model, or it cannot be read.
+    """
+    if source is None:
+        return ComparedModel()
+    family = told_family(source)
+    if family is None:
+        raise CoinageError(
+            "not a Stable Diffusion model, or its kind cannot be recognised",
+            source,
+            "give a file, a diffusers folder or a hub id",
+        )
+    model = ModelConfig(source=source, family=family, tokenizer_cache=tokenizer_cache)
+    return ComparedModel(family, read_vocabularies(model))
+
+
+def inspect_word(word: Word, model: str | None, tokenizer_cache: Path | None) -> dict[str, Any]:
+    """Return all about a word, as `Word.inspect` does.
+
+    Raises:
+        CoinageError: the file or the model cannot be read.
+    """
+    compared = read_model(model, tokenizer_cache)
+    if word.path is not None and word.path.is_file():
+        opened = open_with_other_half(word.path)
+        if _same_vectors(opened.word, word):
+            return inspect_file(word.path, replace(opened, word=word), compared)
+    stem = word.token if word.token and SAFE_STEM.fullmatch(word.token) else "word"
+    with tempfile.TemporaryDirectory(prefix="coinage-") as folder:
+        path = Path(folder) / f"{stem}.safetensors"
+        save_word(word, path, to=None, precision="float", overwrite=True)
+        return inspect_file(path, open_with_other_half(path), compared) | {"file": None}
+
+
+def _same_vectors(a: Word, b: Word) -> bool:
+    if a.vectors.keys() != b.vectors.keys():
+        return False
+    return all(torch.equal(rows, b.vectors[key].cpu()) for key, rows in a.vectors.items())
+
+
+def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[str, Any]:
+    """Return all about a file, as plain values for JSON.
 
     Args:
         path: the file.
-        found: what was read from it.
-        vocabularies: of the model to compare with, by key; empty without one.
-        family: of that model; told from the file without one.
+        opened: what was read from it.
+        model: to compare with.
     """
-    file = found.embedding
-    other = other_half(path, found)
-    half = "" if found.layout == "D2" else half_note(path, found, other)
-    warnings: list[str] = [*found.warnings]
-    encoders = [
-        _encoder(key, rows, vocabularies.get(key), file.metadata.get("ti.init_word"), warnings)
-        for key, rows in file.vectors.items()
-    ]
-    if (
-        vocabularies
-        and not other
-        and not set(file.vectors) <= {*vocabularies, "clip_l" if family == "sd1" else ""}
-    ):
-        warnings.append(
-            f"the file has {', '.join(file.vectors)}, and the model takes {', '.join(vocabularies)}: made for another model"
-        )
-    told_family = "sdxl" if other else found.family
-    target = family or told_family
-    widths = tuple(v.table.shape[1] for v in vocabularies.values()) or FAMILY_WIDTHS.get(
-        target or "", ()
-    )
-    own = told_family or (
-        family if tuple(rows.shape[1] for rows in file.vectors.values()) == widths else None
-    )
+    word = opened.word
+    other = other_half(path, opened)
+    warnings = list(opened.warnings)
+    encoders = []
+    for key, rows in word.vectors.items():
+        vocabulary = model.vocabularies.get(key)
+        encoders.append(_encoder(key, rows, vocabulary, word.metadata.get("ti.init_word")))
+        warnings += _length_warnings(key, rows)
+        warnings += _comparison_warnings(key, rows, vocabulary, encoders[-1])
+    if not other:
+        warnings += _key_warnings(word, model)
+    hashes = _hashes(path, word.metadata.get("modelspec.hash_sha256"))
+    if not _is_as_stored(hashes):
+        warnings.append(CHANGED_TENSORS)
+    family = "sdxl" if other else word.family
+    target_family = model.family or family
+    target_widths = _target_widths(model, target_family)
+    if family is None and _widths(word) == target_widths:
+        family = model.family
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "layout": {"id": found.layout, "name": LAYOUTS.get(found.layout, "")},
-        "family": own,
-        "family_name": FAMILY_NAMES.get(own or "", "unknown model"),
-        "token": file.token,
-        "vectors": file.num_vectors,
-        "dtype": str(found.dtype).removeprefix("torch."),
+        "layout": {"id": opened.layout, "name": layout_title(opened.layout)},
+        "family": family,
+        "family_name": FAMILY_NAMES.get(family or "", "unknown model"),
+        "token": word.token,
+        "vectors": word.num_vectors,
+        "dtype": str(opened.dtype).removeprefix("torch."),
         "encoders": encoders,
-        "metadata": {
-            key: value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-            for key, value in sorted(file.metadata.items())
-        },
-        "hash": _hashes(path, file.metadata.get("modelspec.hash_sha256"), warnings),
-        "notes": [*found.notes, *([half] if half else [])],
+        "metadata": _shown_metadata(word.metadata),
+        "hash": hashes,
+        "notes": _notes(path, opened, other),
         "warnings": list(dict.fromkeys(warnings)),
-        "tools": _tools(path, found, target, widths),
+        "tools": _tools(path, opened, target_family, target_widths),
     }
 
 
+def _notes(path: Path, opened: OpenedFile, other: Path | None) -> list[str]:
+    note = "" if opened.layout == "D2" else half_note(path, opened, other)
+    return [*opened.notes, note] if note else [*opened.notes]
+
+
+def _widths(word: Word) -> tuple[int, ...]:
+    return tuple(rows.shape[1] for rows in word.vectors.values())
+
+
+def _target_widths(model: ComparedModel, family: str | None) -> tuple[int, ...]:
+    """Return the widths of the text encoders: of the model, or of the family's released models."""
+    if model.vocabularies:
+        return tuple(words.table.shape[1] for words in model.vocabularies.values())
+    return FAMILY_WIDTHS.get(family or "", ())
+
+
+def _shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    shown = {}
+    for key, value in sorted(metadata.items()):
+        is_long = len(value) > SHOWN_CHARACTERS
+        shown[key] = f"{value[:SHOWN_CHARACTERS]}..." if is_long else value
+    return shown
+
+
 def _tools(
-    path: Path, found: Found, family: str | None, widths: tuple[int, ...]
+    path: Path, opened: OpenedFile, family: str | None, widths: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    """What each tool makes of the file, where its family is known; a word that lies elsewhere works in OneTrainer at most."""
-    judged = verdicts(path, family, widths, found.embedding.token) if family and widths else []
-    told = []
-    for v in judged:
-        loads, why = v.loads, v.why
-        if found.problem and v.tool != "OneTrainer":
-            loads, why = False, f"{found.problem.what[0].upper()}{found.problem.what[1:]}."
-        told.append({"tool": v.tool, "loads": loads, "write": v.write if loads else "", "why": why})
-    return told
+    """Return what each tool makes of the file, if its family is known.
+
+    A word that is in other vectors than a word's works in OneTrainer at most.
+    """
+    if not family or not widths:
+        return []
+    entries = []
+    for verdict in verdicts(path, family, widths, opened.word.token):
+        loads, why = verdict.loads, verdict.why
+        if opened.problem and verdict.tool != "OneTrainer":
+            what = opened.problem.what
+            loads, why = False, f"{what[0].upper()}{what[1:]}."
+        write = verdict.write if loads else ""
+        entries.append({"tool": verdict.tool, "loads": loads, "write": write, "why": why})
+    return entries
 
 
 def _encoder(
-    key: str,
-    rows: Tensor,
-    vocabulary: Vocabulary | None,
-    init_word: str | None,
-    warnings: list[str],
+    key: str, rows: Tensor, vocabulary: Vocabulary | None, init_word: str | None
 ) -> dict[str, Any]:
-    """One text encoder's rows, beside the words of its vocabulary."""
-    norms = rows.norm(dim=1)
-    entries: list[dict[str, Any]] = [{"norm": float(norm)} for norm in norms]
-    told: dict[str, Any] = {"key": key, "width": rows.shape[1], "rows": entries}
-    if norms.any():  # all of them zero is told already
-        warnings += [
-            f"{key}, vector {n}: its length is 0, so it does nothing"
-            for n, norm in enumerate(norms, 1)
-            if not norm
-        ]
-    if vocabulary is None:
-        return told
-    if vocabulary.table.shape[1] != rows.shape[1]:
-        warnings.append(
-            f"{key}: {rows.shape[1]} wide, and the model's vectors are {vocabulary.table.shape[1]} wide: made for another model"
-        )
-        return told
+    """Return one text encoder's vectors beside the words of its vocabulary."""
+    entries: list[dict[str, Any]] = [{"norm": norm} for norm in rows.norm(dim=1).tolist()]
+    encoder: dict[str, Any] = {"key": key, "width": rows.shape[1], "rows": entries}
+    if vocabulary is None or vocabulary.table.shape[1] != rows.shape[1]:
+        return encoder
     low, median, high = vocabulary.usual_lengths
-    told["vocabulary"] = {"median": median, "from": low, "to": high}
+    encoder["vocabulary"] = {"median": median, "from": low, "to": high}
     start = _start(vocabulary, init_word, len(rows))
-    for number, (entry, norm, nearest) in enumerate(
-        zip(entries, norms.tolist(), vocabulary.nearest(rows), strict=True), 1
-    ):
-        entry |= {
-            "ratio": norm / median,
-            "nearest": [{"word": word, "cosine": cosine} for word, cosine in nearest],
-        }
+    for number, nearest in enumerate(vocabulary.nearest(rows)):
+        entry = entries[number]
+        entry["ratio"] = entry["norm"] / median
+        entry["nearest"] = [{"word": word, "cosine": cosine} for word, cosine in nearest]
         if start is not None:
-            cosine = torch.cosine_similarity(rows[number - 1], start[number - 1], dim=0).clamp(
-                -1, 1
-            )
-            entry["degrees_from_init_word"] = float(cosine.acos().rad2deg())
-        warnings += _row_warnings(f"{key}, vector {number}", norm / median, nearest[0])
-    return told
+            entry["degrees_from_init_word"] = _degrees(rows[number], start[number])
+    return encoder
+
+
+def _degrees(a: Tensor, b: Tensor) -> float:
+    cosine = torch.cosine_similarity(a, b, dim=0).clamp(-1, 1)
+    return float(cosine.acos().rad2deg())
 
 
 def _start(vocabulary: Vocabulary, init_word: str | None, count: int) -> Tensor | None:
-    """Where the rows began, if the file tells and the model knows the word."""
+    """Return where the vectors began, if the file says so and the model knows the word."""
     if not init_word:
         return None
     try:
@@ -163,28 +219,67 @@ def _start(vocabulary: Vocabulary, init_word: str | None, count: int) -> Tensor 
         return None
 
 
-def _row_warnings(what: str, ratio: float, nearest: tuple[str, float]) -> list[str]:
-    found = []
-    if ratio > LOUD:
-        hint = "coinage convert --rescale vocab shortens it"
-        found.append(
-            f"{what}: {ratio:.0f} times as long as the model's words, so the rest of a prompt may be ignored; {hint}"
-        )
-    if 0 < ratio < FAINT:
-        found.append(
-            f"{what}: {ratio:.2f} of the length of the model's words, so it will hardly act"
-        )
-    if nearest[1] > UNMOVED:
-        found.append(f"{what}: is the word {nearest[0]!r} itself: nothing was learned")
-    return found
+def _length_warnings(key: str, rows: Tensor) -> list[str]:
+    """Return warnings about single vectors of length 0; that all are zero is another warning."""
+    norms = rows.norm(dim=1)
+    if not norms.any():
+        return []
+    numbers = [number for number, norm in enumerate(norms, 1) if not norm]
+    return [f"{key}, vector {n}: its length is 0, so it does nothing" for n in numbers]
 
 
-def _hashes(path: Path, stored: str | None, warnings: list[str]) -> dict[str, str | None]:
-    """The whole file's digest (AutoV2 is its start), that of its tensors (AutoV3), and what the header says of the latter."""
-    data = path.read_bytes()
-    body = body_hash(data)
-    if stored and body and stored.removeprefix("0x") != body:
+def _key_warnings(word: Word, model: ComparedModel) -> list[str]:
+    """Return a warning about text encoders that the model does not have."""
+    taken = {*model.vocabularies}
+    if model.family == "sd1":
+        taken.add("clip_l")
+    if not model.vocabularies or set(word.vectors) <= taken:
+        return []
+    has, takes = ", ".join(word.vectors), ", ".join(model.vocabularies)
+    return [f"the file has {has}, and the model takes {takes}: made for another model"]
+
+
+def _comparison_warnings(
+    key: str, rows: Tensor, vocabulary: Vocabulary | None, encoder: dict[str, Any]
+) -> list[str]:
+    if vocabulary is None:
+        return []
+    width, expected = rows.shape[1], vocabulary.table.shape[1]
+    if width != expected:
+        widths = f"{key}: {width} wide, and the model's vectors are {expected} wide"
+        return [f"{widths}: made for another model"]
+    warnings = []
+    for number, entry in enumerate(encoder["rows"], 1):
+        warnings += _vector_warnings(f"{key}, vector {number}", entry["ratio"], entry["nearest"])
+    return warnings
+
+
+def _vector_warnings(name: str, ratio: float, nearest: Sequence[Mapping[str, Any]]) -> list[str]:
+    warnings = []
+    if ratio > LONG_VECTOR:
         warnings.append(
-            "the tensors are not those that the file's header names: it was changed, or is damaged"
+            f"{name}: {ratio:.0f} times as long as the model's words, so the rest of a prompt "
+            "may be ignored; coinage convert --rescale vocab shortens it"
         )
-    return {"file": hashlib.sha256(data).hexdigest(), "tensors": body, "stored": stored}
+    if 0 < ratio < SHORT_VECTOR:
+        warnings.append(
+            f"{name}: {ratio:.2f} of the length of the model's words, so it will have little effect"
+        )
+    if nearest[0]["cosine"] > SAME_WORD_COSINE:
+        warnings.append(f"{name}: is the word {nearest[0]['word']!r} itself: nothing was learned")
+    return warnings
+
+
+def _hashes(path: Path, stored: str | None) -> dict[str, str | None]:
+    """Return digests: of the file (AutoV2 is its start), of its tensors (AutoV3), and as in the header."""
+    data = path.read_bytes()
+    return {
+        "file": hashlib.sha256(data).hexdigest(),
+        "tensors": body_hash(data),
+        "stored": stored,
+    }
+
+
+def _is_as_stored(hashes: Mapping[str, str | None]) -> bool:
+    stored, tensors = hashes["stored"], hashes["tensors"]
+    return not stored or not tensors or stored.removeprefix("0x") == tensors

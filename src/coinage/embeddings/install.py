@@ -1,4 +1,4 @@
-"""Give a loaded model its new word."""
+"""Words installed in a loaded model: to train from a start, or as they were learned."""
 
 from __future__ import annotations
 
@@ -9,68 +9,76 @@ import torch
 from torch import Tensor
 
 from coinage.config import WordConfig
-from coinage.embeddings.file import vectors_for
-from coinage.embeddings.reading import JOIN, open_word, tell
+from coinage.embeddings.pairs import HOW_TO_JOIN, open_with_other_half
+from coinage.embeddings.reading import log_reading
+from coinage.embeddings.word import Word, vectors_for
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
 from coinage.models.base import Components
 from coinage.models.token_embedding import initial_rows, table_of
-from coinage.text.placeholder import Placeholder, Tokenizer, placeholders_for, vocabulary_problems
+from coinage.text.placeholder import Placeholder, placeholders_for, vocabulary_problems
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
 
 
 def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
-    """The vectors of the word's file, by key, as many as the word has; empty without a file.
+    """Return the vectors of the word's file, by key, as many as the word has; empty without a file.
 
     Raises:
-        EmbeddingFileError: no embedding, or another number of vectors than `init_fit` makes fit.
+        EmbeddingFileError: not an embedding, or another number of vectors than `init_fit` makes fit.
     """
     if word.init_file is None:
         return {}
-    file = open_word(word.init_file).word()
+    file = open_with_other_half(word.init_file).usable_word()
     count, wanted = file.num_vectors, word.num_vectors
-    if count != wanted and word.init_fit != ("truncate" if count > wanted else "repeat"):
+    fitting = "truncate" if count > wanted else "repeat"
+    if count != wanted and word.init_fit != fitting:
         way = "truncate takes the first ones" if count > wanted else "repeat takes them in turn"
-        hint = f"pass --num_vectors_per_token {count}; or --weights_fit {way}"
-        what = f"this file has {counted(count, 'vector')}, but --num_vectors_per_token is {wanted}"
-        raise EmbeddingFileError(what, str(word.init_file), hint)
+        raise EmbeddingFileError(
+            f"this file has {counted(count, 'vector')}, but --num_vectors_per_token is {wanted}",
+            str(word.init_file),
+            f"pass --num_vectors_per_token {count}; or --weights_fit {way}",
+        )
     return {key: rows[torch.arange(wanted) % count] for key, rows in file.vectors.items()}
 
 
-def tell_of_file(word: WordConfig) -> None:
-    """As `tell`, of the word's own file."""
+def log_word_file(word: WordConfig) -> None:
+    """Log what there is to know about the word's own file, as `log_reading` does."""
     if word.init_file is not None:
-        tell(word.init_file, open_word(word.init_file))
+        log_reading(word.init_file, open_with_other_half(word.init_file))
 
 
-def fits(
+def misfit(
     vectors: Mapping[str, Tensor], keys: Sequence[str], widths: Sequence[int], where: str
 ) -> Problem | None:
-    """Return what is wrong with a file's vectors for a model, None where they fit or there are none.
+    """Return why vectors do not fit a model; None if they do, or if there are none.
 
     Args:
-        vectors: [n, D] by key, as `read_vectors` gives them.
+        vectors: [n, D] by key.
         keys: name of each of the model's text encoders in embedding files.
         widths: of each text encoder's token embeddings.
-        where: the file.
+        where: the file, or the word.
     """
-    given = [vectors_for(vectors, key) for key in keys]
-    if not vectors or all(
-        rows is not None and rows.shape[1] == width
-        for rows, width in zip(given, widths, strict=True)
-    ):
+    if not vectors or _fit(vectors, keys, widths):
         return None
     has = " and ".join(f"{key} {rows.shape[1]} wide" for key, rows in vectors.items())
     needs = " and ".join(f"{key} {width} wide" for key, width in zip(keys, widths, strict=True))
     hint = "give a file that was made for this kind of model"
     if len(vectors) < len(keys) and next(iter(vectors.values())).shape[1] in widths:
-        hint = JOIN
+        hint = HOW_TO_JOIN
     return Problem(f"this file has vectors for {has}, and the model takes {needs}", where, hint)
 
 
+def _fit(vectors: Mapping[str, Tensor], keys: Sequence[str], widths: Sequence[int]) -> bool:
+    for key, width in zip(keys, widths, strict=True):
+        rows = vectors_for(vectors, key)
+        if rows is None or rows.shape[1] != width:
+            return False
+    return True
+
+
 def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Placeholder:
-    """As `install_words`, for one word."""
+    """Install one word as `install_words` does; return its placeholder."""
     (placeholder,) = install_words(parts, [word], keys)
     return placeholder
 
@@ -78,7 +86,7 @@ def install_word(parts: Components, word: WordConfig, keys: Sequence[str]) -> Pl
 def install_words(
     parts: Components, words: Sequence[WordConfig], keys: Sequence[str]
 ) -> tuple[Placeholder, ...]:
-    """Give words their ids and their first rows in every text encoder; earlier words are forgotten.
+    """Install words that are to be trained, with their first vectors; earlier words are removed.
 
     Args:
         parts: the model's.
@@ -88,48 +96,92 @@ def install_words(
     Raises:
         ConfigError: the model has a word already.
         EmbeddingFileError: a word's file does not fit the model or the number of vectors.
-        CoinageError: an init word has no tokens, or the tokenizer has tokens that the text encoder lacks.
+        CoinageError: an init word has no tokens, or the tokenizer has tokens that the text encoder
+            lacks.
     """
-    placeholders = placeholders_for(
-        [(word.token, word.num_vectors) for word in words], len(table_of(parts.text_encoders[0]))
-    )
-    given = [read_vectors(word) for word in words]
-    widths = [table_of(encoder).shape[1] for encoder in parts.text_encoders]
-    for word, vectors in zip(words, given, strict=True):
-        if problem := fits(vectors, keys, widths, str(word.init_file)):
-            raise EmbeddingFileError(problem.what, problem.where, problem.hint)
-    found = []
-    for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.text_encoders, strict=True):
-        problems = vocabulary_problems(
-            [piece for p in placeholders for piece in p.pieces],
-            tokenizer.get_vocab(),
-            "the loaded tokenizer",
-        )
-        if problems:
-            raise ConfigError(problems)
-        table = table_of(encoder)
-        if len(tokenizer) > len(table):
-            what = (
-                f"the tokenizer has {len(tokenizer)} tokens, and the text encoder {len(table)} rows"
-            )
-            raise CoinageError(what, hint="remove tokens that were added to the model's tokenizer")
-        found.append(
-            torch.cat(
-                [
-                    _first_rows(word, vectors, key, tokenizer, table)
-                    for word, vectors in zip(words, given, strict=True)
-                ]
-            )
-        )
-    parts.install(placeholders, found)
+    placeholders = _placeholders(parts, [(word.token, word.num_vectors) for word in words])
+    from_files = [read_vectors(word) for word in words]
+    for word, vectors in zip(words, from_files, strict=True):
+        _check_fit(parts, keys, vectors, str(word.init_file))
+    _check_tokenizers(parts, placeholders)
+    first_vectors = []
+    for word, vectors in zip(words, from_files, strict=True):
+        first_vectors.append(vectors or _initial_vectors(parts, word, keys))
+    _install(parts, keys, placeholders, first_vectors)
     return placeholders
 
 
-def _first_rows(
-    word: WordConfig, given: Mapping[str, Tensor], key: str, tokenizer: Tokenizer, table: Tensor
-) -> Tensor:
-    """What a word starts from in a text encoder, [n, D]; a file's vectors fit the model."""
-    rows = vectors_for(given, key)
-    return (
-        initial_rows(table, tokenizer, word.init_word, word.num_vectors) if rows is None else rows
-    ).to(table.device)
+def install_embeddings(
+    parts: Components, keys: Sequence[str], words: Sequence[tuple[str, Word]]
+) -> tuple[Placeholder, ...]:
+    """Install learned words, each under its name; earlier words are removed.
+
+    Args:
+        parts: the model's.
+        keys: name of each text encoder's vectors in embedding files.
+        words: what to write in prompts, and the word.
+
+    Raises:
+        EmbeddingFileError: a word was made for another kind of model.
+    """
+    placeholders = _placeholders(parts, [(token, word.num_vectors) for token, word in words])
+    for token, word in words:
+        _check_fit(parts, keys, word.vectors, str(word.path or token))
+    _install(parts, keys, placeholders, [word.vectors for _, word in words])
+    return placeholders
+
+
+def _placeholders(parts: Components, sizes: Sequence[tuple[str, int]]) -> tuple[Placeholder, ...]:
+    return placeholders_for(sizes, len(table_of(parts.text_encoders[0])))
+
+
+def _check_fit(
+    parts: Components, keys: Sequence[str], vectors: Mapping[str, Tensor], where: str
+) -> None:
+    widths = [table_of(encoder).shape[1] for encoder in parts.text_encoders]
+    if problem := misfit(vectors, keys, widths, where):
+        raise EmbeddingFileError(problem.what, problem.where, problem.hint)
+
+
+def _check_tokenizers(parts: Components, placeholders: Sequence[Placeholder]) -> None:
+    """Check that new words are free in the tokenizers, and that these fit their text encoders."""
+    pieces = [piece for placeholder in placeholders for piece in placeholder.pieces]
+    for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders, strict=True):
+        problems = vocabulary_problems(pieces, tokenizer.get_vocab(), "the loaded tokenizer")
+        if problems:
+            raise ConfigError(problems)
+        tokens, rows = len(tokenizer), len(table_of(encoder))
+        if tokens > rows:
+            raise CoinageError(
+                f"the tokenizer has {tokens} tokens, and the text encoder {rows} rows",
+                hint="remove tokens that were added to the model's tokenizer",
+            )
+
+
+def _initial_vectors(parts: Components, word: WordConfig, keys: Sequence[str]) -> dict[str, Tensor]:
+    """Return what a word without a file starts from in each text encoder, [n, D] by key."""
+    vectors = {}
+    for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.text_encoders, strict=True):
+        table = table_of(encoder)
+        vectors[key] = initial_rows(table, tokenizer, word.init_word, word.num_vectors)
+    return vectors
+
+
+def _install(
+    parts: Components,
+    keys: Sequence[str],
+    placeholders: Sequence[Placeholder],
+    vectors: Sequence[Mapping[str, Tensor]],
+) -> None:
+    """Install words whose vectors fit the model, one mapping of key to [n, D] for each."""
+    rows = []
+    for key, encoder in zip(keys, parts.text_encoders, strict=True):
+        device = table_of(encoder).device
+        rows_of_words = []
+        for vectors_of_word in vectors:
+            fitting = vectors_for(vectors_of_word, key)
+            if fitting is not None:
+                rows_of_words.append(fitting.to(device))
+        if rows_of_words:
+            rows.append(torch.cat(rows_of_words))
+    parts.install(placeholders, rows)

@@ -1,6 +1,6 @@
-"""Names that will misbehave in some tool, told before training: the word, and the file's stem, which is the word in the UIs.
+"""Warnings, before training, about names that will cause trouble in some tool. Imports no torch.
 
-Imports no torch.
+The names are the word and the stem of its file's name, which is the word in the web UIs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 from coinage.errors import Problem
 from coinage.runs.names import DEVICES
@@ -18,8 +17,8 @@ from coinage.text.clip_tokenizer import ClipTokenizer
 from coinage.text.placeholder import CHUNK, encodable, pieces_of, taken
 
 WORD, FILE = "--token_string", "--output_name"
-# What prompt parsers take for themselves. A pattern, its name, and who does what.
-SIGNS = (
+# Signs with a meaning for prompt parsers: a pattern, its name, and who does what.
+PROMPT_SIGNS = (
     (r"[()]", "parentheses", "AUTOMATIC1111, Forge, SD.Next and ComfyUI read them as weights"),
     (
         r"[\[\]]",
@@ -36,16 +35,16 @@ SIGNS = (
     (r",", "a comma", "ComfyUI drops it at the end of a word, and captions are split there"),
     (r"\s", "a space", "in ComfyUI and SwarmUI the word ends there"),
 )
-KNOWN_SIGNS = re.compile("|".join((*(pattern for pattern, _, _ in SIGNS), r"\.")))
+SIGNS_WITH_A_RULE = re.compile("|".join([*(sign[0] for sign in PROMPT_SIGNS), r"\."]))
 GOOD_STEM = re.compile(r"[a-z0-9][a-z0-9_-]*")
 KEYWORD = re.compile(r"\b(BREAK|AND)\b")
-# A name that another word's vector has: mychar1 in sd-scripts and here, mychar_1 in diffusers and SD.Next.
+# Names of another word's vectors: mychar1 in sd-scripts and Coinage, mychar_1 in diffusers and SD.Next
 PIECE = re.compile(r"(.*?\D)(_?)([1-9]\d?)")
 
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A word or a stem, and what is known about it."""
+    """A word, or the stem of a file's name, and what the rules need to judge it."""
 
     text: str
     where: str
@@ -56,7 +55,7 @@ class _Name:
 def naming_problems(
     token: str, stem: str, num_vectors: int, tokenizer: ClipTokenizer | None
 ) -> list[Problem]:
-    """Warnings about a word and the name of its file, one for each cause.
+    """Return warnings about a word and the name of its file, one for each cause.
 
     Args:
         token: the word that is trained.
@@ -65,45 +64,43 @@ def naming_problems(
         tokenizer: of the model; without one, ordinary words are not recognised.
 
     Returns:
-        What goes wrong, in which tool, and a better name; empty for names such as mychar, my-char or sks_style.
+        What goes wrong, in which tool, and a better name; empty for names such as mychar, my-char or
+        sks_style.
     """
     names = [_Name(token, WORD, num_vectors, tokenizer), _Name(stem, FILE, num_vectors, tokenizer)]
     if token == stem:
         names = [_Name(token, f"{WORD}, {FILE}", num_vectors, tokenizer)]
-    found = []
+    problems = []
     for rule in RULES:
         causes: dict[str, list[_Name]] = {}
         for name in names:
-            if name.text and (reason := rule(name)):
+            reason = rule(name) if name.text else ""
+            if reason:
                 causes.setdefault(reason, []).append(name)
-        found += [_problem(reason, hits) for reason, hits in causes.items()]
-    return found
+        problems += [_problem(reason, names) for reason, names in causes.items()]
+    return problems
 
 
 def _problem(reason: str, names: list[_Name]) -> Problem:
+    subject = " and ".join(f"`{name.text}`" for name in names)
     link = ": each " if len(names) > 1 else " "
-    what = f"{' and '.join(f'`{name.text}`' for name in names)}{link}{reason}"
-    return Problem(
-        what,
-        ", ".join(name.where for name in names),
-        f"for example `{suggest(names[0].text, names[0].tokenizer)}`",
-    )
+    where = ", ".join(name.where for name in names)
+    better_name = suggest(names[0].text, names[0].tokenizer)
+    return Problem(f"{subject}{link}{reason}", where, f"for example `{better_name}`")
 
 
 def suggest(token: str, tokenizer: ClipTokenizer | None) -> str:
-    """A name near to a word that works everywhere and is free in the tokenizer."""
+    """Return a name similar to a word that works everywhere and is free in the tokenizer."""
     plain = unicodedata.normalize("NFKD", token).encode("ascii", "ignore").decode().lower()
     base = re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")
     if not re.search("[a-z]", base):
         base = f"mychar{base}"
     known = tokenizer.get_vocab() if tokenizer else {}
-    # The vocabulary is finite, and its words are short: letters enough make any name new.
-    candidates = (base + "x" * extra for extra in count())
-    return next(
-        name
-        for name in candidates
-        if _is_fine(name, tokenizer) and not taken(pieces_of(name, CHUNK), known)
-    )
+    # The vocabulary is finite, and its words are short: enough letters make any name new.
+    name = base
+    while taken(pieces_of(name, CHUNK), known) or not _is_fine(name, tokenizer):
+        name += "x"
+    return name
 
 
 def _is_fine(name: str, tokenizer: ClipTokenizer | None) -> bool:
@@ -118,21 +115,21 @@ def _capitals(name: _Name) -> str:
     if name.text == name.text.lower():
         return ""
     if name.num_vectors > 1:
-        return f"contains capitals: diffusers would use only the first of its {name.num_vectors} vectors"
+        count = name.num_vectors
+        return f"contains capitals: diffusers would use only the first of its {count} vectors"
+    if not _is_file(name):
+        return ""
     return (
-        "contains capitals: in ComfyUI and InvokeAI you must type them exactly, and SwarmUI changes them to small letters"
-        if _is_file(name)
-        else ""
+        "contains capitals: in ComfyUI and InvokeAI you must type them exactly, "
+        "and SwarmUI changes them to small letters"
     )
 
 
 def _ordinary(name: _Name) -> str:
-    """One token of CLIP's own: AUTOMATIC1111 finds a file's word by the tokens of its stem."""
-    if (
-        name.tokenizer is None
-        or not encodable(name.text)
-        or len(name.tokenizer.encode(name.text)) != 1
-    ):
+    """Judge one token of CLIP's own: AUTOMATIC1111 finds a file's word by the tokens of its stem."""
+    if name.tokenizer is None or not encodable(name.text):
+        return ""
+    if len(name.tokenizer.encode(name.text)) != 1:
         return ""
     return "already exists in the model: AUTOMATIC1111 and Forge would replace it in every prompt"
 
@@ -142,20 +139,23 @@ def _digits(name: _Name) -> str:
 
 
 def _no_letter(name: _Name) -> str:
-    has_letter = any(char.isalpha() for char in name.text)
-    return (
-        ""
-        if has_letter or name.text.isdecimal()
-        else "has no letters: AUTOMATIC1111 and Forge would match it inside other prompts"
-    )
+    if _has_letter(name.text) or name.text.isdecimal():
+        return ""
+    return "has no letters: AUTOMATIC1111 and Forge would match it inside other prompts"
+
+
+def _has_letter(text: str) -> bool:
+    return any(char.isalpha() for char in text)
 
 
 def _piece(name: _Name) -> str:
-    found = PIECE.fullmatch(name.text)
-    if found is None or int(found[3]) >= CHUNK or not re.search(r"[^\W\d_]", found[1]):
+    match = PIECE.fullmatch(name.text)
+    if match is None:
         return ""
-    root, line, number = found.groups()
-    where = " in diffusers and SD.Next" if line else ""
+    root, underscore, number = match.groups()
+    if int(number) >= CHUNK or not re.search(r"[^\W\d_]", root):
+        return ""
+    where = " in diffusers and SD.Next" if underscore else ""
     return f"is also the internal name of vector {int(number) + 1} of a word `{root}`{where}"
 
 
@@ -164,11 +164,9 @@ def _sign(name: _Name, pattern: str, sign: str, reason: str) -> str:
 
 
 def _dot(name: _Name) -> str:
-    return (
-        "contains a dot: SD.Next's cards cut the name of the file there"
-        if _is_file(name) and "." in name.text
-        else ""
-    )
+    if not _is_file(name) or "." not in name.text:
+        return ""
+    return "contains a dot: SD.Next's cards cut the name of the file there"
 
 
 def _device(name: _Name) -> str:
@@ -177,28 +175,27 @@ def _device(name: _Name) -> str:
 
 
 def _keyword(name: _Name) -> str:
-    found = KEYWORD.search(name.text)
-    return (
-        f"contains {found[0]}, which splits prompts in AUTOMATIC1111, Forge and SD.Next"
-        if found
-        else ""
-    )
+    match = KEYWORD.search(name.text)
+    if match is None:
+        return ""
+    return f"contains {match[0]}, which splits prompts in AUTOMATIC1111, Forge and SD.Next"
 
 
 def _stem(name: _Name) -> str:
-    """Whatever else is no good in a file's name; a sign that a rule of its own tells is left out."""
-    rest = KNOWN_SIGNS.sub("", name.text.lower())
-    if (
-        not _is_file(name)
-        or not rest
-        or GOOD_STEM.fullmatch(rest)
-        or not any(char.isalpha() for char in rest)
-    ):
+    """Judge everything else in a file's name; signs with a rule of their own are left out."""
+    rest = SIGNS_WITH_A_RULE.sub("", name.text.lower())
+    if not _is_file(name) or not _has_letter(rest) or GOOD_STEM.fullmatch(rest):
         return ""
     odd = "".join(dict.fromkeys(re.findall(r"[^a-z0-9_-]", rest)))
     if odd:
-        return f"contains {odd}: InvokeAI takes only the letters a to z, digits, dots, commas, _, - and spaces"
-    return f"starts with {rest[0]}, which some prompts and file lists drop: begin with a letter or digit"
+        return (
+            f"contains {odd}: InvokeAI takes only the letters a to z, digits, dots, commas, "
+            "_, - and spaces"
+        )
+    return (
+        f"starts with {rest[0]}, which some prompts and file lists drop: "
+        "begin with a letter or digit"
+    )
 
 
 RULES: tuple[Callable[[_Name], str], ...] = (
@@ -207,7 +204,7 @@ RULES: tuple[Callable[[_Name], str], ...] = (
     _digits,
     _no_letter,
     _piece,
-    *(partial(_sign, pattern=pattern, sign=sign, reason=reason) for pattern, sign, reason in SIGNS),
+    *(partial(_sign, pattern=sign[0], sign=sign[1], reason=sign[2]) for sign in PROMPT_SIGNS),
     _dot,
     _device,
     _keyword,

@@ -1,9 +1,9 @@
-"""What a pickle would build, told from its opcodes: nothing is called, imported or allocated.
+"""Pickles followed opcode by opcode to learn what they would build, without calling or importing anything.
 
-`torch.load(weights_only=True)` runs no code of a file, but lets it ask for any amount of memory or time: a
-tensor of a million rows on four bytes, `bytearray(10**10)`, a key that is a tuple of tuples of tuples. So a
-file is followed here first, opcode by opcode, and only what embeddings are made of may come to pass: numbers,
-strings, lists, dictionaries with plain keys, and tensors that lie inside of their own data.
+`torch.load(weights_only=True)` runs no code of a file, but lets it ask for any amount of memory or
+time: a tensor of a million rows on four bytes, `bytearray(10**10)`, a key that is a tuple of tuples
+of tuples. So a file is followed here first, and only what embeddings are made of is accepted:
+numbers, strings, lists, dictionaries with plain keys, and tensors that are inside of their own data.
 """
 
 from __future__ import annotations
@@ -15,39 +15,59 @@ from typing import Any, BinaryIO
 
 from coinage.errors import EmbeddingFileError
 
-MOST_BYTES = 2**18  # of a pickle: an embedding's has a few hundred
+MOST_PICKLE_BYTES = 2**18  # an embedding's has a few hundred
 PARAMETER_DICT = "torch.nn.modules.container ParameterDict"
 ORDERED_DICT = "collections OrderedDict"
 REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
 SETS = ("__builtin__ set", "builtins set")
 ITEM_BYTES = {
-    f"torch {name}Storage": size
-    for size, names in {
-        1: "Byte Char Bool",
-        2: "Half BFloat16 Short",
-        4: "Float Int",
-        8: "Double Long ComplexFloat",
-        16: "ComplexDouble",
-    }.items()
-    for name in names.split()
+    "torch ByteStorage": 1,
+    "torch CharStorage": 1,
+    "torch BoolStorage": 1,
+    "torch HalfStorage": 2,
+    "torch BFloat16Storage": 2,
+    "torch ShortStorage": 2,
+    "torch FloatStorage": 4,
+    "torch IntStorage": 4,
+    "torch DoubleStorage": 8,
+    "torch LongStorage": 8,
+    "torch ComplexFloatStorage": 8,
+    "torch ComplexDoubleStorage": 16,
 }
-KNOWN = {PARAMETER_DICT, ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, *SETS, *ITEM_BYTES}
-UNFIT = {  # what torch would build, and no embedding is made of
+ALLOWED_GLOBALS = {
+    PARAMETER_DICT,
+    ORDERED_DICT,
+    REBUILD_TENSOR,
+    REBUILD_PARAMETER,
+    *SETS,
+    *ITEM_BYTES,
+}
+UNUSUAL_GLOBALS = {  # what torch would build, and no embedding is made of
     "torch._utils _rebuild_qtensor": "quantised numbers",
     "torch._utils _rebuild_tensor_v3": "numbers of an unusual type, such as float8",
     "torch._utils _rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils _rebuild_meta_tensor_no_storage": "a tensor without data",
     "numpy.core.multiarray scalar": "numpy numbers",
     "numpy._core.multiarray scalar": "numpy numbers",
-    **{
-        f"torch {name}Storage": "quantised numbers"
-        for name in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
-    },
+    "torch QInt8Storage": "quantised numbers",
+    "torch QUInt8Storage": "quantised numbers",
+    "torch QInt32Storage": "quantised numbers",
+    "torch QUInt4x2Storage": "quantised numbers",
+    "torch QUInt2x4Storage": "quantised numbers",
 }
 RESAVE = "open it in the program that wrote it, and save it as .safetensors"
+MOST_DIMENSIONS = 8  # of a tensor
 LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+BROKEN = "its pickle is broken"
+OTHER_OBJECT = "its pickle makes an object that no embedding needs"
+OTHER_TENSOR = "its pickle holds a tensor that no embedding has"
+# Of torch before 1.6, with a ParameterDict in it
+OLD_MODULE = "saved in the form that torch had before 1.6, with a ParameterDict in it"
+SAVE_AGAIN = (
+    "save it again: torch.save(torch.load(file, weights_only=False), file), if you trust the file"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +84,18 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Its size in bytes."""
         return self.numel * ITEM_BYTES[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Pickled:
-    """What a pickle would give.
+    """What a pickle would build.
 
     Attributes:
         value: its numbers, strings and containers; tensors and other objects are stand-ins.
         storages: the data that its tensors need, by name.
-        has_parameter_dict: whether torch must be told of ParameterDict.
+        has_parameter_dict: whether torch must be allowed a ParameterDict.
     """
 
     value: Any
@@ -101,7 +121,7 @@ class _OrderedDict(dict[Any, Any]):
 
 
 def follow(stream: BinaryIO) -> Pickled:
-    """Follow one pickle up to its end; the stream stands behind it then.
+    """Follow one pickle up to its end, and leave the stream behind it.
 
     Raises:
         EmbeddingFileError: broken, or it asks for what no embedding needs.
@@ -112,30 +132,28 @@ def follow(stream: BinaryIO) -> Pickled:
             machine.step(opcode.name, argument)
     except EmbeddingFileError:
         raise
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        EOFError,
-    ):  # of genops, or of a stack that is too short
-        raise EmbeddingFileError("its pickle is broken") from None
+    except (ValueError, IndexError, KeyError, OverflowError, EOFError):
+        # Of genops, or of a stack that is too short
+        raise EmbeddingFileError(BROKEN) from None
     return Pickled(machine.value, machine.storages, machine.has_parameter_dict)
 
 
 @dataclass(slots=True)
 class _Machine:
-    """The unpickler's stack, marks and memo, with stand-ins for objects; it does with them what torch's unpickler does."""
+    """The unpickler's stack, marks and memo, with stand-ins for objects.
+
+    It does with them what torch's unpickler does.
+    """
 
     stack: list[Any] = field(default_factory=list)
-    below: list[list[Any]] = field(default_factory=list)  # the stacks under each mark
+    stacks_below: list[list[Any]] = field(default_factory=list)  # one under each mark
     memo: dict[int, Any] = field(default_factory=dict)
     storages: dict[str, Storage] = field(default_factory=dict)
     has_parameter_dict: bool = False
     value: Any = None
 
     def step(self, name: str, argument: Any) -> None:
-        """Do what one opcode says."""
+        """Apply one opcode."""
         if name in LITERALS:
             self.stack.append(argument)
         elif name in CONSTANTS:
@@ -152,7 +170,7 @@ class _Machine:
             )
 
     def protocol(self, number: int) -> None:
-        """Only protocol 2, torch's own, is read safely by every version."""
+        """Refuse protocols other than 2, torch's own, which every version reads safely."""
         if number != 2:
             raise EmbeddingFileError(
                 f"saved with pickle protocol {number}; torch reads only protocol 2 safely",
@@ -161,22 +179,22 @@ class _Machine:
 
     def mark(self, _: Any) -> None:
         """Begin a group."""
-        self.below.append(self.stack)
+        self.stacks_below.append(self.stack)
         self.stack = []
 
     def group(self) -> list[Any]:
-        """Take everything since the last mark."""
+        """Remove and return everything since the last mark."""
         items = self.stack
-        self.stack = self.below.pop()
+        self.stack = self.stacks_below.pop()
         return items
 
     def tuple_of_group(self, _: Any) -> None:
-        """Take a group into a tuple."""
+        """Replace the group on top by a tuple of it."""
         items = self.group()
         self.stack.append(tuple(items))
 
     def tuple_of(self, count: int) -> None:
-        """Take `count` values into a tuple."""
+        """Replace the last `count` values by a tuple of them."""
         items = tuple(self.stack[-count:])
         if len(items) < count:
             raise IndexError
@@ -185,14 +203,14 @@ class _Machine:
     def extend(self, items: list[Any]) -> None:
         """Add to the list on top."""
         if type(self.stack[-1]) is not list:
-            raise EmbeddingFileError("its pickle is broken")
+            raise EmbeddingFileError(BROKEN)
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        """Add to the dictionary on top; its keys are text or whole numbers, so that finding one takes no time."""
+        """Add to the dictionary on top; its keys must be text or whole numbers, which hash quickly."""
         target = self.stack[-1]
         if type(target) not in (dict, _OrderedDict) or len(items) % 2:
-            raise EmbeddingFileError("its pickle is broken")
+            raise EmbeddingFileError(BROKEN)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, int):
                 raise EmbeddingFileError(
@@ -201,20 +219,21 @@ class _Machine:
             target[key] = value
 
     def global_(self, name: str) -> None:
-        """Name a function or class: those that embeddings need, and no other."""
-        if name in UNFIT:
-            raise EmbeddingFileError(f"it holds {UNFIT[name]}, as no embedding does", hint=RESAVE)
-        if name not in KNOWN:
-            named = name.replace(" ", ".")[:100]
+        """Push a function or class; refuse those that embeddings do not need."""
+        if name in UNUSUAL_GLOBALS:
+            what = UNUSUAL_GLOBALS[name]
+            raise EmbeddingFileError(f"it holds {what}, as no embedding does", hint=RESAVE)
+        if name not in ALLOWED_GLOBALS:
+            shown_name = name.replace(" ", ".")[:100]
             raise EmbeddingFileError(
-                f"its pickle asks for {named!r}, which no embedding needs; nothing of it was run",
+                f"its pickle asks for {shown_name!r}, which no embedding needs; nothing of it was run",
                 hint=RESAVE,
             )
         self.has_parameter_dict |= name == PARAMETER_DICT
         self.stack.append(_Global(name))
 
     def call(self, _: Any) -> None:
-        """Call a function."""
+        """Replace a function and its arguments by a stand-in for its result."""
         arguments, function = self.stack.pop(), self.stack.pop()
         name = function.name if isinstance(function, _Global) else ""
         if name == REBUILD_TENSOR:
@@ -223,70 +242,56 @@ class _Machine:
             self.stack.append(_Tensor())
         elif name == ORDERED_DICT and arguments == ():
             self.stack.append(_OrderedDict())
-        elif (
-            name in SETS
-            and type(arguments) is tuple
-            and [*map(type, arguments)] in ([], [list])
-            and not any(arguments)
-        ):
+        elif name in SETS and _is_empty_set(arguments):
             self.stack.append(None)
         else:
-            raise EmbeddingFileError(
-                "its pickle makes an object that no embedding needs", hint=RESAVE
-            )
+            raise EmbeddingFileError(OTHER_OBJECT, hint=RESAVE)
 
     def new(self, _: Any) -> None:
-        """Make an object of a class."""
+        """Replace a class and its arguments by a stand-in for an object."""
         arguments, cls = self.stack.pop(), self.stack.pop()
         if cls != _Global(PARAMETER_DICT) or arguments != ():
-            raise EmbeddingFileError(
-                "its pickle makes an object that no embedding needs", hint=RESAVE
-            )
+            raise EmbeddingFileError(OTHER_OBJECT, hint=RESAVE)
         self.stack.append(_Module())
 
     def build(self, _: Any) -> None:
-        """Give an object its attributes; a state dictionary has one, which no one reads."""
+        """Accept an object's attributes; a state dictionary has one, which nothing reads."""
         state, target = self.stack.pop(), self.stack[-1]
-        of_state_dict = (
-            type(target) is _OrderedDict
-            and type(state) is dict
-            and len(state) == 1
-            and "_metadata" in state
-        )
-        if not of_state_dict and not (type(target) is _Module and type(state) is dict):
-            raise EmbeddingFileError(
-                "its pickle makes an object that no embedding needs", hint=RESAVE
-            )
+        is_module = type(target) is _Module and type(state) is dict
+        is_state_dict = type(target) is _OrderedDict and type(state) is dict
+        if is_state_dict:
+            is_state_dict = [*state] == ["_metadata"]
+        if not is_module and not is_state_dict:
+            raise EmbeddingFileError(OTHER_OBJECT, hint=RESAVE)
 
     def storage(self, _: Any) -> None:
-        """Refer to data: ("storage", type, name, device, count), in older files also None."""
-        pid = self.stack.pop()
-        if type(pid) is tuple and pid[:1] == ("module",):
-            what = "saved in the form that torch had before 1.6, with a ParameterDict in it"
-            raise EmbeddingFileError(
-                what,
-                hint="save it again: torch.save(torch.load(file, weights_only=False), file), if you trust the file",
-            )
-        if (
-            type(pid) is not tuple
-            or [*map(type, pid)] not in (PID, [*PID, type(None)])
-            or pid[0] != "storage"
-        ):
-            raise EmbeddingFileError("its pickle is broken")
-        _, kind, name, _, numel, *_ = pid
+        """Replace a reference to data by its stand-in.
+
+        The reference is ("storage", type, name, device, count), in older files also None.
+        """
+        reference = self.stack.pop()
+        if type(reference) is not tuple:
+            raise EmbeddingFileError(BROKEN)
+        if reference[:1] == ("module",):
+            raise EmbeddingFileError(OLD_MODULE, hint=SAVE_AGAIN)
+        types = [*map(type, reference)]
+        if types not in (REFERENCE, [*REFERENCE, type(None)]) or reference[0] != "storage":
+            raise EmbeddingFileError(BROKEN)
+        _, kind, name, _, numel, *_ = reference
         if kind.name not in ITEM_BYTES or numel < 0:
-            raise EmbeddingFileError("its pickle is broken")
-        found = Storage(kind.name, numel)
-        if self.storages.setdefault(name, found) != found:
-            raise EmbeddingFileError("its pickle is broken")
-        self.stack.append(found)
+            raise EmbeddingFileError(BROKEN)
+        storage = Storage(kind.name, numel)
+        if self.storages.setdefault(name, storage) != storage:
+            raise EmbeddingFileError(BROKEN)
+        self.stack.append(storage)
 
     def stop(self, _: Any) -> None:
         """Keep the result."""
         self.value = self.stack.pop()
 
 
-PID = [str, _Global, str, str, int]
+REFERENCE = [str, _Global, str, str, int]
+TENSOR_ARGUMENTS = [Storage, int, tuple, tuple, bool, _OrderedDict]
 OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.protocol,
     "MARK": _Machine.mark,
@@ -312,33 +317,32 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
 
 
 def _tensor(arguments: Any) -> _Tensor:
-    """A tensor that lies inside of its storage."""
-    if type(arguments) is not tuple or [*map(type, arguments)] != [
-        Storage,
-        int,
-        tuple,
-        tuple,
-        bool,
-        _OrderedDict,
-    ]:
-        raise EmbeddingFileError("its pickle holds a tensor that no embedding has", hint=RESAVE)
+    """Return a stand-in for a tensor that is inside of its storage.
+
+    Raises:
+        EmbeddingFileError: it is not, or has what no embedding has.
+    """
+    if type(arguments) is not tuple or [*map(type, arguments)] != TENSOR_ARGUMENTS:
+        raise EmbeddingFileError(OTHER_TENSOR, hint=RESAVE)
     storage, offset, size, stride, _, hooks = arguments
-    if (
-        {*map(type, size), *map(type, stride)} - {int}
-        or len(size) != len(stride)
-        or len(size) > 8
-        or hooks
-    ):
-        raise EmbeddingFileError("its pickle holds a tensor that no embedding has", hint=RESAVE)
-    last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
+    has_other_types = {*map(type, size), *map(type, stride)} - {int}
+    if has_other_types or len(size) != len(stride) or len(size) > MOST_DIMENSIONS or hooks:
+        raise EmbeddingFileError(OTHER_TENSOR, hint=RESAVE)
+    last = offset
+    for count, step in zip(size, stride, strict=True):
+        last += (count - 1) * step
     if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.numel):
         raise EmbeddingFileError("its pickle holds a tensor that is larger than its data")
     return _Tensor()
 
 
 def _is_parameter(arguments: Any) -> bool:
-    return (
-        type(arguments) is tuple
-        and [*map(type, arguments)] == [_Tensor, bool, _OrderedDict]
-        and not arguments[2]
-    )
+    if type(arguments) is not tuple or [*map(type, arguments)] != [_Tensor, bool, _OrderedDict]:
+        return False
+    return not arguments[2]
+
+
+def _is_empty_set(arguments: Any) -> bool:
+    if type(arguments) is not tuple or [*map(type, arguments)] not in ([], [list]):
+        return False
+    return not any(arguments)

@@ -1,7 +1,8 @@
 """Embeddings that AUTOMATIC1111 hides in the pixels of a picture, beside what is drawn.
 
-The low halves of the bytes stand left of the drawing, the high halves right of it, a black column between; each in the low
-half of a colour value, masked with a fixed sequence. The bytes are zlib's, of the same JSON as in a picture's text.
+The low halves of the bytes are left of the drawing, the high halves right of it, with a black column
+between; each in the low half of a colour value, masked with a fixed sequence. The bytes are zlib's,
+of the same JSON as in a picture's text.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 MOST_PIXELS = 2**23  # of a picture; 75 vectors of SD 2 make one of 0.7 million
-MOST_FILE = 2**25  # bytes
-MOST_JSON = 2**22  # bytes; 75 vectors of SD 2 have 1.7 MB
+MOST_FILE_BYTES = 2**25
+MOST_JSON_BYTES = 2**22  # 75 vectors of SD 2 have 1.7 MB
 FACTOR, ADDEND = 1664525, 1013904223  # of the sequence, a linear congruential one
 
 
 def hidden_text(data: bytes, kind: str) -> bytes | None:
-    """Return the JSON that lies in a picture's pixels, None where there is none.
+    """Return the JSON in a picture's pixels; None if there is none.
 
     Args:
         data: the picture's file.
         kind: its format, PNG or WEBP.
     """
     width, height = _sides(data, kind)
-    if not 2 < width * height <= MOST_PIXELS or len(data) > MOST_FILE:
+    if not 2 < width * height <= MOST_PIXELS or len(data) > MOST_FILE_BYTES:
         return None
     from PIL import Image
 
@@ -40,7 +41,7 @@ def hidden_text(data: bytes, kind: str) -> bytes | None:
 
 
 def _sides(data: bytes, kind: str) -> tuple[int, int]:
-    """Width and height of a picture, told before it is decoded; 0 for a lossy one, which keeps no hidden bits."""
+    """Return width and height of a picture before it is decoded; 0 for a lossy one, which keeps no bits."""
     if kind == "PNG" and data[12:16] == b"IHDR":
         width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
         return width, height
@@ -53,7 +54,7 @@ def _sides(data: bytes, kind: str) -> tuple[int, int]:
 
 
 def _between_black(pixels: Pixels) -> bytes | None:
-    """The JSON in [H, W, 3] pixels: outside the first and the last black column of what is not a black border."""
+    """Return the JSON in [H, W, 3] pixels: outside the first and last black columns within the border."""
     lit = pixels.min(axis=2) > 0
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     if not len(rows):
@@ -63,13 +64,13 @@ def _between_black(pixels: Pixels) -> bytes | None:
     if len(black) < 2:
         return None
     left, right = low[:, : black[0]], low[:, black[-1] + 1 :]
-    if left.shape != right.shape or left.size > MOST_JSON:
+    if left.shape != right.shape or left.size > MOST_JSON_BYTES:
         return None
     mask = sequence(left.size) & 15
     packed = ((right.reshape(-1) ^ mask) << 4 | left.reshape(-1) ^ mask).tobytes()
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(packed, MOST_JSON)
+        text = unpacker.decompress(packed, MOST_JSON_BYTES)
     except zlib.error:
         return None
     return text if unpacker.eof else None  # what follows only fills the rows

@@ -1,4 +1,4 @@
-"""Embeddings that AUTOMATIC1111 hides in pictures: a text chunk with its dictionary as base64 of JSON, or the pixels."""
+"""Embeddings that AUTOMATIC1111 hides in pictures: JSON of its dictionary, as text or in the pixels."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any, BinaryIO
 
 import torch
 
-from coinage.embeddings.pixels import MOST_FILE, hidden_text
+from coinage.embeddings.pixels import MOST_FILE_BYTES, hidden_text
 from coinage.errors import EmbeddingFileError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"sd-ti-embedding"
-MOST_TEXT = 4 * 2**20  # bytes; 75 vectors of SD 2 have 2.3 MB
+MOST_TEXT_BYTES = 4 * 2**20  # 75 vectors of SD 2 have 2.3 MB
 MOST_CHUNKS = 100_000
-DRAWN = (b"IHDR", b"PLTE", b"IDAT")
+PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"IDAT")
 END = b"\0\0\0\0IEND\xaeB`\x82"
 NOT_READ = "the text of its picture is not an embedding"
 LOST = "pictures lose it when they are edited, or sent by a service that writes them anew"
 
 
 def read_png(stream: BinaryIO) -> Any:
-    """The dictionary in a PNG's text, or in its pixels where that text was lost; its tensors float32.
+    """Return the dictionary in a PNG's text, or in its pixels if that text was lost; tensors are float32.
 
     Raises:
         EmbeddingFileError: there is none, or it is broken.
     """
     drawn: list[tuple[int, int]] = []  # start and length of what makes the picture
     for kind, length in _chunks(stream):
-        if kind in DRAWN:
+        if kind in PICTURE_CHUNKS:
             drawn.append((stream.tell() - 8, length + 12))
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
             continue
         head = stream.read(min(length, len(KEYWORD) + 1))
         if head != KEYWORD + b"\0":
             continue
-        if length > MOST_TEXT:
+        if length > MOST_TEXT_BYTES:
             raise EmbeddingFileError("the text of its picture is far larger than an embedding's")
         rest = stream.read(length - len(head))
         if zlib.crc32(kind + head + rest).to_bytes(4, "big") != stream.read(4):
@@ -54,12 +54,12 @@ def read_png(stream: BinaryIO) -> Any:
 
 
 def read_webp(stream: BinaryIO) -> Any:
-    """The dictionary in a WebP picture's pixels, its tensors float32.
+    """Return the dictionary in a WebP picture's pixels; tensors are float32.
 
     Raises:
         EmbeddingFileError: there is none.
     """
-    text = hidden_text(stream.read(MOST_FILE + 1), "WEBP")
+    text = hidden_text(stream.read(MOST_FILE_BYTES + 1), "WEBP")
     if text is None:
         raise EmbeddingFileError(
             "this WebP picture contains no embedding", hint=f"{LOST}; give the PNG file"
@@ -68,18 +68,18 @@ def read_webp(stream: BinaryIO) -> Any:
 
 
 def _picture(stream: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
-    """The PNG without its texts and whatever else makes no picture; b"" where it is too large."""
-    if sum(length for _, length in parts) > MOST_FILE:
+    """Return the PNG with only the chunks that make the picture; b"" if it is too large."""
+    if sum(length for _, length in parts) > MOST_FILE_BYTES:
         return b""
-    found = [SIGNATURE]
+    chunks = [SIGNATURE]
     for start, length in parts:
         stream.seek(start)
-        found.append(stream.read(length))
-    return b"".join([*found, END])
+        chunks.append(stream.read(length))
+    return b"".join([*chunks, END])
 
 
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Type and length of each chunk, the stream standing at its data."""
+    """Yield type and length of each chunk, with the stream at its data."""
     at = len(SIGNATURE)
     for _ in range(MOST_CHUNKS):
         stream.seek(at)
@@ -92,7 +92,7 @@ def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
-    """The text of a chunk, what follows its keyword, unpacked up to a limit."""
+    """Return the text of a chunk after its keyword, unpacked up to a limit."""
     if kind == b"tEXt":
         return rest
     packed = kind == b"zTXt"
@@ -105,7 +105,7 @@ def _text(kind: bytes, rest: bytes) -> bytes:
         return rest
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(rest, MOST_TEXT)
+        text = unpacker.decompress(rest, MOST_TEXT_BYTES)
     except zlib.error:
         raise EmbeddingFileError(
             "the text of its picture is broken", hint="download or copy it again"

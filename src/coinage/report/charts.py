@@ -1,14 +1,14 @@
-"""Line charts: numbers in, inline SVG out. Colours come from the page's style sheet, by class. Imports no torch.
+"""Draw line charts as inline SVG. Colours come from the page's style sheet; no torch.
 
-What cannot be drawn is left out: numbers that are not finite or beyond 1e30 either way are gaps, and so is
-everything up to 0 on a logarithmic scale.
+What cannot be drawn is left out: numbers that are not finite or beyond 1e30 either way are gaps,
+and so is everything up to 0 on a logarithmic scale.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import pairwise
 from statistics import fmean
@@ -16,13 +16,14 @@ from statistics import fmean
 # Of the view box: about the pixels on a phone and in a column, so that text stays legible
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 428, 28, 204  # of the plot in it
-MOST = 240  # points of a line, two pixels each
-# What is beyond is no measurement; the least that a logarithmic scale shows
+MOST_POINTS = 240  # points of a line, two pixels each
+# What is larger is not a measurement; the least that a logarithmic scale shows
 LARGEST, LEAST = 1e30, 1e-30
 LOG_FROM = 20.0  # ratio of the largest to the least from which on a scale is logarithmic
 ALIKE = 1e-9  # relative difference of values that are drawn as one
 
-Point = tuple[float, float | None]
+Point = tuple[float, float | None]  # x, y
+AreaPoint = tuple[float, float | None, float | None]  # x, low, high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Area:
     """What lies between two lines: points (x, low, high)."""
 
     name: str
-    points: Sequence[tuple[float, float | None, float | None]]
+    points: Sequence[AreaPoint]
     style: str = "s0"
 
 
@@ -74,16 +75,16 @@ class Scale:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """The coordinate of a value, rounded to a tenth and never outside of the scale."""
-        a, b, v = (
-            math.log10(x) if self.log else x
-            for x in (self.low, self.high, min(max(value, self.low), self.high))
-        )
-        return round(self.start + (self.end - self.start) * (v - a) / (b - a), 1)
+        """Return the coordinate of a value, rounded to a tenth and never outside of the scale."""
+        low, high = self.low, self.high
+        value = min(max(value, low), high)
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return round(self.start + (self.end - self.start) * (value - low) / (high - low), 1)
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number as people write it: `0.125`, `1,600`, `5e-4`."""
+    """Return a number as people write it: `0.125`, `1,600`, `5e-4`."""
     if not math.isfinite(value):
         return "–"
     size = abs(value)
@@ -97,7 +98,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def nice_step(span: float, parts: int, *, whole: bool = False) -> float:
-    """The least of 1, 2, 2.5 and 5 times a power of ten that cuts a span into at most so many parts."""
+    """Return the least of 1, 2, 2.5 and 5 times a power of ten that cuts a span into `parts`."""
     power = 10.0 ** math.floor(math.log10(span / parts))
     steps = [factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)]
     steps = [1.0, *(step for step in steps if step.is_integer())] if whole else steps
@@ -113,11 +114,21 @@ def linear_scale(
     whole: bool = False,
     snap: bool = True,
 ) -> Scale:
-    """A scale that holds the values, with round numbers as ticks; with `snap` it ends at ticks."""
+    """Return a scale that holds the values, with round numbers as ticks.
+
+    Args:
+        values: to draw.
+        start: coordinate of its low end.
+        end: coordinate of its high end.
+        parts: between ticks, at most.
+        whole: ticks are whole numbers.
+        snap: the scale begins and ends at ticks.
+    """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if high - low <= ALIKE * max(abs(low), abs(high), ALIKE):
         pad = abs(low) / 10 if abs(low) > ALIKE else 1.0
-        low, high = (low - pad if low else 0.0), high + pad
+        low = low - pad if low else 0.0
+        high += pad
     step = nice_step(high - low, parts, whole=whole)
     first, final = math.floor(low / step + ALIKE), math.ceil(high / step - ALIKE)
     if snap:
@@ -127,36 +138,44 @@ def linear_scale(
 
 
 def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    """A logarithmic scale that holds the values, all > 0, with powers of ten as ticks, or 1, 2, 5 between them too."""
+    """Return a logarithmic scale that holds the values, all > 0.
+
+    Ticks are powers of ten, and where there are few, 2 and 5 times these too.
+    """
     low, high = min(values) / 1.1, max(values) * 1.1
     first, final = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil((final - first) / 5))
     factors = (1.0, 2.0, 5.0) if final - first <= 2 else (1.0,)
-    ticks = (factor * 10.0**power for power in range(first, final + 1, every) for factor in factors)
-    return Scale(
-        low, high, start, end, tuple(tick for tick in ticks if low <= tick <= high), log=True
-    )
+    ticks = []
+    for power in range(first, final + 1, every):
+        ticks += [factor * 10.0**power for factor in factors]
+    visible = tuple(tick for tick in ticks if low <= tick <= high)
+    return Scale(low, high, start, end, visible, log=True)
 
 
 def known(values: Iterable[float | None]) -> list[float]:
-    """The values that can be drawn."""
-    return [
-        value
-        for value in values
-        if value is not None and math.isfinite(value) and abs(value) <= LARGEST
-    ]
+    """Return the values that can be drawn."""
+    measured = [value for value in values if value is not None]
+    return [value for value in measured if math.isfinite(value) and abs(value) <= LARGEST]
 
 
 def thinned(
-    points: Sequence[Point], pick: Callable[[Sequence[float]], float] = fmean, most: int = MOST
+    points: Sequence[Point],
+    pick: Callable[[Sequence[float]], float] = fmean,
+    most: int = MOST_POINTS,
 ) -> list[Point]:
-    """At most so many points, each for a stretch: at its last x, what `pick` makes of the y that are known."""
+    """Return at most so many points, each for a stretch of points.
+
+    It is at the last x of its stretch, and `pick` chooses y from those that are known.
+    """
     count = min(len(points), most)
     edges = [i * len(points) // count for i in range(count + 1)] if count else []
-    parts = [points[a:b] for a, b in pairwise(edges)]
-    return [
-        (part[-1][0], pick(ys) if (ys := known(y for _, y in part)) else None) for part in parts
-    ]
+    thin: list[Point] = []
+    for first, end in pairwise(edges):
+        stretch = points[first:end]
+        heights = known(y for _, y in stretch)
+        thin.append((stretch[-1][0], pick(heights) if heights else None))
+    return thin
 
 
 def line_chart(
@@ -169,51 +188,64 @@ def line_chart(
     zero: bool = False,
     spread: bool = False,
 ) -> str:
-    """An SVG picture of lines over steps.
+    """Return an SVG picture of lines over steps.
 
     Args:
         lines: drawn in this order, over the areas.
-        label: what a reader who does not see it is told.
+        label: for readers who do not see it.
         unit: of y, written over the axis.
         areas: behind the lines.
         level: behind everything.
         zero: the y axis starts at 0.
         spread: the y axis is logarithmic where all values are > 0 and span more than a factor of 20.
     """
-    lines = [
-        Line(name=x.name, points=_drawable(x.points), style=x.style, dots=x.dots, trace=x.trace)
-        for x in lines
-    ]
-    areas = [
-        Area(name=x.name, points=[p for p in x.points if len(known(p)) == 3], style=x.style)
-        for x in areas
-    ]
-    heights = [y for line in lines for y in known(y for _, y in line.points)] + [
-        y for area in areas for p in area.points for y in known(p[1:])
-    ]
-    heights += known((level.low, level.middle, level.high)) if level else []
-    positive = [y for y in heights if y >= LEAST]
-    log = spread and len(positive) == len(heights) > 0 and max(positive) > LOG_FROM * min(positive)
-    ys = (
-        log_scale(positive, BOTTOM, TOP)
-        if log
-        else linear_scale([*heights, *([0.0] if zero else [])], BOTTOM, TOP)
-    )
-    reach = [x for line in lines for x, _ in line.points] + [
-        p[0] for area in areas for p in area.points
-    ]
-    xs = linear_scale([0.0, *reach], LEFT, RIGHT, whole=True, snap=False)
+    lines = [replace(line, points=_drawable(line.points)) for line in lines]
+    areas = [replace(area, points=_complete(area.points)) for area in areas]
+    if level and len(known((level.low, level.middle, level.high))) < 3:
+        level = None
+    xs = linear_scale([0.0, *_steps(lines, areas)], LEFT, RIGHT, whole=True, snap=False)
+    ys = _height_scale(_heights(lines, areas, level), zero=zero, spread=spread)
     parts = [_axes(xs, ys, unit)]
-    parts += (
-        [_level(level, ys)]
-        if level and len(known((level.low, level.middle, level.high))) == 3
-        else []
-    )
+    if level:
+        parts.append(_level(level, ys))
     parts += [_area(area, xs, ys) for area in areas]
     parts += [_line(line, xs, ys) for line in lines]
-    scales = f'data-x="{LEFT} {RIGHT} {xs.low:.6g} {xs.high:.6g}" data-y="{BOTTOM} {TOP} {ys.low:.6g} {ys.high:.6g} {int(ys.log)}"'
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" {scales}>'
+    data_x = f"{LEFT} {RIGHT} {xs.low:.6g} {xs.high:.6g}"
+    data_y = f"{BOTTOM} {TOP} {ys.low:.6g} {ys.high:.6g} {int(ys.log)}"
+    head = (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f' aria-label="{escape(label)}" data-x="{data_x}" data-y="{data_y}">'
+    )
     return head + "".join(parts) + "</svg>"
+
+
+def _complete(points: Sequence[AreaPoint]) -> list[AreaPoint]:
+    """Return the points of an area that can be drawn."""
+    return [point for point in points if len(known(point)) == 3]
+
+
+def _steps(lines: Sequence[Line], areas: Sequence[Area]) -> list[float]:
+    steps = [x for line in lines for x, _ in line.points]
+    return steps + [x for area in areas for x, _, _ in area.points]
+
+
+def _heights(lines: Sequence[Line], areas: Sequence[Area], level: Level | None) -> list[float]:
+    heights: list[float] = []
+    for line in lines:
+        heights += known(y for _, y in line.points)
+    for area in areas:
+        for _, low, high in area.points:
+            heights += known((low, high))
+    if level:
+        heights += [level.low, level.middle, level.high]
+    return heights
+
+
+def _height_scale(heights: Sequence[float], *, zero: bool, spread: bool) -> Scale:
+    """Return the scale of y; see `line_chart`."""
+    if spread and heights and min(heights) >= LEAST and max(heights) > LOG_FROM * min(heights):
+        return log_scale(heights, BOTTOM, TOP)
+    return linear_scale([*heights, *([0.0] if zero else [])], BOTTOM, TOP)
 
 
 def _drawable(points: Sequence[Point]) -> list[Point]:
@@ -229,30 +261,30 @@ def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
 
 def _axes(xs: Scale, ys: Scale, unit: str) -> str:
     rules = "".join(f"M{LEFT},{ys.place(tick):g}H{RIGHT}" for tick in ys.ticks)
-    parts = [
-        f'<path class="grid" d="{rules}"/>' if rules else "",
-        f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>',
-    ]
+    parts = [f'<path class="grid" d="{rules}"/>'] if rules else []
+    parts.append(f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>')
     parts += [_text(LEFT - 6, ys.place(tick) + 4, number(tick), "tick", "end") for tick in ys.ticks]
     for tick in xs.ticks:
         x = xs.place(tick)
-        words, anchor = (
-            (f"step {number(tick, 6)}", "start")
-            if tick == xs.ticks[0]
-            else (number(tick, 6), "middle")
-        )
-        parts.append(_text(x, BOTTOM + 19, words, "tick", "end" if x > RIGHT - 12 else anchor))
-    parts += [_text(0, 11, unit, "unit", "start")] if unit else []
+        words, anchor = number(tick, 6), "middle"
+        if tick == xs.ticks[0]:
+            words, anchor = f"step {words}", "start"
+        if x > RIGHT - 12:
+            anchor = "end"
+        parts.append(_text(x, BOTTOM + 19, words, "tick", anchor))
+    if unit:
+        parts.append(_text(0, 11, unit, "unit", "start"))
     return "".join(parts)
 
 
 def _level(level: Level, ys: Scale) -> str:
     floor = ys.low if ys.log else -math.inf
-    low, middle, high = (
-        ys.place(max(value, floor)) for value in (level.low, level.middle, level.high)
+    values = (level.low, level.middle, level.high)
+    low, middle, high = (ys.place(max(value, floor)) for value in values)
+    top, height = min(low, high), abs(high - low)
+    band = (
+        f'<rect class="level" x="{LEFT}" y="{top:g}" width="{RIGHT - LEFT}" height="{height:.4g}"/>'
     )
-    top, bottom = min(low, high), max(low, high)
-    band = f'<rect class="level" x="{LEFT}" y="{top:g}" width="{RIGHT - LEFT}" height="{bottom - top:.4g}"/>'
     return f'{band}<path class="level-middle" d="M{LEFT},{middle:g}H{RIGHT}"/>'
 
 
@@ -267,21 +299,24 @@ def _area(area: Area, xs: Scale, ys: Scale) -> str:
 
 
 def _line(line: Line, xs: Scale, ys: Scale) -> str:
-    points = [
-        (x, y if y is not None and (y > 0 or not ys.log) else None) for x, y in thinned(line.points)
-    ]
-    runs: list[list[str]] = [[]]
-    for x, y in points:
-        if y is None:
+    runs: list[list[str]] = [[]]  # places of points without a gap between them
+    for x, y in thinned(line.points):
+        if y is None or (ys.log and y <= 0):
             runs.append([])
         else:
             runs[-1].append(f"{xs.place(x):g},{ys.place(y):g}")
     runs = [run for run in runs if run]
-    # h0: a lone point is a round dot
-    shape = "".join("M" + " ".join(run) + ("h0" if len(run) == 1 else "") for run in runs)
+    if not runs:
+        return ""
+    shape = "".join(_path(run) for run in runs)
     kind = "trace" if line.trace else "line"
     drawn = f'<path class="{kind} {escape(line.style)}" d="{shape}"/>'
     if line.dots or sum(map(len, runs)) == 1:
         marks = "".join(f"M{place}h0" for run in runs for place in run)
         drawn += f'<path class="dots {escape(line.style)}" d="{marks}"/>'
-    return drawn if shape else ""
+    return drawn
+
+
+def _path(places: Sequence[str]) -> str:
+    """Return the path through some places; a lone one is a round dot, by h0."""
+    return f"M{' '.join(places)}" + ("h0" if len(places) == 1 else "")

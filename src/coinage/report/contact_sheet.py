@@ -1,84 +1,118 @@
-"""A dataset as one HTML page: every image, what is cut off it made pale, with its captions and token ids. No network needed."""
+"""Render a dataset as one HTML page: every image, the cropped part pale, captions, token ids."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from coinage.data.examine import DataChecked
+from coinage.data.examine import ExaminedDataset
 from coinage.data.images import load_view
 from coinage.data.sample import Sample
-from coinage.errors import CoinageError
-from coinage.report.page import environment
+from coinage.data.summary import CaptionVariant, DatasetSummary, SampleSummary
+from coinage.errors import CoinageError, Findings
+from coinage.report.environment import environment
 from coinage.report.pictures import data_url
 from coinage.text.placeholder import marked_parts
 from coinage.wording import counted
 
 THUMBNAIL = 192  # pixels, the longer side
-MOST = 400  # images on a page
+MOST_IMAGES = 400  # on a page
 PALE = 0.75  # share of white in what is cut off
-MASK_COLOR = np.array([255, 0, 80])  # laid over what a mask leaves out
+MASKED = 0.6  # share of the colour laid over what a mask leaves out
+MASK_COLOR = np.array([255, 0, 80])
 
 
-def contact_sheet(summary: dict[str, Any], checked: DataChecked, token: str) -> str:
-    """The page. Of more than 400 images, an even selection is shown, and the page says so.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caption:
+    """A caption with the word marked in its text and in its ids."""
+
+    parts: list[tuple[str, bool]]
+    ids: list[list[tuple[int, bool]]]
+
+    @property
+    def holds_word(self) -> bool:
+        return any(is_word for _, is_word in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Card:
+    """An image on the page."""
+
+    sample: SampleSummary
+    name: str
+    thumbnail: str  # data URL
+    marks: list[str]
+    captions: list[_Caption]
+    lacking: bool  # a caption lacks the word
+
+
+def contact_sheet(
+    summary: DatasetSummary,
+    samples: Sequence[SampleSummary],
+    findings: Findings,
+    examined: ExaminedDataset,
+    token: str,
+) -> str:
+    """Return the page. Of more than 400 images, it shows an even selection, and says so.
 
     Args:
-        summary: of `summarize`, with `samples` of `describe_sample` in the order of `checked`, errors and warnings.
-        checked: the dataset.
+        summary: of the dataset.
+        samples: of its images, in the order of `examined`.
+        findings: errors, warnings and notes to show.
+        examined: the dataset.
         token: the word to mark in captions; "" for none.
     """
-    count = len(checked.samples)
-    places = [i * count // MOST for i in range(MOST)] if count > MOST else range(count)
-    cards = [_card(checked.samples[i], summary["samples"][i], token, checked) for i in places]
-    cards.sort(key=lambda card: (card["dataset"], card["bucket"]))
-    return (
-        environment()
-        .get_template("contact_sheet.html")
-        .render(summary=summary, cards=cards, total=count, token=token)
+    count = len(samples)
+    shown = min(count, MOST_IMAGES)
+    cards = []
+    for number in range(shown):
+        place = number * count // shown
+        cards.append(_card(examined.samples[place], samples[place], token, examined))
+    cards.sort(key=lambda card: (card.sample.dataset, card.sample.bucket))
+    template = environment().get_template("contact_sheet.html")
+    return template.render(
+        summary=summary, findings=findings, cards=cards, total=count, token=token
     )
 
 
-def _card(
-    sample: Sample, described: dict[str, Any], token: str, checked: DataChecked
-) -> dict[str, Any]:
-    word = set(checked.word.ids) if checked.word else set()
+def _card(sample: Sample, summary: SampleSummary, token: str, examined: ExaminedDataset) -> _Card:
     marks = marks_of(sample)
-    if described["longer_than_limit"]:
-        marks.append(f"{counted(described['longest_caption_tokens'], 'token')}: cut")
-    captions: list[dict[str, Any]] = [
-        {
-            "parts": marked_parts(caption["text"], token),
-            "ids": [[(i, i in word) for i in chunk] for chunk in caption["ids"] or []],
-        }
-        for caption in described["captions"]
-    ]
-    lacking = bool(token) and not all(
-        any(marked for _, marked in caption["parts"]) for caption in captions
+    if summary.longer_than_limit and summary.longest_caption_tokens is not None:
+        marks.append(f"{counted(summary.longest_caption_tokens, 'token')}: cut")
+    word_ids = set(examined.word.ids) if examined.word else set()
+    captions = [_caption(variant, token, word_ids) for variant in summary.captions]
+    return _Card(
+        sample=summary,
+        name=Path(summary.path).name,
+        thumbnail=thumbnail(sample, THUMBNAIL, whole=True),
+        marks=marks,
+        captions=captions,
+        lacking=bool(token) and not all(caption.holds_word for caption in captions),
     )
-    name = Path(described["path"]).name
-    return described | {
-        "name": name,
-        "thumbnail": thumbnail(sample, THUMBNAIL, whole=True),
-        "marks": marks,
-        "captions": captions,
-        "lacking": lacking,
-    }
+
+
+def _caption(variant: CaptionVariant, token: str, word_ids: set[int]) -> _Caption:
+    ids = [[(number, number in word_ids) for number in chunk] for chunk in variant.ids or []]
+    return _Caption(parts=marked_parts(variant.text, token), ids=ids)
 
 
 def marks_of(sample: Sample) -> list[str]:
-    """What is special about an image, in few words."""
-    told = {
-        "held out": sample.held_out,
-        "regularisation": sample.subset.regularisation,
-        "turned upright": sample.rotated,
-        f"enlarged {sample.enlarged:.1f}x": sample.enlarged > 1.0,
-        "mirrored at random": sample.subset.images.flip and not sample.held_out,
-    }
-    return [mark for mark, holds in told.items() if holds]
+    """Return what is special about an image, in few words each."""
+    marks = []
+    if sample.held_out:
+        marks.append("held out")
+    if sample.subset.regularisation:
+        marks.append("regularisation")
+    if sample.rotated:
+        marks.append("turned upright")
+    if sample.enlarged > 1.0:
+        marks.append(f"enlarged {sample.enlarged:.1f}x")
+    if sample.subset.images.flip and not sample.held_out:
+        marks.append("mirrored at random")
+    return marks
 
 
 def thumbnail(sample: Sample, side: int, *, whole: bool = False) -> str:
@@ -86,8 +120,8 @@ def thumbnail(sample: Sample, side: int, *, whole: bool = False) -> str:
 
     Args:
         sample: the image.
-        side: of the picture, its longer one, pixels.
-        whole: show also what is cut off, in pale; otherwise the image as cut.
+        side: longer side of the thumbnail, pixels.
+        whole: show what is cut off too, in pale; False: the image as cut.
     """
     uncut = replace(sample.fit, crop_xy=(0, 0), bucket_wh=sample.fit.resized_wh)
     try:
@@ -96,11 +130,11 @@ def thumbnail(sample: Sample, side: int, *, whole: bool = False) -> str:
         return ""
     pixels = (view.pixels.transpose(1, 2, 0) + 1) * 127.5
     if view.mask is not None:
-        hidden = (1 - view.mask)[..., None] * 0.6
+        hidden = (1 - view.mask)[..., None] * MASKED
         pixels = pixels * (1 - hidden) + MASK_COLOR * hidden
     if whole:
         (x, y), (width, height) = sample.fit.crop_xy, sample.fit.bucket_wh
-        gone = np.full((*pixels.shape[:2], 1), PALE)
-        gone[y : y + height, x : x + width] = 0
-        pixels = pixels * (1 - gone) + 255 * gone
+        paleness = np.full((*pixels.shape[:2], 1), PALE)
+        paleness[y : y + height, x : x + width] = 0
+        pixels = pixels * (1 - paleness) + 255 * paleness
     return data_url(pixels.round().clip(0, 255).astype(np.uint8), side)

@@ -1,4 +1,4 @@
-"""What is measured at every step, kept in few points however long a run is. Imports no torch."""
+"""Keep what is measured at every step in few points, however long a run is. No torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from typing import Any
 
 from coinage.report.record import Curves
 
-FEWEST, MOST = 100, 500  # points, half of what is kept at most
-NUMBERS = 20_000  # lengths and angles kept, about
+# Half of the points that are kept at most, in runs of many vectors and of few
+FEWEST_POINTS, MOST_POINTS = 100, 500
+MOST_NUMBERS = 20_000  # lengths and angles kept, about
 
 
 @dataclass(slots=True)
 class _Point:
-    """Some steps in a row: sums over them, and how it stood after the last."""
+    """Some steps in a row: sums over them, and values after the last.
+
+    Attributes:
+        step: the last of them.
+        count: how many they are.
+        loss: sum of their losses.
+        low, high: the least and the largest loss.
+        rate: learning rate after the last.
+        bands: for each part of the timesteps, sum and number of its losses.
+        norms, angles: of the vectors after the last.
+    """
 
     step: int
     count: int
@@ -27,14 +38,27 @@ class _Point:
     angles: Sequence[float | None]
 
     def joined(self, later: _Point) -> _Point:
-        bands = [(a + b, m + n) for (a, m), (b, n) in zip(self.bands, later.bands, strict=True)]
-        low, high = min(self.low, later.low), max(self.high, later.high)
-        counts = self.count + later.count, self.loss + later.loss
-        return _Point(later.step, *counts, low, high, later.rate, bands, later.norms, later.angles)
+        """Return one point for the steps of both."""
+        bands = []
+        for (loss, count), (more, others) in zip(self.bands, later.bands, strict=True):
+            bands.append((loss + more, count + others))
+        return _Point(
+            step=later.step,
+            count=self.count + later.count,
+            loss=self.loss + later.loss,
+            low=min(self.low, later.low),
+            high=max(self.high, later.high),
+            rate=later.rate,
+            bands=bands,
+            norms=later.norms,
+            angles=later.angles,
+        )
 
 
 class CurveKeeper:
-    """Takes the journal's entries, and gives curves of evenly long stretches; when there are too many, two become one.
+    """Take the journal's entries, and return curves of evenly long stretches of steps.
+
+    When there are too many stretches, two become one.
 
     Args:
         bands: parts of the timesteps.
@@ -43,32 +67,44 @@ class CurveKeeper:
 
     def __init__(self, bands: int, rows: int) -> None:
         self._bands, self._rows = bands, rows
-        self._most = 2 * min(max(NUMBERS // (2 * max(rows, 1)), FEWEST), MOST)
+        half = MOST_NUMBERS // (2 * max(rows, 1))
+        self._most = 2 * min(max(half, FEWEST_POINTS), MOST_POINTS)
         self._stride = 1
         self._points: list[_Point] = []
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Take one update: `step`, `loss`, `lr`, and where they are known `bands`, `norms` and `angles`."""
-        bands = [
-            (0.0, 0) if loss is None else (loss, 1)
-            for loss in entry.get("bands") or [None] * self._bands
-        ]
-        loss, unknown = float(entry["loss"]), [None] * self._rows
-        norms, angles = entry.get("norms") or unknown, entry.get("angles") or unknown
+        loss = float(entry["loss"])
+        band_losses = entry.get("bands") or [None] * self._bands
+        unknown = [None] * self._rows
         point = _Point(
-            int(entry["step"]), 1, loss, loss, loss, float(entry["lr"] or 0.0), bands, norms, angles
+            step=int(entry["step"]),
+            count=1,
+            loss=loss,
+            low=loss,
+            high=loss,
+            rate=float(entry["lr"] or 0.0),
+            bands=[(0.0, 0) if loss is None else (loss, 1) for loss in band_losses],
+            norms=entry.get("norms") or unknown,
+            angles=entry.get("angles") or unknown,
         )
         if self._points and self._points[-1].count < self._stride:
             self._points[-1] = self._points[-1].joined(point)
         else:
             self._points.append(point)
         if len(self._points) > self._most:
-            pairs = zip(self._points[::2], [*self._points[1::2], None], strict=False)
-            self._points = [first.joined(second) if second else first for first, second in pairs]
-            self._stride *= 2
+            self._halve()
+
+    def _halve(self) -> None:
+        """Join every two points to one; a last one without a partner stays."""
+        pairs = zip(self._points[::2], self._points[1::2], strict=False)
+        joined = [first.joined(second) for first, second in pairs]
+        unpaired = self._points[-1:] if len(self._points) % 2 else []
+        self._points = joined + unpaired
+        self._stride *= 2
 
     def curves(self) -> Curves:
-        """The curves so far, rounded to what a picture can show."""
+        """Return the curves so far, rounded to what a picture can show."""
         points = self._points
         return Curves(
             step=[p.step for p in points],
@@ -76,13 +112,14 @@ class CurveKeeper:
             low=[_short(p.low) for p in points],
             high=[_short(p.high) for p in points],
             rate=[_short(p.rate) for p in points],
-            bands=[
-                [_short(total / count) if count else None for total, count in p.bands]
-                for p in points
-            ],
+            bands=[_means(p.bands) for p in points],
             norms=[_shorts(p.norms) for p in points],
             angles=[_shorts(p.angles) for p in points],
         )
+
+
+def _means(bands: Sequence[tuple[float, int]]) -> list[float | None]:
+    return [_short(total / count) if count else None for total, count in bands]
 
 
 def _short(value: float) -> float:

@@ -1,4 +1,8 @@
-"""A record made fit for a page: nothing that JSON or HTML cannot hold, and a bounded size. Imports no torch."""
+"""Make a record fit for a page: only what JSON and HTML can hold, in a bounded size. No torch.
+
+This is the one place that bounds a page, whatever was recorded: captions, warnings and settings may
+be long, previews many, and a page that is compared may come from anywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,99 +14,118 @@ from statistics import fmean
 from typing import Any
 
 from coinage.report.charts import LARGEST
+from coinage.report.measures import column
 from coinage.report.record import Curves, Image, Record, Shot
 
-LIMIT = 5_000_000  # bytes of a page
-# Bytes of a record without pictures; its texts stand in the page twice, and HTML writes some signs longer
-WORDS = 1_000_000
-NUMBERS = 24_000  # of the curves, about 20 bytes each
-POINTS = 600  # of a curve
-PER_PICTURE = 400  # bytes of HTML around one
-THUMBNAILS = 0.3  # of the room for pictures, where the previews need the rest
-KINDS = tuple(f"data:image/{kind};base64," for kind in ("png", "jpeg", "webp", "gif"))
-# Letters of a text, entries of a list
-TIGHTER = ((4000, 400), (1000, 200), (250, 100), (100, 50), (60, 12))
+MOST_BYTES = 5_000_000  # of a page
+# Bytes of a record without pictures. Its texts stand in the page twice, and HTML writes some signs
+# longer.
+MOST_WORD_BYTES = 1_000_000
+MOST_NUMBERS = 24_000  # of the curves, about 20 bytes each
+MOST_POINTS = 600  # of a curve
+HTML_PER_PICTURE = 400  # bytes around one
+THUMBNAIL_SHARE = 0.3  # of the room for pictures, where the previews need the rest
+PICTURE_STARTS = tuple(f"data:image/{kind};base64," for kind in ("png", "jpeg", "webp", "gif"))
+UNSAFE_SIGNS = "<>\"'&\\ \n"
+# Letters of a text and entries of a list; the first pair with which the words fit
+WORD_LIMITS = ((4000, 400), (1000, 200), (250, 100), (100, 50), (60, 12))
 
 
 def fit_words(record: Record) -> Record:
-    """All but the pictures: strange characters and numbers mended, curves thinned, long texts and lists cut."""
-    # infinite: told as such
-    tools = [
-        replace(tool, difference=tool.difference and min(tool.difference, LARGEST))
-        for tool in record.tools
-    ]
-    clean: Record = _mended(replace(record, tools=tools))
+    """Return all but the pictures in a bounded size.
+
+    Characters and numbers that a page cannot hold are replaced, curves thinned, long texts and
+    lists cut.
+    """
+    tools = []
+    for tool in record.tools:
+        # An infinite difference is shown, as a large one
+        difference = tool.difference and min(tool.difference, LARGEST)
+        tools.append(replace(tool, difference=difference))
+    clean: Record = _clean(replace(record, tools=tools))
+    clean = _without_gaps(clean)
     clean = replace(clean, curves=_thinned(clean.curves))
-    for letters, entries in TIGHTER:
+    for letters, entries in WORD_LIMITS:
         cut = _cut(clean, letters, entries)
-        if len(without_pictures(cut).as_json()) <= WORDS:
+        if len(without_pictures(cut).as_json()) <= MOST_WORD_BYTES:
             break
     return cut
 
 
 def fit_pictures(record: Record, room: int) -> Record:
-    """Previews and training images that fit, and only pictures: a data URL of another kind is dropped."""
+    """Return the record with the previews and training images that fit.
+
+    Args:
+        record: of `fit_words`. Data URLs of anything but a picture are dropped.
+        room: bytes for pictures.
+    """
     images = [replace(image, thumbnail=_picture(image.thumbnail) or "") for image in record.images]
-    shots = [
-        replace(shot, pictures=[_picture(url) for url in shot.pictures[: len(record.prompts)]])
-        for shot in record.shots
-    ]
-    costs = [2 * (len(image.thumbnail) + PER_PICTURE) for image in images]
-    kept_shots = _shots_within(shots, room - min(sum(costs), int(THUMBNAILS * room)))
-    rest = room - (sum(sizes := [_size(shot) for shot in kept_shots]) + sum(sizes[-1:]))
-    kept = _most(len(images), lambda places: sum(costs[i] for i in places) <= rest)
-    fewer = {"shots": len(shots) - len(kept_shots), "images": len(images) - len(kept)}
-    fewer["pictures"] = _drawn(shots[-1]) - _drawn(kept_shots[-1]) if kept_shots else 0
+    shots = []
+    for shot in record.shots:
+        pictures = [_picture(url) for url in shot.pictures[: len(record.prompts)]]
+        shots.append(replace(shot, pictures=pictures))
+    costs = [2 * (len(image.thumbnail) + HTML_PER_PICTURE) for image in images]
+    kept_shots = _shots_within(shots, room - min(sum(costs), int(THUMBNAIL_SHARE * room)))
+    rest = room - _cost(kept_shots)
+    places = _most_that_fit(len(images), lambda places: sum(costs[i] for i in places) <= rest)
+    lost = {"shots": len(shots) - len(kept_shots), "images": len(images) - len(places)}
+    if kept_shots:
+        lost["pictures"] = _drawn(shots[-1]) - _drawn(kept_shots[-1])
     return replace(
         record,
-        images=[images[i] for i in kept],
+        images=[images[place] for place in places],
         shots=kept_shots,
-        left_out=_added(record.left_out, fewer),
+        left_out=_added(record.left_out, lost),
     )
 
 
 def without_pictures(record: Record) -> Record:
-    """The record with every picture gone, but for its place."""
+    """Return the record with every picture gone; the places of previews stay."""
     images = [replace(image, thumbnail="") for image in record.images]
-    return replace(
-        record,
-        images=images,
-        shots=[Shot(step=shot.step, pictures=[None] * len(shot.pictures)) for shot in record.shots],
-    )
+    shots = [replace(shot, pictures=[None] * len(shot.pictures)) for shot in record.shots]
+    return replace(record, images=images, shots=shots)
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most so many of the places 0 to count - 1: the first, the last, the others evenly between."""
+    """Return at most so many of the places 0 to count - 1: first, last, and others evenly between."""
     if most >= count:
         return list(range(count))
     if most <= 1:
         return [count - 1] if most else []
-    return [i * (count - 1) // (most - 1) for i in range(most)]
+    return [number * (count - 1) // (most - 1) for number in range(most)]
 
 
-def _most(count: int, fits: Callable[[Sequence[int]], bool]) -> list[int]:
-    """The largest even selection that fits."""
-    return next((places for most in range(count, 0, -1) if fits(places := evenly(count, most))), [])
+def _most_that_fit(count: int, fits: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Return the largest even selection of places that fits."""
+    for most in range(count, 0, -1):
+        places = evenly(count, most)
+        if fits(places):
+            return places
+    return []
 
 
 def _shots_within(shots: Sequence[Shot], room: int) -> list[Shot]:
-    """Those that fit, counted once in the record, and the last once more in the page's own pictures."""
+    """Return the shots that fit; of the last one alone, its first pictures."""
     sizes = [_size(shot) for shot in shots]
-    kept = [
-        shots[i]
-        for i in _most(len(shots), lambda places: sum(sizes[i] for i in places) + sizes[-1] <= room)
-    ]
-    if kept or not shots:
-        return kept
-    pictures: list[str | None] = []  # not even the last fits whole: its first pictures
+    places = _most_that_fit(
+        len(shots), lambda places: sum(sizes[i] for i in places) + sizes[-1] <= room
+    )
+    if places or not shots:
+        return [shots[place] for place in places]
+    pictures: list[str | None] = []
     for url in shots[-1].pictures:
         fits = 2 * _size(replace(shots[-1], pictures=[*pictures, url])) <= room
         pictures.append(url if fits else None)
     return [replace(shots[-1], pictures=pictures)] if any(pictures) else []
 
 
+def _cost(shots: Sequence[Shot]) -> int:
+    """Return the bytes of shots: once in the record, and the last once more in the page itself."""
+    return sum(map(_size, shots)) + sum(map(_size, shots[-1:]))
+
+
 def _size(shot: Shot) -> int:
-    return sum(len(url) + PER_PICTURE for url in shot.pictures if url)
+    return sum(len(url) + HTML_PER_PICTURE for url in shot.pictures if url)
 
 
 def _drawn(shot: Shot) -> int:
@@ -110,135 +133,130 @@ def _drawn(shot: Shot) -> int:
 
 
 def _picture(url: str | None) -> str | None:
-    """The data URL of a picture, None for anything else."""
-    good = (
-        url
-        and url.startswith(KINDS)
-        and url.isascii()
-        and not any(sign in url for sign in "<>\"'&\\ \n")
-    )
-    return url if good else None
+    """Return the data URL of a picture, None for anything else."""
+    if not url or not url.startswith(PICTURE_STARTS) or not url.isascii():
+        return None
+    return None if any(sign in url for sign in UNSAFE_SIGNS) else url
 
 
-def _mended(value: Any) -> Any:
-    """The same with numbers that are no measurement gone and with text that UTF-8 can hold."""
+def _clean(value: Any) -> Any:
+    """Return the same with numbers that are not measurements gone, and text that UTF-8 can hold."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode(errors="replace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) and abs(value) <= LARGEST else None
+    return _mapped(value, _clean)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a list, tuple, dict or dataclass with each of its entries changed."""
     if isinstance(value, list | tuple):
-        return type(value)(_mended(entry) for entry in value)
+        return type(value)(change(entry) for entry in value)
     if isinstance(value, dict):
-        return {_mended(key): _mended(entry) for key, entry in value.items()}
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
-    mended = replace(
-        value, **{entry.name: _mended(getattr(value, entry.name)) for entry in fields(value)}
-    )
-    return _without_gaps(mended) if isinstance(mended, Record) else mended
+        return {change(key): change(entry) for key, entry in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {entry.name: change(getattr(value, entry.name)) for entry in fields(value)}
+        return replace(value, **changed)
+    return value
 
 
 def _without_gaps(record: Record) -> Record:
-    """What has no place for a gap goes without the entry."""
-    rows = [
-        replace(
-            row,
-            first=[near for near in row.first if near[1] is not None],
-            now=[near for near in row.now if near[1] is not None],
-        )
-        for row in record.rows
-    ]
+    """Drop entries that lost a number which they need."""
+    rows = []
+    for row in record.rows:
+        first = [word for word in row.first if word[1] is not None]
+        now = [word for word in row.now if word[1] is not None]
+        rows.append(replace(row, first=first, now=now))
     measured = [point for point in record.measured if point[1] is not None]
     vocabulary = {key: lengths for key, lengths in record.vocabulary.items() if None not in lengths}
-    return replace(
-        record, rows=rows, measured=measured, vocabulary=vocabulary, seconds=record.seconds or 0.0
-    )
+    seconds = record.seconds or 0.0
+    return replace(record, rows=rows, measured=measured, vocabulary=vocabulary, seconds=seconds)
 
 
 def _thinned(curves: Curves) -> Curves:
-    """As many points as the numbers of one leave room for; each stands for a stretch of steps."""
+    """Return as many points as the numbers of one leave room for; each stands for some steps."""
     lists = {entry.name: getattr(curves, entry.name) for entry in fields(curves)}
-    wide = sum(
-        max((len(v) if isinstance(v, list) else 1 for v in values), default=0)
-        for values in lists.values()
-    )
-    most, count = max(2, min(POINTS, NUMBERS // max(wide, 1))), len(curves.step)
+    numbers = sum(_width(values) for values in lists.values())
+    most = max(2, min(MOST_POINTS, MOST_NUMBERS // max(numbers, 1)))
+    count = len(curves.step)
     if count <= most:
         return curves
-    edges = [i * count // most for i in range(most + 1)]
+    edges = [number * count // most for number in range(most + 1)]
+    thin: dict[str, list[Any]] = {}
+    for name, values in lists.items():
+        parts = [values[first:end] for first, end in pairwise(edges)]
+        thin[name] = [_joined(name, part) for part in parts if part]
+    return Curves(**thin)
 
-    def picked(name: str, part: list[Any]) -> Any:
-        if name in ("loss", "low", "high"):
-            known = [value for value in part if value is not None]
-            return (
-                None
-                if not known
-                else min(known)
-                if name == "low"
-                else max(known)
-                if name == "high"
-                else fmean(known)
-            )
-        if name != "bands":
-            return part[-1]  # where the stretch ends
-        columns = [
-            [line[i] for line in part if i < len(line) and line[i] is not None]
-            for i in range(max(map(len, part)))
-        ]
-        return [fmean(known) if known else None for known in columns]
 
-    def thin(name: str, values: list[Any]) -> list[Any]:
-        parts = [values[a:b] for a, b in pairwise(edges)]
-        return [picked(name, part) for part in parts if part]
+def _width(values: Sequence[Any]) -> int:
+    """Return the numbers of a point."""
+    return max((len(value) if isinstance(value, list) else 1 for value in values), default=0)
 
-    return Curves(**{name: thin(name, values) for name, values in lists.items()})
+
+def _joined(name: str, part: list[Any]) -> Any:
+    """Return the value of a curve for some points in a row."""
+    if name == "bands":
+        longest = max(map(len, part))
+        return [_mean(column(part, band)) for band in range(longest)]
+    if name not in ("loss", "low", "high"):
+        return part[-1]  # where the points end
+    known = [value for value in part if value is not None]
+    if name == "loss":
+        return _mean(known)
+    return (min if name == "low" else max)(known, default=None)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _cut(record: Record, letters: int, entries: int) -> Record:
-    """No text longer than so many letters, no list longer than so many entries; pictures stay as they are."""
-    kept = {"curves", "shots", "measured", "images", "left_out", "status", "version"}
-    changed = {
-        entry.name: _short(getattr(record, entry.name), letters, entries)
-        for entry in fields(record)
-        if entry.name not in kept
-    }
-    lost = {
-        name: len(getattr(record, name)) - len(changed[name])
-        for name in ("warnings", "prompts", "rows", "tools")
-    }
-    changed["images"] = [
-        _short(record.images[i], letters, entries) for i in evenly(len(record.images), entries)
-    ]
-    changed["shots"] = [record.shots[i] for i in evenly(len(record.shots), entries)]
-    changed["measured"] = [record.measured[i] for i in evenly(len(record.measured), POINTS)]
-    lost |= {name: len(getattr(record, name)) - len(changed[name]) for name in ("images", "shots")}
+    """Return the record with texts and lists cut; pictures stay as they are.
+
+    Args:
+        record: to cut.
+        letters: of a text, at most.
+        entries: of a list, at most.
+    """
+    whole = {"curves", "shots", "measured", "images", "left_out", "status", "version"}
+    changed: dict[str, Any] = {}
+    for entry in fields(record):
+        if entry.name not in whole:
+            changed[entry.name] = _shortened(getattr(record, entry.name), letters, entries)
+    images = [record.images[place] for place in evenly(len(record.images), entries)]
+    changed["images"] = _shortened(images, letters, entries)
+    changed["shots"] = [record.shots[place] for place in evenly(len(record.shots), entries)]
+    places = evenly(len(record.measured), MOST_POINTS)
+    changed["measured"] = [record.measured[place] for place in places]
+    lost = {}
+    for name in ("warnings", "prompts", "rows", "tools", "images", "shots"):
+        lost[name] = len(getattr(record, name)) - len(changed[name])
     return replace(record, **changed, left_out=_added(record.left_out, lost))
 
 
-def _short(value: Any, letters: int, entries: int) -> Any:
-    """A value with its texts and lists cut."""
+def _shortened(value: Any, letters: int, entries: int) -> Any:
+    """Return a value with its texts and lists cut."""
+
+    def shorten(entry: Any) -> Any:
+        return _shortened(entry, letters, entries)
+
     if isinstance(value, str):
         return value if len(value) <= letters else value[: letters - 1] + "…"
     if isinstance(value, list | tuple):
-        return type(value)(_short(entry, letters, entries) for entry in value[:entries])
+        return _mapped(value[:entries], shorten)
     if isinstance(value, dict):
-        return {
-            _short(key, letters, entries): _short(entry, letters, entries)
-            for key, entry in list(value.items())[:entries]
-        }
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
-    names = [
-        entry.name
-        for entry in fields(value)
-        if not (isinstance(value, Image) and entry.name == "thumbnail")
-    ]
-    return replace(
-        value, **{name: _short(getattr(value, name), letters, entries) for name in names}
-    )
+        return _mapped(dict(list(value.items())[:entries]), shorten)
+    changed = _mapped(value, shorten)
+    if isinstance(value, Image):
+        return replace(changed, thumbnail=value.thumbnail)
+    return changed
 
 
 def _added(before: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-    """Counts together, without those that are 0."""
-    names = [*before, *(name for name in more if name not in before)]
-    return {name: count for name in names if (count := before.get(name, 0) + more.get(name, 0))}
+    """Return the counts together, without those that are 0."""
+    counts = dict(before)
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
+    return {name: count for name, count in counts.items() if count}

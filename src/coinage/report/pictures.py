@@ -1,4 +1,4 @@
-"""Pictures that stand inside a page."""
+"""Encode pictures to stand inside a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def data_url(pixels: NDArray[np.uint8], side: int, quality: int = 85) -> str:
-    """[H, W, 3] pixels as a data URL of a JPEG, made smaller until no side is longer than `side`."""
+    """Return [H, W, 3] pixels as a data URL of a JPEG with no side longer than `side`."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     buffer = io.BytesIO()

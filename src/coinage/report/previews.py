@@ -1,4 +1,7 @@
-"""The previews of one run or several: which pictures stand side by side, and which are shown where the slider stands. Imports no torch."""
+"""Arrange the previews of one run or several: groups of pictures, and the slider's positions.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coinage.report.record import Asked, Record
+from coinage.report.record import PreviewPrompt, Record
 from coinage.text.placeholder import marked_parts
 
 Parts = list[tuple[str, bool]]
-WITHOUT = "the same without the word"
+WITHOUT_WORD = "the same without the word"
 FEWEST_COLUMNS, MOST_COLUMNS = 3, 6  # of previews on a wide page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A place for a picture: of which run and prompt, with the text below and the picture that the page begins with.
+    """A place for a picture.
 
-    One that is `still` does not change over the run, and is drawn once.
+    Attributes:
+        run, prompt: places of both.
+        parts: of the prompt, and whether each is the word.
+        text: of the prompt.
+        note: shown below.
+        seed: of the prompt.
+        picture: that the page begins with; "" for none.
+        still: the picture does not change over the run, and is drawn once.
     """
 
     run: int
@@ -51,180 +61,205 @@ class Stage:
 
     @property
     def named(self) -> list[tuple[int, str]]:
-        """Positions that have a name, such as the best step's; none where there is but one."""
-        found = [
-            (at, label.partition(", ")[0])
-            for at, label in enumerate(self.labels)
-            if label.startswith(("best", "end"))
-        ]
-        return found if len(found) > 1 else []
+        """Positions that have a name, such as the best step's; none where there is only one."""
+        names = []
+        for position, label in enumerate(self.labels):
+            if label.startswith(("best", "end")):
+                names.append((position, label.partition(", ")[0]))
+        return names if len(names) > 1 else []
 
     @property
     def plan(self) -> str:
         """What the page's script needs of it, as JSON that may stand inside a script element."""
-        return json.dumps(
-            {"labels": self.labels, "shots": self.shots, "steps": self.steps}
-        ).replace("<", "\\u003c")
+        return _script_json({"labels": self.labels, "shots": self.shots, "steps": self.steps})
 
 
 def stage_of(record: Record) -> Stage | None:
-    """The previews of a run, the same prompt with and without the word side by side; None without previews."""
+    """Return the previews of a run, with and without the word side by side; None without any."""
     if not record.shots or not record.prompts:
         return None
     last = len(record.shots) - 1
-    groups: list[tuple[Parts, list[Tile]]] = [
-        ([], [_tile(record, 0, place, last, paired=len(group) > 1) for place in group])
-        for group in _groups(record.prompts)
-    ]
+    groups: list[tuple[Parts, list[Tile]]] = []
+    for places in _groups(record.prompts):
+        paired = len(places) > 1
+        tiles = [_tile(record, 0, place, last, paired=paired) for place in places]
+        groups.append(([], tiles))
     labels = [label_of(record, shot.step) for shot in record.shots]
-    columns = columns_for([len(group) for _, group in groups])
     return Stage(
         groups=groups,
         labels=labels,
         shots=[list(range(len(record.shots)))],
         steps=[labels],
-        columns=columns,
+        columns=columns_for([len(tiles) for _, tiles in groups]),
     )
 
 
 def label_of(record: Record, step: int) -> str:
-    """Return which step a preview is of, in words; the best and the last one of a finished run are named as such."""
-    over, best = record.status == "finished", record.standings[0] if record.standings else None
-    names = (["best"] if best and best.step == step else []) + (
-        ["end"] if record.step == step else []
-    )
-    return ", ".join(
-        [" and ".join(names if over else []), f"step {step:,} of {max(record.total_steps, step):,}"]
-    ).removeprefix(", ")
+    """Return which step a preview is of; of a finished run, the best and the last step are named."""
+    label = f"step {step:,} of {max(record.total_steps, step):,}"
+    if record.status != "finished":
+        return label
+    names = []
+    if record.standings and record.standings[0].step == step:
+        names.append("best")
+    if record.step == step:
+        names.append("end")
+    return f"{' and '.join(names)}, {label}" if names else label
 
 
 def columns_for(sizes: Sequence[int]) -> int:
-    """Return how many tiles stand side by side, so that as few places as possible stay empty and no group is broken.
+    """Return how many tiles stand side by side.
+
+    As few places as possible stay empty, and no group is broken.
 
     Args:
         sizes: tiles in each group, such as 2 for a prompt with and without the word.
     """
     if sum(sizes) <= MOST_COLUMNS:
         return max(FEWEST_COLUMNS, sum(sizes))
-    wide = max(FEWEST_COLUMNS, *(min(size, MOST_COLUMNS) for size in sizes))
-    return min(
-        range(wide, MOST_COLUMNS + 1), key=lambda columns: (_holes(sizes, columns), -columns)
-    )
+    widest = max(FEWEST_COLUMNS, *(min(size, MOST_COLUMNS) for size in sizes))
+    candidates = range(widest, MOST_COLUMNS + 1)
+    return min(candidates, key=lambda columns: (_empty_places(sizes, columns), -columns))
 
 
-def _holes(sizes: Sequence[int], columns: int) -> int:
-    """Places that stay empty when groups fill rows in turn."""
-    rows: list[int] = []  # room left in each
+def _empty_places(sizes: Sequence[int], columns: int) -> int:
+    """Return how many places stay empty when groups fill rows in turn."""
+    rooms: list[int] = []  # left in each row
     for size in sizes:
-        own = min(size, columns)
+        width = min(size, columns)
         # A later group fills an earlier gap
-        at = next((i for i, room in enumerate(rows) if room >= own), None)
-        if at is None:
-            rows.append(columns)
-            at = len(rows) - 1
-        rows[at] -= own
-    return sum(rows)
+        for row, room in enumerate(rooms):
+            if room >= width:
+                rooms[row] -= width
+                break
+        else:
+            rooms.append(columns - width)
+    return sum(rooms)
 
 
 def stage_of_runs(records: Sequence[Record]) -> Stage | None:
-    """The previews of several runs, a group for each prompt; None where there are none.
+    """Return the previews of several runs, a group for each prompt; None where there are none.
 
-    The slider counts steps where all runs have as many, and parts of the run where not. A run's picture
-    is the last one at or before the slider's position, or its first.
+    The slider counts steps where all runs have as many, and parts of the run where not. A run's
+    picture is the last one at or before the slider's position, or its first.
     """
-    lengths = [
-        max([record.total_steps, *(shot.step for shot in record.shots)]) or 1 for record in records
-    ]
-    same = len(set(lengths)) == 1
-    keys = [
-        [shot.step if same else round(shot.step / length, 3) for shot in record.shots]
-        for record, length in zip(records, lengths, strict=True)
-    ]
-    positions = sorted({key for own in keys for key in own})
+    lengths = [_length(record) for record in records]
+    same_length = len(set(lengths)) == 1
+    times: list[list[float]] = []  # of each run's shots, as the slider counts
+    for record, length in zip(records, lengths, strict=True):
+        steps = [shot.step for shot in record.shots]
+        times.append(list(steps) if same_length else [round(step / length, 3) for step in steps])
+    positions = sorted({time for run in times for time in run})
     groups = _matched(records)
     if not positions or not groups:
         return None
-    labels = [
-        f"step {at:,} of {lengths[0]:,}" if same else f"{100 * at:.3g} % of each run"
-        for at in positions
-    ]
-    shots = [[max(0, sum(key <= at for key in own) - 1) for at in positions] for own in keys]
-    steps = [
-        [f"step {record.shots[i].step:,}" if record.shots else "" for i in own]
-        for record, own in zip(records, shots, strict=True)
-    ]
+    labels = [f"{100 * position:.3g} % of each run" for position in positions]
+    if same_length:
+        labels = [f"step {position:,} of {lengths[0]:,}" for position in positions]
+    shots = [_shots_at(run, positions) for run in times]
     return Stage(
-        groups=groups, labels=labels, shots=shots, steps=steps, columns=max(2, min(4, len(records)))
+        groups=groups,
+        labels=labels,
+        shots=shots,
+        steps=[_step_labels(record, run) for record, run in zip(records, shots, strict=True)],
+        columns=max(2, min(4, len(records))),
     )
+
+
+def _length(record: Record) -> int:
+    """Return the steps of a run, at least 1."""
+    return max([record.total_steps, *(shot.step for shot in record.shots)]) or 1
+
+
+def _shots_at(times: Sequence[float], positions: Sequence[float]) -> list[int]:
+    """Return for each position the last shot at or before it, or the first."""
+    return [max(0, sum(time <= position for time in times) - 1) for position in positions]
+
+
+def _step_labels(record: Record, shots: Sequence[int]) -> list[str]:
+    return [f"step {record.shots[shot].step:,}" if record.shots else "" for shot in shots]
 
 
 def pictures_of(records: Sequence[Record]) -> str:
-    """All pictures by run, shot and prompt, as JSON that may stand inside a script element."""
-    return json.dumps([[shot.pictures for shot in record.shots] for record in records]).replace(
-        "<", "\\u003c"
-    )
+    """Return all pictures by run, shot and prompt, as JSON for a script element."""
+    return _script_json([[shot.pictures for shot in record.shots] for record in records])
 
 
-def _groups(prompts: Sequence[Asked]) -> list[list[int]]:
-    """Places of prompts, each with those that are compared with it right behind."""
-    roots = [
-        asked.of if asked.of is not None and 0 <= asked.of < len(prompts) and asked.of != i else i
-        for i, asked in enumerate(prompts)
-    ]
+def _script_json(value: object) -> str:
+    """Return JSON that may stand inside a script element."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _groups(prompts: Sequence[PreviewPrompt]) -> list[list[int]]:
+    """Return places of prompts, each followed by those that are compared with it."""
+    roots = list(range(len(prompts)))
+    for place, prompt in enumerate(prompts):
+        if prompt.of is not None and 0 <= prompt.of < len(prompts):
+            roots[place] = prompt.of
     groups: dict[int, list[int]] = {}
     for place, root in enumerate(roots):
         groups.setdefault(roots[root], []).append(place)
-    return [
-        sorted(group, key=lambda place: (prompts[place].of is not None, place))
-        for group in groups.values()
-    ]
+    for group in groups.values():
+        group.sort(key=lambda place: (prompts[place].of is not None, place))
+    return list(groups.values())
 
 
-def _parts(asked: Asked, token: str) -> Parts:
-    """What a prompt says, and its negative prompt where the word is in that."""
-    negative = marked_parts(asked.negative, token)
-    told = any(is_word for _, is_word in negative)
-    return marked_parts(asked.text, token) + (
-        [(", negative prompt: ", False), *negative] if told else []
-    )
+def _parts(prompt: PreviewPrompt, token: str) -> Parts:
+    """Return the parts of a prompt, and of its negative prompt where the word is in that."""
+    parts = marked_parts(prompt.text, token)
+    negative = marked_parts(prompt.negative, token)
+    if any(is_word for _, is_word in negative):
+        parts = [*parts, (", negative prompt: ", False), *negative]
+    return parts
 
 
 def _tile(record: Record, run: int, place: int, shot: int, *, paired: bool) -> Tile:
-    asked = record.prompts[place]
-    parts = _parts(asked, record.token)
-    still = asked.of is not None
-    drawn = [
-        own[place] if place < len(own) else None
-        for own in (each.pictures for each in record.shots[: shot + 1])
-    ]
-    picture = (
-        next((url for url in reversed(drawn) if url), "") if still else (drawn or [None])[-1] or ""
-    )
-    lacks = paired and not any(is_word for _, is_word in parts)
-    note = WITHOUT if lacks else ""
+    """Return the tile of a prompt.
+
+    Args:
+        record: of the run.
+        run: its place.
+        place: of the prompt.
+        shot: that the page begins with.
+        paired: the prompt stands beside another one.
+    """
+    prompt = record.prompts[place]
+    parts = _parts(prompt, record.token)
+    still = prompt.of is not None
+    lacks_word = paired and not any(is_word for _, is_word in parts)
     return Tile(
         run=run,
         prompt=place,
         parts=parts,
-        text=asked.text,
-        note=note,
-        seed=asked.seed,
-        picture=picture,
+        text=prompt.text,
+        note=WITHOUT_WORD if lacks_word else "",
+        seed=prompt.seed,
+        picture=_picture(record, place, shot, still=still),
         still=still,
     )
 
 
+def _picture(record: Record, place: int, shot: int, *, still: bool) -> str:
+    """Return a prompt's picture in a shot; of one that is still, the last that was drawn."""
+    picture = ""
+    for earlier in record.shots[: shot + 1]:
+        drawn = earlier.pictures[place] if place < len(earlier.pictures) else None
+        if drawn or not still:
+            picture = drawn or ""
+    return picture
+
+
 def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
-    """Tiles of the same prompt in all runs that have it; each run's own word counts as the same."""
+    """Return tiles of the same prompt in all runs that have it; each run's own word is the same."""
     groups: dict[tuple[tuple[str, bool], ...], list[Tile]] = {}
     for run, record in enumerate(records):
         if not record.shots:
             continue
-        for place, asked in enumerate(record.prompts):
-            key = tuple(
-                ("" if is_word else part, is_word) for part, is_word in _parts(asked, record.token)
-            )
+        last = len(record.shots) - 1
+        for place, prompt in enumerate(record.prompts):
+            parts = _parts(prompt, record.token)
+            key = tuple(("" if is_word else part, is_word) for part, is_word in parts)
             tiles = groups.setdefault(key, [])
-            if not any(tile.run == run for tile in tiles):
-                tiles.append(_tile(record, run, place, len(record.shots) - 1, paired=False))
+            if all(tile.run != run for tile in tiles):
+                tiles.append(_tile(record, run, place, last, paired=False))
     return [(tiles[0].parts, tiles) for tiles in groups.values()]

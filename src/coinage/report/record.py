@@ -1,21 +1,22 @@
-"""What a report tells of a run, as plain values; the page holds them as JSON, so that the file is its own record. Imports no torch."""
+"""The record of a run as plain values, which its page holds as JSON. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, is_dataclass
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
+
+from coinage.system.typed_json import decode
 
 VERSION = 1  # of the values' meaning
-LARGEST_INT = 2**63  # of a seed
 Status = Literal["training", "finished", "stopped", "failed"]
 
 
 @dataclass(kw_only=True)
 class Curves:
-    """What was measured over the steps: all lists are as long as `step`, and None stands where nothing was measured.
+    """What was measured over the steps.
+
+    All lists are as long as `step`; None stands where nothing was measured.
 
     Attributes:
         step: the last of the steps that a point stands for.
@@ -59,8 +60,12 @@ class Shot:
 
 
 @dataclass(kw_only=True)
-class Asked:
-    """A prompt of the previews; one that is `of` another is the same without the word, and drawn once: it does not change."""
+class PreviewPrompt:
+    """A prompt of the previews.
+
+    One that is `of` another is the same without the word. It is drawn once, since it does not
+    change.
+    """
 
     text: str
     seed: int | None = None
@@ -70,7 +75,10 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Row:
-    """One trained vector: its text encoder's key, its number from 1, and the words it is nearest to, with cosines."""
+    """One trained vector: its text encoder's key, its number from 1, and its nearest words.
+
+    Each word has its cosine.
+    """
 
     key: str
     number: int
@@ -80,7 +88,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Standing:
-    """The word at a step where its evaluation loss was measured, and the file it was saved to there, if one is kept."""
+    """The word at a step where its evaluation loss was measured, and its file, if one is kept."""
 
     step: int
     loss: float | None
@@ -91,7 +99,7 @@ class Standing:
 
 @dataclass(kw_only=True)
 class Tool:
-    """How the file does in one tool."""
+    """How the file works in one tool."""
 
     tool: str
     loads: bool
@@ -121,10 +129,13 @@ class Record:
         measured_on: what it was measured on, in words.
         standings: of the same steps, best first.
         ended_early: why, in a sentence.
-        starts: init words that were tried, best first, each with its loss as it stands and after a few steps; "" is the vocabulary's mean.
-        tried: settings that were tried before the run, best first, each with its loss after a few steps.
-        usage: lines that tell how to use the file.
-        left_out: how many entries of a field, such as `shots`, were left out to keep the page small.
+        starts: init words that were tried, best first, each with its loss as it stands and after a
+            few steps; "" is the vocabulary's mean.
+        tried: settings that were tried before the run, best first, each with its loss after a few
+            steps.
+        usage: lines that say how to use the file.
+        left_out: how many entries of a field, such as `shots`, were left out to keep the page
+            small.
     """
 
     version: int = VERSION
@@ -159,7 +170,7 @@ class Record:
     ended_early: str = ""
     starts: list[tuple[str, float | None, float | None]] = field(default_factory=list)
     tried: list[tuple[str, float | None]] = field(default_factory=list)
-    prompts: list[Asked] = field(default_factory=list)
+    prompts: list[PreviewPrompt] = field(default_factory=list)
     shots: list[Shot] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     tools: list[Tool] = field(default_factory=list)
@@ -168,7 +179,7 @@ class Record:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> str:
-        """The record as JSON that may stand inside a page's script element."""
+        """Return the record as JSON that may stand inside a page's script element."""
         text = json.dumps(
             vars(self), default=vars, ensure_ascii=True, separators=(",", ":"), allow_nan=False
         )
@@ -176,67 +187,15 @@ class Record:
 
 
 def from_json(text: str) -> Record:
-    """The record of a page, every value of the type that its field has; fields of a later program are left aside.
+    """Return the record of a page; fields of a later version are left aside.
 
     Raises:
-        ValueError: not JSON, of another version, or not the fields of a record.
+        ValueError: not JSON, of another version, or a value is not of its field's type.
     """
     try:
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise ValueError("not a record of this version")
-        record: Record = _as(Record, values)
-    except (TypeError, OverflowError, RecursionError) as error:
+        return decode(Record, values)
+    except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    return record
-
-
-@cache
-def _types(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _as(kind: Any, value: Any) -> Any:
-    """A value of JSON as a field's type.
-
-    Raises:
-        ValueError, TypeError: it is of another type, or a number that is not finite.
-    """
-    if kind is float:
-        good = type(value) in (int, float) and math.isfinite(value)
-        return float(value) if good else _refuse(kind, value)
-    if kind in (int, str, bool):
-        good = type(value) is kind and (kind is not int or abs(value) < LARGEST_INT)
-        return value if good else _refuse(kind, value)
-    if is_dataclass(kind) and isinstance(kind, type):
-        own = value if type(value) is dict else _refuse(kind, value)
-        return kind(
-            **{name: _as(hint, own[name]) for name, hint in _types(kind).items() if name in own}
-        )
-    return _as_generic(kind, value)
-
-
-def _as_generic(kind: Any, value: Any) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value if value in inner else _refuse(kind, value)
-    if origin is list:
-        return (
-            [_as(inner[0], entry) for entry in value]
-            if type(value) is list
-            else _refuse(kind, value)
-        )
-    if origin is dict:
-        return (
-            {key: _as(inner[1], entry) for key, entry in value.items()}
-            if type(value) is dict
-            else _refuse(kind, value)
-        )
-    if origin is tuple:
-        good = type(value) is list and len(value) == len(inner)
-        return tuple(map(_as, inner, value)) if good else _refuse(kind, value)
-    return None if value is None else _as(inner[0], value)  # `X | None` is the only other kind
-
-
-def _refuse(kind: Any, value: Any) -> Any:
-    raise ValueError(f"{str(value)[:40]!r} is no {getattr(kind, '__name__', kind)}")

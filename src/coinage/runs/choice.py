@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,9 +12,8 @@ from coinage.errors import CoinageError, Findings
 from coinage.runs.files import CHOICE
 from coinage.runs.states import named_state
 from coinage.system.text_files import read_json
+from coinage.system.typed_json import decode
 from coinage.text.placeholder import CHUNK
-
-LARGEST = 2**63  # of a seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +89,11 @@ def path_of(config: TrainConfig, folder: Path | None = None) -> Path:
 def read_choice(path: Path) -> Choice | None:
     """Read what was chosen; None where the file is not as it was written."""
     try:
-        choice = Choice(**read_json(path))
-        choice = replace(
-            choice,
-            ranking=[
-                (str(name), None if loss is None else float(loss)) for name, loss in choice.ranking
-            ],
-        )
-    except (CoinageError, OverflowError, ValueError, TypeError):
+        choice = decode(Choice, read_json(path))
+    except (CoinageError, ValueError, TypeError):
         return None
-    numbers = (choice.num_vectors, choice.seed, choice.given_seed)
-    right = (
-        all(type(number) is int and abs(number) < LARGEST for number in numbers)
-        and 1 <= choice.num_vectors <= CHUNK
-    )
-    right = right and type(choice.learning_rate) is float and 0 < choice.learning_rate < math.inf
-    return (
-        choice
-        if right and isinstance(choice.name, str) and isinstance(choice.init_word, str | None)
-        else None
-    )
+    is_possible = 1 <= choice.num_vectors <= CHUNK and choice.learning_rate > 0
+    return choice if is_possible else None
 
 
 def as_chosen(config: TrainConfig, findings: Findings) -> TrainConfig:

@@ -18,6 +18,7 @@ from coinage.runs.digests import digest_of_images, digest_of_weights
 from coinage.runs.files import SAVED, STATE
 from coinage.system.launch import process_count
 from coinage.system.text_files import read_json
+from coinage.system.typed_json import decode
 from coinage.wording import counted, few
 
 SUMMARY, TENSORS = "state.json", "state.pt"
@@ -108,7 +109,7 @@ def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str,
 def read_summary(folder: Path) -> Summary | None:
     """Read a state's summary; None when the state is not whole, or holds what cannot be."""
     try:
-        summary = Summary(**read_json(folder / SUMMARY, most=MOST_SUMMARY))
+        summary = decode(Summary, read_json(folder / SUMMARY, most=MOST_SUMMARY))
         right = _counts_fit(summary) and _is_known(summary.fingerprint)
         right = right and _digest_of_file(folder / TENSORS) == summary.digest
     except (CoinageError, OSError, ValueError, TypeError):
@@ -118,16 +119,13 @@ def read_summary(folder: Path) -> Summary | None:
 
 def _counts_fit(summary: Summary) -> bool:
     """Return whether the counters can be those of one run: an epoch that has ended had a step at least."""
-    counts = (summary.step, summary.epoch, summary.done)
-    if not all(type(count) is int for count in counts):
-        return False
-    step, epoch, done = counts
+    step, epoch, done = summary.step, summary.epoch, summary.done
     return 0 <= done <= step <= MOST_STEPS and 1 <= epoch <= step - done + 1
 
 
-def _is_known(fingerprint: object) -> bool:
+def _is_known(fingerprint: Mapping[str, Any]) -> bool:
     """Return whether a fingerprint has at least what a run cannot go on without."""
-    if not isinstance(fingerprint, dict) or not all(name in fingerprint for name in NEEDED):
+    if not all(name in fingerprint for name in NEEDED):
         return False
     return type(fingerprint.get("seed")) is int
 

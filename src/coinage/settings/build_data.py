@@ -8,22 +8,17 @@ from typing import Any, Literal
 from PIL import ImageColor
 
 from coinage.config import DataConfig, DatasetConfig
-from coinage.data.dataset_config import Fallback, Layer
-from coinage.data.dataset_file import folder_layout, read_datasets, single_subset
+from coinage.data.dataset_config import DatasetDefaults, Layer
+from coinage.data.dataset_file import read_datasets, single_subset
+from coinage.data.dataset_folders import folder_layout
+from coinage.data.dataset_keys import KEYS
 from coinage.errors import Findings
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST, Script
 
-# Dataset keys that flags supply under their own name, and those with another.
-SAME_NAME = (
-    "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso",
-    "bucket_reso_steps", "resize_interpolation", "caption_separator", "keep_tokens",
-    "keep_tokens_separator", "secondary_separator", "caption_prefix", "caption_suffix",
-    "shuffle_caption", "enable_wildcard", "token_warmup_min", "token_warmup_step", "color_aug",
-    "flip_aug", "random_crop", "alpha_mask", "conditioning_data_dir", "cache_info",
-    "validation_split", "validation_seed", "caption_tag_dropout_rate",
-)  # fmt: skip
+# Dataset keys whose flags have another name, and those whose flags are read in their own way
 OTHER_NAME = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+READ_APART = ("resolution", "face_crop_aug_range", "caption_extension")
 # Pixels; where the family is still open, what any of them takes
 BUCKET_UNIT = {"sd1": 64, "sd2": 64, "sdxl": 32, "": 32}
 OPEN_RESOLUTION = 512  # pixels; stands for the model's own size until that is known
@@ -71,7 +66,7 @@ def build_data(
 
 
 def _datasets(
-    values: FlagValues, fallback: Fallback, findings: Findings, *, look_into_folders: bool
+    values: FlagValues, fallback: DatasetDefaults, findings: Findings, *, look_into_folders: bool
 ) -> tuple[DatasetConfig, ...]:
     if values.dataset_config:
         others = ("train_data_dir", "reg_data_dir", "in_json")
@@ -97,7 +92,7 @@ def _datasets(
 
 def _fallback(
     values: FlagValues, family: str, findings: Findings, *, look_into_folders: bool
-) -> Fallback:
+) -> DatasetDefaults:
     """Return what flags supply to every dataset: their defaults, and those that were given."""
     defaults, given = _by_dataset_key(values)
     if values.resolution:
@@ -122,7 +117,7 @@ def _fallback(
         template = "style"
     elif values.use_object_template or negative:
         template = "object"
-    return Fallback(
+    return DatasetDefaults(
         layers=(Layer("default", defaults), Layer("command line", given)),
         template=template,
         cached=values.cache_latents or values.cache_latents_to_disk,
@@ -137,7 +132,8 @@ def _by_dataset_key(values: FlagValues) -> tuple[dict[str, Any], dict[str, Any]]
     """Return, by the keys of dataset files, the defaults of flags and the values that differ from them."""
     defaults: dict[str, Any] = {"caption_extension": None, "face_crop_aug_range": None}
     given: dict[str, Any] = {}
-    for key, flag in (dict(zip(SAME_NAME, SAME_NAME, strict=True)) | OTHER_NAME).items():
+    same_name = {key: key for key in KEYS if key in BY_DEST and key not in READ_APART}
+    for key, flag in (same_name | OTHER_NAME).items():
         defaults[key] = BY_DEST[flag].default
         value = getattr(values, flag)
         if value != defaults[key]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from coinage.config import OPEN_SEED, TrainConfig
+from coinage.data.captioned_images import has_captions
 from coinage.data.folder import list_folder
-from coinage.data.sources import has_captions
 from coinage.errors import CoinageError, Findings
 from coinage.hub import fetch_state
 from coinage.models.detect import FAMILY_NAMES, HUB_ID, own_side, told_family

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from coinage.data.dataset_config import shown
+from coinage.data.dataset_keys import shown
 from coinage.errors import Problem
 from coinage.settings.flags import Flag
 

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coinage.embeddings.file import DTYPES, EmbeddingFile
 from coinage.embeddings.verify import COMPARED, Check, usage, verify
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import DTYPES
 from coinage.errors import reason_of
 from coinage.training.observers.saver import file_to_use
 
@@ -29,7 +30,7 @@ def check_and_tell(run: Run) -> tuple[Path, list[Check]]:
     vectors = {
         key: own.to(dtype).float() for key, own in zip(run.family.embedding_keys, rows, strict=True)
     }
-    rounded = EmbeddingFile(vectors, run.placeholder.token)
+    rounded = Word(vectors, run.placeholder.token)
     try:
         with run.autocast():
             checks = verify(path, run.family, run.parts, rounded, run.placeholder.token)

@@ -12,7 +12,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.word import Word
 from coinage.optim.row_lengths import hold_lengths, movement
 from coinage.training.convergence import judge
 from coinage.training.diagnosis import (
@@ -51,13 +51,13 @@ class Part:
     samples: int
 
 
-def train(run: Run, watch: Observer) -> EmbeddingFile:
+def train(run: Run, watch: Observer) -> Word:
     """As `train_together`, for one word."""
     (word,) = train_together([run], [watch])
     return word
 
 
-def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[EmbeddingFile]:
+def train_together(runs: Sequence[Run], watches: Sequence[Observer]) -> list[Word]:
     """Train to the end, or to where the runs are asked to stop; returns the learned words.
 
     Runs that share a model take their steps together, and the samples of all go through it as one batch. Each learns what it

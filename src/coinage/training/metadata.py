@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
-from coinage.embeddings.file import usage_hint, utc_now
+from coinage.embeddings.header import usage_hint, utc_now
 
 if TYPE_CHECKING:
     from coinage.training.run import Run

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coinage.config import OnProblem, PredictionType
 from coinage.data.batches import Item
-from coinage.data.captions import extremes
+from coinage.data.captions import extreme_captions
 from coinage.diffusion.schedule import DiffusionSchedule
 from coinage.errors import Problem, TrainingError
 from coinage.models.base import Components
@@ -73,7 +73,7 @@ class FirstLook(Observer):
 def image_with_word(run: Run) -> Batch | None:
     """The first image whose caption has the word, cut to its middle; None without any."""
     for index, sample in enumerate(run.samples):
-        captions = extremes(sample.caption, sample.subset.captions, run.placeholder.token)
+        captions = extreme_captions(sample.caption, sample.subset.captions, run.placeholder.token)
         caption = next((text for text in captions if run.placeholder.is_in(text)), None)
         if caption is None:
             continue

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from coinage.embeddings.file import EmbeddingFile, bytes_for
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import bytes_for
 from coinage.errors import CoinageError, reason_of
 from coinage.system.files import write_bytes
 
@@ -23,7 +24,7 @@ COLUMNS = 76
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - one of several, and the folder made there is private
 
 
-def bring_to_safety(path: Path, file: EmbeddingFile, error: Exception) -> CoinageError:
+def bring_to_safety(path: Path, file: Word, error: Exception) -> CoinageError:
     """Write the last word where it can be written, and return the error that says where that is.
 
     Args:

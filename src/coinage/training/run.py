@@ -16,7 +16,7 @@ from coinage.data.buckets import size_condition
 from coinage.data.captions import vary
 from coinage.data.latents import Latent, Latents
 from coinage.data.sample import Sample
-from coinage.embeddings.file import EmbeddingFile
+from coinage.embeddings.word import Word
 from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
@@ -273,10 +273,10 @@ class Run:
         self.start = [row.detach().cpu().clone() for row in self.rows]
         self.starts = list(ranking)
 
-    def embedding(self) -> EmbeddingFile:
+    def embedding(self) -> Word:
         """The word as it is now."""
         vectors = dict(zip(self.family.embedding_keys, self.rows_to_save(), strict=True))
-        return EmbeddingFile(vectors, self.placeholder.token, self.step)
+        return Word(vectors, self.placeholder.token, self.step)
 
 
 def stack_masks(latents: Sequence[Latent]) -> torch.Tensor | None:

@@ -15,7 +15,7 @@ from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latents, Memory
 from coinage.data.sample import Sample
 from coinage.diffusion.loss import rescaled_weights
-from coinage.embeddings.install import install_words, tell_of_file
+from coinage.embeddings.install import install_words, log_word_file
 from coinage.errors import ConfigError
 from coinage.models.base import Components
 from coinage.models.eight_bit import keep_in_eight_bits
@@ -143,7 +143,7 @@ def prepare_all(
     parts, dtype = load_shared(configs[0], device)
     tell_of_weights(configs, parts)
     for config in configs:
-        tell_of_file(config.word)
+        log_word_file(config.word)
     latents = [
         Latents(parts.vae, own, config.data.readers, store_for(config.data, own, parts))
         for config, own in zip(configs, samples, strict=True)

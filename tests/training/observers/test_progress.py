@@ -233,7 +233,7 @@ def test_lines_grow_rare_and_the_last_step_is_always_told(
     with caplog.at_level(logging.INFO, logger="coinage"):
         progress.before.started(run)
         progress.started(run)
-        for run.step in range(1, 2002):
+        for run.progress.step in range(1, 2002):
             run.last.loss, run.progress.images = 0.25, run.step * 4
             now.seconds += 1.0
             progress.before.stepped(run)

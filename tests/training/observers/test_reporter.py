@@ -9,7 +9,7 @@ import torch
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.errors import CoinageError, TrainingError
-from coinage.report.page import read
+from coinage.report.page import read_report
 from coinage.settings.discover import complete
 from coinage.training import loop
 from coinage.training.observers.reporter import WarningsKept, command_of, quoted
@@ -31,7 +31,7 @@ def test_a_run_has_its_page(
     assert f"look at {tmp_path / 'zibu-report.html'}" in capsys.readouterr().err
     page = tmp_path / "zibu-report.html"
     assert "geheim" not in page.read_text()
-    record = read(page)
+    record = read_report(page)
     assert (record.status, record.step, record.total_steps, record.token) == (
         "finished",
         3,
@@ -84,10 +84,10 @@ def test_a_run_that_goes_on_has_one_page(
     with monkeypatch.context() as patched:
         patched.setattr(loop, "update", update)
         trained(moon_dataset, tmp_path, *given)
-    before = read(tmp_path / "zibu-report.html")
+    before = read_report(tmp_path / "zibu-report.html")
     assert (before.status, before.step) == ("stopped", 3)
     trained(moon_dataset, tmp_path, *given, "--resume=latest")
-    record = read(tmp_path / "zibu-report.html")
+    record = read_report(tmp_path / "zibu-report.html")
     assert (record.status, record.curves.step) == ("finished", [1, 2, 3, 4, 5, 6])
     assert [shot.step for shot in record.shots] == [2, 4, 6]
     assert record.shots[0] == before.shots[0]
@@ -104,7 +104,7 @@ def test_a_run_that_fails_tells_why(moon_dataset: Path, tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError):
         trained(moon_dataset, tmp_path / "a", change=spoil_later)
-    record = read(tmp_path / "a" / "zibu-report.html")
+    record = read_report(tmp_path / "a" / "zibu-report.html")
     assert (record.status, record.step) == ("failed", 2)
     assert "the loss of step 3 is nan" in record.problem
 
@@ -113,7 +113,7 @@ def test_a_run_that_fails_tells_why(moon_dataset: Path, tmp_path: Path) -> None:
 
     with pytest.raises(CoinageError):
         trained(moon_dataset, tmp_path / "b", change=spoil)
-    record = read(tmp_path / "b" / "zibu-report.html")
+    record = read_report(tmp_path / "b" / "zibu-report.html")
     assert (record.status, record.step, record.curves.step) == ("failed", 0, [])
     assert "the VAE makes no finite latents" in record.problem
 
@@ -179,7 +179,7 @@ def test_a_page_does_not_say_that_an_interrupted_run_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         trained(moon_dataset, tmp_path, change=interrupt)
-    assert read(tmp_path / "zibu-report.html").status == "stopped"
+    assert read_report(tmp_path / "zibu-report.html").status == "stopped"
 
 
 def test_prompts_that_change_get_places_of_their_own(
@@ -198,7 +198,7 @@ def test_prompts_that_change_get_places_of_their_own(
 
     monkeypatch.setattr(loop, "update", update)
     trained(moon_dataset, tmp_path, f"--sample_prompts={file}", "--sample_every_n_steps=1")
-    record = read(tmp_path / "zibu-report.html")
+    record = read_report(tmp_path / "zibu-report.html")
     assert [asked.text for asked in record.prompts] == ["zibu", "a red zibu", "a blue zibu"]
     assert record.prompts[0].seed == 9007199254740993
     assert [[picture is not None for picture in shot.pictures] for shot in record.shots] == [
@@ -220,7 +220,7 @@ def test_warnings_that_are_not_printed_are_on_the_page(
     assert "warning" not in capsys.readouterr().err
     assert any(
         "times the length of the model's words" in text
-        for text in read(tmp_path / "zibu-report.html").warnings
+        for text in read_report(tmp_path / "zibu-report.html").warnings
     )
 
 
@@ -243,7 +243,7 @@ def test_a_damaged_log_is_read_as_far_as_it_is_good(moon_dataset: Path, tmp_path
     state = tmp_path / "zibu-step00000002-state"
     trained(moon_dataset, tmp_path, "--max_train_steps=4", f"--resume={state}")
     assert log.read_bytes().splitlines(keepends=True) == [lines[0], b"\xff\xfe\n", *lines[1:]]
-    assert read(tmp_path / "zibu-report.html").curves.step == [1, 2, 3, 4]
+    assert read_report(tmp_path / "zibu-report.html").curves.step == [1, 2, 3, 4]
 
 
 def test_a_log_that_is_deleted_is_told(

@@ -130,7 +130,7 @@ def test_a_word_that_few_captions_hold_is_waited_for(
     """Twenty steps without it prove nothing, where an epoch has more; an epoch without it does."""
     numbers = count()
     monkeypatch.setattr(
-        "coinage.training.setup.vary",
+        "coinage.training.run.vary",
         lambda caption, *_: caption if next(numbers) >= late else "a circle",
     )
     dataset = tmp_path / "dataset.toml"

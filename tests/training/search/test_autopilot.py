@@ -18,7 +18,7 @@ from coinage.data import latents
 from coinage.data.images import View
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
-from coinage.report.page import read as report
+from coinage.report.page import read_report
 from coinage.runs.choice import choice_of
 from coinage.settings.discover import complete
 from coinage.settings.idle_flags import notes
@@ -242,7 +242,7 @@ def test_the_run_is_that_of_the_winners_settings_to_the_bit(
     choice = json.loads((tmp_path / "best" / "zibu-autopilot.json").read_text())
     assert [name for name, _ in choice["ranking"]] == ["another", AS_CONFIGURED]
     page = tmp_path / "best" / "zibu-report.html"
-    assert report(page).tried == [tuple(entry) for entry in choice["ranking"]]
+    assert read_report(page).tried == [tuple(entry) for entry in choice["ranking"]]
     assert f"another {choice['ranking'][0][1]:.4f}, {AS_CONFIGURED} 0." in page.read_text(
         encoding="utf-8"
     )
@@ -272,7 +272,7 @@ def test_a_run_that_goes_on_is_not_searched_again(
     told = capsys.readouterr().err
     assert "warning: --resume" not in told
     assert "2 vectors from shape" in told
-    assert [name for name, _ in report(tmp_path / "zibu-report.html").tried] == [
+    assert [name for name, _ in read_report(tmp_path / "zibu-report.html").tried] == [
         "another",
         AS_CONFIGURED,
     ]

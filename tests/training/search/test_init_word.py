@@ -9,7 +9,7 @@ from safetensors import safe_open
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.errors import ConfigError
-from coinage.report.page import read
+from coinage.report.page import read_report
 from coinage.settings.discover import complete
 from coinage.training.run import Run
 from coinage.training.search import init_word as init_search
@@ -146,11 +146,11 @@ def test_a_run_tells_and_goes_on_without_another_search(
         header = file.metadata()
     assert header["ti.init_search"] == "auto"
     assert f"start   {header['ti.init_word']} (best of " in told
-    starts = read(tmp_path / "zibu-report.html").starts
+    starts = read_report(tmp_path / "zibu-report.html").starts
     assert starts[0][0] == header["ti.init_word"] or starts[0][0] == NEUTRAL
     monkeypatch.setattr(Search, "find", lambda _: pytest.fail("it is searched again"))
     assert train_command("sd", [*given, "--resume=latest", "--max_train_steps=4"]) == 0
-    assert read(tmp_path / "zibu-report.html").starts == starts
+    assert read_report(tmp_path / "zibu-report.html").starts == starts
     with safe_open(tmp_path / "zibu.safetensors", "pt") as file:
         assert file.metadata()["ti.init_word"] == header["ti.init_word"]
 

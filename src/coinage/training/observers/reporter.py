@@ -27,9 +27,9 @@ from coinage.models.vocabulary import Vocabulary
 from coinage.report.contact_sheet import marks_of, thumbnail
 from coinage.report.curves import CurveKeeper
 from coinage.report.fit import evenly
-from coinage.report.page import read, render
+from coinage.report.page import read_report, render_report
 from coinage.report.pictures import data_url
-from coinage.report.record import Asked, Image, Record, Row, Shot, Standing, Status, Tool
+from coinage.report.record import Image, PreviewPrompt, Record, Row, Shot, Standing, Status, Tool
 from coinage.system.files import write_bytes
 from coinage.terminal.messages import message_of
 from coinage.text.placeholder import marked_parts
@@ -160,7 +160,7 @@ class Reporter(Observer):
     def _go_on(self, run: Run) -> None:
         """Take over what the page of the run so far tells and nothing else does."""
         try:
-            before = read(self.path)
+            before = read_report(self.path)
         except (CoinageError, OSError):
             return
         if [asked.text for asked in before.prompts] == [
@@ -191,7 +191,7 @@ class Reporter(Observer):
     def _place(self, prompt: Prompt) -> int | None:
         """A prompt's place on the page, where a file that was changed may bring new ones; None when there are too many."""
         of = self._place(self._prompts[prompt.of]) if prompt.of is not None else None
-        asked = Asked(text=prompt.text, seed=prompt.seed, of=of, negative=prompt.negative)
+        asked = PreviewPrompt(text=prompt.text, seed=prompt.seed, of=of, negative=prompt.negative)
         prompts = self.record.prompts
         if asked not in prompts and len(prompts) < MOST_PROMPTS:
             prompts.append(asked)
@@ -259,7 +259,7 @@ class Reporter(Observer):
                 rows = [rows.detach() for rows in run.rows]
                 for row, words in zip(record.rows, _nearest(_vocabularies(run), rows), strict=True):
                     row.now = words
-            write_bytes(self.path, render(record).encode(), sync=status != "training")
+            write_bytes(self.path, render_report(record).encode(), sync=status != "training")
             self.written = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the run matters more
             self._complain(error)

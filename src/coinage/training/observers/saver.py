@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage.config import TrainConfig
-from coinage.embeddings.file import EmbeddingFile
-from coinage.embeddings.saving import save
+from coinage.embeddings.saving import write_checked
+from coinage.embeddings.word import Word
 from coinage.errors import CoinageError
 from coinage.hub import Uploader
 from coinage.runs.files import BEST, STATE
@@ -153,7 +153,7 @@ class Saver(Observer):
         word, path = run.embedding(), self.path(suffix)
         file = replace(word, metadata=describe(run, path.stem))
         try:
-            save(path, file, self._config.precision)
+            write_checked(path, file, self._config.precision)
         except Exception as error:
             if not last:
                 raise
@@ -180,11 +180,9 @@ class Saver(Observer):
         step, loss = str(best.step), f"{best.loss:.6g}"
         told = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
-        file = EmbeddingFile(
-            vectors, run.placeholder.token, best.step, describe(run, path.stem) | told
-        )
+        file = Word(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told)
         try:
-            save(path, file, self._config.precision)
+            write_checked(path, file, self._config.precision)
         except Exception as error:
             if not last:
                 raise

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from coinage.embeddings.consumers import TOOLS, Verdict, verdicts
-from coinage.embeddings.file import EmbeddingFile, write
-from coinage.embeddings.raw import read_raw
+from coinage.embeddings.raw_file import read_raw_file
+from coinage.embeddings.tools import TOOLS, Verdict, verdicts
+from coinage.embeddings.word import Word
+from coinage.embeddings.writing import write
 from tests.embeddings.layouts import (
     ONE,
     PAIR,
@@ -26,7 +27,7 @@ from tests.embeddings.layouts import (
 )
 
 SIX = ("AUTOMATIC1111", "Forge", "ComfyUI", "InvokeAI", "SD.Next", "diffusers")
-# With the family that the file is for. care: it loads, and there is something to know; diffusers then needs `token=`
+# With the family that the file is for. care: it loads, with something to know; diffusers needs `token=`
 # (or, for SDXL, one call per half), ComfyUI guesses, OneTrainer has its own setting, SwarmUI knows no family.
 MATRIX = """
                        A1111 Forge ComfyUI InvokeAI SD.Next diffusers | SwarmUI OneTrainer sd-scripts
@@ -128,7 +129,7 @@ def test_our_own_files(family: str, suffix: str, precision: str, tmp_path: Path)
     keys = ("clip_l", "clip_g") if family == "sdxl" else ("emb_params",)
     tensors = {key: vectors(3, width) for key, width in zip(keys, WIDTHS[family], strict=True)}
     path = tmp_path / f"zibu{suffix}"
-    write(path, EmbeddingFile(tensors, "zibu", 7, {"note": "x"}), precision)
+    write(path, Word(tensors, "zibu", 7, {"note": "x"}), precision)
     found = by_tool(path, family, "zibu")
     # It reads no such .pt of anyone's
     beyond = {"SD.Next"} if family == "sdxl" and suffix == ".pt" else set()
@@ -145,7 +146,8 @@ def test_what_to_write(tmp_path: Path) -> None:
     found = by_tool(write_layout(tmp_path, "A", (768,)), "sd1", "mychar")
     written = {tool: verdict.write for tool, verdict in found.items() if verdict.loads}
     assert written == {
-        "AUTOMATIC1111": "zibu", "Forge": "zibu", "ComfyUI": "embedding:zibu", "InvokeAI": "<zibu>", "SD.Next": "zibu",
+        "AUTOMATIC1111": "zibu", "Forge": "zibu", "ComfyUI": "embedding:zibu", "InvokeAI": "<zibu>",
+        "SD.Next": "zibu",
         "diffusers": "mychar", "SwarmUI": "<embed:zibu>", "sd-scripts": "zibu",
     }  # fmt: skip
     assert (
@@ -179,7 +181,11 @@ def test_diffusers_and_capitals(tmp_path: Path) -> None:
 # What the gate of AUTOMATIC1111 is about: records in the zip, and names in the pickle.
 def test_the_gate_names_what_it_refuses(tmp_path: Path) -> None:
     stock(tmp_path / "a.pt", webui(vectors(1, 768)))
-    records = set(read_raw(tmp_path / "a.pt").records) - {"a/data.pkl", "a/data/0", "a/version"}
+    records = set(read_raw_file(tmp_path / "a.pt").records) - {
+        "a/data.pkl",
+        "a/data/0",
+        "a/version",
+    }
     assert records
     assert any(
         record in by_tool(tmp_path / "a.pt", "sd1")["AUTOMATIC1111"].why for record in records
@@ -193,7 +199,9 @@ def test_a_parameter_dictionary_passes_the_gate(save: Any, tmp_path: Path) -> No
     save(tmp_path / "a.pt", parameters(vectors(2, 768)))
     found = by_tool(tmp_path / "a.pt", "sd1")
     if save is clean:
-        assert "torch.nn.modules.container ParameterDict" in read_raw(tmp_path / "a.pt").globals
+        assert (
+            "torch.nn.modules.container ParameterDict" in read_raw_file(tmp_path / "a.pt").globals
+        )
         assert torch.equal(found["AUTOMATIC1111"].vectors["emb_params"], vectors(2, 768))
     else:  # an old pickle with a module in it holds the module's source, which safe unpickling refuses
         assert not any(verdict.loads for verdict in found.values())
@@ -298,7 +306,7 @@ class Evil:
 def test_nothing_in_a_file_runs(save: Any, tmp_path: Path) -> None:
     save(tmp_path / "evil.pt", {"emb_params": Evil(tmp_path / "owned")})
     assert not any(verdict.loads for verdict in verdicts(tmp_path / "evil.pt", "sd1", (768,)))
-    assert "mkdir" in read_raw(tmp_path / "evil.pt").problem
+    assert "mkdir" in read_raw_file(tmp_path / "evil.pt").problem
     assert not (tmp_path / "owned").exists()
 
 
@@ -369,8 +377,8 @@ def test_our_pt_is_a_clean_container(precision: str, tmp_path: Path) -> None:
     table = torch.zeros(49410, 768)
     table[-4:] = vectors(4, 768)
     for path in (first, second):
-        write(path, EmbeddingFile({"emb_params": table[-4:]}, "zibu", 7), precision)
-    raw = read_raw(first)
+        write(path, Word({"emb_params": table[-4:]}, "zibu", 7), precision)
+    raw = read_raw_file(first)
     assert sorted(raw.records) == ["archive/data.pkl", "archive/data/0", "archive/version"]
     storages = {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16")}
     assert (

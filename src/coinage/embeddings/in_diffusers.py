@@ -1,0 +1,114 @@
+"""A word's file loaded in a diffusers pipeline, and the conditioning of a prompt there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from coinage.embeddings.reading import read
+from coinage.embeddings.word import PAIR
+from coinage.models.base import Components, Conditioning, ModelFamily
+from coinage.models.clip_text import hidden_states
+from coinage.models.token_embedding import table_of
+from coinage.text.placeholder import CHUNK
+
+
+def used_names(parts: Components, token: str) -> list[str]:
+    """Return names for which diffusers refuses a word, as a tokenizer has them already.
+
+    They are the names of the word's first and second vectors.
+    """
+    known = {name for tokenizer in parts.tokenizers for name in tokenizer.get_vocab()}
+    return [name for name in (token, f"{token}_1") if name in known]
+
+
+def conditioning_in_diffusers(
+    path: Path, family: ModelFamily, parts: Components, token: str, prompt: str
+) -> Conditioning:
+    """Load a file into a diffusers pipeline and encode a prompt there.
+
+    The pipeline has copies of tokenizers and token tables; all other weights are shared.
+
+    Args:
+        path: the file.
+        family: of the model.
+        parts: the model's; they are as before afterwards.
+        token: the word.
+        prompt: with the word in it.
+    """
+    encoders = tuple(_plain_copy(encoder) for encoder in parts.text_encoders)
+    tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
+    for tokenizer, pad in zip(tokenizers, parts.pad_ids, strict=True):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    copies = replace(parts, text_encoders=encoders, tokenizers=tuple(tokenizers))
+    pipe: Any = family.pipeline(copies, None)
+    with torch.autocast(parts.device.type, enabled=False):  # a tool loads before it computes
+        _load(pipe, path, family, token)
+    for encoder in encoders:
+        _look_up_on_the_cpu(encoder, parts.device)
+    if parts.clip_skip not in (None, 1):
+        # The pipeline's own clip skip looks for a module that transformers 5 does not have
+        text = pipe.maybe_convert_prompt(prompt, tokenizers[0])
+        ids = tokenizers[0](
+            text, padding="max_length", max_length=CHUNK + 2, truncation=True, return_tensors="pt"
+        ).input_ids
+        return Conditioning(hidden_states(encoders[0], ids.to(parts.device), parts.clip_skip))
+    encoded = pipe.encode_prompt(
+        prompt, device=parts.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    return Conditioning(encoded[0], encoded[2] if family.embedding_keys == PAIR else None)
+
+
+def _load(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
+    """Make the calls that `verify.usage` shows."""
+    if family.embedding_keys != PAIR:
+        pipe.load_textual_inversion(
+            str(path.parent), weight_name=path.name, token=token, local_files_only=True
+        )
+        return
+    halves = read(path).vectors
+    pipe.load_textual_inversion(
+        halves["clip_l"], token=token, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer
+    )
+    pipe.load_textual_inversion(
+        halves["clip_g"], token=token, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2
+    )
+    # Otherwise it pools at the largest id, which is the word's.
+    pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
+
+
+def _plain_copy(encoder: Any) -> Any:
+    """Return a text encoder as its class makes it, without hooks, wrappers and checkpointing of a run.
+
+    Its weights are the same in memory, except for a token table of its own, which is on the CPU and
+    may grow: there is room for it, and every number is computed in its own precision.
+    """
+    with torch.device("meta"):
+        copied = type(encoder)(copy.deepcopy(encoder.config))
+    table = table_of(encoder).detach().cpu().clone()
+    copied.set_input_embeddings(nn.Embedding.from_pretrained(table))
+    new_table = copied.get_input_embeddings()
+    for name, module in copied.named_modules():
+        if module is not new_table:
+            for tensor_name, tensor in _tensors(encoder.get_submodule(name)):
+                setattr(module, tensor_name, tensor)
+    return copied.eval()
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the parameters and buffers of a module, without those of the modules in it."""
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _look_up_on_the_cpu(encoder: Any, device: torch.device) -> None:
+    """Keep a text encoder's table on the CPU, and move only the vectors of a prompt to a device."""
+    table = encoder.get_input_embeddings()
+    table.register_forward_pre_hook(lambda _, ids: tuple(tensor.cpu() for tensor in ids))
+    table.register_forward_hook(lambda _, __, rows: rows.to(device))

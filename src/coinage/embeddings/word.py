@@ -1,0 +1,192 @@
+"""A learned word: its vectors, its name, and what is known of its training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from coinage.embeddings.format_names import FormatName, Precision
+
+# Widths of the released models' token embeddings, one for each text encoder
+FAMILY_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
+PAIR = ("clip_l", "clip_g")  # SDXL's two text encoders
+FAMILIES_BY_SHAPE = {
+    (("emb_params", 768),): "sd1",
+    (("clip_l", 768),): "sd1",  # or SDXL's first half: the same text encoder
+    (("emb_params", 1024),): "sd2",
+    (("clip_g", 1280),): "sdxl",
+    (("clip_l", 768), ("clip_g", 1280)): "sdxl",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Word:
+    """A learned word: the result of a training, or the content of an embedding file.
+
+    Get one from `coinage.train` or `coinage.load_word`, or make one from tensors. A word never
+    changes; `dataclasses.replace(word, token="other")` returns a changed copy.
+
+    Attributes:
+        vectors: one [n, D] float32 tensor for each text encoder, by its key in embedding files:
+            `emb_params` for Stable Diffusion 1.x and 2.x, `clip_l` and `clip_g` for SDXL.
+        token: the word as it was written in the captions of its training; None if unknown.
+        step: optimizer steps that it was trained for; 0 if unknown.
+        metadata: of its file's header, names to texts. Only .safetensors files store it.
+        path: the file that it was read from; None if it was not read from a file.
+
+    Example:
+        ```python
+        import coinage
+
+        word = coinage.load_word("mychar.safetensors")
+        print(word.num_vectors, word.family)
+        word.save("mychar.pt")
+        ```
+    """
+
+    vectors: Mapping[str, Tensor]
+    token: str | None = None
+    step: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(
+            f"{key} {len(rows)}x{rows.shape[1]}" for key, rows in self.vectors.items()
+        )
+        parts = [f"Word({self.token!r}", f"[{shapes}]", f"step {self.step}"]
+        if self.family:
+            parts.append(self.family)
+        if self.path:
+            parts.append(repr(str(self.path)))
+        return ", ".join(parts) + ")"
+
+    @property
+    def num_vectors(self) -> int:
+        """How many vectors the word has in each text encoder."""
+        return len(next(iter(self.vectors.values())))
+
+    @property
+    def family(self) -> str | None:
+        """`sd1`, `sd2` or `sdxl`, as the widths of the vectors show; None if no model has them."""
+        shape = tuple((key, rows.shape[1]) for key, rows in self.vectors.items())
+        return FAMILIES_BY_SHAPE.get(shape)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], token: str | None = None) -> Word:
+        """Read a word from an embedding file of any tool; as `coinage.load_word`.
+
+        Args:
+            path: the file; its content counts, not its suffix. If diffusers wrote an SDXL word as
+                two files beside each other, either of them gives the whole word.
+            token: the word; default: what the file names, if it names one.
+
+        Raises:
+            EmbeddingFileError: the file is missing, unreadable, not an embedding, or holds several.
+        """
+        return load_word(path, token)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        to: FormatName | None = None,
+        precision: Precision = "float",
+        overwrite: bool = True,
+    ) -> list[Path]:
+        """Write the word to a file: whole or not at all, read back and compared.
+
+        The header of a .safetensors file gets the new file's name, by which most tools know the
+        word, and keeps everything else.
+
+        Args:
+            path: the file to write; missing folders are made.
+            to: the format: `safetensors` (sd-scripts and most tools), `pt` (AUTOMATIC1111),
+                `diffusers` (needs a token) or `onetrainer`; default: as the path's suffix says.
+            precision: number format of the vectors: `float` (32 bits), `fp16` or `bf16`.
+            overwrite: whether an existing file is replaced.
+
+        Returns:
+            The files written: one, or for an SDXL word in the format of diffusers two.
+
+        Raises:
+            CoinageError: the suffix fits no format, a file exists and `overwrite` is False, the
+                numbers do not fit the precision, or the file cannot be written.
+        """
+        from coinage.embeddings.saving import save_word
+
+        return save_word(self, Path(path), to=to, precision=precision, overwrite=overwrite)
+
+    def inspect(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        tokenizer_cache: str | os.PathLike[str] | None = None,
+    ) -> dict[str, Any]:
+        """Return what `coinage inspect --json` prints, as plain values.
+
+        A word with a path is inspected in its file; another one in the .safetensors file that
+        `save` would write, with None as `file`.
+
+        Args:
+            model: a model whose vocabulary the vectors are compared with: a file, a diffusers
+                folder or a hub id.
+            tokenizer_cache: folder of tokenizers, for a model in a single file.
+
+        Returns:
+            Among others `family`, `token`, `vectors` (their number), `encoders` (lengths and
+            nearest words of each vector), `metadata`, `hash`, `notes`, `warnings`, and `tools`: in
+            which programs the word works and what to write in a prompt there.
+
+        Raises:
+            CoinageError: the file or the model cannot be read.
+        """
+        from coinage.embeddings.inspection import inspect_word
+
+        cache = None if tokenizer_cache is None else Path(tokenizer_cache)
+        return inspect_word(self, None if model is None else str(model), cache)
+
+
+def load_word(path: str | os.PathLike[str], token: str | None = None) -> Word:
+    """Read a word from an embedding file of any tool.
+
+    It reads the files of sd-scripts, AUTOMATIC1111 (also pictures), diffusers, OneTrainer,
+    invoke-training and others. No code in a file is run.
+
+    Args:
+        path: the file; its content counts, not its suffix. If diffusers wrote an SDXL word as two
+            files beside each other, either of them gives the whole word.
+        token: the word; default: what the file names, if it names one.
+
+    Raises:
+        EmbeddingFileError: the file is missing, unreadable, not an embedding, or holds several.
+    """
+    from coinage.embeddings.pairs import open_with_other_half
+    from coinage.embeddings.reading import log_reading
+
+    opened = open_with_other_half(Path(path))
+    word = opened.usable_word()
+    log_reading(Path(path), opened)
+    return word if token is None else replace(word, token=token)
+
+
+def vectors_for(vectors: Mapping[str, Tensor], key: str) -> Tensor | None:
+    """Return the vectors [n, D] for one text encoder of a model; None if there are none.
+
+    The text encoder of SD 1 is SDXL's first one, so a `clip_l` alone serves SD 1 as well.
+    """
+    if key == "emb_params" and tuple(vectors) == ("clip_l",):
+        return vectors["clip_l"]
+    return vectors.get(key)
+
+
+def as_sd1_word(word: Word) -> Word:
+    """Return a word with `clip_l` alone as the SD 1 word that it is; any other as it is."""
+    if tuple(word.vectors) != ("clip_l",):
+        return word
+    return replace(word, vectors={"emb_params": word.vectors["clip_l"]})
