@@ -231,7 +231,7 @@ def layout(
     args = parse("sd", ["--resolution=64", f"--{flag}={root}"], "test")
     subsets = [
         subset
-        for dataset in build_data(args, "sd", findings).datasets
+        for dataset in build_data(args, "sd1", findings, look_into_folders=True).datasets
         for subset in dataset.subsets
     ]
     return [(s.num_repeats, s.class_tokens) for s in subsets], [
@@ -322,7 +322,7 @@ def test_no_caption_suffix_means_the_folders_name(tmp_path: Path, value: str) ->
         "test",
     )
     findings = Findings()
-    (sample,) = scan(build_data(args, "sd", findings), 0, findings)
+    (sample,) = scan(build_data(args, "sd1", findings, look_into_folders=True), 0, findings)
     assert sample.caption == "zibu"
     assert not findings.errors
     folder = (tmp_path / "10_zibu").as_posix()
