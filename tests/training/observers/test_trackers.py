@@ -303,7 +303,7 @@ def test_wandb_without_a_connection_keeps_the_run(tmp_path: Path) -> None:
 def test_a_missing_package_names_the_extra(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coinage.settings.build_log.find_spec", lambda name: None)
+    monkeypatch.setattr("coinage.settings.discover.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "coinage\[wandb\]"'):
         complete(parse("sd", flags(moon_dataset, tmp_path, "--log_with=wandb"), "test"))
     config, findings = complete(
