@@ -1,9 +1,10 @@
 """What `--autopilot` is worth on the demo world: `python benchmarks/autopilot.py`.
 
-Each concept is learned with the best of K settings, and once as configured with equally many images through the UNet: the
-steps that the trial took are added to its length. Both are judged by S, the share of pictures that show the concept, and E,
-the share that obeys all else that the prompt asks for. Differences are paired by concept; their 95 % intervals are
-bootstrapped over the concepts (Efron 1979).
+Each concept is learned with the best of K settings, and once as configured with equally many images
+through the UNet: the steps that the trial took are added to its length. Both are judged by S, the
+share of pictures that show the concept, and E, the share that obeys all else that the prompt asks
+for. Differences are paired by concept; their 95 % intervals are bootstrapped over the concepts
+(Efron 1979).
 """
 
 from __future__ import annotations

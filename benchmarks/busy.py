@@ -1,8 +1,8 @@
 """What a busy neighbour costs: `python benchmarks/busy.py`, or `python benchmarks/busy.py --runs 5 -- COMMAND ...`.
 
-Runs a command (`coinage demo` unless another is given) in turns on the machine as it is, and beside processes that keep
-some cores busy. Prints the seconds of both, their medians, and how many times as long the command took. The machine
-should have nothing else to do meanwhile.
+Runs a command (`coinage demo` unless another is given) in turns on the machine as it is, and beside
+processes that keep some cores busy. Prints the seconds of both, their medians, and how many times
+as long the command took. The machine should have nothing else to do meanwhile.
 """
 
 from __future__ import annotations

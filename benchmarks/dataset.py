@@ -1,12 +1,13 @@
 """Seconds and memory to look at a dataset: `python benchmarks/dataset.py --images 10000`.
 
-Makes small images of mixed aspect ratios with captions, then starts a fresh process for each measurement:
-scan and buckets (headers and captions of every image), the epoch plan, every caption tokenized and checked.
-Cold: the files are dropped from the system's cache first (Linux only). Then it encodes some of the images
-with the demo's VAE and prints images per second.
+Makes small images of mixed aspect ratios with captions, then starts a fresh process for each
+measurement: scan and buckets (headers and captions of every image), the epoch plan, every caption
+tokenized and checked.
+Cold: the files are dropped from the system's cache first (Linux only). Then it encodes some of the
+images with the demo's VAE and prints images per second.
 
-`--peer-script PATH` starts `python PATH FOLDER` beside each measurement; it must print one line of JSON with
-"seconds" (scan, buckets and plan, without imports) and "peak_mb".
+`--peer-script PATH` starts `python PATH FOLDER` beside each measurement; it must print one line of
+JSON with "seconds" (scan, buckets and plan, without imports) and "peak_mb".
 """
 
 from __future__ import annotations

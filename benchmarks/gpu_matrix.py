@@ -1,10 +1,11 @@
 """Speed and memory on a GPU: `python benchmarks/gpu_matrix.py`, or with `--only sd1`; a part of `make gpu-check`.
 
-SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with --gradient_checkpointing, --fp8_base
-and --torch_compile. All rows are trainings by the product in this process; only the weights are not read but drawn at
-random on the GPU. The last column is what `coinage.checks.footprint` tells of "training GB". A row that fails says why. Rows
-that would start after `--minutes` are left out and say so; those that compile come last. The table is printed and kept
-in `benchmarks/results/`, named after the GPU.
+SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with
+--gradient_checkpointing, --fp8_base and --torch_compile. All rows are trainings by the product in
+this process; only the weights are not read but drawn at random on the GPU. The last column is what
+`coinage.checks.footprint` tells of "training GB". A row that fails says why. Rows that would start
+after `--minutes` are left out and say so; those that compile come last. The table is printed and
+kept in `benchmarks/results/`, named after the GPU.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
 """How noisy the gradient of a word is, for ways to draw timesteps and noise: `python benchmarks/gradients.py`, three minutes.
 
-Every way gives an unbiased estimate of the same gradient from a batch of four images' worth of UNet passes; what differs is
-its variance. It is measured where 21 words have learned for 30 steps on the demo model, against independent draws:
+Every way gives an unbiased estimate of the same gradient from a batch of four images' worth of UNet
+passes; what differs is its variance. It is measured where 21 words have learned for 30 steps on the
+demo model, against independent draws:
 
-- stratified: the batch's timesteps lie one in each quarter of the range (Kingma et al. 2021, arXiv:2107.00630, appendix I.1,
+- stratified: the batch's timesteps lie one in each quarter of the range (Kingma et al. 2021,
+arXiv:2107.00630, appendix I.1,
   use one random shift for all: `shifted`);
 - in turn: 16 draws in a row lie one in each sixteenth of the range, in random order;
 - antithetic: two images, each with a noise and with its opposite, at the same timestep;
-- shared text: one or two captions are encoded, and each is used with four or two draws of timestep and noise.
+- shared text: one or two captions are encoded, and each is used with four or two draws of timestep
+and noise.
 
-`4 steps` is the variance of the mean over four updates in a row. Ratios are geometric means over the words; with 32 updates
-each has a standard error of about 8 %. `cosine` is that of the mean gradients: 1 where two ways agree but for noise.
+`4 steps` is the variance of the mean over four updates in a row. Ratios are geometric means over
+the words; with 32 updates each has a standard error of about 8 %. `cosine` is that of the mean
+gradients: 1 where two ways agree but for noise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What `--init_word auto` is worth on the demo world: `python benchmarks/init_word.py`.
 
-For each concept a word is searched. Then the concept's own general word ("shape", "plain") and the found one are measured as they
-stand and while both learn from the same draws (all words as one batch): the loss on the evaluation set. Differences are paired
-by concept; their 95 % intervals are bootstrapped over the concepts (Efron 1979).
+For each concept a word is searched. Then the concept's own general word ("shape", "plain") and the
+found one are measured as they stand and while both learn from the same draws (all words as one
+batch): the loss on the evaluation set. Differences are paired by concept; their 95 % intervals are
+bootstrapped over the concepts (Efron 1979).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Memory of a training step without a GPU: `python benchmarks/memory.py`, or with `--only sdxl`.
 
-A forward and a backward through models of the released sizes, on torch's `meta` device, where tensors have sizes and no
-numbers: every allocation is counted, nothing is computed. What CUDA would do is acted out: its autocast (which norms
-leave in float32), and its attention kernels, which keep no table of all pairs. Not seen are the allocator's rounding
-and what cuDNN and cuBLAS take for themselves. `coinage.checks.footprint` has its constants from this table.
+A forward and a backward through models of the released sizes, on torch's `meta` device, where
+tensors have sizes and no
+numbers: every allocation is counted, nothing is computed. What CUDA would do is acted out: its
+autocast (which norms leave in float32), and its attention kernels, which keep no table of all
+pairs. Not seen are the allocator's rounding and what cuDNN and cuBLAS take for themselves.
+`coinage.checks.footprint` has its constants from this table.
 """
 
 from __future__ import annotations
@@ -110,7 +112,10 @@ def attention(
 
 
 class Tracker(TorchDispatchMode):
-    """Bytes of all storages that are alive, and their peak; those that were there before do not count."""
+    """Bytes of all storages that are alive, and their peak.
+
+    Those that were there before do not count.
+    """
 
     def __init__(self, before: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,11 +1,13 @@
 """Words for the negative prompt, side by side: `python benchmarks/negative.py`.
 
-The demo model draws two things that nobody asked for in about half of its pictures: warm colours where the prompt names no
-colour, and shapes that no word means where it only says "shape". A word for each is learned from eight pictures, in several
-ways, and written in the negative prompt. Once more for the shapes, all eight pictures are red on white, which is not what is
-wrong with them, and the other prompts ask for just that. An exact reader counts the pictures that still have the defect, and those of other
-prompts in which all that they ask for is there. The intervals hold 95 % of what chance would make of paired pictures: the
-same prompt and noise, with one negative prompt and with another.
+The demo model draws two things that nobody asked for in about half of its pictures: warm colours
+where the prompt names no colour, and shapes that no word means where it only says "shape". A word
+for each is learned from eight pictures, in several ways, and written in the negative prompt. Once
+more for the shapes, all eight pictures are red on white, which is not what is wrong with them, and
+the other prompts ask for just that. An exact reader counts the pictures that still have the defect,
+and those of other prompts in which all that they ask for is there. The intervals hold 95 % of what
+chance would make of paired pictures: the same prompt and noise, with one negative prompt and with
+another.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ GUIDANCE = 4.0  # of the pictures, and of words that are trained under it
 class Defect:
     """What the model draws unasked: the part of a scene that is wrong, and what it is then and otherwise.
 
-    The pictures that are learned from, and what other prompts ask for, may have a colour and a background in common.
+    The pictures that are learned from, and what other prompts ask for, may have a colour and a
+    background in common.
     """
 
     name: str

@@ -1,15 +1,18 @@
 """How good words are, and at what cost: `python benchmarks/quality.py`, under three hours on two cores; `--quick`: five minutes.
 
-On a demo model the truth is known: of the pictures drawn with a learned word, S is the share that shows the concept, E the
-share that obeys all else that the prompt asks for (colour, background, texture, count, shape). Every setting trains the
-same words from the same images, with equally many images through the UNet, and is judged with the same prompts and seeds.
-Differences are paired by concept; their 95 % intervals are bootstrapped over the concepts (Efron 1979).
+On a demo model the truth is known: of the pictures drawn with a learned word, S is the share that
+shows the concept, E the share that obeys all else that the prompt asks for (colour, background,
+texture, count, shape). Every setting trains the same words from the same images, with equally many
+images through the UNet, and is judged with the same prompts and seeds. Differences are paired by
+concept; their 95 % intervals are bootstrapped over the concepts (Efron 1979).
 
-First it is shown that the lab can judge: the guide's rate of 1e-6 must teach nothing, and a rate that is much too high
-must make the vectors long and their prompts disobeyed. `--peer-script PATH --peer-args "..."` adds another trainer, see
-`Lab.peer`. `--newcomer` measures `coinage train` with nothing but images, word and model, against the same to its full
-length: what ending early saves, and what it costs; and against the same from any word that fits: what the search is
-worth. `--results FILE` keeps all numbers, and goes on from what the file has; `--only NAME` measures some settings.
+First it is shown that the lab can judge: the guide's rate of 1e-6 must teach nothing, and a rate
+that is much too high must make the vectors long and their prompts disobeyed. `--peer-script PATH
+--peer-args "..."` adds another trainer, see `Lab.peer`. `--newcomer` measures `coinage train` with
+nothing but images, word and model, against the same to its full
+length: what ending early saves, and what it costs; and against the same from any word that fits:
+what the search is worth. `--results FILE` keeps all numbers, and goes on from what the file has;
+`--only NAME` measures some settings.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ LETTERS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to train: a name for the table, and flags of the training command. Its rate does not ask how long the run is."""
+    """A way to train: a name for the table, and flags of the training command.
+
+    Its rate does not ask how long the run is.
+    """
 
     name: str
     flags: tuple[str, ...] = ()
@@ -58,7 +61,8 @@ class Setting:
 class Word:
     """A word to learn: what it means, the seed of its images and of all chance, and its token.
 
-    Words of odd seeds are learned from snapshots: all on one ground and in one colour, with captions that tell neither.
+    Words of odd seeds are learned from snapshots: all on one ground and in one colour, with
+    captions that tell neither.
     """
 
     concept: Concept
@@ -254,7 +258,8 @@ class Lab:
         Args:
             words: to learn.
             script: what Python starts.
-            arguments: with {model}, {data}, {images}, {out}, {token}, {init}, {steps} and {seed} for what they name.
+            arguments: with {model}, {data}, {images}, {out}, {token}, {init}, {steps} and {seed}
+                for what they name.
             steps: of each word.
         """
         kept = []

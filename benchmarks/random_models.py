@@ -1,6 +1,7 @@
 """Models of the released architectures with small random weights, and pictures to train on: what speed and memory need.
 
-`python benchmarks/random_models.py sd1 FOLDER` writes a diffusers folder (bf16, about 2 GB for sd1, 7 GB for sdxl).
+`python benchmarks/random_models.py sd1 FOLDER` writes a diffusers folder (bf16, about 2 GB for sd1,
+7 GB for sdxl).
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def write_folder(
     Args:
         configs: its settings, laid out as a diffusers folder.
         folder: where to.
-        tokenizer: a folder with a vocabulary; the demo's small one reads any text, and takes as long.
+        tokenizer: a folder with a vocabulary; the demo's small one reads any text, and takes as
+            long.
         weights: off: settings and tokenizer alone.
     """
     for name in part_names(configs):

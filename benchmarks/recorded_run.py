@@ -1,8 +1,9 @@
 """The training command with a clock beside it; what `throughput.py` and `gpu_matrix.py` start.
 
-`python benchmarks/recorded_run.py RECORD MODE FLAGS` trains as `coinage train FLAGS` and writes to RECORD, as JSON, what
-was measured. Modes: `plain` (seconds a step, memory), `profile` (the parts of each step too), `floor` (between the
-steps, a bare loop over the same parts). The product's code runs as it is: an observer is added, functions are wrapped.
+`python benchmarks/recorded_run.py RECORD MODE FLAGS` trains as `coinage train FLAGS` and writes to
+RECORD, as JSON, what was measured. Modes: `plain` (seconds a step, memory), `profile` (the parts of
+each step too), `floor` (between the steps, a bare loop over the same parts). The product's code
+runs as it is: an observer is added, functions are wrapped.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Record:
         first_done: time of day when the first one was done.
         sections: the parts of each step, with `profile`.
         floor: steps of the bare loop, with `floor`.
-        gpu: `allocated` and `reserved` at most in the whole run, `training` allocated at most once steps began.
+        gpu: `allocated` and `reserved` at most in the whole run, `training` allocated at most once
+            steps began.
         device: a GPU's name, or cpu.
         threads: of the CPU.
         dtype: what is computed with.

@@ -1,14 +1,17 @@
 """Speed and memory of a training: `python benchmarks/throughput.py --random sd1 --resolution 256 --precision bf16`.
 
-Each measurement is a training command in a process of its own; medians of `--runs` are printed. The model is `--model
-PATH`, or one of a released size with random weights (`--random sd1`, `sd2`, `sdxl`: 2 to 7 GB in the temporary folder,
-deleted afterwards), or the demo's own (`--random demo`). Latents are cached. OMP_NUM_THREADS sets the CPU's threads.
+Each measurement is a training command in a process of its own; medians of `--runs` are printed. The
+model is `--model PATH`, or one of a released size with random weights (`--random sd1`, `sd2`,
+`sdxl`: 2 to 7 GB in the temporary folder, deleted afterwards), or the demo's own (`--random demo`).
+Latents are cached. OMP_NUM_THREADS sets the CPU's threads.
 
-`--profile`: what a step consists of. `--floor`: the engine's steps beside a bare loop of forward and backward.
+`--profile`: what a step consists of. `--floor`: the engine's steps beside a bare loop of forward
+and backward.
 
-`--peer-script PATH --peer-args ...` (the last flag) runs another trainer in turns with this one. In its arguments
-{model}, {data} (a dataset file), {images} (its folder of images), {out}, {steps}, {batch}, {resolution} and
-{precision} are filled in. Its seconds a step are taken from the progress bar that it prints, if it does.
+`--peer-script PATH --peer-args ...` (the last flag) runs another trainer in turns with this one. In
+its arguments {model}, {data} (a dataset file), {images} (its folder of images), {out}, {steps},
+{batch}, {resolution} and {precision} are filled in. Its seconds a step are taken from the progress
+bar that it prints, if it does.
 """
 
 from __future__ import annotations
@@ -105,7 +108,10 @@ class Finished:
 
 
 def movements(stream: IO[bytes], steps: int, said: list[bytes]) -> Iterator[tuple[int, float]]:
-    """Read a process's output to its end; yields when a progress bar of so many steps got further, and keeps the text."""
+    """Read a process's output to its end.
+
+    Yields when a progress bar of so many steps got further, and keeps the text.
+    """
     last = 0
     while chunk := os.read(stream.fileno(), 1 << 16):
         said.append(chunk)

@@ -1,8 +1,9 @@
 """Several words at once: `python benchmarks/words.py`, or `--model PATH --resolution 512`.
 
-Trains one word at a batch of `--words` images, and so many words side by side with one image each, and prints seconds a
-step and peak memory: medians of `--runs`, taken in turns. The model's work is the same; the table shows what the words
-cost beside it. OMP_NUM_THREADS sets the CPU's threads. Each training is a process of its own, so that its peak is its own.
+Trains one word at a batch of `--words` images, and so many words side by side with one image each,
+and prints seconds a step and peak memory: medians of `--runs`, taken in turns. The model's work is
+the same; the table shows what the words cost beside it. OMP_NUM_THREADS sets the CPU's threads.
+Each training is a process of its own, so that its peak is its own.
 """
 
 from __future__ import annotations

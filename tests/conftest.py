@@ -38,7 +38,10 @@ def moon_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny models: `sd1/` and `sd1.safetensors`, and so on; settings for the files in `configs/`."""
+    """A folder of tiny models: `sd1/` and `sd1.safetensors`, and so on.
+
+    Settings for the files in `configs/`.
+    """
     import torch
     from safetensors.torch import save_file
 

@@ -28,13 +28,21 @@ from coinage.training.observers.trackers import open_writers
 from coinage.training.run import Run
 from coinage.training.setup import prepare
 
-# For tests of what a model has learned to draw: most others ask nothing of their model, and the smallest one will do.
+# For tests of what a model has learned to draw: most others ask nothing of their model, and the
+# smallest one will do.
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
+
+
+# Seconds after which a command can be said to hang, however busy the machine is.
+HANGS = 600
 
 
 @cache
 def small_model() -> Path:
-    """The folder of the smallest Stable Diffusion 1.x, with random weights; written once in a process."""
+    """The folder of the smallest Stable Diffusion 1.x, with random weights.
+
+    Written once in a process.
+    """
     from tests.tiny_models import write_folder
 
     folder = Path(tempfile.mkdtemp())
@@ -103,7 +111,11 @@ def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
 def timed(
     command: Sequence[str | Path], folder: Path | None = None
 ) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run a command in a process of its own; and the seconds of the processor that it took, however busy the machine is."""
+    """Run a command in a process of its own.
+
+    Returns what it printed, and the seconds of the processor that it took, which do not depend on
+    how busy the machine is.
+    """
     before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     after = os.times()

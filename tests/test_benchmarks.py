@@ -335,3 +335,45 @@ def test_a_busy_neighbour_is_measured_in_turns(capsys: pytest.CaptureFixture[str
     alone, beside, ratio = cells(capsys.readouterr().out, "median")
     assert min(alone, beside) >= 0.1
     assert ratio > 0
+
+
+def test_files_of_two_revisions_are_compared(folder: Path, tmp_path: Path) -> None:
+    from same_bytes import compare_folders, compare_texts
+
+    rows = torch.tensor([0.1, 0.2])
+    for side in ("base", "new"):
+        (tmp_path / side / "state").mkdir(parents=True)
+        torch.save({"rows": [rows], "step": 2}, tmp_path / side / "state/state.pt")
+        (tmp_path / side / "a.safetensors").write_bytes(b"a")
+        entry = {"loss": 0.5, "time": len(side)}
+        (tmp_path / side / "log.jsonl").write_text(json.dumps(entry) + "\n")
+        (tmp_path / side / "report.html").write_text(side)
+        (tmp_path / side / "1.text").write_text(f"saved in 0:0{len(side)}\nexit code 0\n")
+    base, new = tmp_path / "base", tmp_path / "new"
+    assert compare_folders(base, new) == [], "times and reports do not count"
+    assert compare_texts(base, new) == []
+
+    rows[1] = torch.nextafter(rows[1], torch.tensor(1.0))
+    torch.save({"rows": [rows], "step": 2}, new / "state/state.pt")
+    (new / "a.safetensors").write_bytes(b"b")
+    (new / "log.jsonl").write_text('{"loss": 0.25, "time": 1}\n')
+    (new / "1.text").write_text("error: no\nexit code 2\n")
+    (new / "b.safetensors").touch()
+    assert compare_folders(base, new) == [
+        "b.safetensors: only now",
+        "1.text: failed now: ... error: no exit code 2",
+        "a.safetensors: other bytes",
+        "log.jsonl: [0].loss: 0.5 became 0.25",
+        "state/state.pt: .rows[0]: tensor([0.1000, 0.2000]) became tensor([0.1000, 0.2000])",
+    ]
+    assert compare_texts(base, new) == [
+        "-saved in TIME", "-exit code 0", "+error: no", "+exit code 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_revision_trains_the_same_files_as_itself(folder: Path) -> None:
+    from same_bytes import REPOSITORY, main
+
+    here = str(REPOSITORY)
+    assert main([here, "--new", here, "--families", "sd1", "--cases", "word"]) == 0

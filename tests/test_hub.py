@@ -15,7 +15,7 @@ from coinage.config import HubConfig
 from coinage.demo.run import MODEL
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError
-from coinage.hub import PATIENCE, Uploader, fetch_state, open_uploader
+from coinage.hub import Uploader, fetch_state, open_uploader
 from coinage.settings.discover import complete
 from coinage.training.run import Run
 from tests.fake_hub import KEY, FakeHub, Repo, fake_hub
@@ -134,25 +134,20 @@ def test_a_hub_out_of_reach_costs_no_embedding(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://no-such-host.invalid")
-    start = time.monotonic()
     _, word = trained(moon_dataset, tmp_path, *UPLOAD, "--max_train_steps=1")
-    assert time.monotonic() - start < 30
     assert "the hub is out of reach" in caplog.text
     assert "not uploaded to me/word: zibu.safetensors" in caplog.text
     assert torch.equal(rows_of(read(tmp_path / "zibu.safetensors")), rows_of(word))
 
 
 def test_in_the_background_files_may_be_deleted_while_they_are_sent(
-    tmp_path: Path, hub: FakeHub
+    tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     uploader = uploader_for(background=True)
     hub.held.clear()
     (tmp_path / "w.pt").write_bytes(b"1")
-    start = time.monotonic()
     uploader.send([tmp_path / "w.pt"])
-    assert time.monotonic() - start < PATIENCE / 4, (
-        "it has not waited for the hub, which answers nobody yet"
-    )
+    assert "takes its time" not in caplog.text, "it has not waited for the hub, which is held"
     (tmp_path / "w.pt").unlink()
     assert not hub.repos[REPO].files
     threading.Timer(0.2, hub.held.set).start()
@@ -183,9 +178,7 @@ def test_a_hub_that_does_not_answer_holds_nobody_up_for_long(
             lambda *_: hub.held.set() if background and run.step == 2 else None
         )
 
-    start = time.monotonic()
     trained(moon_dataset, tmp_path, *given, change=free_at_the_end)
-    assert time.monotonic() - start < 20
     if background:
         assert len(hub.repos[REPO].files) == 4
         assert "the hub takes its time" not in caplog.text
@@ -226,10 +219,21 @@ def test_without_a_network_resuming_is_one_error(
     for name, value in (("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://no-such-host.invalid")):
         with monkeypatch.context() as patched:
             patched.setattr(constants, name, value)
-            start = time.monotonic()
             with pytest.raises(CoinageError, match="me/word/zibu-state cannot be fetched"):
                 fetch_state("me/word/zibu-state", KEY)
-            assert time.monotonic() - start < 10
+
+
+@pytest.mark.perf
+def test_a_hub_out_of_reach_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://no-such-host.invalid")
+    start = time.monotonic()
+    with pytest.raises(CoinageError, match="cannot be fetched"):
+        fetch_state("me/word/zibu-state", KEY)
+    uploader_for()
+    assert time.monotonic() - start < 20
 
 
 def test_a_folder_on_the_disk_wins(moon_dataset: Path, tmp_path: Path, hub: FakeHub) -> None:

@@ -1,6 +1,7 @@
 """Train the demo world's models from nothing: `python tools/build_demo_world.py --out build/`.
 
-Stages: the tokenizer, the autoencoder, then text encoder and UNet together. Repeatable from the seed.
+Stages: the tokenizer, the autoencoder, then text encoder and UNet together. Repeatable from the
+seed.
 """
 
 from __future__ import annotations

@@ -23,7 +23,10 @@ DRAWS_PER_CAPTION = 2  # timesteps and noises for each text encoding
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. Rates rise over `warm_up` steps and fall to `floor` on a cosine over `annealed`."""
+    """How long and how fast.
+
+    Rates rise over `warm_up` steps and fall to `floor` on a cosine over `annealed`.
+    """
 
     steps: int
     annealed: int

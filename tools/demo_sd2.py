@@ -55,7 +55,8 @@ def train(
     live, heads, rng = nn.ModuleList([text, unet]), Heads(), np.random.default_rng(seed)
     for number, steps in enumerate(rounds):
         rates = tuple(rate / 2**number for rate in RATES)
-        # Without offset noise: the last timestep, where nothing is left of the picture, teaches the background.
+        # Without offset noise: the last timestep, where nothing is left of the picture, teaches the
+        # background.
         average = fit(
             live,
             heads,

@@ -1,7 +1,8 @@
 """Make the SDXL-like demo world from the SD1-like one: two text encoders, a pooled vector, sizes and crops.
 
-The first world's UNet and text encoder are the start; the second encoder and the layers for pooled vector and sizes
-are new. A third of the pictures are enlarged and cut, and the UNet is told: `python tools/demo_sdxl.py`.
+The first world's UNet and text encoder are the start; the second encoder and the layers for pooled
+vector and sizes are new. A third of the pictures are enlarged and cut, and the UNet is told:
+`python tools/demo_sdxl.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def second_encoder(encoder: Encoder) -> CLIPTextModelWithProjection:
 
 
 def wider_unet(old: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The first world's UNet with room for the second encoder, pooled vector and sizes; what is new starts at zero."""
+    """The first world's UNet with room for the second encoder, pooled vector and sizes.
+
+    What is new starts at zero.
+    """
     settings = {k: v for k, v in build_unet().config.items() if not k.startswith("_")}
     settings |= {
         "cross_attention_dim": 128 + WIDTH, "use_linear_projection": True, "addition_embed_type": "text_time",
@@ -65,7 +69,10 @@ def wider_unet(old: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def cached(vae: AutoencoderKL, count: int, seed: int) -> tuple[Tensor, Tensor, list[Any]]:
-    """[count, 4, 16, 16] scaled latents, their sizes [count, 6], and their scenes; a third is enlarged and cut."""
+    """[count, 4, 16, 16] scaled latents, their sizes [count, 6], and their scenes.
+
+    A third is enlarged and cut.
+    """
     rng = np.random.default_rng(seed)
     scenes = [training_scene(rng) for _ in range(count)]
     latents, sizes, pixels = [], [], []
@@ -117,7 +124,10 @@ def models(seed: int) -> tuple[nn.ModuleList, AutoencoderKL, Encoder]:
 def train(
     steps: int, images: int, seed: int, out: Path
 ) -> tuple[nn.ModuleList, AutoencoderKL, int]:
-    """Train; returns the averages of text encoders and UNet, the VAE, and the size of the shipped vocabulary."""
+    """Train.
+
+    Returns the averages of text encoders and UNet, the VAE, and the size of the shipped vocabulary.
+    """
     live, vae, encoder = models(seed)
     rng = np.random.default_rng(seed)
     heads = Heads()

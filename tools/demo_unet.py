@@ -64,7 +64,10 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def grown_text_encoder(old: CLIPTextModel, vocabulary: int, **settings: object) -> CLIPTextModel:
-    """A trained text encoder with rows for the secret words, and other settings; layers beyond its own are new."""
+    """A trained text encoder with rows for the secret words, and other settings.
+
+    Layers beyond its own are new.
+    """
     config = copy.deepcopy(old.config)
     config.update({"vocab_size": vocabulary + len(SECRETS), **settings})
     text = CLIPTextModel(config)

@@ -1,8 +1,9 @@
 """Train on full-size models with random weights, as the user guide says: `make full-size-check`.
 
-For SD1.5, SD2.1 and SDXL in turn, as a single file in the original layout and as a diffusers folder: writes
-the model in bf16, runs the guide's command for a few steps, loads the word in diffusers, prints peak memory and
-seconds a step, deletes the model. One model at a time: about 14 GB of disk, 20 GB of memory.
+For SD1.5, SD2.1 and SDXL in turn, as a single file in the original layout and as a diffusers
+folder: writes the model in bf16, runs the guide's command for a few steps, loads the word in
+diffusers, prints peak memory and seconds a step, deletes the model. One model at a time: about 14
+GB of disk, 20 GB of memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Diffusers' names to the original layout's: writes the single files that people have, from parts in diffusers' form.
 
-Written from the names in released checkpoints, independently of any converter, so that reading back is a test.
+Written from the names in released checkpoints, independently of any converter, so that reading back
+is a test.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ def clip_tensors(encoder: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]
 
 
 def open_clip_tensors(encoder: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """An OpenCLIP text encoder's tensors in OpenCLIP's names: fused q, k, v; the projection stored for x @ P."""
+    """An OpenCLIP text encoder's tensors in OpenCLIP's names: fused q, k, v.
+
+    The projection stored for x @ P.
+    """
     state: Mapping[str, Tensor] = {
         name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()
     }

@@ -1,10 +1,10 @@
-"""Errors that say what, where, and how to fix it.
+"""Define errors that say what is wrong, where, and how to fix it.
 
-CoinageError                 anything a user can mend; exit code 1
+CoinageError                 anything that the user can fix; exit code 1
 +-- ConfigError              flags, config, dataset: all problems together; exit code 2
 |   +-- AlreadyReported      another process or part of the program has shown the problems
-+-- EmbeddingFileError       a file is no embedding, or the wrong one
-+-- TrainingError            a run cannot go on
++-- EmbeddingFileError       a file is not an embedding, or does not fit the model
++-- TrainingError            training cannot continue
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from dataclasses import dataclass, field
 from coinage.wording import visible
 
 MORE_THAN_TENSORS = "it holds more than tensors"
-# Of difflib's ratio: "bucket_step" is near "bucket_reso_steps", "network_module" far from "norm_mode"
-CUTOFF = 0.72
-SHORT_WORD, LONG_WORD = 4, 8  # letters
+# Least ratio of difflib at which a name is suggested: "bucket_step" is near enough to
+# "bucket_reso_steps", "network_module" is too far from "norm_mode".
+SIMILAR_ENOUGH = 0.72
+# Letters from which a word may have one slip, and two.
+ONE_SLIP_LENGTH, TWO_SLIPS_LENGTH = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the input: what, where it stands, how to mend it.
+    """One thing that is wrong: what it is, where it stands, how to fix it.
 
-    Each is one line when shown: whatever control characters names and values in it have are written as escapes.
+    Each is shown as one line: control characters in names and values are written as escapes.
     """
 
     what: str
@@ -43,7 +45,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Findings:
-    """What checks have found so far: errors stop a run, warnings and notes are only shown."""
+    """The results of checks so far: errors stop a run, warnings and notes are only shown."""
 
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -69,15 +71,15 @@ class Findings:
         self.warnings.append(Problem(what, where, hint))
 
     def note(self, text: str) -> None:
-        """Add a note, once."""
+        """Add a note, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
     def raise_errors(self) -> None:
-        """Stop if there are errors.
+        """Raise all errors together, if there are any.
 
         Raises:
-            ConfigError: all of them.
+            ConfigError: with every error.
         """
         if self.errors:
             raise ConfigError(self.errors)
@@ -99,9 +101,8 @@ class ConfigError(CoinageError):
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        found = tuple(problems)
-        Exception.__init__(self, "\n".join(map(str, found)))
-        self.problems = found
+        self.problems = tuple(problems)
+        Exception.__init__(self, "\n".join(map(str, self.problems)))
 
 
 class AlreadyReported(ConfigError):  # noqa: N818 - it is not an error by itself
@@ -112,17 +113,17 @@ class AlreadyReported(ConfigError):  # noqa: N818 - it is not an error by itself
 
 
 class EmbeddingFileError(CoinageError):
-    """A file cannot be read as a textual inversion embedding, or does not fit the model."""
+    """A file is not a Textual Inversion embedding, or does not fit the model."""
 
 
 class TrainingError(CoinageError):
-    """The run cannot go on."""
+    """Training cannot continue."""
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of what a library says went wrong; the kind of error where it says nothing.
+    """Return the first line of a library's error message, or the kind of error if it has none.
 
-    What torch says of a pickle that it refuses comes with the advice to load it unsafely, which is never passed on.
+    When torch refuses a pickle, its message advises to load it unsafely; that is replaced.
     """
     text = str(error)
     if "weights_only" in text:
@@ -131,22 +132,31 @@ def reason_of(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a hint naming the nearest known word, or "". Dashes in front do not make two words alike."""
+    """Return a hint that names the most similar known word; "" if none is similar.
+
+    Leading dashes are ignored when words are compared.
+    """
     bare = {name.lstrip("-"): name for name in known}
-    near = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=CUTOFF)
+    near = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=SIMILAR_ENOUGH)
     return f"did you mean `{bare[near[0]]}`?" if near else ""
 
 
 def is_slip(word: str, known: str) -> bool:
-    """Return whether a word is a known one with a slip: a letter too many, too few or wrong; in long words two."""
-    allowed = 2 if len(known) >= LONG_WORD else 1 if len(known) >= SHORT_WORD else 0
-    others = {*word} ^ {*known}  # a change puts one letter for another at most
-    if abs(len(word) - len(known)) > allowed or len(others) > 2 * allowed:
+    """Return whether a word is a known word with a typing slip, or two if the word is long.
+
+    A slip is a letter too many, too few or wrong (the Levenshtein distance).
+    """
+    allowed = (len(known) >= ONE_SLIP_LENGTH) + (len(known) >= TWO_SLIPS_LENGTH)
+    different_letters = {*word} ^ {*known}
+    # Cheap bounds first: one slip changes the length by 1 and at most two of the letters used.
+    if abs(len(word) - len(known)) > allowed or len(different_letters) > 2 * allowed:
         return False
-    # row[j]: changes between the word so far and the first j letters
-    row = list(range(len(known) + 1))
-    for i, sign in enumerate(word, 1):
-        last, row[0] = row[0], i
-        for j, other in enumerate(known, 1):
-            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (sign != other))
-    return 0 < row[-1] <= allowed
+    # distances[j]: slips between the letters of `word` so far and the first j letters of `known`.
+    distances = list(range(len(known) + 1))
+    for i, letter in enumerate(word, 1):
+        diagonal, distances[0] = distances[0], i
+        for j, known_letter in enumerate(known, 1):
+            replaced = diagonal + (letter != known_letter)
+            diagonal = distances[j]
+            distances[j] = min(distances[j] + 1, distances[j - 1] + 1, replaced)
+    return 0 < distances[-1] <= allowed

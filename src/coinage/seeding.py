@@ -1,6 +1,7 @@
-"""Randomness as an argument: generators keyed by what they are for, not by when they are used.
+"""Make random generators whose key names their purpose.
 
-A draw depends only on its key, so workers, batch sizes, previews and resuming cannot change a run.
+A draw depends only on its key and not on when it is made, so workers, batch sizes, previews and
+resuming cannot change a run.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def key_for(*parts: int | str) -> int:
-    """A 63-bit integer made from the parts; the same on every machine."""
+    """Return a 63-bit seed made from the parts, the same on every machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def rng_for(*parts: int | str) -> np.random.Generator:
-    """A numpy generator for one purpose, such as `rng_for(seed, "caption", epoch, position)`."""
+    """Return a numpy generator for one purpose: `rng_for(seed, "caption", epoch, position)`."""
     return np.random.Generator(np.random.Philox(key_for(*parts)))
 
 
 def generator_for(*parts: int | str) -> torch.Generator:
-    """A torch CPU generator for one purpose."""
+    """Return a torch CPU generator for one purpose."""
     import torch
 
     return torch.Generator().manual_seed(key_for(*parts))

@@ -212,7 +212,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no safetensors": (lambda path: path.write_text("latents"), "broken"),
     "another program's": (
         lambda path: shutil.copy(MODEL / "vae" / "diffusion_pytorch_model.safetensors", path),
-        "not ours",
+        "another format",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Ten thousand random command lines, and every flag with every odd value, run to the end of three steps.
 
-Nothing may end in a traceback, hang, or be accepted though it can mean nothing. `make test-fuzz` runs them all.
+Nothing may end in a traceback, hang, or be accepted though it can mean nothing. `make test-fuzz`
+runs them all.
 """
 
 import random

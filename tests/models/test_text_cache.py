@@ -167,6 +167,6 @@ def test_a_file_tells_when_it_is_not_whole() -> None:
     assert not isinstance(found, str)
     assert torch.equal(found[0]["a"], torch.arange(3.0))
     assert found[1]["more"] == "y"
-    assert unpack(data, "x 2") == "the file is not ours"
+    assert unpack(data, "x 2") == "the file has another format"
     for broken in (b"", data[:-1], data[:20], data[:-1] + b"\x7f", data.replace(b"y", b"z")):
         assert unpack(broken, "x 1") == "the file is broken"

@@ -4,9 +4,10 @@
         ...  # device="cuda", torch.cuda.is_available(), torch.autocast("cuda"), GradScaler("cuda")
     gpu.waits, gpu.kernels
 
-What CUDA refuses is refused: operations on several devices, `.numpy()`, another device's generators. What makes the CPU wait
-for the GPU is counted. Precision is the CPU's: a kernel's own rounding, streams, memory, `torch.compile` and
-collectives are not pretended. `device.load` comes first.
+What CUDA refuses is refused: operations on several devices, `.numpy()`, another device's
+generators. What makes the CPU wait for the GPU is counted. Precision is the CPU's: a kernel's own
+rounding, streams, memory, `torch.compile` and collectives are not pretended. `device.load` comes
+first.
 """
 
 import inspect
@@ -61,7 +62,8 @@ class Gpu:
     """What the pretended GPU has seen.
 
     Attributes:
-        waits: how often the CPU waited for the GPU, by the kind of wait and the line of ours that waited.
+        waits: how often the CPU waited for the GPU, by the kind of wait and the line of ours that
+            waited.
         kernels: operations that a GPU would have started a kernel for.
     """
 
@@ -304,7 +306,10 @@ def in_ram(func: Operation, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cpu(func: Operation) -> Callable[..., Any]:
-    """An operation as the CPU has it; two that end in another dtype than they begin with are CUDA's alone."""
+    """An operation as the CPU has it.
+
+    Two that end in another dtype than they begin with are CUDA's alone.
+    """
     if func is aten._softmax.default:
         return lambda x, dim, half_to_float: func(x.float() if half_to_float else x, dim, False)
     if func is aten._softmax_backward_data.default:

@@ -14,7 +14,8 @@ from tests.pretended_gpu.device import built
 from tests.pretended_gpu.variants import USUAL, VARIANTS
 
 ROOT = Path(__file__).parents[2]
-# Lines that tell of time, of the device, or of numbers that rounding may put in another order; one that a CPU alone has.
+# Lines that tell of time, of the device, or of numbers that rounding may put in another order; one
+# that a CPU alone has.
 DIFFER = re.compile(
     r"step \d|device |start |encoding images|drawing|--mixed_precision fp16 is for GPUs"
 )

@@ -1,6 +1,7 @@
 """Commands on the pretended GPU, and the same on the CPU: `python -m tests.pretended_gpu.variants OUT NAME...`.
 
-A process of its own, since the device must be there before torch is. Writes what it has seen to OUT/seen.json.
+A process of its own, since the device must be there before torch is. Writes what it has seen to
+OUT/seen.json.
 """
 
 import json
@@ -75,7 +76,8 @@ def verify(family: str) -> list[str]:
     return ["verify", "OUT/zibu.safetensors", "--model", str(MODELS / family)]
 
 
-# What looks at the machine's own devices when it is imported, which must be before the pretended GPU is seen.
+# What looks at the machine's own devices when it is imported, which must be before the pretended
+# GPU is seen.
 EARLY = {
     "accelerate": ["PartialState"],
     "diffusers": [

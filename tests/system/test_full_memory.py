@@ -42,7 +42,10 @@ SAID = (
 
 @contextmanager
 def small_memory(module: nn.Module, most: int, error: Exception) -> Iterator[list[torch.Size]]:
-    """Have room for so many numbers in a part of the VAE; yields the shapes of what it gets, attempts that fail included."""
+    """Have room for so many numbers in a part of the VAE.
+
+    Yields the shapes of what it gets, attempts that fail included.
+    """
     shapes: list[torch.Size] = []
     made: list[weakref.ref[Tensor]] = []
 

@@ -27,7 +27,7 @@ from coinage.models.families import quiet_libraries
 from coinage.report.page import render_report
 from coinage.report.record import Record
 from coinage.terminal.messages import message_of
-from coinage.wording import TRICKS
+from coinage.wording import DECEPTIVE_CHARACTERS
 from tests.helpers import captured, flags
 
 SRC = Path(__file__).parents[2] / "src" / "coinage"
@@ -42,7 +42,9 @@ OURS = re.compile(r"\x1b\[(\d+(;\d+)*)?m")  # colours
 def assert_harmless(text: str) -> None:
     """No control characters but line ends and our own colours, and nothing else that turns or breaks a line."""
     left = OURS.sub("", text).replace("\r\n", "\n").replace("\n", "")
-    wrong = [char for char in left if unicodedata.category(char) == "Cc" or char in TRICKS]
+    wrong = [
+        char for char in left if unicodedata.category(char) == "Cc" or char in DECEPTIVE_CHARACTERS
+    ]
     assert not wrong, left
 
 

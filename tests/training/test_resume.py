@@ -24,7 +24,7 @@ from coinage.training.run import Run
 from coinage.training.state import load_state
 from tests.helpers import config_for, prepared, trained
 
-LIMIT = 90.0  # seconds: a run that goes round without a step is ended
+LIMIT = 90.0  # seconds of the processor: a run that goes round without a step is ended
 SAVED = "zibu-step00000006-state"
 
 
@@ -35,11 +35,11 @@ def watchdog() -> Iterator[None]:
     def ended(*_: object) -> None:
         raise TimeoutError("the run does not end")
 
-    before = signal.signal(signal.SIGALRM, ended)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    before = signal.signal(signal.SIGPROF, ended)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
     yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.signal(signal.SIGPROF, before)
 
 
 @pytest.fixture(scope="module")

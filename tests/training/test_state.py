@@ -24,7 +24,7 @@ from coinage.training.observers.saver import outdated_epoch, outdated_step
 from coinage.training.run import Run
 from coinage.training.state import save_state
 from tests.cli.test_bad_input import ROOT
-from tests.helpers import config_for, flags, rows_of, trained
+from tests.helpers import HANGS, config_for, flags, rows_of, trained
 
 STEPS = (
     "--max_train_steps=10",
@@ -195,11 +195,11 @@ def test_signals_stop_a_command(number: signal.Signals, moon_dataset: Path, tmp_
         text=True,
     )
     signal.signal(number, before)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while steps_in(tmp_path / "zibu-log.jsonl") < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=HANGS)[1]
     assert process.returncode == 128 + number, error
     assert "nothing is lost" in error
     assert "Traceback" not in error
@@ -227,7 +227,7 @@ def test_killed_anywhere_and_resumed(moon_dataset: Path, tmp_path: Path) -> None
                 env=environment,
             )
             done = steps_in(out / "zibu-log.jsonl")
-            goal, deadline = min(done + rng.randrange(2, 25), 60), time.monotonic() + 60
+            goal, deadline = min(done + rng.randrange(2, 25), 60), time.monotonic() + HANGS
             while (
                 process.poll() is None
                 and steps_in(out / "zibu-log.jsonl") < goal
@@ -465,7 +465,7 @@ def test_a_terminal_that_is_gone_costs_nothing(moon_dataset: Path, tmp_path: Pat
         start, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANGS
     while steps_in(tmp_path / "zibu-log.jsonl") < 3 and time.monotonic() < deadline:
         os.set_blocking(ours, False)
         try:
@@ -473,7 +473,7 @@ def test_a_terminal_that_is_gone_costs_nothing(moon_dataset: Path, tmp_path: Pat
         except BlockingIOError:
             time.sleep(0.02)
     os.close(ours)
-    assert process.wait(timeout=120) == 128 + signal.SIGHUP
+    assert process.wait(timeout=HANGS) == 128 + signal.SIGHUP
     state = latest_state(tmp_path, "zibu")
     assert state
     assert steps_in(tmp_path / "zibu-log.jsonl") == read_summary(state).step  # type: ignore[union-attr]

@@ -33,7 +33,7 @@ from coinage.data.metadata import (
 )
 from coinage.data.parallel_reads import read_many
 from coinage.errors import Findings, Problem
-from coinage.system.text_files import SAVE, decoded
+from coinage.system.text_files import SAVE_AS_UTF8, decoded
 from coinage.wording import counted, few
 
 # As caption_extension: there are no caption files. GUIs write the long one for "use the folder's name".
@@ -284,7 +284,7 @@ def _decoded(path: str, data: bytes | OSError, findings: Findings) -> str | None
         try:
             return decoded(data)
         except UnicodeError as error:
-            findings.error(f"unreadable caption: {error}", path, SAVE)
+            findings.error(f"unreadable caption: {error}", path, SAVE_AS_UTF8)
     return None
 
 

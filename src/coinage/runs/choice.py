@@ -89,7 +89,7 @@ def path_of(config: TrainConfig, folder: Path | None = None) -> Path:
 def read_choice(path: Path) -> Choice | None:
     """Read what was chosen; None where the file is not as it was written."""
     try:
-        choice = decode(Choice, read_json(path))
+        choice = decode(Choice, read_json(path), exact=True)
     except (CoinageError, ValueError, TypeError):
         return None
     is_possible = 1 <= choice.num_vectors <= CHUNK and choice.learning_rate > 0

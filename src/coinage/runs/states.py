@@ -109,7 +109,7 @@ def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str,
 def read_summary(folder: Path) -> Summary | None:
     """Read a state's summary; None when the state is not whole, or holds what cannot be."""
     try:
-        summary = decode(Summary, read_json(folder / SUMMARY, most=MOST_SUMMARY))
+        summary = decode(Summary, read_json(folder / SUMMARY, most=MOST_SUMMARY), exact=True)
         right = _counts_fit(summary) and _is_known(summary.fingerprint)
         right = right and _digest_of_file(folder / TENSORS) == summary.digest
     except (CoinageError, OSError, ValueError, TypeError):

@@ -14,19 +14,21 @@ from PIL import Image
 
 from coinage.errors import CoinageError, reason_of
 
-LONGEST_NAME = 64  # bytes of a name that a temporary file may repeat; some file systems take 143
+# Bytes of a name that a temporary file may repeat; some file systems take names of 143 bytes.
+LONGEST_NAME = 64
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file whole or not at all.
 
     Args:
-        path: where to; missing folders are made.
-        data: what to write.
-        sync: wait until the disk has it; not needed for what can be made again and is checked when read.
+        path: of the file; missing folders are created.
+        data: the file's content.
+        sync: wait until the disk holds it; not needed for files that can be made again and are
+            checked when they are read.
 
     Raises:
-        CoinageError: the file cannot be written; nothing is left behind and an older file stays.
+        CoinageError: the file cannot be written; no part of it is left, and an older file stays.
     """
     if not path.name:
         raise CoinageError("this is a folder, not a file", str(path), "name a file")
@@ -39,20 +41,19 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, ValueError) as error:  # the latter where this system cannot write such a name
+    except (OSError, ValueError) as error:  # ValueError: the system cannot write such a name
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else reason_of(error)
-        )
+        reason = getattr(error, "strerror", "") or reason_of(error)
         hint = "free some space or choose another folder"
         raise CoinageError(f"cannot write the file: {reason}", str(path), hint) from error
 
 
 def temporary_of(path: Path) -> Path:
-    """Return where a file is written before it gets its name: beside it, under its name where that is short.
+    """Return the path at which a file is written before it gets its name.
 
-    So what a kill leaves can be told (`run_files.tidy`), and a name as long as a disk takes can be written.
+    It is beside the file and repeats its name, so that what a killed process leaves can be
+    recognised (`runs.files`); a long name is shortened, since the disk may take none longer.
     """
     name, in_bytes = path.name, path.name.encode(errors="surrogatepass")
     if len(in_bytes) > LONGEST_NAME:

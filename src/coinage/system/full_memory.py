@@ -1,36 +1,35 @@
-"""Errors that mean that the memory of a device is full, in the words of each kind of device. Imports no torch."""
+"""Recognise the errors by which each kind of device reports full memory. Imports no torch."""
 
 from __future__ import annotations
 
 from coinage.errors import Problem
 
-WORDS = (
+FULL_MEMORY_TEXTS = (
     "out of memory",  # CUDA, XPU and MPS
-    "alloc_failed",  # cuBLAS and cuDNN, which find no room for themselves
+    "alloc_failed",  # cuBLAS and cuDNN, when they cannot get memory for themselves
     "not enough memory",  # a CPU on Windows
     "can't allocate memory",  # a CPU elsewhere
 )
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, of torch, of a library below it or of Python, says that there is no memory left."""
-    named = any(
-        kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__
-    )
-    return named or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
-    )
+    """Return whether an error of torch, of a library below it or of Python means full memory."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"OutOfMemoryError", "MemoryError"}:
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(text in message for text in FULL_MEMORY_TEXTS)
 
 
 def full_memory(error: BaseException, where: str = "", hint: str = "") -> Problem:
-    """What an error that `is_full` means for a user: the GPU's memory is full, or the computer's own."""
-    whose = (
-        "the computer's"
-        if isinstance(error, MemoryError) or "cpuallocator" in str(error).lower()
-        else "the GPU's"
-    )
-    return Problem(
-        f"{whose} memory is full",
-        where,
-        hint or "use a lower precision or a smaller size, or close what else needs it",
-    )
+    """Explain an error for which `is_full` is true: the GPU's memory is full, or the computer's.
+
+    Args:
+        error: as it was raised.
+        where: the place that the problem names.
+        hint: how to fix it; general advice if empty.
+    """
+    on_cpu = isinstance(error, MemoryError) or "cpuallocator" in str(error).lower()
+    owner = "the computer's" if on_cpu else "the GPU's"
+    advice = "use a lower precision or a smaller size, or close other programs that use it"
+    return Problem(f"{owner} memory is full", where, hint or advice)

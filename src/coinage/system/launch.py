@@ -1,4 +1,4 @@
-"""How this process was started, and how it shares the machine. Imports no torch."""
+"""Read how this process was started, and set how it waits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 
 def process_rank() -> int:
-    """This process's number, 0 for the first one and for a run of one process."""
+    """Return the number of this process: 0 for the first, and for a run of one process."""
     return _number("RANK", 0)
 
 
 def process_count() -> int:
-    """How many processes run together, at least 1."""
+    """Return the number of processes that train together, at least 1."""
     return max(_number("WORLD_SIZE", 1), 1)
 
 
@@ -21,9 +21,10 @@ def _number(name: str, default: int) -> int:
 
 
 def wait_asleep() -> None:
-    """Have the threads of OpenMP sleep while they wait for each other, unless the user has chosen; call it before torch is imported.
+    """Make OpenMP's threads sleep while they wait for each other; call it before importing torch.
 
-    By default they spin. Where another process keeps a core busy, a thread that spins takes the core that the thread it waits
-    for needs, thousands of times a second.
+    By default they spin. If another process keeps a core busy, a spinning thread occupies the core
+    that the thread it waits for needs, thousands of times a second. A value that the user has set
+    in the environment stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""Tensors kept between runs: in files that tell when they are broken, cut or of another program."""
+"""Keep tensors between runs, as caches do, in files that show when they are damaged or foreign."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ from torch import Tensor
 
 
 def pack(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
-    """A safetensors file, with a digest of all that it holds; `about` needs a `format`."""
-    return safetensors.torch.save(dict(tensors), {**about, "sum": _sum(tensors, about)})
+    """Return the bytes of a safetensors file with a digest of its content.
+
+    Args:
+        tensors: by name.
+        about: what the header says of them; its `format` names the kind of file.
+    """
+    return safetensors.torch.save(dict(tensors), {**about, "sum": _content_digest(tensors, about)})
 
 
 def unpack(data: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, str]] | str:
-    """The tensors of a file of a format, and what is said about them; or why they cannot be used."""
+    """Read the bytes that `pack` made.
+
+    Args:
+        data: the whole file.
+        kind: the `format` that its header must name.
+
+    Returns:
+        The tensors and the header; or, for a file that cannot be used, the reason as a text.
+    """
     try:
         size = int.from_bytes(data[:8], "little")
         about = json.loads(data[8 : 8 + size]).get("__metadata__", {})
@@ -26,12 +39,14 @@ def unpack(data: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, str]] |
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError, SafetensorError):
         return "the file is broken"
     if not isinstance(about, dict) or about.get("format") != kind:
-        return "the file is not ours"
-    return (tensors, about) if about.get("sum") == _sum(tensors, about) else "the file is broken"
+        return "the file has another format"
+    if about.get("sum") != _content_digest(tensors, about):
+        return "the file is broken"
+    return tensors, about
 
 
 def digest_of_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
-    """A digest of tensors with their names, dtypes and shapes, in any order."""
+    """Return a digest of tensors with their names, dtypes and shapes, whatever their order."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -39,16 +54,13 @@ def digest_of_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _sum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """A digest of all that a file holds, but the digest itself."""
-    shapes = [
-        (name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in sorted(tensors.items())
-    ]
-    digest = hashlib.blake2b(
-        repr([shapes, sorted((k, v) for k, v in about.items() if k != "sum")]).encode(),
-        digest_size=8,
-    )
-    for name in sorted(tensors):
+def _content_digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Return a digest of everything that a file holds, except the digest itself."""
+    names = sorted(tensors)
+    shapes = [(name, tuple(tensors[name].shape), str(tensors[name].dtype)) for name in names]
+    header = sorted(item for item in about.items() if item[0] != "sum")
+    digest = hashlib.blake2b(repr([shapes, header]).encode(), digest_size=8)
+    for name in names:
         digest.update(_bytes_of(tensors[name]))
     return digest.hexdigest()
 

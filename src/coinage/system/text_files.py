@@ -1,4 +1,4 @@
-"""Small text files that others have written: read within bounds, and every way to be broken is one clear error.
+"""Read small text files from strangers within bounds; whatever is wrong becomes one clear error.
 
 Imports no torch.
 """
@@ -18,80 +18,81 @@ from typing import Any
 from coinage.errors import CoinageError
 
 MEGABYTE = 2**20
-MOST_BYTES = 16 * MEGABYTE  # of settings; ten thousand captions in one metadata file are 2 MB
-SAVE = "save it as UTF-8 in your editor"
+# Of a file of settings or metadata; ten thousand captions are 2 MB.
+MOST_BYTES = 16 * MEGABYTE
+SAVE_AS_UTF8 = "save it as UTF-8 in your editor"
 SLASHES = r"in paths use forward slashes, C:/Users/me, or single quotes: 'C:\Users\me'"
-MARKS = (
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Python's own words for a number of too many digits name a function that users do not have.
-TOO_LONG = re.compile(r"Exceeds the limit \(\d+ digits\)")
+# Python's message for a number with too many digits names a function that users do not have.
+TOO_MANY_DIGITS = re.compile(r"Exceeds the limit \(\d+ digits\)")
 
 
 def is_file(path: Path | str) -> bool:
-    """Return whether a regular file is there; a name that no file can have is none, where pathlib raises an error."""
+    """Return whether a regular file is at a path; False for a name that no file can have.
+
+    pathlib raises an error for such a name.
+    """
     return os.path.isfile(path)  # noqa: PTH113 - see above
 
 
 def is_folder(path: Path | str) -> bool:
-    """Return whether a folder is there; as `is_file`."""
+    """Return whether a folder is at a path, as `is_file` does."""
     return os.path.isdir(path)  # noqa: PTH112 - see above
 
 
 def is_there(path: Path | str) -> bool:
-    """Return whether anything of that name is there; as `is_file`."""
+    """Return whether anything is at a path, as `is_file` does."""
     return os.path.exists(path)  # noqa: PTH110 - see above
 
 
 def no_file(path: Path | str) -> str:
-    """Return why a path is not one of a regular file, as a user is told."""
-    return (
-        "this is a folder, not a file"
-        if is_folder(path)
-        else "this is not a file"
-        if is_there(path)
-        else "file not found"
-    )
+    """Return the message for a path at which no regular file is."""
+    if is_folder(path):
+        return "this is a folder, not a file"
+    return "this is not a file" if is_there(path) else "file not found"
 
 
 def read_text(path: Path, name: str = "", most: int = MOST_BYTES) -> str:
-    """Read a text file: UTF-8, or UTF-16 with its mark, as PowerShell writes it.
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, as PowerShell writes it.
 
     Args:
-        path: of a regular file; devices and pipes are refused, since reading them may never end.
-        name: what the file is to the user, such as "--config_file"; errors begin with it.
-        most: bytes that are read at most.
+        path: of a regular file; devices and pipes are refused, since reading may never end.
+        name: of the option that gave the path, such as "--config_file"; errors begin with it.
+        most: the largest size that is read, in bytes.
 
     Raises:
-        CoinageError: it is missing, no regular file, too large, or not text.
+        CoinageError: the file is missing, not a regular file, too large, or not text.
     """
     prefix = f"{name}: " if name else ""
     data = read_limited(path, name, most)
     try:
         return decoded(data)
     except UnicodeError as error:
-        raise CoinageError(f"{prefix}{error}", str(path), SAVE) from None
+        raise CoinageError(f"{prefix}{error}", str(path), SAVE_AS_UTF8) from None
 
 
 def decoded(data: bytes) -> str:
-    """Return text of UTF-8, or of UTF-16 with its mark.
+    """Decode UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        UnicodeError: it is neither, in words for the user. Every second byte of UTF-16 without a mark is null, which
-            UTF-8 takes for a character.
+        UnicodeError: it is neither; the message is for the user. UTF-16 without a mark is refused
+            by its null bytes, which UTF-8 takes for characters.
     """
-    encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
+    encoding = next(
+        (encoding for mark, encoding in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8"
+    )
     what = "the file is not text in UTF-8"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         if b"\0" not in data[:64]:
-            raise UnicodeError(
-                f"{what}: byte 0x{data[error.start]:02x} at position {error.start}"
-            ) from None
+            wrong = f"byte 0x{data[error.start]:02x} at position {error.start}"
+            raise UnicodeError(f"{what}: {wrong}") from None
         text = "\0"
     if "\0" in text:
         raise UnicodeError(f"{what}: it looks like UTF-16, or is not text at all")
@@ -99,18 +100,15 @@ def decoded(data: bytes) -> str:
 
 
 def read_limited(path: Path, name: str = "", most: int = MOST_BYTES) -> bytes:
-    """Read a regular file of at most `most` bytes; arguments and errors as those of `read_text`."""
+    """Read a regular file of at most `most` bytes; arguments and errors as in `read_text`."""
     prefix = f"{name}: " if name else ""
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - Path.stat() is the same, and pathlib hides ValueError elsewhere
+        mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise CoinageError(f"{prefix}this is a folder, not a file", str(path))
         if not stat.S_ISREG(mode):
-            raise CoinageError(
-                f"{prefix}this is not a regular file",
-                str(path),
-                "give a file, not a device or a pipe",
-            )
+            hint = "give a file, not a device or a pipe"
+            raise CoinageError(f"{prefix}this is not a regular file", str(path), hint)
         with path.open("rb") as file:
             data = file.read(most + 1)
     except FileNotFoundError:
@@ -120,50 +118,52 @@ def read_limited(path: Path, name: str = "", most: int = MOST_BYTES) -> bytes:
     except ValueError:  # a null character in its name
         raise CoinageError(f"{prefix}file not found", str(path)) from None
     if len(data) > most:
-        raise CoinageError(
-            f"{prefix}the file is too large: more than {most // MEGABYTE or most / MEGABYTE:.3g} MB",
-            str(path),
-        )
+        limit = f"{most // MEGABYTE or most / MEGABYTE:.3g} MB"
+        raise CoinageError(f"{prefix}the file is too large: more than {limit}", str(path))
     return data
 
 
 def read_toml(path: Path, name: str = "", most: int = MOST_BYTES) -> dict[str, Any]:
-    """Read a TOML file; arguments as those of `read_text`.
+    """Read a TOML file; arguments as in `read_text`.
 
     Raises:
-        CoinageError: it cannot be read, or is no TOML; a backslash that TOML takes for an escape gets a hint.
+        CoinageError: it cannot be read, or is not TOML. A Windows path whose backslashes TOML reads
+            as escapes gets a hint.
     """
     text = read_text(path, name, most)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         hint = SLASHES if "\\" in _line_of(text, error) else ""
-        raise CoinageError(
-            f"{name + ': ' if name else ''}{_reason(error)}", str(path), hint
-        ) from None
+        prefix = f"{name}: " if name else ""
+        raise CoinageError(f"{prefix}{_reason(error)}", str(path), hint) from None
 
 
 def read_json(path: Path, name: str = "", most: int = MOST_BYTES) -> Any:
-    """Read a JSON file; arguments as those of `read_text`.
+    """Read a JSON file; arguments as in `read_text`.
 
     Raises:
-        CoinageError: it cannot be read, or is no JSON.
+        CoinageError: it cannot be read, or is not JSON.
     """
     try:
         return json.loads(read_text(path, name, most))
     except (ValueError, RecursionError) as error:
-        raise CoinageError(f"{name + ': ' if name else ''}{_reason(error)}", str(path)) from None
+        prefix = f"{name}: " if name else ""
+        raise CoinageError(f"{prefix}{_reason(error)}", str(path)) from None
 
 
 def at_home(path: str) -> str:
-    """Return a path with the home folder for a leading `~`, as shells put it; a folder of that name wins."""
+    """Replace a leading `~` by the home folder, as shells do; unless a file has that name."""
     if not path.startswith("~") or os.path.lexists(path.split("/", maxsplit=1)[0]):
         return path
-    return os.path.expanduser(path)  # noqa: PTH111 - takes a user that is not there
+    return os.path.expanduser(path)  # noqa: PTH111 - pathlib raises an error for an unknown user
 
 
 def path_problem(path: str) -> str:
-    """Return why nothing can be at a path, or "": a backslash made a tab in it, or it is too long."""
+    """Return why nothing can be at a path: a control character, or its length; "" otherwise.
+
+    Control characters come from Windows paths in TOML: a backslash and a t are read as a tab.
+    """
     if os.path.lexists(path):
         return ""
     if CONTROL.search(path):
@@ -176,16 +176,18 @@ def path_problem(path: str) -> str:
 
 
 def _line_of(text: str, error: Exception) -> str:
-    """The line that a parser complains of; the whole text where it names none."""
-    found = re.search(r"at line (\d+)", str(error))
+    """Return the line that a parser's error names; the whole text if it names none."""
+    line_number = re.search(r"at line (\d+)", str(error))
+    if not line_number:
+        return text
     lines = text.split("\n")
-    return lines[min(int(found[1]), len(lines)) - 1] if found else text
+    return lines[min(int(line_number[1]), len(lines)) - 1]
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the file is nested too deeply"
-    if TOO_LONG.match(str(error)):
+    if TOO_MANY_DIGITS.match(str(error)):
         return "the file has a number with too many digits"
     kind = "JSON" if isinstance(error, json.JSONDecodeError) else "TOML"
     return f"the file is not valid {kind}: {error}"

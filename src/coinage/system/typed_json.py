@@ -14,20 +14,24 @@ LONGEST_SHOWN = 40  # letters of a value in a message
 KIND_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
-def decode(kind: type[T], value: object) -> T:
+def decode(kind: type[T], value: object, *, exact: bool = False) -> T:
     """Return a JSON value as a dataclass.
 
     Args:
         kind: a dataclass, whose fields are of simple types, lists, dicts, tuples, literals,
             optional values and dataclasses of the same.
-        value: as `json.loads` returns it. Keys that are no field are left aside, since a later
-            version may have written them.
+        value: as `json.loads` returns it.
+        exact: refuse keys that are not a field; False: leave them aside, since a later version may
+            have written them.
 
     Raises:
         ValueError: a value is of another type, or a number is not finite.
         TypeError: a field without a default is missing.
     """
-    decoded: T = _decode(kind, value)
+    target: Any = kind
+    if exact and isinstance(value, dict) and not value.keys() <= _field_types(target).keys():
+        _refuse(value, target)
+    decoded: T = _decode(target, value)
     return decoded
 
 

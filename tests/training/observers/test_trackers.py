@@ -33,7 +33,7 @@ KEY = "k" * 40
 def wandb_records(folder: Path) -> list[Record]:
     """What a W&B run in this folder holds, once its own process has written the end."""
     (path,) = folder.rglob("*.wandb")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while True:
         records = [Record.FromString(data) for data in chunks(path.read_bytes())]
         if records and records[-1].WhichOneof("record_type") == "exit":
