@@ -70,7 +70,7 @@ def peak_mb() -> float:
 def measure(folder: Path, model: str) -> dict[str, float]:
     """Time each stage in this process."""
     start = time.perf_counter()
-    from coinage.checks.preflight import tokenizer_of
+    from coinage.checks.word import tokenizer_of
     from coinage.config import BucketConfig, DataConfig, DatasetConfig, SubsetConfig
     from coinage.data.batches import plan_epoch
     from coinage.data.coverage import cover_captions

@@ -27,14 +27,14 @@ from unittest.mock import patch
 
 import torch
 
+from coinage.checks import make_plans
 from coinage.checks.footprint import activations, weights
-from coinage.checks.preflight import check
 from coinage.cli.parse import parse
 from coinage.cli.train import run_training
 from coinage.config import ModelConfig
 from coinage.models import loading
 from coinage.models.sizes import model_sizes
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from random_models import RELEASED, random_part, write_dataset, write_folder
 from recorded_run import Record, recording
 from throughput import GB, SIDES, Task
@@ -99,12 +99,15 @@ def measured(row: Row, folder: Path) -> tuple[Record, float]:
     model = write_folder(row.configs, folder / row.model, weights=False)
     data = write_dataset(folder / f"{row.side}-{row.batch}", row.side, row.batch)
     task = Task(model, data, data.parent, folder / "out", STEPS, row.batch, row.side, row.precision)
-    config, findings = build(
-        parse("any", [*task.flags, *([row.flag] if row.flag else [])], "gpu_matrix")
+    config, _ = complete(
+        parse("coinage", [*task.flags, *([row.flag] if row.flag else [])], "gpu_matrix")
     )
     record = Record()
     with random_weights(row.configs, device), recording(record):
-        run_training([config], [check(config, findings)])
+        plans = make_plans([config])
+        for plan in plans:
+            plan.start()
+        run_training(plans)
     sizes = model_sizes(config.model)
     return record, weights(config.model, sizes) + activations(
         config.model, sizes, row.side**2, row.batch

@@ -21,7 +21,7 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
 from coinage.models.quiet import quiet_libraries
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.evaluation import evaluation_loss, evaluation_set
 from coinage.training.loop import train_together
 from coinage.training.observers.base import Observer
@@ -64,9 +64,9 @@ def config_for(folder: Path, concept: Concept, token: str, init: str, family: st
         "max_train_steps": max(CHECKPOINTS),
         "seed": 0,
     }
-    return build(
+    return complete(
         parse(
-            "any",
+            "coinage",
             [*(f"--{name}={value}" for name, value in given.items()), "--cache_latents"],
             "init_word",
         )

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.data.default_prompts import without_word
 from coinage.demo.concepts import SECRET_SHAPES
@@ -43,7 +43,7 @@ from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word
 from coinage.generate import draw
 from coinage.models.base import Components, Conditioning, ModelFamily
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt
 from coinage.training.loop import train
@@ -220,8 +220,8 @@ def learned(defect: Defect, way: Way, seed: int, steps: int) -> Word:
             f"--seed={seed}",
             "--cache_latents",
         ]
-        config, _ = build(parse("any", [*flags, *way.flags], "benchmark"))
-        run = prepare(config, check(config).samples, torch.device("cpu"))
+        config, _ = complete(parse("coinage", [*flags, *way.flags], "benchmark"))
+        run = prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
         run.latents.cache(IMAGES, lambda _: None)
         if way.rule:
             run.family = cast(ModelFamily, Ruled(run.family, way.rule))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import ModelConfig, TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
@@ -29,7 +29,7 @@ from coinage.embeddings.word import Word as LearnedWord
 from coinage.generate import draw
 from coinage.models.families import FAMILIES, Components
 from coinage.models.quiet import quiet_libraries
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.evaluation import DRAWS
 from coinage.training.loop import train_together
 from coinage.training.observers.base import Observer
@@ -139,7 +139,7 @@ def prepared(configs: Sequence[TrainConfig]) -> list[Run]:
     """Their runs, on one model, with latents in memory."""
     runs = prepare_all(
         configs,
-        [check(config).samples for config in configs],
+        [make_plans([config])[0].samples for config in configs],
         torch.device("cpu"),
         [None] * len(configs),
     )
@@ -190,7 +190,7 @@ class Lab:
                 f"--max_train_steps={steps}",
                 "--cache_latents",
             ]
-        return build(parse("any", given, "quality"))[0]
+        return complete(parse("coinage", given, "quality"))[0]
 
     def learn(
         self, words: Sequence[Word], setting: Setting, checkpoints: Sequence[int]

@@ -259,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     record = Record()
     with recording(record, args.mode):
-        code = train_command("any", args.flags, prog="coinage train")
+        code = train_command("coinage", args.flags, prog="coinage train")
     args.record.write_text(json.dumps(asdict(record)), encoding="utf-8")
     return code
 

@@ -103,7 +103,7 @@ def measure(task: Task) -> Measured:
         real(runs, works)
 
     with patch.object(loop, "learn", learn), tempfile.TemporaryDirectory() as folder:
-        code = train_command("any", command_of(task, Path(folder)))
+        code = train_command("coinage", command_of(task, Path(folder)))
     if code:
         sys.exit(code)
     steps = [after - before for before, after in pairwise(times)][WARM_UP:]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.word import Word
 from coinage.hub import open_uploader
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.loop import train
 from coinage.training.observers.reporter import Reporter, WarningsKept
 from coinage.training.observers.standard import observers_for
@@ -67,12 +67,12 @@ def flags(dataset: Path, out: Path, *more: str) -> list[str]:
 
 
 def config_for(dataset: Path, out: Path, *more: str) -> TrainConfig:
-    return build(parse("sd", flags(dataset, out, *more), "test"))[0]
+    return complete(parse("sd", flags(dataset, out, *more), "test"))[0]
 
 
 def prepared(dataset: Path, out: Path, *more: str) -> Run:
     config = config_for(dataset, out, *more)
-    return prepare(config, check(config).samples, torch.device("cpu"))
+    return prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
 
 
 def trained(
@@ -84,7 +84,7 @@ def trained(
 ) -> tuple[Run, Word]:
     """Train and write the files; `change` may tamper with the prepared run."""
     config = config or config_for(dataset, out, *more)
-    checked = check(config)
+    checked = make_plans([config])[0]
     run = prepare(config, checked.samples, torch.device("cpu"), checked.state)
     if config.data.cache_latents:
         run.latents.cache(config.data.vae_batch_size, lambda _: None)

@@ -58,7 +58,7 @@ def record_of(tmp_path: Path, mode: str, steps: int) -> dict[str, Any]:
         "--cache_latents",
     ]
     with recording(record, mode):
-        assert train_command("any", words) == 0
+        assert train_command("coinage", words) == 0
     return asdict(record)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.main import main
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig
@@ -35,7 +35,7 @@ class Losses(Observer):
 
 
 def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, Word, list[float]]:
-    checked = check(config)
+    checked = make_plans([config])[0]
     run = prepare(config, checked.samples, device)
     cache_latents(run)
     losses = Losses()
@@ -128,7 +128,7 @@ def test_a_run_ends_with_its_file_checked(
         *more,
     )
     with libraries_told() as libraries:
-        assert train_command("any", given) == 0
+        assert train_command("coinage", given) == 0
     told = capsys.readouterr().err
     assert (
         "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"

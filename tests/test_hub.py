@@ -16,7 +16,7 @@ from coinage.demo.run import MODEL
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.hub import Uploader, fetch_state, open_uploader
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.run import Run
 from tests.fake_hub import KEY, FakeHub, Repo, fake_hub
 from tests.helpers import TAUGHT, flags, rows_of, trained
@@ -245,7 +245,7 @@ def test_a_folder_on_the_disk_wins(moon_dataset: Path, tmp_path: Path, hub: Fake
         "--max_train_steps=1",
     )
     argv = flags(moon_dataset, tmp_path / "o", f"--resume={state}", "--resume_from_huggingface")
-    config, findings = build(parse("sd", argv, "test"))
+    config, findings = complete(parse("sd", argv, "test"))
     assert config.state.resume == str(state)
     assert "is a folder here" in " ".join(findings.notes)
     assert not hub.requests
@@ -275,7 +275,7 @@ def test_a_run_goes_on_from_a_state_on_the_hub(
         for argument in flags(moon_dataset, tmp_path / "b", *resume)
         if argument != "--seed=0"
     ]
-    config, _ = build(parse("sd", argv, "test"))
+    config, _ = complete(parse("sd", argv, "test"))
     assert config.loop.seed == 0  # the state's own
     run, again = trained(moon_dataset, tmp_path / "b", *resume)
     assert run.step == 4
@@ -314,7 +314,7 @@ def test_a_state_that_is_not_on_the_hub(
         "--learning_rate=-1",
     )
     with pytest.raises(ConfigError) as caught:
-        build(parse("sd", argv, "test"))
+        complete(parse("sd", argv, "test"))
     assert message.split("\n", maxsplit=1)[0] in str(caught.value)
     assert "--learning_rate -1.0" in str(caught.value)  # all problems together
 
@@ -327,7 +327,7 @@ def test_wrong_hub_flags_are_found_together(moon_dataset: Path, tmp_path: Path) 
         "--huggingface_repo_visibility=publc",
     ]
     with pytest.raises(ConfigError) as caught:
-        build(parse("sd", flags(moon_dataset, tmp_path, *wrong), "test"))
+        complete(parse("sd", flags(moon_dataset, tmp_path, *wrong), "test"))
     for part in (
         "../x is not a folder",
         "a/b/c is not a repository",
@@ -338,11 +338,11 @@ def test_wrong_hub_flags_are_found_together(moon_dataset: Path, tmp_path: Path) 
     with pytest.raises(
         ConfigError, match="--save_state_to_huggingface needs --huggingface_repo_id"
     ):
-        build(parse("sd", flags(moon_dataset, tmp_path, "--save_state_to_huggingface"), "test"))
+        complete(parse("sd", flags(moon_dataset, tmp_path, "--save_state_to_huggingface"), "test"))
 
 
 def test_a_key_is_never_shown(moon_dataset: Path, tmp_path: Path) -> None:
-    config, _ = build(
+    config, _ = complete(
         parse("sd", flags(moon_dataset, tmp_path, *UPLOAD, "--wandb_api_key=secretkey"), "test")
     )
     assert KEY not in repr(config)

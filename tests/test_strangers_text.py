@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from coinage.checks.preflight import model_problems, vae_problems
+from coinage.checks.model import model_problems, vae_problems
 from coinage.cli.main import main
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL

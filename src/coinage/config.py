@@ -1,7 +1,7 @@
 """The training configuration: frozen, built once, then only read.
 
-Every field has its unit and range beside it. `cli` builds a `TrainConfig` from flags and files;
-`preflight.check` finds what is wrong with one. Nothing here imports torch.
+Every field has its unit and range beside it. A `TrainConfig` is what was asked for; what only the model,
+the images and the disk can tell is looked up by the checks (`checks.make_plans`). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from coinage.settings.flag_values import FlagValues
 
 Precision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -31,6 +34,7 @@ IMAGE_SUFFIXES = (
     ".avif",
     ".jxl",
 )
+OPEN_SEED = -1
 # Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 LEAST_MASK = 0.02
 Interpolation = Literal[
@@ -43,7 +47,7 @@ class ModelConfig:
     """Which model, and how its text encoder is read."""
 
     source: str  # diffusers folder, checkpoint file, or hub id
-    family: str = "sd1"  # sd1, sd2 or sdxl; as found in the source before training
+    family: str = "sd1"  # sd1, sd2 or sdxl; "": looked up in the source before training
     tokenizer_cache: Path | None = None  # folder of tokenizers, for single files
     map_weights: bool = True  # off: read a single file into memory at once
     vae: str | None = None  # replaces the model's own VAE
@@ -244,7 +248,7 @@ class LoopConfig:
 
     max_steps: int = 1600  # optimizer steps
     max_epochs: int | None = None  # wins over max_steps
-    seed: int = 0
+    seed: int = 0  # OPEN_SEED: the resumed state's, or drawn before training
     on_problem: OnProblem = "stop"  # when the word cannot learn
     early_stop: bool = False  # end when the evaluation loss has settled
     autopilot: int | None = None  # settings that are tried side by side before the run, >= 2
@@ -285,7 +289,7 @@ class SaveConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:
-    """When all that a run needs to go on is saved, beside the embedding, and what this run goes on from."""
+    """When states are saved, from which a run can go on, and the state that this run goes on from."""
 
     save: bool = False  # with every embedding
     at_end: bool = False  # with the last one
@@ -310,12 +314,21 @@ class PreviewConfig:
 class ValidationConfig:
     """When the evaluation loss is measured.
 
-    Without an interval: ten times over the run where images are held out; where the run stops early or keeps the best, as
-    often as takes a twentieth of the passes through the UNet, and every 40 steps at least.
+    Without an interval: ten times over the run where images are held out; where the run stops early or keeps
+    the best, as often as takes a twentieth of the passes through the UNet, and every 40 steps at least.
     """
 
     every_n_steps: int | None = None
     every_n_epochs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFlag:
+    """A flag of the command line or of a settings file, for the report and its command."""
+
+    group: str  # heading in the help
+    name: str  # with its dashes
+    arguments: tuple[str, ...] = ()  # what stands behind it; nothing behind a switch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,10 +343,9 @@ class LogConfig:
     wandb_key: str | None = field(default=None, repr=False)
     # What the trackers are started with, by tracker
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    settings: tuple[tuple[str, object], ...] = ()  # told to the trackers
+    settings: tuple[tuple[str, object], ...] = ()  # sent to the trackers
     program: str = "coinage train"
-    # By group, flags that differ from their defaults, each with its words
-    given: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()
+    given: tuple[GivenFlag, ...] = ()  # flags that differ from their defaults
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr
@@ -355,7 +367,10 @@ class HubConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Everything a run needs to know: it learns one word, beside other runs on the same model where there are several."""
+    """Everything that a run of one word is asked to do.
+
+    Several runs with different words may train side by side on the same model.
+    """
 
     model: ModelConfig
     word: WordConfig
@@ -370,8 +385,69 @@ class TrainConfig:
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
     hub: HubConfig = HubConfig()
+    # The values of flags that it was made from; None where it was not made from any
+    values: FlagValues | None = field(default=None, repr=False, compare=False)
 
     @property
     def output_file(self) -> Path:
         """Where the word is at the end."""
         return self.save.output_dir / f"{self.word.output_name}.{self.save.format}"
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object], *, script: str = "coinage") -> TrainConfig:
+        """Make a configuration from values of flags.
+
+        Neither model nor images are looked at, but a dataset file is read: what was not given and depends
+        on them is found before training.
+
+        Args:
+            values: by the flags' names without dashes, such as `learning_rate`; numbers, switches, texts,
+                paths and lists, as in Python or as in a TOML file. None means not given.
+            script: whose defaults are taken: "coinage" those of `coinage train`, "sd" and "sdxl" those of
+                the two scripts of sd-scripts.
+
+        Raises:
+            ConfigError: all problems together, unknown keys included.
+        """
+        from coinage.settings.mapping import config_from_mapping
+
+        return config_from_mapping(values, script)
+
+    @classmethod
+    def from_toml(cls, path: str | Path, *, script: str = "coinage") -> TrainConfig:
+        """Read a configuration of one word from a TOML file, as `--config_file` reads it.
+
+        Args:
+            path: of the file. Its tables are headings; one `[[words]]` table may hold the word's own keys.
+            script: as in `from_mapping`.
+
+        Raises:
+            ConfigError: all problems of the file together, unknown keys included; it cannot be read, or
+                it has several `[[words]]` tables: `list_from_toml` takes those.
+        """
+        from coinage.settings.mapping import config_from_toml
+
+        return config_from_toml(Path(path), script)
+
+    @classmethod
+    def list_from_toml(cls, path: str | Path, *, script: str = "coinage") -> list[TrainConfig]:
+        """Read the configurations of all words of a TOML file; arguments and errors as `from_toml`."""
+        from coinage.settings.mapping import configs_from_toml
+
+        return configs_from_toml(Path(path), script)
+
+    def to_toml(self, path: str | Path | None = None) -> str:
+        """Return the values that differ from the defaults as TOML, without keys and tokens.
+
+        `from_toml` makes an equal configuration of it, with the same `script`.
+
+        Args:
+            path: a file to write as well; one that is there is replaced.
+
+        Raises:
+            ConfigError: the configuration is not what its values give: it was made or changed by hand.
+            CoinageError: the file cannot be written.
+        """
+        from coinage.settings.mapping import config_to_toml
+
+        return config_to_toml(self, None if path is None else Path(path))

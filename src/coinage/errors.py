@@ -2,6 +2,7 @@
 
 CoinageError                 anything that the user can fix; exit code 1
 +-- ConfigError              flags, config, dataset: all problems together; exit code 2
+|   +-- AlreadyReported      another process or part of the program has shown the problems
 +-- EmbeddingFileError       a file is not an embedding, or does not fit the model
 +-- TrainingError            training cannot continue
 """
@@ -50,6 +51,17 @@ class Findings:
     warnings: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        blocks = [f"error: {problem}" for problem in self.errors]
+        blocks += [f"warning: {problem}" for problem in self.warnings]
+        blocks += [f"note: {visible(note)}" for note in self.notes]
+        return "\n".join(blocks) or "nothing was found"
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
     def error(self, what: str, where: str = "", hint: str = "") -> None:
         """Add an error."""
         self.errors.append(Problem(what, where, hint))
@@ -91,6 +103,13 @@ class ConfigError(CoinageError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         Exception.__init__(self, "\n".join(map(str, self.problems)))
+
+
+class AlreadyReported(ConfigError):  # noqa: N818 - it is not an error by itself
+    """End with the exit code of wrong usage, and without a message: somebody else shows it."""
+
+    def __init__(self) -> None:
+        super().__init__(())
 
 
 class EmbeddingFileError(CoinageError):

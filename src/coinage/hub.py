@@ -25,9 +25,10 @@ REFUSED = (400, 401, 403, 404)  # answers that will be the same later
 
 
 class Uploader:
-    """Sends saved files, in order, from a thread of its own. What cannot be sent is told and sent again with the next ones.
+    """Sends saved files, in order, from a thread of its own.
 
-    A hub that does not answer is waited for no longer than a while, and holds nobody up at the end of the process.
+    What cannot be sent is reported, and sent again with the next files. A hub that does not answer is waited
+    for no longer than `PATIENCE`, and does not keep the process from ending.
     """
 
     def __init__(self, hub: HubConfig, api: HfApi) -> None:
@@ -55,7 +56,7 @@ class Uploader:
         return answer
 
     def call(self, act: Callable[[], T]) -> T:
-        """What a function returns or raises, run in the thread.
+        """Run a function in the thread; return or raise what it does.
 
         Raises:
             TimeoutError: it takes too long.
@@ -63,9 +64,10 @@ class Uploader:
         return self._begin(act).result(PATIENCE)
 
     def send(self, paths: Sequence[Path], *, last: bool = False) -> None:
-        """Send embeddings, and states where they are wanted; in the background where that is asked for and they are not the last.
+        """Send embeddings, and states where they are wanted.
 
-        They are read at once, so that they may be changed or deleted then.
+        They are read at once, so that they may be changed or deleted then. The last ones are waited for, and
+        so are others unless the background was asked for.
         """
         files = {}
         for path in paths:
@@ -89,7 +91,7 @@ class Uploader:
             )
 
     def _done(self) -> bool:
-        """Whether everything is sent, or has been tried, within a while."""
+        """Wait a while; return whether everything has been sent, or tried."""
         return self._last is None or bool(wait([self._last], PATIENCE).done)
 
     def _commit(self, files: dict[str, bytes], last: bool) -> None:
@@ -140,7 +142,7 @@ class Uploader:
 def open_uploader(hub: HubConfig) -> Uploader | None:
     """Find the repository, or make it; None where nothing is to be uploaded.
 
-    A hub that is out of reach is told, since it may be back when there is something to send.
+    A hub that is out of reach is a warning: it may be back when there is something to send.
 
     Raises:
         CoinageError: the hub refuses.
@@ -235,7 +237,7 @@ def fetch_state(place: str, token: str | None) -> Path:
 
 
 def _files_in(api: HfApi, repo: str, kind: str, revision: str | None) -> list[str]:
-    """All files of a repository, as far as they can be listed."""
+    """Return all files of a repository, as far as they can be listed."""
     try:
         return list(api.list_repo_files(repo, repo_type=kind, revision=revision))
     except Exception as error:  # noqa: BLE001 - only a hint hangs on it

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+from coinage.checks import make_plans
 from coinage.checks.disk import disk_problems, saves, written
-from coinage.checks.preflight import check
 from coinage.cli.train import train_command
 from tests.helpers import TAUGHT, config_for, flags, trained
 
@@ -74,7 +74,7 @@ def test_many_states_are_counted(moon_dataset: Path, tmp_path: Path, leave: Fill
         "--save_every_n_steps=1",
         "--max_train_steps=3000",
     )
-    samples = check(config).samples
+    samples = make_plans([config])[0].samples
     leave(2**20)
     (problem,) = disk_problems((config, samples))
     assert problem.where == str(tmp_path / "o")
@@ -95,7 +95,7 @@ def test_what_is_written_is_at_most_what_was_told(
         "--flip_aug",
     )
     config = config_for(moon_dataset, out, TAUGHT, *given)
-    samples = check(config).samples
+    samples = make_plans([config])[0].samples
     told = written(config, samples)
     trained(moon_dataset, out, config=config)
     # The demo's VAE makes latents of twice the side, of four times the pixels.
@@ -115,7 +115,7 @@ def test_what_is_written_is_at_most_what_was_told(
 
 def test_latents_beside_the_images(moon_dataset: Path, tmp_path: Path) -> None:
     config = config_for(moon_dataset, tmp_path / "o", "--cache_latents_to_disk")
-    folders = set(written(config, check(config).samples))
+    folders = set(written(config, make_plans([config])[0].samples))
     assert folders == {tmp_path / "o", moon_dataset.parent / "images" / ".coinage" / "latents"}
 
 
@@ -127,4 +127,4 @@ def test_a_disk_that_does_not_tell_is_no_matter(
 
     monkeypatch.setattr(shutil, "disk_usage", fail)
     config = config_for(moon_dataset, tmp_path / "o")
-    assert not disk_problems((config, check(config).samples))
+    assert not disk_problems((config, make_plans([config])[0].samples))

@@ -18,7 +18,7 @@ from coinage.checks.footprint import (
     footprint,
     weights,
 )
-from coinage.cli.plan import judge_memory
+from coinage.checks.memory import free_memory_problem
 from coinage.cli.train import train_command
 from coinage.config import (
     DataConfig,
@@ -267,25 +267,20 @@ def test_a_dry_run_tells_the_memory(
     assert "are free" not in text
 
 
-def test_a_gpu_that_is_too_small_is_a_warning_with_advice(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_gpu_that_is_too_small_is_a_warning_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     config, samples = planned(ModelConfig(source="nowhere", family="sdxl"), 1024, 4)
-    run = Planned(config, samples)
+    run = [Planned(config, samples)]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * GB - CONTEXT, 8 * GB))
-    judge_memory(run, torch.device("cuda"))
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert record.getMessage().startswith("8.0 GB are free on the GPU, and the run needs about ")
-    assert "\nhint: --mixed_precision bf16, --gradient_checkpointing, " in record.getMessage()
-    caplog.clear()
-    judge_memory(run, torch.device("cpu"))
+    problem = free_memory_problem(run, torch.device("cuda"))
+    assert problem
+    assert problem.what.startswith("8.0 GB are free on the GPU, and the run needs about ")
+    assert problem.hint.startswith("--mixed_precision bf16, --gradient_checkpointing, ")
+    assert free_memory_problem(run, torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * GB, 80 * GB))
-    judge_memory(run, torch.device("cuda"))
+    assert free_memory_problem(run, torch.device("cuda")) is None
 
     def fail(_: object) -> None:
         raise RuntimeError("no driver")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
-    judge_memory(run, torch.device("cuda"))
-    assert not caplog.records
+    assert free_memory_problem(run, torch.device("cuda")) is None

@@ -67,7 +67,7 @@ def make_places(root: Path) -> dict[str, Path]:
     for name in ("metadata.json", "prompts.txt", "trackers.toml", "config.toml"):
         places[Path(name).stem] = root / name
     made = "--max_train_steps=1 --save_state --optimizer_type=SGD --learning_rate=1"
-    assert train_command("any", words(places, root / "made", made)) == 0
+    assert train_command("coinage", words(places, root / "made", made)) == 0
     return places | {
         "word": root / "made" / "zibu.safetensors",
         "state": root / "made" / "zibu-state",

@@ -11,8 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coinage.checks.preflight import Checked, check, settings_problems, tokenizer_of, vae_problems
-from coinage.checks.trial import optimizer_trial, trial_problems, weights_problems
+from coinage.checks import Plan, make_plans
+from coinage.checks.compiler import compiler_problems
+from coinage.checks.model import settings_problems, vae_problems
+from coinage.checks.optimizer_trial import optimizer_trial
+from coinage.checks.word import tokenizer_of
+from coinage.checks.word_file import weights_problems
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.config import ModelConfig, OptimConfig, TrainConfig, WordConfig
@@ -20,7 +24,7 @@ from coinage.demo.run import MODEL, MODELS
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.class_paths import find_module, import_problems, names_in
 from coinage.runs.names import endings, length_problems, sign_problem
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.flags import BY_DEST, FLAGS
 from coinage.settings.pairs import read_pairs
 from coinage.settings.ranges import RANGES, sound_values
@@ -85,8 +89,8 @@ def test_nonsense_is_one_error_that_names_the_flag(
 
 
 def test_a_seed_of_minus_one_is_drawn_and_told(moon_dataset: Path, tmp_path: Path) -> None:
-    config, found = build(parse("sd", flags(moon_dataset, tmp_path, "--seed=-1"), "test"))
-    other, _ = build(parse("sd", flags(moon_dataset, tmp_path, "--seed=-1"), "test"))
+    config, found = complete(parse("sd", flags(moon_dataset, tmp_path, "--seed=-1"), "test"))
+    other, _ = complete(parse("sd", flags(moon_dataset, tmp_path, "--seed=-1"), "test"))
     assert config.loop.seed != other.loop.seed
     assert min(config.loop.seed, other.loop.seed) >= 0
     assert found.notes == ["--seed -1: a seed is drawn, as AUTOMATIC1111 does"]
@@ -105,7 +109,7 @@ def test_bytes_that_are_no_text(flag: str, moon_dataset: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("flag", [flag.dest for flag in FLAGS if flag.path and not flag.sdxl_only])
-@pytest.mark.parametrize("script", ["sd", "any"])
+@pytest.mark.parametrize("script", ["sd", "coinage"])
 def test_a_name_that_no_file_can_have_is_not_found(
     flag: str, script: str, moon_dataset: Path, tmp_path: Path
 ) -> None:
@@ -116,7 +120,7 @@ def test_a_name_that_no_file_can_have_is_not_found(
     ]
     for value, why in (("a" * 300, "the path is too long"), ("a\0b", "the path holds a tab")):
         with pytest.raises(ConfigError) as caught:
-            build(parse(script, [*given, f"--{flag}={value}"], "test"))
+            complete(parse(script, [*given, f"--{flag}={value}"], "test"))
         assert f"--{flag}: {why}" in str(caught.value)
 
 
@@ -337,9 +341,8 @@ def test_what_a_file_holds_is_known_without_running_it(
     assert find_module("packed.nowhere") is None
 
 
-def preflight(dataset: Path, out: Path, *more: str) -> tuple[Checked, Findings]:
-    config, found = build(parse("sd", flags(dataset, out, *more), "test"))
-    return check(config, found), found
+def plan_for(dataset: Path, out: Path, *more: str) -> Plan:
+    return make_plans([config_for(dataset, out, *more)])[0]
 
 
 @pytest.mark.parametrize(
@@ -355,14 +358,14 @@ def test_a_schedule_must_fit_in_the_runs_true_length(
     given: str, message: str, moon_dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        preflight(moon_dataset, tmp_path, *given.split())
+        plan_for(moon_dataset, tmp_path, *given.split())
     assert message in str(caught.value)
     assert len(caught.value.problems) == 1
 
 
 def test_what_fits_and_what_never_comes(moon_dataset: Path, tmp_path: Path) -> None:
     long = ("--max_train_epochs=200", "--lr_scheduler=cosine", "--lr_warmup_steps=2000")
-    assert preflight(moon_dataset, tmp_path, *long)[0].warnings == ()
+    assert plan_for(moon_dataset, tmp_path, *long).warnings == ()
     late = (
         "--save_every_n_steps=21",
         "--validate_every_n_steps=30",
@@ -371,7 +374,7 @@ def test_what_fits_and_what_never_comes(moon_dataset: Path, tmp_path: Path) -> N
     )
     warned = [
         warning.what
-        for warning in preflight(moon_dataset, tmp_path, "--max_train_epochs=1", *late)[0].warnings
+        for warning in plan_for(moon_dataset, tmp_path, "--max_train_epochs=1", *late).warnings
     ]
     length = "20 steps (--max_train_epochs 1)"
     assert warned == [
@@ -381,9 +384,7 @@ def test_what_fits_and_what_never_comes(moon_dataset: Path, tmp_path: Path) -> N
         f"token_warmup_step 50 is more than the run's {length}: not all tags are ever used",
     ]
     assert (
-        preflight(moon_dataset, tmp_path, "--max_train_steps=21", "--save_every_n_steps=21")[
-            0
-        ].warnings
+        plan_for(moon_dataset, tmp_path, "--max_train_steps=21", "--save_every_n_steps=21").warnings
         == ()
     )
 
@@ -402,11 +403,11 @@ def test_a_name_may_be_as_long_as_the_longest_of_its_files(
     assert ending == "-step00000000.safetensors"
     room = os.pathconf(tmp_path, "PC_NAME_MAX") - len(ending)
     name = letter * (room // len(letter.encode()))
-    assert preflight(moon_dataset, tmp_path, *given, f"--output_name={name}")
+    assert plan_for(moon_dataset, tmp_path, *given, f"--output_name={name}")
     with pytest.raises(
         ConfigError, match=r"--output_name is too long: with -step00000000\.safetensors behind it"
     ):
-        preflight(moon_dataset, tmp_path, *given, f"--output_name={name}{letter}")
+        plan_for(moon_dataset, tmp_path, *given, f"--output_name={name}{letter}")
 
 
 def test_what_stands_behind_a_name_is_what_the_run_writes(
@@ -486,11 +487,11 @@ def test_both_tokenizers_of_sdxl_are_asked(tmp_path: Path, moon_dataset: Path) -
     given = [
         word for word in flags(moon_dataset, tmp_path / "o") if not word.startswith("--pretrained")
     ]
-    config, found = build(
+    config, _ = complete(
         parse("sdxl", [*given, f"--pretrained_model_name_or_path={model}"], "test")
     )
-    check(config, found)
-    (warning,) = (one.what for one in found.warnings if "--init_word" in one.what)
+    (plan,) = make_plans([config])
+    (warning,) = (one.what for one in plan.warnings if "--init_word" in one.what)
     assert "`shape` is" in warning
     assert "tokens" in warning
 
@@ -586,7 +587,7 @@ def test_flags_against_the_models_settings(
 
 def test_a_compiler_that_torch_has_not(moon_dataset: Path, tmp_path: Path) -> None:
     config = config_for(moon_dataset, tmp_path, "--torch_compile", "--dynamo_backend=fx2trt")
-    (problem,) = trial_problems(config, check(config).samples)
+    (problem,) = compiler_problems(config)
     assert problem.what == "--dynamo_backend fx2trt is not in this torch"
 
 

@@ -12,7 +12,7 @@ from coinage.cli.train import train_command
 from coinage.config import TrainConfig
 from coinage.demo.run import MODEL
 from coinage.models.hub_files import native_side
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.flags import DECIDED, FOUND
 
 
@@ -24,14 +24,16 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def built(images: Path, *more: str, script: str = "any") -> TrainConfig:
+def built(images: Path, *more: str, script: str = "coinage") -> TrainConfig:
     given = (
         f"--pretrained_model_name_or_path={MODEL}",
         f"--train_data_dir={images}",
         "--token_string=zibu",
         "--init_word=shape",
     )
-    return build(parse(script, [*given, f"--output_dir={images.parent / 'out'}", *more], "test"))[0]
+    return complete(
+        parse(script, [*given, f"--output_dir={images.parent / 'out'}", *more], "test")
+    )[0]
 
 
 def test_without_optimizer_and_rate_the_measured_best_is_taken(images: Path) -> None:
@@ -104,9 +106,9 @@ def test_a_word_that_starts_from_nothing_is_searched_for(images: Path) -> None:
         "--token_string=zibu",
         f"--output_dir={images}/out",
     )
-    assert build(parse("any", given, "test"))[0].word.search
+    assert complete(parse("coinage", given, "test"))[0].word.search
     assert not built(images).word.search
-    assert not build(parse("sd", [*given, "--resolution=64"], "test"))[0].word.search
+    assert not complete(parse("sd", [*given, "--resolution=64"], "test"))[0].word.search
 
 
 def test_captions_that_are_there_are_read(images: Path) -> None:

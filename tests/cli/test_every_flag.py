@@ -42,7 +42,7 @@ def run(
     for kept in places["root"].rglob(".coinage"):
         shutil.rmtree(kept)
     capsys.readouterr()
-    code = train_command("any", words(places, out, given))
+    code = train_command("coinage", words(places, out, given))
     told = "".join(capsys.readouterr())
     files = {plain(path, out) for path in out.rglob("*") if path.is_file()}
     files |= {
@@ -132,7 +132,7 @@ def test_latents_may_be_trusted_unchecked(places: dict[str, Path], tmp_path: Pat
     given = f"--train_data_dir={images} --cache_latents_to_disk"
 
     def learned(name: str, more: str) -> bytes:
-        assert train_command("any", words(places, tmp_path / name, f"{given} {more}")) == 0
+        assert train_command("coinage", words(places, tmp_path / name, f"{given} {more}")) == 0
         return (tmp_path / name / "zibu.safetensors").read_bytes()[-128:]
 
     first = learned("a", "")

@@ -10,7 +10,7 @@ import pytest
 
 from coinage.cli.parse import build_parser, parse, write_config
 from coinage.errors import ConfigError
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.flags import FLAGS, OWN_KERNELS, flags_of
 from coinage.settings.idle_flags import notes
 from coinage.settings.values import ratio
@@ -165,7 +165,7 @@ def test_flags_without_effect_are_named() -> None:
 
 def test_all_missing_inputs_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(
+        complete(
             parse(
                 "sd", ["--lr_scheduler=cosin", "--min_timestep=900", "--max_timestep=100"], "test"
             )
@@ -195,7 +195,7 @@ def test_a_thumbnail_becomes_a_data_url_and_its_path_never_reaches_the_file(tmp_
     ]
 
     def thumbnail(given: str) -> tuple[str | None, int]:
-        config, findings = build(
+        config, findings = complete(
             parse("sd", [*argv, f"--metadata_thumbnail={given}", "--metadata_author=me"], "test")
         )
         fields = dict(config.save.metadata)
@@ -210,4 +210,4 @@ def test_a_thumbnail_becomes_a_data_url_and_its_path_never_reaches_the_file(tmp_
 
 def test_a_warm_up_is_not_negative() -> None:
     with pytest.raises(ConfigError, match="--lr_warmup_steps"):
-        build(parse("sd", ["--lr_scheduler=linear", "--lr_warmup_steps=-5"], "test"))
+        complete(parse("sd", ["--lr_scheduler=linear", "--lr_warmup_steps=-5"], "test"))

@@ -14,7 +14,7 @@ from coinage.cli.parse import build_parser, parse
 from coinage.cli.train import train_command
 from coinage.cli.words import build_words
 from coinage.errors import ConfigError
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.flags import FLAGS, Flag
 from coinage.system.text_files import SLASHES
 from coinage.text.prompts import Prompt, read_prompts
@@ -82,7 +82,7 @@ def problems_of(folder: Path, text: str, *more: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize("script", ["sd", "sdxl", "any"])
+@pytest.mark.parametrize("script", ["sd", "sdxl", "coinage"])
 def test_a_guis_file_is_taken_and_idle_keys_are_one_note(tmp_path: Path, script: str) -> None:
     args = read(tmp_path, GUI, script=script)
     assert (args.learning_rate, args.max_train_steps, args.resolution, args.seed) == (
@@ -98,11 +98,11 @@ def test_a_guis_file_is_taken_and_idle_keys_are_one_note(tmp_path: Path, script:
         None,
     )
     assert (args.xformers, args.save_precision, args.lr_scheduler_power) == (True, "fp16", 1.0)
-    (note,) = args.told.notes
+    (note,) = args.remarks.notes
     assert note.endswith(
         "settings.toml: 2 keys are not flags of this script and have no effect: epoch, noise_offset_type"
     )
-    assert not args.told.warnings
+    assert not args.remarks.warnings
 
 
 def test_headings_of_any_name_and_depth(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_headings_of_any_name_and_depth(tmp_path: Path) -> None:
         "safetensors",
     )
     assert args.optimizer_args == ["weight_decay=0.1", "betas=[0.9, 0.99]"]
-    assert "4 keys" in args.told.notes[0]
+    assert "4 keys" in args.remarks.notes[0]
     deep = "a" + ".a" * 5000 + " = 1\nseed = 3"
     assert read(tmp_path, deep).seed == 3
 
@@ -238,7 +238,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 )
 def test_what_is_almost_a_flag_is_warned_of(tmp_path: Path, line: str, hint: str) -> None:
     args = read(tmp_path, line)
-    (warning,) = args.told.warnings
+    (warning,) = args.remarks.warnings
     assert warning.hint == hint
     with pytest.raises(ConfigError) as caught:  # much else is missing, and this may be why
         build_words(args)
@@ -261,27 +261,27 @@ IDLE = (
 @pytest.mark.parametrize("name", IDLE)
 def test_what_is_like_no_flag_is_only_noted(tmp_path: Path, name: str) -> None:
     args = read(tmp_path, f"{name} = 1")
-    assert args.told.warnings == []
-    assert args.told.notes[0].endswith(
+    assert args.remarks.warnings == []
+    assert args.remarks.notes[0].endswith(
         f"1 key is not a flag of this script and has no effect: {name}"
     )
 
 
 def test_another_name_beside_our_own_is_only_noted(tmp_path: Path) -> None:
-    assert not read(tmp_path, "batch_size = 3\ntrain_batch_size = 2").told.warnings
+    assert not read(tmp_path, "batch_size = 3\ntrain_batch_size = 2").remarks.warnings
 
 
 def test_flags_of_the_other_script_are_noted(tmp_path: Path) -> None:
     line = "cache_text_encoder_outputs = true"
-    assert "cache_text_encoder_outputs" in read(tmp_path, line).told.notes[0]
+    assert "cache_text_encoder_outputs" in read(tmp_path, line).remarks.notes[0]
     assert read(tmp_path, line, script="sdxl").cache_text_encoder_outputs
 
 
 def test_tables_of_words_are_read_alike(tmp_path: Path) -> None:
     text = 'seed = 1\n[[words]]\ntoken_string = 5\ndynamo = 1\nseed = "2"\noutput_name = "a.pt"\n[[words]]\ntoken_string = "b"\nvae_x = 1\n'
-    one, two = (word.args for word in read(tmp_path, text).words)
+    one, two = (word.values for word in read(tmp_path, text).words)
     assert (one.token_string, one.seed, one.output_name, two.seed) == ("5", 2, "a", 1)
-    assert any("dynamo" in note for note in one.told.notes)
+    assert any("dynamo" in note for note in one.remarks.notes)
     (problem,) = problems_of(tmp_path, "[[words]]\nmixed_precision = 'no'")
     assert "`mixed_precision` is for all words together" in problem
 
@@ -364,7 +364,7 @@ def what_is_told(folder: Path, flag: str, name: str, content: str | bytes | None
         "--resolution=64",
     ]
     with pytest.raises(ConfigError) as caught:
-        build(parse("sd", [*argv, f"--{flag}={file}"], "test"))
+        complete(parse("sd", [*argv, f"--{flag}={file}"], "test"))
     return str(caught.value)
 
 
@@ -393,11 +393,11 @@ def test_a_utf16_dataset_is_read(tmp_path: Path) -> None:
         "--output_dir=o",
         f"--dataset_config={file}",
     ]
-    assert build(parse("sd", argv, "test"))[0].data.datasets[0].subsets[0].image_dir == Path("a")
+    assert complete(parse("sd", argv, "test"))[0].data.datasets[0].subsets[0].image_dir == Path("a")
 
 
 def test_folders_in_a_settings_file_are_warned_of_where_a_dataset_is_given(tmp_path: Path) -> None:
-    (warning,) = read(tmp_path, "seed = 1\n" + SUBSETS, "--train_data_dir=x").told.warnings
+    (warning,) = read(tmp_path, "seed = 1\n" + SUBSETS, "--train_data_dir=x").remarks.warnings
     assert "[[subsets]] is not read" in warning.what
 
 
@@ -511,7 +511,7 @@ def test_folders_of_a_dataset_file_begin_at_home(
         "--output_dir=o",
         f"--dataset_config={file}",
     ]
-    (subset,) = build(parse("sd", argv, "test"))[0].data.datasets[0].subsets
+    (subset,) = complete(parse("sd", argv, "test"))[0].data.datasets[0].subsets
     assert (subset.image_dir, subset.mask_dir) == (tmp_path / "pictures", tmp_path / "masks")
 
 
@@ -529,7 +529,7 @@ def test_a_suffix_of_the_output_name_is_taken_off(tmp_path: Path, suffix: str) -
         read(tmp_path, f'output_name = "zibu{suffix}"'),
     ):
         assert args.output_name == "zibu"
-        assert args.told.notes == [
+        assert args.remarks.notes == [
             f"--output_name zibu{suffix}: the file is called zibu, and --save_model_as gives it its suffix"
         ]
     assert parse("sd", ["--output_name=zibu.v2"], "test").output_name == "zibu.v2"

@@ -15,19 +15,21 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from coinage.checks import make_plans
 from coinage.checks.advice import Planned, side_by_side
 from coinage.checks.footprint import batch_loads
+from coinage.checks.merging import merge_problems
 from coinage.cli.console import set_up_log
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
-from coinage.cli.words import build_words, check_words, checked_words, named
+from coinage.cli.words import build_words
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embeddings.reading import read
-from coinage.errors import ConfigError, TrainingError
+from coinage.errors import ConfigError, Problem, TrainingError
 from coinage.report.page import read_report
 from coinage.settings.flags import BY_DEST, FLAGS, flags_of
-from coinage.settings.word_tables import GROUPS, MORE, OF_THE_MODEL, allowed
+from coinage.settings.word_tables import GROUPS_PER_WORD, OF_THE_MODEL, allowed
 from coinage.training import loop
 from coinage.training.observers.base import Named, Observer
 from coinage.training.observers.reporter import WarningsKept
@@ -91,7 +93,7 @@ def write(data: dict[str, str], tmp_path: Path) -> Write:
 
 def problems_of(file: Path, *more: str) -> str:
     with pytest.raises(ConfigError) as raised:
-        checked_words(build_words(parse("sd", [f"--config_file={file}", *more], "test")))
+        make_plans(*build_words(parse("sd", [f"--config_file={file}", *more], "test")))
     return str(raised.value)
 
 
@@ -285,12 +287,9 @@ def test_a_dry_run_tells_of_all_words_and_their_joint_batch(
     assert "words   2, learned side by side" in told
     assert "6 embeddings in" in told
     assert told.count("warning: zibu: ") == 1, "only its rate is too low"
-    assert not list((tmp_path / "out").iterdir())
-    words = build_words(parse("sd", [f"--config_file={file}"], "test"))
-    runs = [
-        Planned(word.config, found.samples)
-        for word, found in zip(words, check_words(words), strict=True)
-    ]
+    assert not (tmp_path / "out").exists(), "a dry run makes no folder"
+    plans = make_plans(*build_words(parse("sd", [f"--config_file={file}"], "test")))
+    runs = [Planned(plan.config, plan.samples) for plan in plans]
     joint = side_by_side(runs)
     assert batch_loads(runs[0].config, runs[0].samples) == {(64 * 64, 4)}
     assert batch_loads(joint.config, joint.samples, joint.owners) == {(64 * 64, 8)}
@@ -337,9 +336,10 @@ def test_trackers_have_a_folder_for_each_word(write: Write, tmp_path: Path) -> N
 def test_the_command_line_wins_and_says_so(write: Write) -> None:
     file = write({"learning_rate": 1e-2}, {"cache_info": True}, shuffle_caption=True)
     words = build_words(parse("sd", [f"--config_file={file}", "--learning_rate=1e-3"], "test"))
-    assert [word.config.optim.learning_rate for word in words] == [1e-3, 1e-3]
+    plans = make_plans(*words)
+    assert [plan.config.optim.learning_rate for plan in plans] == [1e-3, 1e-3]
     note = "--learning_rate of the command line is taken, not that of the config file"
-    assert [note in word.findings.notes for word in words] == [True, False]
+    assert [note in plan.notes for plan in plans] == [True, False]
 
 
 def test_a_table_overrides_the_rest_of_the_file(write: Write, data: dict[str, str]) -> None:
@@ -349,9 +349,7 @@ def test_a_table_overrides_the_rest_of_the_file(write: Write, data: dict[str, st
         weights="none.pt",
         train_data_dir="nowhere",
     )
-    first, second = (
-        word.config for word in build_words(parse("sd", [f"--config_file={file}"], "test"))
-    )
+    (first, second), _ = build_words(parse("sd", [f"--config_file={file}"], "test"))
     flips = [config.data.datasets[0].subsets[0].images.flip for config in (first, second)]
     assert flips == [False, True]
     assert (first.word.init_word, first.word.init_file) == ("dot", None), "it has another start"
@@ -387,7 +385,7 @@ def test_what_is_wrong_is_told_with_its_word(
 ) -> None:
     file = write(first, second, **shared)
     if not parts:
-        check_words(build_words(parse("sd", [f"--config_file={file}", *more], "test")))
+        make_plans(*build_words(parse("sd", [f"--config_file={file}", *more], "test")))
         return
     text = problems_of(file, *more)
     for part in parts:
@@ -423,9 +421,9 @@ def test_a_written_config_leaves_the_words_alone(
 
 
 def test_the_flags_of_a_word_are_known_and_leave_the_model_alone() -> None:
-    assert {flag.group for flag in FLAGS} >= set(GROUPS)
-    assert {*MORE, *OF_THE_MODEL} <= set(BY_DEST)
-    own = allowed([flag.dest for flag in flags_of("any")])
+    assert {flag.group for flag in FLAGS} >= set(GROUPS_PER_WORD)
+    assert set(OF_THE_MODEL) <= set(BY_DEST)
+    own = allowed([flag.dest for flag in flags_of("coinage")])
     shared = {
         "model",
         "length and precision",
@@ -503,9 +501,11 @@ def test_two_trainings_in_one_process_keep_their_names_apart() -> None:
     assert sorted(warned.found) == ["from the uploader", "wopo: 5% lost", "zibu: 5% lost"]
 
 
-def test_what_is_found_twice_is_told_once() -> None:
-    def at(label: str, text: str) -> str:
-        return f"{label}: {text}"
-
-    assert named([""], [["a", "b", "a"]], at) == ["a", "b"]
-    assert named(["one", "two"], [["a", "b"], ["b", "b", "c"]], at) == ["b", "one: a", "two: c"]
+def test_what_is_found_twice_is_reported_once() -> None:
+    a, b, c = Problem("a"), Problem("b"), Problem("c", "file")
+    assert merge_problems([""], [[a, b, a]]) == [a, b]
+    assert merge_problems(["one", "two"], [[a, b], [b, b, c]]) == [
+        b,
+        Problem("a", "one"),
+        Problem("c", "two, file"),
+    ]

@@ -10,8 +10,8 @@ from coinage.config import DataConfig
 from coinage.data.scan import scan
 from coinage.errors import ConfigError, Findings
 from coinage.models.facts import FACTS
-from coinage.settings.build import build
 from coinage.settings.build_data import build_data
+from coinage.settings.discover import complete
 from tests.data.pictures import picture
 
 GUIDE = """
@@ -47,7 +47,7 @@ def read(
         f"--dataset_config={file}",
         *more,
     ]
-    config, findings = build(parse("sd", args, "test"))
+    config, findings = complete(parse("sd", args, "test"))
     return config.data, findings
 
 
@@ -185,13 +185,13 @@ def test_folder_layout(tmp_path: Path) -> None:
         "--output_dir=o",
         "--resolution=64,96",
     ]
-    config, _ = build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train'}"], "test"))
+    config, _ = complete(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train'}"], "test"))
     (dataset,) = config.data.datasets
     assert dataset.resolution_wh == (64, 96)
     found = [(s.num_repeats, s.class_tokens) for s in dataset.subsets]
     assert found == [(10, "a_b c"), (3, ""), (5, "mychar"), (7, "")]
     (tmp_path / "reg" / "2_girl").mkdir(parents=True)
-    config, _ = build(
+    config, _ = complete(
         parse(
             "sd",
             [*args, f"--train_data_dir={tmp_path / 'train'}", f"--reg_data_dir={tmp_path / 'reg'}"],
@@ -204,13 +204,13 @@ def test_folder_layout(tmp_path: Path) -> None:
     (tmp_path / "plain" / "a.png").touch()
     (tmp_path / "plain" / "2024").touch()
     (plain,) = (
-        build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'plain'}"], "test"))[0]
+        complete(parse("sd", [*args, f"--train_data_dir={tmp_path / 'plain'}"], "test"))[0]
         .data.datasets[0]
         .subsets
     )
     assert (plain.image_dir, plain.num_repeats) == (tmp_path / "plain", 1)
     with pytest.raises(ConfigError, match="no usable subfolder"):
-        build(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train' / 'cat'}"], "test"))
+        complete(parse("sd", [*args, f"--train_data_dir={tmp_path / 'train' / 'cat'}"], "test"))
 
 
 def layout(
@@ -232,7 +232,7 @@ def layout(
     args = parse("sd", ["--resolution=64", f"--{flag}={root}"], "test")
     subsets = [
         subset
-        for dataset in build_data(args, FACTS["sd1"], findings).datasets
+        for dataset in build_data(args, FACTS["sd1"], findings, look_into_folders=True).datasets
         for subset in dataset.subsets
     ]
     return [(s.num_repeats, s.class_tokens) for s in subsets], [
@@ -323,7 +323,7 @@ def test_no_caption_suffix_means_the_folders_name(tmp_path: Path, value: str) ->
         "test",
     )
     findings = Findings()
-    (sample,) = scan(build_data(args, FACTS["sd1"], findings), 0, findings)
+    (sample,) = scan(build_data(args, FACTS["sd1"], findings, look_into_folders=True), 0, findings)
     assert sample.caption == "zibu"
     assert not findings.errors
     folder = (tmp_path / "10_zibu").as_posix()
@@ -540,9 +540,9 @@ def test_sdxl_buckets_may_be_multiples_of_32(tmp_path: Path) -> None:
         "--output_dir=o",
         f"--dataset_config={file}",
     ]
-    assert build(parse("sdxl", args, "test"))[0].data.datasets[0].buckets.step == 32
+    assert complete(parse("sdxl", args, "test"))[0].data.datasets[0].buckets.step == 32
     with pytest.raises(ConfigError, match="not a multiple of 64"):
-        build(parse("sd", args, "test"))
+        complete(parse("sd", args, "test"))
 
 
 def test_config_in_json_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
@@ -565,9 +565,9 @@ def test_metadata_on_the_command_line(tmp_path: Path) -> None:
         "--resolution=64",
         "--in_json=m.jsonl",
     ]
-    (subset,) = build(parse("sd", args, "test"))[0].data.datasets[0].subsets
+    (subset,) = complete(parse("sd", args, "test"))[0].data.datasets[0].subsets
     assert (subset.metadata_file, subset.image_dir) == (Path("m.jsonl"), None)
     (subset,) = (
-        build(parse("sd", [*args, "--train_data_dir=imgs"], "test"))[0].data.datasets[0].subsets
+        complete(parse("sd", [*args, "--train_data_dir=imgs"], "test"))[0].data.datasets[0].subsets
     )
     assert subset.image_dir == Path("imgs")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.config import PreviewConfig
 from coinage.data.default_prompts import (
     PASSES_OF_PICTURE,
@@ -45,7 +45,7 @@ def test_a_prompt_without_the_word(text: str, rest: str, token: str) -> None:
 def test_the_set_is_made_from_the_captions(moon_dataset: Path, tmp_path: Path) -> None:
     config = config_for(moon_dataset, tmp_path)
     assert config.preview == PreviewConfig(automatic=True)
-    prompts = check(config).prompts
+    prompts = make_plans([config])[0].prompts
     alone, caption, plain_caption, edited, plain = prompts
     assert alone.text == "zibu"
     assert caption.text in {

@@ -32,7 +32,7 @@ from coinage.data.scan import scan
 from coinage.data.stored_sizes import SIZES_FILE
 from coinage.errors import CoinageError, Findings
 from coinage.seeding import rng_for
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from tests.data.fuzzing import (
     ROOT,
     accepted,
@@ -211,7 +211,7 @@ def taken(file: Path, flags: list[str], findings: Findings) -> bool:
         *flags,
     ]
     try:
-        config, _ = build(parse("sd", args, "test"))
+        config, _ = complete(parse("sd", args, "test"))
     except CoinageError as error:
         return refused(error)
     small = all(max(found.resolution_wh) <= WIDEST for found in config.data.datasets)

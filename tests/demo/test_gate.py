@@ -13,7 +13,7 @@ from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS, WordModel
 from coinage.demo.score import passes_gate, score, trials
 from coinage.models.base import Components
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.run import Run
 from tests.helpers import flags, trained
 
@@ -37,7 +37,7 @@ def scores(
         *(["--v2"] if family == "sd2" else []),
     ]
     words = flags(dataset, tmp_path / "out", *options, *model)
-    config, _ = build(parse("sdxl" if family == "sdxl" else "sd", words, "test"))
+    config, _ = complete(parse("sdxl" if family == "sdxl" else "sd", words, "test"))
     trained(dataset, tmp_path / "out", change=change, config=config)
     tried = trials(found, "zibu", 48, 0, family)
     word = WordConfig(token="zibu", init_file=tmp_path / "out" / "zibu.safetensors")

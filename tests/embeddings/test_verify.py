@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.main import main
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
@@ -18,7 +18,7 @@ from coinage.embeddings.word import Word
 from coinage.embeddings.writing import write
 from coinage.models.base import ModelFamily
 from coinage.models.families import FAMILIES, Components
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.final_check import check_and_tell, tell
 from coinage.training.loop import learn
 from coinage.training.setup import prepare
@@ -185,7 +185,7 @@ def test_a_run_ends_with_its_file_checked(
         "--max_train_steps=1",
         *more,
     )
-    assert train_command("any", given) == 0
+    assert train_command("coinage", given) == 0
     told = capsys.readouterr().err
     assert (
         "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers "
@@ -226,8 +226,8 @@ def test_what_flags_hang_on_a_model_is_no_obstacle(
         "--output_name=zibu",
         *more,
     )
-    config = build(parse("any", given, "test"))[0]
-    run = prepare(config, check(config).samples, torch.device("cpu"))
+    config = complete(parse("coinage", given, "test"))[0]
+    run = prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
     if "--torch_compile" not in more:  # the UNet is wrapped then, and compiling it takes long
         learn([run], [next(run.lessons())])  # some hooks come with the first step
     write(config.output_file, run.embedding())
@@ -356,7 +356,7 @@ def test_a_report_tells_what_was_not_tried(
     monkeypatch.setitem(FAMILIES, "sd1", ill)
     assert (
         train_command(
-            "any",
+            "coinage",
             flags(
                 moon_dataset,
                 tmp_path,

@@ -59,13 +59,13 @@ def limited() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def result_of(words: Sequence[str], out: Path, script: str = "any") -> Result:
+def result_of(words: Sequence[str], out: Path, script: str = "coinage") -> Result:
     """Run a command.
 
     Args:
         words: its flags.
         out: its output folder, unless it names another.
-        script: "sd", "sdxl" or "any".
+        script: "sd", "sdxl" or "coinage".
     """
     begun, code, told = time.process_time(), -1, ""
     try:

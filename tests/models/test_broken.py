@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coinage.checks.preflight import model_problems
+from coinage.checks.model import model_problems
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.generate import draw

@@ -17,7 +17,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.config import ModelConfig
@@ -25,7 +25,7 @@ from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError
 from coinage.generate import draw, make_scheduler
 from coinage.models.families import FAMILIES, Components
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.text.prompts import Prompt
 from tests.cli.test_bad_input import SCRIPT
 from tests.helpers import captured, flags, trained
@@ -94,12 +94,12 @@ def test_weights_may_be_read_at_once(
 ) -> None:
     """Where a mapped file is slow, such as on a network drive: the file is opened by nobody else then."""
     words = family_flags("sdxl", models / "sdxl.safetensors", moon_dataset, tmp_path, models)
-    _, mapped = trained(moon_dataset, tmp_path, config=build(parse("sdxl", words, "test"))[0])
+    _, mapped = trained(moon_dataset, tmp_path, config=complete(parse("sdxl", words, "test"))[0])
     monkeypatch.delattr("safetensors.safe_open")
     _, read_at_once = trained(
         moon_dataset,
         tmp_path,
-        config=build(
+        config=complete(
             parse("sdxl", [*words, "--disable_mmap_load_safetensors", "--save_model_as=pt"], "test")
         )[0],
     )
@@ -194,8 +194,14 @@ def test_a_folder_of_tokenizers_serves_single_files(
         "--init_word=circle",
     )
     with pytest.raises(ConfigError, match="no CLIP tokenizer found"):
-        check(build(parse("sd", words, "test"))[0])
-    check(build(parse("sd", [*words, f"--tokenizer_cache_dir={models / 'tokenizers'}"], "test"))[0])
+        make_plans([complete(parse("sd", words, "test"))[0]])[0]
+    make_plans(
+        [
+            complete(
+                parse("sd", [*words, f"--tokenizer_cache_dir={models / 'tokenizers'}"], "test")
+            )[0]
+        ]
+    )[0]
 
 
 @pytest.mark.usefixtures("small_configs")
@@ -209,7 +215,7 @@ def test_a_run_to_the_end(
     words = family_flags(
         family, source, moon_dataset, tmp_path, models, "--cache_latents", "--learning_rate=1e-2"
     )
-    config, _ = build(parse(script, words, "test"))
+    config, _ = complete(parse(script, words, "test"))
     assert config.model.family == family
     model, word = trained(moon_dataset, tmp_path, config=config)
     keys = FAMILIES[family].embedding_keys
@@ -227,7 +233,7 @@ def test_a_run_to_the_end(
         )
     again = [*words, f"--weights={tmp_path / 'zibu.safetensors'}", "--learning_rate=0"]
     _, same = trained(
-        moon_dataset, tmp_path / "again", config=build(parse(script, again, "test"))[0]
+        moon_dataset, tmp_path / "again", config=complete(parse(script, again, "test"))[0]
     )
     assert all(torch.equal(same.vectors[key], saved.vectors[key]) for key in keys)
 
@@ -256,8 +262,8 @@ def test_a_hub_id_in_the_cache_tells_its_family(
         ConfigError,
         match="this is a Stable Diffusion XL model, and the command is for Stable Diffusion 1",
     ):
-        check(build(parse("sd", words, "test"))[0])
-    assert build(parse("any", words, "test"))[0].model.family == "sdxl"
+        make_plans([complete(parse("sd", words, "test"))[0]])[0]
+    assert complete(parse("coinage", words, "test"))[0].model.family == "sdxl"
 
 
 def test_a_schedule_may_end_in_pure_noise(models: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -286,7 +292,7 @@ def test_diffusers_draws_the_same_picture_with_an_sdxl_word(
     words = family_flags(
         "sdxl", models / "sdxl", moon_dataset, tmp_path, models, "--learning_rate=0.3"
     )
-    run, _ = trained(moon_dataset, tmp_path, config=build(parse("sdxl", words, "test"))[0])
+    run, _ = trained(moon_dataset, tmp_path, config=complete(parse("sdxl", words, "test"))[0])
     prompt = Prompt(
         text="a red zibu", negative="blue", width=64, height=64, steps=3, seed=5, scale=4
     )
@@ -339,7 +345,7 @@ def test_coinage_train_tells_the_family(
 ) -> None:
     for source in (models / family, models / f"{family}.safetensors"):
         words = flags(moon_dataset, tmp_path, f"--pretrained_model_name_or_path={source}")
-        assert build(parse("any", words, "test"))[0].model.family == family
+        assert complete(parse("coinage", words, "test"))[0].model.family == family
 
 
 # VAEs
@@ -519,4 +525,4 @@ def test_without_any_tokenizer_the_ways_out_are_told(
         ConfigError,
         match=r"no CLIP tokenizer found[\s\S]*--tokenizer_cache_dir[\s\S]*pip install open_clip_torch",
     ):
-        check(build(parse("sd", words, "test"))[0])
+        make_plans([complete(parse("sd", words, "test"))[0]])[0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from coinage.checks.preflight import model_problems
+from coinage.checks.model import model_problems
 from coinage.config import ModelConfig
 from coinage.models.detect import kind_of_file
 from coinage.models.prediction import (

@@ -12,7 +12,7 @@ from coinage.cli.parse import parse
 from coinage.embeddings.word import Word
 from coinage.models.families import FAMILIES, Components, Conditioning
 from coinage.models.text_cache import FOLDER, TextCache, encode
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.idle_flags import notes
 from coinage.system.tensor_files import pack, unpack
 from tests.data.pictures import picture
@@ -150,7 +150,7 @@ def test_training_is_the_same_and_says_what_is_kept(models: Path, tmp_path: Path
         args = parse("sdxl", argv, "test")
         told = [note for note in notes(args) if "since the gradient flows through them" in note]
         assert len(told) == bool(more)
-        return trained(dataset, tmp_path / out, config=build(args)[0])[1]
+        return trained(dataset, tmp_path / out, config=complete(args)[0])[1]
 
     plain = word("plain")
     for more in (["--cache_text_encoder_outputs"], ["--cache_text_encoder_outputs_to_disk"]):

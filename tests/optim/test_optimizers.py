@@ -19,7 +19,7 @@ from coinage.optim.table import (
     remark_on_optimizer,
     warmup_problems,
 )
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.idle_flags import notes
 from tests.helpers import config_for, flags, rows_of, trained
 
@@ -100,7 +100,7 @@ def test_wrong_choices_are_told_before_anything_is_loaded(
     given: list[str], message: str, moon_dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(parse("sd", flags(moon_dataset, tmp_path, *given), "test"))
+        complete(parse("sd", flags(moon_dataset, tmp_path, *given), "test"))
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,13 +117,13 @@ def test_only_optimizers_are_taken(name: str) -> None:
 
 
 def test_old_spellings(moon_dataset: Path, tmp_path: Path) -> None:
-    config, _ = build(parse("sd", flags(moon_dataset, tmp_path, "--use_lion_optimizer"), "test"))
+    config, _ = complete(parse("sd", flags(moon_dataset, tmp_path, "--use_lion_optimizer"), "test"))
     assert find_optimizer(config.optim.name).path == "lion_pytorch.Lion"
 
 
 def test_adafactor_finds_its_own_rate_unless_told(moon_dataset: Path, tmp_path: Path) -> None:
     def optim(*more: str) -> OptimConfig:
-        return build(
+        return complete(
             parse("sd", flags(moon_dataset, tmp_path, "--optimizer_type=AdaFactor", *more), "test")
         )[0].optim
 

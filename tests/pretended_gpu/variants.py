@@ -200,7 +200,7 @@ def code_of(name: str, flags: Sequence[str]) -> int | str:
     from coinage.cli.train import train_command
 
     try:
-        return train_command("any", flags) if name == "train" else main([name, *flags])
+        return train_command("coinage", flags) if name == "train" else main([name, *flags])
     except Exception:  # noqa: BLE001 - it is what the test is to show
         return traceback.format_exc()
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.train import train_command
 from coinage.data.sample import LATENTS
 from coinage.demo.concepts import CONCEPTS
@@ -187,11 +187,11 @@ def test_images_without_a_mask_count_whole_beside_masked_ones(tmp_path: Path) ->
 
 def test_masks_that_are_asked_for_and_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--masked_loss: no image has a mask"):
-        check(config_for(dataset(tmp_path), tmp_path / "o", "--masked_loss"))
+        make_plans([config_for(dataset(tmp_path), tmp_path / "o", "--masked_loss")])[0]
 
 
 def test_next_to_empty_masks_are_told(tmp_path: Path) -> None:
-    found = check(config_for(with_masks(tmp_path, 2), tmp_path / "o"))
+    found = make_plans([config_for(with_masks(tmp_path, 2), tmp_path / "o")])[0]
     assert "8 masks with less than 2% of the image left" in found.warnings[0].what
 
 
@@ -227,7 +227,7 @@ def with_regularisation(tmp_path: Path, count: int = 3) -> Path:
 
 def test_regularisation_images_are_balanced_and_weighed(tmp_path: Path) -> None:
     config = config_for(with_regularisation(tmp_path), tmp_path / "o", "--prior_loss_weight=0.25")
-    checked = check(config)
+    checked = make_plans([config])[0]
     assert [s.repeats for s in checked.samples] == [2] * 8 + [6, 5, 5]
     assert any(
         "3 regularisation images without the word zibu" in warning.what
@@ -317,7 +317,7 @@ def test_the_same_folder_at_two_resolutions_holds_out_the_same_images(tmp_path: 
     file.write_text(
         text + text[start:].replace("resolution = 64", "resolution = 48"), encoding="utf-8"
     )
-    samples = check(config_for(file, tmp_path / "o")).samples
+    samples = make_plans([config_for(file, tmp_path / "o")])[0].samples
     held_out = [{s.path.name for s in samples if s.held_out and s.dataset == i} for i in (0, 1)]
     assert held_out[0] == held_out[1]
     assert len(held_out[0]) == 2
@@ -325,4 +325,4 @@ def test_the_same_folder_at_two_resolutions_holds_out_the_same_images(tmp_path: 
 
 def test_holding_out_everything_leaves_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no images to train on"):
-        check(config_for(dataset(tmp_path, "validation_split = 1"), tmp_path / "o"))
+        make_plans([config_for(dataset(tmp_path, "validation_split = 1"), tmp_path / "o")])[0]

@@ -14,7 +14,7 @@ from coinage.demo.run import MODELS
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.runs.states import latest_state
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training import loop
 from coinage.training.diagnosis import full_precision
 from coinage.training.observers.watchdog import PATIENCE
@@ -26,7 +26,7 @@ SDXL = f"--pretrained_model_name_or_path={MODELS / 'sdxl'}"
 
 
 def config_for(dataset: Path, out: Path, *more: str) -> TrainConfig:
-    return build(parse("sdxl" if SDXL in more else "sd", flags(dataset, out, *more), "test"))[0]
+    return complete(parse("sdxl" if SDXL in more else "sd", flags(dataset, out, *more), "test"))[0]
 
 
 def unet_layer(run: Run) -> nn.Module:

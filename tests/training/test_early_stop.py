@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.train import train_command
 from coinage.embeddings.reading import read
 from coinage.report.page import read_report
@@ -90,7 +90,7 @@ def test_a_word_may_end_while_another_goes_on(moon_dataset: Path, tmp_path: Path
         word=replace(first.word, token="wopo"),
         loop=replace(first.loop, early_stop=False, max_steps=56),
     )
-    samples = check(first).samples
+    samples = make_plans([first])[0].samples
     others = [replace(sample, caption=sample.caption.replace("zibu", "wopo")) for sample in samples]
     runs = prepare_all([first, second], [samples, others], torch.device("cpu"), [None, None])
     train_together(runs, [Observer(), Observer()])

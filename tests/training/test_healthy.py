@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.observers.reporter import WarningsKept
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run
@@ -214,8 +214,8 @@ def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
     with WarningsKept() as warned:
         try:
             for steps, more in parts:
-                config, findings = build(parse("any", [*given, *more], "test"))
-                found += map(str, check(config, findings).warnings)
+                config, _ = complete(parse("coinage", [*given, *more], "test"))
+                found += map(str, make_plans([config])[0].warnings)
                 run, _ = trained(
                     places.root,
                     out,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.models.text_cache import encode
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.model_check import (
     FirstLook,
     gradient,
@@ -32,7 +32,7 @@ def config_for(family: str, dataset: Path, out: Path, *more: str) -> TrainConfig
     given = flags(
         dataset, out, f"--pretrained_model_name_or_path={MODELS / family}", *FAMILIES[family], *more
     )
-    return build(parse("any", given, "test"))[0]
+    return complete(parse("coinage", given, "test"))[0]
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def predicted(run: Run) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_attention_predicts_the_same(family: str, moon_dataset: Path, tmp_path: Path) -> None:
     config = config_for(family, moon_dataset, tmp_path, "--gradient_checkpointing")
-    run = prepare(config, check(config).samples, torch.device("cpu"))
+    run = prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
     fused = predicted(run)
     used = dict(run.parts.denoiser.attn_processors)
     with plain_attention(run.parts):
@@ -111,7 +111,7 @@ def test_neither_the_word_nor_a_pale_image_is_held_against_the_model(
 ) -> None:
     """The word may mean anything where a run goes on; a v of little power is easily missed by more than that."""
     config = config_for(family, moon_dataset, tmp_path, "--num_vectors_per_token=8")
-    run = prepare(config, check(config).samples, torch.device("cpu"))
+    run = prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
     batch = image_with_word(run)
     assert batch
     before = left_over(run, batch)

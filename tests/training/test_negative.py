@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.embeddings.reading import read
@@ -67,7 +67,7 @@ def test_a_word_for_prompts_learns_and_says_as_before(moon_dataset: Path, tmp_pa
 
 
 def test_previews_show_it_in_the_negative_prompt_and_without(defects: Path, tmp_path: Path) -> None:
-    ours, plain, other, again = check(config_for(defects, tmp_path, *NEGATIVE)).prompts
+    ours, plain, other, again = make_plans([config_for(defects, tmp_path, *NEGATIVE)])[0].prompts
     assert (ours.negative, plain.negative, other.negative, again.negative) == (
         "zibu",
         "",

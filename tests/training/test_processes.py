@@ -18,7 +18,7 @@ from coinage.cli.train import train_command
 from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
 from coinage.runs.states import latest_state
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.processes import ALONE, Processes
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import HANGS, flags, rows_of, trained
@@ -255,7 +255,7 @@ def test_wrong_input_is_told_once(dataset: Path, tmp_path: Path) -> None:
 )
 def test_sharding_is_refused(given: list[str], message: str, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(parse("sd", flags(dataset, tmp_path, *given), "test"))
+        complete(parse("sd", flags(dataset, tmp_path, *given), "test"))
 
 
 def test_shares() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.signals import stopping
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, ConfigError, Problem, TrainingError
@@ -162,7 +162,7 @@ def test_a_state_at_the_end_says_so(
 
 
 def warnings_of(dataset: Path, folder: Path, *more: str) -> tuple[Problem, ...]:
-    return check(config_for(dataset, folder, *more)).warnings
+    return make_plans([config_for(dataset, folder, *more)])[0].warnings
 
 
 # What `--resume` may name
@@ -179,7 +179,7 @@ def test_folders_and_files_that_mean_a_state_are_understood(
         (last / TENSORS, last),
     ):
         config = config_for(dataset, tmp_path, f"--resume={given}", "--max_train_steps=9")
-        assert check(config).state == meant
+        assert make_plans([config])[0].state == meant
 
 
 def test_what_means_no_state_is_told(dataset: Path, out: Path, tmp_path: Path) -> None:
@@ -198,7 +198,9 @@ def test_what_means_no_state_is_told(dataset: Path, out: Path, tmp_path: Path) -
         (out, "other", "the folder holds no whole state of other", "zibu-state"),
     ):
         with pytest.raises(ConfigError) as caught:
-            check(config_for(dataset, tmp_path / "o", f"--resume={given}", f"--output_name={name}"))
+            make_plans(
+                [config_for(dataset, tmp_path / "o", f"--resume={given}", f"--output_name={name}")]
+            )[0]
         (problem,) = caught.value.problems
         assert message in problem.what
         assert hint in problem.hint
@@ -239,7 +241,9 @@ def test_a_broken_summary_is_told_before_the_model(
     for name, broken in SUMMARIES.items():
         (state / SUMMARY).write_bytes(broken(fields))
         with pytest.raises(ConfigError, match="the state is not whole"):
-            check(config_for(dataset, tmp_path / "o", f"--resume={state}", "--max_train_steps=9"))
+            make_plans(
+                [config_for(dataset, tmp_path / "o", f"--resume={state}", "--max_train_steps=9")]
+            )[0]
         assert latest_state(tmp_path, "zibu") is None, name
     (state / SUMMARY).write_text(json.dumps(fields))
     (state / TENSORS).unlink()

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.errors import CoinageError, ConfigError
 from coinage.runs.states import SUMMARY, TENSORS, latest_state, read_summary
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.system.files import write_bytes
 from coinage.training import loop
 from coinage.training.observers.saver import outdated_epoch, outdated_step
@@ -252,11 +252,11 @@ def test_a_drawn_seed_is_that_of_the_state(moon_dataset: Path, tmp_path: Path) -
         for word in flags(moon_dataset, tmp_path, "--save_state_on_train_end")
         if not word.startswith("--seed")
     ]
-    first = build(parse("sd", words, "test"))[0]
+    first = complete(parse("sd", words, "test"))[0]
     trained(moon_dataset, tmp_path, config=first)
-    again = build(parse("sd", [*words, "--resume=latest"], "test"))[0]
+    again = complete(parse("sd", [*words, "--resume=latest"], "test"))[0]
     assert again.loop.seed == first.loop.seed
-    assert build(parse("sd", words, "test"))[0].loop.seed != first.loop.seed
+    assert complete(parse("sd", words, "test"))[0].loop.seed != first.loop.seed
     shared = first.loop.seed + 1  # what several processes draw together
     for more, seed in (
         ([], shared),
@@ -264,7 +264,7 @@ def test_a_drawn_seed_is_that_of_the_state(moon_dataset: Path, tmp_path: Path) -
         (["--seed=3"], 3),
         (["--seed=-1"], shared),
     ):
-        assert build(parse("sd", [*words, *more], "test"), shared)[0].loop.seed == seed
+        assert complete(parse("sd", [*words, *more], "test"), shared)[0].loop.seed == seed
 
 
 # What cannot be gone on from
@@ -280,27 +280,31 @@ def test_what_differs_is_told_field_by_field(
 ) -> None:
     state = state_of(moon_dataset, tmp_path)
     with pytest.raises(ConfigError) as caught:
-        check(
+        make_plans(
+            [
+                config_for(
+                    moon_dataset,
+                    tmp_path,
+                    f"--resume={state}",
+                    "--num_vectors_per_token=2",
+                    "--optimizer_type=Lion",
+                )
+            ]
+        )[0]
+    for part in ("vectors was 1 and is 2", "optimizer was 'AdamW' and is 'Lion'"):
+        assert part in str(caught.value)
+    checked = make_plans(
+        [
             config_for(
                 moon_dataset,
                 tmp_path,
                 f"--resume={state}",
-                "--num_vectors_per_token=2",
-                "--optimizer_type=Lion",
+                "--seed=5",
+                "--max_train_steps=9",
+                "--flip_aug",
             )
-        )
-    for part in ("vectors was 1 and is 2", "optimizer was 'AdamW' and is 'Lion'"):
-        assert part in str(caught.value)
-    checked = check(
-        config_for(
-            moon_dataset,
-            tmp_path,
-            f"--resume={state}",
-            "--seed=5",
-            "--max_train_steps=9",
-            "--flip_aug",
-        )
-    )
+        ]
+    )[0]
     told = " ".join(problem.what for problem in checked.warnings)
     assert "seed was 0 and is 5" in told
     assert "max_train_steps was 2 and is 9" in told
@@ -331,26 +335,25 @@ def test_states_that_are_not_whole(moon_dataset: Path, tmp_path: Path) -> None:
         (state / SUMMARY).write_bytes(summary)
         (state / name).write_bytes(content)
         with pytest.raises(ConfigError, match="the state is not whole"):
-            check(config_for(moon_dataset, tmp_path, f"--resume={state}"))
+            make_plans([config_for(moon_dataset, tmp_path, f"--resume={state}")])[0]
         assert latest_state(tmp_path, "zibu") is None
     note = check_notes(moon_dataset, tmp_path, "--resume=latest")
     assert "no state in" in note
 
 
 def check_notes(moon_dataset: Path, out: Path, *more: str) -> str:
-    config, findings = build(parse("sd", flags(moon_dataset, out, *more), "test"))
-    check(config, findings)
-    return " ".join(findings.notes)
+    (plan,) = make_plans([config_for(moon_dataset, out, *more)])
+    return " ".join(plan.notes)
 
 
 def test_other_folders_are_refused(moon_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--resume: no such folder"):
-        check(config_for(moon_dataset, tmp_path / "o", f"--resume={tmp_path / 'none'}"))
+        make_plans([config_for(moon_dataset, tmp_path / "o", f"--resume={tmp_path / 'none'}")])[0]
     theirs = tmp_path / "theirs-state"
     theirs.mkdir()
     (theirs / "optimizer.bin").write_bytes(b"x")
     with pytest.raises(ConfigError, match="a state of another trainer") as caught:
-        check(config_for(moon_dataset, tmp_path / "o", f"--resume={theirs}"))
+        make_plans([config_for(moon_dataset, tmp_path / "o", f"--resume={theirs}")])[0]
     assert "--weights FILE" in str(caught.value)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.config import TrainConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
@@ -57,7 +57,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[TrainConfig]:
 
 
 def runs_of(configs: list[TrainConfig]) -> list[Run]:
-    samples = [check(config).samples for config in configs]
+    samples = [make_plans([config])[0].samples for config in configs]
     return prepare_all(configs, samples, torch.device("cpu"), [None] * len(configs))
 
 

@@ -7,8 +7,8 @@ import safetensors
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coinage.checks.preflight import check
-from coinage.checks.trial import trial_problems
+from coinage.checks import make_plans
+from coinage.checks.compiler import compiler_problems
 from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
@@ -20,7 +20,7 @@ from coinage.errors import CoinageError, ConfigError, TrainingError
 from coinage.models.families import ModelFamily
 from coinage.optim.factory import choose_optimizer, make_schedule
 from coinage.seeding import generator_for
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.loop import accumulate, update
 from coinage.training.run import Run, Update
 from coinage.training.step import Batch, forward
@@ -240,7 +240,7 @@ def test_lower_linear_layers_change_no_bit(
         "--mixed_precision=bf16",
         "--cache_latents",
     )
-    config = build(parse("any", argv, "test"))[0]
+    config = complete(parse("coinage", argv, "test"))[0]
     run, lowered = trained(moon_dataset, tmp_path, config=config)
     sizes = [
         sum(p.numel() * p.element_size() for p in encoder.parameters())
@@ -423,21 +423,23 @@ def test_a_word_that_is_cut_off_is_told(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, CONCEPTS["moon"], "zibu", seed=0)
     files = sorted((tmp_path / "images").glob("*.txt"))
     files[0].write_text("red " * 80 + "zibu")
-    (warning,) = check(config_for(dataset, tmp_path / "out")).warnings
+    (warning,) = make_plans([config_for(dataset, tmp_path / "out")])[0].warnings
     assert "1 of 8 captions is longer than 75 tokens, and the word zibu is cut off" in warning.what
-    assert not check(config_for(dataset, tmp_path / "out", "--max_token_length=150")).warnings
+    assert not make_plans([config_for(dataset, tmp_path / "out", "--max_token_length=150")])[
+        0
+    ].warnings
     with pytest.raises(ConfigError, match="1 of 8 captions is longer"):
-        check(config_for(dataset, tmp_path / "out", "--require_token"))
+        make_plans([config_for(dataset, tmp_path / "out", "--require_token")])[0]
     for file in files:
         file.write_text("red " * 80 + "zibu")
     files[1].write_text("red")
     with pytest.raises(
         ConfigError, match=r"7 of 8 captions are longer[\s\S]*1 of 8 captions does not contain"
     ):
-        check(config_for(dataset, tmp_path / "out"))
+        make_plans([config_for(dataset, tmp_path / "out")])[0]
     files[1].write_text("red " * 80 + "zibu")
     with pytest.raises(ConfigError, match="8 of 8 captions are longer"):
-        check(config_for(dataset, tmp_path / "out"))
+        make_plans([config_for(dataset, tmp_path / "out")])[0]
 
 
 def test_a_rate_that_teaches_nothing_is_told(
@@ -655,7 +657,7 @@ def test_a_compiled_unet_trains_the_same(moon_dataset: Path, tmp_path: Path) -> 
     config = config_for(
         moon_dataset, tmp_path / "c", "--torch_compile", "--dynamo_backend=nvprims_nvfuser"
     )
-    (problem,) = trial_problems(config, check(config).samples)
+    (problem,) = compiler_problems(config)
     assert problem.what == "--dynamo_backend nvprims_nvfuser is not in this torch"
 
 

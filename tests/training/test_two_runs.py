@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.errors import ConfigError, Findings
 from coinage.runs.files import earlier_files, rest_of, set_aside, tidy
 from coinage.runs.lock import claim
@@ -48,12 +48,12 @@ def test_a_second_run_of_a_name_is_refused_until_the_first_has_ended(
     lock = tmp_path / ".zibu.lock"
     with another_process(lock) as process:
         with pytest.raises(ConfigError) as caught:
-            check(config)
+            make_plans([config])[0]
         (problem,) = caught.value.problems
         assert problem.what == "another run writes zibu into this folder"
         assert problem.where == str(lock)
         assert f"wait for process {process.pid} on " in problem.hint
-        other = check(config_for(moon_dataset, tmp_path, "--output_name=other"))
+        other = make_plans([config_for(moon_dataset, tmp_path, "--output_name=other")])[0]
         assert other.lock
         assert (tmp_path / ".other.lock").is_file()
         other.release()
@@ -63,10 +63,10 @@ def test_a_second_run_of_a_name_is_refused_until_the_first_has_ended(
             assert claim(config, None, Findings()) is None
         process.kill()
         process.wait()
-    checked = check(config)
+    checked = make_plans([config])[0]
     assert checked.lock
     assert lock.read_text().split()[0] == str(os.getpid())
-    again = check(config)  # the same process is the same run
+    again = make_plans([config])[0]  # the same process is the same run
     again.release()
     assert lock.is_file()
     checked.release()
@@ -80,7 +80,7 @@ def test_a_folder_without_locks_stops_nobody(
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("coinage.runs.lock._lock", refuse)
-    checked = check(config_for(moon_dataset, tmp_path))
+    checked = make_plans([config_for(moon_dataset, tmp_path)])[0]
     assert checked.lock
     assert checked.lock.file is None
 
@@ -98,21 +98,21 @@ def test_a_run_that_begins_anew_keeps_what_was_there_under_a_number(
         "--validation_split=0.2",
         "--keep_best",
     )
-    first = check(config_for(moon_dataset, tmp_path, *given))
+    first = make_plans([config_for(moon_dataset, tmp_path, *given)])[0]
     assert not [problem for problem in first.warnings if "already" in problem.what]
     trained(moon_dataset, tmp_path, *given)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
-    again = check(config_for(moon_dataset, tmp_path, *given))
+    again = make_plans([config_for(moon_dataset, tmp_path, *given)])[0]
     (told,) = [problem for problem in again.warnings if "already" in problem.what]
     assert told.what.startswith(
         "zibu.safetensors is there already: this run replaces it at its end; "
     )
     assert "under a number" in told.what
     assert "--output_name" in told.hint
-    resumed = check(
-        config_for(moon_dataset, tmp_path, *given, "--resume=latest", "--max_train_steps=5")
-    )
+    resumed = make_plans(
+        [config_for(moon_dataset, tmp_path, *given, "--resume=latest", "--max_train_steps=5")]
+    )[0]
     assert not [problem for problem in resumed.warnings if "already" in problem.what]
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(before), (
         "nothing is renamed by a check"

@@ -32,7 +32,7 @@ class Planned:
 
 
 def side_by_side(runs: Sequence[Planned]) -> Planned:
-    """Runs that share a model and take their steps together, as one."""
+    """Return runs that share a model and take their steps together, as one."""
     samples: list[Sample] = []
     datasets: list[DatasetConfig] = []
     owners: list[int] = []
@@ -79,7 +79,7 @@ class Advice:
 
 
 def memory_problem(planned: Planned, sizes: ModelSizes, free: int) -> Problem | None:
-    """That a run does not fit into so many free bytes, and what does."""
+    """Find out that a run does not fit into so many free bytes, and what makes it fit."""
     needs = planned.needs(sizes)
     if needs.total <= free:
         return None
@@ -90,7 +90,7 @@ def memory_problem(planned: Planned, sizes: ModelSizes, free: int) -> Problem | 
 
 
 def advice(planned: Planned, sizes: ModelSizes, free: int) -> Advice:
-    """The first changes, in the order of `ways`, with which a run fits into so many free bytes; none that is not needed."""
+    """Return the first changes, in the order of `ways`, with which a run fits into so many free bytes."""
     chosen: list[Change] = []
     for options in ways(planned):
         for change in options:
@@ -101,7 +101,7 @@ def advice(planned: Planned, sizes: ModelSizes, free: int) -> Advice:
 
 
 def ways(planned: Planned) -> list[list[Change]]:
-    """What can be changed, what costs least first; for each the ways to do it, the gentlest first."""
+    """Return what can be changed, what costs least first; for each the ways to do it, the gentlest first."""
     config = planned.config
     model, data = config.model, config.data
     varies = any(sample.subset.images.vary_pixels for sample in planned.samples)
@@ -132,7 +132,7 @@ def _changed(planned: Planned, changes: Sequence[Change]) -> Planned:
 
 
 def _least(planned: Planned, sizes: ModelSizes, changes: list[Change], free: int) -> Advice:
-    """The changes without those that are not needed to fit, or to come as low as they do."""
+    """Return the changes without those that are not needed to fit, or to come as low as they do."""
     limit = max(free, _changed(planned, changes).needs(sizes).total)
     for change in reversed(changes):
         others = [other for other in changes if other is not change]
@@ -160,7 +160,7 @@ def _one_by_one(run: Planned) -> Planned:
 
 
 def _smaller_batches(datasets: Sequence[DatasetConfig], accumulation: int) -> list[Change]:
-    """Smaller batches, of which more make a step."""
+    """Return smaller batches, of which more make a step."""
     largest = max(dataset.batch_size for dataset in datasets)
     changes = []
     for parts in (k for k in range(2, largest + 1) if largest % k == 0):
@@ -190,7 +190,7 @@ def _smaller_batches(datasets: Sequence[DatasetConfig], accumulation: int) -> li
 
 
 def _smaller_pictures(datasets: Sequence[DatasetConfig], least: int) -> list[Change]:
-    """Lower resolutions, for the datasets that are above them."""
+    """Return lower resolutions, for the datasets that are above them."""
     largest = max(math.isqrt(math.prod(dataset.resolution_wh)) for dataset in datasets)
     return [
         Change(f"resolution {side}", lambda run, side=side: _at(run, side))  # type: ignore[misc]
@@ -200,7 +200,7 @@ def _smaller_pictures(datasets: Sequence[DatasetConfig], least: int) -> list[Cha
 
 
 def _at(run: Planned, side: int) -> Planned:
-    """The run with its images fitted anew, to a resolution of at most `side` times `side` pixels."""
+    """Return the run with its images fitted anew, to at most `side` times `side` pixels."""
     config = run.config
     datasets = tuple(
         replace(d, resolution_wh=(side, side)) if math.prod(d.resolution_wh) > side**2 else d

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coinage.checks.preflight import tokenizer_of
+from coinage.checks.word import tokenizer_of
 from coinage.config import DataConfig, LoopConfig, TrainConfig
 from coinage.data.batches import run_length
 from coinage.data.examine import ExaminedDataset, examine

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from coinage.checks.plan import Draft
 from coinage.config import TrainConfig
 from coinage.data.batches import length_of
 from coinage.data.sample import LATENTS, Sample
-from coinage.errors import Problem
+from coinage.errors import Findings, Problem
 from coinage.models.facts import FACTS, FamilyFacts
 from coinage.system.launch import process_count
 from coinage.wording import sized
@@ -23,28 +24,31 @@ STATE = 8 * 1024  # bytes of a state beside the rows and their two moments, abou
 
 
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
-    """Return how many embeddings a run writes in all, at most: the last one and the best one, where it is kept, included."""
+    """Return how many embeddings a run writes at most, the last one and the best one included."""
     by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
     every = config.save.epochs_between(epochs)
     return by_steps + ((epochs - 1) // every if every else 0) + 1 + config.save.keep_best
 
 
 def latent_bytes(sample: Sample, facts: FamilyFacts) -> int:
-    """Return the bytes of an image's latents, with those of its mirror image where it is flipped."""
+    """Return the bytes of an image's latents, and of those of its mirror image where it is flipped."""
     pixels = math.prod(sample.fit.bucket_wh) // facts.latent_scale**2
     mask = MASK if sample.mask else 0
     return sample.latents * pixels * (facts.latent_channels * MOMENT + mask)
 
 
 def saved_bytes(config: TrainConfig, count: int) -> int:
-    """Bytes of so many embeddings and their states, older ones that are deleted included."""
+    """Return the bytes of so many embeddings and their states, older ones that are deleted included."""
     rows = config.word.num_vectors * FACTS[config.model.family].vector_width * 4
     states = count - config.save.keep_best if config.state.save else int(config.state.at_end)
     return count * (rows + HEADER) + states * (3 * rows + STATE)
 
 
 def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
-    """Bytes that a run writes, by folder: embeddings, states, and latents kept on disk; at most, without log, report and previews."""
+    """Return the bytes that a run writes at most, by folder: embeddings, states, and latents kept on disk.
+
+    Log, report and previews are not counted.
+    """
     found = Counter(
         {
             config.save.output_dir: saved_bytes(
@@ -60,8 +64,13 @@ def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
     return found
 
 
+def check_disk(drafts: Sequence[Draft], findings: Findings) -> None:
+    """Warn of disks that have no room for what the words write together."""
+    findings.warnings += disk_problems(*((draft.config, draft.samples) for draft in drafts))
+
+
 def disk_problems(*runs: tuple[TrainConfig, Sequence[Sample]]) -> list[Problem]:
-    """A warning for each disk that has no room for what runs side by side would write there, as far as the system tells.
+    """Return a warning for each disk that has no room for what runs side by side would write there.
 
     Args:
         runs: each one's settings, and its images.
@@ -112,12 +121,12 @@ def _problem(size: int, free: int, folder: Path, *, latents: bool) -> Problem:
 
 
 def _existing(folder: Path) -> Path | None:
-    """The folder, or the nearest one above it that is there already."""
+    """Return the folder, or the nearest one above it that is there already."""
     return next(
         (path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()), None
     )
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes of the latents in a folder and those below it."""
+    """Return the bytes of the latents in a folder and those below it."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors") if path.is_file())

@@ -1,7 +1,7 @@
-"""How much GPU memory a run takes, told from sizes alone before anything is loaded. Imports no torch.
+"""How much GPU memory a run needs, from sizes alone before anything is loaded. Imports no torch.
 
-Weights are counted. Activations are a fit to what `benchmarks/memory.py` measures: within 1 %, with --fp8_base within
-20 %. What the CUDA context and cuDNN take is a guess, and --torch_compile is not looked at.
+Weights are counted. Activations are a fit to what `benchmarks/memory.py` measures: within 1 %, with
+--fp8_base within 20 %. What the CUDA context and cuDNN take is a guess, and --torch_compile is not looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ WORKSPACE = 128 * MB  # a guess: of cuBLAS and cuDNN, and what the allocator can
 
 
 UNPACKED = 24 * MB  # the weights of a layer, brought from 8 bits to what is computed with
-# Of the VAE, for each pixel of a picture in half precision; twice that in float32. cuDNN may take as much again.
+# Of the VAE, for each pixel of a picture in half precision; twice that in float32. cuDNN may need as much
+# again.
 ENCODING, DECODING = 1_286, 1_536
 
 
@@ -56,14 +57,15 @@ class Footprint:
     def shown(self) -> str:
         """One line for people."""
         when = f", most {self.when}" if self.when else ""
-        parts = f"model {self.model / GB:.1f}, activations {self.activations / GB:.1f}, the rest {self.rest / GB:.1f}"
+        model, activations = self.model / GB, self.activations / GB
+        parts = f"model {model:.1f}, activations {activations:.1f}, the rest {self.rest / GB:.1f}"
         return f"about {in_gb(self.total)} of GPU memory{when}: {parts}" + (
             "" if self.told else " (as the released model)"
         )
 
 
 def in_gb(size: float) -> str:
-    """Bytes for people, in units of 2**30."""
+    """Return bytes for people, in units of 2**30."""
     return f"{size / GB:.1f} GB"
 
 
@@ -74,7 +76,7 @@ def footprint(
     prompts: Sequence[Prompt] = (),
     owners: Sequence[int] = (),
 ) -> Footprint:
-    """What a run needs on each GPU: the largest of training, encoding images and drawing previews.
+    """Return what a run needs on each GPU: the largest of training, encoding images and drawing previews.
 
     Args:
         config: the run.
@@ -85,8 +87,7 @@ def footprint(
     """
     model = config.model
     always, vae = weights(model, sizes), sizes.vae * vae_bytes(model)
-    facts = FACTS[model.family]
-    width = math.sqrt(sizes.vae / facts.released.vae)
+    width = math.sqrt(sizes.vae / FACTS[model.family].released.vae)
     kept, chunks = config.data.cache_latents, model.max_token_length // CHUNK
     step = max(
         (
@@ -96,7 +97,7 @@ def footprint(
         default=0,
     )
     encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
-    side = facts.side  # where a prompt names none
+    side = FACTS[model.family].side  # where a prompt names none
     drawn = max(((prompt.width or side) * (prompt.height or side) for prompt in prompts), default=0)
     work = vae_bytes(model) / 2 * width
     times = [
@@ -113,7 +114,7 @@ def footprint(
 def batch_loads(
     config: TrainConfig, samples: Sequence[Sample], owners: Sequence[int] = ()
 ) -> set[tuple[int, int]]:
-    """Pixels of a picture, and pictures in a batch: the largest batch of each bucket, those of all words together."""
+    """Return (pixels of a picture, pictures) of each bucket's largest batch, of all words together."""
     largest: Counter[tuple[int, Size]] = Counter()
     for (number, size), count in uses_per_group(samples).items():
         key = owners[number] if owners else 0, size
@@ -125,7 +126,7 @@ def batch_loads(
 
 
 def encoder_loads(config: TrainConfig, samples: Sequence[Sample]) -> set[tuple[int, int]]:
-    """The same of what the VAE encodes at once."""
+    """Return the same of what the VAE encodes at once."""
     if not config.data.cache_latents:
         return batch_loads(config, samples) | {
             (math.prod(sample.fit.bucket_wh), 1) for sample in samples
@@ -139,7 +140,7 @@ def encoder_loads(config: TrainConfig, samples: Sequence[Sample]) -> set[tuple[i
 def activations(
     model: ModelConfig, sizes: ModelSizes, pixels: int, batch: int, chunks: int = 1
 ) -> int:
-    """Bytes of activations of a training step at most, the backward pass included.
+    """Return the bytes of activations of a training step at most, the backward pass included.
 
     A UNet of another size than the released one is taken to be of the same build and narrower or wider.
 
@@ -168,7 +169,7 @@ def arithmetic_of(model: ModelConfig) -> Arithmetic:
 
 
 def weights(model: ModelConfig, sizes: ModelSizes) -> int:
-    """Bytes of the weights of UNet and text encoders."""
+    """Return the bytes of the weights of UNet and text encoders."""
     low = 4 if model.precision == "no" else 2
     kept = low if model.low_precision_text else 4
     unet = sizes.unet * low
@@ -178,12 +179,12 @@ def weights(model: ModelConfig, sizes: ModelSizes) -> int:
 
 
 def vae_bytes(model: ModelConfig) -> int:
-    """Bytes of a number of the VAE. Where it overflows in fp16, it works in float32."""
+    """Return the bytes of a number of the VAE. One that overflows in fp16 works in float32."""
     own_vae = model.vae is None
     overflows = model.precision == "fp16" and own_vae and FACTS[model.family].vae_overflows_fp16
     return 4 if model.precision == "no" or model.full_precision_vae or overflows else 2
 
 
 def optimizer_bytes(config: TrainConfig) -> int:
-    """Bytes of the rows, their gradient and AdamW's two moments, float32."""
+    """Return the bytes of the rows, their gradient and AdamW's two moments, float32."""
     return config.word.num_vectors * FACTS[config.model.family].vector_width * 4 * 4

@@ -1,4 +1,4 @@
-"""What must fit into a run: warm-ups, decays, intervals. Its length is known once images are found. No torch."""
+"""Check that warm-ups, decays and intervals fit into the run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def fit_into_run(config: TrainConfig, samples: Sequence[Sample], findings: Findi
     Args:
         config: the run; `max_epochs` decides how many steps it has, where it is given.
         samples: its images, at least one of them with repeats.
-        findings: gets errors where the learning rate would never be reached, and warnings for what never comes.
+        findings: gets errors where the learning rate would never be reached, and warnings for
+            what never comes.
     """
     steps, epochs = length_of(config, samples, process_count())
     length = counted(steps, "step")

@@ -29,7 +29,7 @@ from coinage.models.facts import DEFAULT, FACTS, SDXL
 from coinage.models.hub_files import detect_family
 from coinage.report.contact_sheet import contact_sheet
 from coinage.settings.build_data import build_data
-from coinage.settings.defaults import take_own_size
+from coinage.settings.discover import with_own_size
 from coinage.settings.idle_flags import notes
 from coinage.settings.scripts import script_for
 from coinage.system.files import write_bytes
@@ -128,10 +128,10 @@ def _query(
     folder = source if is_folder(source) else None
     model = flags.model or args.pretrained_model_name_or_path
     if folder:
-        take_own_size(args, model)
-    findings.warnings += args.told.warnings
-    findings.notes += [*args.told.notes, *notes(args)]
-    data = build_data(args, facts, findings, folder=folder)
+        args = with_own_size(args, model)
+    findings.warnings += args.remarks.warnings
+    findings.notes += [*args.remarks.notes, *notes(args)]
+    data = build_data(args, facts, findings, look_into_folders=True, folder=folder)
     num_vectors = max(flags.num_vectors, args.num_vectors_per_token)
     if not 1 <= num_vectors <= CHUNK:
         findings.error(f"--num_vectors {num_vectors} does not fit in a prompt of {CHUNK} tokens")

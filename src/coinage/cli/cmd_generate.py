@@ -10,16 +10,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from coinage.checks.preflight import (
-    model_problems,
-    output_problems,
-    vae_problems,
-)
+from coinage.checks.model import model_problems, vae_problems
+from coinage.checks.output import make_folder
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
+from coinage.models.facts import DEFAULT
 from coinage.models.hub_files import detect_family, native_side
-from coinage.settings.scripts import Script, family_asked_for
+from coinage.settings.scripts import Script, asked_family
 from coinage.system.text_files import is_file, no_file
 from coinage.terminal import progress
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
@@ -134,7 +132,8 @@ def generate_command(argv: Sequence[str]) -> None:
     args = generate_parser().parse_args(argv)
     model = ModelConfig(
         source=args.model,
-        family=detect_family(args.model) or family_asked_for(Script.ANY, v2=args.v2).name,
+        family=detect_family(args.model)
+        or (asked_family(Script.COINAGE, v2=args.v2) or DEFAULT).name,
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
         zero_terminal_snr=args.zero_terminal_snr,
@@ -191,7 +190,7 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
         if 0 < getattr(args, name) < 64:
             findings.error(f"--{name} {getattr(args, name)} is too small", hint="use at least 64")
     if not findings.errors:
-        findings.errors += output_problems(args.output, "--output")
+        findings.errors += make_folder(args.output, "--output")
     findings.raise_errors()
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coinage.checks.preflight import model_problems
+from coinage.checks.model import model_problems
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, Findings

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["train"]:
         from coinage.cli.train import train_command
 
-        return train_command("any", words[1:], prog="coinage train")
+        return train_command("coinage", words[1:], prog="coinage train")
     return exit_code_of(lambda: _run(words))
 
 

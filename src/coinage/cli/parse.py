@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coinage.errors import ConfigError, Findings, Problem
-from coinage.settings import word_tables as entries
-from coinage.settings.defaults import decided
-from coinage.settings.flags import BY_DEST, SECRETS, Flag, flags_of
+from coinage.errors import ConfigError, Problem
+from coinage.settings import word_tables
+from coinage.settings.flag_values import FlagValues
+from coinage.settings.flags import SECRETS, Flag, flags_of
 from coinage.settings.foreign import CALLED, DASHES, bare, meant
+from coinage.settings.mapping import merge, values_to_toml
 from coinage.settings.scripts import Script
-from coinage.settings.tidy import tidy
 from coinage.settings.toml_file import Settings, read_settings, settings_path
 from coinage.settings.values import values_of_command
 from coinage.system.files import write_bytes
@@ -59,7 +59,7 @@ example:
 
 
 def build_parser(script: str, prog: str) -> Parser:
-    """Return the parser of a `Script`, with one help section per group."""
+    """Return the parser of a script, with one help section per group."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [flags]",
@@ -75,13 +75,17 @@ def build_parser(script: str, prog: str) -> Parser:
     return parser
 
 
-def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
+def parse(script: str, argv: Sequence[str], prog: str) -> FlagValues:
     """Return the values of all flags of a script: command line, else config file, else default.
 
-    `words` has those of each word of the file, and `told` what is to be said of the file.
+    Args:
+        script: "sd", "sdxl" or "coinage".
+        argv: the words of the command line after the program's name.
+        prog: the program's name, for messages.
 
     Raises:
-        ConfigError: unknown flags, with the nearest known one; values that are none of their flags: all of them.
+        ConfigError: unknown flags, with the nearest known one, and values that do not fit their flags:
+            all of them.
     """
     flags = {flag.dest: flag for flag in flags_of(script)}
     given, problems = _command(argv, flags, build_parser(script, prog))
@@ -92,49 +96,17 @@ def parse(script: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
         except ConfigError as error:
             problems += error.problems
     if settings.words:
-        problems += entries.command_problems(given)
-    args, wrong = _merged(script, flags, given, settings)
+        problems += word_tables.command_problems(given)
+    values, wrong = merge(Script(script), flags, given, settings)
     if problems or wrong:
         raise ConfigError(dict.fromkeys([*problems, *wrong]))
-    if script == Script.ANY:
-        for own in (args, *(word.args for word in args.words)):
-            decided(own)
-    return args
-
-
-def _merged(
-    script: str, flags: Mapping[str, Flag], given: Mapping[str, Any], settings: Settings
-) -> tuple[argparse.Namespace, list[Problem]]:
-    """The values of a run, in `words` those of each word of its file; and what is wrong with them."""
-    problems: list[Problem] = []
-
-    def finished(values: Mapping[str, Any]) -> argparse.Namespace:
-        defaults = {name: flag.default for name, flag in flags.items()}
-        args = argparse.Namespace(**defaults | dict(values) | dict(given))
-        args.script, args.words = script, []
-        args.told = Findings(warnings=[*settings.told.warnings], notes=[*settings.told.notes])
-        problems.extend(tidy(args, flags))
-        return args
-
-    args = finished(settings.shared)
-    for label, own in settings.words:
-        overruled = tuple(name for name in own if name in given)
-        args.words.append(
-            entries.Entry(label, finished(entries.merged(settings.shared, own)), overruled)
-        )
-    every = [word.args for word in args.words] or [args]
-    if settings.folders:
-        if not all(any(getattr(own, name) for name in entries.DATA) for own in every):
-            problems.append(settings.folders)
-        for own in every:
-            own.told.warnings.append(settings.folders)
-    return args, problems
+    return values
 
 
 def _command(
     argv: Sequence[str], flags: Mapping[str, Flag], parser: Parser
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The values of the flags that a command line has, and what is wrong with it."""
+    """Return the values of the flags that a command line has, and what is wrong with it."""
     words, problems = _known_words(argv, flags, parser.prog)
     unset = object()
     try:
@@ -154,7 +126,7 @@ def _command(
 def _known_words(
     argv: Sequence[str], flags: Mapping[str, Flag], prog: str
 ) -> tuple[list[str], list[Problem]]:
-    """A command line with its flags in full, without unknown ones and their values; and what is wrong with those."""
+    """Return a command line with its flags in full, without unknown ones; and what is wrong with those."""
     words: list[str] = []
     problems = []
     lost = False  # the last flag is unknown, and what follows are its values
@@ -177,7 +149,7 @@ def _known_words(
 
 
 def _alike(name: str, flags: Mapping[str, Flag]) -> list[str]:
-    """The flag of a name, else those that begin so; none where other tools mean something else by the name."""
+    """Return the flag of a name, else those that begin so; none where other tools mean another flag."""
     if name in HELP or (name.startswith("--") and name[2:] in flags):
         return [name]
     alike = [f"--{flag}" for flag in flags if f"--{flag}".startswith(name)]
@@ -185,30 +157,18 @@ def _alike(name: str, flags: Mapping[str, Flag]) -> list[str]:
     return alike if not elsewhere or [bare(flag) for flag in alike] == [*elsewhere] else []
 
 
-def write_config(args: argparse.Namespace) -> Path:
+def write_config(values: FlagValues) -> Path:
     """Write the values that differ from the defaults to --config_file; secrets are left out.
 
     Raises:
         ConfigError: no --config_file, or the file exists.
     """
-    import tomli_w
-
-    if not args.config_file:
-        raise ConfigError(
-            [Problem("--output_config needs --config_file", hint="add --config_file settings.toml")]
-        )
-    path = settings_path(args.config_file)
+    if not values.config_file:
+        what, hint = "--output_config needs --config_file", "add --config_file settings.toml"
+        raise ConfigError([Problem(what, hint=hint)])
+    path = settings_path(values.config_file)
     if path.exists():
-        raise ConfigError(
-            [
-                Problem(
-                    "--output_config: the file exists", str(path), "name another file, or delete it"
-                )
-            ]
-        )
-    skip = {*SECRETS, "config_file", "output_config"}
-    shown = {k: v for k, v in vars(args).items() if k in BY_DEST and k not in skip}
-    values = {k: v for k, v in shown.items() if v != BY_DEST[k].default}
-    text = tomli_w.dumps({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
-    write_bytes(path, text.encode())
+        what, hint = "--output_config: the file exists", "name another file, or delete it"
+        raise ConfigError([Problem(what, str(path), hint)])
+    write_bytes(path, values_to_toml(values).encode())
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import platform
 import random
@@ -18,14 +17,15 @@ from typing import TYPE_CHECKING
 from coinage import __version__
 from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import parse, write_config
-from coinage.errors import CoinageError, ConfigError
+from coinage.errors import AlreadyReported, CoinageError
 from coinage.system.launch import process_count
 from coinage.terminal.messages import fact, print_line, print_result, print_text
 
 if TYPE_CHECKING:
-    from coinage.checks.preflight import Checked
+    from coinage.checks.plan import Plan
     from coinage.config import TrainConfig
     from coinage.hub import Uploader
+    from coinage.settings.flag_values import FlagValues
     from coinage.training.observers.base import Observer
     from coinage.training.observers.reporter import Reporter
     from coinage.training.observers.trackers import Writer
@@ -43,57 +43,51 @@ def train_command(
     return exit_code_of(lambda: _traced(parse(script, words, prog)))
 
 
-def _traced(args: argparse.Namespace) -> None:
+def _traced(values: FlagValues) -> None:
     """Train; with `--verbose`, an error for the user has its traceback too. A fault of ours has it always."""
     try:
-        _train(args)
+        _train(values)
     except CoinageError:
-        if args.verbose:
+        if values.verbose:
             print_text(traceback.format_exc(), "stderr")
         raise
 
 
-def _train(args: argparse.Namespace) -> None:
-    if args.output_config:
-        print_line(f"wrote {write_config(args)}")
+def _train(values: FlagValues) -> None:
+    if values.output_config:
+        print_line(f"wrote {write_config(values)}")
         return
-    from coinage.cli.plan import tell_head, tell_heads, tell_plan
-    from coinage.cli.words import build_words, checked_words, show_datasets, tell_findings
-    from coinage.settings.ranges import DRAW, range_problems
+    from coinage.checks import make_plans
+    from coinage.cli.plan import print_head, print_plan
+    from coinage.cli.words import build_words, print_findings, show_datasets
 
-    unseeded = [
-        own for own in ([word.args for word in args.words] or [args]) if own.seed in (None, DRAW)
-    ]
-    shared = None
-    if unseeded and process_count() > 1:
-        if problem := range_problems(args).get("ddp_timeout"):
-            raise ConfigError([problem])
-        shared = shared_seed(args.ddp_timeout)
-    words = build_words(args, shared)
-    configs = [word.config for word in words]
+    configs, labels = build_words(values)
     settings = configs[0].log
     set_up_log(settings.level, settings.file, simple=settings.simple, live=not settings.quiet)
-    if args.debug_dataset:
-        show_datasets(words, args.debug_dataset_out)
+    if values.debug_dataset:
+        show_datasets(configs, labels, values.debug_dataset_out)
         return
-    checked = checked_words(words)
+    plans = make_plans(configs, labels, seed=_shared_seed(configs, values.ddp_timeout))
     with ExitStack() as stack:
-        for found in checked:
-            stack.callback(found.release)
-        configs = [word.config for word in words]
-        tell_findings(words, checked)
-        if len(words) == 1:
-            tell_head(configs[0], checked[0].samples, drawn=bool(unseeded))
-        else:
-            tell_heads(configs, checked, drawn=bool(unseeded))
-        if args.dry_run:
-            tell_plan(configs, checked)
-        else:
-            run_training(configs, checked, args.ddp_timeout)
+        for plan in plans:
+            stack.callback(plan.release)
+        print_findings(plans)
+        print_head(plans)
+        if values.dry_run:
+            print_plan(plans)
+            return
+        for plan in plans:
+            plan.start()
+        run_training(plans, values.ddp_timeout)
 
 
-def shared_seed(timeout: int | None) -> int:
-    """A drawn seed that all processes have."""
+def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | None:
+    """Draw a seed that all processes have; None where there is one process, or a seed is given."""
+    from coinage.config import OPEN_SEED
+
+    is_open = any(config.loop.seed == OPEN_SEED for config in configs)
+    if not is_open or process_count() == 1:
+        return None
     from coinage.training.processes import start_processes
 
     return start_processes(timeout)[0].gather(random.SystemRandom().randrange(2**31))[0]
@@ -102,7 +96,9 @@ def shared_seed(timeout: int | None) -> int:
 def opened(
     configs: Sequence[TrainConfig], processes: Processes
 ) -> tuple[Uploader | None, list[list[Writer]]]:
-    """Hub, and trackers of each word, before the model; the main process has them, and all end where it fails.
+    """Open the hub and the trackers of each word, before the model.
+
+    The main process has them, and all processes end where it fails.
 
     Raises:
         CoinageError: one does not start.
@@ -123,15 +119,13 @@ def opened(
         except CoinageError as failed:
             error = failed
     if any(processes.gather(error is not None)):
-        raise error or ConfigError([])  # the main process tells why
+        raise error or AlreadyReported()  # the main process tells why
     return uploader, writers
 
 
-def run_training(
-    configs: Sequence[TrainConfig], checked: Sequence[Checked], timeout: int | None = None
-) -> None:
+def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
     """Load the model, train its words, save. Everything heavy is imported here."""
-    from coinage.cli.plan import judge_memory, planned_for
+    from coinage.checks.memory import free_memory_problem
     from coinage.cli.signals import stopping
     from coinage.models.facts import FACTS
     from coinage.models.quiet import quiet_libraries
@@ -146,8 +140,9 @@ def run_training(
 
     quiet_libraries()
     processes, device = start_processes(timeout)
-    if processes.main:
-        judge_memory(planned_for(configs, checked), device)
+    configs, checked = [plan.config for plan in plans], plans
+    if processes.main and (problem := free_memory_problem(plans, device)):
+        log.warning("%s", problem)
     uploader, writers = opened(configs, processes)
     model = configs[0].model
     fact("model", f"loading {model.source} ({FACTS[model.family].display_name})")

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coinage.checks.preflight import output_problems
+from coinage.checks.output import make_folder
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
-from coinage.errors import ConfigError, Problem, TrainingError, did_you_mean
+from coinage.errors import AlreadyReported, ConfigError, Problem, TrainingError, did_you_mean
 from coinage.models.facts import FACTS
 from coinage.system.files import save_image, write_bytes
 from coinage.terminal.messages import print_line, print_text
@@ -99,7 +99,7 @@ def export(settings: DemoSettings) -> list[str]:
         ConfigError: the folder cannot be written, or the seed is negative.
     """
     concept = settings.find_concept()
-    problems = output_problems(settings.folder, "--output")
+    problems = make_folder(settings.folder, "--output")
     if settings.seed < 0:
         problems.append(Problem(f"--seed {settings.seed} must not be negative"))
     if problems:
@@ -144,7 +144,7 @@ def run(settings: DemoSettings) -> None:
     code = subprocess.run(command, check=False).returncode
     print_line("", "stderr")
     if code == ConfigError.exit_code:
-        raise ConfigError([])  # the command has said what is wrong
+        raise AlreadyReported  # the command has said what is wrong
     if code:
         raise TrainingError("the training command failed", hint="its messages are above")
     seconds = time.monotonic() - started

@@ -1,1 +1,1 @@
-"""The files of a run in its output folder, told by their names."""
+"""The files of a run in its output folder, recognised by their names."""

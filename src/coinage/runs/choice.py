@@ -36,7 +36,7 @@ class Choice:
     ranking: Sequence[tuple[str, float | None]]
 
     def applied(self, config: TrainConfig) -> TrainConfig:
-        """A run's settings with what was chosen."""
+        """Return a run's settings with what was chosen."""
         datasets = tuple(
             replace(
                 dataset,
@@ -61,14 +61,14 @@ class Choice:
         )
 
     def as_json(self) -> bytes:
-        """What is written."""
+        """Return what is written."""
         return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
 
 
 def choice_of(
     config: TrainConfig, given_seed: int, ranking: Sequence[tuple[str, float | None]]
 ) -> Choice:
-    """The choice of a candidate's settings."""
+    """Return the choice of a candidate's settings."""
     word, loop = config.word, config.loop
     return Choice(
         loop.chosen,
@@ -82,7 +82,7 @@ def choice_of(
 
 
 def path_of(config: TrainConfig, folder: Path | None = None) -> Path:
-    """Where a run's choice is kept: in its output folder, unless another one is given."""
+    """Return where a run's choice is kept: in its output folder, unless another one is given."""
     return (folder or config.save.output_dir) / f"{config.word.output_name}{CHOICE}"
 
 
@@ -97,7 +97,10 @@ def read_choice(path: Path) -> Choice | None:
 
 
 def as_chosen(config: TrainConfig, findings: Findings) -> TrainConfig:
-    """The settings of a run that goes on, with what `--autopilot` chose when it began; what is in the way is found."""
+    """Return the settings of a run that goes on, with what `--autopilot` chose when it began.
+
+    A choice that is missing or broken is an error in `findings`.
+    """
     if config.loop.autopilot is None or config.state.resume is None:
         return config
     state = named_state(config.state.resume, config.save.output_dir, config.word.output_name)

@@ -1,4 +1,4 @@
-"""Cheap digests of the files that a run learns from, by which a replaced file is told. Imports no torch."""
+"""Cheap digests of the files that a run learns from, to notice a replaced file. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""The files of a run in its output folder, told by their names. Imports no torch.
+"""The files of a run in its output folder, recognised by their names. Imports no torch.
 
-A run called NAME writes NAME.EXT at its end, NAME-000003.EXT and NAME-step00000500.EXT on the way, NAME-best.EXT,
-a folder NAME...-state beside any of them, NAME-log.jsonl, NAME-report.html and NAME-autopilot.json.
+A run called NAME writes NAME.EXT at its end, NAME-000003.EXT and NAME-step00000500.EXT on the way,
+NAME-best.EXT, a folder NAME...-state beside any of them, NAME-log.jsonl, NAME-report.html and
+NAME-autopilot.json.
 
 Two rules keep runs of one name apart:
 
-- A run that begins anew never mixes with what an earlier one left. The earlier log, report, best word, saves and
-  states get a number before their ending, `NAME-log-1.jsonl`, the same one for all, and no run takes them for its
-  own then. The earlier word, NAME.EXT, stays until the new one is there, and the user is warned of that before the
-  model is loaded.
+- A run that begins anew never mixes with what an earlier one left. The earlier log, report, best word, saves
+  and states get a number before their ending, `NAME-log-1.jsonl`, the same one for all, and no run takes them
+  for its own then. The earlier word, NAME.EXT, stays until the new one is there, and the user is warned of
+  that before the model is loaded.
 - A run tidies what a kill left: files half written, under NAME's names, by processes that are gone.
 """
 
@@ -122,7 +123,7 @@ def _half_written(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether the process that wrote a temporary file is gone."""
+    """Return whether the process that wrote a temporary file is gone."""
     found = HALF_WRITTEN.fullmatch(path.name)
     if found is None or int(found["process"]) == os.getpid():
         return False
@@ -138,7 +139,7 @@ def _is_left_over(path: Path) -> bool:
 
 
 def is_mixing(folder: Path, name: str, resume: str | None) -> bool:
-    """Whether a run that begins at its first step would mix with an earlier one of its name.
+    """Return whether a run that begins at its first step would mix with an earlier one of its name.
 
     Not where `--resume` was to go on and found no state: unless the word is finished, that run was killed
     before its first save.

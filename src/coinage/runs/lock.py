@@ -18,6 +18,7 @@ from coinage.wording import few
 
 log = logging.getLogger("coinage")
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+TAKEN_BY_OTHER = "another run writes {} into this folder"
 FAR = 2**20  # the byte that is locked on Windows, where what is locked cannot be read
 
 
@@ -26,7 +27,7 @@ class Lock:
     """A lock on a run's name, held until it is released or forgotten, or the process dies."""
 
     path: Path
-    file: int | None  # None: the file system has no locks
+    file: int | None  # None: not taken yet, or the file system has no locks
     # A copy of it in a child of that one has nothing to give free
     process: int = field(default_factory=os.getpid)
 
@@ -41,6 +42,14 @@ class Lock:
             with suppress(OSError):
                 os.close(file)
 
+    def take(self, findings: Findings) -> None:
+        """Take the name, if it is not held yet; another run that holds it is an error."""
+        if self.file is None:
+            name = self.path.name.removeprefix(".").removesuffix(".lock")
+            held = _hold(self.path, findings, TAKEN_BY_OTHER.format(name))
+            if held:
+                self.file, held.file = held.file, None
+
     def __del__(self) -> None:
         self.release()
 
@@ -48,10 +57,11 @@ class Lock:
 def claim(config: TrainConfig, state: Path | None, findings: Findings) -> Lock | None:
     """Take a run's name in its output folder, and warn of an earlier run's files that are in the way.
 
-    Of several processes of one run, the first one does this for all.
+    Where the folder is not there yet, nobody holds the name, and `Lock.take` takes it later. Of several
+    processes of one run, the first one does this for all.
 
     Args:
-        config: of the run, whose output folder is there.
+        config: of the run.
         state: what it goes on from; then the files are its own.
         findings: get an error where another run holds the name.
 
@@ -61,7 +71,7 @@ def claim(config: TrainConfig, state: Path | None, findings: Findings) -> Lock |
     if process_rank():
         return None
     folder, name = config.save.output_dir, config.word.output_name
-    lock = _hold(folder / f".{name}.lock", findings, f"another run writes {name} into this folder")
+    lock = _hold(folder / f".{name}.lock", findings, TAKEN_BY_OTHER.format(name))
     if lock and state is None and is_mixing(folder, name, config.state.resume):
         _warn_of_earlier(config, findings)
     return lock
@@ -134,7 +144,7 @@ def _lock(file: int) -> None:
 
 
 def _owner(file: int) -> str:
-    """Who holds a lock, as "PROCESS HOST"; "" where that cannot be read."""
+    """Return who holds a lock, as "PROCESS HOST"; "" where that cannot be read."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         return os.read(file, 300).decode(errors="replace")
@@ -143,7 +153,7 @@ def _owner(file: int) -> str:
 
 
 def _is_at(path: Path, file: int) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether a run can give its files their names: signs that no system takes, and lengths. Imports no torch."""
+"""Check that files can have their names: signs that no system takes, and lengths. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coinage.errors import Problem
 NAME_MAX = 255  # bytes of a name, where the system does not tell
 PATH_MAX = 259 if os.name == "nt" else None  # characters of a whole path on Windows
 EPOCH, STEP = "-000000", "-step00000000"
-# Windows keeps these names for devices, whatever stands behind a dot: what is written into such a file is lost.
+# Windows keeps these names for devices, whatever stands behind a dot: what is written there is lost.
 DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.IGNORECASE)
 PREVIEW = "_e000000_00_00000000000000_0000000000.png"  # epoch, prompt, time, seed
 
@@ -81,18 +81,15 @@ def length_problems(
     over = len(os.fsencode(name + ending)) - most
     if over > 0:
         what = f"--output_name is too long: with {ending} behind it, it has {most + over} bytes"
-        hint = f"give an --output_name that is {over} bytes shorter; letters beyond a to z take 2 to 4 bytes each"
+        shorter = f"give an --output_name that is {over} bytes shorter"
+        hint = f"{shorter}; letters beyond a to z take 2 to 4 bytes each"
         return [Problem(f"{what}, and the file system takes {most}", _short(name), hint)]
     over = len(str((folder / (name + ending)).absolute())) - (most_path or 0)
     if most_path and over > 0:
-        both = f"--output_dir and --output_name are too long together: with {ending} they have {most_path + over}"
-        return [
-            Problem(
-                f"{both} characters, and Windows takes {most_path}",
-                str(folder),
-                f"shorten them by {over}",
-            )
-        ]
+        both = "--output_dir and --output_name are too long together"
+        length = f"with {ending} they have {most_path + over} characters"
+        what = f"{both}: {length}, and Windows takes {most_path}"
+        return [Problem(what, str(folder), f"shorten them by {over}")]
     return []
 
 
@@ -101,7 +98,7 @@ def _short(name: str) -> str:
 
 
 def _name_limit(folder: Path) -> int:
-    """Bytes that a name may have in a folder, or in the nearest one that is there."""
+    """Return the bytes that a name may have in a folder, or in the nearest one that is there."""
     there = next(
         (place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path()
     )

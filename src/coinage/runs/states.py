@@ -1,4 +1,4 @@
-"""Saved states of runs: where they are, what they say of themselves, whether they fit a run. Imports no torch."""
+"""Saved states of runs: where they are, what they hold, and whether they fit a run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_SUMMARY, MOST_TENSORS = 2**20, 2**31  # bytes; 10 kB and some MB are usual
 MOST_STEPS = 10**12
 LATEST = "latest"
 REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of sd-scripts
-# What a run cannot go on with when it differs; a difference in the rest is told, and the run goes on.
+# What a run cannot go on with when it differs; a difference in the rest is a warning.
 NEEDED = ("family", "word", "vectors", "optimizer", "optimizer_args")
 MODEL, IMAGES = "weights", "images"  # digests of files; states of earlier versions have none
 WORDS = {
@@ -60,12 +60,12 @@ class Summary:
 
 
 def digest_of(data: bytes) -> str:
-    """A digest of bytes, 32 hexadecimal digits."""
+    """Return a digest of bytes, 32 hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What makes two runs the same to the bit, field by field, as plain values."""
+    """Return what makes two runs the same to the bit, field by field, as plain values."""
     word, optim = config.word, config.optim
     images = [
         (s.path.name, s.caption, s.repeats, s.dataset, s.fit, s.subset.captions, s.subset.images)
@@ -107,7 +107,7 @@ def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str,
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Read a state's summary; None when the state is not whole, or tells what cannot be."""
+    """Read a state's summary; None when the state is not whole, or holds what cannot be."""
     try:
         summary = decode(Summary, read_json(folder / SUMMARY, most=MOST_SUMMARY), exact=True)
         right = _counts_fit(summary) and _is_known(summary.fingerprint)
@@ -118,13 +118,13 @@ def read_summary(folder: Path) -> Summary | None:
 
 
 def _counts_fit(summary: Summary) -> bool:
-    """Whether the counters can be those of one run: an epoch that has ended had a step at least."""
+    """Return whether the counters can be those of one run: an epoch that has ended had a step at least."""
     step, epoch, done = summary.step, summary.epoch, summary.done
     return 0 <= done <= step <= MOST_STEPS and 1 <= epoch <= step - done + 1
 
 
 def _is_known(fingerprint: Mapping[str, Any]) -> bool:
-    """Whether a fingerprint tells at least what a run cannot go on without."""
+    """Return whether a fingerprint has at least what a run cannot go on without."""
     if not all(name in fingerprint for name in NEEDED):
         return False
     return type(fingerprint.get("seed")) is int
@@ -140,7 +140,7 @@ def _digest_of_file(path: Path) -> str | None:
 
 
 def states_of(folder: Path, name: str) -> dict[int, Path]:
-    """The whole states of a run, by their steps; not those of another whose name begins alike."""
+    """Return the whole states of a run, by their steps; not those of another whose name begins alike."""
     paths = [
         path
         for path in sorted(folder.glob(f"*{STATE}"))
@@ -254,7 +254,7 @@ def _tell_the_end(step: int, length: int, loop: LoopConfig, where: str, findings
 def compare(
     then: Mapping[str, Any], now: Mapping[str, Any], where: str, findings: Findings
 ) -> None:
-    """Tell every field in which a state and a run differ, but for those that an older state lacks.
+    """Report every field in which a state and a run differ, but for those that an older state lacks.
 
     Args:
         then: the state's fingerprint.

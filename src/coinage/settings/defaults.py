@@ -1,70 +1,53 @@
-"""What `coinage train` does where nothing is said: the best that was measured. The two scripts do as in sd-scripts."""
+"""The defaults of `coinage train`: the best that was measured. The two scripts keep those of sd-scripts."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from typing import Any
 
-from coinage.data.captioned_images import has_captions
-from coinage.data.folder import list_folder
-from coinage.errors import Findings
-from coinage.models.hub_files import native_side
 from coinage.optim.reach import USUAL_ANGLE
+from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST, DECIDED
+from coinage.settings.scripts import Script
 
-# Steps in which the angle falls to 0.7 of the first; it does not ask how long the run is
+# Steps in which the angle falls to 0.7 of the first; it does not depend on how long the run is
 TIMESCALE = 5
-# Pixels that differ each time cannot be kept
+# Pixels that differ each time cannot be cached
 VARIED = ("color_aug", "random_crop", "face_crop_aug_range")
+AUTO = "auto"  # of --init_word
 
 
-def decided(args: argparse.Namespace) -> argparse.Namespace:
-    """Fill in what was left open.
+def with_defaults(values: FlagValues) -> FlagValues:
+    """Fill in what `coinage train` decides where nothing was given, as far as flags alone tell it.
 
-    Without an optimizer and a rate, the measured best: `benchmarks/quality.py`. With one of them, what sd-scripts would do.
+    Without an optimizer and a rate, the measured best: `benchmarks/quality.py`. With one of them, what
+    sd-scripts would do.
     """
-    if (
-        args.optimizer_type is None
-        and args.learning_rate is None
-        and not (args.use_8bit_adam or args.use_lion_optimizer)
-    ):
-        args.optimizer_type, args.learning_rate = "Directional", USUAL_ANGLE
-        if args.lr_scheduler is None and not args.lr_scheduler_type:
-            args.lr_scheduler, args.lr_scheduler_timescale = (
-                "inverse_sqrt",
-                args.lr_scheduler_timescale or TIMESCALE,
-            )
-    if args.init_word is None and not args.weights:
-        args.init_word = "auto"
-    if args.early_stop is None:
-        args.early_stop = args.max_train_steps is None and args.max_train_epochs is None
-    args.save_model_as = args.save_model_as or "safetensors"
-    if args.train_data_dir and not args.dataset_config:
-        _take_images_as_they_are(args)
+    if values.script != Script.COINAGE:
+        return values
+    chosen = _optimizer(values)
+    if values.init_word is None and not values.weights:
+        chosen["init_word"] = AUTO
+    if values.early_stop is None:
+        chosen["early_stop"] = values.max_train_steps is None and values.max_train_epochs is None
+    if not values.save_model_as:
+        chosen["save_model_as"] = "safetensors"
+    if values.cache_latents is None and values.train_data_dir and not values.dataset_config:
+        chosen["cache_latents"] = not any(getattr(values, name) for name in VARIED)
+    filled = values.changed(**chosen)
     for name in DECIDED:
         flag = BY_DEST[name.removeprefix("--")]
-        if getattr(args, flag.dest) is None:
-            setattr(args, flag.dest, flag.default)
-    return args
+        if getattr(filled, flag.dest) is None:
+            chosen[flag.dest] = flag.default
+    return values.changed(**chosen)
 
 
-def _take_images_as_they_are(args: argparse.Namespace) -> None:
-    """A folder of images is enough: no captions, no size, any shape."""
-    if args.cache_latents is None:
-        args.cache_latents = not any(getattr(args, name) for name in VARIED)
-    folder = Path(args.train_data_dir)
-    plain = folder.is_dir() and not list_folder(folder, "", "folder", Findings()).folders
-    captioned = args.in_json or has_captions(
-        folder, args.caption_extention or args.caption_extension
-    )
-    if plain and not captioned and not args.use_style_template:
-        args.use_object_template = True
-    take_own_size(args, args.pretrained_model_name_or_path)
-
-
-def take_own_size(args: argparse.Namespace, model: str | None) -> None:
-    """Where no resolution is said, take the size that a model is made for, and buckets if they fit."""
-    if args.resolution is None and model:
-        side = native_side(model)
-        args.resolution = str(side) if side else None
-        args.enable_bucket = args.enable_bucket or (side or 0) >= args.min_bucket_reso
+def _optimizer(values: FlagValues) -> dict[str, Any]:
+    """Return the optimizer, its rate and its schedule, where none of the first two was given."""
+    old_flags = values.use_8bit_adam or values.use_lion_optimizer
+    if values.optimizer_type is not None or values.learning_rate is not None or old_flags:
+        return {}
+    chosen: dict[str, Any] = {"optimizer_type": "Directional", "learning_rate": USUAL_ANGLE}
+    if values.lr_scheduler is None and not values.lr_scheduler_type:
+        chosen["lr_scheduler"] = "inverse_sqrt"
+        chosen["lr_scheduler_timescale"] = values.lr_scheduler_timescale or TIMESCALE
+    return chosen

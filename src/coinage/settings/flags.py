@@ -11,6 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from coinage.optim.table import SCHEDULES
+from coinage.settings.number_range import (
+    ANY_COUNT,
+    COUNT,
+    DRAW,
+    FACTOR,
+    LARGEST_SIDE,
+    MOST,
+    MOST_SEED,
+    SHARE,
+    Range,
+)
 from coinage.settings.scripts import Script
 from coinage.text.samplers import SAMPLER_NAMES
 
@@ -28,6 +39,8 @@ class Flag:
         own: the flag is Coinage's, not sd-scripts'.
         path: the value names a file or folder: "" means unset, and a leading ~ the home folder.
         secret: the value is never shown, and the flag never proposed.
+        range: the numbers that mean something; every number has one, unless it has choices.
+        per_word: each of several words may have its own value, as all flags of `GROUPS_PER_WORD` may.
     """
 
     name: str
@@ -42,6 +55,8 @@ class Flag:
     path: bool = False
     also: tuple[tuple[str, str | None], ...] = ()
     secret: bool = False
+    range: Range | None = None
+    per_word: bool = False
 
     @property
     def dest(self) -> str:
@@ -61,9 +76,9 @@ def _rows(group: str, *rows: Flag) -> tuple[Flag, ...]:
     return tuple(replace(row, group=group) for row in rows)
 
 
-def _own(*values: Any, choices: tuple[str | int, ...] = (), path: bool = False) -> Flag:
-    """A flag that sd-scripts does not have."""
-    return replace(Flag(*values), choices=choices, path=path, own=True)
+def _own(*values: Any, **more: Any) -> Flag:
+    """Return a flag that sd-scripts does not have."""
+    return replace(Flag(*values, **more), own=True)
 
 
 NO_SHARDING = (
@@ -77,25 +92,25 @@ _MODEL = _rows(
     Flag("--v_parameterization", "switch", False, "The model predicts v instead of the noise."),
     Flag("--vae", "str", None, "Use the VAE of this file, diffusers folder or hub id instead of the model's own.", path=True),
     Flag("--tokenizer_cache_dir", "str", None, "Folder of tokenizers for single files: with vocab.json and merges.txt, in it or in a subfolder.", path=True),
-    Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last."),
+    Flag("--clip_skip", "int", None, "Use the text encoder's n-th last layer; 1 is the last.", range=Range(1, 100)),
     Flag("--max_token_length", "int", None, "Caption length in tokens. Default: 75.", (150, 225), also=(("75", None),)),
 )  # fmt: skip
 
 _DATASET = _rows(
     "dataset",
-    Flag("--train_data_dir", "str", None, "Folder of images, or of N_name subfolders with images, where N is the number of repeats.", path=True),
-    Flag("--reg_data_dir", "str", None, "The same for regularisation images.", path=True),
-    Flag("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir.", path=True),
-    Flag("--dataset_repeats", "int", 1, "Repeats of subsets that set no num_repeats."),
-    Flag("--dataset_config", "path", None, "Dataset file (.toml or .json).", path=True),
+    Flag("--train_data_dir", "str", None, "Folder of images, or of N_name subfolders with images, where N is the number of repeats.", path=True, per_word=True),
+    Flag("--reg_data_dir", "str", None, "The same for regularisation images.", path=True, per_word=True),
+    Flag("--in_json", "str", None, "Metadata file (JSON or JSONL) with captions for --train_data_dir.", path=True, per_word=True),
+    Flag("--dataset_repeats", "int", 1, "Repeats of subsets that set no num_repeats.", range=Range(1, 100_000), per_word=True),
+    Flag("--dataset_config", "path", None, "Dataset file (.toml or .json).", path=True, per_word=True),
     Flag("--dataset_class", "str", None, "Dotted path of a custom dataset class.", note="has no effect: it would run code that is not checked"),
     Flag("--debug_dataset", "switch", False, "Check the dataset and show what training would see, then stop."),
-    Flag("--cache_info", "switch", False, "Remember image sizes between runs."),
-    Flag("--train_batch_size", "int", 1, "Images per step of datasets that set no batch_size."),
-    Flag("--prior_loss_weight", "float", 1.0, "Loss factor of regularisation images."),
-    Flag("--conditioning_data_dir", "str", None, "Folder of mask images.", path=True),
-    Flag("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel."),
-    Flag("--max_data_loader_n_workers", "int", 8, "Threads that read images; 0 reads in the training thread."),
+    Flag("--cache_info", "switch", False, "Remember image sizes between runs.", per_word=True),
+    Flag("--train_batch_size", "int", 1, "Images per step of datasets that set no batch_size.", range=Range(1, 100_000), per_word=True),
+    Flag("--prior_loss_weight", "float", 1.0, "Loss factor of regularisation images.", range=Range(0, FACTOR, hint="1 is usual"), per_word=True),
+    Flag("--conditioning_data_dir", "str", None, "Folder of mask images.", path=True, per_word=True),
+    Flag("--alpha_mask", "switch", False, "Weigh the loss by the images' alpha channel.", per_word=True),
+    Flag("--max_data_loader_n_workers", "int", 8, "Threads that read images; 0 reads in the training thread.", range=Range(0, 1024, hint="8 is usual")),
     Flag("--persistent_data_loader_workers", "switch", False, "Keep the readers alive between epochs.", note="is not needed: images are read by threads, which start at once"),
 )  # fmt: skip
 
@@ -105,55 +120,55 @@ _CAPTION = _rows(
     Flag("--caption_separator", "str", ",", "What separates tags."),
     Flag("--caption_extension", "str", ".caption", "Suffix of caption files; .txt is tried too unless it is given."),
     Flag("--caption_extention", "str", None, "Old spelling of --caption_extension; wins when given."),
-    Flag("--keep_tokens", "int", 0, "Number of leading tags that stay in place."),
+    Flag("--keep_tokens", "int", 0, "Number of leading tags that stay in place.", range=ANY_COUNT),
     Flag("--keep_tokens_separator", "str", "", "Marks the end of the tags that stay in place."),
     Flag("--secondary_separator", "str", None, "Separates tags that stay together when shuffled."),
     Flag("--enable_wildcard", "switch", False, "Random caption lines and {a|b} choices."),
     Flag("--caption_prefix", "str", None, "Text put before each caption."),
     Flag("--caption_suffix", "str", None, "Text put after each caption."),
-    Flag("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up."),
-    Flag("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction."),
+    Flag("--token_warmup_min", "int", 1, "Tags used at the first step of the tag warm-up.", range=ANY_COUNT),
+    Flag("--token_warmup_step", "float", 0, "Length of the tag warm-up, in steps or as a fraction.", range=ANY_COUNT),
     Flag("--weighted_captions", "switch", False, "Read (word:1.3) in captions as a weight.", note="has no effect: captions are read as they stand, as by sd-scripts' textual inversion"),
 )  # fmt: skip
 
 _BUCKETS = _rows(
     "buckets and latents",
-    Flag("--resolution", "str", None, "Training size in pixels: S or W,H."),
-    Flag("--enable_bucket", "switch", False, "Group images by aspect ratio instead of cropping all to one size."),
-    Flag("--min_bucket_reso", "int", 256, "Smallest bucket side, pixels."),
-    Flag("--max_bucket_reso", "int", 1024, "Largest bucket side, pixels."),
-    Flag("--bucket_reso_steps", "int", 64, "Bucket sides are multiples of this, pixels."),
-    Flag("--bucket_no_upscale", "switch", False, "Never enlarge an image."),
-    Flag("--resize_interpolation", "str", None, "How images are resized.", ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")),
-    Flag("--color_aug", "switch", False, "Vary hue and brightness a little."),
-    Flag("--flip_aug", "switch", False, "Mirror half of the images; not for asymmetric subjects."),
-    Flag("--face_crop_aug_range", "str", None, "lo,hi: cut around the face named in the file name, which then takes 1/hi to 1/lo of the side."),
-    Flag("--random_crop", "switch", False, "Crop at random instead of in the middle."),
+    Flag("--resolution", "str", None, "Training size in pixels: S or W,H.", per_word=True),
+    Flag("--enable_bucket", "switch", False, "Group images by aspect ratio instead of cropping all to one size.", per_word=True),
+    Flag("--min_bucket_reso", "int", 256, "Smallest bucket side, pixels.", range=Range(1, LARGEST_SIDE), per_word=True),
+    Flag("--max_bucket_reso", "int", 1024, "Largest bucket side, pixels.", range=Range(1, LARGEST_SIDE), per_word=True),
+    Flag("--bucket_reso_steps", "int", 64, "Bucket sides are multiples of this, pixels.", range=Range(1, LARGEST_SIDE), per_word=True),
+    Flag("--bucket_no_upscale", "switch", False, "Never enlarge an image.", per_word=True),
+    Flag("--resize_interpolation", "str", None, "How images are resized.", ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"), per_word=True),
+    Flag("--color_aug", "switch", False, "Vary hue and brightness a little.", per_word=True),
+    Flag("--flip_aug", "switch", False, "Mirror half of the images; not for asymmetric subjects.", per_word=True),
+    Flag("--face_crop_aug_range", "str", None, "lo,hi: cut around the face named in the file name, which then takes 1/hi to 1/lo of the side.", per_word=True),
+    Flag("--random_crop", "switch", False, "Crop at random instead of in the middle.", per_word=True),
     Flag("--cache_latents", "switch", False, "Encode every image once, before training."),
     Flag("--cache_latents_to_disk", "switch", False, "The same, kept on disk for later runs."),
-    Flag("--vae_batch_size", "int", 1, "Images per VAE call while caching."),
+    Flag("--vae_batch_size", "int", 1, "Images per VAE call while caching.", range=Range(1, 100_000)),
     Flag("--skip_cache_check", "switch", False, "Trust latents on disk unchecked."),
 )  # fmt: skip
 
 _OUTPUT = _rows(
     "output",
     Flag("--output_dir", "str", None, "Where embeddings and previews go.", path=True),
-    Flag("--output_name", "str", None, "Name of the embedding file, without suffix. Default: the token string."),
+    Flag("--output_name", "str", None, "Name of the embedding file, without suffix. Default: the token string.", per_word=True),
     Flag("--save_model_as", "str", "pt", "File format.", ("ckpt", "pt", "safetensors"), also=((".ckpt", "ckpt"), (".pt", "pt"), (".safetensors", "safetensors"))),
     Flag("--save_precision", "str", None, "Number format of the saved vectors. Default: fp32.", ("float", "fp16", "bf16"), also=(("fp32", "float"),)),
-    Flag("--save_every_n_epochs", "int", None, "Save after every n-th epoch."),
-    Flag("--save_every_n_steps", "int", None, "Save after every n-th step."),
-    Flag("--save_n_epoch_ratio", "int", None, "Save at least this many times, evenly over the epochs."),
-    Flag("--save_last_n_epochs", "int", None, "Keep the epoch saves of the last n intervals."),
-    Flag("--save_last_n_steps", "int", None, "Keep the step saves of the last n steps."),
+    Flag("--save_every_n_epochs", "int", None, "Save after every n-th epoch.", range=COUNT),
+    Flag("--save_every_n_steps", "int", None, "Save after every n-th step.", range=COUNT),
+    Flag("--save_n_epoch_ratio", "int", None, "Save at least this many times, evenly over the epochs.", range=COUNT),
+    Flag("--save_last_n_epochs", "int", None, "Keep the epoch saves of the last n intervals.", range=COUNT),
+    Flag("--save_last_n_steps", "int", None, "Keep the step saves of the last n steps.", range=COUNT),
 )  # fmt: skip
 
 _STATE = _rows(
     "resuming",
     Flag("--save_state", "switch", False, "With every save, also save what resuming needs."),
     Flag("--save_state_on_train_end", "switch", False, "Save what resuming needs at the end."),
-    Flag("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states."),
-    Flag("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states."),
+    Flag("--save_last_n_epochs_state", "int", None, "As --save_last_n_epochs, for states.", range=COUNT),
+    Flag("--save_last_n_steps_state", "int", None, "As --save_last_n_steps, for states.", range=COUNT),
     Flag("--resume", "str", None, "Continue from this state folder.", path=True),
     Flag("--resume_from_huggingface", "switch", False, "--resume names a state on the hub: owner/repo/folder, with :revision and :type if need be."),
     Flag("--save_state_to_huggingface", "switch", False, "Upload every saved state."),
@@ -171,10 +186,10 @@ _HUB = _rows(
 
 _LENGTH = _rows(
     "length and precision",
-    Flag("--max_train_steps", "int", 1600, "Optimizer steps."),
-    Flag("--max_train_epochs", "int", None, "Passes over the dataset; overrides --max_train_steps."),
-    Flag("--seed", "int", None, "Makes the run repeatable. Default: drawn, and printed."),
-    Flag("--gradient_accumulation_steps", "int", 1, "Batches per optimizer step."),
+    Flag("--max_train_steps", "int", 1600, "Optimizer steps.", range=COUNT),
+    Flag("--max_train_epochs", "int", None, "Passes over the dataset; overrides --max_train_steps.", range=COUNT),
+    Flag("--seed", "int", None, "Makes the run repeatable. Default: drawn, and printed.", range=Range(DRAW, MOST_SEED, hint="-1 draws one"), per_word=True),
+    Flag("--gradient_accumulation_steps", "int", 1, "Batches per optimizer step.", range=Range(1, 100_000), per_word=True),
     Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16")),
     Flag("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
     Flag("--full_bf16", "switch", False, "Frozen parts wholly in bf16; the trained rows stay fp32."),
@@ -199,8 +214,8 @@ _OPTIMIZER = _rows(
     Flag("--optimizer_type", "str", "", "AdamW, Directional, Lion, SGDNesterov, AdaFactor, Prodigy, DAdapt*, *ScheduleFree, a class of torch.optim, or module.Class. Default: AdamW."),
     Flag("--use_8bit_adam", "switch", False, "Old spelling of --optimizer_type AdamW8bit."),
     Flag("--use_lion_optimizer", "switch", False, "Old spelling of --optimizer_type Lion."),
-    Flag("--learning_rate", "float", 2e-6, "Learning rate; of Directional the angle of a step in radians."),
-    Flag("--max_grad_norm", "float", 1.0, "Clip the gradient of the trained rows to this norm; 0 is off."),
+    Flag("--learning_rate", "float", 2e-6, "Learning rate; of Directional the angle of a step in radians.", range=Range(0, 1e6)),
+    Flag("--max_grad_norm", "float", 1.0, "Clip the gradient of the trained rows to this norm; 0 is off.", range=Range(0, 1e9, hint="0 is off")),
     Flag("--optimizer_args", "list", None, "key=value arguments for the optimizer."),
     Flag("--fused_backward_pass", "switch", False, "Update during the backward pass.", note="is not needed: the gradients are a few kilobytes"),
 )  # fmt: skip
@@ -210,33 +225,33 @@ _SCHEDULER = _rows(
     Flag("--lr_scheduler", "str", "constant", ", ".join(SCHEDULES) + ", or adafactor."),
     Flag("--lr_scheduler_type", "str", "", "A class of torch.optim.lr_scheduler, or module.Class; overrides --lr_scheduler."),
     Flag("--lr_scheduler_args", "list", None, "key=value arguments for the scheduler."),
-    Flag("--lr_warmup_steps", "ratio", 0, "Warm-up, in optimizer steps or as a fraction of the run."),
-    Flag("--lr_decay_steps", "ratio", 0, "Decay of warmup_stable_decay, in optimizer steps or as a fraction of the run."),
-    Flag("--lr_scheduler_num_cycles", "int", 1, "Restarts of cosine_with_restarts, half waves of the others that have waves."),
-    Flag("--lr_scheduler_power", "float", 1, "Exponent of polynomial."),
-    Flag("--lr_scheduler_timescale", "int", None, "Timescale of inverse_sqrt."),
-    Flag("--lr_scheduler_min_lr_ratio", "float", None, "Lowest rate, as a fraction of the learning rate."),
+    Flag("--lr_warmup_steps", "ratio", 0, "Warm-up, in optimizer steps or as a fraction of the run.", range=ANY_COUNT),
+    Flag("--lr_decay_steps", "ratio", 0, "Decay of warmup_stable_decay, in optimizer steps or as a fraction of the run.", range=ANY_COUNT),
+    Flag("--lr_scheduler_num_cycles", "int", 1, "Restarts of cosine_with_restarts, half waves of the others that have waves.", range=Range(1, 100_000)),
+    Flag("--lr_scheduler_power", "float", 1, "Exponent of polynomial.", range=Range(0, 100.0)),
+    Flag("--lr_scheduler_timescale", "int", None, "Timescale of inverse_sqrt.", range=COUNT),
+    Flag("--lr_scheduler_min_lr_ratio", "float", None, "Lowest rate, as a fraction of the learning rate.", range=SHARE),
 )  # fmt: skip
 
 _NOISE = _rows(
     "noise and loss",
-    Flag("--noise_offset", "float", None, "Strength of a constant added to each channel's noise."),
+    Flag("--noise_offset", "float", None, "Strength of a constant added to each channel's noise.", range=Range(0, FACTOR, hint="0.05 is usual")),
     Flag("--noise_offset_random_strength", "switch", False, "Draw the noise offset between 0 and its value."),
-    Flag("--adaptive_noise_scale", "float", None, "Noise offset per unit of the latent's mean."),
-    Flag("--multires_noise_iterations", "int", None, "Levels of pyramid noise."),
-    Flag("--multires_noise_discount", "float", 0.3, "Weight of each next level."),
-    Flag("--ip_noise_gamma", "float", None, "Strength of input perturbation."),
+    Flag("--adaptive_noise_scale", "float", None, "Noise offset per unit of the latent's mean.", range=Range(-FACTOR, FACTOR, hint="0.005 is usual")),
+    Flag("--multires_noise_iterations", "int", None, "Levels of pyramid noise.", range=Range(0, 1000, hint="6 is usual")),
+    Flag("--multires_noise_discount", "float", 0.3, "Weight of each next level.", range=Range(0, 1, hint="0 to 1; 0.3 is usual")),
+    Flag("--ip_noise_gamma", "float", None, "Strength of input perturbation.", range=Range(0, FACTOR, hint="0.1 is usual")),
     Flag("--ip_noise_gamma_random_strength", "switch", False, "Draw the perturbation between 0 and its value."),
     Flag("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end; for models that predict v."),
-    Flag("--min_timestep", "int", None, "Lowest timestep, inclusive."),
-    Flag("--max_timestep", "int", None, "Highest timestep, exclusive."),
+    Flag("--min_timestep", "int", None, "Lowest timestep, inclusive.", range=Range(0, 999)),
+    Flag("--max_timestep", "int", None, "Highest timestep, exclusive.", range=Range(1, 1000)),
     Flag("--loss_type", "str", "l2", "Loss.", ("l1", "l2", "huber", "smooth_l1")),
     Flag("--huber_schedule", "str", "snr", "How the Huber threshold depends on the timestep.", ("constant", "exponential", "snr")),
-    Flag("--huber_c", "float", 0.1, "Error at which a Huber loss turns straight, above 0 to 1."),
-    Flag("--huber_scale", "float", 1.0, "Factor of --huber_c; not with --huber_schedule snr."),
-    Flag("--min_snr_gamma", "float", None, "Min-SNR loss weight; 5 is usual."),
+    Flag("--huber_c", "float", 0.1, "Error at which a Huber loss turns straight, above 0 to 1.", range=Range(0, 1, above=True, hint="0.1 is usual")),
+    Flag("--huber_scale", "float", 1.0, "Factor of --huber_c; not with --huber_schedule snr.", range=Range(0, FACTOR, above=True, hint="1 is usual")),
+    Flag("--min_snr_gamma", "float", None, "Min-SNR loss weight; 5 is usual.", range=Range(0, 1e6, hint="5 is usual")),
     Flag("--debiased_estimation_loss", "switch", False, "Debiased loss weight."),
-    Flag("--v_pred_like_loss", "float", None, "Add this share of a v-like loss."),
+    Flag("--v_pred_like_loss", "float", None, "Add this share of a v-like loss.", range=Range(0, FACTOR)),
     Flag("--scale_v_pred_loss_like_noise_pred", "switch", False, "Scale a v loss as a noise loss."),
     Flag("--masked_loss", "switch", False, "Weigh the loss by mask images."),
 )  # fmt: skip
@@ -247,8 +262,8 @@ _SAMPLERS = tuple(name for name in SAMPLER_NAMES if name != "ddpm")
 _PREVIEWS = _rows(
     "previews",
     Flag("--sample_prompts", "str", None, "File of prompts for previews, one per line. Without it: the word alone, in a caption and edited, and the same without the word.", path=True),
-    Flag("--sample_every_n_steps", "int", None, "Previews every n steps; 0 is off. Without any such flag: a few times, where that takes at most a tenth of the run."),
-    Flag("--sample_every_n_epochs", "int", None, "Previews every n epochs; replaces the step interval."),
+    Flag("--sample_every_n_steps", "int", None, "Previews every n steps; 0 is off. Without any such flag: a few times, where that takes at most a tenth of the run.", range=Range(-MOST, MOST)),
+    Flag("--sample_every_n_epochs", "int", None, "Previews every n epochs; replaces the step interval.", range=Range(-MOST, MOST)),
     Flag("--sample_at_first", "switch", False, "Previews before the first step too."),
     Flag("--sample_sampler", "str", "ddim", "Sampler of previews.", _SAMPLERS, also=(("ddpm", "ddpm"),)),
 )  # fmt: skip
@@ -294,7 +309,7 @@ _SHARDING = _rows(
     Flag("--zero3_init_flag", "switch", False, "Build models under ZeRO-3.", note=NO_SHARDING),
     Flag("--zero3_save_16bit_model", "switch", False, "Gather 16-bit weights on save.", note=NO_SHARDING),
     Flag("--fp16_master_weights_and_gradients", "switch", False, "fp16 master weights.", note=NO_SHARDING),
-    Flag("--ddp_timeout", "int", None, "Minutes before a process group that hangs fails."),
+    Flag("--ddp_timeout", "int", None, "Minutes before a process group that hangs fails.", range=Range(0, 525_600, hint="minutes, up to a year; 0 is as if it were left out")),
     Flag("--ddp_gradient_as_bucket_view", "switch", False, "An option of torch's DDP.", note=NO_SHARDING),
     Flag("--ddp_static_graph", "switch", False, "An option of torch's DDP.", note=NO_SHARDING),
 )  # fmt: skip
@@ -303,7 +318,7 @@ _WORD = _rows(
     "the new word",
     Flag("--token_string", "str", None, "The new word, as captions write it."),
     Flag("--init_word", "str", None, 'A known word to start from, such as girl; the scripts need it unless --weights is given. auto: the one that fits the images best, by measurement (" auto", with a space, is the word itself).'),
-    Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes."),
+    Flag("--num_vectors_per_token", "int", 1, "Vectors (tokens of a prompt) that the word takes.", range=Range(1, 75, hint="a prompt has room for 75 tokens")),
     Flag("--weights", "str", None, "Start from this embedding file.", path=True),
     Flag("--use_object_template", "switch", False, 'Replace captions by sentences such as "a photo of a {}".'),
     Flag("--use_style_template", "switch", False, 'Replace captions by sentences such as "a painting in the style of {}".'),
@@ -325,24 +340,24 @@ _CONFIG = _rows(
 _OWN = _rows(
     "only in Coinage",
     _own("--dry_run", "switch", False, "Check everything, tell what the run would do, and stop before the model is loaded."),
-    _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative")),
+    _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative"), per_word=True),
     _own("--on_problem", "str", "stop", "What to do when a run turns out useless: before the first step, or within 20 steps that have the word.", choices=("stop", "warn")),
-    _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat")),
-    _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning."),
-    _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning."),
-    _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word."),
-    _own("--background", "str", "white", "Colour behind transparent images: a name or #rrggbb."),
+    _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat"), per_word=True),
+    _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning.", per_word=True),
+    _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning.", per_word=True),
+    _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word.", range=SHARE, per_word=True),
+    _own("--background", "str", "white", "Colour behind transparent images: a name or #rrggbb.", per_word=True),
     _own("--cache_dir", "str", None, "Folder for what is kept on disk. Default: .coinage beside the images.", path=True),
-    _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much."),
-    _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike."),
-    _own("--data_as_reference", "switch", False, "Handle images and tags exactly like sd-scripts: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL."),
-    _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1."),
-    _own("--validation_seed", "int", None, "Chooses the images held out. Default: --seed."),
-    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps. Default: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least."),
-    _own("--validate_every_n_epochs", "int", None, "The same, every n epochs."),
+    _own("--mask_normalize", "switch", False, "Divide a masked loss by the mask's mean, so that small masks teach as much.", per_word=True),
+    _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike.", per_word=True),
+    _own("--data_as_reference", "switch", False, "Handle images and tags exactly like sd-scripts: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL.", per_word=True),
+    _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1.", range=SHARE, per_word=True),
+    _own("--validation_seed", "int", None, "Chooses the images held out. Default: --seed.", range=Range(0, MOST_SEED), per_word=True),
+    _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps. Default: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least.", range=COUNT, per_word=True),
+    _own("--validate_every_n_epochs", "int", None, "The same, every n epochs.", range=COUNT, per_word=True),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise has settled; implies --keep_best."),
-    _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target")),
-    _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none."),
+    _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target"), per_word=True),
+    _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none.", range=Range(2, 64, hint="4 is a good number; or leave it out"), per_word=True),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
     _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),
     _own("--verbose", "switch", False, "Also tell what is cached, drawn and saved, and where in the code an error was found."),
@@ -386,17 +401,25 @@ FOUND = {
 
 
 def flags_of(script: str) -> tuple[Flag, ...]:
-    """Return the flags of a `Script`; of `coinage train` all, without defaults where it decides."""
-    if script == Script.ANY:
-        return tuple(_decided(flag) for flag in FLAGS)
-    return tuple(flag for flag in FLAGS if script != Script.SD or not flag.sdxl_only)
+    """Return the flags of a script. Those of `coinage train` have no default where it decides itself.
+
+    Args:
+        script: "sd", "sdxl" or "coinage".
+    """
+    if script == Script.COINAGE:
+        return _COINAGE_FLAGS
+    if script == Script.SD:
+        return _SD_FLAGS
+    return FLAGS
 
 
 def _decided(flag: Flag) -> Flag:
     """Return a flag as `coinage train` has it."""
-    text = (
-        f"{flag.help.partition(' Default:')[0]} Default: {FOUND[flag.name]}."
-        if flag.name in FOUND
-        else flag.help
-    )
+    text = flag.help
+    if flag.name in FOUND:
+        text = f"{flag.help.partition(' Default:')[0]} Default: {FOUND[flag.name]}."
     return replace(flag, help=text, default=None if flag.name in DECIDED else flag.default)
+
+
+_COINAGE_FLAGS = tuple(_decided(flag) for flag in FLAGS)
+_SD_FLAGS = tuple(flag for flag in FLAGS if not flag.sdxl_only)

@@ -71,13 +71,14 @@ WHY: dict[str, str] = {
     "sdxl": f"use {SDXL.script}, or coinage train, which detects the family",
 }
 LORA = (
-    "network_module", "network_dim", "network_alpha", "network_args", "network_weights", "network_dropout", "network_train_unet_only",
-    "network_train_text_encoder_only", "dim_from_weights", "scale_weight_norms", "base_weights", "base_weights_multiplier", "unet_lr",
-    "text_encoder_lr", "rank", "lora_alpha", "lora_dropout",
+    "network_module", "network_dim", "network_alpha", "network_args", "network_weights",
+    "network_dropout", "network_train_unet_only", "network_train_text_encoder_only",
+    "dim_from_weights", "scale_weight_norms", "base_weights", "base_weights_multiplier",
+    "unet_lr", "text_encoder_lr", "rank", "lora_alpha", "lora_dropout",
 )  # fmt: skip
 WHOLE_MODEL = (
-    "train_text_encoder", "train_text_encoder_ti", "stop_text_encoder_training", "learning_rate_te", "learning_rate_te1",
-    "learning_rate_te2", "block_lr",
+    "train_text_encoder", "train_text_encoder_ti", "stop_text_encoder_training",
+    "learning_rate_te", "learning_rate_te1", "learning_rate_te2", "block_lr",
 )  # fmt: skip
 # Editors and web pages make one out of two hyphens
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
+from coinage.settings.defaults import with_defaults
+from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST
 
-Values = argparse.Namespace
-
 # Flag, when it lies idle, and why.
-IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
+IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
     (
         "save_last_n_epochs",
         lambda v: not (v.save_every_n_epochs or v.save_n_epoch_ratio),
@@ -195,31 +194,32 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
 
 
 def of_many(reason: str) -> str:
-    """Return a reason that begins with a verb as it is said of several flags: "is not needed" as "are not needed"."""
+    """Return a reason as it is said of several flags: "is not needed" as "are not needed"."""
     verb, _, rest = reason.partition(" ")
     return f"{ {'is': 'are', 'has': 'have', 'applies': 'apply'}.get(verb, verb) } {rest}"
 
 
-def notes(args: Values) -> list[str]:
-    """A line for each flag that does less than it says."""
-    values = vars(args)
-
-    def given(dest: str) -> bool:
-        return bool(values.get(dest, BY_DEST[dest].default) != BY_DEST[dest].default)
-
-    reasons: dict[str, list[str]] = {}
+def notes(values: FlagValues) -> list[str]:
+    """Return a line for each flag that does less than it says."""
+    values = with_defaults(values)
+    by_reason: dict[str, list[str]] = {}
     for flag in BY_DEST.values():
-        if flag.note and given(flag.dest):
-            reasons.setdefault(flag.note, []).append(flag.name)
-    found = [
-        f"{', '.join(names)} {reason if len(names) == 1 else of_many(reason)}"
-        for reason, names in reasons.items()
-    ]
-    found += [f"--{dest} {why}" for dest, idle, why in IDLE if given(dest) and idle(args)]
-    if args.save_model_as != "safetensors" and any(
-        value for name, value in values.items() if name.startswith("metadata_")
-    ):
-        found.append(
-            f"--metadata_*: .{args.save_model_as} files hold no metadata; use --save_model_as safetensors"
-        )
-    return found
+        if flag.note and _is_given(values, flag.dest):
+            by_reason.setdefault(flag.note, []).append(flag.name)
+    lines = []
+    for reason, names in by_reason.items():
+        lines.append(f"{', '.join(names)} {reason if len(names) == 1 else of_many(reason)}")
+    for dest, is_idle, reason in IDLE:
+        if _is_given(values, dest) and is_idle(values):
+            lines.append(f"--{dest} {reason}")
+    metadata = [value for name, value in vars(values).items() if name.startswith("metadata_")]
+    if values.save_model_as != "safetensors" and any(metadata):
+        what = f".{values.save_model_as} files hold no metadata; use --save_model_as safetensors"
+        lines.append(f"--metadata_*: {what}")
+    return lines
+
+
+def _is_given(values: FlagValues, dest: str) -> bool:
+    """Return whether a flag has another value than its default; other scripts' flags are not given."""
+    default = BY_DEST[dest].default
+    return bool(getattr(values, dest, default) != default)

@@ -8,23 +8,32 @@ from coinage.models.facts import SD1, SD2, SDXL, FamilyFacts
 
 
 class Script(StrEnum):
-    """A command that trains; each has its own set of flags."""
+    """Whose flags and defaults are meant: those of a script of sd-scripts, or of `coinage train`."""
 
     SD = "sd"
     SDXL = "sdxl"
-    ANY = "any"  # `coinage train`, which detects the family
+    COINAGE = "coinage"  # which detects the family
 
-
-PROGRAMS = {Script.SD: SD1.script, Script.SDXL: SDXL.script, Script.ANY: "coinage train"}
+    @property
+    def program(self) -> str:
+        """What is typed to start it."""
+        names = {
+            Script.SD: SD1.script,
+            Script.SDXL: SDXL.script,
+            Script.COINAGE: "coinage train",
+        }
+        return names[self]
 
 
 def script_for(facts: FamilyFacts) -> Script:
     """Return sd-scripts' command for a family."""
-    return Script.SDXL if facts.script == PROGRAMS[Script.SDXL] else Script.SD
+    return Script.SDXL if facts.script == Script.SDXL.program else Script.SD
 
 
-def family_asked_for(script: str, *, v2: bool) -> FamilyFacts:
-    """Return the family that a command and `--v2` name, where the model itself does not show it."""
+def asked_family(script: Script, *, v2: bool) -> FamilyFacts | None:
+    """Return the family that a command and `--v2` name; None for `coinage train`, which detects it."""
     if script == Script.SDXL:
         return SDXL
-    return SD2 if v2 else SD1
+    if v2:
+        return SD2
+    return None if script == Script.COINAGE else SD1

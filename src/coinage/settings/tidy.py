@@ -1,12 +1,12 @@
-"""What becomes of flags' values, wherever they come from: paths from home, names without suffix."""
+"""Clean up flags' values, wherever they come from: paths from home, names without suffix."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from coinage.errors import Problem
+from coinage.errors import Findings, Problem
+from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import Flag
 from coinage.system.text_files import SLASHES, at_home, path_problem
 from coinage.text.placeholder import encoding_problems
@@ -17,30 +17,34 @@ DATA_URL = "data:"  # a thumbnail may be one
 WRITTEN = ("output_dir", "cache_dir", "logging_dir", "console_log_file", "debug_dataset_out")
 
 
-def tidy(args: argparse.Namespace, flags: Mapping[str, Flag]) -> list[Problem]:
-    """Put the home folder for `~`, take a suffix off the output name; return what is wrong with paths."""
+def tidy(values: FlagValues, flags: Mapping[str, Flag]) -> tuple[FlagValues, list[Problem]]:
+    """Put the home folder for `~`, and take a suffix off the output name.
+
+    Returns:
+        The cleaned values, and what is wrong with paths and texts.
+    """
     problems = []
+    changed: dict[str, object] = {}
     for name, flag in flags.items():
-        value = getattr(args, name)
+        value = getattr(values, name)
         if not flag.path or value is None or str(value).startswith(DATA_URL):
             continue
         path = at_home(str(value))
         if why := path_problem(path):
-            problems.append(
-                Problem(f"{flag.name}: {why}", path, SLASHES if "character" in why else "")
-            )
-        setattr(args, name, Path(path) if flag.kind == "path" else path)
-    if args.output_name:
-        args.output_name = _without_suffix(args)
-    return problems + encoding_problems(
-        (flag.name, getattr(args, name)) for name, flag in flags.items() if _is_text(flag)
-    )
+            hint = SLASHES if "character" in why else ""
+            problems.append(Problem(f"{flag.name}: {why}", path, hint))
+        changed[name] = Path(path) if flag.kind == "path" else path
+    if values.output_name:
+        changed["output_name"] = _without_suffix(values.output_name, values.remarks)
+    tidied = values.changed(**changed)
+    texts = [(flag.name, getattr(tidied, name)) for name, flag in flags.items() if _is_text(flag)]
+    return tidied, problems + encoding_problems(texts)
 
 
 def _is_text(flag: Flag) -> bool:
-    """Whether a value comes to a tokenizer or into the name of a file that is written.
+    """Return whether a value goes to a tokenizer or into the name of a file that is written.
 
-    Paths that are read may be any bytes; what is only told in the file's header is mended there.
+    Paths that are read may be any bytes; what only stands in the file's header is mended there.
     """
     name = flag.name[2:]
     return (
@@ -50,11 +54,11 @@ def _is_text(flag: Flag) -> bool:
     )
 
 
-def _without_suffix(args: argparse.Namespace) -> str:
-    name: str = args.output_name
+def _without_suffix(given: str, remarks: Findings) -> str:
+    name = given
     while name.lower().endswith(SUFFIXES) and name.lower() not in SUFFIXES:
         name = name[: name.rindex(".")]
-    if name != args.output_name:
-        note = f"the file is called {name}, and --save_model_as gives it its suffix"
-        args.told.note(f"--output_name {args.output_name}: {note}")
+    if name != given:
+        what = f"the file is called {name}, and --save_model_as gives it its suffix"
+        remarks.note(f"--output_name {given}: {what}")
     return name

@@ -1,8 +1,8 @@
 """`--config_file`: settings as people, sd-scripts, GUIs and notebooks write them.
 
-Keys are flags without dashes. Tables are only headings, whatever their names, one within another too; those of `[[words]]`
-are words. As in sd-scripts a key that is no flag stops nothing: GUIs write those of all their scripts. But what looks like
-a flag with a slip of the pen is warned of. Imports no torch.
+Keys are flags without dashes. Tables are only headings, whatever their names, one within another too; those
+of `[[words]]` are words. As in sd-scripts a key that is not a flag is ignored, since GUIs write those of all
+their scripts; but a key that looks like a misspelt flag is a warning. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from coinage.data.dataset_file import is_metadata
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
-from coinage.settings import word_tables as entries
+from coinage.settings import word_tables
+from coinage.settings.flag_values import ABOUT_THE_FILE
 from coinage.settings.flags import BY_DEST, Flag
 from coinage.settings.foreign import CALLED, meant, to_be_seen
 from coinage.settings.values import values_of_file
@@ -24,7 +25,6 @@ from coinage.system.text_files import at_home, read_json, read_text, read_toml
 from coinage.wording import counted, few
 
 NAME = "--config_file"
-IN_ITSELF = ("config_file", "output_config")  # say nothing in such a file
 DEPTH = 4  # levels of headings; what is deeper is no setting
 OF_DATASETS = ("datasets", "subsets")  # tables of dataset files
 OTHER_SUFFIXES = (".json", ".yaml", ".yml")
@@ -41,13 +41,13 @@ class Settings:
     Attributes:
         shared: values of flags.
         words: of each `[[words]]` table what it is called in messages, and the values of its flags.
-        told: warnings and notes.
-        folders: said where the file names folders of images, which stand in dataset files.
+        remarks: warnings and notes.
+        folders: the problem where the file names folders of images, which belong into dataset files.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)
     words: tuple[tuple[str, dict[str, Any]], ...] = ()
-    told: Findings = field(default_factory=Findings)
+    remarks: Findings = field(default_factory=Findings)
     folders: Problem | None = None
 
 
@@ -61,37 +61,45 @@ def settings_path(name: str) -> Path:
     return path if there else longer
 
 
-def read_settings(path: Path, flags: Mapping[str, Flag]) -> Settings:
+def read_settings(path: Path, flags: Mapping[str, Flag], *, strict: bool = False) -> Settings:
     """Read a settings file.
 
     Args:
         path: of a TOML file.
         flags: those of the script, by name without dashes.
+        strict: a key that is not a flag is an error.
 
     Raises:
-        ConfigError: it cannot be read, is another kind of file, or has values that are none of their flags: all of them.
+        ConfigError: it cannot be read, is another kind of file, or has values that do not fit their flags:
+            all of them.
     """
     data = _read(path)
     folders = _folders(data, path)
     words, problems = _words(data, path)
-    found = flat(data, flags)
-    told = Findings()
-    values, wrong = values_of_file(found, flags, str(path))
+    keys = flat(data, flags)
+    remarks = Findings()
+    values, wrong = values_of_file(keys, flags, str(path))
     problems += wrong
-    _tell_unknown(found, flags, str(path), told)
+    if strict:
+        problems += _unknown(keys, flags, str(path))
+    else:
+        _remark_on_unknown(keys, flags, str(path), remarks)
     tables = []
     for number, table in enumerate(words, 1):
-        own = flat(table, flags)
-        label = entries.label_of(number, own)
+        word_keys = flat(table, flags)
+        label = word_tables.label_of(number, word_keys)
         where = f"{path}, {label}"
-        problems += entries.key_problems(own, list(flags), where)
-        of_word, wrong = values_of_file(own, flags, where)
+        problems += word_tables.key_problems(word_keys, list(flags), where)
+        word_values, wrong = values_of_file(word_keys, flags, where)
         problems += wrong
-        _note_idle([name for name in own if name not in flags], where, told)
-        tables.append((label, of_word))
+        if strict:
+            problems += _unknown(word_keys, flags, where)
+        else:
+            _note_idle([name for name in word_keys if name not in flags], where, remarks)
+        tables.append((label, word_values))
     if problems:
-        raise ConfigError([*problems, *told.warnings])
-    return Settings(values, tuple(tables), told, folders)
+        raise ConfigError(dict.fromkeys([*problems, *remarks.warnings]))
+    return Settings(values, tuple(tables), remarks, folders)
 
 
 def flat(data: Mapping[str, Any], flags: Mapping[str, Flag], depth: int = DEPTH) -> dict[str, Any]:
@@ -100,13 +108,13 @@ def flat(data: Mapping[str, Any], flags: Mapping[str, Flag], depth: int = DEPTH)
     for name, value in data.items():
         if isinstance(value, dict) and depth > 1 and not _is_argument_table(name, value, flags):
             values |= flat(value, flags, depth - 1)
-        elif name not in IN_ITSELF:
+        elif name not in ABOUT_THE_FILE:
             values[name] = value
     return values
 
 
 def _is_argument_table(name: str, table: Mapping[str, Any], flags: Mapping[str, Flag]) -> bool:
-    """Whether a table is a flag's value, as `[optimizer_args]` with `weight_decay = 0.01`, and not a heading."""
+    """Return whether a table is a flag's value, as `[optimizer_args]`, and not a heading."""
     values = any(key in flags or isinstance(value, dict) for key, value in table.items())
     return name in flags and flags[name].kind == "list" and not values
 
@@ -135,54 +143,64 @@ def _folders(data: dict[str, Any], path: Path) -> Problem | None:
 
 
 def _words(data: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Take the tables of words out of the file; what is almost such a table would be lost, and is a problem."""
+    """Take the tables of words out of the file; what is almost such a table is a problem."""
     problems = []
-    hint = f"write [[{entries.TABLE}]], and below it the flags of one word"
+    hint = f"write [[{word_tables.TABLE}]], and below it the flags of one word"
     for name, value in list(data.items()):
-        if name == entries.TABLE and not isinstance(value, dict) and not _is_tables(value):
+        if name == word_tables.TABLE and not isinstance(value, dict) and not _is_tables(value):
             problems.append(
-                Problem(f"`{entries.TABLE}` is kept for the tables of words", str(path), hint)
+                Problem(f"`{word_tables.TABLE}` is kept for the tables of words", str(path), hint)
             )
         elif (
-            name != entries.TABLE
+            name != word_tables.TABLE
             and _is_tables(value)
-            and name.rstrip("s") == entries.TABLE.rstrip("s")
+            and name.rstrip("s") == word_tables.TABLE.rstrip("s")
         ):
             problems.append(Problem(f"[[{name}]] is not read", str(path), hint))
-    if problems or isinstance(data.get(entries.TABLE), dict):
+    if problems or isinstance(data.get(word_tables.TABLE), dict):
         return [], problems
-    return data.pop(entries.TABLE, []), []
+    return data.pop(word_tables.TABLE, []), []
 
 
-def _tell_unknown(
-    found: Mapping[str, Any], flags: Mapping[str, Flag], where: str, told: Findings
+def _unknown(keys: Mapping[str, Any], flags: Mapping[str, Flag], where: str) -> list[Problem]:
+    """Find keys that are not flags."""
+    problems = []
+    for name in keys:
+        if name not in flags:
+            hint = meant(name, list(flags), "")
+            problems.append(Problem(f"unknown key `{name}`", where, hint))
+    return problems
+
+
+def _remark_on_unknown(
+    keys: Mapping[str, Any], flags: Mapping[str, Flag], where: str, remarks: Findings
 ) -> None:
-    """Warn of each key that seems to be meant as a flag, and note all others at once."""
-    unknown = [name for name in found if name not in flags]
+    """Warn of each key that seems to be meant as a flag, and note all others together."""
     idle = []
-    for name in unknown:
-        said_otherwise = any(other in found for other in CALLED.get(name, ()))
+    for name in keys:
+        if name in flags:
+            continue
+        said_otherwise = any(other in keys for other in CALLED.get(name, ()))
         if name not in BY_DEST and to_be_seen(name, flags) and not said_otherwise:
-            told.warn(
-                f"`{name}` is not a flag and has no effect", where, meant(name, list(flags), "")
-            )
+            what = f"`{name}` is not a flag and has no effect"
+            remarks.warn(what, where, meant(name, list(flags), ""))
         else:
             idle.append(name)
-    _note_idle(idle, where, told)
+    _note_idle(idle, where, remarks)
 
 
-def _note_idle(names: list[str], where: str, told: Findings) -> None:
-    if names:
-        verb = (
-            "is not a flag of this script and has"
-            if len(names) == 1
-            else "are not flags of this script and have"
-        )
-        told.note(f"{where}: {counted(len(names), 'key')} {verb} no effect: {few(names, 5)}")
+def _note_idle(names: list[str], where: str, remarks: Findings) -> None:
+    if not names:
+        return
+    verb = "are not flags of this script and have"
+    if len(names) == 1:
+        verb = "is not a flag of this script and has"
+    what = f"{counted(len(names), 'key')} {verb} no effect: {few(names, 5)}"
+    remarks.note(f"{where}: {what}")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The contents of a settings file.
+    """Return the contents of a settings file.
 
     Raises:
         ConfigError: it cannot be read, or is a file of another kind: which one.
@@ -200,7 +218,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _other_kind(path: Path) -> list[Problem]:
-    """What a file is that is not TOML; nothing where it is none of the usual ones."""
+    """Find out what a file is that is not TOML; nothing where it is none of the usual ones."""
     if path.stem.endswith(OTHER_SUFFIXES) and not os.path.lexists(path):
         return [Problem(f"{NAME}: file not found", str(path.with_suffix("")))]
     try:
@@ -222,7 +240,7 @@ def _other_kind(path: Path) -> list[Problem]:
 
 
 def _json_problem(path: Path) -> Problem | None:
-    """Which of the JSON files a training knows this is; None where it is not JSON."""
+    """Find out which of the JSON files of a training this is; None where it is not JSON."""
     try:
         data = read_json(path)
     except CoinageError:

@@ -1,4 +1,4 @@
-"""A flag's value from what a command line or a settings file says, by the flag table. Imports no torch."""
+"""Read a flag's value from a command line or a settings file, by the flag table. Imports no torch."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
 def values_of_file(
     given: Mapping[str, Any], flags: Mapping[str, Flag], where: str
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the values that a file gives to flags, and what is wrong with others; other keys are left out."""
+    """Return the values that a file gives to flags, and what is wrong; other keys are left out."""
     values, problems = {}, []
     for name, value in given.items():
         if name not in flags:

@@ -1,18 +1,17 @@
-"""What stands in a `[[words]]` table of a config file: flags of one word, beside those that all words share."""
+"""The flags that may stand in a `[[words]]` table of a config file. Imports no torch."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from coinage.errors import Problem
-from coinage.settings.flags import BY_DEST
+from coinage.settings.flags import BY_DEST, Flag
 from coinage.settings.foreign import meant, to_be_seen
 
 TABLE = "words"
-GROUPS = (
+# Groups of flags of which each word may have its own values; of other groups some flags, by their rows
+GROUPS_PER_WORD = (
     "the new word",
     "captions",
     "optimizer",
@@ -21,16 +20,6 @@ GROUPS = (
     "previews",
     "metadata",
 )
-MORE = (
-    "output_name", "role", "seed", "gradient_accumulation_steps", "weights_fit",
-    "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats", "dataset_config", "cache_info", "train_batch_size",
-    "prior_loss_weight", "conditioning_data_dir", "alpha_mask",
-    "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",
-    "resize_interpolation", "color_aug", "flip_aug", "face_crop_aug_range", "random_crop",
-    "require_token", "skip_bad_images", "caption_tag_dropout_rate", "background", "mask_normalize", "bucket_log_ratio",
-    "data_as_reference", "validation_split", "validation_seed", "validate_every_n_steps", "validate_every_n_epochs",
-    "norm_mode", "autopilot",
-)  # fmt: skip
 OF_THE_MODEL = ("zero_terminal_snr",)
 # What a word gives in another way than the rest of the file does: the latter is then left out.
 INSTEAD = {
@@ -46,22 +35,13 @@ ONLY_IN_TABLES = ("token_string", "output_name")
 DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A word of a config file: what it is called in messages, and the values of all its flags."""
-
-    label: str
-    args: argparse.Namespace
-    overruled: tuple[str, ...] = ()  # flags of its table that the command line sets for all words
-
-
 def allowed(known: Collection[str]) -> list[str]:
-    """Flags that a word may have for itself, of those that a script knows."""
-    return [
-        name
-        for name in known
-        if name not in OF_THE_MODEL and (name in MORE or BY_DEST[name].group in GROUPS)
-    ]
+    """Return the flags that a word may have for itself, of those that a script knows."""
+    return [name for name in known if _is_per_word(BY_DEST[name])]
+
+
+def _is_per_word(flag: Flag) -> bool:
+    return flag.dest not in OF_THE_MODEL and (flag.per_word or flag.group in GROUPS_PER_WORD)
 
 
 def label_of(number: int, values: Mapping[str, Any]) -> str:
@@ -83,7 +63,10 @@ def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) ->
             if hint := meant(name, own, "") if to_be_seen(name, known) else "":
                 problems.append(Problem(f"unknown key `{name}`", where, hint))
         elif name == "max_train_epochs":
-            hint = "words learn in the same steps, and differ in epochs: give max_train_steps, above all tables of words"
+            hint = (
+                "words learn in the same steps, and differ in epochs: "
+                "give max_train_steps, above all tables of words"
+            )
             problems.append(Problem(f"`{name}` is not for one word", where, hint))
         elif name not in own:
             problems.append(
@@ -101,20 +84,14 @@ def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command_problems(given: Collection[str]) -> list[Problem]:
-    """Flags of the command line that would make all words one.
+    """Find flags of the command line that would make all words one.
 
     Args:
         given: the names of all that are on it.
     """
-    hint = f"give them in the tables of the words, and what words share above all [[{TABLE}]]"
     wrong = [f"--{name}" for name in (*ONLY_IN_TABLES, *DATA) if name in given]
-    return (
-        [
-            Problem(
-                f"{', '.join(wrong)}: the config file has several words, each with its own",
-                hint=hint,
-            )
-        ]
-        if wrong
-        else []
-    )
+    if not wrong:
+        return []
+    what = f"{', '.join(wrong)}: the config file has several words, each with its own"
+    hint = f"give them in the tables of the words, and what words share above all [[{TABLE}]]"
+    return [Problem(what, hint=hint)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from coinage.checks.preflight import prediction_problems
+from coinage.checks.model import prediction_problems
 from coinage.config import DataConfig, TrainConfig, WordConfig
 from coinage.data.batches import run_length, updates_per_epoch
 from coinage.data.latent_cache import DiskCache

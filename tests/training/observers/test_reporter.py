@@ -10,7 +10,7 @@ from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.errors import CoinageError, TrainingError
 from coinage.report.page import read_report
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training import loop
 from coinage.training.observers.reporter import WarningsKept, command_of, quoted
 from coinage.training.run import Run
@@ -63,7 +63,8 @@ def test_a_run_has_its_page(
     assert (python, program) == ("python", "train_textual_inversion.py")
     assert record.images_learned == 12
     again, first = (
-        build(parse("sd", own, "test"))[0] for own in (words, flags(moon_dataset, tmp_path, *given))
+        complete(parse("sd", own, "test"))[0]
+        for own in (words, flags(moon_dataset, tmp_path, *given))
     )
     assert again == first
 

@@ -20,7 +20,7 @@ from coinage.cli.parse import parse
 from coinage.config import LogConfig
 from coinage.errors import CoinageError, ConfigError
 from coinage.optim.row_lengths import movement
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.measured import Measured
 from coinage.training.observers.base import Picture
 from coinage.training.observers.trackers import Tracker, WandB, open_writers
@@ -194,7 +194,7 @@ def test_the_key_reaches_wandb(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    config, _ = build(
+    config, _ = complete(
         parse(
             "sd",
             flags(moon_dataset, tmp_path, "--log_with=wandb", f"--wandb_api_key={KEY}"),
@@ -253,7 +253,7 @@ def test_a_wrong_tracker_file_is_an_error(
     if text:
         path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
-        build(parse("sd", flags(moon_dataset, tmp_path, f"--log_tracker_config={path}"), "test"))
+        complete(parse("sd", flags(moon_dataset, tmp_path, f"--log_tracker_config={path}"), "test"))
 
 
 def test_wrong_arguments_are_told_before_the_model_is_loaded(
@@ -303,10 +303,10 @@ def test_wandb_without_a_connection_keeps_the_run(tmp_path: Path) -> None:
 def test_a_missing_package_names_the_extra(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coinage.settings.build_log.find_spec", lambda name: None)
+    monkeypatch.setattr("coinage.settings.discover.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "coinage\[wandb\]"'):
-        build(parse("sd", flags(moon_dataset, tmp_path, "--log_with=wandb"), "test"))
-    config, findings = build(
+        complete(parse("sd", flags(moon_dataset, tmp_path, "--log_with=wandb"), "test"))
+    config, findings = complete(
         parse("sd", flags(moon_dataset, tmp_path, "--log_with=all", "--logging_dir=x"), "test")
     )
     assert config.log.trackers == ("tensorboard",)

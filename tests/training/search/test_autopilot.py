@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from coinage.checks.preflight import check
+from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig, WordConfig
@@ -20,7 +20,7 @@ from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
 from coinage.report.page import read_report
 from coinage.runs.choice import choice_of
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.settings.idle_flags import notes
 from coinage.training.evaluation import evaluation_set
 from coinage.training.loop import train, train_together
@@ -151,7 +151,7 @@ def test_rounds_halve_and_are_a_tenth_of_the_run_at_most() -> None:
 
 
 def test_only_the_whole_word_is_renamed(moon_dataset: Path, tmp_path: Path) -> None:
-    sample = check(config_for(moon_dataset, tmp_path)).samples[0]
+    sample = make_plans([config_for(moon_dataset, tmp_path)])[0].samples[0]
     rules = replace(sample.subset.captions, prefix="my zibu", suffix=None)
     sample = replace(
         sample,
@@ -232,7 +232,7 @@ def test_the_run_is_that_of_the_winners_settings_to_the_bit(
         train_command("sd", flags(moon_dataset, tmp_path / "best", *BAD, "--autopilot=2", *cached))
         == 0
     )
-    images = len(check(config_for(moon_dataset, tmp_path)).samples)
+    images = len(make_plans([config_for(moon_dataset, tmp_path)])[0].samples)
     assert encoded[0] == alone + (0 if cached else images), "once for all candidates"
     found, plain = (tmp_path / name / "zibu.safetensors" for name in ("best", "plain"))
     assert torch.equal(rows_of(read(found)), rows_of(read(plain)))
@@ -334,7 +334,7 @@ def test_each_word_has_settings_of_its_own_beside_the_others(
         word=replace(one.word, token="wopo", output_name="wopo"),
         loop=replace(one.loop, autopilot=None),
     )
-    samples = check(one).samples
+    samples = make_plans([one])[0].samples
     both = [
         samples,
         [
@@ -356,8 +356,8 @@ def test_held_out_images_stay_those_of_the_given_seed(moon_dataset: Path, tmp_pa
     other = replace(config, loop=replace(config.loop, seed=11, chosen="seed 11"))
     chosen = choice_of(other, config.loop.seed, []).applied(config)
     assert chosen.loop.seed == 11
-    assert [s.held_out for s in check(chosen).samples] == [
-        s.held_out for s in check(config).samples
+    assert [s.held_out for s in make_plans([chosen])[0].samples] == [
+        s.held_out for s in make_plans([config])[0].samples
     ]
 
 
@@ -394,4 +394,4 @@ def test_a_dry_run_tells_what_it_would_cost(
 
 def test_one_is_no_choice(moon_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--autopilot 1 must be at least 2"):
-        build(parse("sd", flags(moon_dataset, tmp_path, "--autopilot=1"), "test"))
+        complete(parse("sd", flags(moon_dataset, tmp_path, "--autopilot=1"), "test"))

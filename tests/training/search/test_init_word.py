@@ -10,7 +10,7 @@ from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.errors import ConfigError
 from coinage.report.page import read_report
-from coinage.settings.build import build
+from coinage.settings.discover import complete
 from coinage.training.run import Run
 from coinage.training.search import init_word as init_search
 from coinage.training.search.init_word import (
@@ -166,7 +166,7 @@ def test_auto_is_not_for_a_file_and_the_word_itself_can_be_had(
     moon_dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
-        build(
+        complete(
             parse(
                 "sd", flags(moon_dataset, tmp_path, "--init_word=auto", "--weights=word.pt"), "test"
             )

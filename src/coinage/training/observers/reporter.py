@@ -347,7 +347,10 @@ def standings(run: Run) -> list[Standing]:
 
 def settings_of(config: TrainConfig) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Flags that differ from their defaults, and what the datasets set, by group."""
-    given = [(group, list(flags)) for group, flags in config.log.given]
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for flag in config.log.given:
+        groups.setdefault(flag.group, []).append((flag.name, *flag.arguments))
+    given = list(groups.items())
     subsets = [subset for dataset in config.data.datasets for subset in dataset.subsets]
     told = dict.fromkeys(
         (where, setting) for subset in subsets for setting, where in subset.settings
@@ -367,10 +370,9 @@ def command_of(config: TrainConfig, processes: int) -> str:
     if processes > 1:
         start = f"accelerate launch --num_processes={processes} {program.replace('coinage train', '-m coinage.cli.main train')}"
     pairs = [
-        flag
-        for _, flags in config.log.given
-        for flag in flags
-        if flag[0] not in ("--seed", "--resume")
+        (flag.name, *flag.arguments)
+        for flag in config.log.given
+        if flag.name not in ("--seed", "--resume")
     ]
     lines = [
         [name, *rest] if len(rest) > 1 else ["=".join((name, *rest))]

@@ -1,7 +1,4 @@
-"""What would fail only in the run, tried before the model is loaded.
-
-Optimizer and schedule are tried on a toy, the word's file is measured, and the compiler is looked for.
-"""
+"""Check of the optimizer: it and its schedule are tried on a toy before the model is loaded."""
 
 from __future__ import annotations
 
@@ -16,14 +13,10 @@ from dataclasses import replace
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from coinage.config import OptimConfig, TrainConfig
-from coinage.data.batches import length_of
-from coinage.data.sample import Sample
-from coinage.embeddings.install import misfit, read_vectors
-from coinage.errors import CoinageError, ConfigError, Problem, reason_of
-from coinage.models.text_encoder_sizes import text_encoder_sizes
+from coinage.checks.plan import Draft
+from coinage.config import OptimConfig
+from coinage.errors import ConfigError, Problem, reason_of
 from coinage.optim.factory import choose_optimizer, make_schedule
-from coinage.system.launch import process_count
 
 BEGIN = 20  # steps that a schedule is asked for, before the last one, where it tells that by itself
 LOOPED = 2000  # and where it can only be stepped through
@@ -34,17 +27,10 @@ Arguments = Sequence[tuple[str, object]]
 Failure = str | ConfigError  # why a trial fails; "" where it does not
 
 
-def trial_problems(config: TrainConfig, samples: Sequence[Sample]) -> list[Problem]:
-    """Find what the loaded model would not be needed to refuse.
-
-    Args:
-        config: the run.
-        samples: its images, which tell how long it is.
-    """
-    total, _ = length_of(config, samples, process_count())
-    return (
-        optimizer_trial(config.optim, total) + weights_problems(config) + compiler_problems(config)
-    )
+def check_optimizer(draft: Draft) -> None:
+    """Try the optimizer and its schedule."""
+    steps, _ = draft.length()
+    draft.findings.errors += optimizer_trial(draft.config.optim, steps)
 
 
 def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
@@ -61,19 +47,23 @@ def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
         return _failure(replace(config, schedule_arguments=tuple(given)), total)
 
     what = f"--optimizer_type {config.name} cannot learn a word by step() after a plain backward()"
-    problems = _told(what, "--optimizer_args", config.name, config.arguments, with_arguments)
+    problems = _problem_of_trial(
+        what, "--optimizer_args", config.name, config.arguments, with_arguments
+    )
     if problems:
         return problems
     name = config.schedule_class or config.schedule
     flag = "--lr_scheduler_type" if config.schedule_class else "--lr_scheduler"
     what = f"{flag} {name} cannot be used in a run of {total} steps"
-    return _told(what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule)
+    return _problem_of_trial(
+        what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule
+    )
 
 
-def _told(
+def _problem_of_trial(
     what: str, flag: str, name: str, given: Arguments, fails: Callable[[Arguments], Failure]
 ) -> list[Problem]:
-    """Tell a failure by the arguments without which there is none; by all where there is no such one."""
+    """Return a failure as a problem that names the arguments without which there is none, or all."""
     reason = fails(given)
     if isinstance(reason, ConfigError):
         return list(reason.problems)
@@ -91,7 +81,10 @@ def _told(
 
 
 def _failure(config: OptimConfig, total: int) -> Failure:
-    """Why an optimizer with its schedule fails; "" if it does not. On the GPU too where the CPU is not enough."""
+    """Return why an optimizer with its schedule fails; "" if it does not.
+
+    It is tried on the GPU too where the CPU is not enough.
+    """
     reason: Failure = ""
     devices = [
         "cpu",
@@ -99,7 +92,7 @@ def _failure(config: OptimConfig, total: int) -> Failure:
     ]
     for device in devices:
         try:
-            with _unheard():
+            with _without_trace():
                 _try(config, total, torch.device(device))
         except ConfigError as error:
             reason = reason or error
@@ -111,7 +104,7 @@ def _failure(config: OptimConfig, total: int) -> Failure:
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
+def _without_trace() -> Iterator[None]:
     """Leave no trace: of what is printed, warned of, or drawn at random."""
     with (
         warnings.catch_warnings(),
@@ -147,7 +140,10 @@ def _try(config: OptimConfig, total: int, device: torch.device) -> None:
 
 
 def _jump(optimizer: torch.optim.Optimizer, schedule: LRScheduler, step: int) -> None:
-    """Put an optimizer where its schedule has it at a step. All of torch's and transformers' read the counter."""
+    """Put an optimizer where its schedule has it at a step.
+
+    All schedules of torch and transformers read the counter.
+    """
     schedule.last_epoch = step - 1
     try:
         schedule.step()
@@ -178,54 +174,3 @@ def _judge(rates: Sequence[float | torch.Tensor | None], step: int) -> None:
     wrong = [float(rate) for rate in rates if rate is not None and not 0 <= float(rate) < math.inf]
     if wrong:
         raise ValueError(f"the learning rate of step {step + 1} would be {wrong[0]:g}")
-
-
-def weights_problems(config: TrainConfig) -> list[Problem]:
-    """Find out whether the word's file fits the model: its kind, the number, widths and values of its vectors."""
-    path = str(config.word.init_file)
-    try:
-        given = read_vectors(config.word)
-    except CoinageError as error:
-        return [replace(problem, what=f"--weights: {problem.what}") for problem in error.problems]
-    if not given:
-        return []
-    sizes = text_encoder_sizes(config.model)
-    widths = [size.width for size in sizes if size.width]
-    wrong = (
-        misfit(given, [size.key for size in sizes], widths, path)
-        if len(widths) == len(sizes)
-        else None
-    )
-    if wrong:
-        return [replace(wrong, what=f"--weights: {wrong.what}")]
-    if not all(rows.isfinite().all() for rows in given.values()):
-        return [
-            Problem(
-                "--weights: the file holds numbers that are not finite", path, "give another file"
-            )
-        ]
-    if not any(rows.any() for rows in given.values()):
-        return [
-            Problem(
-                "--weights: the file holds only zeros", path, "give another file, or --init_word"
-            )
-        ]
-    return []
-
-
-def compiler_problems(config: TrainConfig) -> list[Problem]:
-    """Find out whether torch has the compiler that is asked for."""
-    backend = config.model.compile_backend
-    if backend is None:
-        return []
-    from torch._dynamo import list_backends
-
-    known = [*list_backends(exclude_tags=()), "eager"]
-    if backend in known:
-        return []
-    return [
-        Problem(
-            f"--dynamo_backend {backend} is not in this torch",
-            hint=f"one of {', '.join(sorted(known))}",
-        )
-    ]

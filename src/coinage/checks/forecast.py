@@ -1,0 +1,58 @@
+"""What a run would say once its model is loaded, told before from files alone: for dry runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coinage.checks.memory import free_memory_problem
+from coinage.checks.model import prediction_of
+from coinage.checks.plan import Plan
+from coinage.errors import CoinageError, Findings, Problem
+from coinage.models.vocabulary import read_vocabularies
+from coinage.optim.reach import rate_problem
+
+
+def forecast(plans: Sequence[Plan]) -> Findings:
+    """Return warnings about the schedule, the learning rates and the GPU's memory.
+
+    Args:
+        plans: of words that train side by side.
+    """
+    import torch
+
+    findings = Findings()
+    schedule = _schedule_problem(plans[0])
+    if schedule:
+        findings.warnings.append(schedule)
+    for plan in plans:
+        _judge_rate(plan, f"{plan.config.word.token}: " if len(plans) > 1 else "", findings)
+    if torch.cuda.is_available():
+        memory = free_memory_problem(plans, torch.device("cuda"))
+        if memory:
+            findings.warnings.append(memory)
+    return findings
+
+
+def _schedule_problem(plan: Plan) -> Problem | None:
+    """Find `--zero_terminal_snr` on a model that predicts the noise, as far as its settings say so."""
+    model = plan.config.model
+    if not model.zero_terminal_snr or prediction_of(model) != "epsilon":
+        return None
+    what = "a schedule that ends in pure noise (--zero_terminal_snr) needs a model that predicts v"
+    hint = "add --v_parameterization if the model does, or leave out --zero_terminal_snr"
+    return Problem(what, hint=hint)
+
+
+def _judge_rate(plan: Plan, prefix: str, findings: Findings) -> None:
+    """Compare the learning rate with the lengths of the model's words, which are read without the model."""
+    config = plan.config
+    try:
+        words = next(iter(read_vocabularies(config.model).values()))
+    except CoinageError as error:
+        findings.note(f"{prefix}the learning rate was not judged: {error.problems[0].what}")
+        return
+    width, length = words.table.shape[1], float(words.norms.mean())
+    problem = rate_problem(config.optim, plan.steps, width, length)
+    if problem:
+        what = f"{prefix}{problem.what}"
+        findings.warnings.append(Problem(what, problem.where, problem.hint))

@@ -1,0 +1,70 @@
+"""How much GPU memory a run needs, and whether a GPU has as much. Imports torch only to ask the GPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from coinage.checks.advice import Planned, memory_problem, side_by_side
+from coinage.checks.footprint import CONTEXT, Footprint
+from coinage.config import TrainConfig
+from coinage.data.sample import Sample
+from coinage.errors import Problem
+from coinage.models.sizes import model_sizes
+from coinage.text.prompts import Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("coinage")
+
+
+class Checked(Protocol):
+    """A draft or a plan: a run with its images."""
+
+    @property
+    def config(self) -> TrainConfig: ...
+
+    @property
+    def samples(self) -> Sequence[Sample]: ...
+
+    @property
+    def prompts(self) -> Sequence[Prompt]: ...
+
+
+def joint_run(runs: Sequence[Checked]) -> Planned:
+    """Return what the memory of words that train side by side depends on, as one run."""
+    planned = [Planned(run.config, run.samples, run.prompts) for run in runs]
+    tried = max(planned, key=lambda run: run.config.loop.to_try)
+    # Settings that --autopilot tries go through the model together, as words do
+    more = tried.config.loop.to_try - len(planned)
+    return side_by_side([*planned, *[replace(tried, prompts=()) for _ in range(more)]])
+
+
+def needed_memory(runs: Sequence[Checked]) -> Footprint:
+    """Return the GPU memory that words need that train side by side."""
+    planned = joint_run(runs)
+    return planned.needs(model_sizes(planned.config.model))
+
+
+def free_memory_problem(runs: Sequence[Checked], device: torch.device) -> Problem | None:
+    """Find out that a run does not fit into what is free on a GPU, and what makes it fit.
+
+    Args:
+        runs: of words that train side by side.
+        device: nothing is found for one that is not a GPU.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    try:
+        # This process has its context by now
+        free = torch.cuda.mem_get_info(device)[0] + CONTEXT
+    except RuntimeError as error:  # the run itself says what is wrong with the GPU
+        log.debug("free memory: %s", error)
+        return None
+    planned = joint_run(runs)
+    return memory_problem(planned, model_sizes(planned.config.model), free)

@@ -1,0 +1,214 @@
+"""Checks of the model before it is loaded: is it there, of the right kind, and do flags go with it?"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from coinage.checks.plan import Draft
+from coinage.config import ModelConfig, TrainConfig
+from coinage.errors import CoinageError, Problem
+from coinage.models.detect import (
+    VAE,
+    Kind,
+    kind_of_file,
+    kind_of_folder,
+    pickled_names,
+    read_config,
+    safetensors_shapes,
+    wrong_kind,
+)
+from coinage.models.facts import FACTS
+from coinage.models.hub_files import HUB_ID, hub_folder, local_path, reach_hub
+from coinage.models.text_encoder_sizes import text_encoder_sizes
+from coinage.system.text_files import is_file, is_folder, is_there
+
+log = logging.getLogger("coinage")
+FLAG = "--pretrained_model_name_or_path"
+FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
+# A VAE is recognised by the latter, in every layout
+VAE_CLASS, VAE_BEGIN = "AutoencoderKL", "decoder.conv_in"
+MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+CHECK_PATH = "check the path; a hub id looks like owner/name"
+
+
+def check_environment(draft: Draft) -> None:
+    """Find a SOURCE_DATE_EPOCH that is not a time: libraries fail on it in places that do not name it."""
+    value = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not (value.isdecimal() and int(value) < 2**32):
+        what = f"SOURCE_DATE_EPOCH={value} is not a time"
+        draft.findings.error(what, hint="seconds since 1970, or leave it out")
+
+
+def check_model(draft: Draft) -> None:
+    """Find a model or VAE that cannot be used, and flags that its settings contradict."""
+    config = draft.config
+    draft.findings.errors += vae_problems(config.model)
+    problems = model_problems(config.model) or settings_problems(config)
+    draft.findings.errors += problems
+
+
+def model_problems(model: ModelConfig) -> list[Problem]:
+    """Find out from names, shapes and settings whether the source holds a model of its family."""
+    path = Path(model.source)
+    if is_folder(path):
+        problems = _folder_problems(path, model)
+        if problems:
+            return problems
+    elif not is_file(path):
+        problems = _problems_elsewhere(path, model.source)
+        cached = None if problems else hub_folder(model.source)
+        if cached is None:
+            return problems
+        path = cached
+    try:
+        kind = _kind_of(path, own_vae=model.vae is None)
+    except CoinageError as error:
+        return _prefixed(FLAG, error)
+    except OSError as error:
+        return [Problem(f"{FLAG}: cannot read the file: {error.strerror}", model.source)]
+    return _kind_problems(kind, model)
+
+
+def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
+    """Return the kind of model in a folder or file."""
+    return kind_of_folder(path) if is_folder(path) else kind_of_file(path, own_vae=own_vae)
+
+
+def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
+    needed = [part for part in MODEL_PARTS if part != "vae" or model.vae is None]
+    missing = [part for part in needed if not (path / part).is_dir()]
+    if not missing:
+        return []
+    what = f"{FLAG}: no diffusers model: {', '.join(missing)} missing"
+    return [Problem(what, model.source, "give the folder with model_index.json")]
+
+
+def _problems_elsewhere(path: Path, source: str) -> list[Problem]:
+    """Find out whether what is not on the disk may be a hub id, and is there."""
+    on_disk = path.suffix in FILE_SUFFIXES or is_there(path.parts[0])
+    if on_disk or not HUB_ID.fullmatch(source):
+        return [Problem(f"{FLAG}: model not found", source, CHECK_PATH)]
+    return _hub_problems(source)
+
+
+def _prefixed(flag: str, error: CoinageError) -> list[Problem]:
+    """Return an error's problems, with the flag in front."""
+    return [replace(problem, what=f"{flag}: {problem.what}") for problem in error.problems]
+
+
+def settings_problems(config: TrainConfig) -> list[Problem]:
+    """Find flags that the model's settings contradict; what they do not say is seen when it is loaded."""
+    model = config.model
+    problems = prediction_problems(config, prediction_of(model))
+    if model.clip_skip and FACTS[model.family].reads_clip_skip:
+        layers = text_encoder_sizes(model)[0].layers
+        if layers and model.clip_skip > layers:
+            what = f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers"
+            problems.append(Problem(what, model.source))
+    return problems
+
+
+def prediction_of(model: ModelConfig) -> str | None:
+    """Return what a model predicts, `epsilon` or `v_prediction`; None where flag and settings do not say."""
+    if model.prediction_type:
+        return model.prediction_type
+    folder = local_path(model.source)
+    try:
+        settings = read_config(folder / "scheduler" / "scheduler_config.json")
+    except CoinageError:
+        return None
+    prediction = settings.get("prediction_type")
+    return prediction if isinstance(prediction, str) else None
+
+
+def prediction_problems(config: TrainConfig, predicts: str | None) -> list[Problem]:
+    """Find losses that are for another kind of prediction; nothing is known of None."""
+    if config.loss.scale_v and predicts == "epsilon":
+        what = "--scale_v_pred_loss_like_noise_pred is for models that predict v"
+        hint = "leave it out, or pass --v_parameterization if the model does"
+        return [Problem(what, config.model.source, hint)]
+    if config.loss.v_like and predicts == "v_prediction":
+        what = "--v_pred_like_loss is for models that predict the noise"
+        return [Problem(what, config.model.source, "leave it out")]
+    return []
+
+
+def vae_problems(model: ModelConfig) -> list[Problem]:
+    """Find out whether what `--vae` names holds a VAE, by names alone."""
+    if model.vae is None:
+        return []
+    path = Path(model.vae)
+    if is_folder(path):
+        return _vae_folder_problems(path)
+    if is_file(path):
+        return _vae_file_problems(path)
+    if HUB_ID.fullmatch(model.vae) and path.suffix not in FILE_SUFFIXES:
+        return []
+    return [Problem("--vae: not found", model.vae, CHECK_PATH)]
+
+
+def _vae_folder_problems(path: Path) -> list[Problem]:
+    hint = "give a VAE file, or a diffusers folder or hub id with a VAE at its root or in vae/"
+    places = [place for place in (path, path / "vae") if (place / "config.json").is_file()]
+    if not places:
+        return [Problem("--vae: there is no VAE in this folder", str(path), hint)]
+    folder = places[0]
+    try:
+        kind = read_config(folder / "config.json").get("_class_name", VAE_CLASS)
+    except CoinageError as error:
+        return _prefixed("--vae", error)
+    if kind != VAE_CLASS:
+        return [Problem(f"--vae: this is not {VAE_CLASS} but {kind}", str(folder), hint)]
+    if not any(file.suffix in FILE_SUFFIXES for file in folder.iterdir()):
+        what = "--vae: the folder has settings and no weights"
+        return [Problem(what, str(folder), "download it again")]
+    return []
+
+
+def _vae_file_problems(path: Path) -> list[Problem]:
+    try:
+        names = _tensor_names(path)
+    except CoinageError as error:
+        return _prefixed("--vae", error)
+    except OSError as error:
+        return [Problem(f"--vae: cannot read the file: {error.strerror}", str(path))]
+    if any(name.removeprefix(VAE).startswith(VAE_BEGIN) for name in names):
+        return []
+    hint = "give a VAE file, a diffusers folder or a hub id"
+    return [Problem("--vae: the file holds no VAE", str(path), hint)]
+
+
+def _tensor_names(path: Path) -> Iterable[str]:
+    """Return the names of a file's tensors, of pickles without reading them as such."""
+    if path.suffix.lower() == ".safetensors":
+        return safetensors_shapes(path)
+    return pickled_names(path)
+
+
+def _kind_problems(kind: Kind | None, model: ModelConfig) -> list[Problem]:
+    if kind is None or kind.family == model.family:
+        return []
+    problem = wrong_kind(kind, model.family, model.source)
+    return [replace(problem, what=f"{FLAG}: {problem.what}")]
+
+
+def _hub_problems(source: str) -> list[Problem]:
+    """Find out whether a hub id is in the local cache or on the hub; one request, no retries."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
+        return []
+    reason = "not in the local cache, and the hub is out of reach"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            reach_hub()
+            if HfApi().file_exists(source, "model_index.json"):
+                return []
+            reason = "not found on the hub"
+        except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
+            log.debug("hub: %s", error)
+    return [Problem(f"{FLAG}: no such folder, and {reason}", source, CHECK_PATH)]

@@ -1,0 +1,77 @@
+"""Flags that cannot be given together. Imports no torch."""
+
+from __future__ import annotations
+
+from coinage.errors import Findings, Problem
+from coinage.settings.defaults import AUTO
+from coinage.settings.flag_values import FlagValues
+from coinage.settings.scripts import Script
+
+KEEP_ONE = "keep one of them"
+
+
+def conflicts(values: FlagValues) -> list[Problem]:
+    """Find flags that exclude each other, or that need another one."""
+    findings = Findings()
+    _check_model(values, findings)
+    _check_timesteps(values, findings)
+    _check_start(values, findings)
+    _check_precision(values, findings)
+    _check_sharding(values, findings)
+    negative = values.metadata_is_negative_embedding
+    if negative and negative.lower() not in ("true", "false"):
+        findings.error(f"--metadata_is_negative_embedding {negative} is neither true nor false")
+    return findings.errors
+
+
+def _check_model(values: FlagValues, findings: Findings) -> None:
+    if values.script == Script.SDXL and values.v2:
+        findings.error(
+            "--v2 is for Stable Diffusion 2.x, and this is the script for SDXL",
+            hint="use train_textual_inversion.py --v2",
+        )
+    if values.v_parameterization and values.v_pred_like_loss:
+        findings.error(
+            "--v_pred_like_loss is for models that predict the noise",
+            hint="leave out --v_parameterization",
+        )
+
+
+def _check_timesteps(values: FlagValues, findings: Findings) -> None:
+    low = values.min_timestep or 0
+    high = 1000 if values.max_timestep is None else values.max_timestep
+    if low >= high:
+        what = f"--min_timestep {low} must be below --max_timestep {high}"
+        findings.error(what, hint="they may be 0 to 1000")
+    if values.adaptive_noise_scale and not values.noise_offset:
+        what = "--adaptive_noise_scale needs --noise_offset"
+        findings.error(what, hint="add --noise_offset 0.05")
+
+
+def _check_start(values: FlagValues, findings: Findings) -> None:
+    if values.init_word is not None and not values.init_word.strip():
+        hint = "give a known word close to the concept, such as girl"
+        findings.error("--init_word is empty", hint=hint)
+    if values.init_word == AUTO and values.weights:
+        findings.error("--init_word auto and --weights exclude each other", hint=KEEP_ONE)
+
+
+def _check_precision(values: FlagValues, findings: Findings) -> None:
+    if values.full_fp16 and values.full_bf16:
+        findings.error("--full_fp16 and --full_bf16 exclude each other", hint=KEEP_ONE)
+    if values.full_fp16 and values.mixed_precision != "fp16":
+        findings.error("--full_fp16 goes with --mixed_precision fp16")
+    if values.full_bf16 and values.mixed_precision != "bf16":
+        findings.error("--full_bf16 goes with --mixed_precision bf16")
+    if values.fp8_base and values.mixed_precision == "no":
+        what = "--fp8_base needs --mixed_precision"
+        findings.error(what, hint="add --mixed_precision bf16, or fp16")
+
+
+def _check_sharding(values: FlagValues, findings: Findings) -> None:
+    if values.deepspeed and values.zero_stage == 3:
+        what = "--zero_stage 3 shards a model that is frozen: it would only cost time"
+        findings.error(what, hint="leave out --deepspeed")
+    if "nvme" in (values.offload_optimizer_device, values.offload_param_device):
+        what = "offloading a few kilobytes to NVMe would only cost time"
+        findings.error(what, hint="leave out the --offload_* flags")
