@@ -37,7 +37,7 @@ text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers 
 cli.cmd_convert cli.cmd_inspect cli.cmd_verify cli.console cli.signals data.parallel_reads data.sample
 demo.concepts demo.dataset demo.grid demo.language demo.reader demo.world embeddings.pickle_check embeddings.pixels
 models.prediction optim.arguments report.curves report.pictures seeding settings.defaults system.launch
-training.convergence training.measured training.observers training.search
+training.convergence training.observers training.results training.search
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

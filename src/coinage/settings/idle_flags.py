@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from coinage.optim.table import find_optimizer
 from coinage.settings.flags import BY_DEST
 
 Values = argparse.Namespace
@@ -68,12 +69,12 @@ IDLE: tuple[tuple[str, Callable[[Values], object], str], ...] = (
     ),
     (
         "autopilot",
-        lambda v: v.optimizer_type.lower() == "directional",
+        lambda v: find_optimizer(v.optimizer_type).turns,
         "does not help with Directional; use it with other optimizers",
     ),
     (
         "norm_mode",
-        lambda v: v.optimizer_type.lower() == "directional",
+        lambda v: find_optimizer(v.optimizer_type).turns,
         "has no effect: Directional keeps the lengths anyway",
     ),
     (
