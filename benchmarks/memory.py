@@ -32,10 +32,10 @@ from coinage.demo.run import MODEL
 from coinage.models import eight_bit
 from coinage.models.facts import FACTS
 from coinage.models.families import FAMILIES, Components
+from coinage.models.placement import checkpoint_gradients, lower_linear_layers
 from coinage.models.quiet import quiet_libraries
 from coinage.text.clip_tokenizer import read_tokenizer
 from coinage.text.placeholder import RowFormat, Tokenizer
-from coinage.training.setup import checkpoint_gradients, lower_linear_layers
 from random_models import RELEASED, meta_part, part_names
 from throughput import SIDES
 

@@ -131,7 +131,7 @@ class Keeper(Observer):
                 self._keep(run, step)
 
     def _keep(self, run: Run, step: int) -> None:
-        passes = self._before + run.progress.images + len(run.measured) * DRAWS
+        passes = self._before + run.progress.images + len(run.results.measurements) * DRAWS
         self.kept[step] = Kept(run.embedding(), passes)
 
 

@@ -30,7 +30,7 @@ from coinage.text.placeholder import WordEncoder
 from coinage.training import loop
 from coinage.training.observers import standard as watch
 from coinage.training.observers.base import Observer, Together
-from coinage.training.run import Run, Update
+from coinage.training.run import Run, StepInput
 
 
 @dataclass
@@ -137,16 +137,16 @@ class Sections:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Have clocks around the parts of a step."""
-        original = Run.updates
+        original = Run.epoch_inputs
 
-        def updates(run: Run, *args: Any) -> Iterator[Update]:
+        def epoch_inputs(run: Run, *args: Any) -> Iterator[StepInput]:
             with closing(original(run, *args)) as found:  # type: ignore[type-var]
                 while True:
                     with self.timed("data"):
-                        work = next(found, None)
-                    if work is None:
+                        step_input = next(found, None)
+                    if step_input is None:
                         return
-                    yield work
+                    yield step_input
 
         wrapped: list[tuple[Any, str, str]] = [
             (WordEncoder, "rows", "captions to ids"),
@@ -159,7 +159,7 @@ class Sections:
             (loop, "update", "optimizer"),
         ]
         with ExitStack() as stack:
-            stack.enter_context(patch.object(Run, "updates", updates))
+            stack.enter_context(patch.object(Run, "epoch_inputs", epoch_inputs))
             for owner, attribute, name in wrapped:
                 stack.enter_context(
                     patch.object(owner, attribute, self.around(getattr(owner, attribute), name))
@@ -187,7 +187,7 @@ class Floor(Recorder):
     """After each step of the engine a bare one: forward through stock text encoders and UNet, MSE, backward."""
 
     def started(self, run: Run) -> None:
-        batch = next(run.updates(0)).batches[0]
+        batch = next(run.epoch_inputs(0)).batches[0]
         latents = batch.moments[:, 0].to(run.parts.device, run.parts.dtype)
         self._noise, self._latents = torch.randn_like(latents), latents
         self._ids = [

@@ -28,7 +28,7 @@ from coinage.demo.run import MODEL
 from random_models import write_dataset
 
 if TYPE_CHECKING:
-    from coinage.training.run import Run, Update
+    from coinage.training.run import Run, StepInput
 
 GB = 2**30
 WARM_UP = 3  # steps that do not count
@@ -91,18 +91,21 @@ def measure(task: Task) -> Measured:
     import torch
 
     from coinage.cli.train import train_command
-    from coinage.training import loop
+    from coinage.training import gradients
 
     times: list[float] = []
-    real = loop.learn
+    real = gradients.accumulate
 
-    def learn(runs: Sequence[Run], works: Sequence[Update]) -> None:
+    def accumulate(
+        runs: Sequence[Run], inputs: Sequence[StepInput], *, precise: bool = False
+    ) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter())
-        real(runs, works)
+        real(runs, inputs, precise=precise)
 
-    with patch.object(loop, "learn", learn), tempfile.TemporaryDirectory() as folder:
+    clocked = patch.object(gradients, "accumulate", accumulate)
+    with clocked, tempfile.TemporaryDirectory() as folder:
         code = train_command("coinage", command_of(task, Path(folder)))
     if code:
         sys.exit(code)

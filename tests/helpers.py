@@ -22,6 +22,7 @@ from coinage.embeddings.word import Word
 from coinage.hub import open_uploader
 from coinage.settings.discover import complete
 from coinage.training.loop import train
+from coinage.training.model_check import check_model
 from coinage.training.observers.reporter import Reporter, WarningsKept
 from coinage.training.observers.standard import observers_for
 from coinage.training.observers.trackers import open_writers
@@ -95,7 +96,7 @@ def trained(
         reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned)
         watch = observers_for(run, checked.prompts, writers, uploader, reporter)
         try:
-            return run, train(run, watch)
+            return run, train(run, watch, check_model)
         finally:
             watch.close()
 

@@ -22,8 +22,7 @@ from coinage.text.prompts import (
     read_prompts,
 )
 from coinage.text.samplers import SAMPLER_NAMES, SAMPLERS, find_sampler
-from coinage.training.run import Run
-from coinage.training.step import Batch
+from coinage.training.run import Run, StepInput
 from tests.helpers import TAUGHT, prepared, trained
 
 # Wording of a library notice about image processors that no test here needs.
@@ -327,18 +326,18 @@ def test_prompts_are_read_again_when_their_file_has_changed(
     file.write_text("zibu --w 64 --h 64 --s 1 --d 1\n")
 
     def change(run: Run) -> None:
-        updates = run.updates
+        inputs = run.epoch_inputs
 
-        def updates_and_edit(epoch: int) -> Iterator[list[Batch]]:
-            for number, group in enumerate(updates(epoch)):
+        def inputs_and_edit(epoch: int) -> Iterator[StepInput]:
+            for number, step_input in enumerate(inputs(epoch)):
                 if number == 1:
                     file.write_text("zibu --w 64 --h 64 --s 1 --d 2\n")
                     os.utime(file, ns=(1, 1))
                 if number == 2:
                     file.write_text("# nothing\n")
-                yield group
+                yield step_input
 
-        monkeypatch.setattr(Run, "updates", lambda _run, epoch, _done: updates_and_edit(epoch))
+        monkeypatch.setattr(Run, "epoch_inputs", lambda _run, epoch, _done: inputs_and_edit(epoch))
 
     trained(
         moon_dataset,

@@ -45,7 +45,7 @@ settings.flags settings.foreign settings.idle_flags settings.mapping settings.nu
 settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file settings.values
 settings.word_tables system.files system.full_memory system.launch system.text_files
 system.typed_json terminal.messages terminal.progress text.clip_tokenizer text.init_words
-text.placeholder text.prompts text.samplers training.convergence training.measured wording
+text.placeholder text.prompts text.samplers training.convergence training.results wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -36,9 +36,9 @@ from coinage.data.sample import Sample
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.facts import FACTS, ModelSizes
 from coinage.models.families import FAMILIES
+from coinage.models.placement import DTYPES, lower_linear_layers
 from coinage.models.sizes import model_sizes
 from coinage.text.prompts import Prompt
-from coinage.training.setup import DTYPES, lower_linear_layers
 from tests.helpers import TAUGHT, config_for, flags
 from tests.tiny_models import FAMILY_NAMES
 

@@ -238,7 +238,7 @@ def test_a_signal_ends_all_words_with_one_hint(
 
     def update(run: Run) -> None:
         real(run)
-        if run.step == 2 and run.place == 0:
+        if run.step == 2 and run.word_index == 0:
             signal.raise_signal(signal.SIGINT)
 
     file = write()

@@ -20,7 +20,7 @@ from coinage.models.base import ModelFamily
 from coinage.models.families import FAMILIES, Components
 from coinage.settings.discover import complete
 from coinage.training.final_check import check_and_tell, tell
-from coinage.training.loop import learn
+from coinage.training.gradients import accumulate
 from coinage.training.setup import prepare
 from tests.helpers import flags
 from tests.tiny_models import FAMILY_NAMES, loaded
@@ -229,7 +229,7 @@ def test_what_flags_hang_on_a_model_is_no_obstacle(
     config = complete(parse("coinage", given, "test"))[0]
     run = prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
     if "--torch_compile" not in more:  # the UNet is wrapped then, and compiling it takes long
-        learn([run], [next(run.lessons())])  # some hooks come with the first step
+        accumulate([run], [next(run.step_inputs())])  # some hooks come with the first step
     write(config.output_file, run.embedding())
     caplog.clear()
     with caplog.at_level(logging.INFO, "coinage"):

@@ -157,18 +157,18 @@ def placed(folders: dict[str, Path]) -> Iterator[None]:
     tempfile.tempdir = str(folders["temporary"])
     os.environ |= {"HOME": str(folders["home"]), "XDG_RUNTIME_DIR": str(folders["runtime"])}
     os.chdir(folders["work"])
-    subprocess.run(["mount", "--bind", str(folders["memory"]), "/dev/shm"], check=True)  # noqa: S607, S108 - of the system
+    subprocess.run(["mount", "--bind", str(folders["memory"]), "/dev/shm"], check=True)  # noqa: S607, S108
     try:
         yield
     finally:
-        subprocess.run(["umount", "/dev/shm"], check=True)  # noqa: S607, S108 - of the system
+        subprocess.run(["umount", "/dev/shm"], check=True)  # noqa: S607, S108
         os.chdir(before)
         tempfile.tempdir = None
 
 
 def main() -> None:
     disk, dataset = Path(sys.argv[1]), Path(sys.argv[2])
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)], check=True)  # noqa: S607 - of the system
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)], check=True)  # noqa: S607
     _, word = trained(dataset, disk.parent / "whole", *SAVING[:3])
     prompts = disk.parent / "prompts.txt"
     prompts.write_text("zibu --s 1 --w 64 --h 64\n", encoding="utf-8")

@@ -63,7 +63,7 @@ def test_varied_images_differ_from_epoch_to_epoch(tmp_path: Path) -> None:
     run = prepared(dataset(tmp_path, "color_aug = true"), tmp_path / "o")
     seen: dict[int, list[torch.Tensor]] = {}
     for epoch in (0, 1, 2):
-        for group in run.updates(epoch):
+        for group in run.epoch_inputs(epoch):
             for caption, moments in zip(
                 group.batches[0].captions, group.batches[0].moments, strict=True
             ):
@@ -72,8 +72,8 @@ def test_varied_images_differ_from_epoch_to_epoch(tmp_path: Path) -> None:
         not all(torch.allclose(m, many[0], atol=1e-4) for m in many) for many in seen.values()
     ]
     assert any(changed)
-    again = list(run.updates(1))
-    for one, two in zip(again, run.updates(1), strict=True):
+    again = list(run.epoch_inputs(1))
+    for one, two in zip(again, run.epoch_inputs(1), strict=True):
         assert torch.equal(one.batches[0].moments, two.batches[0].moments)
 
 
@@ -139,10 +139,10 @@ def with_masks(tmp_path: Path, value: int, **more: object) -> Path:
 
 
 def losses(run: Run) -> torch.Tensor:
-    (group, *_) = run.updates(0)
+    (group, *_) = run.epoch_inputs(0)
     with torch.no_grad():
         return forward(
-            run.family, run.parts, group.batches[0], run.config.noise, run.config.loss
+            run.family, run.parts, group.batches[0], run.config.noise, run.loss
         ).per_sample
 
 
@@ -161,7 +161,7 @@ def test_a_flat_mask_scales_the_loss(tmp_path: Path, value: int) -> None:
 def test_what_a_mask_hides_teaches_nothing(tmp_path: Path) -> None:
     run = prepared(with_masks(tmp_path, 255, left_only=True), tmp_path / "o", "--cache_latents")
     run.latents.cache(4, lambda _: None)
-    (group, *_) = run.updates(0)
+    (group, *_) = run.epoch_inputs(0)
     batch = group.batches[0]
     assert batch.mask is not None
     half = batch.mask.shape[-1] // 2
@@ -178,7 +178,7 @@ def test_images_without_a_mask_count_whole_beside_masked_ones(tmp_path: Path) ->
     run = prepared(file, tmp_path / "o")
     means = [
         m.mean().item()
-        for group in run.updates(0)
+        for group in run.epoch_inputs(0)
         if group.batches[0].mask is not None
         for m in group.batches[0].mask
     ]
@@ -203,10 +203,10 @@ def test_masks_go_with_several_vectors_and_templates(tmp_path: Path) -> None:
         "--use_object_template",
         "--cache_latents",
     )
-    (group, *_) = run.updates(0)
+    (group, *_) = run.epoch_inputs(0)
     assert all("zibu" in caption for caption in group.batches[0].captions)
     forward(
-        run.family, run.parts, group.batches[0], run.config.noise, run.config.loss
+        run.family, run.parts, group.batches[0], run.config.noise, run.loss
     ).per_sample.sum().backward()
     gradient = run.parts.rows()[0].grad
     assert gradient is not None
@@ -238,7 +238,7 @@ def test_regularisation_images_are_balanced_and_weighed(tmp_path: Path) -> None:
     )
     uses = [
         (caption, weight)
-        for group in run.updates(0)
+        for group in run.epoch_inputs(0)
         for caption, weight in zip(
             group.batches[0].captions, group.batches[0].weights.tolist(), strict=True
         )
@@ -260,7 +260,7 @@ def test_a_weight_scales_a_samples_loss(tmp_path: Path) -> None:
 
 def test_templates_leave_regularisation_captions_alone(tmp_path: Path) -> None:
     run = prepared(with_regularisation(tmp_path), tmp_path / "o", "--use_object_template")
-    captions = {caption for group in run.updates(0) for caption in group.batches[0].captions}
+    captions = {caption for group in run.epoch_inputs(0) for caption in group.batches[0].captions}
     assert "a photo of a shape" in captions
     assert all("zibu" in caption for caption in captions - {"a photo of a shape"})
 
@@ -288,7 +288,7 @@ def test_held_out_images_are_measured_and_never_trained_on(
     used = [
         caption
         for epoch in range(3)
-        for group in run.updates(epoch)
+        for group in run.epoch_inputs(epoch)
         for caption in group.batches[0].captions
     ]
     assert not {captions[name] for name in held_out} & set(used)

@@ -1,4 +1,4 @@
-"""Where a run meets trouble on the way: what can be mended is, what cannot is told, and what was learned is kept."""
+"""Trouble during a run: what can be mended is, what cannot is reported, and the word is kept."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.runs.states import latest_state
 from coinage.settings.discover import complete
-from coinage.training import loop
+from coinage.training import gradients
 from coinage.training.diagnosis import full_precision
 from coinage.training.observers.watchdog import PATIENCE
-from coinage.training.run import Run, Update
+from coinage.training.run import Run, StepInput
 from tests.helpers import flags, rows_of, trained
 
 HALF = ("--cache_latents", "--mixed_precision=bf16")
@@ -99,24 +99,24 @@ def test_a_step_that_overflows_is_computed_again_in_float32(
         change=twice,
         config=config_for(moon_dataset, tmp_path / "a", *given),
     )
-    assert (run.step, run.rescued) == (4, 2)
+    assert (run.step, run.results.float32_steps) == (4, 2)
     assert caplog.text.count("such steps are computed again in float32") == 1
     assert f"step 2: {place} overflows in bfloat16" in caplog.text
     assert all(torch.equal(one, two) for one, two in zip(before, weights(run), strict=True))
 
-    real = loop.accumulate
+    real = gradients.accumulate
 
-    def precise(runs: Sequence[Run], works: Sequence[Update]) -> None:
+    def precise(runs: Sequence[Run], inputs: Sequence[StepInput]) -> None:
         if runs[0].step not in (1, 2):
-            return real(runs, works)
+            return real(runs, inputs)
         with full_precision(runs[0].parts):
-            return real(runs, works, precise=True)
+            return real(runs, inputs, precise=True)
 
-    monkeypatch.setattr(loop, "accumulate", precise)
+    monkeypatch.setattr(gradients, "accumulate", precise)
     run, due = trained(
         moon_dataset, tmp_path, config=config_for(moon_dataset, tmp_path / "b", *given)
     )
-    assert run.rescued == 0
+    assert run.results.float32_steps == 0
     for key, rows in due.vectors.items():
         assert torch.equal(word.vectors[key], rows)
 
@@ -145,7 +145,7 @@ def test_a_kept_encoding_that_overflows_is_not_kept(moon_dataset: Path, tmp_path
         overflow(text_layer(run), run, 0)
 
     run, _ = trained(data, tmp_path, change=first, config=config)
-    assert run.rescued == 1
+    assert run.results.float32_steps == 1
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_gradient_that_always_overflows_ends_the_run(moon_dataset: Path, tmp_p
 def test_a_gradient_that_overflows_now_and_then(
     moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As at the start of every run in fp16: nothing is told, and what was skipped is not held against the word."""
+    """As at the start of every run in fp16: no warning, and skipped steps do not count against the word."""
     given = ("--cache_latents", f"--max_train_steps={PATIENCE + 5}", "--on_problem=stop")
     trained(moon_dataset, tmp_path / "a", *given, change=scaled(1, 2, 3, 12))
     trained(moon_dataset, tmp_path / "b", *given, change=scaled(*range(1, PATIENCE // 2 + 1)))

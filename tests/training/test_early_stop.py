@@ -15,10 +15,10 @@ from coinage.report.page import read_report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
-from coinage.training.measured import Best
 from coinage.training.observers.base import Observer
 from coinage.training.observers.previews import holding
 from coinage.training.observers.saver import file_to_use, told_best
+from coinage.training.results import Best
 from coinage.training.setup import prepare_all
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 
@@ -28,7 +28,7 @@ EARLY = ("--early_stop", "--validate_every_n_steps=4", "--max_train_steps=200", 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short window, so that the demo's word settles within a few steps."""
-    monkeypatch.setattr(convergence, "WINDOW", 4)
+    monkeypatch.setattr(convergence, "RULE", replace(convergence.RULE, window=4))
 
 
 @pytest.mark.usefixtures("soon")
@@ -72,7 +72,7 @@ def test_a_run_that_settles_ends_as_a_finished_one(
         *given,
         f"--resume={tmp_path / 'a' / 'zibu-step00000008-state'}",
     )
-    assert (run.step, run.best and run.best.step) == (step, int(header["ti.step"]))
+    assert (run.step, run.results.best and run.results.best.step) == (step, int(header["ti.step"]))
     assert torch.equal(rows_of(again), rows_of(read(tmp_path / "a" / "zibu.safetensors")))
     best = [rows_of(read(tmp_path / name / "zibu-best.safetensors")) for name in "ab"]
     assert torch.equal(best[0], best[1])
@@ -94,8 +94,8 @@ def test_a_word_may_end_while_another_goes_on(moon_dataset: Path, tmp_path: Path
     others = [replace(sample, caption=sample.caption.replace("zibu", "wopo")) for sample in samples]
     runs = prepare_all([first, second], [samples, others], torch.device("cpu"), [None, None])
     train_together(runs, [Observer(), Observer()])
-    assert runs[0].settled
-    assert runs[0].settled.step == runs[0].step < runs[1].step == 56
+    assert runs[0].results.settled
+    assert runs[0].results.settled.step == runs[0].step < runs[1].step == 56
 
 
 def test_the_best_is_kept_without_stopping(moon_dataset: Path, tmp_path: Path) -> None:
@@ -107,11 +107,12 @@ def test_the_best_is_kept_without_stopping(moon_dataset: Path, tmp_path: Path) -
         "--max_train_steps=5",
         "--learning_rate=0.5",
     )
-    assert list(run.measured) == [0, 2, 4, 5]
-    assert run.best
-    assert run.best.step == min(run.measured, key=lambda step: run.measured[step].loss)
-    assert torch.equal(rows_of(read(tmp_path / "zibu-best.safetensors")), run.best.rows[0])
-    assert run.settled is None
+    assert list(run.results.measurements) == [0, 2, 4, 5]
+    assert run.results.best
+    measurements = run.results.measurements
+    assert run.results.best.step == min(measurements, key=lambda step: measurements[step].loss)
+    assert torch.equal(rows_of(read(tmp_path / "zibu-best.safetensors")), run.results.best.rows[0])
+    assert run.results.settled is None
 
 
 @pytest.mark.parametrize(("more", "every"), [((), 20), (("--gradient_accumulation_steps=4",), 5)])
@@ -158,12 +159,12 @@ def test_a_run_that_ends_early_shows_its_end_and_its_best(
     )
     (tmp_path / "prompts.txt").write_text("zibu --w 64 --h 64 --s 2 --d 1\n")
     run, word = trained(moon_dataset, tmp_path, *given)
-    assert run.best
-    assert 0 < run.best.step < run.step < 100
+    assert run.results.best
+    assert 0 < run.results.best.step < run.step < 100
     steps = {path.name.split("_")[1] for path in (tmp_path / "sample").glob("*.png")}
-    assert steps == {"e000000", f"{run.step:06d}", f"{run.best.step:06d}-best"}
+    assert steps == {"e000000", f"{run.step:06d}", f"{run.results.best.step:06d}-best"}
     record = read_report(tmp_path / "zibu-report.html")
-    assert [shot.step for shot in record.shots] == [0, run.best.step, run.step]
+    assert [shot.step for shot in record.shots] == [0, run.results.best.step, run.step]
     assert len({shot.pictures[0] for shot in record.shots}) == 3
     assert torch.equal(rows_of(word), rows_of(read(tmp_path / "zibu.safetensors"))), (
         "which was saved before they were drawn"
@@ -198,7 +199,7 @@ def test_the_closing_line_says_which_file_to_use(
     last: int, told: str, moon_dataset: Path, tmp_path: Path
 ) -> None:
     run = prepared(moon_dataset, tmp_path, "--keep_best")
-    run.best, run.progress.step = BEST, last
+    run.results.best, run.progress.step = BEST, last
     (tmp_path / "zibu-best.safetensors").touch()
     assert told_best(BEST, last, file_to_use(run).name) == told
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.training import evaluation
 from coinage.training.evaluation import DRAWS, LEVELS, evaluation_loss, evaluation_set
 from coinage.training.processes import Processes
 from coinage.training.run import Run
@@ -60,15 +59,13 @@ def test_training_images_share_the_timesteps(count: int, tmp_path: Path) -> None
     assert sorted(timesteps) == [1000 * (2 * k + 1) // (2 * DRAWS) for k in range(DRAWS)]
 
 
-def test_of_many_training_images_some_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_training_images_some_are_measured(tmp_path: Path) -> None:
     run = prepared(dataset(tmp_path), tmp_path / "o")
     run.samples = [
         replace(sample, caption=f"zibu {number}") for number, sample in enumerate(run.samples)
     ]
-    monkeypatch.setattr(evaluation, "DRAWS", 3)
-    assert [batch.captions for batch in evaluation_set(run)] == [["zibu 0"], ["zibu 2"], ["zibu 5"]]
+    captions = [batch.captions for batch in evaluation_set(run, 3)]
+    assert captions == [["zibu 0"], ["zibu 2"], ["zibu 5"]]
 
 
 def test_sizes_and_processes_change_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Twenty faults that would make a run useless: each is told, before the model is loaded or within the first 20 steps.
+"""Twenty faults that would make a run useless: each is reported before or within the first 20 steps.
 
 Those that need machinery of their own stand elsewhere; a test sees that they are there.
 """
@@ -96,7 +96,10 @@ def with_regularisation(folder: Path) -> None:
     for file in (folder / "reg").glob("*.txt"):
         file.write_text("a photo of a shape")
     file = folder / "dataset.toml"
-    more = f'\n[[datasets.subsets]]\nimage_dir = "{folder / "reg"}"\nis_reg = true\nnum_repeats = 10\ncaption_extension = ".txt"\n'
+    more = (
+        f'\n[[datasets.subsets]]\nimage_dir = "{folder / "reg"}"\n'
+        'is_reg = true\nnum_repeats = 10\ncaption_extension = ".txt"\n'
+    )
     file.write_text(file.read_text().replace("batch_size = 4", "batch_size = 1") + more)
 
 
@@ -189,7 +192,8 @@ def test_steps_that_fp16_rounds_away(
     monkeypatch.setattr(loop, "update", update)
     with pytest.raises(
         TrainingError,
-        match=r"\d+% of the numbers of vector 1 of emb_params have not moved in 20 steps: they are rounded away",
+        match=r"\d+% of the numbers of vector 1 of emb_params have not moved in 20 steps: "
+        "they are rounded away",
     ):
         trained(moon_dataset, tmp_path, *LONG, "--learning_rate=2e-6", change=in_half)
 

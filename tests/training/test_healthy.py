@@ -32,44 +32,72 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "concept": tuple(CONCEPTS),
     "vectors": ("1", "1", "2", "3", "4", "5", "6", "7", "8"),
     "start": ("--init_word=shape", "--init_word=circle", "--init_word=a red square"),
-    "batch": ("--train_batch_size=1", "--train_batch_size=1", "--train_batch_size=2", "--train_batch_size=1", "--train_batch_size=3"),
-    "accumulation": ("", "", "", "", "", "", "--gradient_accumulation_steps=2", "--gradient_accumulation_steps=3"),
+    "batch": (
+        "--train_batch_size=1", "--train_batch_size=1", "--train_batch_size=2",
+        "--train_batch_size=1", "--train_batch_size=3",
+    ),
+    "accumulation": (
+        "", "", "", "", "", "", "--gradient_accumulation_steps=2",
+        "--gradient_accumulation_steps=3",
+    ),
     "optimizer": (
-        "AdamW", "AdamW", "AdamW8bit", "PagedAdamW", "Lion", "Prodigy", "DAdaptAdam", "DAdaptLion", "DAdaptSGD", "DAdaptAdaGrad",
-        "AdaFactor", "AdaFactor --optimizer_args relative_step=False scale_parameter=False", "SGDNesterov", "AdamWScheduleFree",
-        "RAdamScheduleFree", "RMSprop", "NAdam", "AdamW --optimizer_args weight_decay=0.1 eps=1e-6", "pytorch_optimizer.CAME",
+        "AdamW", "AdamW", "AdamW8bit", "PagedAdamW", "Lion", "Prodigy", "DAdaptAdam", "DAdaptLion",
+        "DAdaptSGD", "DAdaptAdaGrad",
+        "AdaFactor", "AdaFactor --optimizer_args relative_step=False scale_parameter=False",
+        "SGDNesterov", "AdamWScheduleFree",
+        "RAdamScheduleFree", "RMSprop", "NAdam",
+        "AdamW --optimizer_args weight_decay=0.1 eps=1e-6", "pytorch_optimizer.CAME",
     ),
     "rate": tuple(RATES),
     "schedule": (
-        "", "", "--lr_scheduler=cosine", f"--lr_scheduler=constant_with_warmup {WARM_UP}=5", f"--lr_scheduler=cosine {WARM_UP}=0.5",
-        f"--lr_scheduler=linear {WARM_UP}=30", "--lr_scheduler=cosine_with_restarts --lr_scheduler_num_cycles=3",
-        f"--lr_scheduler=polynomial --lr_scheduler_power=2 {WARM_UP}=10", f"--lr_scheduler=inverse_sqrt {WARM_UP}=25",
+        "", "", "--lr_scheduler=cosine", f"--lr_scheduler=constant_with_warmup {WARM_UP}=5",
+        f"--lr_scheduler=cosine {WARM_UP}=0.5",
+        f"--lr_scheduler=linear {WARM_UP}=30",
+        "--lr_scheduler=cosine_with_restarts --lr_scheduler_num_cycles=3",
+        f"--lr_scheduler=polynomial --lr_scheduler_power=2 {WARM_UP}=10",
+        f"--lr_scheduler=inverse_sqrt {WARM_UP}=25",
         f"--lr_scheduler=warmup_stable_decay {WARM_UP}=0.2 --lr_decay_steps=0.2",
         "--lr_scheduler_type=StepLR --lr_scheduler_args step_size=5",
     ),
     "clipping": ("", "--max_grad_norm=0", "--max_grad_norm=0.01"),
     "precision": (
-        "", "", "--mixed_precision=bf16", "--mixed_precision=bf16 --full_bf16", "--mixed_precision=bf16 --fp8_base",
+        "", "", "--mixed_precision=bf16", "--mixed_precision=bf16 --full_bf16",
+        "--mixed_precision=bf16 --fp8_base",
         "--mixed_precision=fp16",
     ),
     "checkpointing": ("", "", "--gradient_checkpointing"),
-    "latents": ("--cache_latents", "--cache_latents_to_disk", "", "--vae_batch_size=2 --cache_latents"),
-    "pictures": ("", "", "--flip_aug", "--color_aug", "--random_crop", "--enable_bucket --min_bucket_reso=64"),
+    "latents": (
+        "--cache_latents", "--cache_latents_to_disk", "", "--vae_batch_size=2 --cache_latents",
+    ),
+    "pictures": (
+        "", "", "--flip_aug", "--color_aug", "--random_crop",
+        "--enable_bucket --min_bucket_reso=64",
+    ),
     "captions": (
-        "", "", "--shuffle_caption", "--shuffle_caption --keep_tokens=1 --caption_tag_dropout_rate=0.3", "--enable_wildcard",
-        "--shuffle_caption --token_warmup_step=100", "--use_object_template", "--use_style_template", "--caption_prefix=nice",
+        "", "", "--shuffle_caption",
+        "--shuffle_caption --keep_tokens=1 --caption_tag_dropout_rate=0.3", "--enable_wildcard",
+        "--shuffle_caption --token_warmup_step=100", "--use_object_template",
+        "--use_style_template", "--caption_prefix=nice",
     ),
     "masks": ("", "", "", "--masked_loss", "--masked_loss --mask_normalize"),
     "noise": (
-        "", "", "--noise_offset=0.1", "--noise_offset=0.05 --noise_offset_random_strength --adaptive_noise_scale=0.01",
-        "--multires_noise_iterations=6", "--ip_noise_gamma=0.1", "--ip_noise_gamma=0.1 --ip_noise_gamma_random_strength",
+        "", "", "--noise_offset=0.1",
+        "--noise_offset=0.05 --noise_offset_random_strength --adaptive_noise_scale=0.01",
+        "--multires_noise_iterations=6", "--ip_noise_gamma=0.1",
+        "--ip_noise_gamma=0.1 --ip_noise_gamma_random_strength",
     ),
-    "timesteps": ("", "", "", "--min_timestep=500", "--max_timestep=500", "--min_timestep=900", "--max_timestep=100"),
+    "timesteps": (
+        "", "", "", "--min_timestep=500", "--max_timestep=500", "--min_timestep=900",
+        "--max_timestep=100",
+    ),
     "loss": (
-        "", "", "--loss_type=huber", "--loss_type=huber --huber_schedule=constant --huber_c=0.01", "--loss_type=smooth_l1",
+        "", "", "--loss_type=huber", "--loss_type=huber --huber_schedule=constant --huber_c=0.01",
+        "--loss_type=smooth_l1",
         "--loss_type=smooth_l1 --huber_schedule=exponential", "--loss_type=l1",
     ),
-    "weighting": ("", "", "--min_snr_gamma=5", "--debiased_estimation_loss", "--min_snr_gamma=1", "own"),
+    "weighting": (
+        "", "", "--min_snr_gamma=5", "--debiased_estimation_loss", "--min_snr_gamma=1", "own",
+    ),
     "text": ("", "", "", "--clip_skip=2", "--max_token_length=150", "--max_token_length=225"),
     "validation": ("", "", "", "--validation_split=0.25 --validate_every_n_steps=10"),
     "previews": ("", "", "", "--sample_at_first --sample_every_n_steps=10"),
@@ -234,7 +262,7 @@ def end_after(run: Run, steps: int) -> None:
 
     def count(*_: object) -> None:
         if run.step + 1 >= steps - 1:  # the next step is the last
-            run.progress.stop = 2
+            run.progress.stop_signal = 2
 
     run.optimizer.register_step_post_hook(count)
 

@@ -1,4 +1,4 @@
-"""What is seen before the first step, and that seeing it changes nothing."""
+"""The check of the model before the first step, and that checking changes nothing."""
 
 import re
 from dataclasses import replace
@@ -11,14 +11,13 @@ from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
+from coinage.models.attention import plain_attention
 from coinage.models.text_cache import encode
 from coinage.settings.discover import complete
 from coinage.training.model_check import (
-    FirstLook,
     gradient,
     image_with_word,
     left_over,
-    plain_attention,
     wrong_prediction,
 )
 from coinage.training.run import Run
@@ -83,7 +82,7 @@ def test_looking_changes_no_number(
     given = ("--cache_latents", "--max_train_steps=2", *more)
     with caplog.at_level("INFO"):  # the compiler has much to say below
         _, looked = trained(moon_dataset, tmp_path / "a", *given)
-        monkeypatch.setattr(FirstLook, "started", lambda *_: None)
+        monkeypatch.setattr("tests.helpers.check_model", lambda _: None)
         _, blind = trained(moon_dataset, tmp_path / "b", *given)
     assert torch.equal(rows_of(looked), rows_of(blind))
 
@@ -109,7 +108,7 @@ def test_a_model_that_says_worse_than_nothing(
 def test_neither_the_word_nor_a_pale_image_is_held_against_the_model(
     family: str, moon_dataset: Path, tmp_path: Path
 ) -> None:
-    """The word may mean anything where a run goes on; a v of little power is easily missed by more than that."""
+    """A resumed word may mean anything; a v of little power is easily missed by more than that."""
     config = config_for(family, moon_dataset, tmp_path, "--num_vectors_per_token=8")
     run = prepare(config, make_plans([config])[0].samples, torch.device("cpu"))
     batch = image_with_word(run)

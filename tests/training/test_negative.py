@@ -54,7 +54,7 @@ def test_captions_need_not_hold_the_word(
     more: tuple[str, ...], said: str, defects: Path, tmp_path: Path
 ) -> None:
     run = prepared(defects, tmp_path, *NEGATIVE, *more)
-    captions = next(run.updates(0)).batches[0].captions
+    captions = next(run.epoch_inputs(0)).batches[0].captions
     assert all(caption.endswith(said) for caption in captions)
     assert not any("shape" in caption or "background" in caption for caption in captions)
 

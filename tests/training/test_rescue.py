@@ -1,4 +1,4 @@
-"""A word that its place does not take is kept elsewhere, whatever the reason; test_full_disk.py has the disks."""
+"""A word that cannot be written to its place is kept elsewhere; test_full_disk.py has the disks."""
 
 import os
 import subprocess
@@ -14,9 +14,9 @@ from coinage.embeddings.reading import read
 from coinage.embeddings.word import Word
 from coinage.errors import CoinageError
 from coinage.system.files import temporary_of, write_bytes
-from coinage.training.measured import Best
 from coinage.training.observers.saver import Saver
 from coinage.training.rescue import bring_to_safety
+from coinage.training.results import Best
 from coinage.training.run import Run
 from tests.helpers import prepared, rows_of
 
@@ -36,7 +36,8 @@ def run(moon_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def saver_for(run: Run, folder: Path, name: str, precision: str = "float") -> Saver:
     config = replace(run.config, word=replace(run.config.word, output_name=name))
-    return Saver(replace(config, save=replace(config.save, output_dir=folder, precision=precision)))  # type: ignore[arg-type]
+    save = replace(config.save, output_dir=folder, precision=precision)  # type: ignore[arg-type]
+    return Saver(replace(config, save=save))
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -58,7 +59,9 @@ def test_the_best_word_is_brought_to_safety_too(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(run, "best", Best(2, 1, 0.1, [rows + 1 for rows in run.rows_to_save()]))
+    monkeypatch.setattr(
+        run.results, "best", Best(2, 1, 0.1, [rows + 1 for rows in run.rows_to_save()])
+    )
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CoinageError, match=r"the word is safe in .*/zibu\.safetensors"):
         saver_for(run, tmp_path / "file", "zibu").finished(run)
@@ -136,7 +139,10 @@ def test_exit_codes_hold_where_nothing_can_be_said(act: str, code: int) -> None:
 
 
 def test_a_reader_that_has_gone_is_no_failure() -> None:
-    code = "from coinage.cli.console import exit_code_of\nfrom coinage.terminal.messages import print_result\nimport sys, time\n"
+    code = (
+        "from coinage.cli.console import exit_code_of\n"
+        "from coinage.terminal.messages import print_result\nimport sys, time\n"
+    )
     code += "time.sleep(0.3)\nsys.exit(exit_code_of(lambda: print_result('saved.pt')))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -114,7 +114,7 @@ def test_more_processes_make_an_epoch_shorter_too(dataset: Path, tmp_path: Path)
     run = prepared(dataset, tmp_path)
     run.updates_per_epoch = 4
     for done, place in ((3, (1, 3)), (4, (1, 4)), (5, (2, 0)), (10**9, (2, 0))):
-        run.go_on_from(done, 1, done)
+        run.restore(done, 1, done)
         assert (run.progress.epoch, run.progress.done) == place
 
 
@@ -122,10 +122,10 @@ def test_an_epoch_without_an_update_is_an_error(dataset: Path, tmp_path: Path) -
     run = prepared(dataset, tmp_path)
     run.progress.done = run.updates_per_epoch
     with pytest.raises(TrainingError, match="epoch 1 has no step after its first 8"):
-        next(run.lessons())
+        next(run.step_inputs())
     run.samples, run.progress.done = (), 0
     with pytest.raises(TrainingError, match="epoch 1 has no step"):
-        next(run.lessons())
+        next(run.step_inputs())
 
 
 # A state at the end of its run
@@ -434,7 +434,7 @@ def test_a_terminal_that_is_closed_stops_a_run_as_other_signals_do(
     with stopping([run]):
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)  # a shell that ends sends one more
-        assert run.progress.stop == signal.SIGHUP
+        assert run.progress.stop_signal == signal.SIGHUP
     assert signal.getsignal(signal.SIGHUP) == before
 
 
@@ -445,10 +445,10 @@ def test_nohup_is_obeyed(dataset: Path, tmp_path: Path, monkeypatch: pytest.Monk
     try:
         with stopping([run]):
             signal.raise_signal(signal.SIGHUP)
-            assert run.progress.stop == 0
+            assert run.progress.stop_signal == 0
     finally:
         signal.signal(signal.SIGHUP, before)
     monkeypatch.setattr("coinage.cli.signals.NAMES", ("SIGINT", "SIGNONE"))
     with stopping([run]):
         signal.raise_signal(signal.SIGINT)
-    assert run.progress.stop == signal.SIGINT
+    assert run.progress.stop_signal == signal.SIGINT

@@ -105,8 +105,8 @@ def test_held_out_losses_are_not_measured_again(tmp_path: Path, moon_dataset: Pa
         *given,
         f"--resume={tmp_path / 'a' / 'zibu-step00000004-state'}",
     )
-    assert again.measured == run.measured
-    assert list(run.measured) == [0, 2, 4, 6, 8, 10]
+    assert again.results.measurements == run.results.measurements
+    assert list(run.results.measurements) == [0, 2, 4, 6, 8, 10]
 
 
 def test_a_stop_saves_everything_and_the_same_command_goes_on(
@@ -122,7 +122,7 @@ def test_a_stop_saves_everything_and_the_same_command_goes_on(
 
     def update(run: Run) -> None:
         real(run)
-        run.progress.stop = signal.SIGINT if run.step == 3 else 0
+        run.progress.stop_signal = signal.SIGINT if run.step == 3 else 0
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "update", update)
@@ -459,7 +459,10 @@ def test_a_terminal_that_is_gone_costs_nothing(moon_dataset: Path, tmp_path: Pat
 
     ours, theirs = pty.openpty()
     words = command(moon_dataset, tmp_path, "--max_train_steps=100000")
-    child = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    child = (
+        "import fcntl, os, sys, termios; "
+        "fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     start = [sys.executable, "-c", child, *words]
     process = subprocess.Popen(
         start, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True

@@ -21,9 +21,11 @@ from coinage.models.families import ModelFamily
 from coinage.optim.factory import choose_optimizer, make_schedule
 from coinage.seeding import generator_for
 from coinage.settings.discover import complete
-from coinage.training.loop import accumulate, update
-from coinage.training.run import Run, Update
-from coinage.training.step import Batch, forward
+from coinage.training.batches import Batch
+from coinage.training.gradients import accumulate
+from coinage.training.loop import update
+from coinage.training.run import Run, StepInput
+from coinage.training.step import forward
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 
 
@@ -102,7 +104,7 @@ def test_rows_train_as_a_whole_table_would(moon_dataset: Path, tmp_path: Path) -
     original = table.weight.detach()[:size].clone()
     run.optimizer = choose_optimizer(run.config.optim)([table.weight])
     run.schedule = make_schedule(run.config.optim, run.optimizer, run.total_steps)
-    for group in run.updates(0):
+    for group in run.epoch_inputs(0):
         accumulate([run], [group])
         update(run)
         with torch.no_grad():
@@ -134,7 +136,7 @@ def test_accumulation_equals_a_larger_batch(moon_dataset: Path, tmp_path: Path) 
 
 def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path)
-    (group, *_) = run.updates(0)
+    (group, *_) = run.epoch_inputs(0)
     (batch,) = group.batches
     accumulate([run], [group])
     whole = run.last.loss
@@ -154,7 +156,7 @@ def test_a_group_is_the_mean_over_its_samples(moon_dataset: Path, tmp_path: Path
     ]
     for generator, item in zip(batch.generators, _positions(run), strict=True):
         generator.manual_seed(item)
-    accumulate([run], [Update(pieces, group.samples)])
+    accumulate([run], [StepInput(pieces, group.sample_count)])
     split = run.last.loss
     assert split == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(run.parts.rows()[0].grad, gradient, rtol=1e-4, atol=1e-8)
@@ -187,7 +189,7 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
 
     def fixed_loss() -> float:
         """The loss of both images, eight fixed draws each."""
-        (group,) = run.updates(0)
+        (group,) = run.epoch_inputs(0)
         moments = torch.cat([group.batches[0].moments] * 8)
         captions = [*group.batches[0].captions] * 8
         with torch.no_grad():
@@ -199,14 +201,12 @@ def test_two_images_are_overfitted(tmp_path: Path) -> None:
                 torch.zeros(len(captions), 6),
             )
             return float(
-                forward(
-                    run.family, run.parts, batch, run.config.noise, run.config.loss
-                ).per_sample.mean()
+                forward(run.family, run.parts, batch, run.config.noise, run.loss).per_sample.mean()
             )
 
     before = fixed_loss()
     for epoch in range(40):
-        for group in run.updates(epoch):
+        for group in run.epoch_inputs(epoch):
             accumulate([run], [group])
             update(run)
     assert fixed_loss() < 0.9 * before
@@ -246,7 +246,7 @@ def test_lower_linear_layers_change_no_bit(
         sum(p.numel() * p.element_size() for p in encoder.parameters())
         for encoder in run.parts.text_encoders
     ]
-    monkeypatch.setattr("coinage.training.setup.lower_linear_layers", lambda parts, dtype: None)
+    monkeypatch.setattr("coinage.models.placement.lower_linear_layers", lambda parts, dtype: None)
     run, plain = trained(moon_dataset, tmp_path, config=config)
     assert all(torch.equal(rows, plain.vectors[key]) for key, rows in lowered.vectors.items())
     for encoder, size in zip(run.parts.text_encoders, sizes, strict=True):
@@ -368,7 +368,7 @@ def test_an_update_without_any_gradient_goes_on_in_fp16(moon_dataset: Path, tmp_
     run = prepared(moon_dataset, tmp_path)
     run.scaler = torch.amp.GradScaler("cpu", enabled=True)
     before = run.parts.rows()[0].detach().clone()
-    accumulate([run], [Update([], 4)])
+    accumulate([run], [StepInput([], 4)])
     update(run)
     assert torch.isfinite(run.parts.rows()[0]).all()
     # Only weight decay
@@ -503,7 +503,7 @@ def test_checkpointing_computes_activations_twice(moon_dataset: Path, tmp_path: 
         learned.append(rows_of(trained(moon_dataset, tmp_path, *more, change=count)[1]))
         counts.append({name: calls.count(name) for name in set(calls)})
     assert torch.equal(learned[0], learned[1])
-    # Three steps; a first look with two gradients, and a forward pass without one
+    # Three steps; a check of the model with two gradients, and a forward pass without one
     once, twice = 3 + 3, 2 * (3 + 2) + 1
     assert counts == [
         {"ResnetBlock2D": once, "CLIPMLP": once},

@@ -33,7 +33,7 @@ def asking() -> list[signal.Signals]:
 
 @contextmanager
 def stopping(runs: Sequence[Run]) -> Iterator[None]:
-    """Have a signal that asks to end set `run.progress.stop` of all; the second one ends the process at once.
+    """Have a signal that asks to end call `request_stop` of all runs; the second one ends the process at once.
 
     A second hangup does not: a shell that ends sends one to what the system has sent one already.
     """
@@ -44,7 +44,7 @@ def stopping(runs: Sequence[Run]) -> Iterator[None]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         for run in runs:
-            run.progress.stop = number
+            run.request_stop(number)
         hangup = signal.Signals(number).name == HANGUP
         signal.signal(number, signal.SIG_IGN if hangup else before[signal.Signals(number)])
         log.info("stopping after this step (press Ctrl-C again to stop at once without saving)")

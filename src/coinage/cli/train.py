@@ -131,6 +131,7 @@ def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
     from coinage.models.quiet import quiet_libraries
     from coinage.models.threads import fit_threads
     from coinage.training.loop import train_together
+    from coinage.training.model_check import check_model
     from coinage.training.observers.reporter import Reporter, WarningsKept
     from coinage.training.observers.standard import cache_latents, observers_for
     from coinage.training.processes import start_processes
@@ -174,9 +175,9 @@ def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
             watches.append(observers_for(run, found.prompts, own, uploader, reporter))
             reporters.append(reporter)
         with closing_all(watches), stopping(runs):
-            train_together(runs, watches)
+            train_together(runs, watches, check_model)
         if not all(run.complete for run in runs):
-            sys.exit(128 + runs[0].progress.stop)
+            sys.exit(128 + runs[0].progress.stop_signal)
         for run, reporter in zip(runs, reporters, strict=True):
             if reporter:
                 finish(run, reporter)
@@ -216,7 +217,7 @@ def tell_loaded(run: Run, state: Path | None) -> None:
         fact(
             "state",
             f"going on after step {run.step} from {state}"
-            + (", and so the other words" if run.words > 1 else ""),
+            + (", and so the other words" if run.word_count > 1 else ""),
         )
     versions = ", ".join(
         f"{package} {version(package)}"

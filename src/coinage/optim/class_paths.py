@@ -1,9 +1,9 @@
-"""Classes that a command names as `module.Class`: where they may come from, and what is known before they run.
+"""Find classes that a command names as `module.Class`, and check them before any of their code runs.
 
-Importing a module runs it, and a settings file from elsewhere may name any. So a module is taken from where
-packages are installed, and from the folders of PYTHONPATH, which the user sets; never from the working directory
-or a script's folder just because Python looks there too. Files are only read, except by `import_class`.
-Imports no torch.
+Importing a module runs it, and a settings file from elsewhere may name any. So a module is taken
+from where packages are installed, and from the folders of PYTHONPATH, which the user sets; never
+from the working directory or a script's folder just because Python looks there too. Files are only
+read, except by `import_class`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
@@ -22,22 +22,14 @@ from coinage.errors import Problem, did_you_mean
 
 # What defines names while a module runs
 DYNAMIC = {"*", "__getattr__", "globals", "setattr", "vars", "exec"}
-EXTRAS = (
-    "lion_pytorch",
-    "dadaptation",
-    "prodigyopt",
-    "schedulefree",
-    "bitsandbytes",
-    "pytorch_optimizer",
-)
 
 
 def import_folders() -> list[str]:
-    """Return Python's folders of modules; the working directory and the script's only if PYTHONPATH names them."""
+    """Return Python's folders of modules, without those that only the place of the command adds."""
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     asked = {os.path.realpath(folder) for folder in named if folder}
-    own = {os.path.realpath("."), _script_folder()} - asked
-    return [folder for folder in sys.path if folder and os.path.realpath(folder) not in own]
+    left_out = {os.path.realpath("."), _script_folder()} - asked
+    return [path for path in sys.path if path and os.path.realpath(path) not in left_out]
 
 
 def _script_folder() -> str:
@@ -62,15 +54,19 @@ def find_module(module: str) -> ModuleSpec | None:
 
 
 def _editable(package: str) -> ModuleSpec | None:
-    """A package that pip installed as a link to its sources, by a finder of its own."""
-    finders: list[Any] = [
-        one for one in sys.meta_path if getattr(one, "__module__", "").startswith("__editable__")
-    ]
-    specs = (finder.find_spec(package, None) for finder in finders)
-    return next((spec for spec in specs if spec), None)
+    """Find a package that pip installed as a link to its sources, by a finder of its own."""
+    finders: list[Any] = list(sys.meta_path)
+    for finder in finders:
+        if getattr(finder, "__module__", "").startswith("__editable__"):
+            spec: ModuleSpec | None = finder.find_spec(package, None)
+            if spec:
+                return spec
+    return None
 
 
-def import_problems(flag: str, given: str, path: str, what: str) -> list[Problem]:
+def import_problems(
+    flag: str, given: str, path: str, what: str, extra_packages: Collection[str] = ()
+) -> list[Problem]:
     """Find out whether a class can be imported, without importing it.
 
     Args:
@@ -78,14 +74,15 @@ def import_problems(flag: str, given: str, path: str, what: str) -> list[Problem
         given: as the user wrote it.
         path: module.Class.
         what: it should be, such as "an optimizer".
+        extra_packages: that `pip install "coinage[optimizers]"` brings.
     """
     module, _, name = path.rpartition(".")
     package = module.partition(".")[0]
     if package in sys.stdlib_module_names:
-        return [Problem(f"{flag} {given} is not {what}: {package} is a part of Python")]
+        return [Problem(f"{flag} {given} is not {what}: {package} is part of Python itself")]
     if find_module(package) is None:
         missing = f"{flag} {given} needs the package {package}, which is not installed"
-        return [Problem(missing, hint=_way_to(package))]
+        return [Problem(missing, hint=_how_to_install(package, extra_packages))]
     spec = find_module(module)
     names = names_in(spec) if spec else None
     if names is None or name in names:
@@ -94,26 +91,30 @@ def import_problems(flag: str, given: str, path: str, what: str) -> list[Problem
     return [Problem(f"{flag} {given} is not {what}: there is no {name} in {module}", hint=hint)]
 
 
-def _way_to(package: str) -> str:
-    """How to have a package that is missing."""
-    if package in EXTRAS:
+def _how_to_install(package: str, extra_packages: Collection[str]) -> str:
+    """Return a hint that says how to get a package that is missing."""
+    if package in extra_packages:
         return f'pip install "coinage[optimizers]", or pip install {package.replace("_", "-")}'
-    for folder in (os.path.realpath("."), _script_folder()):
+    here = os.path.realpath(".")
+    for folder in (here, _script_folder()):
         if PathFinder.find_spec(package, [folder]):
-            asked = (
-                "set PYTHONPATH=. first"
-                if os.name == "nt"
-                else "put PYTHONPATH=. before the command"
-            )
-            asked = asked if folder == os.path.realpath(".") else f"set PYTHONPATH to {folder}"
-            return (
-                f"{package} in {folder} is not imported unless you say so: if you trust it, {asked}"
-            )
+            return _how_to_allow(package, folder, here)
     return "install the package that holds it; or set PYTHONPATH to the folder of your own module"
 
 
+def _how_to_allow(package: str, folder: str, here: str) -> str:
+    """Return a hint that says how to allow imports from a folder where Python alone would look."""
+    if folder != here:
+        way = f"set PYTHONPATH to {folder}"
+    elif os.name == "nt":
+        way = "set PYTHONPATH=. first"
+    else:
+        way = "put PYTHONPATH=. before the command"
+    return f"{package} in {folder} is not imported unless you say so: if you trust it, {way}"
+
+
 def names_in(spec: ModuleSpec) -> set[str] | None:
-    """Return the names that a module's file defines; None where that is known only to who runs it."""
+    """Return the names that a module's file defines; None where only running it would show them."""
     if spec.origin is None or not spec.origin.endswith(".py"):
         return None
     try:

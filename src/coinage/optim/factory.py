@@ -18,8 +18,8 @@ from coinage.errors import ConfigError, Problem, did_you_mean, reason_of
 from coinage.optim.arguments import argument_problems
 from coinage.optim.class_paths import import_class
 from coinage.optim.table import (
-    ARGUMENTS,
-    KNOWN,
+    ARGUMENT_RANGES,
+    OFFERED_OPTIMIZERS,
     class_problems,
     find_optimizer,
     optimizer_problems,
@@ -27,42 +27,31 @@ from coinage.optim.table import (
 )
 
 Optimizer = torch.optim.Optimizer
+# Makes an optimizer over the rows of a word, float32
+OptimizerFactory = Callable[[list[torch.nn.Parameter]], Optimizer]
 
 
-def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Parameter]], Optimizer]:
-    """Return what makes the optimizer over given rows, float32; its arguments are checked at once.
+def choose_optimizer(config: OptimConfig) -> OptimizerFactory:
+    """Return a function that makes the configured optimizer; the arguments are checked at once.
 
     Raises:
-        ConfigError: not an optimizer, or arguments that it does not take; what is returned raises it too.
+        ConfigError: not an optimizer, or arguments that it does not take. The function raises it too.
     """
     entry = find_optimizer(config.name)
-    factory = _optimizer_class(config.name)
-    first, *_ = [*inspect.signature(factory).parameters, "params"]
-    problems = argument_problems(
-        "--optimizer_args", config.name, factory, dict(config.arguments), (first, "self")
-    )
-    problems += [
-        problem for pair in config.arguments if (problem := _range_problem(config.name, *pair))
-    ]
-    for rate in (value for key, value in config.arguments if key == "lr"):
-        problems = [
-            Problem(
-                f"--optimizer_args lr={rate}: the rate has a flag of its own",
-                hint=f"--learning_rate {rate}",
-            ),
-            *problems,
-        ]
+    optimizer_class = _optimizer_class(config.name)
+    problems = _optimizer_argument_problems(config, optimizer_class)
     if problems:
         raise ConfigError(problems)
     arguments: dict[str, Any] = {**dict(entry.defaults), **dict(config.arguments)}
     arguments["lr"] = None if config.relative_step else config.learning_rate
 
-    def make(rows: Sequence[torch.nn.Parameter]) -> Optimizer:
+    def make(rows: list[torch.nn.Parameter]) -> Optimizer:
         try:
-            made: Any = factory(list(rows), **arguments)
+            made: Any = optimizer_class(rows, **arguments)
         except Exception as error:
-            what = f"--optimizer_args do not fit {config.name}"
-            what = what if config.arguments else f"--optimizer_type {config.name} cannot be used"
+            what = f"--optimizer_type {config.name} cannot be used"
+            if config.arguments:
+                what = f"--optimizer_args do not fit {config.name}"
             raise ConfigError([Problem(f"{what}: {reason_of(error)}")]) from error
         if hasattr(made, "eval"):  # schedule-free
             made.train()
@@ -71,8 +60,37 @@ def choose_optimizer(config: OptimConfig) -> Callable[[Sequence[torch.nn.Paramet
     return make
 
 
+def _optimizer_argument_problems(config: OptimConfig, optimizer_class: Any) -> list[Problem]:
+    """Find arguments that the optimizer does not take, or that have a flag of their own."""
+    problems = []
+    for key, value in config.arguments:
+        if key == "lr":
+            what = f"--optimizer_args lr={value}: the rate has a flag of its own"
+            problems.append(Problem(what, hint=f"--learning_rate {value}"))
+    parameters, *_ = [*inspect.signature(optimizer_class).parameters, "params"]
+    filled_in = (parameters, "self")
+    problems += argument_problems(
+        "--optimizer_args", config.name, optimizer_class, dict(config.arguments), filled_in
+    )
+    for key, value in config.arguments:
+        if problem := _range_problem(config.name, key, value):
+            problems.append(problem)
+    return problems
+
+
+def class_name_of(optimizer: Optimizer) -> str:
+    """Return module and class of an optimizer."""
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def own_rate_factor(optimizer: Optimizer) -> float | None:
+    """Return the factor that D-Adaptation and Prodigy find for their rate; None for all others."""
+    group = optimizer.param_groups[0]
+    return float(group["d"]) if "d" in group else None
+
+
 def _optimizer_class(name: str) -> Any:
-    """The class that a name stands for.
+    """Import the class that a name stands for.
 
     Raises:
         ConfigError: there is none, or its module fails.
@@ -80,28 +98,25 @@ def _optimizer_class(name: str) -> Any:
     problems = optimizer_problems(name)
     if problems:
         raise ConfigError(problems)
-    found = _imported("--optimizer_type", name, find_optimizer(name).path)
-    if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        hint = (
-            did_you_mean(name, KNOWN)
-            or "a class of torch.optim, or another one that is made like these"
-        )
+    optimizer_class = _imported("--optimizer_type", name, find_optimizer(name).path)
+    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
+        hint = did_you_mean(name, OFFERED_OPTIMIZERS)
+        hint = hint or "a class of torch.optim, or another one that is made like these"
         raise ConfigError([Problem(f"--optimizer_type {name} is not an optimizer", hint=hint)])
-    return found
+    return optimizer_class
 
 
 def _imported(flag: str, name: str, path: str) -> Any:
     try:
         return import_class(path)
     except Exception as error:  # whatever the module's own code raises
-        raise ConfigError(
-            [Problem(f"{flag} {name} cannot be imported: {reason_of(error)}")]
-        ) from error
+        what = f"{flag} {name} cannot be imported: {reason_of(error)}"
+        raise ConfigError([Problem(what)]) from error
 
 
 def _range_problem(name: str, key: str, value: object) -> Problem | None:
-    """That an argument is out of a range which the optimizer itself does not ask for."""
-    least, above = ARGUMENTS.get(key, (-math.inf, False))
+    """Find an argument that is out of a range which the optimizer itself does not check."""
+    least, above = ARGUMENT_RANGES.get(key, (-math.inf, False))
     if not isinstance(value, int | float) or not value <= least or (value == least and not above):
         return None
     wanted = f"{'above' if above else 'at least'} {least:g}"
@@ -110,28 +125,28 @@ def _range_problem(name: str, key: str, value: object) -> Problem | None:
 
 @contextmanager
 def averaged(optimizer: Optimizer, rows: Sequence[Tensor]) -> Iterator[None]:
-    """Have the rows hold what is to be saved and looked at.
+    """Have the rows hold what is saved and shown, for a while.
 
-    A schedule-free optimizer (Defazio et al. 2024, arXiv:2405.15682) trains at one point and answers with another. The
-    rows come back to the bit, so that looking changes nothing.
+    A schedule-free optimizer (Defazio et al. 2024, arXiv:2405.15682) trains at one point and
+    answers with another. The rows come back to the bit, so that looking changes nothing.
     """
     switch: Any = optimizer
     if not hasattr(switch, "eval"):
         yield
         return
-    kept = [row.detach().clone() for row in rows]
+    trained = [row.detach().clone() for row in rows]
     switch.eval()
     try:
         yield
     finally:
         switch.train()
         with torch.no_grad():
-            for row, values in zip(rows, kept, strict=True):
+            for row, values in zip(rows, trained, strict=True):
                 row.copy_(values)
 
 
 def steps_of(count: float, total: int) -> int:
-    """A number of optimizer steps; a value below 1 is a fraction of the run."""
+    """Return a number of optimizer steps; a value below 1 is a fraction of the run."""
     return int(count * total) if 0 < count < 1 else int(count)
 
 
@@ -144,21 +159,8 @@ def make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> LRSc
     problems = schedule_argument_problems(config, optimizer, total)
     if problems:
         raise ConfigError(problems)
-    arguments = dict(config.schedule_arguments)
     try:
-        if config.schedule_class:
-            made = _schedule_class(config.schedule_class)(optimizer, **arguments)
-        elif config.relative_step:
-            made = AdafactorSchedule(optimizer, config.learning_rate)
-        elif not takes_schedule(config, optimizer):
-            made = get_scheduler("constant", optimizer)
-        elif config.schedule == "piecewise_constant":
-            made = _function(config.schedule)(optimizer, **arguments)
-        else:
-            extra = {**_schedule_arguments(config, total), **arguments}
-            made = get_scheduler(
-                config.schedule, optimizer, steps_of(config.warmup, total), total, extra
-            )
+        made = _make_schedule(config, optimizer, total)
     except ConfigError:
         raise
     except Exception as error:
@@ -169,15 +171,29 @@ def make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> LRSc
     return made
 
 
+def _make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> object:
+    arguments = dict(config.schedule_arguments)
+    if config.schedule_class:
+        return _schedule_class(config.schedule_class)(optimizer, **arguments)
+    if config.relative_step:
+        return AdafactorSchedule(optimizer, config.learning_rate)
+    if not takes_schedule(config, optimizer):
+        return get_scheduler("constant", optimizer)
+    if config.schedule == "piecewise_constant":
+        return _function(config.schedule)(optimizer, **arguments)
+    all_arguments = {**_schedule_arguments(config, total), **arguments}
+    warmup = steps_of(config.warmup, total)
+    return get_scheduler(config.schedule, optimizer, warmup, total, all_arguments)
+
+
 def _no_schedule(name: str) -> ConfigError:
     hint = "a class of torch.optim.lr_scheduler, or another one that is made like these"
-    return ConfigError(
-        [Problem(f"--lr_scheduler_type {name} is not a learning-rate schedule", hint=hint)]
-    )
+    what = f"--lr_scheduler_type {name} is not a learning-rate schedule"
+    return ConfigError([Problem(what, hint=hint)])
 
 
 def takes_schedule(config: OptimConfig, optimizer: Optimizer) -> bool:
-    """Return whether `--lr_scheduler` acts: not on an Adafactor that finds its own rate, nor schedule-free."""
+    """Return whether `--lr_scheduler` acts: not with Adafactor's own rate, nor schedule-free."""
     return not (config.relative_step or hasattr(optimizer, "eval"))
 
 
@@ -187,26 +203,23 @@ def schedule_argument_problems(
     """Find arguments that the schedule does not take; none are judged where the optimizer has no schedule."""
     name, given = config.schedule_class or config.schedule, dict(config.schedule_arguments)
     if config.schedule_class:
-        ours, taker = ["optimizer", "self"], _schedule_class(config.schedule_class)
-        return argument_problems("--lr_scheduler_args", name, taker, given, ours)
+        schedule_class = _schedule_class(config.schedule_class)
+        always = ("optimizer", "self")
+        return argument_problems("--lr_scheduler_args", name, schedule_class, given, always)
     if not takes_schedule(config, optimizer):
         return []
     if name in ("constant", "constant_with_warmup"):  # transformers drops all arguments of these
         return argument_problems("--lr_scheduler_args", name, lambda: None, given, ())
-    filled = [key for key in _schedule_arguments(config, total) if key not in given]
-    ours = ["optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", *filled]
-    if "with_min_lr" in name and not {"min_lr", "min_lr_rate"} & {*filled, *given}:
-        return [
-            Problem(
-                f"--lr_scheduler {name} needs the lowest rate",
-                hint="add --lr_scheduler_min_lr_ratio 0.1, a tenth of the rate",
-            )
-        ]
-    return argument_problems("--lr_scheduler_args", name, _function(name), given, ours)
+    by_flags = [key for key in _schedule_arguments(config, total) if key not in given]
+    filled_in = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", *by_flags)
+    if "with_min_lr" in name and not {"min_lr", "min_lr_rate"} & {*by_flags, *given}:
+        hint = "add --lr_scheduler_min_lr_ratio 0.1, a tenth of the rate"
+        return [Problem(f"--lr_scheduler {name} needs the lowest rate", hint=hint)]
+    return argument_problems("--lr_scheduler_args", name, _function(name), given, filled_in)
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """The function of transformers or diffusers that makes a schedule."""
+    """Return the function of transformers or diffusers that makes a schedule."""
     if name == "piecewise_constant":
         from diffusers.optimization import get_piecewise_constant_schedule
 
@@ -216,7 +229,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _schedule_class(name: str) -> Callable[..., Any]:
-    """What `--lr_scheduler_type` names: a class, or a function that takes an optimizer.
+    """Import what `--lr_scheduler_type` names: a class, or a function that takes an optimizer.
 
     Raises:
         ConfigError: neither, or its module fails.
@@ -224,17 +237,20 @@ def _schedule_class(name: str) -> Callable[..., Any]:
     problems = class_problems(name)
     if problems:
         raise ConfigError(problems)
-    found = _imported("--lr_scheduler_type", name, schedule_path(name))
-    is_function = inspect.isfunction(found) and [*inspect.signature(found).parameters][:1] == [
-        "optimizer"
-    ]
-    if is_function or (isinstance(found, type) and issubclass(found, LRScheduler)):
-        return cast("Callable[..., Any]", found)
-    raise _no_schedule(name)
+    schedule = _imported("--lr_scheduler_type", name, schedule_path(name))
+    is_class = isinstance(schedule, type) and issubclass(schedule, LRScheduler)
+    is_function = inspect.isfunction(schedule) and _first_parameter(schedule) == "optimizer"
+    if not (is_class or is_function):
+        raise _no_schedule(name)
+    return cast("Callable[..., Any]", schedule)
+
+
+def _first_parameter(function: Callable[..., Any]) -> str:
+    return next(iter(inspect.signature(function).parameters), "")
 
 
 def _schedule_arguments(config: OptimConfig, total: int) -> Mapping[str, Any]:
-    """What the flags of schedules mean in transformers' terms."""
+    """Return the flags of schedules as transformers names them."""
     floor = {"min_lr_rate": config.min_rate} if config.min_rate is not None else {}
     named: dict[str, Mapping[str, Any]] = {
         "cosine_with_restarts": {"num_cycles": config.cycles},

@@ -1,4 +1,4 @@
-"""Names of optimizers and learning-rate schedules, and what they stand for. Imports no torch."""
+"""Names of optimizers and learning-rate schedules, and the classes behind them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,60 +10,115 @@ from coinage.optim.class_paths import find_module, import_problems
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """An optimizer's class, and arguments that it gets unless the user gives them."""
+class OptimizerEntry:
+    """A row of the table: an optimizer's class, and what the rest of the code needs to know about it.
 
-    path: str  # module.Class
+    Attributes:
+        path: module.Class.
+        label: its name in hints; "" for one that is not offered.
+        defaults: arguments that it gets unless the user gives them.
+        asked_for_8bit: the name asks for 8-bit or paged state, and gets plain state.
+        turns: it keeps the lengths of the rows, and its rate is an angle in radians.
+        finds_own_rate: it finds its own rate, and the learning rate is a factor of that.
+        schedule_free: it needs no schedule, and trains at another point than it saves.
+        judged_as_adamw: the size of its steps is known, so that rates and movements can be judged.
+        starts_at_zero: it can take a first step at rate 0, as warm-ups have.
+    """
+
+    path: str
+    label: str = ""
     defaults: tuple[tuple[str, object], ...] = ()
-    plainer: bool = False  # asked for with 8-bit or paged state
+    asked_for_8bit: bool = False
+    turns: bool = False
+    finds_own_rate: bool = False
+    schedule_free: bool = False
+    judged_as_adamw: bool = False
+    starts_at_zero: bool = True
 
     @property
     def package(self) -> str:
-        """What must be installed."""
+        """The package that must be installed."""
         return self.path.partition(".")[0]
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class without its module."""
+        return self.path.rpartition(".")[2]
 
 
 NESTEROV = (("momentum", 0.9), ("nesterov", True))
-# Names as sd-scripts takes them, in any letter case. 8-bit or paged state saves nothing here: a word has a few thousand
-# numbers, and bitsandbytes itself keeps tensors below 4096 values in 32 bit.
+
+
+def _adamw(label: str = "", *, asked_for_8bit: bool = False) -> OptimizerEntry:
+    return OptimizerEntry(
+        "torch.optim.AdamW", label, asked_for_8bit=asked_for_8bit, judged_as_adamw=True
+    )
+
+
+def _dadapt(name: str, label: str = "", *, starts_at_zero: bool = True) -> OptimizerEntry:
+    path = f"dadaptation.{name}"
+    return OptimizerEntry(path, label, finds_own_rate=True, starts_at_zero=starts_at_zero)
+
+
+def _schedule_free(name: str) -> OptimizerEntry:
+    return OptimizerEntry(f"schedulefree.{name}", name, schedule_free=True)
+
+
+# Names as sd-scripts takes them, in any letter case. 8-bit or paged state saves nothing here: a
+# word has a few thousand numbers, and bitsandbytes itself keeps tensors below 4096 values in 32
+# bit.
 OPTIMIZERS = {
-    "adamw": Entry("torch.optim.AdamW"),
-    **dict.fromkeys(
-        ("adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit"),
-        Entry("torch.optim.AdamW", plainer=True),
+    "adamw": _adamw("AdamW"),
+    "directional": OptimizerEntry(
+        "coinage.optim.directional.Directional", "Directional", turns=True
     ),
-    "directional": Entry("coinage.optim.directional.Directional"),
-    "lion": Entry("lion_pytorch.Lion"),
-    **dict.fromkeys(("lion8bit", "pagedlion8bit"), Entry("lion_pytorch.Lion", plainer=True)),
-    "sgdnesterov": Entry("torch.optim.SGD", NESTEROV),
-    "sgdnesterov8bit": Entry("torch.optim.SGD", NESTEROV, plainer=True),
-    **dict.fromkeys(
-        ("dadaptation", "dadaptadampreprint"), Entry("dadaptation.experimental.DAdaptAdamPreprint")
-    ),
-    "dadaptadanip": Entry("dadaptation.experimental.DAdaptAdanIP"),
-    **{
-        f"dadapt{name.lower()}": Entry(f"dadaptation.DAdapt{name}")
-        for name in ("AdaGrad", "Adam", "Adan", "Lion", "SGD")
-    },
-    "prodigy": Entry("prodigyopt.Prodigy"),
-    "adafactor": Entry("transformers.optimization.Adafactor"),
-    **{
-        f"{name.lower()}schedulefree": Entry(f"schedulefree.{name}ScheduleFree")
-        for name in ("RAdam", "AdamW", "SGD")
-    },
+    "adamw8bit": _adamw("AdamW8bit", asked_for_8bit=True),
+    "pagedadamw": _adamw(asked_for_8bit=True),
+    "pagedadamw8bit": _adamw(asked_for_8bit=True),
+    "pagedadamw32bit": _adamw(asked_for_8bit=True),
+    "adafactor": OptimizerEntry("transformers.optimization.Adafactor", "AdaFactor"),
+    "prodigy": OptimizerEntry("prodigyopt.Prodigy", "Prodigy", finds_own_rate=True),
+    "lion": OptimizerEntry("lion_pytorch.Lion", "Lion"),
+    "lion8bit": OptimizerEntry("lion_pytorch.Lion", asked_for_8bit=True),
+    "pagedlion8bit": OptimizerEntry("lion_pytorch.Lion", asked_for_8bit=True),
+    "sgdnesterov": OptimizerEntry("torch.optim.SGD", "SGDNesterov", NESTEROV),
+    "sgdnesterov8bit": OptimizerEntry("torch.optim.SGD", "", NESTEROV, asked_for_8bit=True),
+    "dadaptation": _dadapt("experimental.DAdaptAdamPreprint", "DAdaptation"),
+    "dadaptadampreprint": _dadapt("experimental.DAdaptAdamPreprint"),
+    "dadaptadam": _dadapt("DAdaptAdam", "DAdaptAdam"),
+    "dadaptlion": _dadapt("DAdaptLion", "DAdaptLion"),
+    "dadaptadagrad": _dadapt("DAdaptAdaGrad"),
+    "dadaptadan": _dadapt("DAdaptAdan"),
+    "dadaptadanip": _dadapt("experimental.DAdaptAdanIP"),
+    "dadaptsgd": _dadapt("DAdaptSGD", starts_at_zero=False),  # divides by what it has moved
+    "adamwschedulefree": _schedule_free("AdamWScheduleFree"),
+    "radamschedulefree": _schedule_free("RAdamScheduleFree"),
+    "sgdschedulefree": _schedule_free("SGDScheduleFree"),
 }
-KNOWN = (
-    "AdamW", "Directional", "AdamW8bit", "AdaFactor", "Prodigy", "Lion", "SGDNesterov", "DAdaptation", "DAdaptAdam", "DAdaptLion",
-    "AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree", "Adam", "SGD", "RMSprop", "NAdam", "RAdam",
-)  # fmt: skip
+OTHER_TORCH_OPTIMIZERS = ("Adam", "SGD", "RMSprop", "NAdam", "RAdam")
+# Names that hints offer
+OFFERED_OPTIMIZERS = (
+    *(entry.label for entry in OPTIMIZERS.values() if entry.label),
+    *OTHER_TORCH_OPTIMIZERS,
+)
+OWN_PACKAGES = ("torch", "transformers", "coinage")  # that are always there
+# What `pip install "coinage[optimizers]"` brings, also for optimizers that the table does not name
+OPTIMIZER_PACKAGES = {
+    *(entry.package for entry in OPTIMIZERS.values() if entry.package not in OWN_PACKAGES),
+    "bitsandbytes",
+    "pytorch_optimizer",
+}
 SCHEDULES = (
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "cosine_with_min_lr",
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
+    "cosine_with_min_lr",
     "cosine_warmup_with_min_lr", "inverse_sqrt", "warmup_stable_decay", "piecewise_constant",
 )  # fmt: skip
-TORCH = "torch.optim", "torch.optim.lr_scheduler"
-FOREIGN = ("LBFGS", "SparseAdam")  # of torch.optim: calls the model itself; sparse gradients only
-# Arguments whose range the optimizers themselves do not ask for: least, and whether that is too small already.
-ARGUMENTS = {
+TORCH_OPTIMIZERS, TORCH_SCHEDULES = "torch.optim", "torch.optim.lr_scheduler"
+# Of torch.optim: the first calls the model itself, the second is for sparse gradients only
+UNUSABLE_OPTIMIZERS = ("LBFGS", "SparseAdam")
+# Arguments whose range the optimizers themselves do not check: the least value, and whether that is
+# too small already.
+ARGUMENT_RANGES = {
     "d_coef": (0.0, True),
     "d0": (0.0, True),
     "growth_rate": (1.0, False),
@@ -71,96 +126,108 @@ ARGUMENTS = {
 }
 
 
-def find_optimizer(name: str) -> Entry:
-    """What a name stands for: one of the table, `module.Class`, or a class of torch.optim as it is spelt."""
-    return OPTIMIZERS.get(name.lower()) or Entry(name if "." in name else f"torch.optim.{name}")
+def find_optimizer(name: str) -> OptimizerEntry:
+    """Return the row of an optimizer.
+
+    Args:
+        name: of the table, in any letter case; `module.Class`; or a class of torch.optim as it is
+            spelt. A class that the table has under another name gets the properties of that row.
+    """
+    if entry := OPTIMIZERS.get(name.lower()):
+        return entry
+    path = name if "." in name else f"{TORCH_OPTIMIZERS}.{name}"
+    for entry in OPTIMIZERS.values():
+        if entry.path == path:
+            return replace(entry, defaults=(), asked_for_8bit=False)
+    adaptive = any(part in path.lower() for part in ("dadapt", "prodigy"))
+    schedule_free = path.startswith("schedulefree.")
+    return OptimizerEntry(path, finds_own_rate=adaptive, schedule_free=schedule_free)
 
 
 def optimizer_problems(name: str) -> list[Problem]:
     """Find out whether an optimizer is there, without importing it."""
     path = find_optimizer(name).path
     module, _, kind = path.rpartition(".")
-    if module == TORCH[0] and kind in FOREIGN:
+    if module == TORCH_OPTIMIZERS and kind in UNUSABLE_OPTIMIZERS:
         what = f"--optimizer_type {name} is not an optimizer that can train a word"
         return [Problem(what, hint="use AdamW")]
-    problems = import_problems("--optimizer_type", name, path, "an optimizer")
-    if module != TORCH[0]:
+    problems = import_problems("--optimizer_type", name, path, "an optimizer", OPTIMIZER_PACKAGES)
+    if module != TORCH_OPTIMIZERS:
         return problems
-    hint = did_you_mean(name, KNOWN) or f"one of {', '.join(KNOWN)}, or module.Class"
+    hint = did_you_mean(name, OFFERED_OPTIMIZERS)
+    hint = hint or f"one of {', '.join(OFFERED_OPTIMIZERS)}, or module.Class"
     return [replace(problem, hint=hint) for problem in problems]
 
 
 def remark_on_optimizer(config: OptimConfig, findings: Findings) -> None:
-    """Say whose code is run, and what is probably not as the name, the rate or the schedule are meant."""
+    """Note whose code is run; warn when name, rate or schedule are probably a mistake."""
     entry = find_optimizer(config.name)
-    name = entry.path.rpartition(".")[2]
-    for flag, path in (
-        ("--optimizer_type", config.name),
-        ("--lr_scheduler_type", config.schedule_class),
-    ):
-        module = path.rpartition(".")[0]
-        spec = find_module(module) if module and module not in TORCH else None
-        if spec:
-            findings.note(f"{flag} {path}: its code is run from {spec.origin or 'several folders'}")
-    if entry.plainer:
+    name = entry.class_name
+    _note_origin("--optimizer_type", config.name, findings)
+    _note_origin("--lr_scheduler_type", config.schedule_class, findings)
+    if entry.asked_for_8bit:
         findings.note(
-            f"{config.name}: the trained rows are a few kilobytes, so plain {name} with float32 state is used"
+            f"{config.name}: the trained rows are a few kilobytes, "
+            f"so plain {name} with float32 state is used"
         )
-    if ("dadapt" in name.lower() or "prodigy" in name.lower()) and config.learning_rate <= 0.1:
-        given = f"--learning_rate {config.learning_rate:g}"
+    if entry.finds_own_rate and config.learning_rate <= 0.1:
         findings.warn(
-            f"{given}: {name} sets its own rate, and this is a factor of it: use --learning_rate 1.0"
+            f"--learning_rate {config.learning_rate:g}: {name} sets its own rate, "
+            "and this is a factor of it: use --learning_rate 1.0"
         )
-    idle = config.schedule != "constant" or config.schedule_arguments
-    if entry.package == "schedulefree" and idle and not config.schedule_class:
+    scheduled = config.schedule != "constant" or config.schedule_arguments
+    if entry.schedule_free and scheduled and not config.schedule_class:
         findings.note(
             f"--lr_scheduler {config.schedule} has no effect: a schedule-free optimizer needs none"
         )
 
 
+def _note_origin(flag: str, path: str, findings: Findings) -> None:
+    """Note the file of a class that is not of torch."""
+    module = path.rpartition(".")[0]
+    if not module or module in (TORCH_OPTIMIZERS, TORCH_SCHEDULES):
+        return
+    spec = find_module(module)
+    if spec:
+        findings.note(f"{flag} {path}: its code is run from {spec.origin or 'several folders'}")
+
+
 def warmup_problems(name: str, warmup: float) -> list[Problem]:
-    """Whether an optimizer bears a first step at rate 0: D-Adaptation's SGD divides by what it has moved."""
-    if not warmup or find_optimizer(name).path != "dadaptation.DAdaptSGD":
+    """Find an optimizer that cannot take a first step at rate 0."""
+    if not warmup or find_optimizer(name).starts_at_zero:
         return []
     what = f"--lr_warmup_steps: {name} cannot begin at a rate of 0"
     return [Problem(what, hint="leave out --lr_warmup_steps, or use --optimizer_type DAdaptAdam")]
 
 
 def norm_problems(name: str, mode: str) -> list[Problem]:
-    """Whether the lengths of the rows are an optimizer's own affair: a schedule-free one trains at another point than it saves."""
-    if mode == "none" or find_optimizer(name).package != "schedulefree":
+    """Find a `--norm_mode` for an optimizer whose rows must not be changed from outside."""
+    if mode == "none" or not find_optimizer(name).schedule_free:
         return []
-    return [
-        Problem(
-            f"--norm_mode {mode} is not for {name}",
-            hint="leave it out, or use --optimizer_type AdamW",
-        )
-    ]
+    hint = "leave it out, or use --optimizer_type AdamW"
+    return [Problem(f"--norm_mode {mode} is not for {name}", hint=hint)]
 
 
 def schedule_problems(
-    name: str, warmup: float, own_class: str, relative_step: bool
+    name: str, warmup: float, class_name: str, relative_step: bool
 ) -> list[Problem]:
-    """Whether a schedule is known and goes with a warm-up.
+    """Find a schedule that is unknown or does not go with a warm-up.
 
     Args:
         name: of `--lr_scheduler`.
         warmup: of `--lr_warmup_steps`.
-        own_class: of `--lr_scheduler_type`; it wins over the name.
-        relative_step: whether the optimizer is an Adafactor that finds its own rate.
+        class_name: of `--lr_scheduler_type`; it wins over the name.
+        relative_step: the optimizer is an Adafactor that finds its own rate.
     """
     problems = []
-    if own_class:
+    if class_name:
         if warmup:
             what = "--lr_warmup_steps does nothing with --lr_scheduler_type"
             problems.append(Problem(what, hint="leave one of them out"))
-        return problems + class_problems(own_class)
+        return problems + class_problems(class_name)
     if name == "adafactor" and not relative_step:
-        problems.append(
-            Problem(
-                "--lr_scheduler adafactor is for --optimizer_type AdaFactor with relative_step=True"
-            )
-        )
+        what = "--lr_scheduler adafactor is for --optimizer_type AdaFactor with relative_step=True"
+        problems.append(Problem(what))
     elif name == "reduce_lr_on_plateau":
         problems.append(_plateau(f"--lr_scheduler {name}"))
     elif name not in (*SCHEDULES, "adafactor"):
@@ -172,18 +239,20 @@ def schedule_problems(
     return problems
 
 
-def schedule_path(own_class: str) -> str:
-    """Return module.Class of what `--lr_scheduler_type` names."""
-    return own_class if "." in own_class else f"{TORCH[1]}.{own_class}"
+def schedule_path(class_name: str) -> str:
+    """Return module.Class for the class that `--lr_scheduler_type` names."""
+    return class_name if "." in class_name else f"{TORCH_SCHEDULES}.{class_name}"
 
 
-def class_problems(own_class: str) -> list[Problem]:
+def class_problems(class_name: str) -> list[Problem]:
     """Find out whether a schedule's class is there, without importing it."""
     flag = "--lr_scheduler_type"
-    if own_class.rpartition(".")[2] == "ReduceLROnPlateau":
-        return [_plateau(f"{flag} {own_class}")]
-    return import_problems(flag, own_class, schedule_path(own_class), "a learning-rate schedule")
+    if class_name.rpartition(".")[2] == "ReduceLROnPlateau":
+        return [_plateau(f"{flag} {class_name}")]
+    return import_problems(flag, class_name, schedule_path(class_name), "a learning-rate schedule")
 
 
 def _plateau(given: str) -> Problem:
-    return Problem(f"{given} waits for a measure that training has none of", hint="use cosine")
+    return Problem(
+        f"{given} waits for a measurement that training does not make", hint="use cosine"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from coinage.optim.table import find_optimizer
 from coinage.settings.defaults import with_defaults
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST
@@ -67,12 +68,12 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
     ),
     (
         "autopilot",
-        lambda v: v.optimizer_type.lower() == "directional",
+        lambda v: find_optimizer(v.optimizer_type).turns,
         "does not help with Directional; use it with other optimizers",
     ),
     (
         "norm_mode",
-        lambda v: v.optimizer_type.lower() == "directional",
+        lambda v: find_optimizer(v.optimizer_type).turns,
         "has no effect: Directional keeps the lengths anyway",
     ),
     (

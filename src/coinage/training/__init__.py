@@ -1,1 +1,1 @@
-"""The training run: set-up, one step, the loop, and what watches it."""
+"""The training run: set-up, one step, the loop, and its observers."""

@@ -1,4 +1,4 @@
-"""Where a run cannot go on: which part of the model is to blame, and what can be done."""
+"""Explain why a run cannot go on: which part of the model is to blame, and what can be done."""
 
 from __future__ import annotations
 
@@ -7,64 +7,82 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from coinage.config import TrainConfig
 from coinage.errors import TrainingError, reason_of
 from coinage.models.base import Components
 from coinage.models.text_cache import encode
 from coinage.system.full_memory import full_memory, is_full
-from coinage.training.step import Batch, noised_latents
+from coinage.training.batches import Batch
+from coinage.training.step import noised_latents
 
 if TYPE_CHECKING:
     from coinage.training.run import Run
 
 TEXT_ENCODER, UNET = "the text encoder", "the UNet"
 OVERFLOWS = (TEXT_ENCODER, UNET)  # what float32 may help
+# In errors of the exchange between processes
+LOST_CONNECTION = (
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "gloo",
+    "nccl",
+    "timed out",
+    "socket",
+)
 HINTS = {
     "the word's own vectors": "lower --learning_rate",
     "the VAE's latents": "use --no_half_vae, or another --vae",
-    TEXT_ENCODER: "the model's file may be damaged: see that it draws (coinage generate)",
-    UNET: "the model's file may be damaged: see that it draws (coinage generate)",
+    TEXT_ENCODER: "the model's file may be damaged: check that it draws (coinage generate)",
+    UNET: "the model's file may be damaged: check that it draws (coinage generate)",
 }
 
 
 def not_finite(what: str, place: str, run: Run) -> TrainingError:
-    """The error of a number that is not finite, first met in `place`, "" where that is not known."""
+    """Return the error of a number that is not finite.
+
+    Args:
+        what: the number and its value.
+        place: where it was first met; "" where that is not known.
+        run: whose step it is.
+    """
     hint = HINTS.get(place, "lower --learning_rate")
     if run.dtype != torch.float32 and place not in HINTS:
         hint += ", or use --mixed_precision no"
-    return TrainingError(
-        what + (f": {place} gives numbers that are not finite" if place else ""),
-        f"step {run.step + 1}",
-        hint,
-    )
+    if place:
+        what += f": {place} gives numbers that are not finite"
+    return TrainingError(what, f"step {run.step + 1}", hint)
 
 
 @torch.no_grad()
 def where_not_finite(run: Run, batches: Sequence[Batch]) -> str:
-    """Which part of a step first makes a number that is not finite, in words; "" if none does."""
-    if any(not torch.isfinite(rows).all() for rows in run.rows):
+    """Return the part of a step that first makes a number that is not finite; "" if none does."""
+    if not all(map(_is_finite, run.rows)):
         return "the word's own vectors"
     for batch in batches:
-        if not torch.isfinite(batch.moments).all():
+        if not _is_finite(batch.moments):
             return "the VAE's latents"
         batch.rewind()
         noised = noised_latents(run.parts, batch, run.config.noise)
         with run.autocast():
             cond = encode(run.family, run.parts, batch.captions, batch.sizes)
-            told = [cond.encoder_hidden_states, *([] if cond.pooled is None else [cond.pooled])]
-            if not all(torch.isfinite(tensor).all() for tensor in told):
+            if not _is_finite(cond.encoder_hidden_states) or not _is_finite(cond.pooled):
                 return TEXT_ENCODER
-            if not torch.isfinite(
-                run.family.predict(run.parts, noised.noisy_latents, noised.timesteps, cond)
-            ).all():
+            noisy_latents, timesteps = noised.noisy_latents, noised.timesteps
+            if not _is_finite(run.family.predict(run.parts, noisy_latents, timesteps, cond)):
                 return UNET
     return ""
 
 
+def _is_finite(tensor: Tensor | None) -> bool:
+    return tensor is None or bool(torch.isfinite(tensor).all())
+
+
 @contextmanager
 def full_precision(parts: Components) -> Iterator[None]:
-    """Have the text encoders' and the UNet's 16-bit weights in float32 for a while; they come back bit for bit."""
+    """Keep 16-bit weights of text encoders and UNet in float32 for a while, then restore them bit for bit."""
     halves = [
         (p, p.dtype)
         for module in (*parts.text_encoders, parts.denoiser)
@@ -81,7 +99,7 @@ def full_precision(parts: Components) -> Iterator[None]:
 
 
 def as_training_error(error: Exception, run: Run) -> TrainingError | None:
-    """What ends a run, in a user's terms; None for what is told as it is."""
+    """Translate an exception that ends a run into the user's terms; None where it needs no translation."""
     where = f"step {run.step + 1}"
     if isinstance(error, TrainingError):
         return error
@@ -97,7 +115,7 @@ def as_training_error(error: Exception, run: Run) -> TrainingError | None:
 
 
 def smaller(config: TrainConfig) -> str:
-    """What would take less memory, of all that is not on yet."""
+    """Return a hint that names what would take less memory, of all that is not on yet."""
     model, data = config.model, config.data
     varied = any(
         subset.images.vary_pixels for dataset in data.datasets for subset in dataset.subsets
@@ -109,22 +127,15 @@ def smaller(config: TrainConfig) -> str:
         "--cache_latents": not (data.cache_latents or varied),
         "a smaller batch": max(data.batch_sizes) > 1,
     }
-    chosen = [offer for offer, helps in offers.items() if helps]
-    return "use " + (f"{', '.join(chosen)}, or " if chosen else "") + "a smaller resolution"
+    helpful = [offer for offer, helps in offers.items() if helps]
+    if not helpful:
+        return "use a smaller resolution"
+    return f"use {', '.join(helpful)}, or a smaller resolution"
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error of the exchange between processes means that one is gone."""
+    """Return whether an error of the exchange between processes means that one is gone."""
     reason = reason_of(error).lower()
     return isinstance(error, torch.distributed.DistError) or any(
-        word in reason
-        for word in (
-            "connection closed",
-            "connection reset",
-            "broken pipe",
-            "gloo",
-            "nccl",
-            "timed out",
-            "socket",
-        )
+        word in reason for word in LOST_CONNECTION
     )

@@ -1,4 +1,4 @@
-"""What an embedding's header tells: ModelSpec 1.0.1, what other trainers' files tell, and our own."""
+"""Describe an embedding in its header: by ModelSpec 1.0.1, by the keys of other trainers, and by our own."""
 
 from __future__ import annotations
 
@@ -13,22 +13,39 @@ if TYPE_CHECKING:
     from coinage.training.run import Run
 
 FORMAT_VERSION = "1"  # of the keys that begin with ti.
+FULL_RANGE = (0, 1000)  # of timesteps
 
 
 def describe(run: Run, stem: str) -> dict[str, str]:
-    """The header of a safetensors embedding.
+    """Return the header of a safetensors embedding.
 
     Args:
         run: as it is now.
         stem: of the file's name, under which most tools know the word.
     """
-    config = run.config
-    width, height = config.data.datasets[0].resolution_wh
+    config, word = run.config, run.placeholder.token
     predicts_v = run.parts.schedule.prediction_type == "v_prediction"
+    fields = _model_spec(run, stem, predicts_v=predicts_v)
+    fields |= _other_trainers(run, predicts_v=predicts_v)
+    fields |= _own_fields(run)
+    if config.word.role == "negative":
+        fields["modelspec.is_negative_embedding"] = "true"
+    if stem != word:
+        fields["modelspec.usage_hint"] = usage_hint(stem, word)
+    if config.model.clip_skip and run.family.facts.reads_clip_skip:
+        fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
+    timesteps = (config.noise.min_timestep, config.noise.max_timestep)
+    if timesteps != FULL_RANGE:
+        fields["modelspec.timestep_range"] = f"{timesteps[0]},{timesteps[1]}"
+    return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}
+
+
+def _model_spec(run: Run, stem: str, *, predicts_v: bool) -> dict[str, str]:
+    """Return the fields of ModelSpec that every file has."""
+    width, height = run.config.data.datasets[0].resolution_wh
     facts = run.family.facts
     architecture = facts.v_architecture if predicts_v else facts.architecture
-    word, base_hash = run.placeholder.token, short_hash(config.model.source)
-    fields = {
+    return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/textual-inversion",
@@ -39,54 +56,65 @@ def describe(run: Run, stem: str) -> dict[str, str]:
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if predicts_v else "epsilon",
         "modelspec.trigger_phrase": stem,
+    }
+
+
+def _other_trainers(run: Run, *, predicts_v: bool) -> dict[str, str]:
+    """Return the fields by which sd-scripts and the tools around it know a file's model."""
+    facts, source = run.family.facts, run.config.model.source
+    return {
         "ss_base_model_version": facts.v_base_version if predicts_v else facts.base_version,
         "ss_v2": str("--v2" in facts.script_flags),
-        "ss_sd_model_name": Path(config.model.source).name,
-        "ss_sd_model_hash": base_hash,
+        "ss_sd_model_name": Path(source).name,
+        "ss_sd_model_hash": short_hash(source),
+    }
+
+
+def _own_fields(run: Run) -> dict[str, str]:
+    """Return the fields from which a run can be repeated."""
+    config = run.config
+    fields = {
         "ti.format_version": FORMAT_VERSION,
-        "ti.token_string": word,
+        "ti.token_string": run.placeholder.token,
         "ti.num_vectors": str(run.placeholder.num_vectors),
         "ti.init_word": config.word.init_word or "",
         "ti.role": config.word.role,
-        **({"ti.init_search": "auto"} if config.word.search else {}),
-        **({"ti.autopilot": config.loop.chosen} if config.loop.chosen else {}),
+    }
+    if config.word.search:
+        fields["ti.init_search"] = "auto"
+    if config.loop.chosen:
+        fields["ti.autopilot"] = config.loop.chosen
+    return fields | {
         "ti.step": str(run.step),
         "ti.epoch": str(run.progress.epoch),
         "ti.seed": str(config.loop.seed),
-        "ti.learning_rate": repr(config.optim.learning_rate),
-        "ti.optimizer": config.optim.name,
-        "ti.num_images": str(sum(s.trains for s in run.samples)),
+        "ti.learning_rate": repr(run.learning_rate),
+        "ti.optimizer": run.optimizer_name,
+        "ti.num_images": str(sum(sample.trains for sample in run.samples)),
         "ti.base_model": Path(config.model.source).name,
-        "ti.base_model_hash": base_hash,
+        "ti.base_model_hash": short_hash(config.model.source),
     }
-    if config.word.role == "negative":
-        fields["modelspec.is_negative_embedding"] = "true"
-    if stem != word:
-        fields["modelspec.usage_hint"] = usage_hint(stem, word)
-    if config.model.clip_skip and facts.reads_clip_skip:
-        fields["modelspec.encoder_layer"] = str(config.model.clip_skip)
-    if (config.noise.min_timestep, config.noise.max_timestep) != (0, 1000):
-        fields["modelspec.timestep_range"] = (
-            f"{config.noise.min_timestep},{config.noise.max_timestep}"
-        )
-    return fields | {f"modelspec.{key}": value for key, value in config.save.metadata}
 
 
 def short_hash(source: str) -> str:
-    """Eight digits by which AUTOMATIC1111 and others know a model: of 64 kB within its file, for a folder the UNet's; "" without a file."""
+    """Return the eight digits by which AUTOMATIC1111 and others know a model; "" without a file.
+
+    They are a digest of 64 kB within the file; of the UNet's, where the model is a folder.
+    """
     path = Path(source)
     if path.is_dir():
-        path = next(
-            (
-                file
-                for pattern in ("*.safetensors", "*.bin")
-                for file in sorted((path / "unet").glob(pattern))
-            ),
-            path,
-        )
+        path = _unet_file(path)
     try:
         with path.open("rb") as file:
             file.seek(0x100000)
             return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
     except OSError:
         return ""
+
+
+def _unet_file(model: Path) -> Path:
+    """Return the first file of a model folder's UNet; the folder itself where there is none."""
+    for pattern in ("*.safetensors", "*.bin"):
+        for file in sorted((model / "unet").glob(pattern)):
+            return file
+    return model

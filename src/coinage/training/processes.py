@@ -1,4 +1,4 @@
-"""Several processes train one word: the rows are in each, and their gradients are added up once per update."""
+"""Let several processes train one word: each has the rows, and gradients are added up once per step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a run. All do the same updates, each with its share of the batches.
+    """The processes of a run. All take the same steps, each with its share of the batches.
 
     No wrapper, no sharding: what is exchanged is the rows' gradient, a few kilobytes.
     """
@@ -29,11 +29,11 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this one writes the files."""
+        """True in the process that writes the files."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item, from this process's number on."""
+        """Return every `count`-th item, from this process's number on."""
         return items[self.rank :: self.count]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
@@ -42,20 +42,19 @@ class Processes:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         torch.distributed.all_reduce(flat)
-        for tensor, part in zip(
-            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
-        ):
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def gather(self, item: T) -> list[T]:
-        """The item of every process, in order."""
-        found: list[Any] = [item] * self.count
+        """Return the item of every process, in order."""
+        items: list[Any] = [item] * self.count
         if self.count > 1:
-            torch.distributed.all_gather_object(found, item)
-        return found
+            torch.distributed.all_gather_object(items, item)
+        return items
 
     def check_same(self, rows: Sequence[Tensor]) -> None:
-        """See that all processes have learned the same.
+        """Check that all processes have learned the same.
 
         Raises:
             TrainingError: they have not.
@@ -65,32 +64,42 @@ class Processes:
         mine = torch.cat([row.detach().float().cpu().flatten() for row in rows])
         furthest = max(float((mine - other).abs().max()) for other in self.gather(mine))
         if not furthest <= 1e-3 * float(mine.abs().max()):
-            raise TrainingError(
-                f"the processes ended with different embeddings (by {furthest:g})",
-                hint="run on equal devices",
-            )
+            what = f"the processes ended with different embeddings (by {furthest:g})"
+            raise TrainingError(what, hint="run on equal devices")
 
 
 ALONE = Processes()
 
 
 def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.device]:
-    """Join the processes that a launcher started, if it did; and the device of this one."""
+    """Join the processes that a launcher started, if it did.
+
+    Args:
+        timeout_minutes: to wait for the others; None: torch's own.
+
+    Returns:
+        The processes, and the device of this one.
+
+    Raises:
+        TrainingError: the others cannot be reached, or do not come.
+    """
     from accelerate import PartialState
 
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # what it would shard is a few kilobytes
-    more: dict[str, Any] = (
-        {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
-    )
+    options: dict[str, Any] = {}
+    if timeout_minutes:
+        options["timeout"] = timedelta(minutes=timeout_minutes)
+    on_cpu = process_count() > 1 and not torch.accelerator.is_available()
     try:
-        state = PartialState(
-            cpu=process_count() > 1 and not torch.accelerator.is_available(), **more
-        )
+        state = PartialState(cpu=on_cpu, **options)
     except torch.distributed.DistError as error:
         reason = str(error).splitlines()[0]
         if "timed out" in reason.lower() or "timeout" in reason.lower():
             reason = f"the other processes have not come within {timeout_minutes or 10} minutes"
-        hint = "see that all are started, and reach MASTER_ADDR and MASTER_PORT; --ddp_timeout waits longer"
+        hint = (
+            "check that all are started and reach MASTER_ADDR and MASTER_PORT; "
+            "--ddp_timeout waits longer"
+        )
         raise TrainingError(reason, hint=hint) from error
     if state.num_processes != process_count():
         what = (

@@ -1,4 +1,4 @@
-"""Where a word goes that its output folder does not take: to other folders, and at last to the terminal."""
+"""Save a word that its output folder does not take: in other folders, and at last on the terminal."""
 
 from __future__ import annotations
 
@@ -34,24 +34,31 @@ def bring_to_safety(path: Path, file: Word, error: Exception) -> CoinageError:
     """
     if not isinstance(error, CoinageError):
         error = CoinageError(f"cannot write the file: {reason_of(error)}", str(path))
-    problem, name, plain = error.problems[0], _short_name(path), replace(file, metadata={})
-    data = _first_that_works(
-        [lambda: bytes_for(Path(name), file), lambda: bytes_for(Path(name), plain)]
-    )
+    name, without_header = _short_name(path), replace(file, metadata={})
+    data = _bytes_or_none(Path(name), file) or _bytes_or_none(Path(name), without_header)
     if data is None:
         return error
-    for folder in places():
-        found = _write(folder, name, data)
-        if found:
-            soon = " before this machine is switched off" if folder == IN_MEMORY else ""
-            hint = f"the word is safe in {found}: copy it from there{soon}"
-            return CoinageError(problem.what, problem.where, hint)
-    name = Path(name).with_suffix(".safetensors").name
-    shown = print_lines(as_text(name, bytes_for(Path(name), plain)))
-    hint = (
-        "the word is in the lines above, with how to make a file of them" if shown else problem.hint
-    )
+    problem = error.problems[0]
+    hint = _save_somewhere(name, data) or _print(name, without_header) or problem.hint
     return CoinageError(problem.what, problem.where, hint)
+
+
+def _save_somewhere(name: str, data: bytes) -> str:
+    """Write a file to the first folder that takes it; returns a hint that names it, "" where none does."""
+    for folder in places():
+        path = _write(folder, name, data)
+        if path:
+            soon = " before this machine is switched off" if folder == IN_MEMORY else ""
+            return f"the word is safe in {path}: copy it from there{soon}"
+    return ""
+
+
+def _print(name: str, file: Word) -> str:
+    """Print a word as text; returns a hint that points to it, "" where no stream takes it."""
+    name = Path(name).with_suffix(".safetensors").name
+    if print_lines(as_text(name, bytes_for(Path(name), file))):
+        return "the word is in the lines above, with how to make a file of them"
+    return ""
 
 
 def places() -> Iterator[Path]:
@@ -103,19 +110,18 @@ def print_lines(text: str) -> bool:
 
 
 def _short_name(path: Path) -> str:
-    """The file's own name, by which most tools know the word, unless it may be what was not taken."""
+    """Return the file's own name, by which most tools know the word, unless it may cause the failure."""
     return path.name if PLAIN.fullmatch(path.name) else f"word{path.suffix}"
 
 
-def _first_that_works(ways: list[Callable[[], bytes]]) -> bytes | None:
-    for way in ways:
-        with suppress(Exception):  # whatever a header or a number raises
-            return way()
+def _bytes_or_none(path: Path, file: Word) -> bytes | None:
+    with suppress(Exception):  # whatever a header or a number raises
+        return bytes_for(path, file)
     return None
 
 
 def _write(folder: Path, name: str, data: bytes) -> Path | None:
-    """Write a file in a new private folder, and see that it is there; None, and nothing left, where it cannot be."""
+    """Write a file in a new private folder and read it again; None, with nothing left, if that fails."""
     made = path = None
     with suppress(CoinageError, OSError):
         made = Path(tempfile.mkdtemp(prefix="coinage-", dir=folder))

@@ -11,83 +11,79 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from coinage.config import TrainConfig
-from coinage.data.batches import Item, PlannedBatch, plan_epoch
-from coinage.data.buckets import size_condition
-from coinage.data.captions import vary
-from coinage.data.latents import Latent, Latents
+from coinage.data.batches import plan_epoch
+from coinage.data.latents import Latents
 from coinage.data.sample import Sample
 from coinage.embeddings.word import Word
 from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
-from coinage.optim.factory import averaged
-from coinage.seeding import generator_for, rng_for
+from coinage.optim.factory import OptimizerFactory, averaged, choose_optimizer, class_name_of
 from coinage.text.placeholder import Placeholder
-from coinage.training.convergence import Settled
-from coinage.training.measured import Best, Measured
+from coinage.training.batches import Batch, epoch_batch
+from coinage.training.losses import Loss
 from coinage.training.processes import ALONE, Processes
-from coinage.training.step import Batch
+from coinage.training.results import InitWordLosses, Results
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
-Start = tuple[str, float, float]  # an init word, its loss as it stands, and after a few steps
-BANDS = 4  # equal parts of the timesteps, in each of which the loss is told
+BANDS = 4  # equal parts of the timesteps; the loss of each is logged
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """What one optimizer update learns from.
+class StepInput:
+    """Input of one optimizer step.
 
     Attributes:
         batches: those of this process.
-        samples: images in the batches of all processes together.
+        sample_count: samples in the batches of all processes together.
     """
 
     batches: Sequence[Batch]
-    samples: int
+    sample_count: int
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is.
+    """Position of a run.
 
     Attributes:
-        step: optimizer updates done.
+        step: optimizer steps done.
         epoch: the current one, counted from 1.
-        done: updates done in it.
+        done: steps done in this epoch.
         images: learned from since this process began.
-        stop: number of the signal that asks to end; 0 without one.
-        ending: the processes agree to end after this update.
+        stop_signal: number of the signal that asked to stop; 0 without one.
+        ending: all processes have agreed to stop after this step.
     """
 
     step: int = 0
     epoch: int = 1
     done: int = 0
     images: int = 0
-    stop: int = 0
+    stop_signal: int = 0
     ending: bool = False
 
 
 @dataclass(slots=True)
 class LastStep:
-    """The last optimizer update of a run.
+    """Measures of the last optimizer step; written by `gradients` and by `loop.update`.
 
     Attributes:
         loss: mean over the samples of all processes.
         rate: learning rate.
-        grad_norm: before clipping.
-        asked: captions that hold the word, in all processes.
-        norms: lengths of the rows of all text encoders in turn, afterwards.
-        angles: degrees of these rows from their start.
-        touched: for each text encoder, [N] bool: which rows had a gradient.
-        skipped: the gradient overflowed.
-        bands: mean loss in each part of the timesteps.
+        grad_norm: length of the gradient of all rows together, before clipping.
+        captions_with_word: captions that hold the word, in all processes.
+        norms: lengths of the rows of all text encoders in turn, after the step.
+        angles: degrees between these rows and their start.
+        touched: for each text encoder, [N] bool: rows that had a gradient.
+        skipped: the gradient overflowed, so that the rows are as before.
+        bands: mean loss in each part of the timesteps; None in a part without samples.
     """
 
     loss: float = math.nan
     rate: float = math.nan
     grad_norm: float = math.nan
-    asked: int = 0
+    captions_with_word: int = 0
     norms: Sequence[float] = ()
     angles: Sequence[float] = ()
     touched: Sequence[torch.Tensor] = ()
@@ -97,7 +93,32 @@ class LastStep:
 
 @dataclass(slots=True)
 class Run:
-    """A prepared training run of one word. Only the loop changes it. Several runs may share one model and train side by side."""
+    """A prepared training run of one word. Several runs may share one model and train side by side.
+
+    It changes by its methods (`advance_epoch`, `request_stop`, `restore`, `begin_from`), by the
+    training loop, which counts steps in `progress` and describes each in `last`, and by the
+    evaluator, which fills `results`. Observers only read it.
+
+    Attributes:
+        config: of the run.
+        family: of the model.
+        parts: the model; shared by all runs on it.
+        placeholder: the word and its pieces.
+        samples: the images.
+        latents: of these images.
+        loss: training loss; called once for each batch.
+        optimizer: over `rows`.
+        optimizer_factory: the user's own way to make the optimizer; None: as configured.
+        schedule: of the learning rate.
+        scaler: of the loss, at work with fp16 only.
+        dtype: in which the model computes.
+        total_steps: length of the run in optimizer steps.
+        total_epochs: length of the run in epochs.
+        updates_per_epoch: optimizer steps per epoch, of all processes together.
+        start: the rows before the first step, on the CPU.
+        word_index: of the word among those that learn on the model.
+        processes: that train the word together.
+    """
 
     config: TrainConfig
     family: ModelFamily
@@ -105,165 +126,115 @@ class Run:
     placeholder: Placeholder
     samples: Sequence[Sample]
     latents: Latents
+    loss: Loss
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
     dtype: torch.dtype
     total_steps: int
     total_epochs: int
-    updates_per_epoch: int  # of all processes together
-    start: Sequence[torch.Tensor]  # the rows before the first step, on the CPU
-    place: int = 0  # of its word among those of the model
+    updates_per_epoch: int
+    start: Sequence[torch.Tensor]
+    optimizer_factory: OptimizerFactory | None = None
+    word_index: int = 0
     processes: Processes = ALONE
     progress: Progress = field(default_factory=Progress)
     last: LastStep = field(default_factory=LastStep)
-    rescued: int = 0  # updates computed in float32, since half precision overflowed
-    measured: dict[int, Measured] = field(default_factory=dict)  # by step
-    best: Best | None = None  # of what was measured
-    settled: Settled | None = None  # why the run ends early
-    # Init words that were measured, best first; "" is the vocabulary's mean
-    starts: Sequence[Start] = ()
+    results: Results = field(default_factory=Results)
 
     @property
     def step(self) -> int:
-        """Optimizer updates done."""
+        """Optimizer steps done."""
         return self.progress.step
 
     @property
     def over(self) -> bool:
-        """Whether no update is to come."""
+        """True when no step is to come."""
         return self.progress.ending or self.complete
 
     @property
     def complete(self) -> bool:
-        """Whether all updates are done, or no more are needed."""
-        return self.step >= self.total_steps or self.settled is not None
+        """True when all steps are done, or no more are needed."""
+        return self.step >= self.total_steps or self.results.settled is not None
+
+    @property
+    def epoch_done(self) -> bool:
+        """True when the current epoch has no further step."""
+        return self.progress.done >= self.updates_per_epoch
 
     @property
     def measured_on(self) -> str:
-        """What the evaluation loss is measured on, in words."""
+        """The images on which the evaluation loss is measured, in words."""
         count = sum(sample.held_out for sample in self.samples)
         return counted(count, "held-out image") if count else "training images"
 
     @property
-    def words(self) -> int:
-        """How many words learn side by side on its model, this one included."""
+    def word_count(self) -> int:
+        """Number of words that learn side by side on the model, this one included."""
         return len(self.parts.embeddings[0].words)
 
     @property
     def rows(self) -> list[torch.nn.Parameter]:
-        """What trains: the word's own rows, one [n, D] float32 parameter per text encoder."""
-        return self.parts.rows(self.place)
+        """The parameters that are trained: the word's rows, one [n, D] float32 tensor per text encoder."""
+        return self.parts.rows(self.word_index)
 
-    def lessons(self) -> Iterator[Update]:
-        """Yield all updates from where the run is; the loop counts its epochs and what is done in them.
+    @property
+    def optimizer_name(self) -> str:
+        """Name of the optimizer: as configured, or module and class of the user's own."""
+        if self.optimizer_factory is None:
+            return self.config.optim.name
+        return class_name_of(self.optimizer)
 
-        Raises:
-            TrainingError: an epoch has no update from there on, so that none would ever come.
-        """
-        while True:
-            update = None
-            for update in self.updates(self.progress.epoch - 1, self.progress.done):
-                yield update
-            if update is None:
-                what = (
-                    f"epoch {self.progress.epoch} has no step after its first {self.progress.done}"
-                )
-                hint = "see that the dataset has images to train on; or begin anew without --resume"
-                raise TrainingError(what, hint=hint)
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate before any schedule: as configured, or of the user's own optimizer."""
+        if self.optimizer_factory is None:
+            return self.config.optim.learning_rate
+        group = self.optimizer.param_groups[0]
+        return float(group.get("initial_lr", group["lr"]))
 
-    def go_on_from(self, step: int, epoch: int, done: int) -> None:
-        """Put the run where another one was; in the next epoch, where its epoch has become shorter than that.
+    @property
+    def images_per_step(self) -> float:
+        """Images that all processes together learn from in a step, mean over an epoch."""
+        return sum(sample.repeats for sample in self.samples) / self.updates_per_epoch
+
+    def advance_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.progress.epoch += 1
+        self.progress.done = 0
+
+    def request_stop(self, signal: int) -> None:
+        """Ask all processes to stop after the step at hand.
 
         Args:
-            step: optimizer updates done.
-            epoch: the current one, counted from 1.
-            done: updates done in it.
+            signal: number of the signal that asks.
         """
-        now = self.progress
-        now.step, now.epoch, now.done = step, epoch, done
+        self.progress.stop_signal = signal
+
+    def restore(self, step: int, epoch: int, done: int) -> None:
+        """Continue from the position of a saved state, or from the next epoch if its own became shorter.
+
+        Args:
+            step: optimizer steps done.
+            epoch: the current one, counted from 1.
+            done: steps done in it.
+        """
+        progress = self.progress
+        progress.step, progress.epoch, progress.done = step, epoch, done
         if done > self.updates_per_epoch:
             log.warning(
                 "--resume: the state is of step %d of epoch %d, and an epoch has %s now; "
                 "the run goes on with epoch %d",
                 done, epoch, counted(self.updates_per_epoch, "step"), epoch + 1,
             )  # fmt: skip
-            now.epoch, now.done = epoch + 1, 0
+            self.advance_epoch()
 
-    def updates(self, epoch: int, done: int = 0) -> Iterator[Update]:
-        """The optimizer updates of an epoch (counted from 0) after the first `done`, data included."""
-        seed, size = self.config.loop.seed, self.config.optim.accumulation * self.processes.count
-        plan = plan_epoch(self.samples, self.config.data.batch_sizes, seed, epoch)
-        groups = [plan[i : i + size] for i in range(done * size, len(plan), size)]
-        own = [self.processes.share(group) for group in groups]
-        latents = self.latents.of([batch for share in own for batch in share], seed, epoch)
-        for group, share in zip(groups, own, strict=True):
-            yield Update(
-                [self._batch(batch, next(latents), epoch) for batch in share], sum(map(len, group))
-            )
-
-    @property
-    def images_per_step(self) -> float:
-        """Images that all processes together learn from in an update, in the mean over an epoch."""
-        return sum(sample.repeats for sample in self.samples) / self.updates_per_epoch
-
-    def _batch(self, planned: PlannedBatch, latents: Sequence[Latent], epoch: int) -> Batch:
-        seed, token = self.config.loop.seed, self.placeholder.token
-        used = [(self.samples[item.sample], item.position) for item in planned]
-        captions = [
-            vary(
-                s.caption,
-                s.subset.captions,
-                token,
-                rng_for(seed, "caption", epoch, at),
-                self.step,
-                self.total_steps,
-            )
-            for s, at in used
-        ]
-        return Batch(
-            moments=torch.stack([latent.moments for latent in latents]),
-            captions=captions,
-            generators=[generator_for(seed, "noise", epoch, at) for _, at in used],
-            weights=torch.tensor(
-                [self.config.loss.prior_weight if s.subset.regularisation else 1.0 for s, _ in used]
-            ),
-            sizes=torch.tensor(
-                [self.size_of(item, latent) for item, latent in zip(planned, latents, strict=True)]
-            ),
-            mask=stack_masks(latents),
-        )
-
-    def size_of(self, item: Item, latent: Latent) -> list[int]:
-        """What SDXL is told of one use of an image: original size, crop, target size, as (height, width) pairs."""
-        sample = self.samples[item.sample]
-        as_reference = sample.subset.images.as_reference
-        found = size_condition(
-            sample.image_wh, latent.fit, flipped=item.flipped, as_reference=as_reference
-        )
-        return [*found.original_hw, *found.crop_top_left, *found.target_hw]
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Low-precision computation where it is configured."""
-        return torch.autocast(
-            self.parts.device.type, self.dtype, enabled=self.dtype != torch.float32
-        )
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Have the rows hold what is saved and shown, where the optimizer trains at another point."""
-        return averaged(self.optimizer, self.rows)
-
-    def rows_to_save(self) -> list[torch.Tensor]:
-        """A copy of the rows as they are saved, float32 on the CPU."""
-        with self.averaged():
-            return [row.detach().float().cpu().clone() for row in self.rows]
-
-    def begin_from(self, init_word: str, ranking: Sequence[Start]) -> None:
-        """Start from an init word that was found, before the first step.
+    def begin_from(self, init_word: str, ranking: Sequence[InitWordLosses]) -> None:
+        """Set the rows to an init word that was found by measurement, before the first step.
 
         Args:
-            init_word: one or more known tokens.
-            ranking: what was measured to find it, best first.
+            init_word: one or more known tokens; "" for the mean of the vocabulary.
+            ranking: the init words that were compared, best first.
         """
         self.config = replace(self.config, word=replace(self.config.word, init_word=init_word))
         pairs = zip(self.rows, self.parts.text_encoders, self.parts.tokenizers, strict=True)
@@ -271,20 +242,64 @@ class Run:
             for row, encoder, tokenizer in pairs:
                 row.copy_(initial_rows(table_of(encoder), tokenizer, init_word, len(row)))
         self.start = [row.detach().cpu().clone() for row in self.rows]
-        self.starts = list(ranking)
+        self.results.init_words = list(ranking)
+
+    def step_inputs(self) -> Iterator[StepInput]:
+        """Yield the inputs of all steps from the current position on, epoch after epoch, without end.
+
+        Whoever takes them counts the steps and advances the epochs.
+
+        Raises:
+            TrainingError: an epoch has no step left from there on, so that none would ever come.
+        """
+        while True:
+            step_input = None
+            for step_input in self.epoch_inputs(self.progress.epoch - 1, self.progress.done):
+                yield step_input
+            if step_input is None:
+                epoch, done = self.progress.epoch, self.progress.done
+                what = f"epoch {epoch} has no step after its first {done}"
+                hint = "see that the dataset has images to train on; or begin anew without --resume"
+                raise TrainingError(what, hint=hint)
+
+    def epoch_inputs(self, epoch: int, done: int = 0) -> Iterator[StepInput]:
+        """Yield the inputs of an epoch's steps, data included.
+
+        Args:
+            epoch: counted from 0.
+            done: steps to leave out, from the first one on.
+        """
+        seed = self.config.loop.seed
+        batches_per_step = self.config.optim.accumulation * self.processes.count
+        plan = plan_epoch(self.samples, self.config.data.batch_sizes, seed, epoch)
+        starts = range(done * batches_per_step, len(plan), batches_per_step)
+        groups = [plan[start : start + batches_per_step] for start in starts]
+        shares = [self.processes.share(group) for group in groups]
+        latents = self.latents.of([batch for share in shares for batch in share], seed, epoch)
+        for group, share in zip(groups, shares, strict=True):
+            batches = [epoch_batch(self, planned, next(latents), epoch) for planned in share]
+            yield StepInput(batches, sum(map(len, group)))
+
+    def make_optimizer(self, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Return a new optimizer of the run's kind over other rows."""
+        factory = self.optimizer_factory or choose_optimizer(self.config.optim)
+        return factory(list(rows))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Compute in low precision where that is configured."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.parts.device.type, self.dtype, enabled=enabled)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the rows hold what is saved and shown, where the optimizer trains at another point."""
+        return averaged(self.optimizer, self.rows)
+
+    def rows_to_save(self) -> list[torch.Tensor]:
+        """Return a copy of the rows as they are saved, float32 on the CPU."""
+        with self.averaged():
+            return [row.detach().float().cpu().clone() for row in self.rows]
 
     def embedding(self) -> Word:
-        """The word as it is now."""
+        """Return the word as it is now."""
         vectors = dict(zip(self.family.embedding_keys, self.rows_to_save(), strict=True))
         return Word(vectors, self.placeholder.token, self.step)
-
-
-def stack_masks(latents: Sequence[Latent]) -> torch.Tensor | None:
-    """[B, 1, h, w] masks of a batch, ones where an image has none; None if no image has one."""
-    if all(latent.mask is None for latent in latents):
-        return None
-    masks = [
-        torch.ones(latent.moments.shape[-2:]) if latent.mask is None else latent.mask
-        for latent in latents
-    ]
-    return torch.stack(masks).unsqueeze(1)

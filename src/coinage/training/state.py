@@ -1,4 +1,4 @@
-"""Save everything that a run needs to go on as if it had never stopped, and load it."""
+"""Save and load everything that a run needs to go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 from coinage.errors import CoinageError, reason_of
 from coinage.runs.states import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
 from coinage.system.files import write_bytes
-from coinage.training.measured import Best, Measured
+from coinage.training.losses import name_of
+from coinage.training.results import Best, Measurement
 from coinage.training.state_content import check_content, try_optimizer
 
 if TYPE_CHECKING:
@@ -34,44 +35,16 @@ def save_state(
     Args:
         run: at the end of a step.
         folder: where to; an older state there is replaced.
-        files: digests of what the run learns from, as `state_files.content_digests`.
+        files: digests of what the run learns from, as `states.content_digests`.
         epoch_ended: go on with the next epoch.
 
     Raises:
         CoinageError: it cannot be written.
     """
-    buffer = io.BytesIO()
-    epoch, done = (
-        (run.progress.epoch + 1, 0) if epoch_ended else (run.progress.epoch, run.progress.done)
-    )
-    content = {
-        "place": (run.step, epoch, done),
-        "rows": [row.detach().cpu() for row in run.rows],
-        "optimizer": run.optimizer.state_dict(),
-        "schedule": run.schedule.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "init_word": run.config.word.init_word if run.config.word.search else None,
-        "starts": list(run.starts),
-        "measured": {step: tuple(measured) for step, measured in run.measured.items()},
-        "best": run.best
-        and {
-            "step": run.best.step,
-            "epoch": run.best.epoch,
-            "loss": run.best.loss,
-            "rows": run.best.rows,
-        },
-    }
-    try:
-        torch.save(content, buffer)
-        data = buffer.getvalue()
-        # What cannot be read again must not be found out when it is needed
-        torch.load(io.BytesIO(data), weights_only=True)
-    except Exception as error:
-        raise CoinageError(
-            f"the state of {type(run.optimizer).__name__} cannot be saved: {reason_of(error)}",
-            str(folder),
-        ) from error
-    known = fingerprint(run.config, run.samples) | dict(files)
+    progress = run.progress
+    epoch, done = (progress.epoch + 1, 0) if epoch_ended else (progress.epoch, progress.done)
+    data = _packed(run, epoch, done, folder)
+    known = fingerprint(run.config, run.samples) | dict(files) | plugged_in(run)
     summary = Summary(run.step, epoch, done, known, digest_of(data))
     try:
         (folder / SUMMARY).unlink(missing_ok=True)  # from here on the older state does not count
@@ -80,6 +53,49 @@ def save_state(
     write_bytes(folder / TENSORS, data)
     write_bytes(folder / SUMMARY, summary.as_json())
     log.debug("saved the state %s", folder)
+
+
+def _packed(run: Run, epoch: int, done: int, folder: Path) -> bytes:
+    """Return the contents of the tensors' file.
+
+    Raises:
+        CoinageError: it could not be read again, which must not be found out when it is needed.
+    """
+    results = run.results
+    measurements = {step: tuple(measurement) for step, measurement in results.measurements.items()}
+    content = {
+        "place": (run.step, epoch, done),
+        "rows": [row.detach().cpu() for row in run.rows],
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "init_word": run.config.word.init_word if run.config.word.search else None,
+        "starts": list(results.init_words),
+        "measured": measurements,
+        "best": _best_as_table(results.best),
+    }
+    buffer = io.BytesIO()
+    try:
+        torch.save(content, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except Exception as error:
+        name = type(run.optimizer).__name__
+        what = f"the state of {name} cannot be saved: {reason_of(error)}"
+        raise CoinageError(what, str(folder)) from error
+    return buffer.getvalue()
+
+
+def _best_as_table(best: Best | None) -> dict[str, Any] | None:
+    if best is None:
+        return None
+    return {"step": best.step, "epoch": best.epoch, "loss": best.loss, "rows": best.rows}
+
+
+def plugged_in(run: Run) -> dict[str, str]:
+    """Return the names of the user's own optimizer and loss, for the fingerprint."""
+    names = {"own_loss": name_of(run.loss)}
+    names["own_optimizer"] = run.optimizer_name if run.optimizer_factory else ""
+    return {key: name for key, name in names.items() if name}
 
 
 def load_state(run: Run, folder: Path) -> None:
@@ -91,6 +107,7 @@ def load_state(run: Run, folder: Path) -> None:
     summary = read_summary(folder)
     if summary is None:
         raise CoinageError("the state is not whole", str(folder))
+    _check_plugged_in(run, summary, folder)
     try:
         content: dict[str, Any] = torch.load(
             folder / TENSORS, map_location="cpu", weights_only=True
@@ -99,16 +116,14 @@ def load_state(run: Run, folder: Path) -> None:
         if run.config.word.search and content.get("init_word"):
             run.begin_from(content["init_word"], content["starts"])
         try_optimizer(run, content)
-        _take(run, content)
+        _restore_content(run, content)
     except Exception as error:
         hint = "go on from the embedding: --weights FILE"
-        reason = (
-            "its contents are not as they were saved"
-            if isinstance(error, MISSHAPEN)
-            else reason_of(error)
-        )
+        reason = reason_of(error)
+        if isinstance(error, MISSHAPEN):
+            reason = "its contents are not as they were saved"
         raise CoinageError(f"the state cannot be used: {reason}", str(folder), hint) from error
-    run.go_on_from(summary.step, summary.epoch, summary.done)
+    run.restore(summary.step, summary.epoch, summary.done)
     log.debug(
         "read rows, optimizer and schedule of step %d, in epoch %d, from %s",
         run.step,
@@ -117,7 +132,31 @@ def load_state(run: Run, folder: Path) -> None:
     )
 
 
-def _take(run: Run, content: Mapping[str, Any]) -> None:
+def _check_plugged_in(run: Run, summary: Summary, folder: Path) -> None:
+    """Compare the user's own loss and optimizer with those that the state was saved with.
+
+    Raises:
+        CoinageError: the optimizer is another one, so that its state cannot be used.
+    """
+    now = plugged_in(run)
+    then = {key: summary.fingerprint.get(key) for key in ("own_loss", "own_optimizer")}
+    if then["own_optimizer"] != now.get("own_optimizer"):
+        before, after = (
+            names.get("own_optimizer") or run.config.optim.name for names in (then, now)
+        )
+        what = f"the state was saved with the optimizer {before}, and this run uses {after}"
+        raise CoinageError(what, str(folder), "pass the optimizer that the state was trained with")
+    if then["own_loss"] != now.get("own_loss"):
+        before, after = (names.get("own_loss") or "the configured one" for names in (then, now))
+        log.warning(
+            "%s: the loss was %s and is %s; the run goes on, but not as it would have",
+            folder,
+            before,
+            after,
+        )
+
+
+def _restore_content(run: Run, content: Mapping[str, Any]) -> None:
     """Give a run what a state holds."""
     with torch.no_grad():
         for row, values in zip(run.rows, content["rows"], strict=True):
@@ -129,8 +168,9 @@ def _take(run: Run, content: Mapping[str, Any]) -> None:
     for step, values in content["measured"].items():
         # The loss alone in older states
         numbers = values if isinstance(values, tuple) else (values,)
-        run.measured[step] = Measured(*numbers)
-    run.best = Best(**content["best"]) if content.get("best") else None
+        run.results.measurements[step] = Measurement(*numbers)
+    best = content.get("best")
+    run.results.best = Best(**best) if best else None
 
 
 def remove(path: Path) -> None:

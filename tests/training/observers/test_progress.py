@@ -259,7 +259,7 @@ def test_a_run_that_is_asked_to_stop_tells_where(
     moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="coinage"):
-        trained(moon_dataset, tmp_path, change=lambda run: setattr(run.progress, "stop", 2))
+        trained(moon_dataset, tmp_path, change=lambda run: setattr(run.progress, "stop_signal", 2))
     assert any(text.startswith("step 1/3") and " in 0:0" in text for text in caplog.messages)
 
 

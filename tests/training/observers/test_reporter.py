@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_has_one_page(
 
     def update(run: Run) -> None:
         real(run)
-        run.progress.stop = 15 if run.step == 2 else 0
+        run.progress.stop_signal = 15 if run.step == 2 else 0
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "update", update)

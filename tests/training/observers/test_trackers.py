@@ -21,9 +21,9 @@ from coinage.config import LogConfig
 from coinage.errors import CoinageError, ConfigError
 from coinage.optim.row_lengths import movement
 from coinage.settings.discover import complete
-from coinage.training.measured import Measured
 from coinage.training.observers.base import Picture
 from coinage.training.observers.trackers import Tracker, WandB, open_writers
+from coinage.training.results import Measurement
 from coinage.training.run import Run
 from tests.helpers import flags, trained
 
@@ -340,7 +340,7 @@ def test_a_tracker_that_fails_is_told_once_and_left(
     tracker = Tracker([failing, well])
 
     run, _ = trained(moon_dataset, tmp_path, "--max_train_steps=1")
-    run.measured[1] = Measured(0.5)
+    run.results.measurements[1] = Measurement(0.5)
     tracker.measured(run)
     tracker.stepped(run)
     tracker.stepped(run)

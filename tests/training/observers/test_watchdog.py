@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -128,20 +127,20 @@ def test_a_word_that_few_captions_hold_is_waited_for(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty steps without it prove nothing, where an epoch has more; an epoch without it does."""
-    numbers = count()
-    monkeypatch.setattr(
-        "coinage.training.run.vary",
-        lambda caption, *_: caption if next(numbers) >= late else "a circle",
-    )
+
+    def vary(caption: str, _rules: object, _token: str, _rng: object, step: int, _: int) -> str:
+        return caption if step >= first else "a circle"
+
+    monkeypatch.setattr("coinage.training.batches.vary", vary)
     dataset = tmp_path / "dataset.toml"
     # 40 steps an epoch
     dataset.write_text(moon_dataset.read_text().replace("batch_size = 4", "batch_size = 2"))
-    late = 2 * PATIENCE + 2 * (PATIENCE + 5)  # the look before the first step takes some
+    first = PATIENCE + 5
     run, _ = trained(
         dataset, tmp_path / "a", f"--max_train_steps={PATIENCE + 10}", "--cache_latents"
     )
     assert run.step == PATIENCE + 10
-    late, numbers = 10_000, count()
+    first = 10_000
     with pytest.raises(TrainingError, match="no gradient has reached the word in 40 steps"):
         trained(dataset, tmp_path / "b", "--max_train_steps=50", "--cache_latents")
 
@@ -159,7 +158,7 @@ def test_a_warm_up_from_nothing_is_no_rounding(
     def begin(run: Run) -> None:
         run.parts.rows()[0].data += 1.0  # as large as the words of some models
         run.optimizer.register_step_post_hook(
-            lambda *_: setattr(run.progress, "stop", 2 * (run.step >= PATIENCE))
+            lambda *_: setattr(run.progress, "stop_signal", 2 * (run.step >= PATIENCE))
         )
 
     run, _ = trained(
@@ -239,7 +238,7 @@ def test_pictures_and_latents_change_no_weight(
         == 1
     )
     assert checksums(run) == before
-    next(run.updates(0))
+    next(run.epoch_inputs(0))
     with placed(run.parts.vae, run.parts.device, torch.float32):
         pass
     assert checksums(run) == before

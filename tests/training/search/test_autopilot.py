@@ -23,12 +23,14 @@ from coinage.runs.choice import choice_of
 from coinage.settings.discover import complete
 from coinage.settings.idle_flags import notes
 from coinage.training.evaluation import evaluation_set
-from coinage.training.loop import train, train_together
+from coinage.training.gradients import accumulate
+from coinage.training.loop import train, train_together, update
 from coinage.training.observers.base import Observer
 from coinage.training.run import Run
 from coinage.training.search import autopilot
 from coinage.training.search.autopilot import (
     AS_CONFIGURED,
+    TrialSettings,
     candidates,
     choose,
     cost,
@@ -38,25 +40,22 @@ from coinage.training.search.autopilot import (
     rounds,
     with_the_best,
 )
-from coinage.training.setup import prepare_all
+from coinage.training.setup import prepare_all, prepare_on
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of
 
 Patch = pytest.MonkeyPatch
 STARTS = [("circle", 0.3, 0.1), ("", 0.4, 0.2), ("red", 0.5, 0.3), ("dog", 0.6, 0.4)]
 
 
-@pytest.fixture
-def short(monkeypatch: Patch) -> None:
-    """Rounds of two steps."""
-    monkeypatch.setattr(autopilot, "LEAST", 2)
-    monkeypatch.setattr(autopilot, "DRAWS", 4)
+# Rounds of two steps
+SHORT = TrialSettings(least_round_steps=2, draws=4)
 
 
 @pytest.fixture
-def another(monkeypatch: Patch, short: None) -> None:
-    """What is tried beside a run that starts badly and learns nothing: one that differs in all that candidates may differ in."""
+def another(monkeypatch: Patch) -> None:
+    """Have one setting tried beside a run that learns nothing: it differs in all that may differ."""
 
-    def variants(config: TrainConfig, _: object) -> Iterator[TrainConfig]:
+    def variants(config: TrainConfig, *_: object, **__: object) -> Iterator[TrainConfig]:
         word = replace(config.word, num_vectors=2, init_word="shape")
         other = replace(
             config,
@@ -66,7 +65,7 @@ def another(monkeypatch: Patch, short: None) -> None:
         )
         yield replace(other, loop=replace(other.loop, chosen="another"))
 
-    monkeypatch.setattr(autopilot, "_variants", variants)
+    monkeypatch.setattr(autopilot, "variants", variants)
 
 
 BAD = (
@@ -167,19 +166,18 @@ def test_only_the_whole_word_is_renamed(moon_dataset: Path, tmp_path: Path) -> N
     )
 
 
-@pytest.mark.usefixtures("short")
 def test_candidates_learn_and_are_measured_as_if_alone(moon_dataset: Path, tmp_path: Path) -> None:
     run = prepared(moon_dataset, tmp_path, "--cache_latents", "--max_train_steps=6")
     run.latents.cache(4, lambda _: None)
-    tried = halved(on_trial(run, candidates(run.config, [], 3), []))
+    tried = halved(on_trial(run, candidates(run.config, [], 3), [], SHORT), SHORT)
     assert sorted(one.run.step for one in tried) == [2, 4, 4]
     assert tried[2].run.step == 2, "dropped first"
     winner = tried[0].run
     alone = prepared(moon_dataset, tmp_path, "--cache_latents")
     (alone,) = with_settings(alone, winner.config)
-    for _, work in zip(range(winner.step), alone.lessons(), strict=False):
-        autopilot.learn([alone], [work])
-        autopilot.update(alone)
+    for _, step_input in zip(range(winner.step), alone.step_inputs(), strict=False):
+        accumulate([alone], [step_input])
+        update(alone)
     torch.testing.assert_close(winner.rows_to_save(), alone.rows_to_save(), rtol=0, atol=1e-5)
 
 
@@ -187,9 +185,7 @@ def with_settings(run: Run, config: TrainConfig) -> list[Run]:
     config = replace(
         config, word=replace(config.word, token="zibu"), loop=replace(config.loop, max_steps=6)
     )
-    return autopilot.prepare_on(
-        run.parts, run.dtype, [config], [run.samples], run.processes, [run.latents]
-    )
+    return prepare_on(run.parts, run.dtype, [config], [run.samples], run.processes, [run.latents])
 
 
 def test_more_draws_can_be_measured(moon_dataset: Path, tmp_path: Path) -> None:
@@ -303,7 +299,6 @@ def test_settings_that_cannot_learn_lose(moon_dataset: Path, tmp_path: Path) -> 
     assert first.loss < last.loss
 
 
-@pytest.mark.usefixtures("short")
 def test_settings_that_diverge_have_lost_and_leave_the_others_alone(
     moon_dataset: Path, tmp_path: Path
 ) -> None:
@@ -315,10 +310,10 @@ def test_settings_that_diverge_have_lost_and_leave_the_others_alone(
         optim=replace(good.optim, name="SGD", learning_rate=1e38, max_grad_norm=0),
         loop=replace(good.loop, chosen="wild"),
     )
-    first, last = halved(on_trial(run, [wild, good], []))
+    first, last = halved(on_trial(run, [wild, good], [], SHORT), SHORT)
     assert (first.name, last.name) == ("good", "wild")
     assert math.isinf(last.loss)
-    alone = halved(on_trial(run, [good, good], []))
+    alone = halved(on_trial(run, [good, good], [], SHORT), SHORT)
     torch.testing.assert_close(
         first.run.rows_to_save(), alone[0].run.rows_to_save(), rtol=0, atol=1e-5
     )
@@ -342,7 +337,7 @@ def test_each_word_has_settings_of_its_own_beside_the_others(
             for sample in samples
         ],
     ]
-    runs = with_the_best(prepare_all([one, two], both, torch.device("cpu"), [None, None]))
+    runs = with_the_best(prepare_all([one, two], both, torch.device("cpu"), [None, None]), SHORT)
     assert [run.config.loop.chosen for run in runs] == ["another", ""]
     assert [len(run.rows[0]) for run in runs] == [2, 1]
     assert [word.token for word in train_together(runs, [Observer()] * 2)] == ["zibu", "wopo"]
@@ -350,7 +345,6 @@ def test_each_word_has_settings_of_its_own_beside_the_others(
     assert with_the_best(runs) == runs, "once"
 
 
-@pytest.mark.usefixtures("short")
 def test_held_out_images_stay_those_of_the_given_seed(moon_dataset: Path, tmp_path: Path) -> None:
     config = config_for(moon_dataset, tmp_path, "--validation_split=0.3")
     other = replace(config, loop=replace(config.loop, seed=11, chosen="seed 11"))
@@ -367,10 +361,10 @@ def test_choosing_tells_the_word_where_there_are_others(
 ) -> None:
     run = prepared(moon_dataset, tmp_path, *BAD, "--autopilot=2", "--cache_latents")
     caplog.set_level("INFO", logger="coinage")
-    config = choose(run, [WordConfig(token="wopo", init_word="dog")])
+    config = choose(run, [WordConfig(token="wopo", init_word="dog")], SHORT)
     assert config.word.token == "zibu"
     assert any(text.startswith("zibu: another 0.") for text in caplog.messages)
-    (made,) = autopilot.prepare_on(
+    (made,) = prepare_on(
         run.parts, run.dtype, [config], [run.samples], run.processes, [run.latents]
     )
     assert train(made, Observer()).num_vectors == 2

@@ -12,11 +12,11 @@ from coinage.errors import ConfigError
 from coinage.report.page import read_report
 from coinage.settings.discover import complete
 from coinage.training.run import Run
-from coinage.training.search import init_word as init_search
 from coinage.training.search.init_word import (
     FUNCTION_WORDS,
     NEUTRAL,
     Search,
+    SearchSettings,
     draws_of,
     start_from_the_best,
     turned,
@@ -24,29 +24,22 @@ from coinage.training.search.init_word import (
 )
 from tests.helpers import TAUGHT, config_for, flags, prepared
 
-Small = pytest.MonkeyPatch
-
-
-@pytest.fixture
-def small(monkeypatch: Small) -> None:
-    """A search that takes a second."""
-    for name, value in {
-        "POOL": 6,
-        "SLOPES": 2,
-        "DRAWS": 4,
-        "ROUNDS": ((1, 4), (2, 2)),
-        "STEPS": 2,
-        "SHARE": 2,
-    }.items():
-        monkeypatch.setattr(init_search, name, value)
-    monkeypatch.setattr(init_search, "GENERIC", ("shape", "object", "dog"))
+# A search that takes a second
+SMALL = SearchSettings(
+    probes=2,
+    pool=6,
+    nouns=("shape", "object", "dog"),
+    draws=4,
+    rounds=((1, 4), (2, 2)),
+    steps=2,
+    step_draws=2,
+)
 
 
 def auto(dataset: Path, out: Path, *more: str) -> Run:
     return prepared(dataset, out, TAUGHT, "--init_word=auto", "--cache_latents", *more)
 
 
-@pytest.mark.usefixtures("small")
 def test_the_best_word_is_found_and_the_model_is_as_before(
     moon_dataset: Path, tmp_path: Path
 ) -> None:
@@ -55,7 +48,7 @@ def test_the_best_word_is_found_and_the_model_is_as_before(
     assert torch.equal(rows[0][0], run.parts.embeddings[0].table.float().mean(dim=0)), (
         "neutral until a word is found"
     )
-    start_from_the_best(run)
+    start_from_the_best(run, SMALL)
     found, token = run.config.word.init_word, run.parts.tokenizers[0]
     assert found
     (index,) = token.encode(found, add_special_tokens=False)
@@ -65,12 +58,12 @@ def test_the_best_word_is_found_and_the_model_is_as_before(
     assert run.parts.word_encoders == encoders
     assert run.parts.text_encoders[0].get_input_embeddings() is run.parts.embeddings[0]
     assert rows[0].grad is None
-    learned = [after for *_, after in run.starts]
+    learned = [after for *_, after in run.results.init_words]
     assert learned == sorted(learned)
-    assert NEUTRAL in [word for word, *_ in run.starts]
+    assert NEUTRAL in [word for word, *_ in run.results.init_words]
     again = auto(moon_dataset, tmp_path)
-    start_from_the_best(again)
-    assert again.starts == run.starts
+    start_from_the_best(again, SMALL)
+    assert again.results.init_words == run.results.init_words
 
 
 def test_what_is_measured_is_the_loss_of_the_caption_with_that_word(
@@ -97,7 +90,7 @@ def test_gradients_are_those_of_the_losses(moon_dataset: Path, tmp_path: Path) -
     step = 1e-2 * slope / slope.norm()
     higher, lower = (
         search.losses([(start[0] + step,), (start[0] - step,)], draws).sum(dim=1)
-        * draws[0].batch.moments[0, 0].numel()
+        * draws[0].moments[0, 0].numel()
     )
     assert float(higher - lower) == pytest.approx(float(2e-2 * slope.norm()), rel=0.05)
 
@@ -105,12 +98,10 @@ def test_gradients_are_those_of_the_losses(moon_dataset: Path, tmp_path: Path) -
 def test_draws_spread_over_images_and_timesteps(moon_dataset: Path, tmp_path: Path) -> None:
     run = auto(moon_dataset, tmp_path, "--min_timestep=100", "--max_timestep=900")
     draws = draws_of(run, 16)
-    timesteps = sorted(
-        int(draw.batch.timesteps[0]) for draw in draws if draw.batch.timesteps is not None
-    )
+    timesteps = sorted(int(draw.timesteps[0]) for draw in draws if draw.timesteps is not None)
     assert timesteps == [125 + 50 * k for k in range(16)]
-    assert len({draw.batch.captions[0] for draw in draws}) == 8
-    assert len({draw.seed for draw in draws}) == 16
+    assert len({draw.captions[0] for draw in draws}) == 8
+    assert len({draw.generators[0].initial_seed() for draw in draws}) == 16
 
 
 def test_words_are_whole_and_mean_something(moon_dataset: Path, tmp_path: Path) -> None:
@@ -122,15 +113,17 @@ def test_words_are_whole_and_mean_something(moon_dataset: Path, tmp_path: Path) 
 
 def test_rows_turn_and_keep_their_lengths() -> None:
     rows, gradient = torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[5.0, 1.0], [0.0, 7.0]])
-    after = turned(rows, gradient)
+    after = turned(rows, gradient, 0.16)
     torch.testing.assert_close(after.norm(dim=1), torch.tensor([3.0, 2.0]))
     assert after[0, 1] < 0, "down the gradient"
     assert torch.equal(after[1], rows[1]), "a gradient along the row turns nothing"
 
 
-@pytest.mark.usefixtures("small")
 def test_a_run_tells_and_goes_on_without_another_search(
-    moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Small
+    moon_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = flags(
         moon_dataset,

@@ -19,10 +19,10 @@ class Evaluations(Observer):
             level,
             "step %d: loss %.4f on %s",
             run.step,
-            run.measured[run.step].loss,
+            run.results.measurements[run.step].loss,
             run.measured_on,
         )
 
     def finished(self, run: Run) -> None:
-        if run.settled:
-            log.info("%s", run.settled.told(run.total_steps, run.measured_on))
+        if run.results.settled:
+            log.info("%s", run.results.settled.sentence(run.total_steps, run.measured_on))

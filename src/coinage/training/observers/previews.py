@@ -110,9 +110,9 @@ class Previewer(Observer):
             return
         if run.step not in self._drawn:
             self._draw(run, f"{run.step:06d}")
-        if run.best and run.best.step not in self._drawn:
-            with holding(run.rows, run.best.rows):
-                self._draw(run, f"{run.best.step:06d}-best", earlier=run.best.step)
+        if run.results.best and run.results.best.step not in self._drawn:
+            with holding(run.rows, run.results.best.rows):
+                self._draw(run, f"{run.results.best.step:06d}-best", earlier=run.results.best.step)
 
     def _read_again(self) -> None:
         """Take what the file holds now, if it was changed; a file that cannot be used is told, and the prompts stay."""

@@ -140,7 +140,7 @@ class Progress(Observer):
         self._pace.aside_ended()
 
     def measured(self, run: Run) -> None:
-        if run.settled:
+        if run.results.settled:
             self._tell(run, self._now(), last=True)
         self._pace.aside_ended()
 
@@ -189,7 +189,7 @@ def _count(run: Run) -> Cell:
 
 def _words(run: Run) -> list[Cell]:
     """How many words share the steps; what is told beside it is of the first one."""
-    return [Cell(str(run.words), after=" words", importance=6)] if run.words > 1 else []
+    return [Cell(str(run.word_count), after=" words", importance=6)] if run.word_count > 1 else []
 
 
 def _left(seconds: float | None) -> Cell:
@@ -219,7 +219,7 @@ def _speed(run: Run, pace: Pace) -> list[Cell]:
     speed = pace.images_per_second
     return (
         []
-        if run.words > 1
+        if run.word_count > 1
         else [Cell("   -" if speed is None else f"{speed:4.1f}", after=" img/s", importance=5)]
     )
 

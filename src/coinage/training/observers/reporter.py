@@ -135,7 +135,7 @@ class Reporter(Observer):
         record = self.record
         if run.step:
             self._go_on(run)
-        record.starts, record.tried = list(run.starts), list(run.config.loop.tried)
+        record.starts, record.tried = list(run.results.init_words), list(run.config.loop.tried)
         record.device = f"{run.parts.device}, {str(run.dtype).removeprefix('torch.')}"
         record.total_steps, record.total_epochs = run.total_steps, run.total_epochs
         record.bands = run.parts.schedule.band_limits(BANDS)
@@ -241,10 +241,14 @@ class Reporter(Observer):
         record.status, record.written = status, _now()
         record.step, record.epoch = run.step, run.progress.epoch
         record.seconds = self._before + begun - self._begun
-        record.measured = [(step, measured.loss) for step, measured in sorted(run.measured.items())]
+        record.measured = [
+            (step, measured.loss) for step, measured in sorted(run.results.measurements.items())
+        ]
         record.measured_on = run.measured_on
         record.ended_early = (
-            run.settled.told(run.total_steps, run.measured_on) if run.settled else ""
+            run.results.settled.sentence(run.total_steps, run.measured_on)
+            if run.results.settled
+            else ""
         )
         record.standings = standings(run)
         record.images_learned = self._images_before + run.progress.images
@@ -322,13 +326,13 @@ def standings(run: Run) -> list[Standing]:
     }
     found = []
     for step, measured in sorted(
-        run.measured.items(),
+        run.results.measurements.items(),
         key=lambda item: (not math.isfinite(item[1].loss), item[1].loss, item[0]),
     ):
         epoch, rest = divmod(step, run.updates_per_epoch)
         stems = [f"{name}-step{step:08d}"] + ([] if rest else [f"{name}-{epoch:06d}"])
         stems = [name, *stems] if run.complete and step == run.step else stems
-        stems += [f"{name}-best"] if run.best and run.best.step == step else []
+        stems += [f"{name}-best"] if run.results.best and run.results.best.step == step else []
         angle, norm = (
             value if math.isfinite(value) else None for value in (measured.angle, measured.norm)
         )

@@ -15,10 +15,10 @@ from coinage.errors import CoinageError
 from coinage.hub import Uploader
 from coinage.runs.files import BEST, STATE
 from coinage.runs.states import LATEST, content_digests
-from coinage.training.measured import Best
 from coinage.training.metadata import describe
 from coinage.training.observers.base import Observer
 from coinage.training.rescue import bring_to_safety
+from coinage.training.results import Best
 from coinage.training.state import remove, save_state
 
 if TYPE_CHECKING:
@@ -116,16 +116,16 @@ class Saver(Observer):
     def finished(self, run: Run) -> None:
         self._ended = True
         self._save(run, "", state=self._state.at_end, last=True)
-        if run.best and self.path(BEST).is_file():
-            log.info("%s", told_best(run.best, run.step, file_to_use(run).name))
+        if run.results.best and self.path(BEST).is_file():
+            log.info("%s", told_best(run.results.best, run.step, file_to_use(run).name))
 
     def stopped(self, run: Run) -> None:
         self._ended = True
         suffix = _at_step(run.step)
         self._save(run, suffix, state=True, last=True)
-        if run.place < run.words - 1:
+        if run.word_index < run.word_count - 1:
             return  # the last one tells it for all
-        state = self.state_path(suffix) if run.words == 1 else LATEST
+        state = self.state_path(suffix) if run.word_count == 1 else LATEST
         text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
         log.info(text, run.step, run.total_steps, state)
 
@@ -162,7 +162,7 @@ class Saver(Observer):
             raise safe from error
         written = [path]
         try:
-            if run.best:
+            if run.results.best:
                 self._save_best(run, last=last)
                 written.append(self.path(BEST))
             if state:
@@ -174,7 +174,7 @@ class Saver(Observer):
 
     def _save_best(self, run: Run, *, last: bool) -> None:
         """Write the best word so far, if there is one, with its own step in its header; at last, wherever it can be."""
-        best, path = run.best, self.path(BEST)
+        best, path = run.results.best, self.path(BEST)
         if best is None:
             return
         step, loss = str(best.step), f"{best.loss:.6g}"
@@ -202,7 +202,9 @@ def file_to_use(run: Run) -> Path:
     """Return the file of a finished run that is tried first: the best word's, where that is not the last one."""
     path = run.config.output_file
     best = path.with_name(f"{run.config.word.output_name}{BEST}{path.suffix}")
-    return best if run.best and run.best.step != run.step and best.is_file() else path
+    return (
+        best if run.results.best and run.results.best.step != run.step and best.is_file() else path
+    )
 
 
 def _at_step(step: int) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from coinage.hub import Uploader
 from coinage.terminal.progress import counted
 from coinage.text.prompts import Prompt
-from coinage.training.model_check import FirstLook
 from coinage.training.observers.base import Named, Observer, Picture, Together
 from coinage.training.observers.evaluations import Evaluations
 from coinage.training.observers.housekeeping import Housekeeper
@@ -34,7 +33,7 @@ def observers_for(
 ) -> Observer:
     """Log and saving first, so that nothing is lost to a later one; then previews, tracking, progress. All processes draw.
 
-    Of words that learn side by side, the first one's observers look at the model and show the progress of all.
+    Of words that learn side by side, the first one's observers show the progress of all.
 
     A state must not be older than the log: lines after it are cut when the run goes on, and lines before it are not made again.
 
@@ -63,8 +62,6 @@ def observers_for(
             Evaluations(),
             Saver(config, uploader),
         ]
-    if run.place == 0:  # the model is that of all words
-        observers.append(FirstLook(config.loop.on_problem))
     if prompts:
         observers.append(
             Previewer(config.preview, prompts, config.save.output_dir / "sample", name, show)
@@ -74,7 +71,7 @@ def observers_for(
         return _for_one(run, [*observers, watchdog])
     # The page tells also of what the watchdog ends
     observers += [tracker, watchdog, *([reporter] if reporter else [])]
-    if run.place:
+    if run.word_index:
         return _for_one(run, observers)
     progress = Progress()
     return _for_one(run, [progress.before, *observers, progress])
@@ -82,14 +79,14 @@ def observers_for(
 
 def _for_one(run: Run, observers: Sequence[Observer]) -> Observer:
     together = Together(observers)
-    return Named(together, run.placeholder.token) if run.words > 1 else together
+    return Named(together, run.placeholder.token) if run.word_count > 1 else together
 
 
 def cache_latents(*runs: Run) -> None:
     """Encode every image of runs that share a model once, showing how far it is; each process encodes its share."""
     for run in runs:
         _encode(run)
-    if runs and len(runs) == runs[0].words:
+    if runs and len(runs) == runs[0].word_count:
         runs[0].parts.vae.to("cpu")  # back on its device for each preview
     for run in runs:
         for found in run.processes.gather(run.latents.kept()):

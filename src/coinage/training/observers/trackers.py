@@ -179,7 +179,7 @@ class Tracker(Observer):
             self._tell(measures(run), run.step)
 
     def measured(self, run: Run) -> None:
-        self._tell({"loss/validation": run.measured[run.step].loss}, run.step)
+        self._tell({"loss/validation": run.results.measurements[run.step].loss}, run.step)
 
     def epoch_ended(self, run: Run) -> None:
         if self._whole:

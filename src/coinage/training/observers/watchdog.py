@@ -9,6 +9,7 @@ from torch import Tensor
 
 from coinage.config import OnProblem
 from coinage.errors import TrainingError
+from coinage.optim.factory import own_rate_factor
 from coinage.optim.reach import movement_band
 from coinage.training.observers.base import Observer
 from coinage.training.run import Run
@@ -54,7 +55,7 @@ class Watchdog(Observer):
     def started(self, run: Run) -> None:
         self._begin, self._before = [rows.detach().cpu().clone() for rows in run.rows], run.step
         self._furthest = [torch.zeros(len(begin)) for begin in self._begin]
-        self._sums = checksums(run) if run.place == 0 else {}  # the model is that of all words
+        self._sums = checksums(run) if run.word_index == 0 else {}  # the model is that of all words
 
     def stepped(self, run: Run) -> None:
         self._steps += 1
@@ -78,7 +79,7 @@ class Watchdog(Observer):
         ]
         if not run.last.skipped:
             self._rates.append(run.last.rate)
-            self._asked += run.last.asked > 0
+            self._asked += run.last.captions_with_word > 0
         if self._asked == PATIENCE or (self._steps == PATIENCE and not self._rates):
             self._judge(run, self._on_problem)
 
@@ -139,13 +140,15 @@ class Watchdog(Observer):
 
     def _wrong_movement(self, run: Run) -> TrainingError | None:
         """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
-        if not any(self._rates) or "d" in run.optimizer.param_groups[0]:
+        if not any(self._rates) or own_rate_factor(run.optimizer) is not None:
             # A rate that the optimizer finds by itself (Prodigy, D-Adaptation) begins with next to nothing
             return None
         rows = zip(run.family.embedding_keys, run.rows, self._begin, self._furthest, strict=True)
         for key, now, begin, furthest in rows:
             moves = now.detach().cpu() - begin
-            band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])
+            band = None
+            if run.optimizer_factory is None:
+                band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])
             for number, (move, start, distance) in enumerate(
                 zip(moves, begin, furthest.tolist(), strict=True), 1
             ):
@@ -174,10 +177,10 @@ class Watchdog(Observer):
         return None
 
     def _tell_overflows(self, run: Run) -> None:
-        if run.rescued > 1:
+        if run.results.float32_steps > 1:
             log.warning(
                 "%d steps were computed again in float32, since half precision overflowed",
-                run.rescued,
+                run.results.float32_steps,
             )
         if self._skipped > max(PATIENCE / 2, MANY_SKIPPED * self._steps):
             text = "%d of %d updates were skipped, since their gradient overflowed; --mixed_precision bf16 avoids it"

@@ -1,1 +1,1 @@
-"""What is tried before the first step."""
+"""Searches before the first step: for the init word, and for settings."""

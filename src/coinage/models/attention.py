@@ -1,0 +1,33 @@
+"""Plain attention in place of fused kernels, for a while or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from coinage.models.base import Components
+
+
+@contextmanager
+def plain_attention(parts: Components) -> Iterator[None]:
+    """Use plain attention for a while."""
+    encoders: Sequence[Any] = parts.text_encoders
+    processors: dict[str, Any] = dict(parts.denoiser.attn_processors)
+    implementations = [encoder.config._attn_implementation for encoder in encoders]  # noqa: SLF001
+    use_plain_attention(parts)
+    try:
+        yield
+    finally:
+        parts.denoiser.set_attn_processor(processors)
+        for encoder, implementation in zip(encoders, implementations, strict=True):
+            encoder.set_attn_implementation(implementation)
+
+
+def use_plain_attention(parts: Components) -> None:
+    """Make UNet and text encoders compute attention step by step, without fused kernels."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    parts.denoiser.set_attn_processor(AttnProcessor())
+    for encoder in parts.text_encoders:
+        encoder.set_attn_implementation("eager")

@@ -1,0 +1,102 @@
+"""The training loss as a plug: what a loss is given, and the built-in one that follows the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from coinage.config import LossConfig
+from coinage.diffusion.loss import loss_per_sample
+from coinage.diffusion.schedule import NoiseSchedule
+from coinage.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """Everything that a loss may use, for a batch of B samples on the model's device.
+
+    Attributes:
+        prediction: output of the UNet, [B, C, h, w], any float dtype, with gradient.
+        target: what it should be, [B, C, h, w] float32.
+        noisy_latents: input of the UNet, [B, C, h, w] float32.
+        noise: that was added, without the perturbations of the input, [B, C, h, w] float32.
+        times: [B], as the schedule has them: steps, int64, in discrete diffusion.
+        schedule: of the noise; says what `target` is, and how much signal is left at each time.
+        mask: weight of each latent, [B, 1, h, w] float32 in 0..1; None where all count alike.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    noisy_latents: Tensor
+    noise: Tensor
+    times: Tensor
+    schedule: NoiseSchedule
+    mask: Tensor | None
+
+
+class Loss(Protocol):
+    """A training loss: any callable that returns one loss per sample, [B], differentiable in `prediction`.
+
+    Weights of regularisation images are multiplied onto what it returns.
+    """
+
+    def __call__(self, inputs: LossInputs, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredLoss:
+    """The built-in loss; `config` chooses the error and its weights."""
+
+    config: LossConfig
+
+    def __call__(self, inputs: LossInputs, /) -> Tensor:
+        """Return the mean error of each sample times its weight, [B] float32."""
+        return loss_per_sample(
+            inputs.prediction,
+            inputs.target,
+            inputs.times,
+            inputs.schedule,
+            self.config,
+            inputs.mask,
+        )
+
+
+EVALUATION_LOSS = ConfiguredLoss(
+    LossConfig()
+)  # mean squared error, so that settings can be compared
+
+
+def identity_of(loss: Loss) -> Hashable:
+    """Return a key that two losses share only if they are the same: by configuration, or as objects."""
+    return loss.config if isinstance(loss, ConfiguredLoss) else id(loss)
+
+
+def name_of(loss: Loss) -> str:
+    """Return module and name of a user's loss, for saved states; "" for the built-in one."""
+    if isinstance(loss, ConfiguredLoss):
+        return ""
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def checked_losses(loss: Loss, inputs: LossInputs) -> Tensor:
+    """Compute a batch's losses, [B] float32.
+
+    Raises:
+        TrainingError: a user's loss returns something other than one number per sample.
+    """
+    losses: object = loss(inputs)
+    wanted = list(inputs.times.shape)
+    if not isinstance(losses, Tensor):
+        what = f"the loss {name_of(loss)} returned {type(losses).__name__}, not a tensor"
+        raise TrainingError(what, hint=f"return one loss per sample, shape {wanted}")
+    if list(losses.shape) != wanted:
+        what = f"the loss {name_of(loss)} returned a tensor of shape {list(losses.shape)}"
+        hint = (
+            f"return one loss per sample, shape {wanted}: take the mean over the other dimensions"
+        )
+        raise TrainingError(what, hint=hint)
+    return losses.float()
