@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from coinage.training.loop import train_together
-from coinage.training.observers.base import Observer
 from coinage.training.search.autopilot import cost, with_the_best
 from quality import BOTH, FOUND, OBEYED, difference, mean_of
 from quality_lab import (
@@ -42,7 +41,7 @@ def learned(
     """Each word as it is learned, and the name of the settings that were chosen for it."""
     configs = [lab.config(word, setting, steps) for word in words]
     runs = with_the_best(prepared(configs))
-    train_together(runs, [Observer() for _ in runs])
+    train_together(runs, [[] for _ in runs])
     count = configs[0].loop.to_try
     tried = round(cost(count, steps, BATCH) * steps * BATCH) if count else 0
     return [

@@ -100,7 +100,7 @@ def main() -> int:
             start_from_the_best(run)
         seconds = (time.perf_counter() - begun) / len(searched)
         curves = [Curve() for _ in runs]
-        train_together(runs, curves)
+        train_together(runs, [[curve] for curve in curves])
     print(
         "| concept | given | found | "
         + " | ".join(f"{step} steps" for step in CHECKPOINTS)

@@ -41,13 +41,11 @@ from coinage.demo.score import prompt_for
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene, render
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word
-from coinage.generate import draw
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.settings.discover import complete
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt
 from coinage.training.loop import train
-from coinage.training.observers.base import Observer
 from coinage.training.setup import prepare
 
 TOKEN = "zibu"
@@ -225,7 +223,7 @@ def learned(defect: Defect, way: Way, seed: int, steps: int) -> Word:
         run.latents.cache(IMAGES, lambda _: None)
         if way.rule:
             run.family = cast(ModelFamily, Ruled(run.family, way.rule))
-        return train(run, Observer())
+        return train(run, [])
 
 
 def probes(defect: Defect, count: int, seed: int) -> list[Prompt]:
@@ -271,7 +269,7 @@ def judged(model: WordModel, defect: Defect, negative: str, count: int, seed: in
         replace(prompt, negative=negative)
         for prompt in (*probes(defect, count, seed), *(prompt for prompt, _ in asked))
     ]
-    found = [read(image) for image in draw(model.family, model.parts, prompts, 96)]
+    found = [read(image) for image in model.model.draw(prompts, 96)]
     wanted = zip(asked, found[count:], strict=True)
     return [defect.is_in(own) for own in found[:count]], [
         all(getattr(own, k) == v for k, v in want.items()) for (_, want), own in wanted
@@ -317,7 +315,9 @@ def main() -> int:
                     else [(TOKEN, learned(defect, WAYS[name], seed, args.steps))]
                 )
                 install_embeddings(
-                    model.parts, model.family.embedding_keys, words or [(TOKEN, _nothing(model))]
+                    model.model.parts,
+                    model.model.embedding_keys,
+                    words or [(TOKEN, _nothing(model))],
                 )
                 hits = judged(model, defect, TOKEN if words else "", args.pictures, seed)
                 for kept, new in zip(found[defect.name, name], hits, strict=True):
@@ -342,8 +342,8 @@ def main() -> int:
 
 def _nothing(model: WordModel) -> Word:
     """A word that no prompt uses."""
-    width = model.parts.text_encoders[0].get_input_embeddings().weight.shape[1]
-    return Word({key: torch.zeros(1, width) for key in model.family.embedding_keys}, TOKEN)
+    width = model.model.parts.text_encoders[0].get_input_embeddings().weight.shape[1]
+    return Word({key: torch.zeros(1, width) for key in model.model.embedding_keys}, TOKEN)
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class Lab:
         configs = [self.config(word, setting, max(checkpoints)) for word in words]
         runs = prepared(configs)
         keepers = [Keeper(checkpoints, start_from_the_best(run)) for run in runs]
-        train_together(runs, keepers)
+        train_together(runs, [[keeper] for keeper in keepers])
         return [keeper.kept for keeper in keepers]
 
     def load(self) -> Components:

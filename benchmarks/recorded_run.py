@@ -27,9 +27,9 @@ from coinage.cli.train import train_command
 from coinage.models.sdxl import StableDiffusionXL
 from coinage.models.stable_diffusion import StableDiffusion
 from coinage.text.placeholder import WordEncoder
-from coinage.training import loop
-from coinage.training.observers import standard as watch
-from coinage.training.observers.base import Observer, Together
+from coinage.training import loop, session
+from coinage.training.observers.base import Observer
+from coinage.training.observers.standard import observers_for as standard_observers
 from coinage.training.run import Run, StepInput
 
 
@@ -236,13 +236,13 @@ def recording(record: Record, mode: str = "plain") -> Iterator[None]:
         if mode != "profile"
         else Profiler(record, sections)
     )
-    original = watch.observers_for
+    original = standard_observers
 
-    def observers_for(*args: Any) -> Observer:
-        return Together([original(*args), recorder])
+    def observers_for(*args: Any) -> list[Observer]:
+        return [*original(*args), recorder]
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(watch, "observers_for", observers_for))
+        stack.enter_context(patch.object(session, "observers_for", observers_for))
         if mode == "profile":
             stack.enter_context(sections.installed())
         yield

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -19,18 +19,14 @@ from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.word import Word
-from coinage.hub import open_uploader
 from coinage.settings.discover import complete
-from coinage.training.loop import train
-from coinage.training.model_check import check_model
-from coinage.training.observers.reporter import Reporter, WarningsKept
-from coinage.training.observers.standard import observers_for
-from coinage.training.observers.trackers import open_writers
+from coinage.training import session
+from coinage.training.observers.base import Observer
+from coinage.training.processes import ALONE
 from coinage.training.run import Run
 from coinage.training.setup import prepare
 
-# For tests of what a model has learned to draw: most others ask nothing of their model, and the
-# smallest one will do.
+# For tests of what a model has learned to draw; for most others the smallest model will do.
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
 
 
@@ -82,23 +78,29 @@ def trained(
     *more: str,
     change: Callable[[Run], None] | None = None,
     config: TrainConfig | None = None,
+    observers: Iterable[Observer] = (),
 ) -> tuple[Run, Word]:
-    """Train and write the files; `change` may tamper with the prepared run."""
+    """Train and write the files, without the check of these at the end.
+
+    Args:
+        dataset: its file.
+        out: the output folder.
+        more: flags.
+        change: tampers with the prepared run.
+        config: in place of flags.
+        observers: beside the standard ones.
+    """
     config = config or config_for(dataset, out, *more)
-    checked = make_plans([config])[0]
-    run = prepare(config, checked.samples, torch.device("cpu"), checked.state)
+    (plan,) = make_plans([config])
+    outputs = session.open_outputs([config], ALONE)
+    (run,) = session.prepare_runs([plan], ALONE, torch.device("cpu"))
     if config.data.cache_latents:
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:
         change(run)
-    writers, uploader = open_writers(config.log, config.save.output_dir), open_uploader(config.hub)
-    with WarningsKept() as warned:
-        reporter = Reporter(config, sum(map(len, run.start)), checked.prompts, warned)
-        watch = observers_for(run, checked.prompts, writers, uploader, reporter)
-        try:
-            return run, train(run, watch, check_model)
-        finally:
-            watch.close()
+    watched = session.observe([run], [plan], outputs, lambda _: observers)
+    (word,) = session.train_runs([run], [watch.observers for watch in watched])
+    return run, word
 
 
 def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
@@ -112,11 +114,7 @@ def captured(command: Callable[[], int]) -> subprocess.CompletedProcess[str]:
 def timed(
     command: Sequence[str | Path], folder: Path | None = None
 ) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run a command in a process of its own.
-
-    Returns what it printed, and the seconds of the processor that it took, which do not depend on
-    how busy the machine is.
-    """
+    """Run a command in a process of its own, and return the CPU seconds that it took too."""
     before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     after = os.times()

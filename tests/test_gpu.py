@@ -11,10 +11,10 @@ from coinage.cli.train import train_command
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.word import Word
-from coinage.training.loop import train
-from coinage.training.observers.base import Observer, Together
-from coinage.training.observers.standard import cache_latents, observers_for
+from coinage.training.observers.base import Observer
+from coinage.training.observers.standard import observers_for
 from coinage.training.run import Run
+from coinage.training.session import cache_latents, train_runs
 from coinage.training.setup import prepare
 from tests.helpers import config_for, flags, libraries_told, rows_of
 
@@ -37,13 +37,11 @@ class Losses(Observer):
 def trained_on(device: torch.device, config: TrainConfig) -> tuple[Run, Word, list[float]]:
     checked = make_plans([config])[0]
     run = prepare(config, checked.samples, device)
-    cache_latents(run)
+    cache_latents([run])
     losses = Losses()
-    watch = Together([observers_for(run, checked.prompts), losses])
-    try:
-        return run, train(run, watch), losses.seen
-    finally:
-        watch.close()
+    observers = observers_for(run, checked.prompts, more=[losses])
+    (word,) = train_runs([run], [observers])
+    return run, word, losses.seen
 
 
 def way(run: Run, word: Word) -> torch.Tensor:

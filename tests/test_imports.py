@@ -18,8 +18,9 @@ RANK = {
     **dict.fromkeys(("generate", "settings"), 6),
     "checks": 7,
     "training": 8,
-    "demo": 9,
-    "cli": 10,
+    "api": 9,
+    "demo": 10,
+    "cli": 11,
 }
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")

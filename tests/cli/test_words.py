@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -19,7 +20,7 @@ from coinage.checks import make_plans
 from coinage.checks.advice import Planned, side_by_side
 from coinage.checks.footprint import batch_loads
 from coinage.checks.merging import merge_problems
-from coinage.cli.console import set_up_log
+from coinage.cli.console import WarningCollector, set_up_log
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.cli.words import build_words
@@ -30,9 +31,10 @@ from coinage.errors import ConfigError, Problem, TrainingError
 from coinage.report.page import read_report
 from coinage.settings.flags import BY_DEST, FLAGS, flags_of
 from coinage.settings.word_tables import GROUPS_PER_WORD, OF_THE_MODEL, allowed
+from coinage.text.placeholder import Placeholder
 from coinage.training import loop
-from coinage.training.observers.base import Named, Observer
-from coinage.training.observers.reporter import WarningsKept
+from coinage.training.observers.base import Observer
+from coinage.training.observers.notify import notify
 from coinage.training.run import Run
 from tests.helpers import rows_of, small_model
 from tests.training.test_processes import SCRIPT, free_port, run, torchrun
@@ -448,6 +450,11 @@ def test_the_flags_of_a_word_are_known_and_leave_the_model_alone() -> None:
     } & set(own)
 
 
+def one_of_two(word: str) -> Run:
+    """A run that shares its model with another word, as far as messages ask for it."""
+    return cast("Run", SimpleNamespace(word_count=2, placeholder=Placeholder(word, 1, 0)))
+
+
 class Warns(Observer):
     """Warns in this thread and in one of its own, and waits for `meet` between them."""
 
@@ -471,11 +478,11 @@ class Warns(Observer):
 
 def test_what_a_watcher_says_names_the_word(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_log()
-    named, nothing = Named(Warns(threading.Barrier(1)), "wo%po"), cast("Run", None)
-    with WarningsKept() as warned:
-        named.started(nothing)
+    observers, run = [Warns(threading.Barrier(1))], one_of_two("wo%po")
+    with WarningCollector() as warned:
+        notify(observers, "started", run)
         logging.getLogger("coinage").warning("of no word")
-    assert warned.found == ["wo%po: 5% lost", "from the uploader", "of no word"]
+    assert warned.texts == ["wo%po: 5% lost", "from the uploader", "of no word"]
     assert capsys.readouterr().err.splitlines() == [
         "warning: wo%po: 5% lost",
         "warning: from the uploader",
@@ -483,22 +490,22 @@ def test_what_a_watcher_says_names_the_word(capsys: pytest.CaptureFixture[str]) 
         "warning: of no word",
     ]
     with pytest.raises(TrainingError, match="wo%po: no gradient\n  --> step 20\nhint: look"):
-        named.stepped(nothing)
+        notify(observers, "stepped", run)
 
 
 def test_two_trainings_in_one_process_keep_their_names_apart() -> None:
     """Each in a thread of its own, both within an observer at the same time."""
-    meet, nothing = threading.Barrier(2), cast("Run", None)
+    meet = threading.Barrier(2)
     both = [
-        threading.Thread(target=Named(Warns(meet), word).started, args=(nothing,))
+        threading.Thread(target=notify, args=([Warns(meet)], "started", one_of_two(word)))
         for word in ("zibu", "wopo")
     ]
-    with WarningsKept() as warned:
+    with WarningCollector() as warned:
         for one in both:
             one.start()
         for one in both:
             one.join()
-    assert sorted(warned.found) == ["from the uploader", "wopo: 5% lost", "zibu: 5% lost"]
+    assert sorted(warned.texts) == ["from the uploader", "wopo: 5% lost", "zibu: 5% lost"]
 
 
 def test_what_is_found_twice_is_reported_once() -> None:

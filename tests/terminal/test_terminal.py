@@ -1,4 +1,4 @@
-"""What strangers have written steers no terminal: names, captions, metadata and keys are shown with escapes."""
+"""What strangers have written cannot steer a terminal: it is shown with escapes."""
 
 import ast
 import json
@@ -31,7 +31,8 @@ from coinage.wording import DECEPTIVE_CHARACTERS
 from tests.helpers import captured, flags
 
 SRC = Path(__file__).parents[2] / "src" / "coinage"
-# A title, a link, the clipboard, a cleared screen, C1's own sequences, a bell, line breaks, text from right to left.
+# A title, a link, the clipboard, a cleared screen, C1's own sequences, a bell, line breaks, text
+# from right to left.
 HOSTILE = "a\x1b]0;PWN\x07\x1b]8;;x:y\x1b\\\x1b]52;c;QUFB\x07\x1b[2J\x9b31m\rb\nc\u202ed\u2028e\x7f"
 PRINTERS = ("print", "Console", "Table", "pprint", "print_exc", "print_exception", "showwarning")
 ALLOWED = [("terminal/progress.py", "sys.stdout.isatty")]
@@ -40,7 +41,7 @@ OURS = re.compile(r"\x1b\[(\d+(;\d+)*)?m")  # colours
 
 
 def assert_harmless(text: str) -> None:
-    """No control characters but line ends and our own colours, and nothing else that turns or breaks a line."""
+    """See that there are no control characters but line ends and our own colours."""
     left = OURS.sub("", text).replace("\r\n", "\n").replace("\n", "")
     wrong = [
         char for char in left if unicodedata.category(char) == "Cc" or char in DECEPTIVE_CHARACTERS
@@ -119,7 +120,9 @@ COMMANDS: dict[str, Callable[[World, Path], list[str]]] = {
     "dataset without its file": lambda w, _: ["dataset", f"{w.dataset}{NAME}"],
     "dataset key": lambda w, _: ["dataset", str(dataset_with(w, f"{KEY} = 1\n"))],
     "dataset value": lambda w, _: ["dataset", str(dataset_with(w, f"caption_prefix = [{KEY}]\n"))],
-    "dataset folder": lambda w, _: ["dataset", str(dataset_with(w, f"[[datasets.subsets]]\nimage_dir = {KEY}\n"))],
+    "dataset folder": lambda w, _: [
+        "dataset", str(dataset_with(w, f"[[datasets.subsets]]\nimage_dir = {KEY}\n"))
+    ],
     "inspect": lambda w, _: ["inspect", str(w.embedding)],
     "inspect with a model": lambda w, _: ["inspect", str(w.embedding), f"--model={MODEL}"],
     "inspect a pickle": lambda w, _: ["inspect", str(w.pickle)],
@@ -128,19 +131,30 @@ COMMANDS: dict[str, Callable[[World, Path], list[str]]] = {
     "inspect nothing": lambda w, _: ["inspect", HOSTILE],
     "convert": lambda w, tmp: ["convert", str(w.embedding), str(tmp / f"{NAME}.safetensors")],
     "convert several": lambda w, tmp: ["convert", str(w.several), str(tmp / "a.pt")],
-    "convert flags": lambda w, tmp: ["convert", str(w.several), str(tmp / "a.pt"), "--rescale", HOSTILE, "--key", HOSTILE],
+    "convert flags": lambda w, tmp: [
+        "convert", str(w.several), str(tmp / "a.pt"), "--rescale", HOSTILE, "--key", HOSTILE
+    ],
     "verify": lambda w, _: ["verify", str(w.embedding), f"--model={MODEL}"],
     "verify without a model": lambda w, _: ["verify", str(w.embedding), f"--model={HOSTILE}"],
     "generate": lambda w, tmp: [
-        "generate", str(MODEL), HOSTILE, f"--embedding={w.embedding}", "--steps=1", "--width=64", "--height=64", f"--output={tmp / NAME}"
+        "generate", str(MODEL), HOSTILE, f"--embedding={w.embedding}", "--steps=1", "--width=64",
+        "--height=64", f"--output={tmp / NAME}"
     ],
-    "generate without files": lambda w, _: ["generate", HOSTILE, "a", "--embedding", HOSTILE, "--vae", HOSTILE],
+    "generate without files": lambda w, _: [
+        "generate", HOSTILE, "a", "--embedding", HOSTILE, "--vae", HOSTILE
+    ],
     "report": lambda w, tmp: ["report", str(w.report), "--html", str(tmp / NAME)],
     "report of nothing": lambda w, _: ["report", f"{w.report}{NAME}"],
     "train": lambda w, tmp: ["train", *flags(w.dataset, tmp / NAME, "--dry_run")],
-    "train data": lambda w, tmp: ["train", *flags(w.dataset, tmp / NAME, f"--debug_dataset_out={tmp / NAME}", "--debug_dataset")],
-    "train flags": lambda w, tmp: ["train", *flags(w.dataset, tmp, f"--{HOSTILE}", f"--optimizer_type={HOSTILE}")],
-    "train names": lambda w, tmp: ["train", *flags(w.dataset, tmp, f"--output_name={HOSTILE}", f"--vae={HOSTILE}")],
+    "train data": lambda w, tmp: [
+        "train", *flags(w.dataset, tmp / NAME, f"--debug_dataset_out={tmp / NAME}", "--debug_dataset")
+    ],
+    "train flags": lambda w, tmp: [
+        "train", *flags(w.dataset, tmp, f"--{HOSTILE}", f"--optimizer_type={HOSTILE}")
+    ],
+    "train names": lambda w, tmp: [
+        "train", *flags(w.dataset, tmp, f"--output_name={HOSTILE}", f"--vae={HOSTILE}")
+    ],
     "demo": lambda _, tmp: ["demo", "--word", HOSTILE, "--export", str(tmp / NAME)],
     "demo of nothing": lambda _, tmp: ["demo", "--concept", HOSTILE, "--output", str(tmp)],
     "nothing": lambda *_: [HOSTILE],

@@ -15,9 +15,8 @@ from coinage.report.page import read_report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
-from coinage.training.observers.base import Observer
 from coinage.training.observers.previews import holding
-from coinage.training.observers.saver import file_to_use, told_best
+from coinage.training.observers.saver import best_sentence, file_to_use
 from coinage.training.results import Best
 from coinage.training.setup import prepare_all
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
@@ -93,7 +92,7 @@ def test_a_word_may_end_while_another_goes_on(moon_dataset: Path, tmp_path: Path
     samples = make_plans([first])[0].samples
     others = [replace(sample, caption=sample.caption.replace("zibu", "wopo")) for sample in samples]
     runs = prepare_all([first, second], [samples, others], torch.device("cpu"), [None, None])
-    train_together(runs, [Observer(), Observer()])
+    train_together(runs, [[], []])
     assert runs[0].results.settled
     assert runs[0].results.settled.step == runs[0].step < runs[1].step == 56
 
@@ -201,7 +200,7 @@ def test_the_closing_line_says_which_file_to_use(
     run = prepared(moon_dataset, tmp_path, "--keep_best")
     run.results.best, run.progress.step = BEST, last
     (tmp_path / "zibu-best.safetensors").touch()
-    assert told_best(BEST, last, file_to_use(run).name) == told
+    assert best_sentence(BEST, last, file_to_use(run).name) == told
 
 
 @pytest.mark.parametrize(

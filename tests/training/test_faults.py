@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from coinage.cli.console import WarningCollector
 from coinage.cli.train import train_command
 from coinage.demo.run import MODELS
 from coinage.errors import CoinageError, TrainingError
 from coinage.models.stable_diffusion import StableDiffusion
 from coinage.training import loop
-from coinage.training.observers.reporter import WarningsKept
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run
 from tests.cli.test_bad_input import ROOT
@@ -170,9 +170,9 @@ def test_known_before_the_model_is_loaded(
 
 
 @pytest.fixture
-def heard() -> Iterator[WarningsKept]:
+def heard() -> Iterator[WarningCollector]:
     """The warnings so far."""
-    with WarningsKept() as warned:
+    with WarningCollector() as warned:
         yield warned
 
 
@@ -216,7 +216,7 @@ class Deaf:
 
 
 def test_attention_without_gradient_is_replaced(
-    moon_dataset: Path, tmp_path: Path, heard: WarningsKept
+    moon_dataset: Path, tmp_path: Path, heard: WarningCollector
 ) -> None:
     def deafen(run: Run) -> None:
         kept = run.parts.denoiser.attn_processors
@@ -227,7 +227,7 @@ def test_attention_without_gradient_is_replaced(
     _, word = trained(moon_dataset, tmp_path / "a", *LONG, change=deafen)
     assert any(
         "the attention kernels give a wrong gradient (0.00 of the right length" in text
-        for text in heard.found
+        for text in heard.texts
     )
     _, healthy = trained(moon_dataset, tmp_path / "b", *LONG)
     torch.testing.assert_close(rows_of(word), rows_of(healthy), rtol=0, atol=1e-3)
@@ -321,7 +321,7 @@ def test_a_wrong_prediction_type(
 
 
 def test_a_clock_that_goes_backwards(
-    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: WarningsKept
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: WarningCollector
 ) -> None:
     """A day at every step: nothing is lost, overwritten or told wrong."""
     import time
@@ -354,7 +354,7 @@ def test_a_clock_that_goes_backwards(
     _, whole = trained(moon_dataset, tmp_path / "b", *saved)
     assert torch.equal(rows_of(word), rows_of(whole))
     assert len(list((tmp_path / "a" / "sample").glob("zibu_000006_*"))) == 3
-    assert not heard.found
+    assert not heard.texts
 
 
 def test_the_other_faults_have_their_tests() -> None:

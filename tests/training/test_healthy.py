@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from coinage.checks import make_plans
+from coinage.cli.console import WarningCollector
 from coinage.cli.parse import parse
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODELS
 from coinage.settings.discover import complete
-from coinage.training.observers.reporter import WarningsKept
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run
 from tests.helpers import flags, trained
@@ -239,7 +239,7 @@ def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
         else [(PATIENCE + 1, [])]
     )
     found: list[str] = []
-    with WarningsKept() as warned:
+    with WarningCollector() as warned:
         try:
             for steps, more in parts:
                 config, _ = complete(parse("coinage", [*given, *more], "test"))
@@ -254,7 +254,7 @@ def alarms(settings: Mapping[str, str], places: Places) -> list[str]:
                     found.append(f"it ended after {run.step} steps")
         except Exception as error:  # noqa: BLE001 - each is a finding
             found.append(f"{type(error).__name__}: {error}")
-    return [*found, *warned.found]
+    return [*found, *warned.texts]
 
 
 def end_after(run: Run, steps: int) -> None:

@@ -48,20 +48,18 @@ def run_with(
 
 
 def test_the_built_in_ones_can_be_written_anew(moon_dataset: Path, tmp_path: Path) -> None:
-    plain = train(run_with(moon_dataset, tmp_path, "--lr_scheduler=cosine"), Observer())
+    plain = train(run_with(moon_dataset, tmp_path, "--lr_scheduler=cosine"), [])
     own = run_with(
         moon_dataset, tmp_path, "--lr_scheduler=cosine", loss=squared_error, optimizer=adamw
     )
-    assert torch.equal(rows_of(train(own, Observer())), rows_of(plain))
+    assert torch.equal(rows_of(train(own, [])), rows_of(plain))
 
 
 def test_a_loss_of_ones_own_is_what_is_learned_from(moon_dataset: Path, tmp_path: Path) -> None:
-    l1 = train(run_with(moon_dataset, tmp_path, "--loss_type=l1"), Observer())
-    own = train(run_with(moon_dataset, tmp_path, loss=absolute_error), Observer())
+    l1 = train(run_with(moon_dataset, tmp_path, "--loss_type=l1"), [])
+    own = train(run_with(moon_dataset, tmp_path, loss=absolute_error), [])
     assert torch.equal(rows_of(own), rows_of(l1))
-    assert not torch.equal(
-        rows_of(own), rows_of(train(run_with(moon_dataset, tmp_path), Observer()))
-    )
+    assert not torch.equal(rows_of(own), rows_of(train(run_with(moon_dataset, tmp_path), [])))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +74,7 @@ def test_a_loss_that_returns_something_else_is_named(
 ) -> None:
     run = run_with(moon_dataset, tmp_path, loss=loss)
     with pytest.raises(TrainingError, match=told) as caught:
-        train(run, Observer())
+        train(run, [])
     assert "one loss per sample, shape [4]" in caught.value.problems[0].hint
 
 
@@ -90,7 +88,7 @@ def test_an_optimizer_of_ones_own_follows_the_schedule_and_is_named(
         def stepped(self, run: Run) -> None:
             rates.append(run.last.rate)
 
-    train(run, Rates())
+    train(run, [Rates()])
     assert rates == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3])
     header = describe(run, "zibu")
     assert header["ti.optimizer"] == "torch.optim.adagrad.Adagrad"
@@ -112,7 +110,7 @@ def test_a_state_goes_on_with_both_and_not_with_another_optimizer(
     again = run_with(moon_dataset, tmp_path, loss=absolute_error, optimizer=adagrad)
     load_state(again, state)
     assert again.step == 1
-    assert torch.equal(rows_of(train(again, Observer())), rows_of(word))
+    assert torch.equal(rows_of(train(again, [])), rows_of(word))
     with pytest.raises(
         CoinageError, match=r"optimizer torch\.optim\.adagrad\.Adagrad, and this run uses AdamW"
     ):

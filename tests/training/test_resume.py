@@ -448,7 +448,7 @@ def test_nohup_is_obeyed(dataset: Path, tmp_path: Path, monkeypatch: pytest.Monk
             assert run.progress.stop_signal == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-    monkeypatch.setattr("coinage.cli.signals.NAMES", ("SIGINT", "SIGNONE"))
+    monkeypatch.setattr("coinage.cli.signals.SIGNAL_NAMES", ("SIGINT", "SIGNONE"))
     with stopping([run]):
         signal.raise_signal(signal.SIGINT)
     assert run.progress.stop_signal == signal.SIGINT

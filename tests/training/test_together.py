@@ -10,6 +10,7 @@ from coinage.checks import make_plans
 from coinage.config import TrainConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from coinage.errors import TrainingError
 from coinage.training.loop import train, train_together
 from coinage.training.observers.base import Observer
 from coinage.training.run import Run
@@ -65,9 +66,9 @@ def test_words_learn_together_what_they_learn_alone(three: list[TrainConfig]) ->
     alone = []
     for config in three:
         (run,) = runs_of([config])
-        alone.append(train(run, Observer()))
+        alone.append(train(run, []))
     runs = runs_of(three)
-    together = train_together(runs, [Observer()] * len(runs))
+    together = train_together(runs, [[]] * len(runs))
     assert [word.token for word in together] == ["zibu", "wopo", "kaxi"]
     for one, other, run in zip(alone, together, runs, strict=True):
         moved = (one.vectors["emb_params"] - run.start[0]).abs().max()
@@ -94,10 +95,10 @@ class Diary(Observer):
 
 def test_each_word_has_epochs_of_its_own_and_is_watched_as_alone(three: list[TrainConfig]) -> None:
     diaries = [Diary() for _ in three]
-    train_together(runs_of(three), diaries)
+    train_together(runs_of(three), [[diary] for diary in diaries])
     for config, diary in zip(three, diaries, strict=True):
         own = Diary()
-        train(runs_of([config])[0], own)
+        train(runs_of([config])[0], [own])
         assert diary.told == own.told
     assert diaries[1].told == [
         "started 0",
@@ -111,7 +112,7 @@ def test_a_word_that_is_done_leaves_the_others_going(three: list[TrainConfig]) -
     runs = runs_of(three[:2])
     runs[0].total_steps = 2
     diaries = [Diary(), Diary()]
-    train_together(runs, diaries)
+    train_together(runs, [[diary] for diary in diaries])
     assert [run.step for run in runs] == [2, 6]
     assert [diary.told[-1] for diary in diaries] == ["finished 2", "finished 6"]
 
@@ -124,8 +125,8 @@ def test_a_word_that_fails_ends_all_and_all_are_told(three: list[TrainConfig]) -
                 raise ArithmeticError
 
     diaries = [Diary(), Breaks()]
-    with pytest.raises(ArithmeticError):
-        train_together(runs_of(three[:2]), diaries)
+    with pytest.raises(TrainingError, match=r"wopo: the observer .*Breaks failed in `stepped`"):
+        train_together(runs_of(three[:2]), [[diary] for diary in diaries])
     assert [diary.told[-1] for diary in diaries] == ["failed 2", "failed 2"]
 
 
@@ -136,7 +137,7 @@ def test_a_prompt_with_two_words_teaches_both(three: list[TrainConfig]) -> None:
         runs[0].samples = [
             replace(sample, caption=sample.caption + more) for sample in runs[0].samples
         ]
-        words.append(train_together(runs, [Observer(), Observer()])[1])
+        words.append(train_together(runs, [[], []])[1])
     moved = (words[1].vectors["emb_params"] - words[0].vectors["emb_params"]).abs().max()
     assert moved > 1e-3, (
         "the second word learns from the first one's images too, where their captions hold it"

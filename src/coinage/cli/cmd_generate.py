@@ -1,4 +1,4 @@
-"""`coinage generate`: pictures of prompts, with learned words."""
+"""`coinage generate`: draw prompts, with learned words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import itertools
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coinage.checks.model import model_problems, vae_problems
 from coinage.checks.output import make_folder
@@ -20,10 +22,13 @@ from coinage.models.hub_files import detect_family, native_side
 from coinage.settings.scripts import Script, asked_family
 from coinage.system.text_files import is_file, no_file
 from coinage.terminal import progress
-from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
+from coinage.text.placeholder import encoding_problems, pieces_of
 from coinage.text.prompts import Prompt
 from coinage.text.samplers import SAMPLER_NAMES
 from coinage.wording import counted
+
+if TYPE_CHECKING:
+    from coinage.api import Model
 
 log = logging.getLogger("coinage")
 NUMBERED = re.compile(r"([0-9]{1,9})_.*\.png")  # a picture of an earlier command
@@ -31,7 +36,7 @@ EXAMPLES = """\
 examples:
   coinage generate path/to/model "a photo of mychar on a beach" --embedding output/mychar.safetensors
   coinage generate model.safetensors "mychar, (red:1.3) hat" --embedding mychar.safetensors --count 4 --grid
-  coinage generate sdxl.safetensors "a castle" --negative "blurry" --steps 25 --cfg 6 --sampler euler_a --seed 1
+  coinage generate sdxl.safetensors "a castle" --negative "blurry" --steps 25 --cfg 6 --sampler euler_a
 """
 
 
@@ -140,11 +145,14 @@ def generate_command(argv: Sequence[str]) -> None:
         tokenizer_cache=args.tokenizer_cache_dir,
     )
     _check(args, model)
-    _draw(args, model, prompts_of(args))
+    _draw(args, model.family, prompts_of(args))
 
 
 def prompts_of(args: argparse.Namespace) -> list[Prompt]:
-    """Return what is drawn: each prompt so often, at the size asked for or the model's own, with seeds that count up."""
+    """Return what to draw: each prompt `--count` times, with seeds that count up.
+
+    A size that is not given is that of the model.
+    """
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
     side = (
         (native_side(args.model) or 0) if not (args.width and args.height) else 0
@@ -166,7 +174,7 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
 
 
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
-    """See that model, files, numbers and folder can be used, before anything is loaded."""
+    """Check that model, files, numbers and folder can be used, before anything is loaded."""
     findings = Findings(errors=model_problems(model) + vae_problems(model))
     texts = [("the prompt", text) for text in args.prompts] + [
         ("--embedding", name) for name, _ in args.embedding
@@ -194,96 +202,100 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     findings.raise_errors()
 
 
-def _draw(args: argparse.Namespace, model: ModelConfig, prompts: Sequence[Prompt]) -> None:
-    """Load, draw, write. Everything heavy is imported here."""
-    import numpy as np
-    import torch
+def _load(args: argparse.Namespace, family: str) -> Model:
+    """Load the model, and install the words in it. Everything heavy is imported here.
 
-    from coinage.embeddings.install import install_embeddings
+    Raises:
+        ConfigError: words cannot be used with the model, or with each other: all problems together.
+        CoinageError: a file cannot be read, or is for another kind of model.
+    """
+    from coinage.api import load_model
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
-    from coinage.generate import draw
-    from coinage.models.families import FAMILIES
-    from coinage.models.loading import reported_as
     from coinage.models.quiet import quiet_libraries
     from coinage.models.threads import fit_threads
-    from coinage.system.files import save_image
     from coinage.training.processes import start_processes
 
     quiet_libraries()
     _, device = start_processes(None)  # the one that training takes, whatever its kind
-    auto = torch.float32 if device.type == "cpu" else torch.float16
-    dtype = {"auto": auto, "no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[
-        args.precision
-    ]
-    files = [(name, path, open_with_other_half(path)) for name, path in args.embedding]
-    for _, path, found in files:
-        log_reading(path, found)
-    words = [
-        (name or found.usable_word().token or path.stem, found.usable_word())
-        for name, path, found in files
-    ]
-    family = FAMILIES[model.family]
-    log.info("loading %s", model.source)
-    parts = family.load(model, dtype)
-    known = parts.tokenizers[0].get_vocab()
-    problems = encoding_problems(("--embedding", word) for word, _ in words)
-    problems += [
-        p
-        for word, file in words
-        for p in vocabulary_problems(pieces_of(word, file.num_vectors), known, word)
-    ]
-    names = [piece for word, file in words for piece in pieces_of(word, file.num_vectors)]
-    problems += [
-        Problem(f"--embedding: two files give the word {name}", hint="rename one: NAME=FILE")
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1)
-    ]
+    words = []
+    for name, path in args.embedding:
+        opened = open_with_other_half(path)
+        log_reading(path, opened)
+        word = opened.usable_word()
+        words.append((name or word.token or path.stem, word))
+    log.info("loading %s", args.model)
+    model = load_model(
+        args.model,
+        family=family,
+        vae=args.vae,
+        precision=None if args.precision == "auto" else args.precision,
+        device=device,
+        prediction_type="v_prediction" if args.v_parameterization else None,
+        zero_terminal_snr=args.zero_terminal_snr,
+        tokenizer_cache=args.tokenizer_cache_dir,
+    )
+    fit_threads(model.parts)
+    problems = name_conflicts([(name, word.num_vectors) for name, word in words])
+    for name, word in words:
+        try:
+            model.install(word, name)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
-        raise ConfigError(problems)
-    install_embeddings(parts, family.embedding_keys, words)
-    for module in parts.modules():
-        module.to(device)
-    fit_threads(parts)
-    for word, file in words:
-        missing = [p.text for p in prompts if word not in p.text and word not in p.negative]
-        unused = " (in no prompt)" if len(missing) == len(prompts) else ""
-        log.info("%s: %s%s", word, counted(file.num_vectors, "vector"), unused)
+        raise ConfigError(dict.fromkeys(problems))
+    return model
+
+
+def name_conflicts(words: Sequence[tuple[str, int]]) -> list[Problem]:
+    """Return a problem for each name that two words, given with their vectors, would have."""
+    counts = Counter(piece for name, count in words for piece in pieces_of(name, count))
+    hint = "rename one: NAME=FILE"
+    problems = []
+    for piece, count in counts.items():
+        if count > 1:
+            problems.append(Problem(f"--embedding: two files give the word {piece}", hint=hint))
+    return problems
+
+
+def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> None:
+    """Load, draw, write."""
+    import numpy as np
+
+    from coinage.system.files import save_image
+
+    model = _load(args, family)
+    for name, word in model.words.items():
+        used = any(name in prompt.text or name in prompt.negative for prompt in prompts)
+        unused = "" if used else " (in no prompt)"
+        log.info("%s: %s%s", name, counted(word.num_vectors, "vector"), unused)
     pictures, first = [], next_number(args.output)
-    with (
-        progress.counted("drawing", len(prompts)) as on_picture,
-        reported_as("the pictures", model.source, "cannot draw"),
-    ):
-        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        for number, (prompt, picture) in enumerate(
-            zip(prompts, draw(family, parts, prompts, autocast=autocast), strict=True)
-        ):
+    with progress.counted("drawing", len(prompts)) as on_picture:
+        for number, (prompt, picture) in enumerate(zip(prompts, model.draw(prompts), strict=True)):
             path = args.output / f"{first + number:04d}_{prompt.seed}.png"
             save_image(path, picture)
             pictures.append(picture)
             on_picture(number + 1)
             log.info("%s: %s", path, prompt.text)
     if args.grid:
-        rows = [
-            np.concatenate(pictures[i : i + args.count], axis=1)
-            for i in range(0, len(pictures), args.count)
-        ]
+        starts = range(0, len(pictures), args.count)
+        rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in starts]
         path = free_path(args.output / "grid.png")
         save_image(path, np.concatenate(rows))
         log.info("%s", path)
 
 
 def next_number(folder: Path) -> int:
-    """Return the number after the largest that a picture in the folder has, as AUTOMATIC1111 counts; 0 for the first."""
-    numbers = [
-        int(found[1]) for path in folder.glob("*_*.png") if (found := NUMBERED.fullmatch(path.name))
-    ]
-    return max(numbers, default=-1) + 1
+    """Return the number after the largest that a picture in the folder has; 0 for the first."""
+    matches = [NUMBERED.fullmatch(path.name) for path in folder.glob("*_*.png")]
+    return max((int(match[1]) for match in matches if match), default=-1) + 1
 
 
 def free_path(path: Path) -> Path:
     """Return the path, or the first of path_2, path_3 and so on that is free."""
-    tries = (
-        path.with_stem(f"{path.stem}_{number}") if number > 1 else path
-        for number in itertools.count(1)
-    )
-    return next(one for one in tries if not one.exists())
+    free = path
+    for number in itertools.count(2):
+        if not free.exists():
+            break
+        free = path.with_stem(f"{path.stem}_{number}")
+    return free

@@ -1,4 +1,4 @@
-"""How the commands speak: messages on stderr, errors as blocks, exit codes."""
+"""What commands share: messages on stderr, errors as blocks, exit codes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Self
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.system.full_memory import full_memory, is_full
@@ -18,6 +19,7 @@ from coinage.system.launch import process_rank, wait_asleep
 from coinage.terminal.messages import (
     Lines,
     Messages,
+    message_of,
     print_error,
     print_line,
     print_text,
@@ -25,12 +27,12 @@ from coinage.terminal.messages import (
 )
 
 INTERRUPTED = 130
-READER_LEFT = 141  # as a shell tells of SIGPIPE
-PATIENCE = 5.0  # seconds
+READER_LEFT = 141  # as a shell reports SIGPIPE
+LAUNCHER_PATIENCE = 5.0  # seconds, for a launcher to end this process
 
 
 class _File(logging.FileHandler):
-    """A log file; what the disk does not take goes to stderr, and that is said once."""
+    """A log file; what the disk does not take goes to stderr, after one warning."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, mode="w", encoding="utf-8", errors="backslashreplace")
@@ -52,8 +54,34 @@ class _File(logging.FileHandler):
             super().close()
 
 
+class WarningCollector(logging.Handler):
+    """Collects warnings while it is in use as a context, each text once.
+
+    Attributes:
+        texts: so far, those that were there already first.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        super().__init__(logging.WARNING)
+        self._texts = dict.fromkeys(texts)
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self._texts)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts[message_of(record)] = None
+
+    def __enter__(self) -> Self:
+        logging.getLogger("coinage").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("coinage").removeHandler(self)
+
+
 def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
-    """One line about a library's thread that failed; ours hand their errors on."""
+    """Log one line about a library's thread that failed; ours hand their errors on."""
     name = failed.thread.name if failed.thread else "a thread"
     logging.getLogger("coinage").warning("%s failed: %s", name, failed.exc_value)
 
@@ -102,9 +130,10 @@ def set_up_log(
 
 
 def exit_code_of(action: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads its output.
+    """Run a command and return its exit code.
 
-    A user's error is one block per problem, no traceback.
+    It is 0 if the command is done, 1 if it failed, 2 for wrong usage, 130 if it was interrupted,
+    141 if nobody reads its output. A user's error is one block per problem, without a traceback.
     """
     wait_asleep()
     set_up_log()
@@ -112,8 +141,8 @@ def exit_code_of(action: Callable[[], None]) -> int:
         action()
     except CoinageError as error:
         if process_rank() and isinstance(error, ConfigError):
-            # Wrong input is wrong in all processes, and the first one tells it, unless a launcher ends it before
-            time.sleep(PATIENCE)
+            # Wrong input is wrong in all processes; give the first one time to report it
+            time.sleep(LAUNCHER_PATIENCE)
             return error.exit_code
         for problem in error.problems:
             print_error(str(problem))
@@ -127,7 +156,7 @@ def exit_code_of(action: Callable[[], None]) -> int:
         with contextlib.suppress(OSError):
             print_line("interrupted", "stderr")
         return INTERRUPTED
-    except BrokenPipeError:  # whoever reads the output has had enough of it, as `head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         return READER_LEFT
     finally:
         settle_streams()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed end a run after the step at hand, with everything saved."""
+"""Stop a run after its current step, with all saved, on Ctrl-C, SIGTERM or a closed terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger("coinage")
 
 HANGUP = "SIGHUP"  # the terminal was closed, or the connection to it was lost
 # The last one is Windows' own, which lacks the one before
-NAMES = ("SIGINT", "SIGTERM", HANGUP, "SIGBREAK")
+SIGNAL_NAMES = ("SIGINT", "SIGTERM", HANGUP, "SIGBREAK")
 
 
-def asking() -> list[signal.Signals]:
-    """Return the signals that ask to end; not a hangup that the process was started to ignore, by nohup."""
-    found = [signal.Signals[name] for name in NAMES if name in signal.Signals.__members__]
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask to end, without a hangup that nohup has this process ignore."""
+    found = [signal.Signals[name] for name in SIGNAL_NAMES if name in signal.Signals.__members__]
     return [
         number
         for number in found
@@ -33,14 +33,15 @@ def asking() -> list[signal.Signals]:
 
 @contextmanager
 def stopping(runs: Sequence[Run]) -> Iterator[None]:
-    """Have a signal that asks to end call `request_stop` of all runs; the second one ends the process at once.
+    """Have a signal ask all runs to stop; a second one ends the process at once, as by default.
 
-    A second hangup does not: a shell that ends sends one to what the system has sent one already.
+    A second hangup is ignored: a shell that ends sends one to processes that have had one from the
+    system.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in asking()}
+    before = {number: signal.getsignal(number) for number in stop_signals()}
 
     def ask(number: int, _frame: FrameType | None) -> None:
         for run in runs:

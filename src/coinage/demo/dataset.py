@@ -52,7 +52,7 @@ def training_scenes(concept: Concept, seed: int) -> list[Scene]:
 
 
 def alike(scenes: Sequence[Scene], concept: Concept) -> list[Scene]:
-    """The scenes as snapshots of one thing in one place: on one ground, and in one colour but for patterns."""
+    """Return the scenes as snapshots of one thing: on one ground, in one colour but for patterns."""
     first = scenes[0]
     return [
         replace(

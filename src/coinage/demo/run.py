@@ -1,4 +1,7 @@
-"""`coinage demo`: write a dataset, run the training command, show and score what was learned."""
+"""`coinage demo`: write a dataset, run the training command, show and score what was learned.
+
+The training runs as a command in a process of its own, since this command is what the demo shows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +34,6 @@ from coinage.terminal.messages import print_line, print_text
 from coinage.terminal.progress import counted
 from coinage.text.prompts import Prompt
 
-if TYPE_CHECKING:
-    from coinage.models.families import Components, ModelFamily
-
 MODELS = Path(__file__).parent / "models"
 MODEL = MODELS / "sd1"
 LEARNING_RATE = 5e-3
@@ -45,7 +44,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """What to teach, under which word, and where to."""
+    """What to teach, under which word, and in which folder."""
 
     concept: str
     word: str
@@ -55,7 +54,7 @@ class DemoSettings:
     family: str = "sd1"
 
     def find_concept(self) -> Concept:
-        """The concept by name.
+        """Return the concept by its name.
 
         Raises:
             ConfigError: no such concept.
@@ -67,16 +66,11 @@ class DemoSettings:
 
 
 def training_command(settings: DemoSettings, config: Path, init_word: str) -> list[str]:
-    """The command that trains the demo's word, as a user would type it."""
-    facts = FACTS[settings.family]
-    script = Path(__file__).parents[3] / facts.script
-    start = [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
-    if not script.is_file():
-        start = ["-m", "coinage.cli.main", "train"]
+    """Return the command that trains the demo's word, as a user would type it."""
     folder = settings.folder
     return [
         sys.executable,
-        *start,
+        *_script_of(FACTS[settings.family].script),
         f"--pretrained_model_name_or_path={folder / 'model'}",
         f"--dataset_config={config}",
         f"--output_dir={folder}",
@@ -88,8 +82,22 @@ def training_command(settings: DemoSettings, config: Path, init_word: str) -> li
         f"--learning_rate={LEARNING_RATE}",
         "--cache_latents",
         f"--seed={settings.seed}",
-        *facts.script_flags,
+        *FACTS[settings.family].script_flags,
     ]
+
+
+def _script_of(name: str) -> list[str]:
+    """Return how a script is started from here; `coinage train` where it is not installed."""
+    script = Path(__file__).parents[3] / name
+    if not script.is_file():
+        return ["-m", "coinage.cli.main", "train"]
+    return [_from_here(script)]
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as it is typed in the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def export(settings: DemoSettings) -> list[str]:
@@ -112,32 +120,25 @@ def export(settings: DemoSettings) -> list[str]:
 
 
 def shown(command: Sequence[str]) -> str:
-    """The command as a user would paste it into this system's shell."""
-    python = Path(command[0])
-    first = str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)
-    words = [first, *command[1:]]
+    """Return the command as a user would paste it into this system's shell."""
+    words = [_from_here(Path(command[0])), *command[1:]]
     if os.name == "nt":
         return subprocess.list2cmdline(words)
     return " \\\n  ".join([shlex.join(words[:2]), *map(shlex.quote, words[2:])])
 
 
 def run(settings: DemoSettings) -> None:
-    """The whole demo.
+    """Run the whole demo.
 
     Raises:
         TrainingError: the training command failed.
     """
     concept = settings.find_concept()
-    print_line(
-        f"Teaching the word “{settings.word}” to a model that has none for it: {concept.name}",
-        "stderr",
-        "bold",
-    )
+    title = f"Teaching the word “{settings.word}” to a model that does not know {concept.name}"
+    print_line(title, "stderr", "bold")
     if not concept.reachable:
-        print_line(
-            "This one is beyond the model: it never saw such a shape. See how far a word alone can get.",
-            "stderr",
-        )
+        text = "The model cannot draw this shape: it never saw one. See how close a word can get."
+        print_line(text, "stderr")
     command = export(settings)
     print_line("", "stderr")
     started = time.monotonic()
@@ -151,16 +152,15 @@ def run(settings: DemoSettings) -> None:
     result = _show(settings, concept) | {"seconds": round(seconds, 1)}
     write_bytes(settings.folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     saved = settings.folder / f"{settings.word}.safetensors"
-    for line in (
-        f"the concept is in the picture:   before {result['S_before']:.0%}, after {result['S_after']:.0%}",
-        f"the rest of the prompt is obeyed: before {result['E_before']:.0%}, after {result['E_after']:.0%}",
-        f"look at {settings.folder / 'previews.png'}; the word is in {saved}",
-    ):
-        print_line(line, "stderr")
+    learned = f"before {result['S_before']:.0%}, after {result['S_after']:.0%}"
+    obeyed = f"before {result['E_before']:.0%}, after {result['E_after']:.0%}"
+    print_line(f"pictures that show the concept:    {learned}", "stderr")
+    print_line(f"pictures that obey the rest of it: {obeyed}", "stderr")
+    print_line(f"look at {settings.folder / 'previews.png'}; the word is in {saved}", "stderr")
 
 
 def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
-    """Draw and score pictures with the word before and after training; returns the result."""
+    """Draw and score pictures with the word before and after training, and return the result."""
     scored = trials(concept, settings.word, TRIALS, settings.seed, settings.family)
     shown = [
         prompt_for(text, settings.seed * 100 + i, settings.family)
@@ -219,33 +219,30 @@ def _result(
 
 
 class WordModel:
-    """The demo model, drawing with a word."""
+    """Draws with the demo model and one word at a time.
+
+    Attributes:
+        model: that draws.
+    """
 
     def __init__(self, folder: Path, family: str) -> None:
-        import torch
-
-        from coinage.config import ModelConfig
-        from coinage.models.families import FAMILIES
+        from coinage.api import load_model
         from coinage.models.quiet import quiet_libraries
         from coinage.models.threads import fit_threads
 
         quiet_libraries()
-        self.family: ModelFamily = FAMILIES[family]
-        self.parts: Components = self.family.load(
-            ModelConfig(source=str(folder), family=family), torch.float32
-        )
-        fit_threads(self.parts)
+        self.model = load_model(folder, family=family, precision="no", device="cpu")
+        fit_threads(self.model.parts)
 
     def draw(
         self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]
     ) -> list[Picture]:
-        """Pictures with the word as its init word or file has it."""
+        """Return pictures of prompts, with the word as its init word or its file has it."""
         from coinage.embeddings.install import install_word
-        from coinage.generate import draw
 
-        install_word(self.parts, word, self.family.embedding_keys)
+        install_word(self.model.parts, word, self.model.embedding_keys)
         pictures = []
-        for picture in draw(self.family, self.parts, prompts, BATCH):
+        for picture in self.model.draw(prompts, BATCH):
             pictures.append(picture)
             on_image()
         return pictures

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from coinage.models.loading_lock import LOADING_LOCK
 from coinage.terminal.messages import Lines
 
 # Of diffusers to huggingface_hub
@@ -32,7 +33,10 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def libraries_silenced() -> Iterator[None]:
-    """Silence the libraries for a `with` block; afterwards their settings are as before."""
+    """Silence the libraries for a `with` block; afterwards their settings are as before.
+
+    One thread at a time: the settings are those of the process.
+    """
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -40,23 +44,24 @@ def libraries_silenced() -> Iterator[None]:
     )
     from transformers.utils import logging as library
 
-    bitsandbytes = logging.getLogger(BITSANDBYTES)
-    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    hub_bars, level = not are_progress_bars_disabled(), bitsandbytes.level
-    try:
-        library.disable_progress_bar()
-        library.set_verbosity_error()
-        disable_progress_bars()
-        bitsandbytes.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=HUB_WARNING)
-            yield
-    finally:
-        library.set_verbosity(verbosity)
-        if bars:
-            library.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()
-        else:
+    with LOADING_LOCK:
+        bitsandbytes = logging.getLogger(BITSANDBYTES)
+        verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+        hub_bars, level = not are_progress_bars_disabled(), bitsandbytes.level
+        try:
+            library.disable_progress_bar()
+            library.set_verbosity_error()
             disable_progress_bars()
-        bitsandbytes.setLevel(level)
+            bitsandbytes.setLevel(logging.ERROR)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=HUB_WARNING)
+                yield
+        finally:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
+            if hub_bars:
+                enable_progress_bars()
+            else:
+                disable_progress_bars()
+            bitsandbytes.setLevel(level)

@@ -1,8 +1,8 @@
-"""How all that commands say is printed: messages, lines, tables and JSON. Nothing else prints.
+"""Print what commands say: messages, lines, tables and JSON. Nothing else prints.
 
-On a terminal there is a little colour, and messages stand above whatever line is live; elsewhere it is plain text.
-Whatever strangers have written (file names, captions, metadata, keys, names of tensors) is shown with its control
-characters as escapes, so that no file can steer a terminal.
+On a terminal there is a little colour, and messages stand above whatever line is live; elsewhere it
+is plain text. Whatever strangers have written (file names, captions, metadata, keys, names of
+tensors) is shown with its control characters as escapes, so that no file can steer a terminal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ WORD: ContextVar[str] = ContextVar("word", default="")
 
 
 def terminal(stream: Stream = "stderr") -> Console | None:
-    """A console for what is written there, if that is a terminal on which a line can be drawn again; rich is imported only then."""
+    """Return a console for a stream, if that is a terminal on which a line can be drawn again.
+
+    Only then is rich imported.
+    """
     file = getattr(sys, stream)
     if file is None or not file.isatty():
         return None
@@ -55,15 +58,15 @@ def terminal(stream: Stream = "stderr") -> Console | None:
 
 
 def live_console() -> Console | None:
-    """The terminal below whose messages a line may be live: that of the log; None where there is none, or none is wanted."""
-    return next(
-        (
-            handler.console
-            for handler in log.handlers
-            if isinstance(handler, Messages) and handler.live
-        ),
-        None,
-    )
+    """Return the terminal of the log, below whose messages a line may be live.
+
+    Returns:
+        None if there is no terminal, or no live line is wanted.
+    """
+    for handler in log.handlers:
+        if isinstance(handler, Messages) and handler.live:
+            return handler.console
+    return None
 
 
 def print_line(text: str = "", stream: Stream = "stdout", style: str = "") -> None:
@@ -78,7 +81,7 @@ def print_line(text: str = "", stream: Stream = "stdout", style: str = "") -> No
 
 
 def print_text(text: str, stream: Stream = "stdout", style: str = "") -> None:
-    """Print lines: the line breaks are ours, and all other control characters become escapes. See `print_line`."""
+    """Print lines, as `print_line`; the line breaks stay, other control characters become escapes."""
     text = visible(text, keep=LINE_BREAK)
     console = terminal(stream) if style else None
     if console:
@@ -125,20 +128,20 @@ def print_table(
 
 
 def gap() -> None:
-    """An empty line on that terminal."""
+    """Print an empty line on the terminal of the log."""
     for handler in log.handlers:
         if isinstance(handler, Messages) and handler.live:
             handler.gap()
 
 
 def fact(label: str, text: str) -> None:
-    """Tell something of a run, in a column beside its label."""
+    """Log something about a run, in a column beside its label."""
     log.info("%s", text, extra={"label": label})
 
 
 @contextmanager
-def speaking_of(word: str) -> Iterator[None]:
-    """Have warnings and errors of this thread name a word; other threads and other runs keep their own."""
+def naming(word: str) -> Iterator[None]:
+    """Have warnings and errors of this thread name a word; other threads have their own."""
     token = WORD.set(word)
     try:
         yield
@@ -147,7 +150,7 @@ def speaking_of(word: str) -> Iterator[None]:
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """Return a record's text; trouble names the word that its thread works on. For handlers, which that thread calls.
+    """Return a record's text; warnings and errors name the word that the calling thread works on.
 
     The message's own line breaks stay, and all control characters of its values are escapes.
     """
@@ -162,7 +165,10 @@ def message_of(record: logging.LogRecord) -> str:
 
 
 def _harmless(value: object) -> object:
-    """A message's value, as text where it has control characters; a problem has lines of its own, escaped already."""
+    """Return a message's value, with its control characters as escapes.
+
+    Problems and errors have lines of their own, which are escaped already.
+    """
     if isinstance(value, (int, float, Problem, CoinageError)):
         return value
     text = str(value)
@@ -170,7 +176,7 @@ def _harmless(value: object) -> object:
 
 
 class Lines(logging.Formatter):
-    """`warning: ...` for trouble, a fact in its column, the bare text otherwise."""
+    """Formats warnings and errors as `warning: ...`, facts in their column, all else as it is."""
 
     def format(self, record: logging.LogRecord) -> str:
         if (label := _label(record)) is not None:
@@ -180,7 +186,7 @@ class Lines(logging.Formatter):
 
 
 class Messages(logging.Handler):
-    """Prints messages as they are on a terminal or elsewhere, whatever stands for the stream then.
+    """Prints messages to whatever is the stream when they come.
 
     Attributes:
         console: where the stream is a terminal.
@@ -205,7 +211,7 @@ class Messages(logging.Handler):
             self.handleError(record)
 
     def gap(self) -> None:
-        """An empty line, on a terminal."""
+        """Print an empty line, on a terminal."""
         self._trouble = None
         if self.console:
             with suppress(OSError):
@@ -228,7 +234,7 @@ def _label(record: logging.LogRecord) -> str | None:
 
 
 def print_error(text: str) -> None:
-    """Say on stderr why a command ends; on a full disk, or where nobody reads any more, the exit code says it alone."""
+    """Print on stderr why a command ends; if nothing can be written, the exit code must do."""
     text = f"error: {visible(text, keep=LINE_BREAK)}"
     with suppress(OSError, ValueError):
         if console := terminal():
@@ -244,7 +250,7 @@ def print_result(text: str) -> None:
 
 
 def settle_streams() -> None:
-    """Give up what stdout or stderr does not take; Python would end with a code of its own over it."""
+    """Drop what stdout or stderr does not take, for which Python would change the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -257,9 +263,10 @@ def settle_streams() -> None:
 
 
 def styled(text: str, width: int, label: str | None = None) -> Text:
-    """A message for a terminal: broken between words, its first word coloured, hints and facts' labels dimmed.
+    """Return a message for a terminal, broken between words and coloured.
 
-    A line that is indented is there to be copied, and stays whole.
+    Its first word is coloured, hints and facts' labels are dimmed. An indented line is there to be
+    copied, and stays whole.
     """
     from rich.text import Text
 
@@ -279,7 +286,10 @@ def styled(text: str, width: int, label: str | None = None) -> Text:
 
 
 def wrapped(line: str, width: int, indent: int) -> str:
-    """A line broken between words, those after the first one indented; what fits in none, such as a path, is left to the terminal."""
+    """Return a line broken between words, with the lines after the first one indented.
+
+    What does not fit into a line, such as a path, is left to the terminal.
+    """
     first, *words = line.split(" ")
     lines = [first]
     for word in words:

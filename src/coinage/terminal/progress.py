@@ -1,4 +1,4 @@
-"""How far a long piece of work is: one live line at the foot of a terminal, a line every few seconds elsewhere."""
+"""Show how far long work is: one live line on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NARROWEST, WIDEST = 10, 40  # columns of a bar
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One thing on a live line: a value between words. Where there is no room, the least important ones go."""
+    """One thing on a live line: a value between words. Without room, the least important ones go."""
 
     value: str
     before: str = ""
@@ -35,13 +35,13 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """The words together."""
+        """The value between its words."""
         return self.before + self.value + self.after
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a live line shows: the share that is done, 0..1, and the cells beside the bar."""
+    """The content of a live line: the share that is done, 0..1, and the cells beside the bar."""
 
     share: float
     cells: Sequence[Cell] = ()
@@ -71,12 +71,12 @@ class LiveLine:
         )
 
     def start(self) -> None:
-        """Draw it for the first time."""
+        """Draw the line for the first time."""
         with suppress(OSError):  # a terminal that is gone ends no work
             self._live.start(refresh=True)
 
     def stop(self) -> None:
-        """Draw it for the last time."""
+        """Draw the line for the last time."""
         with suppress(OSError):
             self._live.stop()
 
@@ -95,7 +95,7 @@ class LiveLine:
 
 
 def line(shown: Shown, widths: Sequence[int], width: int, *, plain: bool) -> Text:
-    """Bar and cells in at most `width` columns.
+    """Return bar and cells in at most `width` columns.
 
     Args:
         shown: what there is to see.
@@ -119,7 +119,7 @@ def line(shown: Shown, widths: Sequence[int], width: int, *, plain: bool) -> Tex
 
 
 def bar(share: float, width: int, style: str, *, plain: bool) -> Text:
-    """A bar of `width` columns."""
+    """Return a bar of `width` columns."""
     from rich.text import Text
 
     share = min(max(share, 0.0), 1.0)
@@ -132,7 +132,7 @@ def bar(share: float, width: int, style: str, *, plain: bool) -> Text:
 
 
 def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
+    """Return a time as `1:02:03` or `2:03`."""
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -140,7 +140,11 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` are done, how fast, and how long it will take; yields what to call with the number done."""
+    """Show how many of `total` are done, how fast, and how long the rest will take.
+
+    Yields:
+        A function to call with the number that is done.
+    """
     console = live_console()
     start = last = time.monotonic()
     number = 0

@@ -1,15 +1,22 @@
-"""Check the file to use at the end of a run in every tool, and log how to use it."""
+"""The check at the end of a run: which file to use, whether it works in every tool, and how."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from coinage.embeddings.verify import COMPARED, Check, usage, verify
 from coinage.embeddings.word import Word
 from coinage.embeddings.writing import DTYPES
 from coinage.errors import reason_of
+from coinage.models.loading_lock import LOADING_LOCK
+from coinage.models.quiet import libraries_silenced
 from coinage.training.observers.saver import file_to_use
 
 if TYPE_CHECKING:
@@ -18,47 +25,62 @@ if TYPE_CHECKING:
 log = logging.getLogger("coinage")
 
 
-def check_and_tell(run: Run) -> tuple[Path, list[Check]]:
-    """Verify the file to use, and log where it works and how to use it; a failing check only warns.
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """The file of a finished run that is to be used.
 
-    Returns:
-        The file, and how it does in each tool.
+    Attributes:
+        path: of the file.
+        checks: how it works in each tool; empty if it could not be checked.
+    """
+
+    path: Path
+    checks: Sequence[Check]
+
+
+def check_saved_file(run: Run) -> CheckedFile:
+    """Load the file to use as other tools do, and log where it works and how to use it.
+
+    A check that fails is logged, and nothing else depends on it: the file is there.
     """
     path = file_to_use(run)
-    word = _rounded(run, path)
+    token = run.placeholder.token
     try:
-        with run.autocast():
-            checks = verify(path, run.family, run.parts, word, run.placeholder.token)
+        with libraries_silenced(), same_draws_afterwards(), run.autocast():
+            checks = verify(path, run.family, run.parts, _as_saved(run, path), token)
     except Exception as error:  # noqa: BLE001 - the file is written and read back; that is what counts
         log.warning("%s could not be checked in other tools: %s", path.name, reason_of(error))
-        return path, []
+        return CheckedFile(path, [])
+    _log_checks(path, checks)
     negative = run.config.word.role == "negative"
-    how = run.word_index == 0 or negative  # the other words go the same way
-    tell(path, run.family.name, checks, run.placeholder.token, how=how, negative=negative)
-    return path, checks
+    if run.word_index == 0 or negative:  # the other words are used in the same way
+        for line in usage(path, run.family.name, checks, token, negative=negative):
+            log.info("  %s", line)
+    return CheckedFile(path, checks)
 
 
-def _rounded(run: Run, path: Path) -> Word:
-    """Return the word of a file of the run as it was trained, rounded as the file has it."""
-    best = run.results.best
-    rows = best.rows if best and path != run.config.output_file else run.rows_to_save()
+@contextmanager
+def same_draws_afterwards() -> Iterator[None]:
+    """Keep torch's default random numbers as they are: the text encoders of the tools draw some.
+
+    One thread at a time may do so, as each puts back what it has found.
+    """
+    with LOADING_LOCK, torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _as_saved(run: Run, path: Path) -> Word:
+    """Return the word of a file, rounded to the precision of the file."""
+    best = run.results.best if path != run.config.output_file else None
+    rows = best.rows if best else run.rows_to_save()
     dtype = DTYPES[run.config.save.precision]
-    vectors = {}
-    for key, values in zip(run.family.embedding_keys, rows, strict=True):
-        vectors[key] = values.to(dtype).float()
+    rounded = [row.to(dtype).float() for row in rows]
+    vectors = dict(zip(run.family.embedding_keys, rounded, strict=True))
     return Word(vectors, run.placeholder.token)
 
 
-def tell(
-    path: Path,
-    family: str,
-    checks: list[Check],
-    token: str,
-    *,
-    how: bool = True,
-    negative: bool = False,
-) -> None:
-    """Log where a file works, where not and why, and how to use it."""
+def _log_checks(path: Path, checks: Sequence[Check]) -> None:
+    """Log in which tools a file works, in which it does not, and why."""
     compared = [check for check in checks if check.tool in COMPARED]
     good = [check.tool for check in compared if check.same]
     if good:
@@ -70,8 +92,5 @@ def tell(
         elif check.untried:
             log.warning("%s could not be checked in %s%s", path.name, check.tool, why)
         elif not check.same:
-            what = "in %s this word gives different results (by %.1e)%s"
-            log.warning(what, check.tool, check.difference, why)
-    if how:
-        for line in usage(path, family, checks, token, negative=negative):
-            log.info("  %s", line)
+            text = "in %s this word gives different results (by %.1e)%s"
+            log.warning(text, check.tool, check.difference, why)

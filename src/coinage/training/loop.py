@@ -15,25 +15,26 @@ from coinage.training.diagnosis import as_training_error, not_finite
 from coinage.training.evaluation import Evaluator
 from coinage.training.gradients import compute_gradients
 from coinage.training.observers.base import Observer
+from coinage.training.observers.notify import notify
 from coinage.training.run import Run
 
 Check = Callable[[Run], None]
 
 
-def train(run: Run, observer: Observer, check: Check | None = None) -> Word:
+def train(run: Run, observers: Sequence[Observer], check: Check | None = None) -> Word:
     """Train a word to its end, or to where it is asked to stop, and return it.
 
     Args:
         run: as prepared, or as it was loaded from a state.
-        observer: of the run.
-        check: called with the run when the observer has started; it may raise to end the run, such
+        observers: of the run, in order.
+        check: called with the run when the observers have started; it may raise to end the run, such
             as `model_check.check_model`.
 
     Raises:
-        TrainingError: the run cannot go on. The observer is called first, and saves what was
-            learned; it is so too where any other exception ends the run.
+        TrainingError: the run cannot go on. The observers are called first, and save what was
+            learned; so it is too if any other exception ends the run.
     """
-    learner = Learner(run, observer)
+    learner = Learner(run, observers)
     with reporting_failures([learner]):
         learner.start(check)
         while not run.over:
@@ -47,7 +48,7 @@ def train(run: Run, observer: Observer, check: Check | None = None) -> Word:
 
 
 def train_together(
-    runs: Sequence[Run], observers: Sequence[Observer], check: Check | None = None
+    runs: Sequence[Run], observers: Sequence[Sequence[Observer]], check: Check | None = None
 ) -> list[Word]:
     """As `train`, for words that share a model. The end of one leaves the others going; a failure ends all.
 
@@ -57,7 +58,7 @@ def train_together(
     """
     if len(runs) == 1:
         return [train(runs[0], observers[0], check)]
-    learners = [Learner(run, observer) for run, observer in zip(runs, observers, strict=True)]
+    learners = [Learner(run, own) for run, own in zip(runs, observers, strict=True)]
     going = list(learners)
     with reporting_failures(going):
         for learner in learners:
@@ -83,17 +84,17 @@ def _step_together(learners: Sequence[Learner]) -> None:
 
 
 class Learner:
-    """A run in training, with its observer, the inputs of its steps, and what measures it."""
+    """A run in training, with its observers, the inputs of its steps, and what measures it."""
 
-    def __init__(self, run: Run, observer: Observer) -> None:
+    def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
         self.run = run
-        self.observer = observer
+        self.observers = observers
         self.step_inputs = run.step_inputs()
         self._evaluator = Evaluator(run)
 
     def start(self, check: Check | None) -> None:
         """Begin, or go on from a state."""
-        self.observer.started(self.run)
+        notify(self.observers, "started", self.run)
         if check:
             check(self.run)
         self._evaluate()
@@ -102,7 +103,7 @@ class Learner:
 
     def end_step(self) -> None:
         """Report a step that is done; evaluate and end the epoch where it is time."""
-        self.observer.stepped(self.run)
+        notify(self.observers, "stepped", self.run)
         self._evaluate()
         epoch_done = self.run.epoch_done or self.run.complete
         if epoch_done and not self.run.progress.ending:
@@ -116,16 +117,16 @@ class Learner:
         """
         self.run.processes.check_same(self.run.rows)
         if self.run.complete:
-            self.observer.finished(self.run)
+            notify(self.observers, "finished", self.run)
         else:
-            self.observer.stopped(self.run)
+            notify(self.observers, "stopped", self.run)
 
     def _evaluate(self) -> None:
         if self._evaluator.evaluate(self.run):
-            self.observer.measured(self.run)
+            notify(self.observers, "measured", self.run)
 
     def _end_epoch(self) -> None:
-        self.observer.epoch_ended(self.run)
+        notify(self.observers, "epoch_ended", self.run)
         if not self.run.over:
             self.run.advance_epoch()
 
@@ -142,7 +143,7 @@ def reporting_failures(going: Sequence[Learner]) -> Iterator[None]:
     except Exception as error:
         ended = _in_users_terms(error, going)
         for learner in going:
-            learner.observer.failed(learner.run, ended or error)
+            notify(learner.observers, "failed", learner.run, ended or error)
         if ended is None or ended is error:
             raise
         raise ended from error

@@ -18,6 +18,7 @@ from coinage.embeddings.install import install_words, log_word_file
 from coinage.errors import ConfigError
 from coinage.models.base import Components
 from coinage.models.families import FAMILIES
+from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import load_placed
 from coinage.models.text_cache import FOLDER, TextCache
 from coinage.optim.factory import OptimizerFactory, choose_optimizer, make_schedule
@@ -161,7 +162,8 @@ def prepare_on(
     """
     family = FAMILIES[configs[0].model.family]
     words = [*(config.word for config in configs), *beside]
-    placeholders = install_words(parts, words, family.embedding_keys)
+    with LOADING_LOCK:
+        placeholders = install_words(parts, words, family.embedding_keys)
     runs = []
     for index, (config, own_samples, own_latents) in enumerate(
         zip(configs, samples, latents, strict=True)

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from coinage.cli.console import WarningCollector
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.errors import CoinageError, TrainingError
+from coinage.report.command import command_of
 from coinage.report.page import read_report
 from coinage.settings.discover import complete
+from coinage.system.shell import quoted
 from coinage.training import loop
-from coinage.training.observers.reporter import WarningsKept, command_of, quoted
 from coinage.training.run import Run
 from tests.helpers import config_for, flags, trained
 
@@ -121,13 +123,13 @@ def test_a_run_that_fails_tells_why(moon_dataset: Path, tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_told_once(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coinage.training.observers.reporter.LEAST_INTERVAL", 0.0)
-    monkeypatch.setattr("coinage.training.observers.reporter.SHARE", 1e9)
+    monkeypatch.setattr("coinage.training.observers.reporter.MIN_INTERVAL", 0.0)
+    monkeypatch.setattr("coinage.training.observers.reporter.WRITING_SHARE", 1e9)
     (tmp_path / "zibu-report.html" / "in the way").mkdir(parents=True)
-    with WarningsKept() as warned:
+    with WarningCollector() as warned:
         run, _ = trained(moon_dataset, tmp_path)
     assert run.step == 3
-    (text,) = warned.found
+    (text,) = warned.texts
     assert text.startswith("cannot write the file")
     assert text.endswith("the run goes on without its report")
 
@@ -148,9 +150,12 @@ def test_a_full_gpu_is_told_also_where_the_page_has_no_room(
 
         run.parts.denoiser.conv_in.register_forward_hook(hook)
 
-    with WarningsKept() as warned, pytest.raises(TrainingError, match="the GPU's memory is full"):
+    with (
+        WarningCollector() as warned,
+        pytest.raises(TrainingError, match="the GPU's memory is full"),
+    ):
         trained(moon_dataset, tmp_path, change=spoil)
-    assert any("the run goes on without its report" in text for text in warned.found)
+    assert any("the run goes on without its report" in text for text in warned.texts)
     assert (tmp_path / "zibu-step00000002.safetensors").is_file()
 
 
@@ -161,10 +166,10 @@ def test_a_page_that_cannot_be_begun_is_told_once(
         raise IndexError("of a library")
 
     monkeypatch.setattr("coinage.training.observers.reporter.shown_images", broken)
-    with WarningsKept() as warned:
+    with WarningCollector() as warned:
         run, _ = trained(moon_dataset, tmp_path)
     assert run.step == 3
-    assert warned.found == ["of a library\nthe run goes on without its report"]
+    assert warned.texts == ["of a library\nthe run goes on without its report"]
 
 
 def test_a_page_does_not_say_that_an_interrupted_run_goes_on(
@@ -256,7 +261,7 @@ def test_a_log_that_is_deleted_is_told(
         (tmp_path / "zibu-log.jsonl").unlink(missing_ok=True)
 
     monkeypatch.setattr(loop, "update", update)
-    with WarningsKept() as warned:
+    with WarningCollector() as warned:
         trained(moon_dataset, tmp_path)
-    (text,) = warned.found
+    (text,) = warned.texts
     assert text.startswith("cannot write the log, training goes on")

@@ -148,7 +148,7 @@ def test_a_word_that_few_captions_hold_is_waited_for(
 def test_a_warm_up_from_nothing_is_no_rounding(
     moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rates that float32 itself rounds away, as the first of a long warm-up may be; what follows is larger."""
+    """Rates that float32 itself rounds away, as the first of a long warm-up may be."""
     given = (
         "--lr_scheduler=constant_with_warmup",
         "--lr_warmup_steps=16000",

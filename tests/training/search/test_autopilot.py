@@ -25,7 +25,6 @@ from coinage.settings.idle_flags import notes
 from coinage.training.evaluation import evaluation_set
 from coinage.training.gradients import accumulate
 from coinage.training.loop import train, train_together, update
-from coinage.training.observers.base import Observer
 from coinage.training.run import Run
 from coinage.training.search import autopilot
 from coinage.training.search.autopilot import (
@@ -340,7 +339,7 @@ def test_each_word_has_settings_of_its_own_beside_the_others(
     runs = with_the_best(prepare_all([one, two], both, torch.device("cpu"), [None, None]), SHORT)
     assert [run.config.loop.chosen for run in runs] == ["another", ""]
     assert [len(run.rows[0]) for run in runs] == [2, 1]
-    assert [word.token for word in train_together(runs, [Observer()] * 2)] == ["zibu", "wopo"]
+    assert [word.token for word in train_together(runs, [[], []])] == ["zibu", "wopo"]
     assert not (tmp_path / "wopo-autopilot.json").exists()
     assert with_the_best(runs) == runs, "once"
 
@@ -367,7 +366,7 @@ def test_choosing_tells_the_word_where_there_are_others(
     (made,) = prepare_on(
         run.parts, run.dtype, [config], [run.samples], run.processes, [run.latents]
     )
-    assert train(made, Observer()).num_vectors == 2
+    assert train(made, []).num_vectors == 2
 
 
 def test_a_dry_run_tells_what_it_would_cost(

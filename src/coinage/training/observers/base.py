@@ -1,151 +1,104 @@
-"""What watches a run, such as what draws previews. They read the run and never steer it."""
+"""What follows a run, such as the previews: observers read a run and never change it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coinage.errors import CoinageError, TrainingError
-from coinage.terminal.messages import speaking_of
 from coinage.text.prompts import Prompt
 from coinage.training.run import Run
 
-log = logging.getLogger("coinage")
+
+class Priority(IntEnum):
+    """The order in which the observers of a run are notified: the lowest number first.
+
+    Files come first, so that nothing is lost when a later observer fails. The journal comes before
+    the saver: a state must not be newer than the log, whose later lines a resumed run removes. The
+    report comes after the watchdog, since it shows why the watchdog ended a run.
+    """
+
+    CLOCK = 0  # time from here on is not training time
+    HOUSEKEEPING = 100
+    JOURNAL = 200
+    EVALUATION = 300
+    SAVING = 400
+    PREVIEWS = 500
+    USER = 600
+    TRACKING = 700
+    WATCHDOG = 800
+    REPORT = 900
+    PROGRESS = 1000
 
 
 class Observer:
-    """Called by the loop; each method does nothing until a watcher overrides it."""
+    """Follows a run; override the methods of the events that you need.
+
+    Each method gets the `Run`, whose `step`, `progress`, `last` (the last optimizer step: loss,
+    learning rate, gradient norm and more), `measured` and `rows` can be read. An observer must not
+    change the run. If it raises a `CoinageError`, the run ends with that error; any other exception
+    ends it with a `TrainingError` that names the observer. What was learned is saved in both cases.
+
+    Observers of words that are trained together are called for each of these words in turn.
+
+    Attributes:
+        priority: where the observer stands among those of the run; see `Priority`.
+
+    Example:
+        ```python
+        class Losses(coinage.Observer):
+            def __init__(self) -> None:
+                self.losses: list[float] = []
+
+            def stepped(self, run: coinage.Run) -> None:
+                self.losses.append(run.last.loss)
+        ```
+    """
+
+    priority: int = Priority.USER
 
     def started(self, run: Run) -> None:
-        """Before the first step."""
+        """Follow the start of a run, before its first step; `run.step` is not 0 if it is resumed."""
 
     def stepped(self, run: Run) -> None:
-        """After each optimizer update."""
+        """Follow an optimizer step."""
 
     def measured(self, run: Run) -> None:
-        """After the evaluation loss was measured: after `started`, or after `stepped`."""
+        """Follow a measurement of the evaluation loss, after `started` or `stepped`."""
 
     def epoch_ended(self, run: Run) -> None:
-        """After each epoch, the last one included."""
+        """Follow the end of an epoch, the last one included."""
 
     def finished(self, run: Run) -> None:
-        """After the last step."""
+        """Follow the end of a complete run, after its last step."""
 
     def stopped(self, run: Run) -> None:
-        """In place of `finished`, where the run was asked to stop earlier."""
+        """Follow the end of a run that was asked to stop early, in place of `finished`."""
 
     def failed(self, run: Run, error: Exception) -> None:
-        """In place of `finished`, where the run cannot go on; `run.step` may be 0."""
+        """Follow the end of a run that cannot continue, in place of `finished`; `run.step` may be 0."""
 
-    def close(self) -> None:
-        """When the run is over, failed or not."""
-
-
-class Together(Observer):
-    """Several watchers as one, in order."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = observers
-
-    def started(self, run: Run) -> None:
-        for observer in self._observers:
-            observer.started(run)
-
-    def stepped(self, run: Run) -> None:
-        for observer in self._observers:
-            observer.stepped(run)
-
-    def measured(self, run: Run) -> None:
-        for observer in self._observers:
-            observer.measured(run)
-
-    def epoch_ended(self, run: Run) -> None:
-        for observer in self._observers:
-            observer.epoch_ended(run)
-
-    def finished(self, run: Run) -> None:
-        for observer in self._observers:
-            observer.finished(run)
-
-    def stopped(self, run: Run) -> None:
-        for observer in self._observers:
-            observer.stopped(run)
-
-    def failed(self, run: Run, error: Exception) -> None:
-        for observer in self._observers:
-            try:
-                observer.failed(run, error)
-            except Exception as another:  # noqa: BLE001 - what ended the run matters more, and so do the other observers
-                log.warning(
-                    "%s",
-                    another
-                    if isinstance(another, CoinageError)
-                    else f"{type(another).__name__}: {another}",
-                )
-
-    def close(self) -> None:
-        for observer in self._observers:
-            observer.close()
+    def close(self, run: Run) -> None:
+        """Release what the observer holds, after the run has ended in any way."""
 
 
-class Named(Observer):
-    """Has what a watcher warns of, and what it ends a run with, name the word, where several learn side by side."""
-
-    def __init__(self, observer: Observer, token: str) -> None:
-        self._observer, self._token = observer, token
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            with speaking_of(self._token):
-                yield
-        except TrainingError as error:
-            (problem,) = error.problems
-            raise TrainingError(
-                f"{self._token}: {problem.what}", problem.where, problem.hint
-            ) from error
-
-    def started(self, run: Run) -> None:
-        with self._naming():
-            self._observer.started(run)
-
-    def stepped(self, run: Run) -> None:
-        with self._naming():
-            self._observer.stepped(run)
-
-    def measured(self, run: Run) -> None:
-        with self._naming():
-            self._observer.measured(run)
-
-    def epoch_ended(self, run: Run) -> None:
-        with self._naming():
-            self._observer.epoch_ended(run)
-
-    def finished(self, run: Run) -> None:
-        with self._naming():
-            self._observer.finished(run)
-
-    def stopped(self, run: Run) -> None:
-        with self._naming():
-            self._observer.stopped(run)
-
-    def failed(self, run: Run, error: Exception) -> None:
-        with self._naming():
-            self._observer.failed(run, error)
-
-    def close(self) -> None:
-        with self._naming():
-            self._observer.close()
+def in_order(observers: Iterable[Observer]) -> list[Observer]:
+    """Return observers by their priority; those with the same priority keep their order."""
+    return sorted(observers, key=lambda observer: observer.priority)
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A preview: [H, W, 3] pixels, the prompt's number and what it says."""
+    """A preview.
+
+    Attributes:
+        index: number of its prompt, from 0.
+        prompt: what it shows.
+        pixels: [H, W, 3] uint8 RGB.
+    """
 
     index: int
     prompt: Prompt

@@ -1,27 +1,24 @@
-"""Reports the evaluation loss."""
+"""Log the evaluation loss."""
 
 from __future__ import annotations
 
 import logging
 
-from coinage.training.observers.base import Observer
+from coinage.training.observers.base import Observer, Priority
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
 
 
 class Evaluations(Observer):
-    """Tells what was measured."""
+    """Logs what was measured, and why a run ended early."""
+
+    priority = Priority.EVALUATION
 
     def measured(self, run: Run) -> None:
         level = logging.INFO if any(sample.held_out for sample in run.samples) else logging.DEBUG
-        log.log(
-            level,
-            "step %d: loss %.4f on %s",
-            run.step,
-            run.results.measurements[run.step].loss,
-            run.measured_on,
-        )
+        loss = run.results.measurements[run.step].loss
+        log.log(level, "step %d: loss %.4f on %s", run.step, loss, run.measured_on)
 
     def finished(self, run: Run) -> None:
         if run.results.settled:

@@ -12,14 +12,17 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from coinage.training.observers.base import Observer
+from coinage.training.observers.base import Observer, Priority
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
 
 
 def entry_of(run: Run) -> dict[str, Any]:
-    """What is told of the last update; lengths of the rows and degrees from their start are those of all text encoders in turn."""
+    """Return the log's line for the last update.
+
+    `norms` and `angles` have a number for each vector, those of all text encoders in turn.
+    """
     return {
         "step": run.step,
         "epoch": run.progress.epoch,
@@ -42,17 +45,19 @@ class Journal(Observer):
 
     Args:
         path: of the file.
-        tell: gets every entry, those that a resumed run finds in the file included.
+        receive: gets every entry, with those that a resumed run finds in the file.
     """
 
+    priority = Priority.JOURNAL
+
     def __init__(
-        self, path: Path, tell: Callable[[Mapping[str, Any]], None] = lambda _: None
+        self, path: Path, receive: Callable[[Mapping[str, Any]], None] = lambda _: None
     ) -> None:
-        self._path, self._tell = path, tell
+        self._path, self._receive = path, receive
         self._file: FileIO | None = None
         self._size = 0  # of the whole lines in the file
         self._unwritten = bytearray()
-        self._told = False
+        self._warned = False
 
     def started(self, run: Run) -> None:
         try:
@@ -66,8 +71,8 @@ class Journal(Observer):
                     entry = _read(line)
                     if entry and entry["step"] > run.step:
                         break
-                    if entry:  # what is damaged before the last good line stays, and is not told
-                        self._tell(entry)
+                    if entry:  # damaged lines before the last good one stay in the file
+                        self._receive(entry)
                         self._size = lines.tell()
             self._file.truncate(self._size)
         except OSError as error:
@@ -75,7 +80,7 @@ class Journal(Observer):
 
     def stepped(self, run: Run) -> None:
         entry = entry_of(run)
-        self._tell(entry)
+        self._receive(entry)
         self._unwritten += json.dumps(entry).encode() + b"\n"
         try:
             self._append()
@@ -83,11 +88,11 @@ class Journal(Observer):
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
-        if not self._told:
+        if not self._warned:
             log.warning(
                 "cannot write the log, training goes on: %s: %s", self._path, error.strerror
             )
-        self._told = True
+        self._warned = True
 
     def _append(self) -> None:
         """Write what is not written yet, after the last whole line: a full disk may have taken a part."""
@@ -101,18 +106,18 @@ class Journal(Observer):
         self._size += len(self._unwritten)
         self._unwritten.clear()
 
-    def close(self) -> None:
+    def close(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
         if self._file:
             self._file.close()
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
-    """A line's entry; None for half a line, and for one without a step or a loss."""
+    """Return a line's entry; None for half a line, or one without a step or a loss."""
+    if not line.endswith(b"\n"):
+        return None
     try:
         entry: dict[str, Any] = json.loads(line)
-        good = (
-            line.endswith(b"\n") and isinstance(entry["step"], int) and math.isfinite(entry["loss"])
-        )
+        good = isinstance(entry["step"], int) and math.isfinite(entry["loss"])
     except (ValueError, TypeError, KeyError):
         return None
     return entry if good else None

@@ -17,20 +17,20 @@ from coinage.errors import ConfigError
 from coinage.generate import draw
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt, read_prompts
-from coinage.training.observers.base import Observer, Picture
+from coinage.training.observers.base import Observer, Picture, Priority
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
 
 
 def _changed(path: Path | None) -> int | None:
-    """When a file was changed last, in nanoseconds."""
+    """Return when a file was changed last, in nanoseconds; None if it is not there."""
     return path.stat().st_mtime_ns if path and path.is_file() else None
 
 
 @contextmanager
 def holding(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """Have rows hold other numbers for a while; their own come back to the bit."""
+    """Give rows other numbers for a while; afterwards they have their own, to the bit."""
     kept = [row.detach().clone() for row in rows]
     try:
         _fill(rows, others)
@@ -46,11 +46,21 @@ def _fill(rows: Sequence[Tensor], others: Sequence[Tensor]) -> None:
 
 
 class Previewer(Observer):
-    """Draws the prompts at intervals into `OUTPUT/sample`; a preview that fails is told and skipped.
+    """Draws the prompts at intervals into `OUTPUT/sample`; a preview that fails is logged and skipped.
 
-    A run whose previews are drawn at all also has them of its end, wherever that is, and of its best step, where one is kept:
-    they are what tells which of the two files to use. A run that is stopped is to go on, and has no end yet.
+    If previews are drawn at all, they are also drawn at the end of the run and for its best step,
+    if that is kept: they show which of the two files to use. A run that is stopped is to continue,
+    and has no end yet.
+
+    Args:
+        config: when to draw.
+        prompts: what to draw.
+        folder: for the pictures.
+        name: of the run.
+        show: called with the pictures, their step, and whether that is an earlier one.
     """
+
+    priority = Priority.PREVIEWS
 
     def __init__(
         self,
@@ -60,14 +70,8 @@ class Previewer(Observer):
         name: str,
         show: Callable[[Sequence[Picture], int, bool], None],
     ) -> None:
-        """Take what to draw, where to write it, and what is called with the pictures, their step, and whether it is an earlier one."""
-        self._config, self._prompts, self._folder, self._name, self._show = (
-            config,
-            prompts,
-            folder,
-            name,
-            show,
-        )
+        self._config, self._prompts = config, prompts
+        self._folder, self._name, self._show = folder, name, show
         self._changed = _changed(config.prompts)
         self._steps = frozenset[int]()  # where they are drawn by default
         self._first = True
@@ -84,10 +88,8 @@ class Previewer(Observer):
     def started(self, run: Run) -> None:
         self._begun = run.step
         if self._config.automatic:
-            self._steps = steps_for(
-                times_within_share(self._prompts, run.total_steps, run.images_per_step),
-                run.total_steps,
-            )
+            times = times_within_share(self._prompts, run.total_steps, run.images_per_step)
+            self._steps = steps_for(times, run.total_steps)
         # A run that goes on has drawn it
         if not run.step and (self._config.at_first or 0 in self._steps):
             # sd-scripts counts what --sample_at_first draws as that of epoch 0.
@@ -115,7 +117,7 @@ class Previewer(Observer):
                 self._draw(run, f"{run.results.best.step:06d}-best", earlier=run.results.best.step)
 
     def _read_again(self) -> None:
-        """Take what the file holds now, if it was changed; a file that cannot be used is told, and the prompts stay."""
+        """Take over the prompt file if it was changed; if it cannot be used, the prompts stay."""
         before, self._changed = self._changed, _changed(self._config.prompts)
         if self._config.prompts is None or self._changed in (None, before):
             return
@@ -127,17 +129,21 @@ class Previewer(Observer):
             log.warning("%s", error)
 
     def _draw(self, run: Run, when: str, *, earlier: int | None = None) -> None:
-        """Draw all prompts; `earlier` is the step that the rows are of, where they are put in for the time."""
+        """Draw all prompts.
+
+        Args:
+            run: draws them.
+            when: in the names of the files.
+            earlier: the step of the rows, if they are not those of this step.
+        """
         self._read_again()
         step = run.step if earlier is None else earlier
         self._drawn.add(step)
         stamp = datetime.now().astimezone().strftime("%Y%m%d%H%M%S")
         drawn = []
-        due = [
-            (index, prompt)
-            for index, prompt in enumerate(self._prompts)
-            if self._first or prompt.of is None
-        ]
+        due = list(enumerate(self._prompts))
+        if not self._first:  # training does not change prompts without the word
+            due = [(index, prompt) for index, prompt in due if prompt.of is None]
         self._first = False
         for index, prompt in run.processes.share(due):
             seed = "" if prompt.seed is None else f"_{prompt.seed}"

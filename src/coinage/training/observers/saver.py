@@ -1,4 +1,4 @@
-"""Embeddings and states on the way and at the end, under sd-scripts' names; older ones are forgotten as asked."""
+"""Save embeddings and states during a run and at its end, under sd-scripts' names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coinage.hub import Uploader
 from coinage.runs.files import BEST, STATE
 from coinage.runs.states import LATEST, content_digests
 from coinage.training.metadata import describe
-from coinage.training.observers.base import Observer
+from coinage.training.observers.base import Observer, Priority
 from coinage.training.rescue import bring_to_safety
 from coinage.training.results import Best
 from coinage.training.state import remove, save_state
@@ -47,10 +47,14 @@ def outdated_step(step: int, every: int, window: int) -> int | None:
 
 
 class Saver(Observer):
-    """Writes the embedding and, where asked, the state: at intervals, at the end, and when the run is stopped or fails.
+    """Writes the embedding and, if asked, the state, and deletes old ones as asked.
 
-    A save on the way that fails is told and the run goes on, since nothing is lost yet; the last one must not fail.
+    It does so at intervals, at the end, and when the run is stopped or fails. If a save during the
+    run fails, this is logged and the run continues, since nothing is lost yet; the last save must
+    succeed.
     """
+
+    priority = Priority.SAVING
 
     def __init__(self, config: TrainConfig, uploader: Uploader | None = None) -> None:
         self._config, self._state = config.save, config.state
@@ -61,11 +65,11 @@ class Saver(Observer):
         self._files: Mapping[str, str] = {}
 
     def path(self, suffix: str = "") -> Path:
-        """Where an embedding goes: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
+        """Return an embedding's path: `name.ext`, `name-000003.ext` or `name-step00000500.ext`."""
         return self._config.output_dir / f"{self._name}{suffix}.{self._config.format}"
 
     def state_path(self, suffix: str = "") -> Path:
-        """Where a state goes: the same name, and `-state`."""
+        """Return a state's folder: the same name, and `-state`."""
         return self._config.output_dir / f"{self._name}{suffix}{STATE}"
 
     def started(self, run: Run) -> None:
@@ -88,7 +92,7 @@ class Saver(Observer):
             self._forget_epochs(run.progress.epoch, run.total_epochs)
 
     def _forget_steps(self, step: int) -> None:
-        """Delete the save and the state whose time is over after those of `step`, if it is one to save at."""
+        """Delete the embedding and the state that are too old after those of a step."""
         every = self._config.every_n_steps
         if not every or step % every:
             return
@@ -101,7 +105,7 @@ class Saver(Observer):
                 remove(path(_at_step(old)))
 
     def _forget_epochs(self, epoch: int, total: int) -> None:
-        """The same after the save of an epoch of so many."""
+        """Delete the embedding and the state that are too old after those of an epoch."""
         every = self._config.epochs_between(total)
         if not every or epoch % every:
             return
@@ -117,23 +121,26 @@ class Saver(Observer):
         self._ended = True
         self._save(run, "", state=self._state.at_end, last=True)
         if run.results.best and self.path(BEST).is_file():
-            log.info("%s", told_best(run.results.best, run.step, file_to_use(run).name))
+            log.info("%s", best_sentence(run.results.best, run.step, file_to_use(run).name))
 
     def stopped(self, run: Run) -> None:
         self._ended = True
         suffix = _at_step(run.step)
         self._save(run, suffix, state=True, last=True)
         if run.word_index < run.word_count - 1:
-            return  # the last one tells it for all
+            return  # the last one logs it for all
         state = self.state_path(suffix) if run.word_count == 1 else LATEST
-        text = "stopped after step %d of %d; nothing is lost. To go on, give the same command with --resume %s"
+        text = (
+            "stopped after step %d of %d; nothing is lost. "
+            "To go on, give the same command with --resume %s"
+        )
         log.info(text, run.step, run.total_steps, state)
 
     def failed(self, run: Run, error: Exception) -> None:  # noqa: ARG002 - whatever it was
         if run.step and not self._ended:
             self.stopped(run)  # what was learned before is as good
 
-    def close(self) -> None:
+    def close(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
         if self._uploader:
             self._uploader.close()
 
@@ -149,7 +156,7 @@ class Saver(Observer):
     def _save(
         self, run: Run, suffix: str, *, state: bool, last: bool = False, epoch_ended: bool = False
     ) -> None:
-        """Write the embedding, then the state; and have what was written uploaded."""
+        """Write the embedding, then the state, and have both uploaded."""
         word, path = run.embedding(), self.path(suffix)
         file = replace(word, metadata=describe(run, path.stem))
         try:
@@ -173,14 +180,15 @@ class Saver(Observer):
                 self._uploader.send(written, last=last)
 
     def _save_best(self, run: Run, *, last: bool) -> None:
-        """Write the best word so far, if there is one, with its own step in its header; at last, wherever it can be."""
+        """Write the best word so far, if there is one, with its own step in its header."""
         best, path = run.results.best, self.path(BEST)
         if best is None:
             return
         step, loss = str(best.step), f"{best.loss:.6g}"
-        told = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
+        own = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
-        file = Word(vectors, run.placeholder.token, best.step, describe(run, path.stem) | told)
+        metadata = describe(run, path.stem) | own
+        file = Word(vectors, run.placeholder.token, best.step, metadata)
         try:
             write_checked(path, file, self._config.precision)
         except Exception as error:
@@ -189,17 +197,16 @@ class Saver(Observer):
             log.warning("%s", bring_to_safety(path, file, error))
 
 
-def told_best(best: Best, last: int, file: str) -> str:
+def best_sentence(best: Best, last: int, file: str) -> str:
     """Return a sentence on which file of a finished run to use, and why."""
+    loss = f"{best.loss:.4f}"
     if best.step == last:
-        return f"lowest loss at the last step, {best.step} ({best.loss:.4f}): use {file}"
-    return (
-        f"lowest loss at step {best.step} ({best.loss:.4f}), saved as {file}: try this file first"
-    )
+        return f"lowest loss at the last step, {best.step} ({loss}): use {file}"
+    return f"lowest loss at step {best.step} ({loss}), saved as {file}: try this file first"
 
 
 def file_to_use(run: Run) -> Path:
-    """Return the file of a finished run that is tried first: the best word's, where that is not the last one."""
+    """Return the file of a finished run to try first: that of the best step, if there is one."""
     path = run.config.output_file
     best = path.with_name(f"{run.config.word.output_name}{BEST}{path.suffix}")
     return (

@@ -1,4 +1,4 @@
-"""Trackers of a run: TensorBoard and Weights & Biases. One point per optimizer update, and the pictures."""
+"""Send a run to TensorBoard and Weights & Biases: a point for each update, and the previews."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from coinage.config import LogConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.training.observers.base import Observer, Picture
+from coinage.training.observers.base import Observer, Picture, Priority
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
@@ -22,8 +22,11 @@ log = logging.getLogger("coinage")
 # What W&B says without one
 NETWORK = ("timed out", "timeout", "dial tcp", "connection", "no such host", "unreachable")
 HINTS = {
-    "tensorboard": "[tensorboard] of --log_tracker_config goes to SummaryWriter",
-    "wandb": "wandb login, --wandb_api_key or WANDB_MODE=offline; [wandb] of --log_tracker_config goes to wandb.init",
+    "tensorboard": "[tensorboard] of --log_tracker_config is passed to SummaryWriter",
+    "wandb": (
+        "use wandb login, --wandb_api_key or WANDB_MODE=offline; "
+        "[wandb] of --log_tracker_config is passed to wandb.init"
+    ),
 }
 
 
@@ -98,9 +101,8 @@ class WandB:
             # A refused key comes as the same class
             if not any(word in str(error).lower() for word in NETWORK):
                 raise
-            log.warning(
-                "W&B is out of reach, so the run is kept to be sent later: %s", reason_of(error)
-            )
+            text = "W&B cannot be reached, so the run is stored to be sent later: %s"
+            log.warning(text, reason_of(error))
             self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
             log.info("to send it later: wandb sync %s", self._run.settings.sync_dir)
 
@@ -124,7 +126,9 @@ class WandB:
 def open_writers(
     config: LogConfig, output_dir: Path, word: str = "", begun: datetime | None = None
 ) -> list[Writer]:
-    """The trackers that are asked for, in a new folder for this run; W&B without `--logging_dir` in the output folder.
+    """Open the trackers that are asked for, in a new folder for this run.
+
+    Without `--logging_dir`, W&B writes into the output folder.
 
     Args:
         config: what is asked for.
@@ -153,7 +157,9 @@ def open_writers(
 
 
 class Tracker(Observer):
-    """Sends what a run measures to its trackers; one that fails is told and left, and the run goes on."""
+    """Sends what a run measures to its trackers; one that fails is logged and dropped."""
+
+    priority = Priority.TRACKING
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = list(writers)
@@ -176,14 +182,14 @@ class Tracker(Observer):
     def stepped(self, run: Run) -> None:
         self._epoch.append(run.last.loss)
         if self._writers:
-            self._tell(measures(run), run.step)
+            self._send(measures(run), run.step)
 
     def measured(self, run: Run) -> None:
-        self._tell({"loss/validation": run.results.measurements[run.step].loss}, run.step)
+        self._send({"loss/validation": run.results.measurements[run.step].loss}, run.step)
 
     def epoch_ended(self, run: Run) -> None:
         if self._whole:
-            self._tell({"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step)
+            self._send({"loss/epoch": sum(self._epoch) / max(len(self._epoch), 1)}, run.step)
         self._epoch, self._whole = [], True
 
     def finished(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
@@ -192,10 +198,10 @@ class Tracker(Observer):
     def stopped(self, run: Run) -> None:
         self.finished(run)
 
-    def close(self) -> None:
+    def close(self, run: Run) -> None:  # noqa: ARG002 - the observers' name
         self._each(lambda writer: writer.close(failed=self._failed))
 
-    def _tell(self, values: Mapping[str, float], step: int) -> None:
+    def _send(self, values: Mapping[str, float], step: int) -> None:
         self._each(lambda writer: writer.scalars(values, step))
 
     def _each(self, act: Callable[[Writer], None]) -> None:
@@ -204,13 +210,12 @@ class Tracker(Observer):
                 act(writer)
             except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run matters more
                 self._writers.remove(writer)
-                log.warning(
-                    "tracking by %s has ended, training goes on: %s", type(writer).__name__, error
-                )
+                text = "tracking by %s has ended, training goes on: %s"
+                log.warning(text, type(writer).__name__, error)
 
 
 def measures(run: Run) -> dict[str, float]:
-    """What is told of one update: loss, rates, gradient, and how far the rows are from their start."""
+    """Return the point of an update: loss, rates, gradient, and how far the rows have moved."""
     values = {"loss": run.last.loss, "lr": run.last.rate, "epoch": float(run.progress.epoch)}
     if math.isfinite(run.last.grad_norm):  # an update that overflowed was skipped
         values["grad_norm"] = run.last.grad_norm
@@ -222,8 +227,6 @@ def measures(run: Run) -> dict[str, float]:
     count = run.placeholder.num_vectors
     for number, key in enumerate(run.family.embedding_keys):
         own = slice(number * count, (number + 1) * count)
-        values[f"row_norm/{key}"], values[f"movement/{key}"] = (
-            fmean(run.last.norms[own]),
-            fmean(run.last.angles[own]),
-        )
+        values[f"row_norm/{key}"] = fmean(run.last.norms[own])
+        values[f"movement/{key}"] = fmean(run.last.angles[own])
     return values

@@ -1,4 +1,4 @@
-"""What makes a run useless, found within its first steps; and that nothing but the word has changed, at the end."""
+"""Find in its first steps what makes a run useless; check at the end that only the word has changed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from coinage.config import OnProblem
 from coinage.errors import TrainingError
 from coinage.optim.factory import own_rate_factor
 from coinage.optim.reach import movement_band
-from coinage.training.observers.base import Observer
+from coinage.training.observers.base import Observer, Priority
 from coinage.training.run import Run
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
-# Steps with the word until which every vector must have had a gradient, and have moved as it should
+# By size in bytes
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Steps with the word, after which every vector must have had a gradient, and moved as it should
 PATIENCE = 20
 # Of float32: a step of less than this share of a number may be rounded away
 HALF_A_DIGIT = 2.0**-24
-UNMOVED = 0.5  # share of a row's numbers that may stay exactly as they were
-MANY_SKIPPED = 0.05  # share of updates lost to overflow, from which on it is told
+MAX_UNMOVED = 0.5  # share of a row's numbers that may stay exactly as they were
+DEAD_HINT = (
+    "check that captions contain the word (coinage dataset), that --conditioning_data_dir does not "
+    "hide everything, and that the model draws"
+)
+MANY_SKIPPED = 0.05  # share of updates lost to overflow, above which it is reported
 
 
 def tell_or_stop(problem: TrainingError, on_problem: OnProblem) -> None:
-    """End the run, or only warn.
+    """Raise a problem, or only log it as a warning.
 
     Raises:
-        TrainingError: the problem, where it is to end the run.
+        TrainingError: the problem, if `on_problem` is `stop`.
     """
     if on_problem == "stop":
         raise problem
@@ -36,7 +42,9 @@ def tell_or_stop(problem: TrainingError, on_problem: OnProblem) -> None:
 
 
 class Watchdog(Observer):
-    """Sees that every vector learns within the first steps, moves as far as it should, and that all else stays as it was."""
+    """Checks that every vector learns in the first steps, and that all else stays as it was."""
+
+    priority = Priority.WATCHDOG
 
     def __init__(self, on_problem: OnProblem) -> None:
         self._on_problem = on_problem
@@ -55,6 +63,7 @@ class Watchdog(Observer):
     def started(self, run: Run) -> None:
         self._begin, self._before = [rows.detach().cpu().clone() for rows in run.rows], run.step
         self._furthest = [torch.zeros(len(begin)) for begin in self._begin]
+        self._touched = [torch.zeros(len(begin), dtype=torch.bool) for begin in self._begin]
         self._sums = checksums(run) if run.word_index == 0 else {}  # the model is that of all words
 
     def stepped(self, run: Run) -> None:
@@ -62,21 +71,12 @@ class Watchdog(Observer):
         self._skipped += run.last.skipped
         if self._judged:
             return
-        # What overflows moves nothing
-        now = [touched.cpu() & (not run.last.skipped) for touched in run.last.touched]
-        self._touched = (
-            [had | has for had, has in zip(self._touched, now, strict=True)]
-            if self._touched
-            else now
-        )
-        distances = [
-            (rows.detach().cpu() - begin).norm(dim=1)
-            for rows, begin in zip(run.rows, self._begin, strict=True)
-        ]
-        self._furthest = [
-            torch.maximum(most, distance)
-            for most, distance in zip(self._furthest, distances, strict=True)
-        ]
+        # An update that overflows moves nothing
+        for number, touched in enumerate(run.last.touched):
+            self._touched[number] |= touched.cpu() & (not run.last.skipped)
+        for number, (rows, begin) in enumerate(zip(run.rows, self._begin, strict=True)):
+            distance = (rows.detach().cpu() - begin).norm(dim=1)
+            self._furthest[number] = torch.maximum(self._furthest[number], distance)
         if not run.last.skipped:
             self._rates.append(run.last.rate)
             self._asked += run.last.captions_with_word > 0
@@ -84,29 +84,26 @@ class Watchdog(Observer):
             self._judge(run, self._on_problem)
 
     def epoch_ended(self, run: Run) -> None:
-        if (
-            not self._judged
-            and len(self._rates) >= max(PATIENCE, run.progress.done)
-            and run.step < run.total_steps
-        ):
+        whole_epoch = len(self._rates) >= max(PATIENCE, run.progress.done)
+        if not self._judged and whole_epoch and run.step < run.total_steps:
             # Few captions have the word: all have had their turn
             self._judge(run, self._on_problem)
 
     def finished(self, run: Run) -> None:
         if self._steps and not self._judged:
             self._judge(run, "warn")  # so short a run is no proof, and its file is written
-        self._tell_overflows(run)
-        self._see_frozen(run)
+        self._report_overflows(run)
+        self._check_frozen(run)
 
     def stopped(self, run: Run) -> None:
-        self._tell_overflows(run)
-        self._see_frozen(run)
+        self._report_overflows(run)
+        self._check_frozen(run)
 
     def _judge(self, run: Run, on_problem: OnProblem) -> None:
-        """Tell of rows that do not learn.
+        """Report rows that do not learn.
 
         Raises:
-            TrainingError: there are some, and that ends the run.
+            TrainingError: there are some, and the run is to stop.
         """
         self._judged = True
         problem = self._all_skipped(run) or self._dead(run) or self._wrong_movement(run)
@@ -116,97 +113,113 @@ class Watchdog(Observer):
     def _all_skipped(self, run: Run) -> TrainingError | None:
         if self._rates:
             return None
-        what = f"the gradient has overflowed in all of the first {counted(self._steps, 'step')}, so nothing is learned"
+        steps = counted(self._steps, "step")
+        what = f"the gradient has overflowed in all of the first {steps}, so nothing is learned"
         return TrainingError(what, f"step {run.step}", "use --mixed_precision bf16 or no")
 
     def _dead(self, run: Run) -> TrainingError | None:
-        """Rows that no gradient has reached."""
-        dead = [
-            f"vector {number} of {key}"
-            for key, touched in zip(run.family.embedding_keys, self._touched, strict=True)
-            for number, has in enumerate(touched.tolist(), 1)
-            if not has
-        ]
+        """Return an error about rows that no gradient has reached; None if there are none."""
+        dead = []
+        for key, touched in zip(run.family.embedding_keys, self._touched, strict=True):
+            for number, had_gradient in enumerate(touched.tolist(), 1):
+                if not had_gradient:
+                    dead.append(f"vector {number} of {key}")
         if not dead:
             return None
-        all_are = len(dead) == sum(map(len, self._touched))
-        which = f"no gradient has reached {'the word' if all_are else ', '.join(dead)}"
-        hint = "see that captions hold the word (coinage dataset), that --conditioning_data_dir hides not all, and that the model draws"
-        return TrainingError(
-            f"{which} in {counted(self._steps, 'step')}, so nothing is learned there",
-            f"step {run.step}",
-            hint,
-        )
+        all_are = len(dead) == sum(len(touched) for touched in self._touched)
+        which = "the word" if all_are else ", ".join(dead)
+        steps = counted(self._steps, "step")
+        what = f"no gradient has reached {which} in {steps}, so nothing is learned there"
+        return TrainingError(what, f"step {run.step}", DEAD_HINT)
 
     def _wrong_movement(self, run: Run) -> TrainingError | None:
-        """Rows whose steps are lost, or that have moved by less or more than their optimizer moves them."""
-        if not any(self._rates) or own_rate_factor(run.optimizer) is not None:
-            # A rate that the optimizer finds by itself (Prodigy, D-Adaptation) begins with next to nothing
-            return None
+        """Return an error about a row whose steps are lost, or are too short or too long."""
+        finds_own_rate = own_rate_factor(run.optimizer) is not None
+        if finds_own_rate or not any(self._rates):
+            return None  # the rate begins with next to nothing
         rows = zip(run.family.embedding_keys, run.rows, self._begin, self._furthest, strict=True)
         for key, now, begin, furthest in rows:
-            moves = now.detach().cpu() - begin
             band = None
             if run.optimizer_factory is None:
                 band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])
-            for number, (move, start, distance) in enumerate(
-                zip(moves, begin, furthest.tolist(), strict=True), 1
-            ):
-                which, finest = f"vector {number} of {key}", start.abs() * HALF_A_DIGIT
-                lost = float(finest.norm()) * len(self._rates)  # what float32 may round away
-                still = float((move[finest < max(self._rates)] == 0).float().mean())
-                if still > UNMOVED:
-                    what = f"{still:.0%} of the numbers of {which} have not moved in {counted(self._steps, 'step')}: they are rounded away"
-                    return TrainingError(
-                        what,
-                        f"step {run.step}",
-                        "raise --learning_rate, or use --mixed_precision no",
-                    )
-                if band and not band[0] - lost <= distance <= band[1] + lost:
-                    reason = (
-                        "its gradient vanishes"
-                        if distance < band[0]
-                        else "something else writes to it"
-                    )
-                    what = f"{which} has moved by {distance:.2g} in {counted(self._steps, 'step')}, where AdamW moves it by"
-                    return TrainingError(
-                        f"{what} {band[0]:.2g} to {band[1]:.2g}: {reason}",
-                        f"step {run.step}",
-                        "try --mixed_precision no",
-                    )
+            moves = now.detach().cpu() - begin
+            for row in range(len(begin)):
+                rounding = begin[row].abs() * HALF_A_DIGIT
+                what = self._rounded_away(moves[row], rounding)
+                hint = "raise --learning_rate, or use --mixed_precision no"
+                if not what and band:
+                    what = self._outside(band, float(furthest[row]), rounding)
+                    hint = "try --mixed_precision no"
+                if what:
+                    where = f"step {run.step}"
+                    return TrainingError(f"vector {row + 1} of {key}: {what}", where, hint)
         return None
 
-    def _tell_overflows(self, run: Run) -> None:
+    def _rounded_away(self, move: Tensor, rounding: Tensor) -> str:
+        """Return what to say of a row many of whose numbers are where they were; otherwise "".
+
+        Args:
+            move: of each number since the first step.
+            rounding: of each number, the change that float32 may lose.
+        """
+        could_move = rounding < max(self._rates)
+        unmoved = float((move[could_move] == 0).float().mean())
+        if not unmoved > MAX_UNMOVED:
+            return ""
+        steps = counted(self._steps, "step")
+        return f"{unmoved:.0%} of its numbers have not moved in {steps}: they are rounded away"
+
+    def _outside(self, band: tuple[float, float], distance: float, rounding: Tensor) -> str:
+        """Return what to say of a row that has moved less or more than its optimizer moves it.
+
+        Args:
+            band: the shortest and the longest way.
+            distance: the way from the start, at its longest.
+            rounding: of each number, the change that float32 may lose.
+        """
+        shortest, longest = band
+        lost = float(rounding.norm()) * len(self._rates)
+        if shortest - lost <= distance <= longest + lost:
+            return ""
+        reason = "its gradient vanishes" if distance < shortest else "something else writes to it"
+        steps = counted(self._steps, "step")
+        expected = f"{shortest:.2g} to {longest:.2g}"
+        return (
+            f"it has moved by {distance:.2g} in {steps}, but AdamW moves it by {expected}: {reason}"
+        )
+
+    def _report_overflows(self, run: Run) -> None:
         if run.results.float32_steps > 1:
-            log.warning(
-                "%d steps were computed again in float32, since half precision overflowed",
-                run.results.float32_steps,
-            )
+            text = "%d steps were computed again in float32 because half precision overflowed"
+            log.warning(text, run.results.float32_steps)
         if self._skipped > max(PATIENCE / 2, MANY_SKIPPED * self._steps):
-            text = "%d of %d updates were skipped, since their gradient overflowed; --mixed_precision bf16 avoids it"
+            text = (
+                "%d of %d updates were skipped because their gradient overflowed; "
+                "--mixed_precision bf16 avoids this"
+            )
             log.warning(text, self._skipped, self._steps)
 
-    def _see_frozen(self, run: Run) -> None:
-        """See that the model is what it was.
+    def _check_frozen(self, run: Run) -> None:
+        """Check that the weights of the model are what they were.
 
         Raises:
-            TrainingError: it is not, and that counts as failing.
+            TrainingError: they are not, and the run is to stop.
         """
         now = checksums(run) if self._sums else {}
         changed = [name for name, before in self._sums.items() if now[name] != before]
-        if changed:
-            what = f"the weights of {', '.join(changed)} changed during training; the embedding may not work with your model file"
-            tell_or_stop(
-                TrainingError(
-                    what, f"step {run.step}", "see what else works on the model in this process"
-                ),
-                self._on_problem,
-            )
+        if not changed:
+            return
+        what = (
+            f"the weights of {', '.join(changed)} changed during training; "
+            "the embedding may not work with your model file"
+        )
+        hint = "check what else changes the model in this process"
+        tell_or_stop(TrainingError(what, f"step {run.step}", hint), self._on_problem)
 
 
 @torch.no_grad()
 def checksums(run: Run) -> dict[str, int]:
-    """A number for all frozen weights of each part of the model, from their bits: any change of one weight changes it."""
+    """Return a number for each part of the model, which any change of one frozen weight changes."""
     trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
     names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
     modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
@@ -222,8 +235,6 @@ def checksums(run: Run) -> dict[str, int]:
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """The tensor's bits, added up as integers; wraps around."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[
-        tensor.element_size()
-    ]
+    """Return the sum of a tensor's elements, read as integers; it wraps around."""
+    integers = INTEGERS[tensor.element_size()]
     return tensor.detach().view(integers).sum(dtype=torch.int64)

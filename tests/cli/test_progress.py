@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: on terminals wide and narrow, poor in letters or in colours, and elsewhere."""
+"""The progress of a run, on terminals of all widths, with few letters or colours, and elsewhere."""
 
 import io
 import logging
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from coinage.cli import progress as progress_line
 from coinage.cli.console import set_up_log
+from coinage.cli.progress import Pace, Progress, TrainingClock, progress_observers
 from coinage.cli.train import train_command
 from coinage.optim.row_lengths import movement
 from coinage.terminal.messages import wrapped
 from coinage.terminal.progress import Cell, Shown, clock, counted, line
-from coinage.training.observers import progress as progress_line
-from coinage.training.observers.progress import Pace, Progress
+from coinage.training.observers.notify import notify
 from tests.helpers import flags, prepared, trained
 from tests.terminals import terminal
 
@@ -65,11 +66,11 @@ def test_the_speed_is_that_of_the_last_minute() -> None:
 
 def test_the_pause_between_epochs_is_not_training() -> None:
     now = Clock()
-    progress = Progress(now)
-    pace = progress._pace
+    pace = Pace(now)
+    training_clock, progress = TrainingClock(pace), Progress(pace, now)
     for _ in range(3):
         lapsed(now, pace, 1)
-    progress.before.epoch_ended(None)  # type: ignore[arg-type] - it looks at the clock only
+    training_clock.epoch_ended(None)  # type: ignore[arg-type] - it looks at the clock only
     now.seconds += 30
     progress.epoch_ended(None)  # type: ignore[arg-type]
     lapsed(now, pace, 1)
@@ -175,6 +176,7 @@ def test_terminals_of_all_kinds(
             "--validation_split=0.25",
             "--validate_every_n_steps=1",
             "--cache_latents",
+            observers=progress_observers(),
         )
         log.warning("%s is odd\nhint: rename it", "ein Bild über 日本.png")
     assert all(
@@ -195,9 +197,10 @@ def test_a_terminal_that_cannot_go_back_gets_plain_lines(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal(monkeypatch, term="dumb") as screen:
-        trained(moon_dataset, tmp_path)
+        trained(moon_dataset, tmp_path, observers=progress_observers())
     assert "\x1b" not in screen.text
-    assert [text.split("  ")[0] for text in screen.drawn] == ["step 1/3", "step 3/3"]
+    steps = [text.split("  ")[0] for text in screen.drawn if text.startswith("step")]
+    assert steps == ["step 1/3", "step 3/3"]
 
 
 def test_other_words_on_stderr_stand_above_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,17 +231,15 @@ def test_lines_grow_rare_and_the_last_step_is_always_told(
     run = prepared(moon_dataset, tmp_path, "--max_train_steps=2001")
     now = Clock()
     monkeypatch.setattr("time.time", iter(range(10**6, 0, -1)).__next__)  # set back all the time
-    progress = Progress(now)
+    observers = progress_observers(now)
     run.last.norms, run.last.angles = movement(run.parts.rows(), run.start)
     with caplog.at_level(logging.INFO, logger="coinage"):
-        progress.before.started(run)
-        progress.started(run)
+        notify(observers, "started", run)
         for run.progress.step in range(1, 2002):
             run.last.loss, run.progress.images = 0.25, run.step * 4
             now.seconds += 1.0
-            progress.before.stepped(run)
-            progress.stepped(run)
-        progress.close()
+            notify(observers, "stepped", run)
+        notify(observers, "close", run)
     told = [text.split() for text in caplog.messages if text.startswith("step")]
     steps = [int(words[1].split("/")[0]) for words in told]
     assert steps[:4] == [1, 6, 11, 16]
@@ -259,7 +260,12 @@ def test_a_run_that_is_asked_to_stop_tells_where(
     moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="coinage"):
-        trained(moon_dataset, tmp_path, change=lambda run: setattr(run.progress, "stop_signal", 2))
+        trained(
+            moon_dataset,
+            tmp_path,
+            change=lambda run: run.request_stop(2),
+            observers=progress_observers(),
+        )
     assert any(text.startswith("step 1/3") and " in 0:0" in text for text in caplog.messages)
 
 

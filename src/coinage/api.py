@@ -1,0 +1,364 @@
+"""Coinage from Python: train words, check a training, draw with what was learned."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar, get_args, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from coinage.checks import make_plans
+from coinage.checks.model import model_problems, vae_problems
+from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
+from coinage.embeddings.install import install_embeddings
+from coinage.embeddings.word import Word, load_word
+from coinage.errors import ConfigError, Findings, Problem, did_you_mean
+from coinage.generate import draw
+from coinage.models.base import Components, Conditioning, ModelFamily
+from coinage.models.facts import DEFAULT
+from coinage.models.families import FAMILIES
+from coinage.models.hub_files import detect_family, native_side
+from coinage.models.loading import reported_as
+from coinage.models.loading_lock import LOADING_LOCK
+from coinage.optim.factory import OptimizerFactory
+from coinage.system.launch import process_count
+from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
+from coinage.text.prompts import Prompt
+from coinage.text.samplers import SAMPLER_NAMES
+from coinage.training.losses import Loss
+from coinage.training.observers.base import Observer
+from coinage.training.processes import ALONE, Processes, start_processes
+from coinage.training.session import default_device, train_plans
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SIZE_UNIT = 8  # pixels: a latent's side
+MAX_SEED = 2**31
+Pixels = NDArray[np.uint8]
+Texts = str | Sequence[str]
+T = TypeVar("T")
+
+
+@overload
+def train(
+    config: TrainConfig,
+    observers: Sequence[Observer] = ...,
+    loss: Loss | None = ...,
+    optimizer: OptimizerFactory | None = ...,
+) -> Word: ...
+@overload
+def train(
+    config: Sequence[TrainConfig],
+    observers: Sequence[Observer] = ...,
+    loss: Loss | None = ...,
+    optimizer: OptimizerFactory | None = ...,
+) -> list[Word]: ...
+def train(
+    config: TrainConfig | Sequence[TrainConfig],
+    observers: Sequence[Observer] = (),
+    loss: Loss | None = None,
+    optimizer: OptimizerFactory | None = None,
+) -> Word | list[Word]:
+    """Train a word, or several words together on one model, and save them.
+
+    The training is that of `coinage train` with the same settings: it writes the same files to the
+    output folder, byte for byte. It prints nothing; messages go to the log named `coinage`, so
+    `logging.basicConfig(level=logging.INFO)` shows them. Signal handlers, environment variables and
+    the random number generators of Python, NumPy and torch are left alone, and several trainings
+    may run in threads of one process, each with output names of its own.
+
+    If torchrun or accelerate has started this process together with others, they train together.
+
+    A run that is asked to stop early returns the word as it is by then, with its state saved so
+    that it can be continued with `resume`; `word.step` shows how far it came. Ctrl-C raises
+    KeyboardInterrupt at once, and what was not saved by then is lost.
+
+    Args:
+        config: what to train; a sequence trains its words side by side, in one batch.
+        observers: follow the run, or each of the runs; see `Observer`.
+        loss: computes the loss in place of the configured one: any callable that takes `LossInputs`
+            and returns one loss per sample; see `Loss`.
+        optimizer: makes the optimizer in place of the configured one: any callable that takes the
+            trained parameters and returns a torch optimizer. The configured schedule is applied
+            on top of its learning rate.
+
+    Returns:
+        The word after the last step, or a list of words for a sequence of configs.
+
+    Raises:
+        ConfigError: the settings, the model or the images cannot be used: all problems together.
+        TrainingError: the run cannot continue; what was learned is saved.
+        CoinageError: a file cannot be read or written, or a service cannot be used.
+    """
+    single = isinstance(config, TrainConfig)
+    configs = [config] if isinstance(config, TrainConfig) else list(config)
+    with ExitStack() as stack:
+        processes, device = ALONE, default_device()
+        if process_count() > 1:
+            processes, device = start_processes(None)
+        plans = make_plans(configs, seed=_shared_seed(processes))
+        for plan in plans:
+            stack.callback(plan.release)
+        for plan in plans:
+            plan.start()
+        trained = train_plans(
+            plans,
+            processes,
+            device,
+            observers=lambda _: observers,
+            loss=loss,
+            optimizer=optimizer,
+        )
+    words = [word.word for word in trained]
+    return words[0] if single else words
+
+
+def _shared_seed(processes: Processes) -> int | None:
+    """Return a seed for configs without one that all processes have; None for a single process."""
+    if processes.count == 1:
+        return None
+    return processes.gather(random.SystemRandom().randrange(MAX_SEED))[0]
+
+
+def load_model(
+    source: str | Path,
+    *,
+    family: str | None = None,
+    vae: str | Path | None = None,
+    precision: Precision | None = None,
+    device: str | torch.device | None = None,
+    clip_skip: int | None = None,
+    prediction_type: PredictionType | None = None,
+    zero_terminal_snr: bool = False,
+    tokenizer_cache: Path | None = None,
+) -> Model:
+    """Load a Stable Diffusion model to draw with, or to encode prompts.
+
+    Args:
+        source: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face id.
+        family: `sd1`, `sd2` or `sdxl`; None: as the files show.
+        vae: in place of the model's own: a file, a folder or an id.
+        precision: `no` is float32, `fp16` or `bf16`; None: fp16 on a GPU, float32 on a CPU.
+        device: such as `cuda:1`; None: the accelerator of this machine, or the CPU.
+        clip_skip: layer of the text encoder, counted from its end, as in training.
+        prediction_type: `epsilon` or `v_prediction`; None: as the model's settings say.
+        zero_terminal_snr: the noise schedule ends in pure noise.
+        tokenizer_cache: a folder of tokenizers for models in single files.
+
+    Raises:
+        ConfigError: the source is not a model that can be used.
+        CoinageError: the files are damaged.
+
+    Example:
+        ```python
+        model = coinage.load_model("sd15.safetensors")
+        model.install("mychar.safetensors")
+        model.generate("a photo of mychar on a beach", seed=1)[0].save("beach.png")
+        ```
+    """
+    chosen = default_device() if device is None else torch.device(device)
+    automatic: Precision = "no" if chosen.type == "cpu" else "fp16"
+    config = ModelConfig(
+        source=str(source),
+        family=family or detect_family(str(source)) or DEFAULT.name,
+        vae=None if vae is None else str(vae),
+        precision=precision or automatic,
+        clip_skip=clip_skip,
+        prediction_type=_one_of("prediction_type", prediction_type, get_args(PredictionType)),
+        zero_terminal_snr=zero_terminal_snr,
+        tokenizer_cache=tokenizer_cache,
+    )
+    _one_of("family", config.family, tuple(FAMILIES))
+    _one_of("precision", config.precision, tuple(DTYPES))
+    Findings(errors=model_problems(config) + vae_problems(config)).raise_errors()
+    return Model(config, chosen)
+
+
+def _one_of(name: str, value: T, known: Sequence[str]) -> T:
+    """Return a value that is None or known.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value is not None and value not in known:
+        hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}"
+        raise ConfigError([Problem(f"{name}: {value!r} is not known", hint=hint)])
+    return value
+
+
+class Model:
+    """A loaded model, with the words that were installed in it; `load_model` returns it.
+
+    Attributes:
+        family: `sd1`, `sd2` or `sdxl`.
+        embedding_keys: the names of its text encoders in embedding files, such as `emb_params`.
+        device: that the model is on.
+        dtype: that it computes in.
+        words: installed by now, by the name that prompts write.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self._kind: ModelFamily = FAMILIES[config.family]
+        self._source = config.source
+        self.family = config.family
+        self.embedding_keys = self._kind.embedding_keys
+        self.device = device
+        self.dtype = DTYPES[config.precision]
+        self.words: dict[str, Word] = {}
+        with LOADING_LOCK:
+            self.parts: Components = self._kind.load(config, self.dtype)
+            for module in self.parts.modules():
+                module.to(device)
+            install_embeddings(self.parts, self.embedding_keys, [])
+
+    def __repr__(self) -> str:
+        words = f", words {', '.join(self.words)}" if self.words else ""
+        return f"Model({self._source!r}, {self.family} on {self.device}{words})"
+
+    def install(self, word: Word | str | Path, token: str | None = None) -> str:
+        """Add a learned word, beside those that the model has already.
+
+        Args:
+            word: or the path of its file.
+            token: what prompts write for it; None: as in training, or the file's name.
+
+        Returns:
+            The token. A word that was installed under the same token before is replaced.
+
+        Raises:
+            ConfigError: the token is in the model's vocabulary, or is part of another word.
+            EmbeddingFileError: the file is not an embedding, or is for another kind of model.
+        """
+        if not isinstance(word, Word):
+            path = Path(word)
+            word = load_word(path)
+            token = token or word.token or path.stem
+        name = token or word.token
+        if name is None:
+            problem = Problem("the word has no name", hint="give install(word, token=...)")
+            raise ConfigError([problem])
+        self._check_name(name, word)
+        words = {**self.words, name: word}
+        with LOADING_LOCK:
+            install_embeddings(self.parts, self.embedding_keys, list(words.items()))
+        self.words = words
+        return name
+
+    def _check_name(self, name: str, word: Word) -> None:
+        """See that a word's pieces are not known to the model by now.
+
+        Raises:
+            ConfigError: they are.
+        """
+        problems = encoding_problems([("the word", name)])
+        pieces = pieces_of(name, word.num_vectors)
+        problems += vocabulary_problems(pieces, self.parts.tokenizers[0].get_vocab(), name)
+        for other, installed in self.words.items():
+            shared = sorted({*pieces} & {*pieces_of(other, installed.num_vectors)})
+            if shared and other != name:
+                what = f"{name} and {other} are not distinct: {shared[0]} is a vector of both"
+                problems.append(Problem(what, hint="install one under another token"))
+        if problems:
+            raise ConfigError(problems)
+
+    def generate(
+        self,
+        prompts: Texts,
+        *,
+        steps: int = 30,
+        guidance: float = 7.5,
+        size: int | tuple[int, int] | None = None,
+        seed: int | None = None,
+        sampler: str = "ddim",
+        negative: str = "",
+        batch_size: int = 1,
+    ) -> list[Image.Image]:
+        """Draw a picture of each prompt, as `coinage generate` does.
+
+        A picture depends on its prompt, its settings and its seed alone, not on `batch_size`.
+
+        Args:
+            prompts: one or more; `(word:1.3)` gives a word more weight.
+            steps: of the sampler.
+            guidance: classifier-free guidance scale.
+            size: side, or (width, height), in pixels, rounded down to multiples of 8; None: the
+                size that the model was made for.
+            seed: of the first picture; the others count up from it. None: a random one.
+            sampler: such as `ddim`, `euler_a` or `dpmsolver++`.
+            negative: what the pictures should not show.
+            batch_size: pictures that are drawn together.
+
+        Raises:
+            ConfigError: the sampler is not known, or the steps or the size are out of range.
+            CoinageError: the model cannot draw.
+        """
+        _one_of("sampler", sampler, SAMPLER_NAMES)
+        if steps < 1:
+            raise ConfigError([Problem(f"steps: {steps} is too small", hint="use at least 1")])
+        width, height = self._size(size)
+        first = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
+        asked = []
+        for number, text in enumerate(_list_of(prompts)):
+            prompt = Prompt(
+                text=text,
+                negative=negative,
+                width=width,
+                height=height,
+                seed=first + number,
+                steps=steps,
+                scale=guidance,
+                sampler=sampler,
+            )
+            asked.append(prompt)
+        return [Image.fromarray(pixels) for pixels in self.draw(asked, batch_size)]
+
+    def draw(self, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Pixels]:
+        """Draw prompts that each have settings of their own.
+
+        Yields:
+            [H, W, 3] uint8 RGB, in order.
+
+        Raises:
+            CoinageError: the model cannot draw.
+        """
+        low_precision = self.dtype != torch.float32
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=low_precision)
+        with reported_as("the pictures", self._source, "cannot draw"):
+            yield from draw(self._kind, self.parts, prompts, batch_size, autocast)
+
+    @torch.no_grad()
+    def encode(self, prompts: Texts) -> Conditioning:
+        """Return what the UNet gets for prompts of at most 75 tokens, as in training.
+
+        Returns:
+            `encoder_hidden_states` [B, T, D] float; for SDXL also `pooled` [B, P] and `time_ids`
+            [B, 6], for pictures of the model's own size.
+        """
+        texts = _list_of(prompts)
+        side = self._kind.facts.side
+        sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(texts))
+        with reported_as("a prompt", self._source, "cannot encode"):
+            return self._kind.encode(self.parts, texts, sizes)
+
+    def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+        """Return width and height in pixels.
+
+        Raises:
+            ConfigError: a side is too short.
+        """
+        if size is None:
+            size = native_side(self._source) or self._kind.facts.side
+        width, height = (size, size) if isinstance(size, int) else size
+        if min(width, height) < SIZE_UNIT * SIZE_UNIT:
+            what = f"size: {width}x{height} is too small"
+            raise ConfigError([Problem(what, hint="use at least 64x64")])
+        return width // SIZE_UNIT * SIZE_UNIT, height // SIZE_UNIT * SIZE_UNIT
+
+
+def _list_of(prompts: Texts) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)

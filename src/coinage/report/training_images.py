@@ -1,0 +1,40 @@
+"""Some of the training images of a run, for its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from coinage.data.sample import Sample
+from coinage.report.contact_sheet import marks_of, thumbnail
+from coinage.report.fit import evenly
+from coinage.report.record import Image
+from coinage.text.placeholder import marked_parts
+
+MAX_IMAGES = 40
+THUMBNAIL_SIZE = 144  # pixels
+READERS = 4  # threads
+
+
+def shown_images(samples: Sequence[Sample], token: str) -> list[Image]:
+    """Return thumbnails of at most 40 images, evenly chosen, whose captions mark the word."""
+    chosen = [samples[index] for index in evenly(len(samples), MAX_IMAGES)]
+    with ThreadPoolExecutor(READERS) as pool:
+        pictures = list(pool.map(_thumbnail, chosen))
+    images = []
+    for sample, picture in zip(chosen, pictures, strict=True):
+        image = Image(
+            name=sample.path.name,
+            thumbnail=picture,
+            caption=marked_parts(sample.caption, token),
+            size_wh=sample.image_wh,
+            bucket_wh=sample.fit.bucket_wh,
+            repeats=sample.repeats,
+            marks=marks_of(sample),
+        )
+        images.append(image)
+    return images
+
+
+def _thumbnail(sample: Sample) -> str:
+    return thumbnail(sample, THUMBNAIL_SIZE)
