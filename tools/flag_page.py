@@ -1,4 +1,4 @@
-"""Write docs/flags.md from the flag table, or check that it is current (`--check`)."""
+"""Write docs/reference/flags.md from the flag table, or check that it is current (`--check`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coinage.settings.flags import FLAGS, Flag
 
-PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "flags.md"
 INTRO = """\
 # Flags
 
@@ -39,7 +39,7 @@ def main() -> int:
     if "--check" in sys.argv:
         current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
         if current != page():
-            print("docs/flags.md is not current: run make format", file=sys.stderr)
+            print("docs/reference/flags.md is not current: run make format", file=sys.stderr)
             return 1
         return 0
     PAGE.parent.mkdir(exist_ok=True)
