@@ -38,7 +38,7 @@ check: $(READY)
 
 # Without network; a broken link or a name that is gone is an error.
 docs: $(READY)
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 full-size-check: $(READY)
 	@$(BIN)/python tools/full_size_check.py $(ARGS)

@@ -3,8 +3,9 @@
 `coinage demo --export demo` writes the model and the images that this example uses.
 """
 
-import coinage
 from torch import Tensor
+
+import coinage
 
 
 def colour_loss(inputs: coinage.LossInputs) -> Tensor:

@@ -5,12 +5,10 @@ trained word. Trainings are shortened. What cannot run here (see `READ_ONLY`) is
 of the program that would run it. `make docs` checks links and anchors.
 """
 
-import json
 import os
 import re
 import shlex
 import shutil
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -20,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from coinage.cli.main import main
+from coinage.cli.cmd_demo import demo_parser
+from coinage.cli.main import COMMANDS, main
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.demo.concepts import CONCEPTS
@@ -125,7 +124,9 @@ def sandbox(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def check_make(words: Sequence[str]) -> None:
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(
+        r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert set(words[1:]) <= set(targets), f"not a target: {shlex.join(words)}"
 
 
@@ -153,13 +154,16 @@ def script_of(words: Sequence[str]) -> list[str]:
         from accelerate.commands.launch import launch_command_parser
 
         args = launch_command_parser().parse_args(words[2:])
-        return [args.training_script, *args.training_script_args]
+        return ["python", args.training_script, *args.training_script_args]
     from torch.distributed.run import get_args_parser
 
     args = get_args_parser().parse_args(words[1:])
     assert args.module
     assert args.training_script == "coinage.cli.main"
     return ["coinage", *args.training_script_args]
+
+
+CHECKED: dict[str, Callable[[Sequence[str]], None]] = {"make": check_make, "pip": check_pip}
 
 
 def run_training(argv: Sequence[str], train: Callable[[list[str]], int], *, really: bool) -> str:
@@ -173,41 +177,47 @@ def run_training(argv: Sequence[str], train: Callable[[list[str]], int], *, real
     return done.stdout
 
 
+def run_python(rest: Sequence[str], *, really: bool) -> str:
+    if rest[:2] == ["-m", "venv"]:
+        return ""
+    if rest[0] == "-c":
+        exec(rest[1], {})  # noqa: S102 - a line of our documentation
+        return ""
+    if rest[0].startswith("benchmarks/"):
+        check_benchmark(["python", *rest])
+        return ""
+    return run_script(rest, really=really)
+
+
+def run_coinage(rest: Sequence[str], *, really: bool) -> str:
+    if rest[0] == "demo":
+        demo_parser().parse_args(rest[1:])
+        return ""
+    if rest[0] == "train":
+        return run_training(rest[1:], lambda argv: train_command("any", argv), really=really)
+    faster = ["--steps=2"] if rest[0] == "generate" else []
+    done = captured(lambda: main([*rest, *faster]))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_command(words: Sequence[str], *, really: bool) -> str:
     """Run a command as far as it can be run here; its output."""
     program, *rest = words
     if program in ("exec", "srun"):
         start = next(at for at, word in enumerate(rest) if not word.startswith("-"))
         return run_command(rest[start:], really=really)
-    if program in IGNORED or words[1:3] == ["-m", "venv"] or words[2:4] == ["-m", "venv"]:
+    if program in ("accelerate", "torchrun"):
+        program, *rest = script_of(words)
+    if program in IGNORED:
         return ""
-    if program == "make":
-        check_make(words)
-    elif program == "pip":
-        check_pip(words)
-    elif program == "python" and rest[0] == "-c":
-        exec(rest[1], {})  # noqa: S102 - a line of our documentation
-    elif program == "python" and rest[0].startswith("benchmarks/"):
-        check_benchmark(words)
-    elif program == "python":
-        return run_script(rest, really=really)
-    elif program in ("accelerate", "torchrun"):
-        script = script_of(words)
-        runs = run_command if script[0] == "coinage" else run_script
-        return runs(script, really=really)
-    elif program == "coinage" and rest[0] == "demo":
-        from coinage.cli.cmd_demo import demo_parser
-
-        demo_parser().parse_args(rest[1:])
-    elif program == "coinage" and rest[0] == "train":
-        return run_training(rest[1:], lambda argv: train_command("any", argv), really=really)
-    elif program == "coinage":
-        done = captured(lambda: main([*rest, *faster(rest)]))
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-    else:
-        raise AssertionError(f"no way to check this command: {shlex.join(words)}")
-    return ""
+    if program in CHECKED:
+        CHECKED[program](words)
+        return ""
+    if program == "coinage":
+        return run_coinage(rest, really=really)
+    assert program in ("python", "python3", "py"), f"unknown program: {shlex.join(words)}"
+    return run_python([word for word in rest if word != "-3.11"], really=really)
 
 
 def run_script(words: Sequence[str], *, really: bool) -> str:
@@ -215,10 +225,6 @@ def run_script(words: Sequence[str], *, really: bool) -> str:
     assert (ROOT / words[0]).is_file()
     kind = "sdxl" if words[0].startswith("sdxl") else "sd"
     return run_training(words[1:], lambda argv: train_command(kind, argv), really=really)
-
-
-def faster(words: Sequence[str]) -> list[str]:
-    return ["--steps=2"] if words[0] == "generate" else []
 
 
 def run_line(words: list[str], *, really: bool) -> None:
@@ -242,8 +248,27 @@ def check_powershell(words: list[str]) -> None:
 
 def shortened(text: str) -> str:
     """A text with included files in their place, and the number of training steps made small."""
-    text = re.sub(r'^--8<-- "(.+)"$', lambda found: (ROOT / found[1]).read_text(), text, flags=re.M)
+    text = re.sub(
+        r'^--8<-- "(.+)"$', lambda found: (ROOT / found[1]).read_text(), text, flags=re.MULTILINE
+    )
     return re.sub(r"(max_train_steps\W+)\d+", r"\g<1>2", text)
+
+
+def run_block(block: Block, names: dict[str, object], *, really: bool) -> None:
+    """Run or read a block; Python blocks of a page share their names."""
+    if block.language == "bash":
+        for words in commands_of(block):
+            run_line(words, really=really)
+    elif block.language == "powershell":
+        for words in commands_of(block):
+            check_powershell(words)
+    elif block.language == "python":
+        with redirect_stdout(StringIO()):
+            exec(compile(shortened(block.text), "a block", "exec"), names)  # noqa: S102 - ours
+    elif block.language == "toml":
+        tomllib.loads(block.text)
+    else:
+        assert block.language == "text", f"a block without a known language: {block.text[:60]}"
 
 
 def run_page(page: Path, *, really: bool) -> None:
@@ -254,22 +279,7 @@ def run_page(page: Path, *, really: bool) -> None:
             Path(block.title).parent.mkdir(exist_ok=True)
             Path(block.title).write_text(shortened(block.text), encoding="utf-8")
     for block in blocks:
-        if block.language == "bash":
-            for words in commands_of(block):
-                run_line(words, really=really)
-        elif block.language == "powershell":
-            for words in commands_of(block):
-                check_powershell(words)
-        elif block.language == "python":
-            code = compile(shortened(block.text), f"{name_of(page)}, a block", "exec")
-            with redirect_stdout(StringIO()):
-                exec(code, names)  # noqa: S102 - our documentation
-        elif block.language == "toml":
-            tomllib.loads(block.text)
-        elif block.language == "json":
-            json.loads(block.text)
-        else:
-            assert block.language == "text", f"{name_of(page)}: a block without a language"
+        run_block(block, names, really=really)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -286,8 +296,6 @@ def test_every_training_command_trains(page: Path, sandbox: Path) -> None:
 
 
 def test_the_reference_names_every_command_of_the_program() -> None:
-    from coinage.cli.main import COMMANDS
-
     text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"`coinage {name}`" not in text] == []
 

@@ -19,7 +19,9 @@ def source() -> str:
 
 def test_the_notebook_is_short_and_stored_without_outputs() -> None:
     cells = [cell for cell in json.loads(source())["cells"] if cell["cell_type"] == "code"]
-    lines = [line for cell in cells for line in "".join(cell["source"]).splitlines() if line.strip()]
+    lines = [
+        line for cell in cells for line in "".join(cell["source"]).splitlines() if line.strip()
+    ]
     assert len(lines) < MOST_LINES
     assert not any(cell["outputs"] for cell in cells)
     assert "sys.argv" not in source()
@@ -29,7 +31,9 @@ def test_the_notebook_is_short_and_stored_without_outputs() -> None:
 @pytest.mark.filterwarnings("default")  # of the kernel's libraries, which are not ours
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # `!coinage` is the command of this environment
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv(
+        "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
     text = source().replace('max_train_steps\\": 100', 'max_train_steps\\": 3')
     text = text.replace("steps=20", "steps=2")
     notebook = nbformat.reads(text, as_version=4)
