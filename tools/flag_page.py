@@ -12,8 +12,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "flags.md"
 INTRO = """\
 # Flags
 
-All flags of `train_textual_inversion.py`, `sdxl_train_textual_inversion.py` and `coinage train`. Names, types and
-defaults are those of kohya-ss/sd-scripts. Made from the flag table by `tools/flag_page.py`.
+All flags of `train_textual_inversion.py`, `sdxl_train_textual_inversion.py` and `coinage train`.
+Names, types and defaults are those of kohya-ss/sd-scripts; `coinage train` chooses some of them by
+itself ([Commands](commands.md#train)). The same names, without dashes, are the keys of settings
+files and of `TrainConfig.from_mapping`.
+
+A *switch* takes no value. A *ratio* is a number of steps, a fraction of the run below 1, or a
+percentage. A *list* takes several values.
 """
 
 
