@@ -304,3 +304,12 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert pages == set(listed)
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?|\w+\.py)`", text)
+    places = (ROOT, ROOT / "src/coinage", ROOT / "src/coinage/training/observers")
+    missing = [name for name in named if not any((place / name).exists() for place in places)]
+    assert len(named) > 15
+    assert missing == []
