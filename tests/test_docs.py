@@ -247,10 +247,12 @@ def check_powershell(words: list[str]) -> None:
 
 
 def shortened(text: str) -> str:
-    """A text with included files in their place, and the number of training steps made small."""
+    """A text with included files in their place, and with few steps and small pictures."""
     text = re.sub(
         r'^--8<-- "(.+)"$', lambda found: (ROOT / found[1]).read_text(), text, flags=re.MULTILINE
     )
+    text = re.sub(r"(--[wh] |width = |height = )\d+", r"\g<1>64", text)
+    text = re.sub(r"(--s |sample_steps = )\d+", r"\g<1>2", text)
     return re.sub(r"(max_train_steps\W+)\d+", r"\g<1>2", text)
 
 
