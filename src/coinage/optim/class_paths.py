@@ -97,7 +97,7 @@ def import_problems(flag: str, given: str, path: str, what: str) -> list[Problem
 def _way_to(package: str) -> str:
     """How to have a package that is missing."""
     if package in EXTRAS:
-        return f'pip install "coinage[optimizers]", or pip install {package.replace("_", "-")}'
+        return f"pip install {package.replace('_', '-')}"
     for folder in (os.path.realpath("."), _script_folder()):
         if PathFinder.find_spec(package, [folder]):
             asked = (

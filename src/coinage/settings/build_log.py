@@ -76,12 +76,12 @@ def _trackers(args: argparse.Namespace, findings: Findings) -> tuple[TrackerName
     if args.log_with == "wandb" and not installed:
         findings.error(
             "--log_with wandb needs the package wandb, which is not installed",
-            hint='pip install "coinage[wandb]"',
+            hint="pip install wandb",
         )
     if args.log_with == "all":
         if not installed:
             findings.note(
-                '--log_with all: W&B is not installed (pip install "coinage[wandb]"), so only TensorBoard is used'
+                "--log_with all: W&B is not installed (pip install wandb), so only TensorBoard is used"
             )
         return TRACKERS if installed else TRACKERS[:1]
     if args.log_with == "wandb":
