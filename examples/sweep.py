@@ -10,12 +10,12 @@ import coinage
 
 
 class Last(coinage.Observer):
-    """Keeps the last loss on the held-out images."""
+    """Keeps the last measured loss on the held-out images."""
 
     loss = float("nan")
 
     def measured(self, run: coinage.Run) -> None:
-        self.loss = run.last.measured
+        self.loss = run.results.measurements[run.step].loss
 
 
 SETTINGS = {
