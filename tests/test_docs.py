@@ -7,6 +7,7 @@ of the program that would run it. `make docs` checks links and anchors.
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import tomllib
@@ -20,8 +21,6 @@ import pytest
 
 from coinage.cli.cmd_demo import demo_parser
 from coinage.cli.main import COMMANDS, main
-from coinage.cli.parse import parse
-from coinage.cli.train import train_command
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from tests.helpers import captured, small_model
@@ -42,6 +41,7 @@ READ_ONLY = {
     "PowerShell": "needs Windows",
 }
 IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
+WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
 SHORTER = ("--max_train_steps=2", "--sample_every_n_steps=0", "--on_problem=warn", "--seed=0")
 # Pages whose trainings run also in the default suite; the others' only check their settings there.
 TRAINED = ("README.md", "docs/get-started.md")
@@ -194,7 +194,7 @@ def run_coinage(rest: Sequence[str], *, really: bool) -> str:
         demo_parser().parse_args(rest[1:])
         return ""
     if rest[0] == "train":
-        return run_training(rest[1:], lambda argv: train_command("any", argv), really=really)
+        return run_training(rest[1:], lambda argv: main(["train", *argv]), really=really)
     faster = ["--steps=2"] if rest[0] == "generate" else []
     done = captured(lambda: main([*rest, *faster]))
     assert done.returncode == 0, done.stderr
@@ -222,9 +222,17 @@ def run_command(words: Sequence[str], *, really: bool) -> str:
 
 def run_script(words: Sequence[str], *, really: bool) -> str:
     """Run one of the scripts in this process."""
-    assert (ROOT / words[0]).is_file()
-    kind = "sdxl" if words[0].startswith("sdxl") else "sd"
-    return run_training(words[1:], lambda argv: train_command(kind, argv), really=really)
+    script = ROOT / words[0]
+
+    def train(argv: list[str]) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", [str(script), *argv])
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(str(script), run_name="__main__")
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return run_training(words[1:], train, really=really)
 
 
 def run_line(words: list[str], *, really: bool) -> None:
@@ -241,7 +249,7 @@ def run_line(words: list[str], *, really: bool) -> None:
 def check_powershell(words: list[str]) -> None:
     """Parse a training command; check the others as elsewhere."""
     if words[:2] == ["coinage", "train"]:
-        parse("any", words[2:], "coinage train")
+        assert captured(lambda: main([*words[1:], *WRITE_SETTINGS])).returncode == 0
     else:
         run_command(words, really=False)
 
