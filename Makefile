@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test coverage test-slow test-fuzz test-perf check full-size-check gpu-check format model clean
+.PHONY: demo test coverage test-slow test-fuzz test-perf check docs full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -35,6 +35,10 @@ check: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/flag_page.py --check
+
+# Without network; a broken link or a name that is gone is an error.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 full-size-check: $(READY)
 	@$(BIN)/python tools/full_size_check.py $(ARGS)

@@ -1,4 +1,4 @@
-"""Write docs/flags.md from the flag table, or check that it is current (`--check`)."""
+"""Write docs/reference/flags.md from the flag table, or check that it is current (`--check`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import Path
 
 from coinage.settings.flags import FLAGS, Flag
 
-PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "flags.md"
 INTRO = """\
 # Flags
 
-All flags of `train_textual_inversion.py`, `sdxl_train_textual_inversion.py` and `coinage train`. Names, types and
-defaults are those of kohya-ss/sd-scripts. Made from the flag table by `tools/flag_page.py`.
+All flags of `train_textual_inversion.py`, `sdxl_train_textual_inversion.py` and `coinage train`.
+Names, types and defaults are those of kohya-ss/sd-scripts; `coinage train` chooses some of them by
+itself ([Commands](commands.md#train)). The same names, without dashes, are the keys of settings
+files and of `TrainConfig.from_mapping`.
+
+A *switch* takes no value. A *ratio* is a number of steps, a fraction of the run below 1, or a
+percentage. A *list* takes several values.
 """
 
 
@@ -39,7 +44,7 @@ def main() -> int:
     if "--check" in sys.argv:
         current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
         if current != page():
-            print("docs/flags.md is not current: run make format", file=sys.stderr)
+            print("docs/reference/flags.md is not current: run make format", file=sys.stderr)
             return 1
         return 0
     PAGE.parent.mkdir(exist_ok=True)

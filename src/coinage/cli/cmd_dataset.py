@@ -47,7 +47,7 @@ examples:
   coinage dataset dataset.toml --token mychar --num_vectors 4 --model path/to/model --html dataset.html
   coinage dataset path/to/images --resolution 512 --enable_bucket
 
-All data flags of the training scripts work here too; docs/flags.md lists them.
+All data flags of the training scripts work here too; docs/reference/flags.md lists them.
 """
 
 

@@ -74,7 +74,7 @@ def import_problems(
         given: as the user wrote it.
         path: module.Class.
         what: it should be, such as "an optimizer".
-        extra_packages: that `pip install "coinage[optimizers]"` brings.
+        extra_packages: that the extra `optimizers` brings.
     """
     module, _, name = path.rpartition(".")
     package = module.partition(".")[0]
@@ -94,7 +94,7 @@ def import_problems(
 def _how_to_install(package: str, extra_packages: Collection[str]) -> str:
     """Return a hint that says how to get a package that is missing."""
     if package in extra_packages:
-        return f'pip install "coinage[optimizers]", or pip install {package.replace("_", "-")}'
+        return f"pip install {package.replace('_', '-')}"
     here = os.path.realpath(".")
     for folder in (here, _script_folder()):
         if PathFinder.find_spec(package, [folder]):

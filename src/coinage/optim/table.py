@@ -102,7 +102,7 @@ OFFERED_OPTIMIZERS = (
     *OTHER_TORCH_OPTIMIZERS,
 )
 OWN_PACKAGES = ("torch", "transformers", "coinage")  # that are always there
-# What `pip install "coinage[optimizers]"` brings, also for optimizers that the table does not name
+# What the extra `optimizers` brings, also for optimizers that the table does not name
 OPTIMIZER_PACKAGES = {
     *(entry.package for entry in OPTIMIZERS.values() if entry.package not in OWN_PACKAGES),
     "bitsandbytes",

@@ -26,7 +26,7 @@ PATHS = (  # sent without their folders
 )  # fmt: skip
 TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
 REPO_TYPES = ("model", "dataset", "space")
-INSTALL_WANDB = 'pip install "coinage[wandb]"'
+INSTALL_WANDB = "pip install wandb"
 
 
 def build_log(values: FlagValues, wandb_installed: bool | None, findings: Findings) -> LogConfig:

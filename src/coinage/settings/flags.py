@@ -333,7 +333,7 @@ _SDXL = _rows(
 
 _CONFIG = _rows(
     "config file",
-    Flag("--config_file", "str", None, "TOML file with values for these flags, as sd-scripts and GUIs write it too; the command line wins. A [[words]] table for each of several words: docs/words.md.", path=True),
+    Flag("--config_file", "str", None, "TOML file with values for these flags, as sd-scripts and GUIs write it too; the command line wins. A [[words]] table for each of several words: docs/guides/several-words.md.", path=True),
     Flag("--output_config", "switch", False, "Write the given flags to --config_file, then stop."),
 )  # fmt: skip
 
