@@ -87,7 +87,7 @@ class Uploader:
         self._last = self._begin(lambda: self._commit(files, last))
         if (last or not self._hub.background) and not stuck and not self._done():
             log.warning(
-                "the hub takes its time: files are sent in the background, and are safe in --output_dir"
+                "the hub is slow: files are sent in the background; they are safe in --output_dir"
             )
 
     def _done(self) -> bool:
@@ -134,7 +134,7 @@ class Uploader:
         """Wait a while for what is under way."""
         if not self._done():
             log.warning(
-                "not all was uploaded to %s: the hub does not answer; the files are in --output_dir",
+                "not everything was uploaded to %s: the hub does not answer; the files are in --output_dir",
                 self._hub.repo_id,
             )
 
@@ -158,13 +158,17 @@ def open_uploader(hub: HubConfig) -> Uploader | None:
     try:
         uploader.call(lambda: _find_or_make(hub, api))
     except LocalTokenNotFoundError as error:
-        raise CoinageError(f"{what}: there is no login", hint=hint) from error
+        raise CoinageError(f"{what}: you are not logged in", hint=hint) from error
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in REFUSED:
             raise CoinageError(f"{what}: {reason_of(error)}", hint=hint) from error
-        log.warning("the hub does not answer well now; files are sent later: %s", reason_of(error))
+        log.warning(
+            "the hub answered with an error; files will be sent later: %s", reason_of(error)
+        )
     except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
-        log.warning("the hub is out of reach; files are sent once it is back: %s", reason_of(error))
+        log.warning(
+            "the hub cannot be reached; files will be sent when it is back: %s", reason_of(error)
+        )
     return uploader
 
 
@@ -176,9 +180,9 @@ def _find_or_make(hub: HubConfig, api: HfApi) -> None:
         api.create_repo(
             repo, repo_type=hub.repo_type, private=bool(hub.private), exist_ok=True, space_sdk=space
         )
-        log.info("made the %s repository %s", "private" if hub.private else "public", repo)
+        log.info("created the %s repository %s", "private" if hub.private else "public", repo)
     elif hub.private and api.repo_info(repo, repo_type=hub.repo_type).private is False:
-        log.warning("the repository %s is there already, and public", repo)
+        log.warning("the repository %s already exists and is public", repo)
 
 
 def fetch_state(place: str, token: str | None) -> Path:

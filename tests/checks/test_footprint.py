@@ -183,7 +183,7 @@ def test_what_has_no_header_is_taken_as_the_released_model(
     sizes = model_sizes(ModelConfig(source=path, family=family))
     assert sizes == FACTS[family].released
     config, samples = planned(ModelConfig(source=path, family=family))
-    assert footprint(config, sizes, samples).shown().endswith("(as the released model)")
+    assert footprint(config, sizes, samples).shown().endswith("(estimated from the released model)")
 
 
 def test_sizes_of_the_released_models(monkeypatch: pytest.MonkeyPatch) -> None:

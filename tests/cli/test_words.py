@@ -213,7 +213,7 @@ def test_words_go_on_to_the_bit_from_where_all_were_saved(
     assert (
         "there is no step at which all words have a state: zibu at 2, 4, 6, wopo has none" in text
     )
-    assert "a state is of one word, and here are 2" in problems_of(
+    assert "a state belongs to one word, but this run trains 2" in problems_of(
         file, f"--resume={out / 'zibu-state'}"
     )
 
@@ -250,7 +250,9 @@ def test_a_signal_ends_all_words_with_one_hint(
             train_command("sd", [f"--config_file={file}"])
     assert ended.value.code == 128 + signal.SIGINT
     told = capsys.readouterr().err
-    assert told.count("nothing is lost. To go on, give the same command with --resume latest") == 1
+    assert (
+        told.count("nothing is lost. To continue, run the same command with --resume latest") == 1
+    )
     states = sorted(path.name for path in (tmp_path / "out").glob("*-state"))
     assert states == ["wopo-step00000003-state", "zibu-step00000003-state"]
     assert train_command("sd", [f"--config_file={file}", "--resume=latest"]) == 0
@@ -360,7 +362,7 @@ def test_a_table_overrides_the_rest_of_the_file(write: Write, data: dict[str, st
 
 WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
     ({"token_strng": "a"}, {}, {}, [], ("unknown key `token_strng`", "[[words]] 1 (zibu)", "did you mean `token_string`?")),
-    ({}, {"mixed_precision": "bf16"}, {}, [], ("`mixed_precision` is for all words together", "[[words]] 2 (wopo)", "above all [[words]]")),
+    ({}, {"mixed_precision": "bf16"}, {}, [], ("`mixed_precision` is shared by all words", "[[words]] 2 (wopo)", "above all [[words]]")),
     ({}, {"max_train_epochs": 2}, {}, [], ("`max_train_epochs` is not for one word", "max_train_steps, above")),
     ({"zero_terminal_snr": True}, {}, {}, [], ("`zero_terminal_snr` is for all words",)),
     ({"learning_rate": "fast"}, {"seed": "x"}, {}, [], ("[[words]] 1 (zibu)", "not a number", "[[words]] 2 (wopo)", "not a whole number")),
@@ -368,9 +370,9 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
     ({}, {}, {}, ["--token_string=a", "--dataset_config=b"], ("--token_string, --dataset_config: the config file has several words",)),
     ({"token_string": ""}, {"num_vectors_per_token": 80}, {}, [], ("is missing\n  --> [[words]] 1\n", "--> [[words]] 2 (wopo)")),
     ({"huber_c": 2}, {"init_word": " "}, {}, [], ("must be at most 1\n  --> [[words]] 1", "--init_word is empty\n  --> [[words]] 2")),
-    ({"token_string": "wopo1"}, {}, {}, [], ("wopo1 and wopo cannot be told apart: wopo1 is a piece of both", "contains the word wopo1")),
-    ({"token_string": "Wopo"}, {}, {}, [], ("Wopo and wopo cannot be told apart: they are the same", "written to the same files")),
-    ({"token_string": "wopo-x"}, {}, {}, [], ("cannot be told apart: one stands in wopo-x",)),
+    ({"token_string": "wopo1"}, {}, {}, [], ("wopo1 and wopo cannot be distinguished: wopo1 is a piece of both", "contains the word wopo1")),
+    ({"token_string": "Wopo"}, {}, {}, [], ("Wopo and wopo cannot be distinguished: they are the same", "written to the same files")),
+    ({"token_string": "wopo-x"}, {}, {}, [], ("cannot be distinguished: one is part of wopo-x",)),
     ({"output_name": "a"}, {"output_name": "A-step00000002"}, {}, [], ("a and A-step00000002 would be written to the same files",)),
     ({"output_name": "a/b"}, {"dataset_config": "none.toml"}, {}, [], ("[[words]] 2 (wopo)", "none.toml")),
     ({"train_batch_size": 1}, {}, {"max_train_epochs": 1}, ["--max_train_epochs=2"], ()),
@@ -400,7 +402,7 @@ def test_what_is_wrong_is_told_with_its_word(
 )
 def test_what_is_almost_a_table_of_words_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text, encoding="utf-8")
-    what = r"(`words` is kept for the tables of words|\[\[word\]\] is not read)"
+    what = r"(`words` is reserved for the tables of words|\[\[word\]\] is not read)"
     with pytest.raises(ConfigError, match=what + r"\n.*\nhint: write \[\[words\]\], and below it"):
         parse("sd", [f"--config_file={tmp_path / 's.toml'}"], "test")
 

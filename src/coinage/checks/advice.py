@@ -69,7 +69,7 @@ class Advice:
 
     def __str__(self) -> str:
         if not self.flags:
-            return "it fits as it is" if self.fits else "nothing makes it smaller"
+            return "it fits as it is" if self.fits else "no setting makes it smaller"
         flags = ", ".join(self.flags)
         return (
             f"{flags}: about {in_gb(self.needs.total)}"
@@ -84,7 +84,7 @@ def memory_problem(planned: Planned, sizes: ModelSizes, free: int) -> Problem | 
     if needs.total <= free:
         return None
     return Problem(
-        f"{in_gb(free)} are free on the GPU, and the run needs {needs.shown()}",
+        f"the GPU has {in_gb(free)} free, but the run needs {needs.shown()}",
         hint=str(advice(planned, sizes, free)),
     )
 

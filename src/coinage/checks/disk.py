@@ -114,7 +114,7 @@ def _problem(size: int, free: int, folder: Path, *, latents: bool) -> Problem:
         else "free some space, choose another --output_dir, or save less often"
     )
     return Problem(
-        f"the run writes about {sized(size)}, and the disk has {sized(free)} free",
+        f"the run writes about {sized(size)}, but the disk has only {sized(free)} free",
         str(folder),
         hint,
     )

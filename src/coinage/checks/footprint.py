@@ -60,7 +60,7 @@ class Footprint:
         model, activations = self.model / GB, self.activations / GB
         parts = f"model {model:.1f}, activations {activations:.1f}, the rest {self.rest / GB:.1f}"
         return f"about {in_gb(self.total)} of GPU memory{when}: {parts}" + (
-            "" if self.told else " (as the released model)"
+            "" if self.told else " (estimated from the released model)"
         )
 
 

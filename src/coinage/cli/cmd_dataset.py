@@ -155,7 +155,7 @@ def _note_seed(data: DataConfig, findings: Findings) -> None:
         holds_out = any(subset.validation_split for subset in dataset.subsets)
         if holds_out and dataset.validation_seed is None:
             hint = "pass the --seed that you train with, or set validation_seed"
-            findings.note(f"the seed chooses the images held out: {hint}")
+            findings.note(f"which images are held out depends on the seed: {hint}")
             return
 
 

@@ -58,7 +58,10 @@ def generate_parser() -> Parser:
         "model", help="A .safetensors or .ckpt file, a diffusers folder, or a hub id."
     )
     parser.add_argument(
-        "prompts", nargs="+", metavar="PROMPT", help="What to draw; (word:1.3) weighs a word."
+        "prompts",
+        nargs="+",
+        metavar="PROMPT",
+        help="What to draw; (word:1.3) gives a word more weight.",
     )
     parser.add_argument(
         "--embedding",
@@ -97,12 +100,12 @@ def generate_parser() -> Parser:
         "--output",
         type=Path,
         default=Path("pictures"),
-        help="Where to; older pictures stay. Default: pictures.",
+        help="Output folder; earlier pictures are kept. Default: pictures.",
     )
     parser.add_argument(
         "--v2",
         action="store_true",
-        help="The model is Stable Diffusion 2.x, where it cannot be told.",
+        help="The model is Stable Diffusion 2.x; needed only if this is not detected.",
     )
     parser.add_argument(
         "--v_parameterization",
@@ -119,7 +122,7 @@ def generate_parser() -> Parser:
         "--precision",
         default="auto",
         choices=("auto", "no", "fp16", "bf16"),
-        help="auto: fp16 on a GPU, fp32 else.",
+        help="auto: fp16 on a GPU, otherwise fp32.",
     )
     parser.add_argument(
         "--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files."
@@ -267,7 +270,7 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
     model = _load(args, family)
     for name, word in model.words.items():
         used = any(name in prompt.text or name in prompt.negative for prompt in prompts)
-        unused = "" if used else " (in no prompt)"
+        unused = "" if used else " (not in any prompt)"
         log.info("%s: %s%s", name, counted(word.num_vectors, "vector"), unused)
     pictures, first = [], next_number(args.output)
     with progress.counted("drawing", len(prompts)) as on_picture:

@@ -168,7 +168,7 @@ def write_config(values: FlagValues) -> Path:
         raise ConfigError([Problem(what, hint=hint)])
     path = settings_path(values.config_file)
     if path.exists():
-        what, hint = "--output_config: the file exists", "name another file, or delete it"
+        what, hint = "--output_config: the file already exists", "name another file, or delete it"
         raise ConfigError([Problem(what, str(path), hint)])
     write_bytes(path, values_to_toml(values).encode())
     return path

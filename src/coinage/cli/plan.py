@@ -58,7 +58,7 @@ def _templates(plan: Plan) -> list[str]:
 
 
 def _print_several(plans: Sequence[Plan]) -> None:
-    how = "learned side by side: their batches are one, and each learns what it would alone"
+    how = "trained together in one batch; each learns what it would learn alone"
     fact("words", f"{len(plans)}, {how}")
     images_a_step = 0.0
     for plan in plans:
@@ -150,7 +150,7 @@ def _print_autopilot(plan: Plan) -> None:
     images = images_per_step(plan.config, plan.samples, process_count())
     percent = 100 * cost(to_try, plan.steps, images)
     log.info(
-        "--autopilot: %s would be tried before the first step, which adds %.0f %% to the run's passes",
+        "--autopilot: %s would be tried before the first step, which adds %.0f %% to the work of the run",
         counted(to_try, "setting"),
         percent,
     )

@@ -150,7 +150,7 @@ def show_loaded(run: Run, state: Path | None) -> None:
         fact("", f"{run.processes.count} processes, each with its share of every step")
     if run.step:
         others = ", and so the other words" if run.word_count > 1 else ""
-        fact("state", f"going on after step {run.step} from {state}{others}")
+        fact("state", f"continuing after step {run.step} from {state}{others}")
     packages = ("torch", "diffusers", "transformers", "accelerate")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     system = f"Python {platform.python_version()} on {platform.platform()}"

@@ -137,8 +137,8 @@ def _folders(data: dict[str, Any], path: Path) -> Problem | None:
         return Problem(
             f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}"
         )
-    what = f"{NAME}: [[{found[0]}]] is not read: folders of images stand in a dataset file"
-    hint = "write [[datasets]] and [[datasets.subsets]] into one, and pass it with --dataset_config"
+    what = f"{NAME}: [[{found[0]}]] is not read: folders of images belong in a dataset file"
+    hint = "put [[datasets]] and [[datasets.subsets]] into one, and pass it with --dataset_config"
     return Problem(what, str(path), hint)
 
 
@@ -149,7 +149,9 @@ def _words(data: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], list
     for name, value in list(data.items()):
         if name == word_tables.TABLE and not isinstance(value, dict) and not _is_tables(value):
             problems.append(
-                Problem(f"`{word_tables.TABLE}` is kept for the tables of words", str(path), hint)
+                Problem(
+                    f"`{word_tables.TABLE}` is reserved for the tables of words", str(path), hint
+                )
             )
         elif (
             name != word_tables.TABLE
@@ -212,7 +214,11 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix.lower() != ".toml":
         hint = f"rename it to {path.stem}.toml"
         raise ConfigError(
-            [Problem(f"{NAME}: the file is TOML, and its name does not say so", str(path), hint)]
+            [
+                Problem(
+                    f"{NAME}: the file is TOML, but its name does not end in .toml", str(path), hint
+                )
+            ]
         )
     return data
 
@@ -232,9 +238,7 @@ def _other_kind(path: Path) -> list[Problem]:
         return [problem]
     if path.suffix.lower() in OTHER_SUFFIXES and YAML.search(text):
         return [
-            Problem(
-                f"{NAME}: the file is YAML, and not TOML", str(path), "write learning_rate = 0.001"
-            )
+            Problem(f"{NAME}: the file is YAML, not TOML", str(path), "write learning_rate = 0.001")
         ]
     return []
 
@@ -253,5 +257,5 @@ def _json_problem(path: Path) -> Problem | None:
         return Problem(f"{NAME}: this is a metadata file", str(path), "pass it with --in_json")
     hint = "give the .toml file that the GUI writes when a training begins"
     return Problem(
-        f"{NAME}: the file is JSON, as GUIs keep their settings, and not TOML", str(path), hint
+        f"{NAME}: the file is JSON, as GUIs store their settings, not TOML", str(path), hint
     )

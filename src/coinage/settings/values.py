@@ -95,7 +95,7 @@ def _text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    raise ValueError("is not a text")
+    raise ValueError("is not text")
 
 
 def _whole(value: Any) -> int:

@@ -64,15 +64,13 @@ def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) ->
                 problems.append(Problem(f"unknown key `{name}`", where, hint))
         elif name == "max_train_epochs":
             hint = (
-                "words learn in the same steps, and differ in epochs: "
+                "words take the same steps, but their epochs differ: "
                 "give max_train_steps, above all tables of words"
             )
-            problems.append(Problem(f"`{name}` is not for one word", where, hint))
+            problems.append(Problem(f"`{name}` cannot be set for one word", where, hint))
         elif name not in own:
             problems.append(
-                Problem(
-                    f"`{name}` is for all words together", where, f"give it above all [[{TABLE}]]"
-                )
+                Problem(f"`{name}` is shared by all words", where, f"give it above all [[{TABLE}]]")
             )
     return problems
 
