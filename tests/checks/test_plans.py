@@ -82,7 +82,7 @@ def test_a_dry_run_says_that_the_schedule_needs_another_model(
         file.write_text(json.dumps(settings | {"prediction_type": prediction}), encoding="utf-8")
         assert train_command("sd", [*given, "--zero_terminal_snr", "--dry_run"]) == 0
         told = capsys.readouterr().err
-        assert told.count("needs a model that predicts v") == expected
+        assert told.count("needs a v-prediction model") == expected
 
 
 def test_wandb_without_a_key_is_an_error_before_the_model(

@@ -192,7 +192,7 @@ EFFECTS: dict[str, Row] = {
         "--save_last_n_epochs_state=1", f"{EPOCHS} --save_every_n_epochs=1 --save_state", drops("zibu-000001-state/state.pt")
     ),
     "--save_last_n_steps_state": acts("--save_last_n_steps_state=2", f"{STEPS} --save_state", drops("zibu-step00000002-state/state.pt")),
-    "--resume": acts("--resume={state}", "--optimizer_type=SGD --learning_rate=1", says("going on after step 1")),
+    "--resume": acts("--resume={state}", "--optimizer_type=SGD --learning_rate=1", says("continuing after step 1")),
     "--resume_from_huggingface": tested("test_hub.py::test_a_run_goes_on_from_a_state_on_the_hub"),
     "--save_state_to_huggingface": tested("test_hub.py::test_every_embedding_and_state_is_uploaded"),
     # hub upload

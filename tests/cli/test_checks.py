@@ -378,9 +378,9 @@ def test_what_fits_and_what_never_comes(moon_dataset: Path, tmp_path: Path) -> N
     ]
     length = "20 steps (--max_train_epochs 1)"
     assert warned == [
-        f"--save_every_n_steps 21 is more than the run's {length}, so it never comes",
-        f"--validate_every_n_steps 30 is more than the run's {length}, so it never comes",
-        "--sample_every_n_epochs 2 is more than the run's 1 epoch, so it never comes",
+        f"--save_every_n_steps 21 is more than the run's {length}, so it never happens",
+        f"--validate_every_n_steps 30 is more than the run's {length}, so it never happens",
+        "--sample_every_n_epochs 2 is more than the run's 1 epoch, so it never happens",
         f"token_warmup_step 50 is more than the run's {length}: not all tags are ever used",
     ]
     assert (
@@ -566,8 +566,10 @@ def test_what_a_vae_can_be(tmp_path: Path) -> None:
     assert "no VAE in this folder" in told(tmp_path / "empty")
     assert "AutoencoderTiny" in told(tiny)
     assert "no weights" in told(bare)
-    assert "the file holds no VAE" in told(MODEL / "unet" / "diffusion_pytorch_model.safetensors")
-    assert "the file holds no VAE" in told(tmp_path / "text.pt")
+    assert "the file does not contain a VAE" in told(
+        MODEL / "unet" / "diffusion_pytorch_model.safetensors"
+    )
+    assert "the file does not contain a VAE" in told(tmp_path / "text.pt")
     assert "not found" in told(tmp_path / "nowhere.pt")
 
 
@@ -639,7 +641,7 @@ def test_a_dry_run_says_what_a_run_says(moon_dataset: Path, tmp_path: Path) -> N
     assert [line for line in head if line.startswith("warning")] == [
         "warning: --learning_rate 0.005: Prodigy sets its own rate, and this is a factor of it: use --learning_rate 1.0",
         "warning: --init_word: `green ring` is 2 tokens; with 1 vector only `green` is used",
-        "warning: --save_every_n_steps 500 is more than the run's 1 step, so it never comes",
+        "warning: --save_every_n_steps 500 is more than the run's 1 step, so it never happens",
     ]
 
 

@@ -122,7 +122,7 @@ def test_two_words_of_one_file_learn_what_each_learns_alone(
         for name in ("zibu", "drop")
         for end in (".safetensors", "-log.jsonl", "-report.html")
     }
-    assert "words   2, learned side by side" in told
+    assert "words   2, trained together in one batch" in told
     assert "zibu, 1 vector from shape: 8 images, AdamW at 0.01" in told
     assert "wopo, 2 vectors from circle: 8 images, AdamW at 0.005" in told
     assert "4 steps, each with 8 images" in told
@@ -201,7 +201,7 @@ def test_words_go_on_to_the_bit_from_where_all_were_saved(
     capsys.readouterr()
     assert train_command("sd", [f"--config_file={file}", "--resume=latest"]) == 0
     told = capsys.readouterr().err
-    assert "going on after step 2 from" in told
+    assert "continuing after step 2 from" in told
     assert "note: [[words]] 1 (zibu): --resume latest: the state of step 4 is not used" in told
     for name in ("zibu", "zibunip"):
         one, other = (read(folder / f"{name}.safetensors") for folder in (whole, out))
@@ -256,7 +256,7 @@ def test_a_signal_ends_all_words_with_one_hint(
     states = sorted(path.name for path in (tmp_path / "out").glob("*-state"))
     assert states == ["wopo-step00000003-state", "zibu-step00000003-state"]
     assert train_command("sd", [f"--config_file={file}", "--resume=latest"]) == 0
-    assert "going on after step 3" in capsys.readouterr().err
+    assert "continuing after step 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_a_dry_run_tells_of_all_words_and_their_joint_batch(
         train_command("sd", [f"--config_file={file}", "--dry_run", "--save_every_n_steps=2"]) == 0
     )
     told = capsys.readouterr().err
-    assert "words   2, learned side by side" in told
+    assert "words   2, trained together in one batch" in told
     assert "6 embeddings in" in told
     assert told.count("warning: zibu: ") == 1, "only its rate is too low"
     assert not (tmp_path / "out").exists(), "a dry run makes no folder"
@@ -363,7 +363,7 @@ def test_a_table_overrides_the_rest_of_the_file(write: Write, data: dict[str, st
 WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
     ({"token_strng": "a"}, {}, {}, [], ("unknown key `token_strng`", "[[words]] 1 (zibu)", "did you mean `token_string`?")),
     ({}, {"mixed_precision": "bf16"}, {}, [], ("`mixed_precision` is shared by all words", "[[words]] 2 (wopo)", "above all [[words]]")),
-    ({}, {"max_train_epochs": 2}, {}, [], ("`max_train_epochs` is not for one word", "max_train_steps, above")),
+    ({}, {"max_train_epochs": 2}, {}, [], ("`max_train_epochs` cannot be set for one word", "max_train_steps, above")),
     ({"zero_terminal_snr": True}, {}, {}, [], ("`zero_terminal_snr` is for all words",)),
     ({"learning_rate": "fast"}, {"seed": "x"}, {}, [], ("[[words]] 1 (zibu)", "not a number", "[[words]] 2 (wopo)", "not a whole number")),
     ({"cache_info": 2}, {}, {}, [], ("`cache_info = 2` must be true or false", "[[words]] 1 (zibu)")),

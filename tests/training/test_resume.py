@@ -106,8 +106,8 @@ def test_a_run_goes_on_with_the_next_epoch_where_its_place_is_gone(
         "--learning_rate=5e-2",
     )
     assert (run.step, run.progress.epoch, run.progress.done) == (7, 2, 1)
-    assert "the state is of step 6 of epoch 1, and an epoch has" in caplog.text
-    assert "the run goes on with epoch 2" in caplog.text
+    assert "the state was saved at step 6 of epoch 1, but an epoch now has" in caplog.text
+    assert "the run continues with epoch 2" in caplog.text
 
 
 def test_more_processes_make_an_epoch_shorter_too(dataset: Path, tmp_path: Path) -> None:

@@ -349,7 +349,10 @@ def test_a_tracker_that_fails_is_told_once_and_left(
     tracker.epoch_ended(run)
     tracker.finished(run)
     tracker.close(run)
-    assert caplog.text.count("tracking by Failing has ended, training goes on: no space left") == 1
+    assert (
+        caplog.text.count("Failing failed and gets no more data; training continues: no space left")
+        == 1
+    )
     told = [entry.split(",")[0] for entry in well.seen]
     assert told == ["1: loss/validation", "1: loss", "1: loss", "1: loss/epoch", "closed"]
 

@@ -380,7 +380,7 @@ def test_a_dry_run_tells_what_it_would_cost(
         == 0
     )
     assert (
-        "4 settings would be tried before the first step, which adds 32 % to the run's passes"
+        "4 settings would be tried before the first step, which adds 32 % to the work of the run"
         in capsys.readouterr().err
     )
 
