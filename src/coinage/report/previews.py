@@ -70,7 +70,7 @@ class Stage:
 
     @property
     def plan(self) -> str:
-        """What the page's script needs of it, as JSON that may stand inside a script element."""
+        """JSON for the page's script, which may stand inside a script element."""
         return _script_json({"labels": self.labels, "shots": self.shots, "steps": self.steps})
 
 
