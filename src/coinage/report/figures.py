@@ -155,7 +155,11 @@ def comparison_figures(records: Sequence[Record], names: Sequence[str]) -> list[
             "loss",
         ),
     ]
-    return [figure for figure in figures if any(entry.value for entry in figure.legend)]
+    drawn = []
+    for figure in figures:
+        if any(entry.value for entry in figure.legend):
+            drawn.append(figure)
+    return drawn
 
 
 def _figure(
@@ -249,7 +253,8 @@ def _medians(table: Sequence[Values], places: Sequence[int]) -> list[float | Non
     """Return the median of some columns of a table, for every line."""
     medians = []
     for line in table:
-        medians.append(median_of(line[place] for place in places if place < len(line)))
+        values = [line[place] for place in places if place < len(line)]
+        medians.append(median_of(values))
     return medians
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -122,9 +121,12 @@ def names_of(records: Sequence[Record], paths: Sequence[Path] = ()) -> list[str]
         paths: of their reports, in the same order, where they are files.
     """
     names = [record.name or record.token or "run" for record in records]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    for name in repeated:
-        places = [place for place, other in enumerate(names) if other == name]
+    places_of: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places_of.setdefault(name, []).append(place)
+    for name, places in places_of.items():
+        if len(places) == 1:
+            continue
         runs = [records[place] for place in places]
         run_paths = [paths[place] for place in places] if paths else []
         for place, suffix in zip(places, _distinctions(runs, run_paths), strict=True):

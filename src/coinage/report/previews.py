@@ -269,6 +269,14 @@ def _picture(record: Record, place: int, shot: int, *, still: bool) -> str:
     return picture
 
 
+def _without_names(parts: Parts) -> tuple[tuple[str, bool], ...]:
+    """Return the parts of a prompt with nothing in place of each word."""
+    nameless = []
+    for part, is_word in parts:
+        nameless.append(("" if is_word else part, is_word))
+    return tuple(nameless)
+
+
 def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
     """Return tiles of the same prompt in all runs that have it; each run's own word is the same."""
     groups: dict[tuple[tuple[str, bool], ...], list[Tile]] = {}
@@ -278,8 +286,7 @@ def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
         last = len(record.shots) - 1
         for place, prompt in enumerate(record.prompts):
             parts = _parts(prompt, record.token)
-            key = tuple(("" if is_word else part, is_word) for part, is_word in parts)
-            tiles = groups.setdefault(key, [])
+            tiles = groups.setdefault(_without_names(parts), [])
             if all(tile.run != run for tile in tiles):
                 tiles.append(_tile(record, run, place, last, paired=False))
     return [(tiles[0].parts, tiles) for tiles in groups.values()]
