@@ -12,6 +12,7 @@ from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.schedule import NoiseSchedule
 from coinage.models.families import FAMILIES
 from coinage.training.gradients import StepTotals
+from coinage.training.losses import ConfiguredLoss
 from coinage.training.step import Batch, forward, noised_latents
 from tests.tiny_models import loaded
 
