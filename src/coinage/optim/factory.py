@@ -101,7 +101,7 @@ def _optimizer_class(name: str) -> Any:
     optimizer_class = _imported("--optimizer_type", name, find_optimizer(name).path)
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
         hint = did_you_mean(name, OFFERED_OPTIMIZERS)
-        hint = hint or "a class of torch.optim, or another one that is made like these"
+        hint = hint or "a class of torch.optim, or a class derived from one of these"
         raise ConfigError([Problem(f"--optimizer_type {name} is not an optimizer", hint=hint)])
     return optimizer_class
 
@@ -187,7 +187,7 @@ def _make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> obj
 
 
 def _no_schedule(name: str) -> ConfigError:
-    hint = "a class of torch.optim.lr_scheduler, or another one that is made like these"
+    hint = "a class of torch.optim.lr_scheduler, or a class derived from one of these"
     what = f"--lr_scheduler_type {name} is not a learning-rate schedule"
     return ConfigError([Problem(what, hint=hint)])
 
