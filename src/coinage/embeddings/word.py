@@ -12,6 +12,7 @@ from torch import Tensor
 
 from coinage.embeddings.format_names import FormatName, Precision
 from coinage.models.facts import SDXL, family_of_vectors
+from coinage.system.text_files import as_path
 
 PAIR = SDXL.keys
 
@@ -112,7 +113,9 @@ class Word:
         """
         from coinage.embeddings.saving import save_word
 
-        return save_word(self, Path(path), to=to, precision=precision, overwrite=overwrite)
+        return save_word(
+            self, as_path(path, "path"), to=to, precision=precision, overwrite=overwrite
+        )
 
     def inspect(
         self,
@@ -140,7 +143,7 @@ class Word:
         """
         from coinage.embeddings.inspection import inspect_word
 
-        cache = None if tokenizer_cache is None else Path(tokenizer_cache)
+        cache = None if tokenizer_cache is None else as_path(tokenizer_cache, "tokenizer_cache")
         return inspect_word(self, None if model is None else str(model), cache)
 
 
@@ -161,9 +164,10 @@ def load_word(path: str | os.PathLike[str], token: str | None = None) -> Word:
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
 
-    opened = open_with_other_half(Path(path))
+    file = as_path(path, "path")
+    opened = open_with_other_half(file)
     word = opened.usable_word()
-    log_reading(Path(path), opened)
+    log_reading(file, opened)
     return word if token is None else replace(word, token=token)
 
 
