@@ -175,3 +175,28 @@ def test_settings_of_pictures(arguments: dict[str, Any], message: str) -> None:
     model = coinage.load_model(small_model())
     with pytest.raises(coinage.ConfigError, match=message):
         model.generate(**{"prompts": "a", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ({}, "a word needs a mapping"),
+        (None, "a word needs a mapping"),
+        ({"emb_params": [[1.0]]}, "emb_params: an object of type list is not a tensor"),
+        ({"emb_params": np.ones((1, 32))}, "an object of type ndarray is not a tensor"),
+        ({"emb_params": torch.ones(32)}, r"a tensor of shape \[32\] does not hold vectors"),
+        ({"emb_params": torch.ones(0, 32)}, r"a tensor of shape \[0, 32\] does not hold"),
+        ({"emb_params": torch.ones(1, 32).long()}, "torch.int64 is not a type of floating"),
+    ],
+)
+def test_a_word_of_something_else(vectors: Any, message: str) -> None:
+    with pytest.raises(coinage.ConfigError, match=message):
+        coinage.Word(vectors, "zibu")
+
+
+def test_tokens_are_texts() -> None:
+    rows = {"emb_params": torch.ones(1, 32)}
+    with pytest.raises(coinage.ConfigError, match="token: an object of type int is not a text"):
+        coinage.Word(rows, 3)  # type: ignore[arg-type]
+    with pytest.raises(coinage.ConfigError, match="token: an object of type int is not a text"):
+        coinage.load_model(small_model()).install(coinage.Word(rows), 3)  # type: ignore[arg-type]

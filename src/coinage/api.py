@@ -288,6 +288,9 @@ class Model:
             word = load_word(path)
             token = token or word.token or path.stem
         name = token or word.token
+        if name is not None and not isinstance(name, str):
+            what = f"token: an object of type {type(name).__name__} is not a text"
+            raise ConfigError([Problem(what, hint="give the word as prompts write it")])
         if name is None:
             problem = Problem("the word has no name", hint="give install(word, token=...)")
             raise ConfigError([problem])

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from coinage.embeddings.format_names import FormatName, Precision
+from coinage.errors import ConfigError, Problem
 from coinage.models.facts import SDXL, family_of_vectors
 from coinage.system.text_files import as_path
 
@@ -47,6 +48,30 @@ class Word:
     step: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        """See that the vectors are vectors, and the token is a text.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        if self.token is not None and not isinstance(self.token, str):
+            what = f"token: an object of type {type(self.token).__name__} is not a text"
+            raise ConfigError([Problem(what, hint="give the word as prompts write it")])
+        hint = 'give a tensor [n, D] of each text encoder, such as {"emb_params": rows}'
+        if not isinstance(self.vectors, Mapping) or not self.vectors:
+            what = "vectors: a word needs a mapping with those of at least one text encoder"
+            raise ConfigError([Problem(what, hint=hint)])
+        for key, rows in self.vectors.items():
+            if not isinstance(rows, Tensor):
+                what = f"an object of type {type(rows).__name__} is not a tensor"
+            elif rows.ndim != 2 or not rows.numel():
+                what = f"a tensor of shape {list(rows.shape)} does not hold vectors"
+            elif not rows.is_floating_point():
+                what = f"{rows.dtype} is not a type of floating-point numbers"
+            else:
+                continue
+            raise ConfigError([Problem(f"vectors: {key}: {what}", hint=hint)])
 
     def __repr__(self) -> str:
         shapes = ", ".join(
