@@ -200,3 +200,16 @@ def test_tokens_are_texts() -> None:
         coinage.Word(rows, 3)  # type: ignore[arg-type]
     with pytest.raises(coinage.ConfigError, match="token: an object of type int is not a text"):
         coinage.load_model(small_model()).install(coinage.Word(rows), 3)  # type: ignore[arg-type]
+
+
+def test_words_that_cannot_be_saved(tmp_path: Path) -> None:
+    rows = {"emb_params": torch.ones(1, 32)}
+    word = coinage.Word(rows, "zibu")
+    with pytest.raises(coinage.ConfigError, match="precision: 'fp8' is not known\nhint: use one"):
+        word.save(tmp_path / "zibu.pt", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(coinage.CoinageError, match="the path is too long"):
+        word.save(tmp_path / f"{'z' * 300}.safetensors")
+    with pytest.raises(coinage.ConfigError, match="metadata: names and values must be texts"):
+        coinage.Word(rows, metadata={"a": 3})  # type: ignore[dict-item]
+    with pytest.raises(coinage.ConfigError, match="step: an object of type str is not a whole"):
+        coinage.Word(rows, step="3")  # type: ignore[arg-type]

@@ -58,6 +58,12 @@ class Word:
         if self.token is not None and not isinstance(self.token, str):
             what = f"token: an object of type {type(self.token).__name__} is not a text"
             raise ConfigError([Problem(what, hint="give the word as prompts write it")])
+        if not all(isinstance(text, str) for pair in self.metadata.items() for text in pair):
+            hint = "write numbers as texts, such as str(3)"
+            raise ConfigError([Problem("metadata: names and values must be texts", hint=hint)])
+        if not isinstance(self.step, int):
+            what = f"step: an object of type {type(self.step).__name__} is not a whole number"
+            raise ConfigError([Problem(what)])
         hint = 'give a tensor [n, D] of each text encoder, such as {"emb_params": rows}'
         if not isinstance(self.vectors, Mapping) or not self.vectors:
             what = "vectors: a word needs a mapping with those of at least one text encoder"
