@@ -96,8 +96,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.toml").write_text(
         'pretrained_model_name_or_path = "path/to/model"\ntrain_data_dir = "path/to/images"\n'
         'token_string = "mychar"\noutput_dir = "output"\n'
+        'init_word = "shape"\nmax_train_steps = 2\nsample_every_n_steps = 0\n'
     )
-    train = ["train", "--config_file", str(folder / "run.toml"), "--init_word=shape", *SHORTER]
+    train = ["train", "--config_file", str(folder / "run.toml"), *SHORTER]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert captured(lambda: main(train)).returncode == 0
