@@ -75,8 +75,8 @@ def train(
     If torchrun or accelerate has started this process together with others, they train together.
 
     A run that is asked to stop early returns the word as it is by then, with its state saved so
-    that it can be continued with `resume`; `word.step` shows how far it came. Ctrl-C raises
-    KeyboardInterrupt at once, and what was not saved by then is lost.
+    that it can be continued with `resume`; `word.step` shows how far it came. Ctrl-C, or the stop
+    button of a notebook, saves the word as it is and raises KeyboardInterrupt.
 
     Args:
         config: what to train; a sequence trains its words side by side, in one batch.
