@@ -11,8 +11,8 @@ from torch import Tensor
 from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.schedule import NoiseSchedule
 from coinage.models.families import FAMILIES
-from coinage.training.loop import by_band
-from coinage.training.run import BANDS
+from coinage.training.gradients import StepTotals
+from coinage.training.losses import ConfiguredLoss
 from coinage.training.step import Batch, forward, noised_latents
 from tests.tiny_models import loaded
 
@@ -88,12 +88,13 @@ def test_noising_asks_the_schedule(models: Path) -> None:
 def test_the_training_step_learns_from_it(kind: str, models: Path) -> None:
     parts = replace(loaded("sd1", models / "sd1", models), schedule=SCHEDULE)
     times = torch.tensor([0.25, 0.75])
-    config = LossConfig(kind=kind)  # type: ignore[arg-type]
-    result = forward(FAMILIES["sd1"], parts, batch(times), NoiseConfig(), config)
+    loss = ConfiguredLoss(LossConfig(kind=kind))  # type: ignore[arg-type]
+    result = forward(FAMILIES["sd1"], parts, batch(times), NoiseConfig(), loss)
     assert torch.equal(result.timesteps, times)
     result.per_sample.sum().backward()  # type: ignore[no-untyped-call]
     (rows,) = parts.rows()
     assert rows.grad is not None
     assert rows.grad.abs().sum() > 0
-    sums = by_band(result, SCHEDULE)
-    assert sums[BANDS:].tolist() == [0, 1, 0, 1]
+    totals = StepTotals.zero(torch.device("cpu"))
+    totals.add(torch.tensor(0.0), result, SCHEDULE)
+    assert totals.band_counts.tolist() == [0, 1, 0, 1]

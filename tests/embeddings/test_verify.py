@@ -19,7 +19,7 @@ from coinage.embeddings.writing import write
 from coinage.models.base import ModelFamily
 from coinage.models.families import FAMILIES, Components
 from coinage.settings.discover import complete
-from coinage.training.final_check import check_and_tell, tell
+from coinage.training.final_check import _log_checks, check_saved_file
 from coinage.training.gradients import accumulate
 from coinage.training.setup import prepare
 from tests.helpers import flags
@@ -233,7 +233,7 @@ def test_what_flags_hang_on_a_model_is_no_obstacle(
     write(config.output_file, run.embedding())
     caplog.clear()
     with caplog.at_level(logging.INFO, "coinage"):
-        found = {check.tool: check for check in check_and_tell(run)[1]}
+        found = {check.tool: check for check in check_saved_file(run).checks}
     assert {tool for tool in (*UIS, "diffusers") if found[tool].same} == {*UIS, "diffusers"}
     assert (
         "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers "
@@ -313,7 +313,7 @@ def test_a_check_that_fails_says_nothing_of_the_file(
     assert all(c.untried and not c.same and c.difference is None for c in told.values())
     assert told["Forge"].why == "CUDA out of memory. Tried to allocate 2.00 GiB"
     with caplog.at_level(logging.INFO, "coinage"):
-        tell(tmp_path / "zibu.safetensors", name, checks, "zibu")
+        _log_checks(tmp_path / "zibu.safetensors", checks)
     assert (
         "could not be checked in diffusers: cannot create weak reference to 'NoneType' object"
         in caplog.text

@@ -16,8 +16,8 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.errors import ConfigError
 from coinage.training.observers.saver import describe
-from coinage.training.observers.standard import cache_latents
 from coinage.training.run import Run
+from coinage.training.session import cache_latents
 from coinage.training.step import forward
 from tests.data.pictures import picture
 from tests.helpers import captured, config_for, flags, prepared, rows_of, trained
@@ -95,7 +95,7 @@ def test_latents_on_disk_train_the_same_word_and_are_used_again(
     assert torch.equal(rows_of(first), rows_of(plain))
     entries[2].write_bytes(b"spoiled")
     with caplog.at_level(logging.WARNING, logger="coinage"):
-        cache_latents(prepared(file, tmp_path / "d", "--cache_latents_to_disk"))
+        cache_latents([prepared(file, tmp_path / "d", "--cache_latents_to_disk")])
     assert (
         "1 latents on disk were not used and are made anew (03.png: the file is broken)"
         in caplog.text

@@ -11,7 +11,7 @@ from coinage.demo.dataset import write_dataset
 from coinage.embeddings.reading import read
 from coinage.report.previews import stage_of
 from coinage.report.record import PreviewPrompt, Record, Shot
-from coinage.training.final_check import check_and_tell
+from coinage.training.final_check import check_saved_file
 from tests.helpers import config_for, prepared, rows_of, trained
 
 NEGATIVE = ("--role=negative", "--cache_latents")
@@ -33,7 +33,7 @@ def test_a_run_knows_where_the_word_stands(
     assert (rows_of(word) - run.start[0]).abs().max() > 1e-3
     header = read(tmp_path / "zibu.safetensors").metadata
     assert (header["ti.role"], header["modelspec.is_negative_embedding"]) == ("negative", "true")
-    assert check_and_tell(run)[0] == tmp_path / "zibu.safetensors"
+    assert check_saved_file(run).path == tmp_path / "zibu.safetensors"
     assert (
         "AUTOMATIC1111: put it into embeddings/; write zibu in the negative prompt" in caplog.text
     )

@@ -48,10 +48,10 @@ class Word:
     path: Path | None = None
 
     def __repr__(self) -> str:
-        shapes = ", ".join(
-            f"{key} {len(rows)}x{rows.shape[1]}" for key, rows in self.vectors.items()
-        )
-        parts = [f"Word({self.token!r}", f"[{shapes}]", f"step {self.step}"]
+        shapes = []
+        for key, rows in self.vectors.items():
+            shapes.append(f"{key} {len(rows)}x{rows.shape[1]}")
+        parts = [f"Word({self.token!r}", f"[{', '.join(shapes)}]", f"step {self.step}"]
         if self.family:
             parts.append(self.family)
         if self.path:
@@ -60,7 +60,7 @@ class Word:
 
     @property
     def num_vectors(self) -> int:
-        """How many vectors the word has in each text encoder."""
+        """Number of vectors that the word has in each text encoder."""
         return len(next(iter(self.vectors.values())))
 
     @property
