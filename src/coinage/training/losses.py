@@ -45,7 +45,9 @@ class Loss(Protocol):
     Weights of regularisation images are multiplied onto what it returns.
     """
 
-    def __call__(self, inputs: LossInputs, /) -> Tensor: ...
+    def __call__(self, inputs: LossInputs, /) -> Tensor:
+        """Return the loss of each sample, [B]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
