@@ -87,7 +87,8 @@ def main() -> int:
         )
         _, single = judged(lab, words, Setting("single", tuple(args.flags)), args.steps + more)
     print(
-        f"| concept | seed | chosen of {args.count} | S, single → best | E | images, single → best |\n|---|---|---|---|---|---|"
+        f"| concept | seed | chosen of {args.count} | S, single → best | E | images, single → best |\n"
+        "|---|---|---|---|---|---|"
     )
     for chosen, one, other in zip(names, single, best, strict=True):
         cells = [

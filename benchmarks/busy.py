@@ -1,4 +1,6 @@
-"""What a busy neighbour costs: `python benchmarks/busy.py`, or `python benchmarks/busy.py --runs 5 -- COMMAND ...`.
+"""Measure what a busy neighbour costs: `python benchmarks/busy.py`.
+
+Of another command: `python benchmarks/busy.py --runs 5 -- COMMAND ...`.
 
 Runs a command (`coinage demo` unless another is given) in turns on the machine as it is, and beside
 processes that keep some cores busy. Prints the seconds of both, their medians, and how many times

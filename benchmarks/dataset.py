@@ -184,11 +184,13 @@ def main() -> None:
                 both, peak = (median(r[key] for r in peers) for key in ("seconds", "peak_mb"))
                 ratio = median(r["seconds"] for r in ours) / both
                 print(
-                    f"| peer, {kind} | | | | {both:.2f} | | | {peak:.0f} | (ours takes {ratio:.2f} of its time)",
+                    f"| peer, {kind} | | | | {both:.2f} | | | "
+                    f"{peak:.0f} | (ours takes {ratio:.2f} of its time)",
                     flush=True,
                 )
         print(
-            f"\nlatents: {encode(folder, min(args.encode, args.images)):.0f} images/s of 64x64 on the demo model"
+            f"\nlatents: {encode(folder, min(args.encode, args.images)):.0f} "
+            "images/s of 64x64 on the demo model"
         )
 
 

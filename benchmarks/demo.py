@@ -56,7 +56,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
     print(
-        "| concept | seed | S before | S after | E before | E after | seconds |\n|---|---|---|---|---|---|---|"
+        "| concept | seed | S before | S after | E before | E after | seconds |\n"
+        "|---|---|---|---|---|---|---|"
     )
     results = []
     for concept in args.concepts:

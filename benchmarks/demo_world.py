@@ -36,14 +36,16 @@ def main() -> int:
     parts.install([], [])
     pairs = base_prompts(args.prompts, args.seed, args.family)
     images = list(draw(family, parts, [prompt for prompt, _ in pairs], BATCH))
-    found = base_accuracy([scene for _, scene in pairs], images)
+    accuracies = base_accuracy([scene for _, scene in pairs], images)
     lines = [
         f"{args.prompts} fresh prompts, seed {args.seed}",
         "",
         "| part | read correctly | target |",
         "|---|---|---|",
     ]
-    lines += [f"| {part} | {value:.3f} | {TARGETS[part]:.2f} |" for part, value in found.items()]
+    lines += [
+        f"| {part} | {value:.3f} | {TARGETS[part]:.2f} |" for part, value in accuracies.items()
+    ]
     table = "\n".join(lines)
     print(table)
     if args.card:
@@ -51,7 +53,7 @@ def main() -> int:
         before, _, rest = card.read_text(encoding="utf-8").partition("<!-- table -->")
         after = rest.partition("<!-- end -->")[2]
         card.write_text(f"{before}<!-- table -->\n{table}\n<!-- end -->{after}", encoding="utf-8")
-    return int(any(found[part] < target for part, target in TARGETS.items()))
+    return int(any(accuracies[part] < target for part, target in TARGETS.items()))
 
 
 if __name__ == "__main__":

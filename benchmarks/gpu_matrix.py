@@ -1,9 +1,11 @@
-"""Speed and memory on a GPU: `python benchmarks/gpu_matrix.py`, or with `--only sd1`; a part of `make gpu-check`.
+"""Measure speed and memory on a GPU: `python benchmarks/gpu_matrix.py`, or with `--only sd1`.
+
+It is a part of `make gpu-check`.
 
 SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with
 --gradient_checkpointing, --fp8_base and --torch_compile. All rows are trainings by the product in
 this process; only the weights are not read but drawn at random on the GPU. The last column is what
-`coinage.checks.footprint` tells of "training GB". A row that fails says why. Rows that would start
+`coinage.checks.footprint` estimates for "training GB". A row that fails says why. Rows that would start
 after `--minutes` are left out and say so; those that compile come last. The table is printed and
 kept in `benchmarks/results/`, named after the GPU.
 """
@@ -42,7 +44,10 @@ from throughput import GB, SIDES, Task
 RESULTS = Path(__file__).parent / "results"
 FLAGS = ("", "--gradient_checkpointing", "--fp8_base", "--torch_compile")
 STEPS, WARM_UP = 9, 3
-HEADER = "| model | px | batch | precision | flag | s/step | images/s | first step s | training GB | whole run GB | reserved GB | estimate GB |"
+HEADER = (
+    "| model | px | batch | precision | flag | s/step | images/s | first "
+    "step s | training GB | whole run GB | reserved GB | estimate GB |"
+)
 RULE = "|---|---|---|---|---|---|---|---|---|---|---|---|"
 
 
@@ -94,7 +99,11 @@ def random_weights(configs: Path, device: str) -> Iterator[None]:
 
 
 def measured(row: Row, folder: Path) -> tuple[Record, float]:
-    """Train a row's model for a few steps: what was measured, and the bytes that `coinage.checks.footprint` tells of a step."""
+    """Train a row's model for a few steps.
+
+    Returns:
+        What was measured, and the bytes of a step as `coinage.checks.footprint` estimates them.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = write_folder(row.configs, folder / row.model, weights=False)
     data = write_dataset(folder / f"{row.side}-{row.batch}", row.side, row.batch)
@@ -114,7 +123,7 @@ def measured(row: Row, folder: Path) -> tuple[Record, float]:
     )
 
 
-def told(row: Row, folder: Path) -> str:
+def table_row(row: Row, folder: Path) -> str:
     """A row of the table: what was measured, or why not."""
     clean()
     try:
@@ -147,7 +156,7 @@ def matrix(rows: Sequence[Row], deadline: float) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as name:
         for row in rows:
             yield (
-                told(row, Path(name))
+                table_row(row, Path(name))
                 if time.monotonic() < deadline
                 else f"{row.start} not begun in time | | | | | | |"
             )

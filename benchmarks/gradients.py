@@ -1,4 +1,6 @@
-"""How noisy the gradient of a word is, for ways to draw timesteps and noise: `python benchmarks/gradients.py`, three minutes.
+"""Measure how noisy the gradient of a word is: `python benchmarks/gradients.py`, three minutes.
+
+It compares ways to draw timesteps and noise.
 
 Every way gives an unbiased estimate of the same gradient from a batch of four images' worth of UNet
 passes; what differs is its variance. It is measured where 21 words have learned for 30 steps on the
@@ -164,7 +166,8 @@ def main() -> int:
             print(f"| {way[0]} | {one:.2f} | {four:.2f} | {cosine:.2f} | {way[2]} |", flush=True)
         if base is not None:
             print(
-                f"\nsquared length of the mean gradient over the variance: {float((base[2].square().sum(1) / base[0]).mean()):.2f}"
+                "\nsquared length of the mean gradient over the variance: "
+                f"{float((base[2].square().sum(1) / base[0]).mean()):.2f}"
             )
     return 0
 

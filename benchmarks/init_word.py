@@ -119,13 +119,15 @@ def main() -> int:
     for concept, (one, other, a, b) in zip(concepts, pairs, strict=True):
         cells = [f"{a.losses[step]:.4f} → {b.losses[step]:.4f}" for step in CHECKPOINTS]
         print(
-            f"| {concept.name} | {one.config.word.init_word} | {other.config.word.init_word} | {' | '.join(cells)} |"
+            f"| {concept.name} | {one.config.word.init_word} | "
+            f"{other.config.word.init_word} | {' | '.join(cells)} |"
         )
     print(f"\nloss, found against given, in percent; {seconds:.1f} s for each search\n")
     for step in CHECKPOINTS:
         changes = [100 * (b.losses[step] / a.losses[step] - 1) for _, _, a, b in pairs]
         print(
-            f"after {step} steps: {shown(changes, 2)}, lower for {sum(change < 0 for change in changes)} of {len(changes)}"
+            f"after {step} steps: {shown(changes, 2)}, lower for "
+            f"{sum(change < 0 for change in changes)} of {len(changes)}"
         )
     return 0
 

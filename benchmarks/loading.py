@@ -56,7 +56,7 @@ def main() -> None:
     quiet_libraries()
     family = detect_family(args.model)
     if family is None:
-        sys.exit(f"no model that can be told: {args.model}")
+        sys.exit(f"cannot tell the family of the model: {args.model}")
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
     before, start = resident(), time.perf_counter()
     parts = FAMILIES[family].load(
@@ -70,10 +70,12 @@ def main() -> None:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB - before
     print(
-        "| model | family | precision | weights GB | peak GB | ratio | seconds |\n|---|---|---|---|---|---|---|"
+        "| model | family | precision | weights GB | peak GB | ratio | seconds |\n"
+        "|---|---|---|---|---|---|---|"
     )
     print(
-        f"| {Path(args.model).name} | {family} | {args.precision} | {size:.2f} | {peak:.2f} | {peak / size:.2f} | {seconds:.1f} |"
+        f"| {Path(args.model).name} | {family} | {args.precision} | "
+        f"{size:.2f} | {peak:.2f} | {peak / size:.2f} | {seconds:.1f} |"
     )
 
 

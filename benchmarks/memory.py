@@ -46,7 +46,9 @@ MOST_FLASH = 256  # widest attention head of the flash kernels
 
 @contextmanager
 def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
-    """Have all devices do what CUDA does under autocast to `dtype` (torch/include/ATen/autocast_mode.h), and its attention.
+    """Have all devices do what CUDA does under autocast to `dtype`, and its attention.
+
+    The operations are those of torch/include/ATen/autocast_mode.h.
 
     In float32 there is no autocast.
     """
@@ -267,7 +269,8 @@ def variants(family: str) -> Iterator[Built]:
 def print_steps(families: Sequence[str]) -> float:
     """The table of training steps; returns the largest error of the estimates."""
     print(
-        "| model | px | batch | precision | flags | kept GB | peak GB | estimate GB | error % |\n|---|---|---|---|---|---|---|---|---|"
+        "| model | px | batch | precision | flags | kept GB | peak GB | estimate GB | error % |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
     worst = 0.0
     for model in (built for family in families for built in variants(family)):
@@ -277,15 +280,19 @@ def print_steps(families: Sequence[str]) -> float:
             (SIDES[model.family], 1),
             (SIDES[model.family], 4),
         ):
-            found, told = train_step(parts, model, side, batch), estimated(model, side, batch)
-            error = told / found.peak - 1
+            step, estimate = train_step(parts, model, side, batch), estimated(model, side, batch)
+            error = estimate / step.peak - 1
             worst = max(worst, abs(error))
             flags = ["gradient_checkpointing"] * model.checkpointed + [
                 "fp8_base"
             ] * model.eight_bits
-            start = f"| {model.family} | {side} | {batch} | {str(model.dtype).removeprefix('torch.')} | {' '.join(flags)} |"
+            start = (
+                f"| {model.family} | {side} | {batch} | "
+                f"{str(model.dtype).removeprefix('torch.')} | {' '.join(flags)} |"
+            )
             print(
-                f"{start} {found.kept / GB:.2f} | {found.peak / GB:.2f} | {told / GB:.2f} | {100 * error:+.1f} |",
+                f"{start} {step.kept / GB:.2f} | {step.peak / GB:.2f} "
+                f"| {estimate / GB:.2f} | {100 * error:+.1f} |",
                 flush=True,
             )
     return worst
@@ -294,14 +301,15 @@ def print_steps(families: Sequence[str]) -> float:
 def print_vaes(families: Sequence[str]) -> None:
     """The table of what the VAE takes, on top of its weights."""
     print(
-        "\n| VAE | px | precision | encoding GB | bytes a pixel | decoding GB | bytes a pixel |\n|---|---|---|---|---|---|---|"
+        "\n| VAE | px | precision | encoding GB | bytes a pixel | decoding GB | bytes a pixel |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for family, dtype in (
         (family, dtype) for family in families for dtype in (torch.float32, torch.bfloat16)
     ):
         side = SIDES[family]
-        found = vae_work(meta_part(RELEASED / family, "vae", dtype), dtype, side)
-        cells = " | ".join(f"{size / GB:.2f} | {size / side**2:.0f}" for size in found)
+        work = vae_work(meta_part(RELEASED / family, "vae", dtype), dtype, side)
+        cells = " | ".join(f"{size / GB:.2f} | {size / side**2:.0f}" for size in work)
         print(f"| {family} | {side} | {str(dtype).removeprefix('torch.')} | {cells} |", flush=True)
 
 

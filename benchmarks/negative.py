@@ -120,17 +120,26 @@ Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def guided(word: Tensor, caption: Tensor, _blank: Tensor) -> Tensor:
-    """What is drawn under guidance with the word as the negative prompt (Dong et al. 2022, arXiv:2211.11337)."""
+    """What is drawn under guidance with the word as the negative prompt.
+
+    Dong et al. 2022, arXiv:2211.11337.
+    """
     return word + GUIDANCE * (caption - word)
 
 
 def composed(word: Tensor, caption: Tensor, blank: Tensor) -> Tensor:
-    """The word added to the caption (Liu et al. 2022, arXiv:2206.01714, eq. 11): it takes on what the caption does not say."""
+    """The word added to the caption: it takes on what the caption does not say.
+
+    Liu et al. 2022, arXiv:2206.01714, eq. 11.
+    """
     return caption + word - blank
 
 
 class Ruled:
-    """A family that predicts by a rule from the word alone, the caption without it, and no text; only the first has a gradient."""
+    """A family that predicts by a rule from the word alone, the caption without it, and no text.
+
+    Only the first has a gradient.
+    """
 
     def __init__(self, family: ModelFamily, rule: Rule) -> None:
         self._family, self._rule = family, rule
@@ -234,7 +243,10 @@ def probes(defect: Defect, count: int, seed: int) -> list[Prompt]:
 
 
 def others(defect: Defect, count: int, seed: int) -> list[tuple[Prompt, dict[str, object]]]:
-    """Prompts that ask for other things, and what: shape, colour and background, by turns two objects or a texture."""
+    """Return prompts that ask for other things, and what they ask for.
+
+    That is shape, colour and background, and by turns two objects or a texture.
+    """
     rng = np.random.default_rng([seed, 22])
     found = []
     for i in range(count):
@@ -322,10 +334,14 @@ def main() -> int:
                 hits = judged(model, defect, TOKEN if words else "", args.pictures, seed)
                 for kept, new in zip(found[defect.name, name], hits, strict=True):
                     kept.extend(new)
-                told = f"seed {seed}, {defect.name}, {name}: {fmean(hits[0]):.3f} with the defect, E {fmean(hits[1]):.3f}"
+                told = (
+                    f"seed {seed}, {defect.name}, {name}: {fmean(hits[0]):.3f} "
+                    f"with the defect, E {fmean(hits[1]):.3f}"
+                )
                 print(f"{told}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(
-        "| defect | word from | share | against none | against the first | E | against none |\n|---|---|---|---|---|---|---|"
+        "| defect | word from | share | against none | against the first | E | against none |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for (defect_name, name), hits in found.items():
         print(

@@ -1,4 +1,6 @@
-"""How good words are, and at what cost: `python benchmarks/quality.py`, under three hours on two cores; `--quick`: five minutes.
+"""Measure how good words are, and at what cost: `python benchmarks/quality.py`.
+
+It takes under three hours on two cores; with `--quick`, five minutes.
 
 On a demo model the truth is known: of the pictures drawn with a learned word, S is the share that
 shows the concept, E the share that obeys all else that the prompt asks for (colour, background,
@@ -144,7 +146,8 @@ def rows_of(table: Table, step: int) -> list[str]:
         )
         against = "" if results is base else difference(results, base, BOTH)
         lines.append(
-            f"| {name} | {passes:.0f} | {100 * s:.1f} | {100 * e:.1f} | {100 * both:.1f} | {against} | {length:.2f} |"
+            f"| {name} | {passes:.0f} | {100 * s:.1f} | {100 * e:.1f} "
+            f"| {100 * both:.1f} | {against} | {length:.2f} |"
         )
     return lines
 

@@ -108,7 +108,10 @@ def words_for(concepts: Sequence[str], seeds: Sequence[int]) -> list[Word]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A word at a checkpoint, and how many images have gone through the UNet for it: to find a start, to learn, to measure."""
+    """A word at a checkpoint, and how many images have gone through the UNet for it.
+
+    They are counted apart: to find a start, to learn, to measure.
+    """
 
     file: LearnedWord
     passes: int

@@ -1,4 +1,6 @@
-"""Models of the released architectures with small random weights, and pictures to train on: what speed and memory need.
+"""Make models of the released architectures with small random weights, and pictures to train on.
+
+Speed and memory need no more.
 
 `python benchmarks/random_models.py sd1 FOLDER` writes a diffusers folder (bf16, about 2 GB for sd1,
 7 GB for sdxl).
@@ -133,7 +135,10 @@ def write_dataset(folder: Path, side: int, batch: int = 1) -> Path:
         Image.fromarray(pixels).save(images / f"{i}.png")
         (images / f"{i}.txt").write_text("mychar, 1girl, blonde hair, blue eyes", encoding="utf-8")
     text = '[general]\nshuffle_caption = false\ncaption_extension = ".txt"\nkeep_tokens = 1\n\n[[datasets]]\n'
-    text += f"resolution = {side}\nbatch_size = {batch}\nenable_bucket = true\nmin_bucket_reso = 64\n\n[[datasets.subsets]]\n"
+    text += (
+        f"resolution = {side}\nbatch_size = {batch}\nenable_bucket = true\n"
+        "min_bucket_reso = 64\n\n[[datasets.subsets]]\n"
+    )
     text += f'image_dir = "{images.as_posix()}"\ncaption_extension = ".txt"\nnum_repeats = {USES * batch}\n'
     (folder / "dataset.toml").write_text(text, encoding="utf-8")
     return folder / "dataset.toml"

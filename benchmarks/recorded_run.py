@@ -184,7 +184,10 @@ class Profiler(Recorder):
 
 
 class Floor(Recorder):
-    """After each step of the engine a bare one: forward through stock text encoders and UNet, MSE, backward."""
+    """After each step of the engine, take a bare one.
+
+    It goes forward through stock text encoders and UNet, takes the MSE, and goes backward.
+    """
 
     def started(self, run: Run) -> None:
         batch = next(run.epoch_inputs(0)).batches[0]

@@ -1,4 +1,6 @@
-"""Speed and memory of a training: `python benchmarks/throughput.py --random sd1 --resolution 256 --precision bf16`.
+"""Measure speed and memory of a training.
+
+For example: `python benchmarks/throughput.py --random sd1 --resolution 256 --precision bf16`.
 
 Each measurement is a training command in a process of its own; medians of `--runs` are printed. The
 model is `--model PATH`, or one of a released size with random weights (`--random sd1`, `sd2`,
@@ -86,7 +88,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A process that has ended: its seconds, its peak memory in bytes, what it said, when its progress bar moved."""
+    """A process that has ended.
+
+    Its seconds, its peak memory in bytes, what it printed, and when its progress bar moved.
+    """
 
     began: float
     whole: float
@@ -95,7 +100,7 @@ class Finished:
     moved: Sequence[tuple[int, float]]
 
     def step_seconds(self, warm_up: int) -> float | None:
-        """Seconds a step as the progress bar tells: from when it moved, or else from the rate that it showed last."""
+        """Seconds a step by the progress bar: from its moves, or from the rate it showed last."""
         after = [point for point in self.moved if point[0] >= warm_up]
         if len(after) > 1:
             return median(
@@ -163,14 +168,14 @@ def trained(task: Task, mode: str, more: Sequence[str]) -> tuple[dict[str, Any],
 def summary(record: dict[str, Any], done: Finished, warm_up: int, batch: int) -> dict[str, float]:
     """The figures of one run of ours."""
     step = median(record["steps"][warm_up:])
-    found = {
+    figures = {
         "step": step,
         "images": batch / step,
         "first": record["first_done"] - done.began,
         "whole": done.whole,
         "peak": done.peak / GB,
     }
-    return found | {f"gpu {name}": value / GB for name, value in record["gpu"].items()}
+    return figures | {f"gpu {name}": value / GB for name, value in record["gpu"].items()}
 
 
 def calmer_half(measured: Sequence[T], seconds: Callable[[T], float]) -> list[T]:
@@ -179,17 +184,23 @@ def calmer_half(measured: Sequence[T], seconds: Callable[[T], float]) -> list[T]
 
 
 def shares(record: dict[str, Any], warm_up: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds and percent of a step of each part, of the rest, and of the whole: means of the calmer half of the steps."""
+    """Return milliseconds and percent of a step for each part, the rest, and the whole.
+
+    They are means of the calmer half of the steps.
+    """
     measured = list(zip(record["steps"], record["sections"], strict=True))[warm_up:]
     steps = calmer_half(measured, lambda step: step[0])
     whole = mean(took for took, _ in steps)
-    found = {name: mean(parts.get(name, 0.0) for _, parts in steps) for name in PARTS}
-    found |= {"rest": whole - sum(found.values()), "step": whole}
-    return {name: (1000 * value, 100 * value / whole) for name, value in found.items()}
+    figures = {name: mean(parts.get(name, 0.0) for _, parts in steps) for name in PARTS}
+    figures |= {"rest": whole - sum(figures.values()), "step": whole}
+    return {name: (1000 * value, 100 * value / whole) for name, value in figures.items()}
 
 
 def against_floor(record: dict[str, Any], warm_up: int) -> dict[str, float]:
-    """Seconds of the engine's step and of the bare one, and their ratio: medians over the calmer half of the pairs."""
+    """Return the seconds of the engine's step and of the bare one, and their ratio.
+
+    They are medians over the calmer half of the pairs.
+    """
     pairs = list(zip(record["steps"], record["floor"], strict=True))[warm_up:]
     calm = calmer_half(pairs, sum)
     engine, floor = (median(side) for side in zip(*calm, strict=True))
@@ -208,7 +219,10 @@ def heading(args: argparse.Namespace, record: dict[str, Any]) -> str:
     )
     where = f"{record['threads']} threads" if record["device"] == "cpu" else record["device"]
     more = f", {shlex.join(args.flags)}" if args.flags else ""
-    return f"{what} on {record['device'] if record['device'] == 'cpu' else 'GPU'} ({where}){more}; {args.steps} steps, {args.runs} runs"
+    return (
+        f"{what} on {record['device'] if record['device'] == 'cpu' else 'GPU'} "
+        f"({where}){more}; {args.steps} steps, {args.runs} runs"
+    )
 
 
 def print_measured(args: argparse.Namespace, task: Task) -> None:
@@ -226,36 +240,38 @@ def print_measured(args: argparse.Namespace, task: Task) -> None:
                 )
             )
     print(heading(args, record), end="\n\n")
-    found = middle(ours)
-    gpu = [name for name in found if name.startswith("gpu ")]
+    figures = middle(ours)
+    gpu = [name for name in figures if name.startswith("gpu ")]
     print(
         "| | s/step | images/s | first step after s | whole run s | peak GB |"
         + "".join(f" {name} GB |" for name in gpu)
     )
     print("|---|---|---|---|---|---|" + "---|" * len(gpu))
-    row = f"| ours | {found['step']:.4f} | {found['images']:.2f} | {found['first']:.1f} | {found['whole']:.1f} | {found['peak']:.2f} |"
-    print(row + "".join(f" {found[name]:.2f} |" for name in gpu))
+    row = (
+        f"| ours | {figures['step']:.4f} | {figures['images']:.2f} | "
+        f"{figures['first']:.1f} | {figures['whole']:.1f} | {figures['peak']:.2f} |"
+    )
+    print(row + "".join(f" {figures[name]:.2f} |" for name in gpu))
     if peers:
         whole, peak = (median(getattr(peer, name) for peer in peers) for name in ("whole", "peak"))
         steps = [step for peer in peers if (step := peer.step_seconds(args.warm_up)) is not None]
-        told = f"{median(steps):.4f} | {task.batch / median(steps):.2f}" if steps else "? | ?"
-        print(f"| peer | {told} | ? | {whole:.1f} | {peak / GB:.2f} |")
-        ratio = f"{found['step'] / median(steps):.3f}" if steps else "?"
-        print(
-            f"| ours / peer | {ratio} | | | {found['whole'] / whole:.3f} | {found['peak'] * GB / peak:.3f} |"
-        )
+        cells = f"{median(steps):.4f} | {task.batch / median(steps):.2f}" if steps else "? | ?"
+        print(f"| peer | {cells} | ? | {whole:.1f} | {peak / GB:.2f} |")
+        ratio = f"{figures['step'] / median(steps):.3f}" if steps else "?"
+        whole_ratio, peak_ratio = figures["whole"] / whole, figures["peak"] * GB / peak
+        print(f"| ours / peer | {ratio} | | | {whole_ratio:.3f} | {peak_ratio:.3f} |")
     print(flush=True)
 
 
 def print_profile(args: argparse.Namespace, task: Task) -> None:
     """What a step consists of."""
     record, _ = trained(task, "profile", args.flags)
-    found = shares(record, args.warm_up)
+    figures = shares(record, args.warm_up)
     print(f"{heading(args, record)}\n\n| part | ms | % of the step |\n|---|---|---|")
-    for name, (milliseconds, percent) in found.items():
+    for name, (milliseconds, percent) in figures.items():
         print(f"| {name} | {milliseconds:.2f} | {percent:.2f} |")
     print(
-        f"\nbeyond the two forwards and the backward: {100 - sum(found[name][1] for name in BARE):.2f} %\n",
+        f"\nbeyond the two forwards and the backward: {100 - sum(figures[name][1] for name in BARE):.2f} %\n",
         flush=True,
     )
 
@@ -266,9 +282,12 @@ def print_floor(args: argparse.Namespace, task: Task) -> None:
     for _ in range(args.runs):
         record, _ = trained(task, "floor", args.flags)
         results.append(against_floor(record, args.warm_up))
-    found = middle(results)
+    figures = middle(results)
     print(f"{heading(args, record)}\n\n| engine s/step | bare loop s/step | ratio |\n|---|---|---|")
-    print(f"| {found['engine']:.4f} | {found['floor']:.4f} | {found['ratio']:.4f} |\n", flush=True)
+    print(
+        f"| {figures['engine']:.4f} | {figures['floor']:.4f} | {figures['ratio']:.4f} |\n",
+        flush=True,
+    )
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -81,7 +81,10 @@ def command_of(task: Task, folder: Path) -> list[str]:
                 caption.read_text(encoding="utf-8").replace("mychar", token(number)),
                 encoding="utf-8",
             )
-        text += f'\n[[words]]\ntoken_string = "{token(number)}"\ndataset_config = {json.dumps(data.as_posix())}\n'
+        text += (
+            f'\n[[words]]\ntoken_string = "{token(number)}"\n'
+            f"dataset_config = {json.dumps(data.as_posix())}\n"
+        )
     (folder / "words.toml").write_text(text, encoding="utf-8")
     return [f"--config_file={folder / 'words.toml'}"]
 

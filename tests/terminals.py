@@ -1,4 +1,4 @@
-"""A terminal for tests: a pseudo-terminal that stands for stderr, and what a person would see on its screen."""
+"""A terminal for tests: a pseudo-terminal that stands for stderr, and what its screen shows."""
 
 import io
 import os

@@ -212,6 +212,20 @@ def test_an_observer_that_raises_ends_the_run_by_its_name_and_nothing_is_lost(
     assert (tmp_path / "b" / "zibu-step00000002-state" / "state.json").is_file()
 
 
+def test_an_interrupted_training_saves_its_word(moon_dataset: Path, tmp_path: Path) -> None:
+    class Interrupts(coinage.Observer):
+        def stepped(self, run: coinage.Run) -> None:
+            if run.step == 2:
+                raise KeyboardInterrupt
+
+    steps = Steps()
+    with pytest.raises(KeyboardInterrupt):
+        coinage.train(config_for(moon_dataset, tmp_path), observers=[Interrupts(), steps])
+    assert (tmp_path / "zibu-step00000002.safetensors").is_file()
+    assert (tmp_path / "zibu-step00000002-state" / "state.json").is_file()
+    assert steps.ends == ["failed: TrainingError", "closed"]
+
+
 def test_observers_are_called_in_the_order_of_their_priority(
     moon_dataset: Path, tmp_path: Path
 ) -> None:

@@ -250,7 +250,10 @@ def test_a_lab_that_cannot_tell_good_from_bad_says_so(
 def test_a_peer_is_judged_as_we_are(folder: Path, tmp_path: Path) -> None:
     """Our own script as the peer, with the settings of a row of the table."""
     results = tmp_path / "results.json"
-    known = "--pretrained_model_name_or_path={model} --dataset_config={data} --output_dir={out} --token_string={token} --init_word={init}"
+    known = (
+        "--pretrained_model_name_or_path={model} --dataset_config={data} "
+        "--output_dir={out} --token_string={token} --init_word={init}"
+    )
     same = "--optimizer_type=AdamW --learning_rate=2e-2"
     command = [
         sys.executable,

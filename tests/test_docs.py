@@ -5,6 +5,7 @@ trained word. Trainings are shortened. What cannot run here (see `READ_ONLY`) is
 of the program that would run it. `make docs` checks links and anchors.
 """
 
+import logging
 import os
 import re
 import runpy
@@ -96,9 +97,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.toml").write_text(
         'pretrained_model_name_or_path = "path/to/model"\ntrain_data_dir = "path/to/images"\n'
         'token_string = "mychar"\noutput_dir = "output"\n'
+        'init_word = "shape"\nmax_train_steps = 2\nsample_every_n_steps = 0\n'
     )
-    train = ["train", "--config_file", str(folder / "run.toml"), "--init_word=shape", *SHORTER]
+    train = ["train", "--config_file", str(folder / "run.toml"), *SHORTER]
+    log = logging.getLogger("coinage")
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("handlers", "level", "propagate"):  # the command sets up the log
+            patch.setattr(log, name, getattr(log, name))
         patch.chdir(folder)
         assert captured(lambda: main(train)).returncode == 0
     word = folder / "output/mychar.safetensors"

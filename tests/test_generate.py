@@ -168,7 +168,8 @@ def test_prompt_files(tmp_path: Path) -> None:
 def test_prompt_tables(tmp_path: Path) -> None:
     file = tmp_path / "prompts.toml"
     file.write_text(
-        '[prompt]\nwidth = 515\nsample_steps = 5\nprompt = "shared"\n[[prompt.subset]]\nprompt = "a zibu"\nseed = 3\nscale = 4\n'
+        '[prompt]\nwidth = 515\nsample_steps = 5\nprompt = "shared"\n'
+        '[[prompt.subset]]\nprompt = "a zibu"\nseed = 3\nscale = 4\n'
         '[[prompt.subset]]\nwidth = 64\nnegative_prompt = "bad"\nsample_sampler = "euler"\n'
     )
     first = Prompt(text="a zibu", width=512, steps=5, seed=3, scale=4, sampler="ddim")

@@ -129,8 +129,8 @@ def test_a_run_ends_with_its_file_checked(
         assert train_command("coinage", given) == 0
     told = capsys.readouterr().err
     assert (
-        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
-        in told
+        "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, "
+        "SD.Next, diffusers (prompts encode exactly as in training)" in told
     )
     assert not libraries
     file = next(tmp_path.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Files that do not parse, and words that no file can hold: one error each, within bounds of time and memory."""
+"""Files that do not parse, and words that no file can hold: one error each, in bounded memory."""
 
 import gzip
 import json
@@ -302,8 +302,10 @@ CHOICES = {
     **{
         f"{name} = {value!s:.9}": json.dumps(CHOICE | {name: value})
         for name, value in (
-            ("name", 3), ("init_word", []), ("num_vectors", 0), ("num_vectors", True), ("num_vectors", 10**9), ("seed", 2**63),
-            ("learning_rate", float("nan")), ("learning_rate", -1.0), ("learning_rate", "x"), ("given_seed", 1.5),
+            ("name", 3), ("init_word", []), ("num_vectors", 0), ("num_vectors", True),
+            ("num_vectors", 10**9), ("seed", 2**63),
+            ("learning_rate", float("nan")), ("learning_rate", -1.0), ("learning_rate", "x"),
+            ("given_seed", 1.5),
             ("ranking", 3), ("ranking", [3]), ("ranking", [["a", "x"]]), ("ranking", [["a", 10**400]]),
         )
     },

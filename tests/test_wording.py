@@ -19,8 +19,9 @@ from coinage.wording import counted, sized
 from tests.helpers import captured, flags
 from tests.report.test_page import Seen
 
-NOUNS = """images|buckets|uses|batches|steps|epochs|vectors|embeddings|captions|words|tokens|prompts|files|runs|reports|pictures|masks|
-latents|settings|processes|measurements|warnings|tools|states|updates|problems""".replace("\n", "")
+NOUNS = """images|buckets|uses|batches|steps|epochs|vectors|embeddings|captions|words|tokens|
+prompts|files|runs|reports|pictures|masks|latents|settings|processes|measurements|warnings|
+tools|states|updates|problems""".replace("\n", "")
 WRONG = re.compile(
     rf"(?<![\d.,])1 (?:[a-z-]+ )?(?:{NOUNS})\b"
     r"|(?<![\d.,])1 of [\d,]+ [a-z]+ (?:are|have|do|lack|contain)\b"
@@ -31,8 +32,10 @@ WRONG = re.compile(
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("1 images", True), ("1 held-out images", True), ("1 of 3 captions lack", True), ("--a, --b is not needed", True),
-        ("1 image, 2 images", False), ("11 images", False), ("0.1 images", False), ("1,001 images", False), ("--a, --b are not", False),
+        ("1 images", True), ("1 held-out images", True), ("1 of 3 captions lack", True),
+        ("--a, --b is not needed", True),
+        ("1 image, 2 images", False), ("11 images", False), ("0.1 images", False),
+        ("1,001 images", False), ("--a, --b are not", False),
     ],
 )  # fmt: skip
 def test_what_is_looked_for_is_found(text: str, wrong: bool) -> None:
@@ -42,7 +45,8 @@ def test_what_is_looked_for_is_found(text: str, wrong: bool) -> None:
 @pytest.mark.parametrize(
     ("count", "words", "told"),
     [
-        (1, ["image"], "1 image"), (0, ["image"], "0 images"), (1600, ["step"], "1,600 steps"), (1, ["batch", "batches"], "1 batch"),
+        (1, ["image"], "1 image"), (0, ["image"], "0 images"), (1600, ["step"], "1,600 steps"),
+        (1, ["batch", "batches"], "1 batch"),
         (2, ["batch", "batches"], "2 batches"),
     ],
 )  # fmt: skip
@@ -52,7 +56,10 @@ def test_a_count(count: int, words: Sequence[str], told: str) -> None:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset with one image of each trouble: small, flat, with a caption that is long or lacks the word, a second bucket."""
+    """A dataset with one image of each trouble, in two buckets.
+
+    Small, flat, with a caption that is too long, or that lacks the word.
+    """
     folder = tmp_path_factory.mktemp("one")
     rng = np.random.default_rng(0)
     captions = {
@@ -84,19 +91,24 @@ def test_one_of_everything_is_said_as_one(one: Path, tmp_path: Path) -> None:
     ]
     more += [f"--sample_prompts={prompts}", "--xformers", "--lowram", "--mem_eff_attn"]
     data, out = one / "data.toml", tmp_path / "o"
-    told = {
+    sheet = f"--html={tmp_path / 'sheet.html'}"
+    dataset_command = ["dataset", str(data), "--token=zibu", f"--model={MODEL}", sheet]
+    low_rate = [*flags(data, out, *more), "--learning_rate=1e-9", "--dry_run"]
+    debug = [*flags(data, out, *more), "--debug_dataset"]
+    inspect = ["inspect", str(out / "zibu.safetensors"), f"--model={MODEL}"]
+    results = {
         "plan": captured(lambda: train_command("sd", [*flags(data, out, *more), "--dry_run"])),
         "run": captured(lambda: train_command("sd", flags(data, out, *more))),
-        "dataset": captured(lambda: main(["dataset", str(data), "--token=zibu", f"--model={MODEL}", f"--html={tmp_path / 'sheet.html'}"])),
-        "data of a run": captured(lambda: train_command("sd", [*flags(data, out, *more), "--debug_dataset"])),
+        "dataset": captured(lambda: main(dataset_command)),
+        "data of a run": captured(lambda: train_command("sd", debug)),
         "report": captured(lambda: main(["report", str(out)])),
-        "inspect": captured(lambda: main(["inspect", str(out / "zibu.safetensors"), f"--model={MODEL}"])),
-        "low rate": captured(lambda: train_command("sd", [*flags(data, out, *more), "--learning_rate=1e-9", "--dry_run"])),
-    }  # fmt: skip
-    texts = {name: done.stdout + done.stderr for name, done in told.items()}
+        "inspect": captured(lambda: main(inspect)),
+        "low rate": captured(lambda: train_command("sd", low_rate)),
+    }
+    texts = {name: done.stdout + done.stderr for name, done in results.items()}
     texts |= {"page": Seen((out / "zibu-report.html").read_text(encoding="utf-8")).text}
     texts |= {"contact sheet": Seen((tmp_path / "sheet.html").read_text(encoding="utf-8")).text}
-    assert {name: done.returncode for name, done in told.items() if done.returncode} == {}, texts
+    assert {name: done.returncode for name, done in results.items() if done.returncode} == {}, texts
     assert {name: found[0] for name, text in texts.items() if (found := WRONG.search(text))} == {}
     assert "1 image smaller than half the training size" in texts["dataset"]
     assert "1 of 3 captions does not contain `zibu`" in texts["dataset"]

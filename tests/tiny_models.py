@@ -23,23 +23,28 @@ VOCABULARY = 739
 
 def clip_config(hidden: int, layers: int, act: str, projection: int) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=4,
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden,
+        num_hidden_layers=layers, num_attention_heads=4,
         hidden_act=act, projection_dim=projection, bos_token_id=737, eos_token_id=738, pad_token_id=738,
     )  # fmt: skip
 
 
 def unet_config(family: str) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 16, "sample_size": 8, "attention_head_dim": 4,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 16,
+        "sample_size": 8, "attention_head_dim": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "cross_attention_dim": CONTEXT[family],
     }  # fmt: skip
     if family != "sd1":
         config["use_linear_projection"] = True
     if family == "sdxl":
         config |= {
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-            "transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 64 + 6 * 8,
         }  # fmt: skip
     return config
@@ -49,8 +54,10 @@ def parts_of(family: str) -> dict[str, torch.nn.Module]:
     """The modules of a tiny model with random weights, the same each time."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        block_out_channels=(16, 32, 32, 32), norm_num_groups=16, layers_per_block=1, sample_size=64, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.2,
+        block_out_channels=(16, 32, 32, 32), norm_num_groups=16, layers_per_block=1,
+        sample_size=64, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        scaling_factor=0.2,
     )  # fmt: skip
     parts: dict[str, torch.nn.Module] = {
         "unet": UNet2DConditionModel(**unet_config(family)),

@@ -1,4 +1,7 @@
-"""One training loop and one loss for all demo worlds: text encoders and UNet together on captioned latents."""
+"""Train all demo worlds with one loop and one loss.
+
+Text encoders and UNet learn together from captioned latents.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a batch of captions tells the UNet, and the states [B, D] that the heads read.
+class CaptionInputs:
+    """What the UNet reads of a batch of captions, and the states [B, D] that the heads read.
 
     `added` holds tensors for `added_cond_kwargs`, or nothing.
     """
@@ -48,15 +51,19 @@ class Told:
 
 
 def diffusion_loss(
-    unet: nn.Module, latents: Tensor, told: Told, schedule: DiffusionSchedule, offset: float
+    unet: nn.Module,
+    latents: Tensor,
+    inputs: CaptionInputs,
+    schedule: DiffusionSchedule,
+    offset: float,
 ) -> Tensor:
     """Mean squared error, offset noise, and a v-like balance, without which backgrounds are not learned.
 
     Timesteps with little noise count less, as in Min-SNR (Hang et al. 2023, arXiv:2303.09556).
     """
     hidden, added = (
-        _drawn(told.hidden),
-        {name: _drawn(tensor) for name, tensor in told.added.items()},
+        _drawn(inputs.hidden),
+        {name: _drawn(tensor) for name, tensor in inputs.added.items()},
     )
     x0 = _drawn(latents)
     t = torch.randint(0, schedule.num_timesteps, (len(x0),))
@@ -81,7 +88,7 @@ def fit(
     live: nn.ModuleList,
     heads: Heads,
     rates: tuple[float, ...],
-    read: Callable[[list[str], Tensor], Told],
+    read: Callable[[list[str], Tensor], CaptionInputs],
     latents: Tensor,
     scenes: list[Any],
     schedule: DiffusionSchedule,
@@ -90,9 +97,11 @@ def fit(
     plan: Plan,
     offset: float = 0.15,
 ) -> nn.ModuleList:
-    """Train `live`, whose last module is the UNet, and the heads, a rate for each; returns the running average.
+    """Train `live`, whose last module is the UNet, and the heads, with a rate for each.
 
-    `read` turns captions and the numbers of their images into what the UNet is told.
+    Returns the running average.
+
+    `read` turns captions and the numbers of their images into what the UNet reads.
     """
     average = copy.deepcopy(live).requires_grad_(False)
     groups = [
@@ -112,12 +121,12 @@ def fit(
         chosen = torch.randint(0, len(scenes), (CAPTIONS_PER_STEP,))
         captions, known = draw_captions([scenes[i] for i in chosen.tolist()], rng)
         captions = ["" if rng.random() < 0.1 else caption for caption in captions]
-        told = read(captions, chosen)
+        inputs = read(captions, chosen)
         spoken = torch.tensor([caption != "" for caption in captions])
         aux = heads.loss(
-            told.end[spoken], [k for k, caption in zip(known, captions, strict=True) if caption]
+            inputs.end[spoken], [k for k, caption in zip(known, captions, strict=True) if caption]
         )
-        loss = diffusion_loss(live[-1], latents[chosen], told, schedule, offset) + 0.02 * aux
+        loss = diffusion_loss(live[-1], latents[chosen], inputs, schedule, offset) + 0.02 * aux
         loss.backward()
         nn.utils.clip_grad_norm_(live.parameters(), 1.0)
         optimizer.step()

@@ -1,4 +1,6 @@
-"""Make the SD 2.x-like demo world from the SD 1.x-like one: v-prediction on a schedule that ends in pure noise.
+"""Make the SD 2.x-like demo world from the SD 1.x-like one.
+
+It learns v-prediction on a schedule that ends in pure noise.
 
 The first world's UNet and text encoder are the start; the text encoder gets OpenCLIP's activation:
 `python tools/demo_sd2.py`.
@@ -18,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from coinage.demo.run import MODELS
 from coinage.diffusion.schedule import DiffusionSchedule, rescale_zero_terminal_snr
 from demo_captions import Encoder, Heads, cached_latents
-from demo_fit import Plan, Told, fit
+from demo_fit import CaptionInputs, Plan, fit
 from demo_ship import ship
 from demo_unet import SCHEDULER, encode, grown_text_encoder, schedule
 
@@ -49,8 +51,8 @@ def train(
         rescale_zero_terminal_snr(schedule().alphas_cumprod), "v_prediction"
     )
 
-    def read(captions: list[str], _: Tensor) -> Told:
-        return Told(*encode(text, encoder, captions), {})
+    def read(captions: list[str], _: Tensor) -> CaptionInputs:
+        return CaptionInputs(*encode(text, encoder, captions), {})
 
     live, heads, rng = nn.ModuleList([text, unet]), Heads(), np.random.default_rng(seed)
     for number, steps in enumerate(rounds):

@@ -1,8 +1,8 @@
 """Make the SDXL-like demo world from the SD1-like one: two text encoders, a pooled vector, sizes and crops.
 
 The first world's UNet and text encoder are the start; the second encoder and the layers for pooled
-vector and sizes are new. A third of the pictures are enlarged and cut, and the UNet is told:
-`python tools/demo_sdxl.py`.
+vector and sizes are new. A third of the pictures are enlarged and cut, and the UNet is given
+their sizes and crops. To run it: `python tools/demo_sdxl.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from coinage.demo.run import MODELS
 from coinage.demo.world import render
 from demo_captions import SECRETS, Encoder, Heads, training_scene
-from demo_fit import Plan, Told, fit
+from demo_fit import CaptionInputs, Plan, fit
 from demo_ship import INDEX, forget_origin, ship_text_encoder, write_json
 from demo_unet import SCHEDULER, build_unet, grown_text_encoder, schedule
 from demo_vae import to_float
@@ -38,8 +38,10 @@ RATES = (3e-4, 1e-3, 6e-4, 1e-3)  # first text encoder, second, UNet, heads
 def second_encoder(encoder: Encoder) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
-            vocab_size=encoder.size + len(SECRETS), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=3,
-            num_attention_heads=4, hidden_act="gelu", projection_dim=WIDTH, bos_token_id=encoder.start, eos_token_id=encoder.end,
+            vocab_size=encoder.size + len(SECRETS), hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH, num_hidden_layers=3,
+            num_attention_heads=4, hidden_act="gelu", projection_dim=WIDTH,
+            bos_token_id=encoder.start, eos_token_id=encoder.end,
             pad_token_id=encoder.end,
         )
     )  # fmt: skip
@@ -97,7 +99,12 @@ def cached(vae: AutoencoderKL, count: int, seed: int) -> tuple[Tensor, Tensor, l
 def read_captions(
     parts: nn.ModuleList, encoder: Encoder, captions: list[str]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Joined second-to-last states [B, 77, 192], pooled vectors [B, 64], and the first encoder's states at the end of text."""
+    """Return the joined second-to-last states, pooled vectors, and more.
+
+    Returns:
+        States [B, 77, 192], pooled vectors [B, 64], and the first encoder's states at the end of
+        text.
+    """
     ids, ends = encoder.ids(captions)
     rows = torch.arange(len(captions))
     one = parts[0](ids, output_hidden_states=True).hidden_states[-2]
@@ -133,9 +140,9 @@ def train(
     heads = Heads()
     latents, sizes, scenes = cached(vae, images, seed + 1)
 
-    def read(captions: list[str], chosen: Tensor) -> Told:
+    def read(captions: list[str], chosen: Tensor) -> CaptionInputs:
         hidden, pooled, end = read_captions(live, encoder, captions)
-        return Told(hidden, end, {"text_embeds": pooled, "time_ids": sizes[chosen]})
+        return CaptionInputs(hidden, end, {"text_embeds": pooled, "time_ids": sizes[chosen]})
 
     average = fit(
         live, heads, RATES, read, latents, scenes, schedule(), rng, out, Plan(steps, ANNEALED)
@@ -160,7 +167,7 @@ def ship(parts: nn.ModuleList, vae: AutoencoderKL, vocabulary: int, out: Path) -
     safetensors.torch.save_file(
         tensors, out / "text_encoder_2" / "model.safetensors", metadata={"format": "pt"}
     )
-    told = {
+    settings = {
         "vocab_size": vocabulary,
         "architectures": ["CLIPTextModelWithProjection"],
         "dtype": "float32",
@@ -170,15 +177,17 @@ def ship(parts: nn.ModuleList, vae: AutoencoderKL, vocabulary: int, out: Path) -
         for k, v in parts[1].config.to_diff_dict().items()
         if k not in {"_name_or_path", "transformers_version"}
     }
-    write_json(out / "text_encoder_2" / "config.json", config | told)
+    write_json(out / "text_encoder_2" / "config.json", config | settings)
     for place in ("tokenizer", "tokenizer_2"):
         shutil.copytree(MODELS / "sd1" / "tokenizer", out / place)
     DDIMScheduler(**SCHEDULER).save_pretrained(out / "scheduler")
     for part in ("unet", "vae"):
         forget_origin(out / part / "config.json")
     pipeline = {
-        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": False, "image_encoder": [None, None],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": False,
+        "image_encoder": [None, None],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
     }  # fmt: skip
     index = {key: value for key, value in INDEX.items() if "safety" not in key} | pipeline
     write_json(out / "model_index.json", json.loads(json.dumps(index)))

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from coinage.diffusion.schedule import DiffusionSchedule, alphas_cumprod_from_betas
 from demo_captions import SECRETS, Encoder, Heads, cached_latents, draw_captions, training_scene
-from demo_fit import Plan, Told, fit
+from demo_fit import CaptionInputs, Plan, fit
 
 RATE = 1.2e-3
 SCHEDULER = {
@@ -112,8 +112,8 @@ def train_models(
     latents, scenes = cached_latents(vae, images, seed + 1)
     print("latents cached", flush=True)
 
-    def read(captions: list[str], _: Tensor) -> Told:
-        return Told(*encode(text, encoder, captions), {})
+    def read(captions: list[str], _: Tensor) -> CaptionInputs:
+        return CaptionInputs(*encode(text, encoder, captions), {})
 
     plan = Plan(steps, annealed=steps, warm_up=200, floor=0.01, average=0.999)
     average = fit(

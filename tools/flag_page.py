@@ -13,12 +13,14 @@ INTRO = """\
 # Flags
 
 All flags of `train_textual_inversion.py`, `sdxl_train_textual_inversion.py` and `coinage train`.
-Names, types and defaults are those of kohya-ss/sd-scripts; `coinage train` chooses some of them by
-itself ([Commands](commands.md#train)). The same names, without dashes, are the keys of settings
+Names, types and defaults are those of kohya-ss/sd-scripts; `coinage train` has other defaults
+for some of them ([Commands](commands.md#train)). The same names, without dashes, are the keys of settings
 files and of `TrainConfig.from_mapping`.
 
 A *switch* takes no value. A *ratio* is a number of steps, a fraction of the run below 1, or a
 percentage. A *list* takes several values.
+
+<div class="flags" markdown>
 """
 
 
@@ -27,7 +29,8 @@ def row(flag: Flag) -> str:
     kind = " ".join(f"`{c}`" for c in flag.choices) or flag.kind
     notes = [f"*{flag.note[0].upper()}{flag.note[1:]}.*"] if flag.note else []
     notes += ["SDXL only."] if flag.sdxl_only else []
-    return f"| `{flag.name}` | {kind} | {default} | {' '.join([flag.help, *notes])} |"
+    meaning = " ".join([flag.help, *notes]).replace("|", "\\|")  # a bar would end the cell
+    return f"| `{flag.name}` | {kind} | {default} | {meaning} |"
 
 
 def page() -> str:
@@ -37,6 +40,7 @@ def page() -> str:
             f"\n## {group[0].upper()}{group[1:]}\n\n| flag | type | default | meaning |\n|---|---|---|---|"
         )
         parts += [row(flag) for flag in flags]
+    parts.append("\n</div>")
     return "\n".join(parts) + "\n"
 
 

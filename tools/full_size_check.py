@@ -68,10 +68,13 @@ def train(
 ) -> dict[str, float]:
     """Run the guide's command; its peak memory in GB, the whole time, and the seconds a step."""
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1", str(ROOT / SCRIPTS[family]),
+        sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1",
+        str(ROOT / SCRIPTS[family]),
         f"--pretrained_model_name_or_path={model}", f"--dataset_config={dataset}", f"--output_dir={out}",
-        "--output_name=my_textual_inversion", "--save_model_as=safetensors", "--token_string=mychar", "--init_word=girl",
-        "--num_vectors_per_token=4", f"--max_train_steps={steps}", "--learning_rate=1e-6", "--optimizer_type=AdamW8bit",
+        "--output_name=my_textual_inversion", "--save_model_as=safetensors",
+        "--token_string=mychar", "--init_word=girl",
+        "--num_vectors_per_token=4", f"--max_train_steps={steps}", "--learning_rate=1e-6",
+        "--optimizer_type=AdamW8bit",
         "--mixed_precision=fp16", "--cache_latents", "--sdpa", *(["--v2"] if family == "sd2" else []),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(wheel), "HF_HUB_OFFLINE": "1"}
@@ -150,7 +153,8 @@ def main() -> None:
         subprocess.run([*pip, "open_clip_torch"], check=True)
     dataset = write_dataset(work / "data", args.side)
     print(
-        "| model | as | size GB | peak memory GB | seconds a step | whole run s | loads in diffusers |\n|---|---|---|---|---|---|---|"
+        "| model | as | size GB | peak memory GB | seconds a step | whole run s | loads in diffusers |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for family in args.families:
         for kind in args.kinds:
@@ -159,13 +163,16 @@ def main() -> None:
             size = sum(p.stat().st_size for p in files) / 2**30
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)
-            found = train(family, model, dataset, out, args.steps, wheel)
+            figures = train(family, model, dataset, out, args.steps, wheel)
             if not args.keep:
                 shutil.rmtree(model) if model.is_dir() else model.unlink()
             good = loads_in_diffusers(
                 family, out / "my_textual_inversion.safetensors", vocabulary_folder(work)
             )
-            row = f"{size:.1f} | {found['peak']:.1f} | {found['step']:.1f} | {found['whole']:.0f} | {'yes' if good else 'NO'}"
+            row = (
+                f"{size:.1f} | {figures['peak']:.1f} | {figures['step']:.1f} "
+                f"| {figures['whole']:.0f} | {'yes' if good else 'NO'}"
+            )
             print(f"| {family} | {kind} | {row} |", flush=True)
 
 

@@ -1,4 +1,6 @@
-"""Diffusers' names to the original layout's: writes the single files that people have, from parts in diffusers' form.
+"""Write the single files that people have, from parts in diffusers' form.
+
+The names of tensors become those of the original layout.
 
 Written from the names in released checkpoints, independently of any converter, so that reading back
 is a test.
@@ -13,13 +15,17 @@ import torch
 from torch import Tensor, nn
 
 RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }  # fmt: skip
 UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1", "mid_block.resnets.1": "middle_block.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
 }  # fmt: skip
 VAE_ATTENTION = {
     "group_norm": "norm",
@@ -92,7 +98,10 @@ def vae_tensors(vae: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def clip_tensors(encoder: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """A CLIP-L text encoder's tensors in transformers' own names, with the level that transformers 5 leaves out."""
+    """Return a CLIP-L text encoder's tensors under transformers' names.
+
+    They have the level that transformers 5 leaves out.
+    """
     for name, tensor in encoder.state_dict().items():
         yield f"{prefix}{name if name.startswith('text_model.') else f'text_model.{name}'}", tensor
 

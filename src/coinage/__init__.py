@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coinage.api import Model, load_model, train
     from coinage.checks import check
+    from coinage.checks.dataset import DatasetReport, summarize_dataset
     from coinage.config import TrainConfig
     from coinage.embeddings.word import Word, load_word
     from coinage.errors import (
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CoinageError",
     "ConfigError",
+    "DatasetReport",
     "EmbeddingFileError",
     "Findings",
     "Loss",
@@ -53,6 +55,7 @@ __all__ = [
     "check",
     "load_model",
     "load_word",
+    "summarize_dataset",
     "train",
 ]
 _ERRORS = (
@@ -69,6 +72,7 @@ _MODULES = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("Loss", "LossInputs"), "training.losses"),
     **dict.fromkeys(("Observer", "Priority"), "training.observers.base"),
+    **dict.fromkeys(("DatasetReport", "summarize_dataset"), "checks.dataset"),
     "Run": "training.run",
     "check": "checks",
     "TrainConfig": "config",

@@ -27,7 +27,12 @@ ONE_SLIP_LENGTH, TWO_SLIPS_LENGTH = 4, 8
 class Problem:
     """One thing that is wrong: what it is, where it stands, how to fix it.
 
-    Each is shown as one line: control characters in names and values are written as escapes.
+    `str` shows each on a line of its own, with control characters in names and values as escapes.
+
+    Attributes:
+        what: is wrong.
+        where: file, line, flag or table; "" if `what` says it.
+        hint: how to fix it; "" if there is nothing to add.
     """
 
     what: str
@@ -45,7 +50,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Findings:
-    """The results of checks so far: errors stop a run, warnings and notes are only shown."""
+    """The results of checks so far: errors stop a run, warnings and notes are only shown.
+
+    Attributes:
+        errors: that prevent the run.
+        warnings: things that are probably mistakes.
+        notes: things to know, such as flags without effect.
+    """
 
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -59,7 +70,7 @@ class Findings:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
+        """True without errors."""
         return not self.errors
 
     def error(self, what: str, where: str = "", hint: str = "") -> None:
@@ -86,7 +97,12 @@ class Findings:
 
 
 class CoinageError(Exception):
-    """An error for the user: shown without a traceback."""
+    """An error that the user can fix; the command line shows it without a traceback.
+
+    Attributes:
+        problems: what is wrong, where, and how to fix it; one or more.
+        exit_code: of the command line.
+    """
 
     exit_code = 1
 
@@ -129,6 +145,18 @@ def reason_of(error: BaseException) -> str:
     if "weights_only" in text:
         return "it is damaged" if "Unsupported operand" in text else MORE_THAN_TENSORS
     return (text.strip().splitlines() or [type(error).__name__])[0]
+
+
+def described(error: BaseException) -> str:
+    """Return the kind and the reason of an exception, such as `KeyError: 'loss'`."""
+    name, reason = type(error).__name__, reason_of(error)
+    return name if reason == name else f"{name}: {reason}"
+
+
+def full_name(thing: object) -> str:
+    """Return module and name of a function or a class, or of an object's class."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

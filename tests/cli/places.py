@@ -79,8 +79,10 @@ def words(places: dict[str, Path], out: Path, given: str) -> list[str]:
     flags = [text.format(out=out, **places) for text in given.split()]
     names = {flag.split("=")[0] for flag in flags}
     needed = {
-        "--pretrained_model_name_or_path": places["model"], "--output_dir": out, "--token_string": "zibu", "--init_word": "shape",
-        "--save_model_as": "safetensors", "--max_train_steps": 2, "--learning_rate": 1e-2, "--seed": 0, "--resolution": 64,
+        "--pretrained_model_name_or_path": places["model"], "--output_dir": out,
+        "--token_string": "zibu", "--init_word": "shape",
+        "--save_model_as": "safetensors", "--max_train_steps": 2, "--learning_rate": 1e-2,
+        "--seed": 0, "--resolution": 64,
     }  # fmt: skip
     if "--config_file" in names:
         needed.pop("--learning_rate")

@@ -71,13 +71,18 @@ def test_a_number_beyond_its_range_is_told_once_and_replaced(name: str) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        "--save_last_n_steps_state=-1", "--save_last_n_epochs_state=0", "--noise_offset=nan", "--noise_offset=inf",
-        "--ip_noise_gamma=1e300", "--adaptive_noise_scale=nan", "--min_snr_gamma=nan", "--min_snr_gamma=1e39", "--huber_scale=inf",
-        "--v_pred_like_loss=nan", "--learning_rate=inf", "--max_grad_norm=nan", "--lr_scheduler_power=nan", "--lr_scheduler_power=-1",
+        "--save_last_n_steps_state=-1", "--save_last_n_epochs_state=0", "--noise_offset=nan",
+        "--noise_offset=inf",
+        "--ip_noise_gamma=1e300", "--adaptive_noise_scale=nan", "--min_snr_gamma=nan",
+        "--min_snr_gamma=1e39", "--huber_scale=inf",
+        "--v_pred_like_loss=nan", "--learning_rate=inf", "--max_grad_norm=nan",
+        "--lr_scheduler_power=nan", "--lr_scheduler_power=-1",
         "--lr_scheduler_min_lr_ratio=1e400", "--lr_scheduler_min_lr_ratio=-1", "--lr_scheduler_num_cycles=0",
-        "--lr_scheduler_num_cycles=1180591620717411303424", "--lr_scheduler_timescale=0", "--prior_loss_weight=nan", "--seed=-2",
+        "--lr_scheduler_num_cycles=1180591620717411303424", "--lr_scheduler_timescale=0",
+        "--prior_loss_weight=nan", "--seed=-2",
         "--seed=9223372036854775808", "--ddp_timeout=-1", "--ddp_timeout=1180591620717411303424",
-        "--max_data_loader_n_workers=99999999999", "--autopilot=9223372036854775808", "--autopilot=1", "--token_warmup_step=nan",
+        "--max_data_loader_n_workers=99999999999", "--autopilot=9223372036854775808",
+        "--autopilot=1", "--token_warmup_step=nan",
         "--min_bucket_reso=-5", "--validation_split=nan",
     ],
 )  # fmt: skip
@@ -203,43 +208,79 @@ def by_class(kind: str, **given: Any) -> OptimConfig:
 
 TRIED: list[tuple[OptimConfig, str]] = [
     (by_class("ReduceLROnPlateau"), "waits for a measure"),
-    (by_class("builtins.print"), "--lr_scheduler_type builtins.print is not a learning-rate schedule"),
-    (by_class("torch.optim.AdamW"), "--lr_scheduler_type torch.optim.AdamW is not a learning-rate schedule"),
+    (
+        by_class("builtins.print"),
+        "--lr_scheduler_type builtins.print is not a learning-rate schedule",
+    ),
+    (
+        by_class("torch.optim.AdamW"),
+        "--lr_scheduler_type torch.optim.AdamW is not a learning-rate schedule",
+    ),
     (by_class("NoSuchLR"), "--lr_scheduler_type NoSuchLR is not a learning-rate schedule"),
-    (by_class("some_package.Rex"), "--lr_scheduler_type some_package.Rex needs the package some_package"),
+    (
+        by_class("some_package.Rex"),
+        "--lr_scheduler_type some_package.Rex needs the package some_package",
+    ),
     (by_class("StepLR"), "do not fit StepLR: it needs step_size"),
     (by_class("StepLR", step_size=0), "--lr_scheduler_args step_size=0 does not fit StepLR"),
-    (by_class("CosineAnnealingLR", T_max=0), "--lr_scheduler_args T_max=0 does not fit CosineAnnealingLR"),
-    (by_class("CosineAnnealingLR", T_max="175 eta_min"), "T_max='175 eta_min', and it must be a number"),
+    (
+        by_class("CosineAnnealingLR", T_max=0),
+        "--lr_scheduler_args T_max=0 does not fit CosineAnnealingLR",
+    ),
+    (
+        by_class("CosineAnnealingLR", T_max="175 eta_min"),
+        "T_max='175 eta_min', and it must be a number",
+    ),
     (by_class("CosineAnnealingLR", T_max=(175,)), "T_max=(175,), and it must be a number"),
     (by_class("MultiStepLR", milestones="[2, 4] gamma=0.5"), "milestones"),
-    (by_class("ExponentialLR", gamma=10.0), "gamma=10.0 does not fit ExponentialLR: the learning rate of the last step"),
-    (by_class("ExponentialLR", gamma=-1), "gamma=-1 does not fit ExponentialLR: the learning rate of step 2 would be -"),
+    (
+        by_class("ExponentialLR", gamma=10.0),
+        "gamma=10.0 does not fit ExponentialLR: the learning rate of the last step",
+    ),
+    (
+        by_class("ExponentialLR", gamma=-1),
+        "gamma=-1 does not fit ExponentialLR: the learning rate of step 2 would be -",
+    ),
     (by_class("ExponentialLR", gamma=float("inf")), "gamma=inf, and it must be a finite number"),
     (by_class("OneCycleLR", max_lr=0.1, total_steps=100), "total_steps=100 do not fit OneCycleLR"),
     (optim(schedule="inverse_sqrt", timescale=0), "do not fit inverse_sqrt: division by zero"),
-    (optim(schedule="polynomial", power=-1), "--lr_scheduler polynomial cannot be used in a run of 1600 steps"),
+    (
+        optim(schedule="polynomial", power=-1),
+        "--lr_scheduler polynomial cannot be used in a run of 1600 steps",
+    ),
     (optim(schedule_arguments={"nosuch": 5}), "do not fit constant: it has no argument nosuch"),
     (optim(schedule="cosine", schedule_arguments={"num_cycle": 2}), "did you mean `num_cycles`"),
     (optim(schedule="piecewise_constant"), "do not fit piecewise_constant: it needs step_rules"),
     (optim(arguments={"capturable": True}), "--optimizer_args capturable=True does not fit AdamW"),
-    (optim(arguments={"differentiable": True}), "--optimizer_args differentiable=True does not fit AdamW"),
+    (
+        optim(arguments={"differentiable": True}),
+        "--optimizer_args differentiable=True does not fit AdamW",
+    ),
     (optim(arguments={"foreach": 5}), "foreach=5, and it must be True or False"),
-    (optim(arguments={"weight_decay": "0.01 betas"}), "weight_decay='0.01 betas', and it must be a number"),
+    (
+        optim(arguments={"weight_decay": "0.01 betas"}),
+        "weight_decay='0.01 betas', and it must be a number",
+    ),
     (optim(arguments={"weight_decay": (0.01,)}), "weight_decay=(0.01,), and it must be a number"),
     (optim(arguments={"betas": 0.9}), "betas=0.9, and it must be numbers such as (0.9, 0.999)"),
     (optim(arguments={"d_coef": 1}), "do not fit AdamW: it has no argument d_coef"),
     (optim(arguments={"betta": 1}), "did you mean `betas`"),
     (optim("Prodigy", arguments={"slice_p": 0}), "slice_p=0, and it must be at least 1"),
     (optim("Prodigy", arguments={"d_coef": -1}), "d_coef=-1, and it must be above 0"),
-    (optim("AdamWScheduleFree", arguments={"warmup_steps": "abc"}), "warmup_steps='abc', and it must be a number"),
+    (
+        optim("AdamWScheduleFree", arguments={"warmup_steps": "abc"}),
+        "warmup_steps='abc', and it must be a number",
+    ),
     (optim("AdamWScheduleFree", arguments={"r": "abc"}), "r='abc', and it must be a number"),
-    (optim("pytorch_optimizer.AdaHessian"), "--optimizer_type pytorch_optimizer.AdaHessian cannot learn a word by step()"),
+    (
+        optim("pytorch_optimizer.AdaHessian"),
+        "--optimizer_type pytorch_optimizer.AdaHessian cannot learn a word by step()",
+    ),
     (optim("pytorch_optimizer.LOMO"), "--optimizer_type pytorch_optimizer.LOMO cannot be used"),
     (optim("Adamm"), "--optimizer_type Adamm is not an optimizer"),
     (optim("SparseAdam"), "--optimizer_type SparseAdam is not an optimizer"),
     (optim("torch.nn.Linear"), "--optimizer_type torch.nn.Linear is not an optimizer"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -254,9 +295,15 @@ def test_what_would_fail_in_the_run_is_found_on_a_toy(config: OptimConfig, messa
 @pytest.mark.parametrize("total", [1, 2, 3, 1600, 100_000])
 def test_what_works_passes_at_any_length(total: int) -> None:
     given = [
-        optim(), optim(schedule="cosine", warmup=0.1), optim(schedule="warmup_stable_decay", decay=0.2), by_class("StepLR", step_size=2),
-        by_class("MultiStepLR", milestones=(2, 4)), by_class("OneCycleLR", max_lr=0.1, total_steps=total), optim("Lion"),
-        by_class("transformers.optimization.get_cosine_schedule_with_warmup", num_warmup_steps=1, num_training_steps=total),
+        optim(), optim(schedule="cosine", warmup=0.1),
+        optim(schedule="warmup_stable_decay", decay=0.2), by_class("StepLR", step_size=2),
+        by_class("MultiStepLR", milestones=(2, 4)),
+        by_class("OneCycleLR", max_lr=0.1, total_steps=total), optim("Lion"),
+        by_class(
+            "transformers.optimization.get_cosine_schedule_with_warmup",
+            num_warmup_steps=1,
+            num_training_steps=total,
+        ),
     ]  # fmt: skip
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -290,8 +337,8 @@ def test_modules_of_the_working_directory_are_not_run_unless_the_user_says_so(
     config = OptimConfig(name="my_own_optimizer.Signish", learning_rate=0.1)
     (problem,) = optimizer_trial(config, 3)
     assert (
-        problem.what
-        == "--optimizer_type my_own_optimizer.Signish needs the package my_own_optimizer, which is not installed"
+        problem.what == "--optimizer_type my_own_optimizer.Signish needs "
+        "the package my_own_optimizer, which is not installed"
     )
     assert "PYTHONPATH=." in problem.hint
     assert "pip" not in problem.hint
@@ -348,10 +395,14 @@ def plan_for(dataset: Path, out: Path, *more: str) -> Plan:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--max_train_epochs=1 --lr_scheduler=cosine --lr_warmup_steps=100", "100 does not fit in 20 steps (--max_train_epochs 1)"),
-        ("--max_train_steps=1600 --lr_scheduler=cosine --lr_warmup_steps=1600", "--lr_warmup_steps 1600 does not fit in 1,600 steps"),
-        ("--max_train_epochs=2 --lr_scheduler=warmup_stable_decay --lr_decay_steps=40", "--lr_decay_steps 40 does not fit in 40 steps"),
-        ("--max_train_steps=20 --lr_scheduler=warmup_stable_decay --lr_decay_steps=15 --lr_warmup_steps=15", "together are 30"),
+        ("--max_train_epochs=1 --lr_scheduler=cosine --lr_warmup_steps=100",
+         "100 does not fit in 20 steps (--max_train_epochs 1)"),
+        ("--max_train_steps=1600 --lr_scheduler=cosine --lr_warmup_steps=1600",
+         "--lr_warmup_steps 1600 does not fit in 1,600 steps"),
+        ("--max_train_epochs=2 --lr_scheduler=warmup_stable_decay --lr_decay_steps=40",
+         "--lr_decay_steps 40 does not fit in 40 steps"),
+        ("--max_train_steps=20 --lr_scheduler=warmup_stable_decay --lr_decay_steps=15 --lr_warmup_steps=15",
+         "together are 30"),
     ],
 )  # fmt: skip
 def test_a_schedule_must_fit_in_the_runs_true_length(
@@ -516,7 +567,10 @@ def word_file(
         ({}, ""),
         (
             {"width": 768},
-            "--weights: this file has vectors for emb_params 768 wide, and the model takes emb_params 128 wide",
+            (
+                "--weights: this file has vectors for emb_params "
+                "768 wide, and the model takes emb_params 128 wide"
+            ),
         ),
         ({"rows": 4}, "--weights: this file has 4 vectors, but --num_vectors_per_token is 1"),
         ({"change": lambda rows: rows * float("nan")}, "finite"),
@@ -537,7 +591,10 @@ def test_a_words_file_of_another_family(tmp_path: Path, moon_dataset: Path) -> N
     model = ModelConfig(source=str(MODELS / "sdxl"), family="sdxl")
     other = TrainConfig(model=model, word=config.word, data=config.data, save=config.save)
     assert [problem.what for problem in weights_problems(other)] == [
-        "--weights: this file has vectors for emb_params 128 wide, and the model takes clip_l 128 wide and clip_g 64 wide"
+        (
+            "--weights: this file has vectors for emb_params 128 wide, "
+            "and the model takes clip_l 128 wide and clip_g 64 wide"
+        )
     ]
 
 
@@ -639,7 +696,10 @@ def test_a_dry_run_says_what_a_run_says(moon_dataset: Path, tmp_path: Path) -> N
     head = real.stderr.partition("loading")[0].splitlines()[:-1]
     assert dry.stderr.splitlines()[: len(head)] == head
     assert [line for line in head if line.startswith("warning")] == [
-        "warning: --learning_rate 0.005: Prodigy sets its own rate, and this is a factor of it: use --learning_rate 1.0",
+        (
+            "warning: --learning_rate 0.005: Prodigy sets its own "
+            "rate, and this is a factor of it: use --learning_rate 1.0"
+        ),
         "warning: --init_word: `green ring` is 2 tokens; with 1 vector only `green` is used",
         "warning: --save_every_n_steps 500 is more than the run's 1 step, so it never happens",
     ]

@@ -18,7 +18,10 @@ from tests.cli.test_bad_input import ROOT, run
 from tests.data.pictures import picture
 from tests.helpers import captured, flags, timed
 
-TOML = '[[datasets]]\nresolution = 64\nbatch_size = 2\nenable_bucket = false\n[[datasets.subsets]]\nimage_dir = "{}"\nnum_repeats = 2\n'
+TOML = (
+    "[[datasets]]\nresolution = 64\nbatch_size = 2\nenable_bucket = false\n"
+    '[[datasets.subsets]]\nimage_dir = "{}"\nnum_repeats = 2\n'
+)
 
 
 def dataset(*argv: object) -> subprocess.CompletedProcess[str]:
@@ -335,7 +338,10 @@ def test_help_and_speed(folder: Path) -> None:
 
 
 def test_the_command_imports_no_torch(folder: Path) -> None:
-    code = "import sys; from coinage.cli.main import main; main(['dataset', *sys.argv[1:]]); print('torch' in sys.modules)"
+    code = (
+        "import sys; from coinage.cli.main import main; "
+        "main(['dataset', *sys.argv[1:]]); print('torch' in sys.modules)"
+    )
     words = [
         sys.executable,
         "-c",

@@ -177,8 +177,8 @@ def test_the_head_of_a_run_says_what_takes_the_place_of_captions(
     assert main(["train", *given, "--token_string=zorg"]) == 0
     shown = capsys.readouterr().err
     assert (
-        'data    64x64, 1 bucket, 1 image in 1 batch of 1\n        captions: sentences such as "a photo of a zorg"\n'
-        in shown
+        "data    64x64, 1 bucket, 1 image in 1 batch of 1\n"
+        '        captions: sentences such as "a photo of a zorg"\n' in shown
     )
     assert "2 embeddings in" in shown
     assert " MB" not in shown, "what is small is told in kB"

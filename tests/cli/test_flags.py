@@ -76,7 +76,10 @@ def test_ratio_reads_counts_fractions_and_percentages() -> None:
 
 
 def test_help_is_fast_and_imports_no_torch() -> None:
-    code = "import sys, coinage.cli.train as k; k.train_command('sd', ['--token_string', 'x']); print('torch' in sys.modules)"
+    code = (
+        "import sys, coinage.cli.train as k; k.train_command('sd', "
+        "['--token_string', 'x']); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     seconds = []
@@ -113,7 +116,8 @@ def test_unique_prefixes_are_accepted_and_the_last_value_wins() -> None:
 def test_config_file_yields_to_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
-        '[any]\nlearning_rate = 1e-3\nseed = 5\ncache_latents = true\noptimizer_args = ["eps=1e-6"]\nresolution = [64, 96]\n'
+        "[any]\nlearning_rate = 1e-3\nseed = 5\ncache_latents = true\n"
+        'optimizer_args = ["eps=1e-6"]\nresolution = [64, 96]\n'
     )
     args = parse("sd", [f"--config_file={tmp_path / 'settings'}", "--seed=7"], "test")
     assert (args.learning_rate, args.seed, args.cache_latents) == (1e-3, 7, True)

@@ -204,7 +204,10 @@ def test_values_that_are_refused(tmp_path: Path, line: str, what: str) -> None:
 
 
 def test_all_problems_of_a_file_and_a_command_come_together(tmp_path: Path) -> None:
-    text = 'learning_rat = 1\nseed = "x"\nloss_type = "foo"\nvae = "a\\tb"\nepoch = 2\n[[words]]\nhuber_c = "y"\nno_such = 1\n'
+    text = (
+        'learning_rat = 1\nseed = "x"\nloss_type = "foo"\nvae = "a\\tb"\n'
+        'epoch = 2\n[[words]]\nhuber_c = "y"\nno_such = 1\n'
+    )
     found = "\n".join(problems_of(tmp_path, text, "--no_such=1", "--clip_skip=z"))
     for part in (
         "`learning_rat` is not a flag",
@@ -278,7 +281,10 @@ def test_flags_of_the_other_script_are_noted(tmp_path: Path) -> None:
 
 
 def test_tables_of_words_are_read_alike(tmp_path: Path) -> None:
-    text = 'seed = 1\n[[words]]\ntoken_string = 5\ndynamo = 1\nseed = "2"\noutput_name = "a.pt"\n[[words]]\ntoken_string = "b"\nvae_x = 1\n'
+    text = (
+        'seed = 1\n[[words]]\ntoken_string = 5\ndynamo = 1\nseed = "2"\n'
+        'output_name = "a.pt"\n[[words]]\ntoken_string = "b"\nvae_x = 1\n'
+    )
     one, two = (word.values for word in read(tmp_path, text).words)
     assert (one.token_string, one.seed, one.output_name, two.seed) == ("5", 2, "a", 1)
     assert any("dynamo" in note for note in one.remarks.notes)

@@ -12,7 +12,7 @@ from coinage.config import WordConfig
 from coinage.embeddings.install import read_vectors
 from coinage.embeddings.pairs import open_embedding
 from coinage.embeddings.reading import read
-from coinage.errors import EmbeddingFileError
+from coinage.errors import ConfigError, EmbeddingFileError
 from tests.embeddings.files import pickle, tensors, vectors, webui
 from tests.helpers import prepared
 
@@ -128,11 +128,8 @@ def test_a_word_beside_output_vectors_is_read(tmp_path: Path) -> None:
     assert (found.word.token, found.notes) == ("<zibu>", ("left out: 'emp_params_out'",))
 
 
-def test_a_run_from_zero_vectors_is_warned(
-    moon_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_from_zero_vectors_is_refused(moon_dataset: Path, tmp_path: Path) -> None:
     width = prepared(moon_dataset, tmp_path).parts.rows()[0].shape[1]
     path = tensors(tmp_path / "a.safetensors", {"emb_params": torch.zeros(1, width)})
-    run = prepared(moon_dataset, tmp_path / "o", f"--weights={path}")
-    assert not run.parts.rows()[0].any()
-    assert caplog.text.count(NOTHING) == 1
+    with pytest.raises(ConfigError, match="--weights: the file holds only zeros"):
+        prepared(moon_dataset, tmp_path / "o", f"--weights={path}")

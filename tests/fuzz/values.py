@@ -1,4 +1,4 @@
-"""Values for every flag: what people write, what they mistype, and what nobody should be able to break anything with."""
+"""Values for every flag: what people write, what they mistype, and what must not break anything."""
 
 import math
 import random
@@ -39,28 +39,37 @@ FLOATS = (
 NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "NaN", "-nan", "abc", "", " ", "0,5", "1..2", "5%%")
 RATIOS = ("10%", "100%", "-10%", "0.5", "nan%", "1e400%", "99999999999%")
 TEXTS = (
-    "", " ", "none", "None", "auto", "true", "zibu", "a b", "-1", "--help", "--seed=1", "%s", "{}", "*", "~", "~/x", ".", "..",
-    "a/b", "x" * 300, "ミ" * 90, "\x1b[2J", "a\nb", "é", "\udcff", "/dev/zero", "/dev/null/x", "no/such/file.toml",
+    "", " ", "none", "None", "auto", "true", "zibu", "a b", "-1", "--help", "--seed=1", "%s",
+    "{}", "*", "~", "~/x", ".", "..",
+    "a/b", "x" * 300, "ミ" * 90, "\x1b[2J", "a\nb", "é", "\udcff", "/dev/zero", "/dev/null/x",
+    "no/such/file.toml",
     "http://127.0.0.1:9/x", "a\\b", "C:\\Users\\x",
-    "con", "owner/name", "0", "1,2", "64", "64,64", "0,0", "[]", "a=b", "import os", "x.safetensors", "builtins.print", "os.system",
+    "con", "owner/name", "0", "1,2", "64", "64,64", "0,0", "[]", "a=b", "import os",
+    "x.safetensors", "builtins.print", "os.system",
 )  # fmt: skip
 ARGUMENTS = (
-    "", "a", "=", "a=", "=1", "weight_decay=0.01", "weight_decay=nan", "weight_decay=abc", "weight_decay=-1", "betas=0.9,0.99",
-    "betas=(0.9,0.99)", "betas=1", "eps=0", "lr=1", "lr=nan", "capturable=True", "differentiable=True", "foreach=5",
+    "", "a", "=", "a=", "=1", "weight_decay=0.01", "weight_decay=nan", "weight_decay=abc",
+    "weight_decay=-1", "betas=0.9,0.99",
+    "betas=(0.9,0.99)", "betas=1", "eps=0", "lr=1", "lr=nan", "capturable=True",
+    "differentiable=True", "foreach=5",
     "nosuch=5",
         "weight_decay=0.01 betas=0.9,0.99", "weight_decay=0.01,", "gamma=0.5", "step_size=0", "T_max=0",
     "milestones=[2,4] gamma=0.5",
-    "lr_lambda=1", "amsgrad=true", "maximize=None", "params=[]", "self=1", "weight_decay=__import__('os')", "d_coef=-1", "--help",
+    "lr_lambda=1", "amsgrad=true", "maximize=None", "params=[]", "self=1",
+    "weight_decay=__import__('os')", "d_coef=-1", "--help",
     "x" * 300,
 )  # fmt: skip
 OPTIMIZERS = (
-    "AdamW", "adamw8bit", "Directional", "Lion", "SGDNesterov", "AdaFactor", "Prodigy", "DAdaptation", "DAdaptSGD", "AdamWScheduleFree",
+    "AdamW", "adamw8bit", "Directional", "Lion", "SGDNesterov", "AdaFactor", "Prodigy",
+    "DAdaptation", "DAdaptSGD", "AdamWScheduleFree",
     "SGD",
-        "RMSprop", "Adagrad", "Rprop", "LBFGS", "SparseAdam", "Optimizer", "Muon", "pytorch_optimizer.AdaHessian", "pytorch_optimizer.LOMO",
+        "RMSprop", "Adagrad", "Rprop", "LBFGS", "SparseAdam", "Optimizer", "Muon",
+        "pytorch_optimizer.AdaHessian", "pytorch_optimizer.LOMO",
     "pytorch_optimizer.CAME", "builtins.print", "torch.nn.Linear", "os.system", "nosuch.Class", "",
 )  # fmt: skip
 SCHEDULES = (
-    "constant", "cosine", "linear", "polynomial", "inverse_sqrt", "warmup_stable_decay", "piecewise_constant", "cosine_with_restarts",
+    "constant", "cosine", "linear", "polynomial", "inverse_sqrt", "warmup_stable_decay",
+    "piecewise_constant", "cosine_with_restarts",
     "adafactor", "reduce_lr_on_plateau", "cosin", "",
 )  # fmt: skip
 SCHEDULE_CLASSES = (
@@ -121,7 +130,10 @@ def flags() -> list[Flag]:
 
 
 def means_nothing(flag: Flag, value: str) -> bool:
-    """Whether a number can mean nothing for any flag of its kind: no number, not finite, below zero, beyond any count."""
+    """Return whether a number can mean nothing for any flag of its kind.
+
+    That is no number, not finite, below zero, or beyond any count.
+    """
     if flag.kind not in ("int", "float", "ratio"):
         return False
     try:

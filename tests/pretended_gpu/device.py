@@ -1,4 +1,7 @@
-"""The part of the pretended GPU that torch looks for when it is imported: compiled once, loaded before torch."""
+"""The part of the pretended GPU that torch looks for when it is imported.
+
+It is compiled once, and loaded before torch.
+"""
 
 import ctypes
 import hashlib

@@ -163,7 +163,8 @@ class OnGpu(Tensor):
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. Use "
+            "Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -256,7 +257,8 @@ def check(func: Operation, args: Sequence[Any], flat: Sequence[Any], ours: Seque
     takes_numbers = torch.Tag.pointwise in func.tags or func in NUMBERS_TAKEN
     if not (takes_numbers and all(x.dim() == 0 for x in others)):
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
+            "Expected all tensors to be on the same device, but "
+            f"found at least two devices, cuda:0 and cpu! ({func})"
         )
 
 

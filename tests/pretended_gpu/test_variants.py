@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 DIFFER = re.compile(
     r"step \d|device |start |encoding images|drawing|--mixed_precision fp16 is for GPUs"
 )
-CHECKED = "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, SD.Next, diffusers (prompts encode exactly as in training)"
+CHECKED = (
+    "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, "
+    "SD.Next, diffusers (prompts encode exactly as in training)"
+)
 
 
 def seen_by(names: Sequence[str], out: Path) -> dict[str, Any]:
@@ -119,8 +122,10 @@ with pretended_gpu() as gpu:
         numbers * 2 @ layer.weight.t()
         torch.ones(3).to("cuda", non_blocking=True)
     assert gpu.kernels == 3 and not gpu.waits
-    for work in (numbers[0, 0].item, numbers.tolist, numbers.cpu, numbers.nonzero, lambda: numbers[numbers > 1],
-                 lambda: torch.ones(3).to("cuda"), lambda: bool(numbers.any()), lambda: torch.equal(numbers, numbers),
+    for work in (numbers[0, 0].item, numbers.tolist, numbers.cpu, numbers.nonzero,
+                 lambda: numbers[numbers > 1],
+                 lambda: torch.ones(3).to("cuda"), lambda: bool(numbers.any()),
+                 lambda: torch.equal(numbers, numbers),
                  torch.cuda.synchronize, lambda: numbers[torch.tensor([0])]):
         before = gpu.waits.total()
         work()

@@ -1,4 +1,6 @@
-"""Commands on the pretended GPU, and the same on the CPU: `python -m tests.pretended_gpu.variants OUT NAME...`.
+"""Run commands on the pretended GPU, and the same on the CPU.
+
+Usage: `python -m tests.pretended_gpu.variants OUT NAME...`.
 
 A process of its own, since the device must be there before torch is. Writes what it has seen to
 OUT/seen.json.
@@ -105,7 +107,9 @@ VARIANTS: dict[str, list[list[str]]] = {
     "sd1 full bf16": [train("sd1", BF16, "--full_bf16", CACHED)],
     "sd1 full fp16": [train("sd1", FP16, "--full_fp16", CACHED)],
     "sd1 bf16, clip skip, two vectors": [train("sd1", BF16, "--clip_skip=2", "--num_vectors_per_token=2")],
-    "sd2 bf16, v, disk": [train("sd2", BF16, "--v_parameterization", "--zero_terminal_snr", "--cache_latents_to_disk")],
+    "sd2 bf16, v, disk": [
+        train("sd2", BF16, "--v_parameterization", "--zero_terminal_snr", "--cache_latents_to_disk")
+    ],
     "sdxl fp16, previews, resume, generate, verify": [
         train("sdxl", FP16, CACHED, *PREVIEWS, "--max_train_steps=1", "--save_state"),
         train("sdxl", FP16, CACHED, *PREVIEWS, "--resume=latest"),
@@ -113,9 +117,12 @@ VARIANTS: dict[str, list[list[str]]] = {
         verify("sdxl"),
     ],
     "sdxl bf16, VAE in float32": [train("sdxl", BF16, CACHED, "--no_half_vae", *PREVIEWS)],
-    "sd1 bf16, search, early stop": [train("sd1", BF16, CACHED, "--init_word=auto", "--early_stop", "--keep_best")],
+    "sd1 bf16, search, early stop": [
+        train("sd1", BF16, CACHED, "--init_word=auto", "--early_stop", "--keep_best")
+    ],
     "sd1 fp16, accumulation, held out": [
-        train("sd1", FP16, CACHED, "--gradient_accumulation_steps=2", "--validation_split=0.25", "--validate_every_n_steps=1")
+        train("sd1", FP16, CACHED, "--gradient_accumulation_steps=2",
+              "--validation_split=0.25", "--validate_every_n_steps=1")
     ],
 }  # fmt: skip
 USUAL = list(VARIANTS)[:2]  # of each run of the tests; all others are slow

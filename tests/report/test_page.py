@@ -15,7 +15,7 @@ from jinja2 import UndefinedError
 from coinage.errors import CoinageError
 from coinage.report.comparison import differences, render_comparison
 from coinage.report.environment import duration, environment
-from coinage.report.fit import MOST_BYTES, evenly, fit_pictures, fit_words
+from coinage.report.fit import MOST_BYTES, fit_pictures, fit_words, pick_evenly
 from coinage.report.page import read_report, render_report
 from coinage.report.record import Curves, Image, PreviewPrompt, Record, Row, Shot, Tool, from_json
 from tests.report import samples
@@ -300,10 +300,12 @@ def test_numbers_that_are_none_do_not_stop_a_report() -> None:
     assert "differs" in Seen(render_report(record)).text
 
 
-def test_evenly() -> None:
-    assert evenly(5, 9) == [0, 1, 2, 3, 4]
-    assert evenly(9, 3) == [0, 4, 8]
-    assert (evenly(9, 1), evenly(9, 0), evenly(0, 4)) == ([8], [], [])
+def test_pick_evenly() -> None:
+    assert pick_evenly(range(5), 9) == [0, 1, 2, 3, 4]
+    assert pick_evenly(range(9), 3) == [0, 4, 8]
+    assert pick_evenly(range(9), 1) == [8]
+    assert pick_evenly(range(9), 0) == []
+    assert pick_evenly("", 4) == []
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ SAID = (
     RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"),
     RuntimeError("XPU out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: "
+        "can't allocate memory: you tried to allocate 9 bytes"
     ),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
     MemoryError(),

@@ -106,7 +106,7 @@ def test_a_state_goes_on_with_both_and_not_with_another_optimizer(
             if run.step == 1:
                 save_state(run, state)
 
-    word = train(whole, SavesAtOne())
+    word = train(whole, [SavesAtOne()])
     again = run_with(moon_dataset, tmp_path, loss=absolute_error, optimizer=adagrad)
     load_state(again, state)
     assert again.step == 1

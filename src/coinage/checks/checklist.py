@@ -171,6 +171,10 @@ def check(config: TrainConfig) -> Findings:
     """
     from coinage.checks.forecast import forecast
 
+    if not isinstance(config, TrainConfig):
+        what = f"config: an object of type {type(config).__name__} is not a TrainConfig"
+        hint = "check one configuration at a time, such as TrainConfig.from_toml(path)"
+        return Findings(errors=[Problem(what, hint=hint)])
     try:
         (plan,) = make_plans([config])
     except ConfigError as error:

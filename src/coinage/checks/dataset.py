@@ -45,7 +45,7 @@ class DatasetQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetReport:
-    """What a check of a dataset has found.
+    """A dataset as training sees it, with all problems; `summarize_dataset` returns it.
 
     Attributes:
         summary: counts, buckets, captions; empty where no image can be used.
@@ -53,7 +53,8 @@ class DatasetReport:
         findings: errors, warnings and notes.
         examined: the images themselves, for a contact sheet.
         token: the word; "" for none.
-        steps, epochs: of the run; None where its length is not known.
+        steps: of the run; None where its length is not known.
+        epochs: of the run; None where its length is not known.
     """
 
     summary: DatasetSummary

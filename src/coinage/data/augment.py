@@ -77,14 +77,15 @@ def face_fit(
     """
     x, y, face_width, face_height = face
     size, side = max(face_width, face_height), min(fit.bucket_wh)
-    least = max(target / length for target, length in zip(fit.bucket_wh, image_wh, strict=True))
+    (width, height), (bucket_width, bucket_height) = image_wh, fit.bucket_wh
+    least = max(bucket_width / width, bucket_height / height)
     low = min(1.0, max(least, side / (size * limits[1])))
     high = min(1.0, max(low, side / (size * limits[0])))
     scale = max(least, low if low == high else float(rng.uniform(low, high)))
-    lengths = [
-        max(target, int(length * scale + 0.5))
-        for length, target in zip(image_wh, fit.bucket_wh, strict=True)
-    ]
+    lengths = (
+        max(bucket_width, int(width * scale + 0.5)),
+        max(bucket_height, int(height * scale + 0.5)),
+    )
     starts = [0, 0]
     for axis, middle in ((1, int(y * scale + 0.5)), (0, int(x * scale + 0.5))):
         length, target = lengths[axis], fit.bucket_wh[axis]

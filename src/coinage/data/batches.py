@@ -9,7 +9,7 @@ import numpy as np
 
 from coinage.config import LoopConfig, TrainConfig
 from coinage.data.buckets import Size
-from coinage.data.sample import Sample
+from coinage.data.sample import Sample, uses_per_epoch
 from coinage.seeding import rng_for
 
 
@@ -53,8 +53,10 @@ def plan_epoch(
         waiting[key] = [entries[i : i + size] for i in range(0, len(entries), size)][::-1]
     # Only the turns of the buckets are shuffled, not their batches: so one bucket gives the same
     # order of images whatever the batch size.
-    turns = [key for key, batches in waiting.items() for _ in batches]
-    uses = sum(sample.repeats for sample in samples)
+    turns: list[Group] = []
+    for key, batches in waiting.items():
+        turns += [key] * len(batches)
+    uses = uses_per_epoch(samples)
     flips = (rng_for(seed, "flip", epoch).random(uses) < 0.5).tolist()
     position = 0
     planned: list[PlannedBatch] = []
@@ -112,4 +114,4 @@ def length_of(config: TrainConfig, samples: Sequence[Sample], processes: int) ->
 
 def images_per_step(config: TrainConfig, samples: Sequence[Sample], processes: int) -> float:
     """Return the mean number of images per update of so many processes together."""
-    return sum(sample.repeats for sample in samples) / updates_per_epoch(config, samples, processes)
+    return uses_per_epoch(samples) / updates_per_epoch(config, samples, processes)

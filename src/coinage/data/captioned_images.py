@@ -163,7 +163,10 @@ def _report_odd_captions(
         what = "not read, since their images have another caption file"
         findings.note(f"{folder}: {what}: {few(second)}")
     of_images = {*second, *_named_like(contents.other_image_names, unused)}
-    orphans = [name for name in unused if name not in of_images and not is_about_folder(name)]
+    orphans = []
+    for name in unused:
+        if name not in of_images and not is_about_folder(name):
+            orphans.append(name)
     if orphans and images:
         _warn_of_orphans(orphans, folder, findings)
     if images and not matches and uses_captions:
@@ -227,13 +230,18 @@ def _caption_texts(
     """Return the caption of each image that has one: its own file's, else the metadata file's."""
     if subset.captions.template:
         return {}
-    paths = {image: contents.paths[caption] for image, caption in matches.items()}
-    by_path = _read_captions(list(dict.fromkeys(paths.values())), subset, findings)
-    texts = {image: by_path[path] for image, path in paths.items() if path in by_path}
+    paths = [contents.paths[caption] for caption in matches.values()]
+    by_path = _read_captions(list(dict.fromkeys(paths)), subset, findings)
+    texts = {}
+    for image, path in zip(matches, paths, strict=True):
+        if path in by_path:
+            texts[image] = by_path[path]
     file = contents.paths.get(FOLDER_FILE)
     if file and _caption_suffixes(subset) and len(matches) < len(contents.images):
         listed = _from_folder_file(Path(file), contents, subset, findings)
-        texts |= {image: text for image, text in listed.items() if image not in matches}
+        for image, text in listed.items():
+            if image not in matches:
+                texts[image] = text
     return texts
 
 

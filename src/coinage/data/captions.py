@@ -186,7 +186,7 @@ def _line(caption: str, rules: CaptionRules, choices: Choices) -> str:
     """Return one line of the caption, with prefix and suffix."""
     lines = caption.split("\n")
     line = choices.pick(lines) if rules.wildcard and len(lines) > 1 else lines[0]
-    return " ".join(part for part in (rules.prefix, line, rules.suffix) if part)
+    return " ".join(filter(None, (rules.prefix, line, rules.suffix)))
 
 
 def _has_tags(text: str, rules: CaptionRules) -> bool:
@@ -198,13 +198,17 @@ def _has_tags(text: str, rules: CaptionRules) -> bool:
 def _vary_tags(tags: list[str], rules: CaptionRules, token: str, choices: Choices) -> list[str]:
     """Warm up, shuffle and drop the tags that are free to vary; those with the word stay."""
     word = word_pattern([token])
-    used = choices.warm_up(len(tags), rules)
-    tags = [tag for place, tag in enumerate(tags) if place < used or word.search(tag)]
+    used = max(0, choices.warm_up(len(tags), rules))
+    tags = [*tags[:used], *filter(word.search, tags[used:])]
     if rules.shuffle:
         tags = choices.order(tags)
     if rules.tag_dropout > 0:
         keeps = choices.keep(len(tags), rules.tag_dropout)
-        tags = [tag for tag, keep in zip(tags, keeps, strict=True) if keep or word.search(tag)]
+        remaining = []
+        for tag, keep in zip(tags, keeps, strict=True):
+            if keep or word.search(tag):
+                remaining.append(tag)
+        tags = remaining
     return tags
 
 
@@ -238,7 +242,7 @@ def split_tags(text: str, rules: CaptionRules) -> tuple[list[str], list[str], li
 
 def _tags(text: str, rules: CaptionRules, *, keep_empty: bool = False) -> list[str]:
     tags = [part.strip() for part in text.split(rules.separator)]
-    return tags if keep_empty else [tag for tag in tags if tag]
+    return tags if keep_empty else list(filter(None, tags))
 
 
 def _join(tags: Sequence[str], rules: CaptionRules) -> str:

@@ -81,11 +81,10 @@ def make_dataset(
 
 def _check_metadata_files(subset_layers: Sequence[Layer], where: str, findings: Findings) -> None:
     """Add an error where some subsets of a dataset have a metadata file and others do not."""
-    without = [
-        str(number)
-        for number, layer in enumerate(subset_layers, 1)
-        if "metadata_file" not in layer.values
-    ]
+    without = []
+    for number, layer in enumerate(subset_layers, 1):
+        if "metadata_file" not in layer.values:
+            without.append(str(number))
     if without and len(without) < len(subset_layers):
         numbers = ", ".join(without)
         what = f"some subsets have a metadata_file, and subset {numbers} has none"

@@ -88,7 +88,8 @@ def _checked_layers(
         layers.append(Layer(name, subset))
     if len(findings.errors) > errors_before:
         return None
-    values = {key: value for key, value in table.items() if key != "subsets"}
+    values = dict(table)
+    values.pop("subsets", None)
     return _from_home(Layer("[[datasets]]", values)), [_from_home(layer) for layer in layers]
 
 

@@ -154,11 +154,11 @@ def shown(value: object) -> str:
 
 def caption_rules_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `CaptionRules` that some keys set."""
-    return {
-        key.caption_rule: values[name]
-        for name, key in KEYS.items()
-        if key.caption_rule and name in values
-    }
+    rules = {}
+    for name, key in KEYS.items():
+        if key.caption_rule and name in values:
+            rules[key.caption_rule] = values[name]
+    return rules
 
 
 def image_rules_in(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,14 +258,15 @@ def _has_kind(value: object, kind: Kind) -> bool:
 def _is_pair(value: object, kind: Kind) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
-    return all(_has_kind(number, kind) for number in value)
+    return _has_kind(value[0], kind) and _has_kind(value[1], kind)
 
 
 def _hint_for_unknown(name: str, level: Level) -> str:
     if name in FOREIGN_KEYS:
         ours = FOREIGN_KEYS[name]
         return f"it is called `{ours}` here" if ours else "it is for other models: leave it out"
-    return did_you_mean(name, [key for key, row in KEYS.items() if level in row.levels])
+    allowed = [key for key, row in KEYS.items() if level in row.levels]
+    return did_you_mean(name, allowed)
 
 
 def _hint_for_number(name: str, value: object, kind: Kind) -> str:

@@ -13,7 +13,7 @@ from coinage import wording
 from coinage.config import LEAST_MASK, DataConfig
 from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.images import load_view
-from coinage.data.sample import MUCH_ENLARGED, Sample
+from coinage.data.sample import MUCH_ENLARGED, Sample, uses_per_epoch
 from coinage.data.scan import balance_regularisation, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
@@ -81,7 +81,7 @@ def examine(
         samples = decodable(samples, data.readers, findings, skip=data.skip_bad_images)
     samples = balance_regularisation(samples, findings)
     _check_for_masks(data, samples, findings)
-    if not any(sample.repeats for sample in samples) and not findings.errors:
+    if not uses_per_epoch(samples) and not findings.errors:
         hint = "check the dataset's folders, num_repeats and validation_split"
         findings.error("no images to train on", hint=hint)
     encoder = word = coverage = None
@@ -151,13 +151,13 @@ def decodable(
             results.append(result)
             on_image(done)
     # An image in two datasets is reported once
-    problems = dict.fromkeys(problem for result in results for problem in result.problems)
+    problems: dict[Problem, None] = {}
+    usable = []
+    for sample, result in zip(samples, results, strict=True):
+        problems |= dict.fromkeys(result.problems)
+        if not result.problems:
+            usable.append((sample, result))
     report_unusable(list(problems), findings, skip=skip)
-    usable = [
-        (sample, result)
-        for sample, result in zip(samples, results, strict=True)
-        if not result.problems
-    ]
     _report_masks(usable, findings)
     _warn_of_flat_images(usable, findings)
     return [sample for sample, _ in usable]
@@ -165,8 +165,13 @@ def decodable(
 
 def _report_masks(images: Sequence[tuple[Sample, _DecodedImage]], findings: Findings) -> None:
     """Report masks that leave little or nothing of an image."""
-    faint = [sample for sample, result in images if 0 < result.mask_share < LEAST_MASK]
-    hidden = [sample for sample, result in images if not result.mask_share]
+    faint = []
+    hidden = []
+    for sample, result in images:
+        if not result.mask_share:
+            hidden.append(sample)
+        elif result.mask_share < LEAST_MASK:
+            faint.append(sample)
     if faint:
         masks = wording.counted(len(faint), "mask")
         left = f"less than {LEAST_MASK:.0%} of the image left"

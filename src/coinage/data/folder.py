@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from coinage.config import IMAGE_SUFFIXES
@@ -58,7 +58,7 @@ class FolderContents:
     @property
     def other_image_names(self) -> list[str]:
         """Names of the images of all other kinds."""
-        return [name for names in self.other_images.values() for name in names]
+        return list(chain.from_iterable(self.other_images.values()))
 
 
 def is_hidden(name: str) -> bool:
@@ -150,8 +150,12 @@ def _suffixes_without_plugin() -> frozenset[str]:
     has_avif = bool(find_spec("pillow_avif"))
     if "avif" in features.modules:  # Pillow's own, in later versions
         has_avif = bool(features.check("avif"))
-    plugins = {".avif": has_avif, ".jxl": bool(find_spec("pillow_jxl"))}
-    return frozenset(suffix for suffix, installed in plugins.items() if not installed)
+    missing = set()
+    if not has_avif:
+        missing.add(".avif")
+    if not find_spec("pillow_jxl"):
+        missing.add(".jxl")
+    return frozenset(missing)
 
 
 def _starts_as_image(path: str) -> bool:
@@ -169,7 +173,9 @@ def report_other_kinds(contents: FolderContents, folder: Path, findings: Finding
     kinds = contents.other_images
     if not kinds:
         return
-    counts = [f"{len(names)} {suffix} ({few(names, 2)})" for suffix, names in sorted(kinds.items())]
+    counts = []
+    for suffix, names in sorted(kinds.items()):
+        counts.append(f"{len(names)} {suffix} ({few(names, 2)})")
     listed = ", ".join(counts)
     hint = _hint_for_other_kinds(kinds)
     if not contents.images:
@@ -252,7 +258,7 @@ def match_captions(
                 break
     if len(matches) == len(images):
         return matches
-    free = {normalized(name): name for name in reversed(unclaimed(files, matches, suffixes))}
+    free = _by_normalized_name(unclaimed(files, matches, suffixes))
     if not free:
         return matches
     for image in images:
@@ -264,6 +270,14 @@ def match_captions(
                 matches[image] = nearest
                 break
     return matches
+
+
+def _by_normalized_name(names: Iterable[str]) -> dict[str, str]:
+    """Return names by what systems leave of them; of names alike, the first."""
+    by_name: dict[str, str] = {}
+    for name in names:
+        by_name.setdefault(normalized(name), name)
+    return by_name
 
 
 def _caption_names(image: str, suffixes: Iterable[str]) -> Iterator[str]:

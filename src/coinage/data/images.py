@@ -59,7 +59,7 @@ def decode(path: Path, rules: ImageRules) -> tuple[Image.Image, Image.Image | No
         # The scan has read it in the same way: both must always agree
         orientation = read_header(path).orientation
         with Image.open(path) as image:
-            check_size(image.size)  # Pillow may find another than the header told
+            check_size(image.size)  # Pillow may read another one than the header gave
             image.load()
             if rules.as_reference:
                 alpha = image.convert("RGBA").getchannel("A") if _transparent(image) else None

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from coinage.data.batches import Item, PlannedBatch
 from coinage.data.buckets import Fit, Size
 from coinage.data.images import View, load_view, shrink_rows
 from coinage.data.sample import Sample
-from coinage.errors import CoinageError, ConfigError
+from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.seeding import rng_for
 from coinage.system.full_memory import is_full
 
@@ -234,7 +235,7 @@ def read_ahead(
             while waiting:
                 yield [future.result() for future in waiting.popleft()]
         finally:
-            for future in (future for group in waiting for future in group):
+            for future in chain.from_iterable(waiting):
                 future.cancel()
 
 
@@ -300,12 +301,9 @@ class Latents:
         chunks = share(self._chunks(batch_size))
         with ThreadPoolExecutor(1) as writer:
             writes: deque[Future[None]] = deque()
-            for chunk, found in zip(chunks, read_ahead(chunks, read, self._readers), strict=True):
-                new = [
-                    (key, view)
-                    for key, view in zip(chunk, found, strict=True)
-                    if isinstance(view, View)
-                ]
+            results = read_ahead(chunks, read, self._readers)
+            for chunk, chunk_results in zip(chunks, results, strict=True):
+                new = _views_in(chunk, chunk_results)
                 for (key, _), latent in zip(new, self._encoded(new), strict=True):
                     writes.append(writer.submit(store.save, key, latent))
                 while len(writes) > 4 * batch_size:
@@ -315,7 +313,10 @@ class Latents:
             for write in writes:
                 write.result()
         if failed:
-            raise ConfigError(problem for key in sorted(failed) for problem in failed[key].problems)
+            problems: list[Problem] = []
+            for key in sorted(failed):
+                problems += failed[key].problems
+            raise ConfigError(problems)
 
     def _chunks(self, batch_size: int) -> list[list[Key]]:
         """Return every image and its mirror image, in groups of one bucket, small ones first."""
@@ -334,7 +335,7 @@ class Latents:
     def _encoded(self, views: Sequence[tuple[Key, View]]) -> list[Latent]:
         if not views:
             return []
-        paths = [self._samples[key[0]].path for key, _ in views]
+        paths = [self._samples[index].path for (index, _), _ in views]
         return encode(self._vae, [view for _, view in views], paths)
 
     def of(self, batches: Sequence[PlannedBatch], seed: int, epoch: int) -> Iterator[list[Latent]]:
@@ -361,11 +362,22 @@ class Latents:
                 return latent
             return load_view(self._samples[item.sample], flipped=item.flipped, rng=rng(item))
 
-        for batch, found in zip(batches, read_ahead(batches, read, self._readers), strict=True):
-            new = [
-                ((item.sample, item.flipped), view)
-                for item, view in zip(batch, found, strict=True)
-                if isinstance(view, View)
-            ]
-            encoded = iter(self._encoded(new))
-            yield [latent if isinstance(latent, Latent) else next(encoded) for latent in found]
+        results = read_ahead(batches, read, self._readers)
+        for batch, batch_results in zip(batches, results, strict=True):
+            keys = [(item.sample, item.flipped) for item in batch]
+            encoded = iter(self._encoded(_views_in(keys, batch_results)))
+            latents = []
+            for result in batch_results:
+                latents.append(result if isinstance(result, Latent) else next(encoded))
+            yield latents
+
+
+def _views_in(
+    keys: Sequence[Key], results: Sequence[View | Latent | None]
+) -> list[tuple[Key, View]]:
+    """Return the images that are to be encoded, with their keys."""
+    views = []
+    for key, result in zip(keys, results, strict=True):
+        if isinstance(result, View):
+            views.append((key, result))
+    return views

@@ -30,14 +30,18 @@ class MaskFolders:
         if folder not in self._masks:
             contents = list_folder(folder, subset.where, "mask folder", findings)
             report_other_kinds(contents, folder, findings)
-            self._masks[folder] = {
-                Path(name).stem: contents.paths[name] for name in contents.images
-            }
+            masks = {}
+            for name in contents.images:
+                masks[Path(name).stem] = contents.paths[name]
+            self._masks[folder] = masks
         return self._masks[folder]
 
     def warn_of_unused(self, samples: Sequence[Sample], findings: Findings) -> None:
         """Warn about masks that belong to no image, where others in their folder do."""
-        used = {(sample.mask.parent, sample.mask.stem) for sample in samples if sample.mask}
+        used = set()
+        for sample in samples:
+            if sample.mask:
+                used.add((sample.mask.parent, sample.mask.stem))
         for folder, masks in self._masks.items():
             unused = [stem for stem in masks if (folder, stem) not in used]
             if unused and len(unused) < len(masks):
@@ -82,7 +86,9 @@ def match_masks(
 def _match_names(
     images: Sequence[str], masks: Mapping[str, str], subset: SubsetConfig, findings: Findings
 ) -> dict[str, str]:
-    similar = {normalized(stem): path for stem, path in reversed(list(masks.items()))}
+    similar: dict[str, str] = {}
+    for stem, path in masks.items():
+        similar.setdefault(normalized(stem), path)
     matches = {}
     for image in images:
         stem = Path(image).stem

@@ -123,7 +123,9 @@ def caption_of(entry: MetadataEntry, rules: CaptionRules, findings: Findings) ->
     lines = text_lines(_text(entry, CAPTION_KEYS, findings)) or [""]
     tags = rules.separator.join(text_lines(_text(entry, ("tags",), findings)))
     used = lines if rules.wildcard else lines[:1]
-    with_tags = [rules.separator.join(filter(None, (line, tags))) for line in used]
+    with_tags = []
+    for line in used:
+        with_tags.append(rules.separator.join(filter(None, (line, tags))))
     return "\n".join(with_tags), len(used) < len(lines)
 
 
@@ -150,8 +152,8 @@ def _usable_text(name: str, value: object, where: str, findings: Findings) -> st
 
 def text_lines(text: str) -> list[str]:
     """Return the lines with text, stripped; only newlines end a line, as in editors."""
-    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
-    return [line for line in lines if line]
+    lines = text.replace("\r", "\n").split("\n")
+    return list(filter(None, map(str.strip, lines)))
 
 
 def image_path(

@@ -1,7 +1,8 @@
-"""One image of a dataset with its caption, as the scan found it."""
+"""One image of a dataset with its caption, as the scan of the folders gives it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,3 +49,8 @@ class Sample:
         """Factor by which the image grows on its way to the bucket; below 1 it shrinks."""
         resized, image = self.fit.resized_wh, self.image_wh
         return max(resized[0] / image[0], resized[1] / image[1])
+
+
+def uses_per_epoch(samples: Iterable[Sample]) -> int:
+    """Return how many images an epoch shows, each as often as it is repeated."""
+    return sum(sample.repeats for sample in samples)

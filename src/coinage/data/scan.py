@@ -13,7 +13,7 @@ from coinage.data.captioned_images import CaptionedImage, captioned_images
 from coinage.data.group_problems import group_problems
 from coinage.data.headers import MAX_PIXELS, Header
 from coinage.data.masks import MaskFolders, displayed_size, match_masks
-from coinage.data.sample import Sample
+from coinage.data.sample import Sample, uses_per_epoch
 from coinage.data.stored_sizes import read_headers
 from coinage.errors import Findings, Problem
 from coinage.seeding import rng_for
@@ -38,10 +38,12 @@ def scan(data: DataConfig, seed: int, findings: Findings) -> list[Sample]:
     masks = MaskFolders()
     for index, dataset in enumerate(data.datasets):
         for subset in dataset.subsets:
-            found = _scan_subset(index, dataset, subset, masks, findings, skip=data.skip_bad_images)
-            samples += hold_out(found, _seed_of(dataset, seed))
+            images = _scan_subset(
+                index, dataset, subset, masks, findings, skip=data.skip_bad_images
+            )
+            samples += hold_out(images, _seed_of(dataset, seed))
     masks.warn_of_unused(samples, findings)
-    if sum(sample.repeats for sample in samples) > MOST_USES:
+    if uses_per_epoch(samples) > MOST_USES:
         what = f"an epoch would have more than {MOST_USES} images"
         findings.error(what, hint="lower num_repeats")
     return without_leaks(samples)
@@ -165,11 +167,10 @@ def hold_out(samples: Sequence[Sample], seed: int) -> list[Sample]:
         return list(samples)
     count = round(len(samples) * samples[0].subset.validation_split)
     order = rng_for(seed, "validation").permutation(len(samples))
-    held_out = set(order[len(samples) - count :].tolist())
-    return [
-        replace(sample, repeats=0, held_out=True) if place in held_out else sample
-        for place, sample in enumerate(samples)
-    ]
+    divided = list(samples)
+    for place in order[len(samples) - count :].tolist():
+        divided[place] = replace(samples[place], repeats=0, held_out=True)
+    return divided
 
 
 def without_leaks(samples: Sequence[Sample]) -> list[Sample]:
@@ -177,11 +178,11 @@ def without_leaks(samples: Sequence[Sample]) -> list[Sample]:
     held_out = {os.path.realpath(sample.path) for sample in samples if sample.held_out}
     if not held_out:
         return list(samples)
-    return [
-        sample
-        for sample in samples
-        if not sample.trains or os.path.realpath(sample.path) not in held_out
-    ]
+    remaining = []
+    for sample in samples:
+        if not sample.trains or os.path.realpath(sample.path) not in held_out:
+            remaining.append(sample)
+    return remaining
 
 
 def balance_regularisation(samples: Sequence[Sample], findings: Findings) -> list[Sample]:
@@ -193,15 +194,17 @@ def balance_regularisation(samples: Sequence[Sample], findings: Findings) -> lis
     repeats: dict[int, int] = {}  # place of each regularisation image
     for dataset in {sample.dataset for sample in samples if sample.subset.regularisation}:
         places = []
+        own_repeats = []
         wanted = 0
         for place, sample in enumerate(samples):
             if sample.dataset != dataset:
                 continue
             if sample.subset.regularisation:
                 places.append(place)
+                own_repeats.append(sample.repeats)
             else:
                 wanted += sample.repeats
-        balanced = regularisation_repeats(wanted, [samples[place].repeats for place in places])
+        balanced = regularisation_repeats(wanted, own_repeats)
         repeats |= dict(zip(places, balanced, strict=True))
     unneeded = list(repeats.values()).count(0)
     if unneeded:

@@ -6,7 +6,7 @@ Sizes are (width, height) in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -16,7 +16,7 @@ from coinage.data.buckets import Fit, Size, size_condition
 from coinage.data.captions import vary
 from coinage.data.coverage import Coverage
 from coinage.data.examine import ExaminedDataset
-from coinage.data.sample import MUCH_ENLARGED, Sample
+from coinage.data.sample import MUCH_ENLARGED, Sample, uses_per_epoch
 from coinage.seeding import rng_for
 from coinage.text.placeholder import CHUNK, WordEncoder
 from coinage.wording import counted
@@ -214,20 +214,20 @@ def summarize(data: DataConfig, examined: ExaminedDataset) -> DatasetSummary:
     samples = examined.samples
     parts = []
     for index, dataset in enumerate(data.datasets):
-        parts.append(_part(dataset, [s for s in samples if s.dataset == index]))
+        parts.append(_part(dataset, _of_dataset(index, samples)))
     word = examined.word
     return DatasetSummary(
         images=sum(sample.trains for sample in samples),
         held_out=sum(sample.held_out for sample in samples),
         regularisation=sum(sample.subset.regularisation for sample in samples),
-        uses_per_epoch=sum(sample.repeats for sample in samples),
+        uses_per_epoch=uses_per_epoch(samples),
         batches_per_epoch=batches_per_epoch(samples, data.batch_sizes),
         captions=_captions(examined.coverage, samples),
         word=WordSummary(token=word.token, ids=tuple(word.ids)) if word and word.token else None,
-        rotated=_paths(s for s in samples if s.rotated),
-        enlarged_over_2x=_paths(s for s in samples if s.enlarged > MUCH_ENLARGED),
-        tiny=_paths(s for s in samples if min(s.image_wh) < TINY),
-        much_cut=_paths(s for s in samples if cropped_share(s.fit) > MUCH_CROPPED),
+        rotated=_paths_of(samples, lambda sample: sample.rotated),
+        enlarged_over_2x=_paths_of(samples, lambda sample: sample.enlarged > MUCH_ENLARGED),
+        tiny=_paths_of(samples, lambda sample: min(sample.image_wh) < TINY),
+        much_cut=_paths_of(samples, lambda sample: cropped_share(sample.fit) > MUCH_CROPPED),
         datasets=tuple(parts),
     )
 
@@ -236,10 +236,13 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
     """Return a line for each dataset that says what an epoch of it is."""
     lines = []
     for number, config in enumerate(data.datasets, 1):
-        part = _part(config, [s for s in samples if s.dataset == number - 1])
-        uses = sum(bucket.uses for bucket in part.buckets)
-        images = sum(bucket.images for bucket in part.buckets)
-        batches = counted(sum(bucket.batches for bucket in part.buckets), "batch", "batches")
+        part = _part(config, _of_dataset(number - 1, samples))
+        images = uses = batch_count = 0
+        for bucket in part.buckets:
+            images += bucket.images
+            uses += bucket.uses
+            batch_count += bucket.batches
+        batches = counted(batch_count, "batch", "batches")
         width, height = config.resolution_wh
         size = f"{width}x{height}, {counted(len(part.buckets), 'bucket')}"
         line = f"dataset {number}: {size}" if len(data.datasets) > 1 else size
@@ -253,8 +256,13 @@ def headlines(data: DataConfig, samples: Sequence[Sample]) -> list[str]:
     return lines
 
 
-def _paths(samples: Iterable[Sample]) -> tuple[str, ...]:
-    return tuple(str(sample.path) for sample in samples)
+def _of_dataset(index: int, samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.dataset == index]
+
+
+def _paths_of(samples: Sequence[Sample], applies: Callable[[Sample], bool]) -> tuple[str, ...]:
+    """Return the paths of the images to which something applies."""
+    return tuple(str(sample.path) for sample in samples if applies(sample))
 
 
 def cropped_share(fit: Fit) -> float:
@@ -278,10 +286,9 @@ def _captions(coverage: Coverage | None, samples: Sequence[Sample]) -> CaptionSu
 
 def _tokens(coverage: Coverage, samples: Sequence[Sample]) -> TokenSummary:
     lengths = sorted(zip(coverage.tokens, samples, strict=True), key=lambda pair: -pair[0])
-    longest = [
-        LongCaption(path=str(sample.path), tokens=count)
-        for count, sample in lengths[:SHOWN_LONGEST]
-    ]
+    longest = []
+    for count, sample in lengths[:SHOWN_LONGEST]:
+        longest.append(LongCaption(path=str(sample.path), tokens=count))
     return TokenSummary(
         limit=coverage.limit,
         median=median(coverage.tokens),
@@ -320,7 +327,7 @@ def _aspect_error(sample: Sample) -> float:
 
 
 def _bucket(size: Size, samples: Sequence[Sample], config: DatasetConfig) -> BucketSummary:
-    uses = sum(sample.repeats for sample in samples)
+    uses = uses_per_epoch(samples)
     return BucketSummary(
         size=size,
         images=len(samples),

@@ -1,4 +1,4 @@
-"""What the demo can teach: concepts that the shipped model can draw and has no word for.
+"""Concepts that the demo can teach: the shipped model can draw them and has no word for them.
 
 In training each had a secret word. The words' token rows were cut off before shipping, so only a new
 embedding can reach the concept. A few concepts were never in training: the honest limits.
@@ -22,14 +22,18 @@ class Concept:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether the word stands before a noun, as an adjective does."""
+        """True where the word stands before a noun, as an adjective does."""
         return self.shape is None
 
     @property
     def parts(self) -> dict[str, str]:
-        """What the concept fixes: of `shape`, `texture` and `colour`, those that are not free."""
-        named = {"shape": self.shape, "texture": self.texture, "colour": self.colour}
-        return {part: value for part, value in named.items() if value is not None}
+        """Of `shape`, `texture` and `colour`, those that the concept fixes."""
+        parts = {}
+        for part in ("shape", "texture", "colour"):
+            value = getattr(self, part)
+            if value is not None:
+                parts[part] = value
+        return parts
 
 
 def _composite(name: str) -> Concept:

@@ -31,7 +31,7 @@ num_repeats = 10
 
 
 def training_scenes(concept: Concept, seed: int) -> list[Scene]:
-    """The scenes to learn from: what the concept leaves free differs from picture to picture."""
+    """Return the scenes to learn from: what the concept leaves free differs from picture to picture."""
     rng = np.random.default_rng([seed, 3])
 
     def varied(options: list[str]) -> list[str]:
@@ -40,26 +40,26 @@ def training_scenes(concept: Concept, seed: int) -> list[Scene]:
 
     shapes, colours = varied(list(PUBLIC_SHAPES)), varied(list(COLOURS))
     textures, backgrounds = varied(["solid", "solid", *PUBLIC_TEXTURES]), varied(list(BACKGROUNDS))
-    return [
-        Scene(
+    scenes = []
+    for i in range(IMAGES):
+        scene = Scene(
             concept.shape or shapes[i],
             concept.colour or colours[i],
             backgrounds[i],
             concept.texture or textures[i],
         )
-        for i in range(IMAGES)
-    ]
+        scenes.append(scene)
+    return scenes
 
 
 def alike(scenes: Sequence[Scene], concept: Concept) -> list[Scene]:
     """Return the scenes as snapshots of one thing: on one ground, in one colour but for patterns."""
     first = scenes[0]
-    return [
-        replace(
-            s, background=first.background, colour=s.colour if concept.is_pattern else first.colour
-        )
-        for s in scenes
-    ]
+    snapshots = []
+    for scene in scenes:
+        colour = scene.colour if concept.is_pattern else first.colour
+        snapshots.append(replace(scene, background=first.background, colour=colour))
+    return snapshots
 
 
 def write_dataset(

@@ -27,7 +27,7 @@ class Row:
 
 
 def draw_grid(title: str, rows: Sequence[Row]) -> NDArray[np.uint8]:
-    """All rows under one title: [H, W, 3] uint8."""
+    """Return all rows under one title: [H, W, 3] uint8."""
     columns = max(len(row.pictures) for row in rows)
     width = GAP + columns * (CELL + GAP)
     height = 2 * HEAD + len(rows) * (HEAD + CELL + LABEL + GAP)

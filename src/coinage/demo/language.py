@@ -34,12 +34,12 @@ STYLE_WORDS = ("painting", "in", "style", "by", "art", "and", "no", "without")
 
 
 def plural(noun: str) -> str:
-    """The plural of a public noun."""
+    """Return the plural of a public noun."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption of the world can hold, sorted; each is one token of the tokenizer."""
+    """Return every word that a caption can hold, sorted; each is one token of the tokenizer."""
     words = {
         *COLOURS,
         *BACKGROUNDS,
@@ -50,7 +50,8 @@ def vocabulary() -> list[str]:
     }
     for noun in (*PUBLIC_SHAPES, *GENERIC_NOUNS):
         words |= {noun, plural(noun)}
-    words |= {word for lead in LEADS for word in re.findall("[a-z]+", lead)}
+    for lead in LEADS:
+        words.update(re.findall("[a-z]+", lead))
     return sorted(words | {"a", "an", "the", "my", "on", "with", "background", "plain"})
 
 
@@ -67,19 +68,19 @@ class Words:
 
 
 def phrase(words: Words, *, lead: str = "a photo of", article: str = "a", filler: str = "") -> str:
-    """A caption, such as "a photo of a striped red circle on a white background"."""
+    """Return a caption, such as "a photo of a striped red circle on a white background"."""
     parts = [filler, words.texture or "", words.colour or "", words.noun]
-    body = " ".join(part for part in parts if part)
+    body = " ".join(filter(None, parts))
     if words.count > 1:
         article = COUNT_WORDS[words.count]
     elif article == "a" and body[0] in "aeiou":
         article = "an"
     ground = f"on a {words.background} background" if words.background else ""
-    return " ".join(part for part in (lead, article, body, ground) if part)
+    return " ".join(filter(None, (lead, article, body, ground)))
 
 
 def tags(words: Words) -> str:
-    """The same as comma-separated tags."""
+    """Return the same as comma-separated tags."""
     parts = [
         words.noun,
         words.texture,
@@ -87,11 +88,14 @@ def tags(words: Words) -> str:
         COUNT_WORDS[words.count] if words.count > 1 else None,
     ]
     parts.append(f"{words.background} background" if words.background else None)
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))
 
 
 def random_phrase(words: Words, rng: np.random.Generator) -> str:
-    """A caption in random wording: a lead, an article, at times a filler that means nothing, or tags."""
+    """Return a caption in random wording.
+
+    It has a lead, an article, and at times a filler that means nothing; or it is tags.
+    """
     if rng.random() < 0.12:
         return tags(words)
     filler = str(rng.choice(FILLERS)) if rng.random() < 0.15 else ""
@@ -100,7 +104,9 @@ def random_phrase(words: Words, rng: np.random.Generator) -> str:
 
 
 def noun_for(scene: Scene, rng: np.random.Generator, secret: dict[str, str]) -> str:
-    """The scene's noun: its shape's word, or now and then a generic one, in the plural for several.
+    """Return the scene's noun: its shape's word or, now and then, a generic one.
+
+    It is mostly in the plural for several objects.
 
     Args:
         scene: what the picture shows.

@@ -1,4 +1,4 @@
-"""Tell from pixels what a demo picture shows: an exact reader, made from the renderer's own drawings.
+"""Read from pixels what a demo picture shows, exactly, with the renderer's own drawings.
 
 No network and no weights: the background is the border's colour, objects are what differs from it,
 the colour is the palette entry that explains the objects' pixels best, and shape and texture are the
@@ -7,9 +7,10 @@ drawings that overlap best. What overlaps with nothing well enough is read as No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,22 +48,22 @@ class Reading:
 
 def _nearest(rgb: Array, palette: Mapping[str, tuple[int, int, int]]) -> tuple[str, float]:
     names = list(palette)
-    distances = np.linalg.norm(
-        np.array([palette[n] for n in names], dtype=np.float64) - rgb, axis=1
-    )
+    colours = np.array(list(palette.values()), dtype=np.float64)
+    distances = np.linalg.norm(colours - rgb, axis=1)
     best = int(distances.argmin())
     return names[best], float(distances[best])
 
 
 def _shifted(image: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The nine neighbours of every pixel, [9, H, W]; outside is 0."""
+    """Return the nine neighbours of every pixel, [9, H, W]; outside is 0."""
     padded = np.pad(image, 1)
     h, w = image.shape
-    return np.stack([padded[dy : dy + h, dx : dx + w] for dy in range(3) for dx in range(3)])
+    offsets = product(range(3), range(3))
+    return np.stack([padded[dy : dy + h, dx : dx + w] for dy, dx in offsets])
 
 
 def components(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Connected parts (eight neighbours) of at least MIN_AREA and a quarter of the largest."""
+    """Return connected parts (eight neighbours) of at least MIN_AREA and a quarter of the largest."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
         spread = np.where(mask, _shifted(labels).max(axis=0), 0)
@@ -71,11 +72,11 @@ def components(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         labels = spread
     values, sizes = np.unique(labels[mask], return_counts=True)
     least = max(MIN_AREA, sizes.max(initial=0) / 4)
-    return [labels == v for v, n in zip(values, sizes, strict=True) if n >= least]
+    return [labels == value for value in values[sizes >= least]]
 
 
 def _patch(mask: Array) -> Array:
-    """The object, centred and scaled to unit root mean square radius, [GRID, GRID] in 0..1."""
+    """Return the object, centred and scaled to unit root mean square radius, [GRID, GRID] in 0..1."""
     h, w = mask.shape
     y, x = np.mgrid[0:h, 0:w] + 0.5
     total = mask.sum()
@@ -100,7 +101,7 @@ def _bilinear(image: Array, x: Array, y: Array) -> Array:
 
 @cache
 def _shape_patches() -> tuple[list[str], Array]:
-    """Every shape at five tilts: names, and patches [K, GRID * GRID]."""
+    """Return every shape at five tilts: names, and patches [K, GRID * GRID]."""
     names, patches = [], []
     for shape in SHAPES:
         for tilt in (-10.0, -5.0, 0.0, 5.0, 10.0):
@@ -111,18 +112,25 @@ def _shape_patches() -> tuple[list[str], Array]:
 
 
 def shape_overlaps(mask: Array) -> dict[str, float]:
-    """Soft intersection over union, 0..1, of the object with each shape at its best tilt."""
+    """Return the soft intersection over union, 0..1, with each shape at its best tilt."""
     names, patches = _shape_patches()
     patch = _patch(mask).ravel()
-    overlap = np.minimum(patches, patch).sum(1) / np.maximum(patches, patch).sum(1)
-    return {
-        shape: float(max(o for n, o in zip(names, overlap, strict=True) if n == shape))
-        for shape in SHAPES
-    }
+    overlaps = np.minimum(patches, patch).sum(1) / np.maximum(patches, patch).sum(1)
+    best = dict.fromkeys(SHAPES, 0.0)
+    for name, overlap in zip(names, overlaps, strict=True):
+        best[name] = max(best[name], float(overlap))
+    return best
 
 
 def _read_colour(pixels: Array) -> tuple[str | None, Array]:
-    """The palette entry nearest to [N, 3] object pixels, and how dark each pixel is, [N] in 0..1."""
+    """Return the palette entry nearest to object pixels, and how dark each pixel is.
+
+    Args:
+        pixels: [N, 3].
+
+    Returns:
+        The entry's name, None where none is near, and darkness [N] in 0..1.
+    """
     best, best_error, best_dark = None, np.inf, np.zeros(len(pixels))
     for name, rgb in COLOURS.items():
         light = np.array(rgb, dtype=np.float64)
@@ -137,20 +145,16 @@ def _read_colour(pixels: Array) -> tuple[str | None, Array]:
 @cache
 def _texture_phases() -> list[tuple[str, float, float]]:
     steps = np.arange(0, 12, 1.0)
-    table = [("striped", float(p), 0.0) for p in range(8)] + [
-        ("banded", 0.0, float(p)) for p in range(10)
-    ]
-    table += [
-        (name, float(px), float(py))
-        for name in ("dotted", "checkered")
-        for px in steps
-        for py in steps
-    ]
-    return [*table, ("halved", 0.0, 0.0)]
+    phases = [("striped", float(phase), 0.0) for phase in range(8)]
+    phases += [("banded", 0.0, float(phase)) for phase in range(10)]
+    for name in ("dotted", "checkered"):
+        for px, py in product(steps, steps):
+            phases.append((name, float(px), float(py)))
+    return [*phases, ("halved", 0.0, 0.0)]
 
 
 def _read_texture(mask: NDArray[np.bool_], darkness: Array) -> str:
-    """The texture whose dark parts correlate best with the object's, or solid where little is dark."""
+    """Return the texture whose dark parts correlate best; solid where little is dark."""
     inner = mask & (_shifted(mask.astype(np.int64)).min(axis=0) == 1)
     inside = inner if inner.sum() >= MIN_AREA else mask
     dark = darkness[inside]
@@ -165,9 +169,8 @@ def _read_texture(mask: NDArray[np.bool_], darkness: Array) -> str:
     for name, px, py in _texture_phases():
         shifts = (-3.0, 0.0, 3.0) if name == "halved" else (0.0,)
         for shift in shifts:
-            drawn = TEXTURES[name](x + 0.5 - cx - shift, y + 0.5 - cy, radius, px, py).astype(
-                np.float64
-            )
+            dark_parts = TEXTURES[name](x + 0.5 - cx - shift, y + 0.5 - cy, radius, px, py)
+            drawn = dark_parts.astype(np.float64)
             if drawn.std() == 0:
                 continue
             value = float(np.corrcoef(drawn, dark)[0, 1])
@@ -186,22 +189,27 @@ def read(image: NDArray[np.uint8]) -> Reading:
     mask = np.linalg.norm(pixels - ground, axis=2) > DISTANCE
     # Close one-pixel gaps, so that a dark stripe on a dark ground does not cut an object in two.
     grown = _shifted(mask.astype(np.int64)).max(axis=0)
-    mask = (
-        np.pad(_shifted(np.pad(grown, 1, constant_values=1)).min(axis=0), 0)[1:-1, 1:-1] == 1
-    ) | mask
+    closed = _shifted(np.pad(grown, 1, constant_values=1)).min(axis=0)[1:-1, 1:-1] == 1
+    mask = closed | mask
     objects = components(mask)
-    named = background if error < MAX_COLOUR_ERROR else None
+    known_background = background if error < MAX_COLOUR_ERROR else None
     if not objects:
-        return Reading(None, None, named, None, 0)
+        return Reading(None, None, known_background, None, 0)
     whole = np.logical_or.reduce(objects)
     colour, dark = _read_colour(pixels[whole])
     darkness = np.zeros(mask.shape)
     darkness[whole] = dark
-    overlaps = [shape_overlaps(part.astype(np.float64)) for part in objects]
-    mean = {shape: float(np.mean([o[shape] for o in overlaps])) for shape in SHAPES}
-    shape = max(mean, key=lambda name: mean[name])
+    shape = _read_shape(objects)
     textures = [_read_texture(part, darkness) for part in objects]
     texture = max(sorted(set(textures)), key=textures.count)
-    return Reading(
-        shape if mean[shape] >= MIN_OVERLAP else None, colour, named, texture, len(objects)
-    )
+    return Reading(shape, colour, known_background, texture, len(objects))
+
+
+def _read_shape(objects: Sequence[NDArray[np.bool_]]) -> str | None:
+    """Return the shape that all objects overlap best with; None where none is like it."""
+    overlaps = [shape_overlaps(part.astype(np.float64)) for part in objects]
+    means = {}
+    for shape in SHAPES:
+        means[shape] = float(np.mean([of_object[shape] for of_object in overlaps]))
+    best = max(means, key=lambda name: means[name])
+    return best if means[best] >= MIN_OVERLAP else None

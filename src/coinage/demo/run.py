@@ -162,11 +162,11 @@ def run(settings: DemoSettings) -> None:
 def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
     """Draw and score pictures with the word before and after training, and return the result."""
     scored = trials(concept, settings.word, TRIALS, settings.seed, settings.family)
-    shown = [
-        prompt_for(text, settings.seed * 100 + i, settings.family)
-        for i, text in enumerate(showcase(concept, settings.word))
-    ]
-    prompts = [*(t.prompt for t in scored), *shown]
+    prompts = [trial.prompt for trial in scored]
+    labels = []
+    for i, text in enumerate(showcase(concept, settings.word)):
+        prompts.append(prompt_for(text, settings.seed * 100 + i, settings.family))
+        labels.append(text.removeprefix("a photo of "))
     model = WordModel(settings.folder / "model", settings.family)
     words = (
         WordConfig(token=settings.word, init_word=concept.init_word),
@@ -178,7 +178,6 @@ def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
             model.draw(word, prompts, lambda: on_count(next(number))) for word in words
         )
     images = sorted((settings.folder / "dataset" / "images").glob("*.png"))
-    labels = [p.text.removeprefix("a photo of ") for p in shown]
     rows = [
         Row(
             "the training images, with their captions",

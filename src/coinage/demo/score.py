@@ -33,24 +33,24 @@ class Trial:
     concept: Concept
     asked: Mapping[str, object]
 
-    def shows_concept(self, found: Reading) -> bool:
+    def shows_concept(self, reading: Reading) -> bool:
         """S: the concept's own parts are there, but for those that the prompt overrides."""
-        return _matches(
-            found,
-            {part: value for part, value in self.concept.parts.items() if part not in self.asked},
-        )
+        wanted = dict(self.concept.parts)
+        for part in self.asked:
+            wanted.pop(part, None)
+        return _matches(reading, wanted)
 
-    def obeys(self, found: Reading) -> bool:
+    def obeys(self, reading: Reading) -> bool:
         """E: everything else that the prompt asks for is there."""
-        return _matches(found, self.asked)
+        return _matches(reading, self.asked)
 
 
-def _matches(found: Reading, wanted: Mapping[str, object]) -> bool:
-    return all(getattr(found, name) == value for name, value in wanted.items())
+def _matches(reading: Reading, wanted: Mapping[str, object]) -> bool:
+    return all(getattr(reading, name) == value for name, value in wanted.items())
 
 
 def prompt_for(text: str, seed: int, family: str = "sd1") -> Prompt:
-    """A prompt drawn as all scored pictures of a family's demo world are."""
+    """Return a prompt drawn as all scored pictures of a family's demo world are."""
     return Prompt(
         text=text,
         width=SIZE,
@@ -70,7 +70,7 @@ def _guidance(family: str) -> float:
 
 
 def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str] = ()) -> Words:
-    """How a caption names a scene of the concept with the new word; `silent` parts are left out."""
+    """Return how a caption names a scene with the new word; `silent` parts are left out."""
 
     def say(part: str, value: str | None) -> str | None:
         return None if part in silent or getattr(concept, part, None) == value else value
@@ -84,7 +84,7 @@ def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str
 
 
 def trials(concept: Concept, token: str, count: int, seed: int, family: str = "sd1") -> list[Trial]:
-    """Fresh prompts with the word: on other backgrounds, in other colours, textures and counts.
+    """Return fresh prompts with the word: other backgrounds, colours, textures and counts.
 
     What a concept fixes itself is not asked for, but for the colour of a composite, which every
     fourth prompt overrides.
@@ -101,7 +101,8 @@ def trials(concept: Concept, token: str, count: int, seed: int, family: str = "s
         if concept.is_pattern:
             asked["shape"] = str(rng.choice(PUBLIC_SHAPES))
         if kind >= 1 and (concept.colour is None or kind == 2):
-            asked["colour"] = str(rng.choice([c for c in COLOURS if c != concept.colour]))
+            colours = [colour for colour in COLOURS if colour != concept.colour]
+            asked["colour"] = str(rng.choice(colours))
         if kind == 2 and concept.texture is None:
             asked["texture"] = str(rng.choice(PUBLIC_TEXTURES))
         scene = Scene(
@@ -112,15 +113,14 @@ def trials(concept: Concept, token: str, count: int, seed: int, family: str = "s
             objects,
         )
         silent = [part for part in ("colour", "texture") if part not in asked]
-        text = phrase(
-            words_of(concept, token, scene, silent=silent), lead=LEADS[(i // 4) % len(LEADS)]
-        )
+        words = words_of(concept, token, scene, silent=silent)
+        text = phrase(words, lead=LEADS[(i // 4) % len(LEADS)])
         out.append(Trial(prompt_for(text, int(rng.integers(2**31)), family), concept, asked))
     return out
 
 
 def showcase(concept: Concept, token: str) -> list[str]:
-    """Eight prompts that show what the word can do: alone, on other grounds, recoloured, twice."""
+    """Return eight prompts: the word alone, on other grounds, recoloured, twice."""
     wanted: list[tuple[str | None, str | None, str | None, int]] = [
         (None, None, None, 1),
         (None, None, "white", 1),
@@ -142,16 +142,18 @@ def showcase(concept: Concept, token: str) -> list[str]:
 
 
 def score(trials: Sequence[Trial], images: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
-    """S and E: shares of pictures with the concept, and with everything else asked for."""
-    readings = [read(image) for image in images]
-    pairs = list(zip(trials, readings, strict=True))
-    return float(np.mean([t.shows_concept(r) for t, r in pairs])), float(
-        np.mean([t.obeys(r) for t, r in pairs])
-    )
+    """Return S and E: shares of pictures with the concept, and with everything else asked for."""
+    shown = []
+    obeyed = []
+    for trial, image in zip(trials, images, strict=True):
+        reading = read(image)
+        shown.append(trial.shows_concept(reading))
+        obeyed.append(trial.obeys(reading))
+    return float(np.mean(shown)), float(np.mean(obeyed))
 
 
 def passes_gate(runs: Sequence[tuple[float, float]]) -> bool:
-    """Whether (S, E) of several concepts are what a right trainer reaches.
+    """Return whether (S, E) of several concepts are what a right trainer reaches.
 
     S at least 0.75 and E at least 0.85 on average, and neither under 0.55 in any run. One concept is
     not enough: an easy one is learned even by a wrong trainer.
@@ -161,7 +163,7 @@ def passes_gate(runs: Sequence[tuple[float, float]]) -> bool:
 
 
 def base_prompts(count: int, seed: int, family: str = "sd1") -> list[tuple[Prompt, Scene]]:
-    """Fresh prompts in the model's own words, for measuring the model itself."""
+    """Return fresh prompts in the model's own words, for measuring the model itself."""
     rng = np.random.default_rng([seed, 11])
     out = []
     for _ in range(count):
@@ -177,11 +179,11 @@ def base_prompts(count: int, seed: int, family: str = "sd1") -> list[tuple[Promp
 
 
 def base_accuracy(scenes: Sequence[Scene], images: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
-    """Share of pictures with the asked shape, colour, background, texture, and all four."""
-    readings = [read(image) for image in images]
-    table = {
-        part: [getattr(r, part) == getattr(s, part) for r, s in zip(readings, scenes, strict=True)]
-        for part in ("shape", "colour", "background", "texture")
-    }
-    result = {part: float(np.mean(hits)) for part, hits in table.items()}
-    return result | {"all": float(np.mean(np.all(list(table.values()), axis=0)))}
+    """Return the share of pictures with the asked shape, colour, background, texture, and all."""
+    hits: dict[str, list[bool]] = {"shape": [], "colour": [], "background": [], "texture": []}
+    for scene, image in zip(scenes, images, strict=True):
+        reading = read(image)
+        for part, of_part in hits.items():
+            of_part.append(getattr(reading, part) == getattr(scene, part))
+    shares = {part: float(np.mean(of_part)) for part, of_part in hits.items()}
+    return shares | {"all": float(np.mean(np.all(list(hits.values()), axis=0)))}

@@ -2,7 +2,7 @@
 
 A picture is 64 x 64 RGB: one, two or three equal objects on a plain background. An object has a
 shape, a colour and a texture. The world is small enough for a tiny model to learn, and exact enough
-for `reader.read` to tell from pixels what is in a picture.
+for `reader.read` to read from pixels what is in a picture.
 """
 
 from __future__ import annotations
@@ -56,24 +56,26 @@ class Scene:
 # --- Shapes: outlines in a square from -1 to 1, y downwards; a second polygon is a hole. ---
 
 
+def _polygon(x: Array, y: Array) -> Polygon:
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
 def _circle(radius: float = 1.0, points: int = 48) -> Polygon:
     angles = np.linspace(0.0, 2 * np.pi, points, endpoint=False)
-    return [(radius * float(np.cos(a)), radius * float(np.sin(a))) for a in angles]
+    return _polygon(radius * np.cos(angles), radius * np.sin(angles))
 
 
 def _star(points: int = 5, inner: float = 0.5) -> Polygon:
-    radii = [1.05, 1.05 * inner] * points
-    angles = [-np.pi / 2 + i * np.pi / points for i in range(2 * points)]
-    return [
-        (r * float(np.cos(a)), r * float(np.sin(a))) for r, a in zip(radii, angles, strict=True)
-    ]
+    radii = np.array([1.05, 1.05 * inner] * points)
+    angles = -np.pi / 2 + np.arange(2 * points) * np.pi / points
+    return _polygon(radii * np.cos(angles), radii * np.sin(angles))
 
 
 def _heart() -> Polygon:
     t = np.linspace(0.0, 2 * np.pi, 60, endpoint=False)
     x = 16 * np.sin(t) ** 3
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return [(float(a) / 16, -(float(b) + 2.5) / 14.5) for a, b in zip(x, y, strict=True)]
+    return _polygon(x / 16, -(y + 2.5) / 14.5)
 
 
 def _moon() -> Polygon:
@@ -84,15 +86,14 @@ def _moon() -> Polygon:
     radius = abs(tip - shift)
     half = float(np.angle(tip - shift))
     inner = np.linspace(2 * np.pi - half, half, 30)
-    points = [(float(np.cos(a)) + 0.25, float(np.sin(a))) for a in outer]
-    points += [(shift + radius * float(np.cos(a)) + 0.25, radius * float(np.sin(a))) for a in inner]
-    return points
+    outer_arc = _polygon(np.cos(outer) + 0.25, np.sin(outer))
+    return outer_arc + _polygon(shift + radius * np.cos(inner) + 0.25, radius * np.sin(inner))
 
 
 def _drop() -> Polygon:
     t = np.linspace(0.0, 2 * np.pi, 60, endpoint=False)
     x = np.sin(t) * np.sin(t / 2) ** 1.6 * 0.85
-    return [(float(a), -float(b)) for a, b in zip(x, np.cos(t), strict=True)]
+    return _polygon(x, -np.cos(t))
 
 
 SHAPES: dict[str, list[Polygon]] = {
@@ -177,7 +178,7 @@ class Placement:
 
 
 def place(count: int, rng: np.random.Generator) -> list[Placement]:
-    """Random places for `count` (1 to 3) objects that do not touch."""
+    """Return random places for `count` (1 to 3) objects that do not touch."""
     if count == 1:
         radius = rng.uniform(14, 21)
         slack = 30 - 1.1 * radius
@@ -202,18 +203,15 @@ def place(count: int, rng: np.random.Generator) -> list[Placement]:
 
 
 def shape_mask(shape: str, at: Placement, scale: int = SUPERSAMPLE) -> NDArray[np.bool_]:
-    """[SIZE * scale, SIZE * scale] True inside the shape."""
+    """Return [SIZE * scale, SIZE * scale], True inside the shape."""
     image = Image.new("1", (SIZE * scale, SIZE * scale))
     draw = ImageDraw.Draw(image)
     c, s = np.cos(np.radians(at.tilt)), np.sin(np.radians(at.tilt))
     for fill, polygon in zip((1, 0), SHAPES[shape], strict=False):
-        points = [
-            (
-                (at.x + at.radius * (c * x - s * y)) * scale,
-                (at.y + at.radius * (s * x + c * y)) * scale,
-            )
-            for x, y in polygon
-        ]
+        points = []
+        for x, y in polygon:
+            across, down = at.x + at.radius * (c * x - s * y), at.y + at.radius * (s * x + c * y)
+            points.append((across * scale, down * scale))
         draw.polygon(points, fill=fill)
     return np.asarray(image, dtype=bool)
 

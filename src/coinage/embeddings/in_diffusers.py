@@ -23,7 +23,9 @@ def used_names(parts: Components, token: str) -> list[str]:
 
     They are the names of the word's first and second vectors.
     """
-    known = {name for tokenizer in parts.tokenizers for name in tokenizer.get_vocab()}
+    known: set[str] = set()
+    for tokenizer in parts.tokenizers:
+        known.update(tokenizer.get_vocab())
     return [name for name in (token, f"{token}_1") if name in known]
 
 

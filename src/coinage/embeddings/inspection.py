@@ -1,4 +1,4 @@
-"""What an embedding file is, what it has learned, and where it works: the data of `coinage inspect`."""
+"""Inspect an embedding file: its kind, what it has learned, and where it works."""
 
 from __future__ import annotations
 

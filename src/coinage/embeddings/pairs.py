@@ -1,4 +1,4 @@
-"""SDXL words that diffusers writes as two files, one for each text encoder: found, joined, explained."""
+"""Find and join SDXL words that diffusers writes as two files, one for each text encoder."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _other_names(path: Path) -> list[str]:
 def _joined(first: OpenedFile, second: OpenedFile, where: str) -> OpenedFile:
     """Return SDXL's halves from a file each as one word.
 
-    Widths tell which is which; if they do not, the order given counts.
+    Their widths say which is which; where they do not, the order given counts.
     """
     first, second = _in_order(first, second, where)
     notes = dict.fromkeys((*first.notes, *second.notes))

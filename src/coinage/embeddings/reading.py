@@ -267,11 +267,8 @@ def _zero_vectors(
     if not zero_keys:
         return (), None
     if len(zero_keys) < len(word.vectors):
-        warnings = [
-            f"all vectors of {key} are zero: the word does nothing in this text encoder"
-            for key in zero_keys
-        ]
-        return tuple(warnings), None
+        does_nothing = "are zero: the word does nothing in this text encoder"
+        return tuple(f"all vectors of {key} {does_nothing}" for key in zero_keys), None
     if recognised.has_outputs:
         problem = Problem(ONLY_OUTPUT, str(path), RETRAIN)
         return (f"all its vectors are zero: {ONLY_OUTPUT}",), problem

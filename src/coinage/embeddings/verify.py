@@ -64,7 +64,7 @@ class Check:
 
     @property
     def untried(self) -> bool:
-        """Whether the check itself failed, which says nothing about the file."""
+        """True where the check itself failed, which says nothing about the file."""
         return self.loads and self.difference is None
 
 

@@ -165,7 +165,7 @@ class ModelFamily(Protocol):
 
     @property
     def facts(self) -> FamilyFacts:
-        """What is fixed for all its models."""
+        """The facts that are fixed for all its models."""
         ...
 
     @property

@@ -136,10 +136,10 @@ def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
     wanted_name = FACTS[wanted].display_name
     if kind.family is None:
         return Problem(f"this is {kind.why_not}", source, f"give a {wanted_name} model")
-    found = FACTS[kind.family]
-    what = f"this is a {found.display_name} model, and the command is for {wanted_name}"
+    facts = FACTS[kind.family]
+    what = f"this is a {facts.display_name} model, and the command is for {wanted_name}"
     return Problem(
-        what, source, f"use {found.script_hint}, or coinage train, which detects the family"
+        what, source, f"use {facts.script_hint}, or coinage train, which detects the family"
     )
 
 

@@ -366,15 +366,15 @@ def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> C
         config = source.scheduler_config(model)
         schedule = make_schedule(config)
     with reported_as("tokenizer", path):
-        tokenizers = [
-            _tokenizer(model, encoder.tokenizer_folder) for encoder in facts.text_encoders
-        ]
+        tokenizers = []
+        for encoder_facts in facts.text_encoders:
+            tokenizers.append(_tokenizer(model, encoder_facts.tokenizer_folder))
     with reported_as("text encoder", path):
         text_dtype = dtype if model.low_precision_text else torch.float32
-        text_encoders = [
-            _whole(source.text_encoder(encoder.folder, text_dtype), encoder.folder, path)
-            for encoder in facts.text_encoders
-        ]
+        text_encoders = []
+        for encoder_facts in facts.text_encoders:
+            folder = encoder_facts.folder
+            text_encoders.append(_whole(source.text_encoder(folder, text_dtype), folder, path))
     for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
         _check_vocabulary(tokenizer, encoder.config.vocab_size, path)
     with reported_as("VAE", path):
@@ -382,10 +382,9 @@ def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> C
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
     with reported_as("UNet", path):
         denoiser = _whole(source.unet(dtype), "UNet", path)
-    row_formats = [
-        _row_format(tokenizer, encoder)
-        for tokenizer, encoder in zip(tokenizers, facts.text_encoders, strict=True)
-    ]
+    row_formats = []
+    for tokenizer, encoder_facts in zip(tokenizers, facts.text_encoders, strict=True):
+        row_formats.append(_row_format(tokenizer, encoder_facts))
     return Components(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(text_encoders),

@@ -1,4 +1,4 @@
-"""Where and how a loaded model computes: device, dtype, 8-bit weights, checkpointing, compilation."""
+"""Place a loaded model: device, dtype, 8-bit weights, checkpointing, compilation."""
 
 from __future__ import annotations
 

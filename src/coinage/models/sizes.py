@@ -37,13 +37,13 @@ def model_sizes(model: ModelConfig) -> ModelSizes:
         small = sum(math.prod(shape) for shape in shapes["unet"].values() if len(shape) == 1)
         sizes = replace(sizes, unet=_count(shapes["unet"]), unet_small=small)
     if shapes["text"]:
-        loaded, kept = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
+        text = text_kept = 0
         for name, shape in shapes["text"].items():
             if _is_loaded(name, facts):
-                loaded[name] = shape
+                text += math.prod(shape)
                 if any(word in name for word in KEPT):
-                    kept[name] = shape
-        sizes = replace(sizes, text=_count(loaded), text_kept=_count(kept))
+                    text_kept += math.prod(shape)
+        sizes = replace(sizes, text=text, text_kept=text_kept)
     if shapes["vae"]:
         sizes = replace(sizes, vae=_count(shapes["vae"]))
     return replace(sizes, from_model=all(shapes.values()))
@@ -56,19 +56,24 @@ def _count(shapes: Shapes) -> int:
 
 def _is_loaded(name: str, facts: FamilyFacts) -> bool:
     """Return whether a text encoder's tensor is among those that are loaded."""
-    return not name.endswith(NOT_LOADED) and not any(
-        part in name for part in facts.unused_text_tensors
-    )
+    if name.endswith(NOT_LOADED):
+        return False
+    return not any(part in name for part in facts.unused_text_tensors)
 
 
 def _shapes_of_file(path: Path) -> dict[str, Shapes]:
     """Return the shapes of a single file's tensors, by part."""
     shapes = _header(path)
-    starts = {"unet": (UNET,), "text": TEXT, "vae": (VAE,)}
     return {
-        part: {name: shape for name, shape in shapes.items() if name.startswith(start)}
-        for part, start in starts.items()
+        "unet": _under(UNET, shapes),
+        "text": _under(TEXT, shapes),
+        "vae": _under(VAE, shapes),
     }
+
+
+def _under(start: str | tuple[str, ...], shapes: Shapes) -> Shapes:
+    """Return the shapes of tensors whose names begin so."""
+    return {name: shape for name, shape in shapes.items() if name.startswith(start)}
 
 
 def _shapes_of_folder(folder: Path) -> dict[str, Shapes]:
@@ -94,12 +99,11 @@ def _shapes_of_vae(path: Path) -> Shapes:
     if not is_file(path):
         return _shapes_in(path) or _shapes_in(path / "vae")
     shapes = _header(path)
-    inside = {name: shape for name, shape in shapes.items() if name.startswith(VAE)}
-    return {
-        name: shape
-        for name, shape in (inside or shapes).items()
-        if name.removeprefix(VAE).startswith(VAE_PARTS)
-    }
+    of_vae: dict[str, tuple[int, ...]] = {}
+    for name, shape in (_under(VAE, shapes) or shapes).items():
+        if name.removeprefix(VAE).startswith(VAE_PARTS):
+            of_vae[name] = shape
+    return of_vae
 
 
 def _shapes_in(folder: Path) -> Shapes:

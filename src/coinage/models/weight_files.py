@@ -44,11 +44,11 @@ def read_tensors(
     projection = tensors.pop(f"{PROJECTION}.weight", None)
     if projection is not None:
         tensors[PROJECTION] = projection.T.contiguous()
-    return {
-        _renamed(name): value
-        for name, value in tensors.items()
-        if not name.endswith("position_ids")
-    }
+    renamed = {}
+    for name, value in tensors.items():
+        if not name.endswith("position_ids"):
+            renamed[_renamed(name)] = value
+    return renamed
 
 
 def _read_content(path: Path, wanted: Mapping[str, torch.dtype], *, mapped: bool) -> Any:

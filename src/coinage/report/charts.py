@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from itertools import pairwise
 from statistics import fmean
 
 # Of the view box: about the pixels on a phone and in a column, so that text stays legible
@@ -101,7 +100,8 @@ def nice_step(span: float, parts: int, *, whole: bool = False) -> float:
     """Return the least of 1, 2, 2.5 and 5 times a power of ten that cuts a span into `parts`."""
     power = 10.0 ** math.floor(math.log10(span / parts))
     steps = [factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)]
-    steps = [1.0, *(step for step in steps if step.is_integer())] if whole else steps
+    if whole:
+        steps = [1.0, *filter(float.is_integer, steps)]
     return next(step for step in steps if span / step <= parts * (1 + ALIKE))
 
 
@@ -133,8 +133,12 @@ def linear_scale(
     first, final = math.floor(low / step + ALIKE), math.ceil(high / step - ALIKE)
     if snap:
         low, high = first * step, final * step
-    ticks = tuple(i * step for i in range(first, final + 1) if low <= i * step <= high)
-    return Scale(low, high, start, end, ticks)
+    ticks = []
+    for multiple in range(first, final + 1):
+        tick = multiple * step
+        if low <= tick <= high:
+            ticks.append(tick)
+    return Scale(low, high, start, end, tuple(ticks))
 
 
 def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
@@ -148,15 +152,20 @@ def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
     factors = (1.0, 2.0, 5.0) if final - first <= 2 else (1.0,)
     ticks = []
     for power in range(first, final + 1, every):
-        ticks += [factor * 10.0**power for factor in factors]
-    visible = tuple(tick for tick in ticks if low <= tick <= high)
-    return Scale(low, high, start, end, visible, log=True)
+        for factor in factors:
+            tick = factor * 10.0**power
+            if low <= tick <= high:
+                ticks.append(tick)
+    return Scale(low, high, start, end, tuple(ticks), log=True)
 
 
 def known(values: Iterable[float | None]) -> list[float]:
     """Return the values that can be drawn."""
-    measured = [value for value in values if value is not None]
-    return [value for value in measured if math.isfinite(value) and abs(value) <= LARGEST]
+    drawable = []
+    for value in values:
+        if value is not None and math.isfinite(value) and abs(value) <= LARGEST:
+            drawable.append(value)
+    return drawable
 
 
 def thinned(
@@ -169,9 +178,9 @@ def thinned(
     It is at the last x of its stretch, and `pick` chooses y from those that are known.
     """
     count = min(len(points), most)
-    edges = [i * len(points) // count for i in range(count + 1)] if count else []
     thin: list[Point] = []
-    for first, end in pairwise(edges):
+    for place in range(count):
+        first, end = place * len(points) // count, (place + 1) * len(points) // count
         stretch = points[first:end]
         heights = known(y for _, y in stretch)
         thin.append((stretch[-1][0], pick(heights) if heights else None))
@@ -208,8 +217,10 @@ def line_chart(
     parts = [_axes(xs, ys, unit)]
     if level:
         parts.append(_level(level, ys))
-    parts += [_area(area, xs, ys) for area in areas]
-    parts += [_line(line, xs, ys) for line in lines]
+    for area in areas:
+        parts.append(_area(area, xs, ys))
+    for line in lines:
+        parts.append(_line(line, xs, ys))
     data_x = f"{LEFT} {RIGHT} {xs.low:.6g} {xs.high:.6g}"
     data_y = f"{BOTTOM} {TOP} {ys.low:.6g} {ys.high:.6g} {int(ys.log)}"
     head = (
@@ -225,8 +236,12 @@ def _complete(points: Sequence[AreaPoint]) -> list[AreaPoint]:
 
 
 def _steps(lines: Sequence[Line], areas: Sequence[Area]) -> list[float]:
-    steps = [x for line in lines for x, _ in line.points]
-    return steps + [x for area in areas for x, _, _ in area.points]
+    steps = []
+    for line in lines:
+        steps += [x for x, _ in line.points]
+    for area in areas:
+        steps += [x for x, _, _ in area.points]
+    return steps
 
 
 def _heights(lines: Sequence[Line], areas: Sequence[Area], level: Level | None) -> list[float]:
@@ -249,8 +264,12 @@ def _height_scale(heights: Sequence[float], *, zero: bool, spread: bool) -> Scal
 
 
 def _drawable(points: Sequence[Point]) -> list[Point]:
-    """The points with gaps for what cannot be drawn; those of no place are dropped."""
-    return [(x, y if known([y]) else None) for x, y in points if known([x])]
+    """Return the points with gaps for what cannot be drawn, without those that have no place."""
+    drawable: list[Point] = []
+    for x, y in points:
+        if known([x]):
+            drawable.append((x, y if known([y]) else None))
+    return drawable
 
 
 def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
@@ -260,10 +279,15 @@ def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
 
 
 def _axes(xs: Scale, ys: Scale, unit: str) -> str:
-    rules = "".join(f"M{LEFT},{ys.place(tick):g}H{RIGHT}" for tick in ys.ticks)
+    rules = ""
+    labels = []
+    for tick in ys.ticks:
+        y = ys.place(tick)
+        rules += f"M{LEFT},{y:g}H{RIGHT}"
+        labels.append(_text(LEFT - 6, y + 4, number(tick), "tick", "end"))
     parts = [f'<path class="grid" d="{rules}"/>'] if rules else []
     parts.append(f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>')
-    parts += [_text(LEFT - 6, ys.place(tick) + 4, number(tick), "tick", "end") for tick in ys.ticks]
+    parts += labels
     for tick in xs.ticks:
         x = xs.place(tick)
         words, anchor = number(tick, 6), "middle"
@@ -289,13 +313,19 @@ def _level(level: Level, ys: Scale) -> str:
 
 
 def _area(area: Area, xs: Scale, ys: Scale) -> str:
-    low = thinned([(x, low) for x, low, _ in area.points], min)
-    high = thinned([(x, high) for x, _, high in area.points], max)
-    edge = [(x, y) for x, y in [*high, *reversed(low)] if y is not None]
-    if not edge:
+    lower: list[Point] = []
+    upper: list[Point] = []
+    for x, low, high in area.points:
+        lower.append((x, low))
+        upper.append((x, high))
+    corners = []
+    for x, y in [*thinned(upper, max), *reversed(thinned(lower, min))]:
+        if y is not None:
+            corners.append(f"{xs.place(x):g},{ys.place(y):g}")
+    if not corners:
         return ""
-    corners = " ".join(f"{xs.place(x):g},{ys.place(y):g}" for x, y in edge)
-    return f'<path class="area {escape(area.style)}" d="M{corners}Z"/>'
+    outline = " ".join(corners)
+    return f'<path class="area {escape(area.style)}" d="M{outline}Z"/>'
 
 
 def _line(line: Line, xs: Scale, ys: Scale) -> str:
@@ -305,14 +335,18 @@ def _line(line: Line, xs: Scale, ys: Scale) -> str:
             runs.append([])
         else:
             runs[-1].append(f"{xs.place(x):g},{ys.place(y):g}")
-    runs = [run for run in runs if run]
-    if not runs:
+    shape = ""
+    places = []
+    for run in runs:
+        if run:
+            shape += _path(run)
+            places += run
+    if not places:
         return ""
-    shape = "".join(_path(run) for run in runs)
     kind = "trace" if line.trace else "line"
     drawn = f'<path class="{kind} {escape(line.style)}" d="{shape}"/>'
-    if line.dots or sum(map(len, runs)) == 1:
-        marks = "".join(f"M{place}h0" for run in runs for place in run)
+    if line.dots or len(places) == 1:
+        marks = "".join(f"M{place}h0" for place in places)
         drawn += f'<path class="dots {escape(line.style)}" d="{marks}"/>'
     return drawn
 

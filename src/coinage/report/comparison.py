@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,20 @@ def render_comparison(records: Sequence[Record], paths: Sequence[Path] = ()) -> 
 
 
 def _page(records: Sequence[Record], names: Sequence[str]) -> str:
+    runs = []
+    vectors = []
+    for name, record in zip(names, records, strict=True):
+        runs.append(_run(name, record))
+        vectors.append(list(zip(vector_names(record), record.rows, strict=True)))
     template = environment().get_template("compare.html")
     return template.render(
-        runs=[_run(name, record) for name, record in zip(names, records, strict=True)],
+        runs=runs,
         stage=stage_of_runs(records),
         pictures=pictures_of(records),
         figures=comparison_figures(records, names),
         differences=differences(records),
         tools=_tools(records),
-        rows=[list(zip(vector_names(record), record.rows, strict=True)) for record in records],
+        rows=vectors,
     )
 
 
@@ -65,13 +70,12 @@ def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     Returns:
         Pairs of the setting and its value in each run; "" where that is unknown or the default.
     """
-    tables = [_settings(record) for record in records]
-    rows = []
-    for name in _keys_in_order(tables):
-        values = [table.get(name, "") for table in tables]
-        if len(set(values)) > 1:
-            rows.append((name, values))
-    return rows
+    rows: dict[str, list[str]] = {}
+    for place, record in enumerate(records):
+        for name, value in _settings(record).items():
+            values = rows.setdefault(name, [""] * len(records))
+            values[place] = value
+    return [(name, values) for name, values in rows.items() if len(set(values)) > 1]
 
 
 def _settings(record: Record) -> dict[str, str]:
@@ -92,11 +96,9 @@ def _settings(record: Record) -> dict[str, str]:
 
 def _tools(records: Sequence[Record]) -> list[tuple[str, list[Tool | None]]]:
     """Return for every tool how each run's file does in it; None where it was not tried."""
-    tables = [{tool.tool: tool for tool in record.tools} for record in records]
-    names = _keys_in_order(tables)
-    return [(name, [table.get(name) for table in tables]) for name in names]
-
-
-def _keys_in_order(tables: Iterable[dict[str, Any]]) -> list[str]:
-    """Return all keys, as they first come."""
-    return list(dict.fromkeys(name for table in tables for name in table))
+    rows: dict[str, list[Tool | None]] = {}
+    for place, record in enumerate(records):
+        for tool in record.tools:
+            results = rows.setdefault(tool.tool, [None] * len(records))
+            results[place] = tool
+    return list(rows.items())

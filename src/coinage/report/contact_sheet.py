@@ -95,7 +95,9 @@ def _card(sample: Sample, summary: SampleSummary, token: str, examined: Examined
 
 
 def _caption(variant: CaptionVariant, token: str, word_ids: set[int]) -> _Caption:
-    ids = [[(number, number in word_ids) for number in chunk] for chunk in variant.ids or []]
+    ids = []
+    for chunk in variant.ids or []:
+        ids.append([(number, number in word_ids) for number in chunk])
     return _Caption(parts=marked_parts(variant.text, token), ids=ids)
 
 

@@ -73,9 +73,12 @@ class CurveKeeper:
         self._points: list[_Point] = []
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Take one update: `step`, `loss`, `lr`, and where they are known `bands`, `norms` and `angles`."""
+        """Take one update: `step`, `loss`, `lr`, and if known `bands`, `norms` and `angles`."""
         loss = float(entry["loss"])
         band_losses = entry.get("bands") or [None] * self._bands
+        bands = []
+        for band_loss in band_losses:
+            bands.append((0.0, 0) if band_loss is None else (band_loss, 1))
         unknown = [None] * self._rows
         point = _Point(
             step=int(entry["step"]),
@@ -84,7 +87,7 @@ class CurveKeeper:
             low=loss,
             high=loss,
             rate=float(entry["lr"] or 0.0),
-            bands=[(0.0, 0) if loss is None else (loss, 1) for loss in band_losses],
+            bands=bands,
             norms=entry.get("norms") or unknown,
             angles=entry.get("angles") or unknown,
         )
@@ -105,26 +108,26 @@ class CurveKeeper:
 
     def curves(self) -> Curves:
         """Return the curves so far, rounded to what a picture can show."""
-        points = self._points
-        return Curves(
-            step=[p.step for p in points],
-            loss=[_short(p.loss / p.count) for p in points],
-            low=[_short(p.low) for p in points],
-            high=[_short(p.high) for p in points],
-            rate=[_short(p.rate) for p in points],
-            bands=[_means(p.bands) for p in points],
-            norms=[_shorts(p.norms) for p in points],
-            angles=[_shorts(p.angles) for p in points],
-        )
+        curves = Curves()
+        for point in self._points:
+            curves.step.append(point.step)
+            curves.loss.append(_rounded(point.loss / point.count))
+            curves.low.append(_rounded(point.low))
+            curves.high.append(_rounded(point.high))
+            curves.rate.append(_rounded(point.rate))
+            curves.bands.append(_band_means(point.bands))
+            curves.norms.append([_rounded(length) for length in point.norms])
+            curves.angles.append([_rounded(angle) for angle in point.angles])
+        return curves
 
 
-def _means(bands: Sequence[tuple[float, int]]) -> list[float | None]:
-    return [_short(total / count) if count else None for total, count in bands]
+def _band_means(bands: Sequence[tuple[float, int]]) -> list[float | None]:
+    means = []
+    for total, count in bands:
+        means.append(_rounded(total / count) if count else None)
+    return means
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _shorts(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else _short(value) for value in values]
+def _rounded(value: float | None) -> float | None:
+    """Return a number with four digits; None stays None."""
+    return None if value is None else float(f"{value:.4g}")

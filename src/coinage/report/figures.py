@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coinage.report.charts import Area, Level, Line, Point, line_chart, number
-from coinage.report.fit import evenly
+from coinage.report.fit import pick_evenly
 from coinage.report.measures import (
     Values,
     column,
@@ -73,7 +73,7 @@ def movement_figures(record: Record) -> list[Figure]:
     for key in keys:
         places = [place for place, row in enumerate(record.rows) if row.key == key]
         lines = _vector_lines(record, record.curves.norms, places)
-        if not any(_is_drawn(line) for line in lines):
+        if not any(map(_is_drawn, lines)):
             continue
         title = f"Length in {key}" if len(keys) > 1 else "Length"
         level = _usual_lengths(record, key)
@@ -105,11 +105,11 @@ def learning_figures(record: Record) -> list[Figure]:
         raw = Line(name="mean", points=_over_steps(record, curves.loss), style="s0", trace=True)
         note = "The loss is very noisy by nature: judge by the previews."
         figures.append(_figure("Loss", note, [raw, smooth, fixed], "loss", areas=[area]))
-    if any(value is not None for line in curves.bands for value in line):
-        note = (
-            "Fine detail is learned where there is little noise, composition where there is much."
-        )
-        figures.append(_figure("Loss by noise", note, _band_lines(record), "loss, smoothed"))
+    bands = _band_lines(record)
+    if any(map(_is_drawn, bands)):
+        note = "Fine detail is learned where there is little noise,"
+        note += " composition where there is much."
+        figures.append(_figure("Loss by noise", note, bands, "loss, smoothed"))
     if last_known(curves.rate) is not None:
         rate = Line(name="learning rate", points=_over_steps(record, curves.rate), style="s0")
         figures.append(_figure("Learning rate", "", [rate], "learning rate", zero=True))
@@ -118,49 +118,48 @@ def learning_figures(record: Record) -> list[Figure]:
 
 def comparison_figures(records: Sequence[Record], names: Sequence[str]) -> list[Figure]:
     """Return charts with the same curve of several runs."""
-    angles = [_over_steps(record, mean_angles(record)) for record in records]
-    lengths = [_over_steps(record, relative_lengths(record)) for record in records]
-    losses = [_over_steps(record, smoothed(record.curves.loss)) for record in records]
-    fixed_losses = [_measured(record) for record in records]
+    angles, lengths, losses, fixed_losses = [], [], [], []
+    for number_of_run, (name, record) in enumerate(zip(names, records, strict=True)):
+        style = f"s{number_of_run % HUES}"
+        points = _over_steps(record, mean_angles(record))
+        angles.append(Line(name=name, points=points, style=style))
+        points = _over_steps(record, relative_lengths(record))
+        lengths.append(Line(name=name, points=points, style=style))
+        points = _over_steps(record, smoothed(record.curves.loss))
+        losses.append(Line(name=name, points=points, style=style))
+        fixed_losses.append(Line(name=name, points=_measured(record), style=style, dots=True))
     figures = [
         _figure(
             "Change from start",
             "Mean over the word's vectors.",
-            _run_lines(names, angles),
+            angles,
             "degrees",
             zero=True,
         ),
         _figure(
             "Length",
             "Median over the word's vectors. 1 is the length of a usual word.",
-            _run_lines(names, lengths),
+            lengths,
             "× a usual word",
         ),
         _figure(
             "Loss",
             "Comparable where data and noise settings are the same.",
-            _run_lines(names, losses),
+            losses,
             "loss, smoothed",
         ),
         _figure(
             "Loss on fixed images",
             "The same images and noise each time; held-out images where there are any.",
-            _run_lines(names, fixed_losses, dots=True),
+            fixed_losses,
             "loss",
         ),
     ]
-    return [figure for figure in figures if any(entry.value for entry in figure.legend)]
-
-
-def _run_lines(
-    names: Sequence[str], curves: Sequence[Sequence[Point]], *, dots: bool = False
-) -> list[Line]:
-    """Return a line for each run, in its own colour."""
-    lines = []
-    for number_of_run, (name, points) in enumerate(zip(names, curves, strict=True)):
-        style = f"s{number_of_run % HUES}"
-        lines.append(Line(name=name, points=points, style=style, dots=dots))
-    return lines
+    drawn = []
+    for figure in figures:
+        if any(entry.value for entry in figure.legend):
+            drawn.append(figure)
+    return drawn
 
 
 def _figure(
@@ -175,12 +174,18 @@ def _figure(
 ) -> Figure:
     """Return a chart and its legend; lines and areas without a point are in neither."""
     lines = [line for line in lines if _is_drawn(line)]
-    areas = [area for area in areas if area.points]
-    legend = [_entry_of(line) for line in lines if not line.trace]
-    legend += [LegendEntry(name=area.name, style=f"{area.style} wide") for area in areas]
+    legend = []
+    ends = []
+    for line in lines:
+        if not line.trace:
+            value = _last_value(line)
+            legend.append(LegendEntry(name=line.name, style=line.style, value=value))
+            ends.append(f"{line.name}: {value} at the end")
+    for area in areas:
+        if area.points:
+            legend.append(LegendEntry(name=area.name, style=f"{area.style} wide"))
     if level:
         legend.append(LegendEntry(name=level.name, style="level wide"))
-    ends = [f"{entry.name}: {entry.value} at the end" for entry in legend if entry.value]
     svg = line_chart(
         lines,
         label=f"{title}, {unit}. {'; '.join(ends)}",
@@ -197,10 +202,9 @@ def _is_drawn(line: Line) -> bool:
     return any(y is not None for _, y in line.points)
 
 
-def _entry_of(line: Line) -> LegendEntry:
+def _last_value(line: Line) -> str:
     value = last_known(y for _, y in line.points)
-    text = "" if value is None else number(value)
-    return LegendEntry(name=line.name, style=line.style, value=text)
+    return "" if value is None else number(value)
 
 
 def _over_steps(record: Record, values: Values) -> list[Point]:
@@ -226,10 +230,11 @@ def _vector_lines(record: Record, table: Sequence[Values], places: Sequence[int]
             points = _over_steps(record, column(table, place))
             lines.append(Line(name=names[place], points=points, style=f"s{place % HUES}"))
         return lines
-    hues = {key: f"s{number_of_key % HUES}" for number_of_key, key in enumerate(keys)}
+    hues = {}
+    for number_of_key, key in enumerate(keys):
+        hues[key] = f"s{number_of_key % HUES}"
     lines = []
-    for index in evenly(len(places), MOST_TRACES):
-        place = places[index]
+    for place in pick_evenly(places, MOST_TRACES):
         points = _over_steps(record, column(table, place))
         style = hues[record.rows[place].key]
         lines.append(Line(name=names[place], points=points, style=style, trace=True))
@@ -239,11 +244,18 @@ def _vector_lines(record: Record, table: Sequence[Values], places: Sequence[int]
             name = f"median of {counted(len(of_key), 'vector')}"
             if len(keys) > 1:
                 name += f", {key}"
-            medians = [
-                median_of(line[place] for place in of_key if place < len(line)) for line in table
-            ]
-            lines.append(Line(name=name, points=_over_steps(record, medians), style=hues[key]))
+            points = _over_steps(record, _medians(table, of_key))
+            lines.append(Line(name=name, points=points, style=hues[key]))
     return lines
+
+
+def _medians(table: Sequence[Values], places: Sequence[int]) -> list[float | None]:
+    """Return the median of some columns of a table, for every line."""
+    medians = []
+    for line in table:
+        values = [line[place] for place in places if place < len(line)]
+        medians.append(median_of(values))
+    return medians
 
 
 def _band_lines(record: Record) -> list[Line]:

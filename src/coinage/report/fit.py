@@ -7,14 +7,14 @@ be long, previews many, and a page that is compared may come from anywhere.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from itertools import pairwise
-from statistics import fmean
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from coinage.report.charts import LARGEST
-from coinage.report.measures import column
+from coinage.report.measures import column, mean_of, without_gaps
 from coinage.report.record import Curves, Image, Record, Shot
 
 MOST_BYTES = 5_000_000  # of a page
@@ -25,7 +25,14 @@ MOST_NUMBERS = 24_000  # of the curves, about 20 bytes each
 MOST_POINTS = 600  # of a curve
 HTML_PER_PICTURE = 400  # bytes around one
 THUMBNAIL_SHARE = 0.3  # of the room for pictures, where the previews need the rest
-PICTURE_STARTS = tuple(f"data:image/{kind};base64," for kind in ("png", "jpeg", "webp", "gif"))
+PICTURE_STARTS = (
+    "data:image/png;base64,",
+    "data:image/jpeg;base64,",
+    "data:image/webp;base64,",
+    "data:image/gif;base64,",
+)
+T = TypeVar("T")
+Pair = TypeVar("Pair", bound=tuple[Any, float])
 UNSAFE_SIGNS = "<>\"'&\\ \n"
 # Letters of a text and entries of a list; the first pair with which the words fit
 WORD_LIMITS = ((4000, 400), (1000, 200), (250, 100), (100, 50), (60, 12))
@@ -65,17 +72,16 @@ def fit_pictures(record: Record, room: int) -> Record:
         pictures = [_picture(url) for url in shot.pictures[: len(record.prompts)]]
         shots.append(replace(shot, pictures=pictures))
     costs = [2 * (len(image.thumbnail) + HTML_PER_PICTURE) for image in images]
-    kept_shots = _shots_within(shots, room - min(sum(costs), int(THUMBNAIL_SHARE * room)))
-    rest = room - _cost(kept_shots)
-    places = _most_that_fit(len(images), lambda places: sum(costs[i] for i in places) <= rest)
-    lost = {"shots": len(shots) - len(kept_shots), "images": len(images) - len(places)}
-    if kept_shots:
-        lost["pictures"] = _drawn(shots[-1]) - _drawn(kept_shots[-1])
+    shown_shots = _shots_within(shots, room - min(sum(costs), int(THUMBNAIL_SHARE * room)))
+    shown_images = pick_evenly(images, _most_within(costs, room - _cost(shown_shots)))
+    lost = Counter(shots=len(shots) - len(shown_shots), images=len(images) - len(shown_images))
+    if shown_shots:
+        lost["pictures"] = _drawn(shots[-1]) - _drawn(shown_shots[-1])
     return replace(
         record,
-        images=[images[place] for place in places],
-        shots=kept_shots,
-        left_out=_added(record.left_out, lost),
+        images=shown_images,
+        shots=shown_shots,
+        left_out=dict(Counter(record.left_out) + lost),
     )
 
 
@@ -86,37 +92,37 @@ def without_pictures(record: Record) -> Record:
     return replace(record, images=images, shots=shots)
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """Return at most so many of the places 0 to count - 1: first, last, and others evenly between."""
+def pick_evenly(entries: Sequence[T], most: int) -> list[T]:
+    """Return at most so many entries: first, last, and others evenly between."""
+    count = len(entries)
     if most >= count:
-        return list(range(count))
+        return list(entries)
     if most <= 1:
-        return [count - 1] if most else []
-    return [number * (count - 1) // (most - 1) for number in range(most)]
+        return [entries[-1]] if most else []
+    return [entries[number * (count - 1) // (most - 1)] for number in range(most)]
 
 
-def _most_that_fit(count: int, fits: Callable[[Sequence[int]], bool]) -> list[int]:
-    """Return the largest even selection of places that fits."""
-    for most in range(count, 0, -1):
-        places = evenly(count, most)
-        if fits(places):
-            return places
-    return []
+def _most_within(sizes: Sequence[int], room: int) -> int:
+    """Return how many entries, picked evenly, fit into so many bytes."""
+    most = len(sizes)
+    while most and sum(pick_evenly(sizes, most)) > room:
+        most -= 1
+    return most
 
 
 def _shots_within(shots: Sequence[Shot], room: int) -> list[Shot]:
     """Return the shots that fit; of the last one alone, its first pictures."""
-    sizes = [_size(shot) for shot in shots]
-    places = _most_that_fit(
-        len(shots), lambda places: sum(sizes[i] for i in places) + sizes[-1] <= room
-    )
-    if places or not shots:
-        return [shots[place] for place in places]
+    if not shots:
+        return []
+    last = shots[-1]
+    most = _most_within([_size(shot) for shot in shots], room - _size(last))
+    if most:
+        return pick_evenly(shots, most)
     pictures: list[str | None] = []
-    for url in shots[-1].pictures:
-        fits = 2 * _size(replace(shots[-1], pictures=[*pictures, url])) <= room
+    for url in last.pictures:
+        fits = 2 * _size(replace(last, pictures=[*pictures, url])) <= room
         pictures.append(url if fits else None)
-    return [replace(shots[-1], pictures=pictures)] if any(pictures) else []
+    return [replace(last, pictures=pictures)] if any(pictures) else []
 
 
 def _cost(shots: Sequence[Shot]) -> int:
@@ -151,7 +157,7 @@ def _clean(value: Any) -> Any:
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a list, tuple, dict or dataclass with each of its entries changed."""
     if isinstance(value, list | tuple):
-        return type(value)(change(entry) for entry in value)
+        return type(value)(map(change, value))
     if isinstance(value, dict):
         return {change(key): change(entry) for key, entry in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
@@ -164,52 +170,60 @@ def _without_gaps(record: Record) -> Record:
     """Drop entries that lost a number which they need."""
     rows = []
     for row in record.rows:
-        first = [word for word in row.first if word[1] is not None]
-        now = [word for word in row.now if word[1] is not None]
-        rows.append(replace(row, first=first, now=now))
-    measured = [point for point in record.measured if point[1] is not None]
-    vocabulary = {key: lengths for key, lengths in record.vocabulary.items() if None not in lengths}
-    seconds = record.seconds or 0.0
-    return replace(record, rows=rows, measured=measured, vocabulary=vocabulary, seconds=seconds)
+        rows.append(replace(row, first=_complete(row.first), now=_complete(row.now)))
+    vocabulary = dict(record.vocabulary)
+    for key, lengths in record.vocabulary.items():
+        if None in lengths:
+            del vocabulary[key]
+    return replace(
+        record,
+        rows=rows,
+        measured=_complete(record.measured),
+        vocabulary=vocabulary,
+        seconds=record.seconds or 0.0,
+    )
+
+
+def _complete(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs whose number was not lost."""
+    return [pair for pair in pairs if pair[1] is not None]
 
 
 def _thinned(curves: Curves) -> Curves:
     """Return as many points as the numbers of one leave room for; each stands for some steps."""
-    lists = {entry.name: getattr(curves, entry.name) for entry in fields(curves)}
-    numbers = sum(_width(values) for values in lists.values())
+    numbers = sum(map(_width, vars(curves).values()))
     most = max(2, min(MOST_POINTS, MOST_NUMBERS // max(numbers, 1)))
     count = len(curves.step)
     if count <= most:
         return curves
-    edges = [number * count // most for number in range(most + 1)]
-    thin: dict[str, list[Any]] = {}
-    for name, values in lists.items():
-        parts = [values[first:end] for first, end in pairwise(edges)]
-        thin[name] = [_joined(name, part) for part in parts if part]
-    return Curves(**thin)
+    thin = Curves()
+    for name, values in vars(curves).items():
+        for place in range(most):
+            part = values[place * count // most : (place + 1) * count // most]
+            if part:
+                getattr(thin, name).append(_joined(name, part))
+    return thin
 
 
 def _width(values: Sequence[Any]) -> int:
     """Return the numbers of a point."""
-    return max((len(value) if isinstance(value, list) else 1 for value in values), default=0)
+    widest = 0
+    for value in values:
+        widest = max(widest, len(value) if isinstance(value, list) else 1)
+    return widest
 
 
 def _joined(name: str, part: list[Any]) -> Any:
     """Return the value of a curve for some points in a row."""
     if name == "bands":
         longest = max(map(len, part))
-        return [_mean(column(part, band)) for band in range(longest)]
+        return [mean_of(column(part, band)) for band in range(longest)]
     if name not in ("loss", "low", "high"):
         return part[-1]  # where the points end
-    known = [value for value in part if value is not None]
     if name == "loss":
-        return _mean(known)
-    return (min if name == "low" else max)(known, default=None)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+        return mean_of(part)
+    extreme = min if name == "low" else max
+    return extreme(without_gaps(part), default=None)
 
 
 def _cut(record: Record, letters: int, entries: int) -> Record:
@@ -225,23 +239,19 @@ def _cut(record: Record, letters: int, entries: int) -> Record:
     for entry in fields(record):
         if entry.name not in whole:
             changed[entry.name] = _shortened(getattr(record, entry.name), letters, entries)
-    images = [record.images[place] for place in evenly(len(record.images), entries)]
+    images = pick_evenly(record.images, entries)
     changed["images"] = _shortened(images, letters, entries)
-    changed["shots"] = [record.shots[place] for place in evenly(len(record.shots), entries)]
-    places = evenly(len(record.measured), MOST_POINTS)
-    changed["measured"] = [record.measured[place] for place in places]
-    lost = {}
+    changed["shots"] = pick_evenly(record.shots, entries)
+    changed["measured"] = pick_evenly(record.measured, MOST_POINTS)
+    lost: Counter[str] = Counter()
     for name in ("warnings", "prompts", "rows", "tools", "images", "shots"):
         lost[name] = len(getattr(record, name)) - len(changed[name])
-    return replace(record, **changed, left_out=_added(record.left_out, lost))
+    return replace(record, **changed, left_out=dict(Counter(record.left_out) + lost))
 
 
 def _shortened(value: Any, letters: int, entries: int) -> Any:
     """Return a value with its texts and lists cut."""
-
-    def shorten(entry: Any) -> Any:
-        return _shortened(entry, letters, entries)
-
+    shorten = partial(_shortened, letters=letters, entries=entries)
     if isinstance(value, str):
         return value if len(value) <= letters else value[: letters - 1] + "…"
     if isinstance(value, list | tuple):
@@ -252,11 +262,3 @@ def _shortened(value: Any, letters: int, entries: int) -> Any:
     if isinstance(value, Image):
         return replace(changed, thumbnail=value.thumbnail)
     return changed
-
-
-def _added(before: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-    """Return the counts together, without those that are 0."""
-    counts = dict(before)
-    for name, count in more.items():
-        counts[name] = counts.get(name, 0) + count
-    return {name: count for name, count in counts.items() if count}

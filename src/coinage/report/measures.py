@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def smoothed(values: Values) -> list[float | None]:
     It is true from the first value on: the weight of what came before is taken out, as Adam does
     (Kingma and Ba 2014, arXiv:1412.6980).
     """
-    window = max(1.0, SMOOTHED_SHARE * sum(value is not None for value in values))
+    window = max(1.0, SMOOTHED_SHARE * len(without_gaps(values)))
     keep = 1 - 2 / (window + 1)
     total, weight = 0.0, 0.0
     means: list[float | None] = []
@@ -38,18 +37,24 @@ def smoothed(values: Values) -> list[float | None]:
 
 def last_known(values: Iterable[float | None]) -> float | None:
     """Return the last value that was measured; None where there is none."""
-    return next((value for value in reversed(list(values)) if value is not None), None)
+    known = without_gaps(values)
+    return known[-1] if known else None
+
+
+def without_gaps(values: Iterable[float | None]) -> list[float]:
+    """Return the values that were measured."""
+    return [value for value in values if value is not None]
 
 
 def median_of(values: Iterable[float | None]) -> float | None:
     """Return the median of what was measured; None where there is nothing."""
-    known = [value for value in values if value is not None]
+    known = without_gaps(values)
     return statistics.median(known) if known else None
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
     """Return the mean of what was measured; None where there is nothing."""
-    known = [value for value in values if value is not None]
+    known = without_gaps(values)
     return statistics.fmean(known) if known else None
 
 
@@ -116,9 +121,12 @@ def names_of(records: Sequence[Record], paths: Sequence[Path] = ()) -> list[str]
         paths: of their reports, in the same order, where they are files.
     """
     names = [record.name or record.token or "run" for record in records]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    for name in repeated:
-        places = [place for place, other in enumerate(names) if other == name]
+    places_of: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places_of.setdefault(name, []).append(place)
+    for name, places in places_of.items():
+        if len(places) == 1:
+            continue
         runs = [records[place] for place in places]
         run_paths = [paths[place] for place in places] if paths else []
         for place, suffix in zip(places, _distinctions(runs, run_paths), strict=True):
@@ -132,26 +140,25 @@ def _distinctions(records: Sequence[Record], paths: Sequence[Path]) -> list[str]
     Where they are numbered, the first has "".
     """
     seeds = [_seed(record) for record in records]
-    seed_words = [f"seed {seed}" if seed else "" for seed in seeds]
-    for words in (*_path_distinctions(paths), seed_words):
+    for words in (*_path_distinctions(paths), seeds):
         if len(set(words)) == len(records) and all(words):
-            return words
-    return ["", *(str(number) for number in range(2, len(records) + 1))]
+            return list(words)
+    return ["", *map(str, range(2, len(records) + 1))]
 
 
-def _path_distinctions(paths: Sequence[Path]) -> list[list[str]]:
+def _path_distinctions(paths: Sequence[Path]) -> list[Sequence[str]]:
     """Return what differs in the paths, in several ways, for each path.
 
     One part of each comes first, the shortest parts before others; then everything between their
     common beginning and their common end.
     """
     parts = [_parts_of(path) for path in paths]
-    depth = min(map(len, parts), default=0)
-    from_start = [[names[place] for names in parts] for place in range(depth)]
-    from_end = [[names[-place] for names in parts] for place in range(1, depth + 1)]
+    # As deep as the shortest path: a column holds the parts of all paths at one place
+    from_start = list(zip(*parts, strict=False))
+    from_end = list(zip(*map(reversed, parts), strict=False))
     single = sorted([*from_start, *from_end], key=lambda column: sum(map(len, column)))
     first = _places_alike(from_start)
-    last = min(_places_alike(from_end), depth - first)
+    last = min(_places_alike(from_end), len(from_end) - first)
     between = ["/".join(names[first : len(names) - last]) for names in parts]
     return [*single, between]
 
@@ -171,6 +178,6 @@ def _places_alike(columns: Sequence[Sequence[str]]) -> int:
 
 
 def _seed(record: Record) -> str:
-    """Return the seed in the command that repeats the run; "" where it is not known."""
+    """Return `seed 7`, as in the command that repeats the run; "" where it is not known."""
     match = re.search(r"--seed[= ](\d+)", record.command)
-    return match[1] if match else ""
+    return f"seed {match[1]}" if match else ""

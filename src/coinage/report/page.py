@@ -73,18 +73,21 @@ def as_plain(record: Record) -> dict[str, Any]:
 
 
 def _page(record: Record) -> str:
-    cards = zip(vector_names(record), record.rows, strict=True)
+    rows = []
+    for name, row in zip(vector_names(record), record.rows, strict=True):
+        if row.first or row.now:
+            rows.append((name, row))
     template = environment().get_template("report.html")
     return template.render(
         record=record,
         refresh=REFRESH if record.status == "training" else 0,
-        told=_status_line(record),
+        status_line=_status_line(record),
         facts=_facts(record),
         next_steps=next_steps(record),
         stage=stage_of(record),
         journey=movement_figures(record),
         learning=learning_figures(record),
-        rows=[(name, row) for name, row in cards if row.first or row.now],
+        rows=rows,
         shown_standings=SHOWN_STANDINGS,
         shown_rows=SHOWN_VECTORS,
         shown_images=SHOWN_IMAGES,
@@ -198,11 +201,10 @@ def folder_of(path: str) -> str:
 
 def _left_out(record: Record) -> list[str]:
     """Return sentences on what is not in the page."""
-    counts = [
-        counted(count, LEFT_OUT_NOUNS[name])
-        for name, count in record.left_out.items()
-        if name in LEFT_OUT_NOUNS and count > 0
-    ]
+    counts = []
+    for name, count in record.left_out.items():
+        if name in LEFT_OUT_NOUNS and count > 0:
+            counts.append(counted(count, LEFT_OUT_NOUNS[name]))
     if not counts:
         return []
     return [f"To keep this page small, something is left out: {', '.join(counts)}."]

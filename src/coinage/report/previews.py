@@ -70,7 +70,7 @@ class Stage:
 
     @property
     def plan(self) -> str:
-        """What the page's script needs of it, as JSON that may stand inside a script element."""
+        """JSON for the page's script, which may stand inside a script element."""
         return _script_json({"labels": self.labels, "shots": self.shots, "steps": self.steps})
 
 
@@ -117,7 +117,7 @@ def columns_for(sizes: Sequence[int]) -> int:
     """
     if sum(sizes) <= MOST_COLUMNS:
         return max(FEWEST_COLUMNS, sum(sizes))
-    widest = max(FEWEST_COLUMNS, *(min(size, MOST_COLUMNS) for size in sizes))
+    widest = max(FEWEST_COLUMNS, min(max(sizes), MOST_COLUMNS))
     candidates = range(widest, MOST_COLUMNS + 1)
     return min(candidates, key=lambda columns: (_empty_places(sizes, columns), -columns))
 
@@ -147,21 +147,28 @@ def stage_of_runs(records: Sequence[Record]) -> Stage | None:
     same_length = len(set(lengths)) == 1
     times: list[list[float]] = []  # of each run's shots, as the slider counts
     for record, length in zip(records, lengths, strict=True):
-        steps = [shot.step for shot in record.shots]
-        times.append(list(steps) if same_length else [round(step / length, 3) for step in steps])
-    positions = sorted({time for run in times for time in run})
+        run_times: list[float] = []
+        for shot in record.shots:
+            run_times.append(shot.step if same_length else round(shot.step / length, 3))
+        times.append(run_times)
+    positions = sorted(set[float]().union(*times))
     groups = _matched(records)
     if not positions or not groups:
         return None
     labels = [f"{100 * position:.3g} % of each run" for position in positions]
     if same_length:
         labels = [f"step {position:,} of {lengths[0]:,}" for position in positions]
-    shots = [_shots_at(run, positions) for run in times]
+    shots = []
+    steps = []
+    for record, run_times in zip(records, times, strict=True):
+        run_shots = _shots_at(run_times, positions)
+        shots.append(run_shots)
+        steps.append(_step_labels(record, run_shots))
     return Stage(
         groups=groups,
         labels=labels,
         shots=shots,
-        steps=[_step_labels(record, run) for record, run in zip(records, shots, strict=True)],
+        steps=steps,
         columns=max(2, min(4, len(records))),
     )
 
@@ -173,16 +180,25 @@ def _length(record: Record) -> int:
 
 def _shots_at(times: Sequence[float], positions: Sequence[float]) -> list[int]:
     """Return for each position the last shot at or before it, or the first."""
-    return [max(0, sum(time <= position for time in times) - 1) for position in positions]
+    shown = []
+    for position in positions:
+        earlier = [time for time in times if time <= position]
+        shown.append(max(0, len(earlier) - 1))
+    return shown
 
 
 def _step_labels(record: Record, shots: Sequence[int]) -> list[str]:
-    return [f"step {record.shots[shot].step:,}" if record.shots else "" for shot in shots]
+    if not record.shots:
+        return [""] * len(shots)
+    return [f"step {record.shots[shot].step:,}" for shot in shots]
 
 
 def pictures_of(records: Sequence[Record]) -> str:
     """Return all pictures by run, shot and prompt, as JSON for a script element."""
-    return _script_json([[shot.pictures for shot in record.shots] for record in records])
+    pictures = []
+    for record in records:
+        pictures.append([shot.pictures for shot in record.shots])
+    return _script_json(pictures)
 
 
 def _script_json(value: object) -> str:
@@ -208,9 +224,13 @@ def _parts(prompt: PreviewPrompt, token: str) -> Parts:
     """Return the parts of a prompt, and of its negative prompt where the word is in that."""
     parts = marked_parts(prompt.text, token)
     negative = marked_parts(prompt.negative, token)
-    if any(is_word for _, is_word in negative):
+    if _has_word(negative):
         parts = [*parts, (", negative prompt: ", False), *negative]
     return parts
+
+
+def _has_word(parts: Parts) -> bool:
+    return any(is_word for _, is_word in parts)
 
 
 def _tile(record: Record, run: int, place: int, shot: int, *, paired: bool) -> Tile:
@@ -226,7 +246,7 @@ def _tile(record: Record, run: int, place: int, shot: int, *, paired: bool) -> T
     prompt = record.prompts[place]
     parts = _parts(prompt, record.token)
     still = prompt.of is not None
-    lacks_word = paired and not any(is_word for _, is_word in parts)
+    lacks_word = paired and not _has_word(parts)
     return Tile(
         run=run,
         prompt=place,
@@ -249,6 +269,14 @@ def _picture(record: Record, place: int, shot: int, *, still: bool) -> str:
     return picture
 
 
+def _without_names(parts: Parts) -> tuple[tuple[str, bool], ...]:
+    """Return the parts of a prompt with nothing in place of each word."""
+    nameless = []
+    for part, is_word in parts:
+        nameless.append(("" if is_word else part, is_word))
+    return tuple(nameless)
+
+
 def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
     """Return tiles of the same prompt in all runs that have it; each run's own word is the same."""
     groups: dict[tuple[tuple[str, bool], ...], list[Tile]] = {}
@@ -258,8 +286,7 @@ def _matched(records: Sequence[Record]) -> list[tuple[Parts, list[Tile]]]:
         last = len(record.shots) - 1
         for place, prompt in enumerate(record.prompts):
             parts = _parts(prompt, record.token)
-            key = tuple(("" if is_word else part, is_word) for part, is_word in parts)
-            tiles = groups.setdefault(key, [])
+            tiles = groups.setdefault(_without_names(parts), [])
             if all(tile.run != run for tile in tiles):
                 tiles.append(_tile(record, run, place, last, paired=False))
     return [(tiles[0].parts, tiles) for tiles in groups.values()]

@@ -67,7 +67,7 @@ class SavedFiles:
 
 def standings(steps: Iterable[MeasuredStep], files: SavedFiles) -> list[Standing]:
     """Return the measured steps, lowest loss first, with their files."""
-    found = []
+    steps_best_first = []
     for measured in sorted(steps, key=_by_loss):
         standing = Standing(
             step=measured.step,
@@ -76,8 +76,8 @@ def standings(steps: Iterable[MeasuredStep], files: SavedFiles) -> list[Standing
             norm=_finite(measured.norm),
             file=", ".join(files.of_step(measured.step)),
         )
-        found.append(standing)
-    return found
+        steps_best_first.append(standing)
+    return steps_best_first
 
 
 def _by_loss(measured: MeasuredStep) -> tuple[bool, float, int]:

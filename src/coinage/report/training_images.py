@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from coinage.data.sample import Sample
 from coinage.report.contact_sheet import marks_of, thumbnail
-from coinage.report.fit import evenly
+from coinage.report.fit import pick_evenly
 from coinage.report.record import Image
 from coinage.text.placeholder import marked_parts
 
@@ -18,7 +18,7 @@ READERS = 4  # threads
 
 def shown_images(samples: Sequence[Sample], token: str) -> list[Image]:
     """Return thumbnails of at most 40 images, evenly chosen, whose captions mark the word."""
-    chosen = [samples[index] for index in evenly(len(samples), MAX_IMAGES)]
+    chosen = pick_evenly(samples, MAX_IMAGES)
     with ThreadPoolExecutor(READERS) as pool:
         pictures = list(pool.map(_thumbnail, chosen))
     images = []

@@ -1,4 +1,4 @@
-"""What `--autopilot` chose for a word, kept beside it for runs that go on. Imports no torch."""
+"""Keep what `--autopilot` chose for a word beside it, for runs that go on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,15 +37,11 @@ class Choice:
 
     def applied(self, config: TrainConfig) -> TrainConfig:
         """Return a run's settings with what was chosen."""
-        datasets = tuple(
-            replace(
-                dataset,
-                validation_seed=self.given_seed
-                if dataset.validation_seed is None
-                else dataset.validation_seed,
-            )
-            for dataset in config.data.datasets
-        )
+        datasets = []
+        for dataset in config.data.datasets:
+            if dataset.validation_seed is None:
+                dataset = replace(dataset, validation_seed=self.given_seed)  # noqa: PLW2901
+            datasets.append(dataset)
         return replace(
             config,
             word=replace(config.word, init_word=self.init_word, num_vectors=self.num_vectors),
@@ -57,7 +53,7 @@ class Choice:
                 tried=tuple(self.ranking),
                 given_seed=self.given_seed,
             ),
-            data=replace(config.data, datasets=datasets),
+            data=replace(config.data, datasets=tuple(datasets)),
         )
 
     def as_json(self) -> bytes:
@@ -105,9 +101,11 @@ def as_chosen(config: TrainConfig, findings: Findings) -> TrainConfig:
         return config
     state = named_state(config.state.resume, config.save.output_dir, config.word.output_name)
     if state is None or not state.is_dir():
-        return config  # the run begins, or the state is told to be missing
-    path = next((p for p in (path_of(config, state.parent), path_of(config)) if p.is_file()), None)
-    if path is None:
+        return config  # the run begins, or the missing state is reported
+    path = path_of(config, state.parent)
+    if not path.is_file():
+        path = path_of(config)
+    if not path.is_file():
         hint = "put it back; or leave out --autopilot, and pass the settings that the state was trained with"
         findings.error(
             f"--autopilot: the run goes on, and {path_of(config).name}, which holds the choice, is not there",

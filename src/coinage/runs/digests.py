@@ -45,7 +45,7 @@ def digest_of_weights(source: str, vae: str | None = None) -> str:
         vae: another VAE that is used, named likewise.
     """
     digest = _digest()
-    files = [file for name in (source, vae) if name for file in weight_files(name)]
+    files = [*weight_files(source), *(weight_files(vae) if vae else ())]
     if not files:
         return ""
     try:
@@ -57,32 +57,37 @@ def digest_of_weights(source: str, vae: str | None = None) -> str:
 
 
 def weight_files(source: str) -> Sequence[Path]:
-    """Return the files with a model's weights, in order; those of each part, where it is a folder."""
+    """Return the files with a model's weights, in order; of a folder, those of each part."""
     path = Path(source)
     if path.is_file():
         return [path]
     if not path.is_dir() and HUB_ID.fullmatch(source):
         path = _cached(source) or path
-    return [
-        file for folder in (path, *(path / part for part in PARTS)) for file in _weights_in(folder)
-    ]
+    files = list(_weights_in(path))
+    for part in PARTS:
+        files += _weights_in(path / part)
+    return files
 
 
 def _weights_in(folder: Path) -> Sequence[Path]:
-    """The files with weights in one folder: of its best kind only, since a model may be there in both."""
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    by_kind = [[file for file in files if file.suffix == suffix] for suffix in WEIGHTS]
-    return next(filter(None, by_kind), [])
+    """Return the files with weights in one folder; of two kinds, those of the preferred one."""
+    if not folder.is_dir():
+        return []
+    for suffix in WEIGHTS:
+        files = sorted(folder.glob(f"*{suffix}"))
+        if files:
+            return files
+    return []
 
 
 def _cached(hub_id: str) -> Path | None:
-    """The folder of a hub id in the local cache."""
+    """Return the folder of a hub id in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("model_index.json", "config.json", "unet/config.json"):
-        found = try_to_load_from_cache(hub_id, name)
-        if isinstance(found, str):
-            return Path(found.removesuffix(name))
+        file = try_to_load_from_cache(hub_id, name)
+        if isinstance(file, str):
+            return Path(file.removesuffix(name))
     return None
 
 

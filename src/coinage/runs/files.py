@@ -6,10 +6,10 @@ NAME-autopilot.json.
 
 Two rules keep runs of one name apart:
 
-- A run that begins anew never mixes with what an earlier one left. The earlier log, report, best word, saves
-  and states get a number before their ending, `NAME-log-1.jsonl`, the same one for all, and no run takes them
-  for its own then. The earlier word, NAME.EXT, stays until the new one is there, and the user is warned of
-  that before the model is loaded.
+- A run that begins anew never mixes with what an earlier one left. The earlier log, report, best
+  word, saves and states get a number before their ending, `NAME-log-1.jsonl`, the same one for all,
+  and no run takes them for its own then. The earlier word, NAME.EXT, stays until the new one is
+  there, and the user is warned of that before the model is loaded.
 - A run tidies what a kill left: files half written, under NAME's names, by processes that are gone.
 """
 
@@ -23,13 +23,8 @@ from pathlib import Path
 
 # What comes after a run's name: of an epoch, a step, or its end
 SAVED = re.compile(r"(-\d{6,}|-step\d{8,})?")
-STATE, BEST, LOG, REPORT, CHOICE = (
-    "-state",
-    "-best",
-    "-log.jsonl",
-    "-report.html",
-    "-autopilot.json",
-)
+STATE, BEST = "-state", "-best"
+LOG, REPORT, CHOICE = "-log.jsonl", "-report.html", "-autopilot.json"
 FORMATS = (".safetensors", ".pt", ".ckpt")
 HALF_WRITTEN = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp", re.DOTALL)
 # Seconds after which a half written file is, where processes cannot be asked for
@@ -37,41 +32,56 @@ ABANDONED = 3600.0
 
 
 def rest_of(path: Path, name: str) -> tuple[str, str] | None:
-    """Return what comes after a run's name in a file's name: (what it is of, ending); None for others' files.
+    """Split what comes after a run's name in a file's name.
 
     Args:
         path: of a file or folder in the output folder.
         name: of the run.
+
+    Returns:
+        The moment that the file is of, such as `-step00000500` or "", and its ending; None where
+        the file is not the run's.
     """
     if not path.name.startswith(name):
         return None
     rest = path.name.removeprefix(name)
-    ending = next(
-        (end for end in (STATE, LOG, REPORT, CHOICE, *FORMATS) if rest.endswith(end)), None
-    )
-    if ending is None:
-        return None
-    of = rest.removesuffix(ending)
+    for ending in (STATE, LOG, REPORT, CHOICE, *FORMATS):
+        if rest.endswith(ending):
+            moment = rest.removesuffix(ending)
+            return (moment, ending) if _can_be_of(moment, ending) else None
+    return None
+
+
+def _can_be_of(moment: str, ending: str) -> bool:
+    """Return whether a run writes files with an ending at a moment."""
     if ending in (LOG, REPORT, CHOICE):
-        return (of, ending) if not of else None
-    known = SAVED.fullmatch(of) or (of == BEST and ending != STATE)
-    return (of, ending) if known else None
+        return not moment
+    return bool(SAVED.fullmatch(moment)) or (moment == BEST and ending != STATE)
 
 
 def earlier_files(folder: Path, name: str) -> list[Path]:
-    """Return what an earlier run of a name left and a new one would mix with, in order; not the word itself.
+    """Return what an earlier run of a name left and a new one would mix with, in order.
 
-    A log without a line and its report are not worth keeping: that run has learned nothing.
+    The word itself is not among it. A log without a line and its report are not worth keeping: that
+    run has learned nothing.
     """
     if not folder.is_dir():
         return []
-    named = {path: rest for path in sorted(folder.iterdir()) if (rest := rest_of(path, name))}
-    found = {path: rest for path, rest in named.items() if path.is_dir() == (rest[1] == STATE)}
-    finished = [("", ending) for ending in FORMATS]
-    kept = [path for path, rest in found.items() if rest not in finished and rest[1] != CHOICE]
-    empty = [path for path in kept if path.name.endswith(LOG) and not path.stat().st_size]
-    told = [path for path in kept if path not in empty and not path.name.endswith(REPORT)]
-    return kept if told else []
+    files = []
+    has_learned = False
+    for path in sorted(folder.iterdir()):
+        rest = rest_of(path, name)
+        if rest is None:
+            continue
+        moment, ending = rest
+        is_word = not moment and ending in FORMATS
+        if ending == CHOICE or is_word or path.is_dir() != (ending == STATE):
+            continue
+        files.append(path)
+        is_empty_log = ending == LOG and not path.stat().st_size
+        if ending != REPORT and not is_empty_log:
+            has_learned = True
+    return files if has_learned else []
 
 
 def set_aside(folder: Path, name: str) -> list[Path]:
@@ -88,7 +98,7 @@ def set_aside(folder: Path, name: str) -> list[Path]:
 
 
 def _numbered(path: Path, number: int) -> Path:
-    """`zibu-log.jsonl` as `zibu-log-1.jsonl`, `zibu-step00000002-state` as `zibu-step00000002-1-state`."""
+    """Return `zibu-log-1.jsonl` for `zibu-log.jsonl`, `zibu-1-state` for `zibu-state`."""
     if path.name.endswith(STATE):
         return path.with_name(f"{path.name.removesuffix(STATE)}-{number}{STATE}")
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
@@ -108,29 +118,35 @@ def tidy(folder: Path, name: str) -> list[Path]:
 
 
 def _half_written(folder: Path, name: str) -> Iterator[Path]:
-    """Temporary files, as `files.write_bytes` names them, of a run's own files and in its states."""
+    """Yield temporary files of a run's own files and in its states.
+
+    Their names are those of `system.files.write_bytes`.
+    """
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        found = HALF_WRITTEN.fullmatch(path.name)
+        temporary = HALF_WRITTEN.fullmatch(path.name)
         rest = rest_of(path, name)
-        if found and rest_of(path.with_name(found["name"]), name):
+        if temporary and rest_of(path.with_name(temporary["name"]), name):
             yield path
         elif rest and rest[1] == STATE and path.is_dir():
-            yield from sorted(
-                inner for inner in path.iterdir() if HALF_WRITTEN.fullmatch(inner.name)
-            )
+            for inner in sorted(path.iterdir()):
+                if HALF_WRITTEN.fullmatch(inner.name):
+                    yield inner
 
 
 def _is_left_over(path: Path) -> bool:
     """Return whether the process that wrote a temporary file is gone."""
-    found = HALF_WRITTEN.fullmatch(path.name)
-    if found is None or int(found["process"]) == os.getpid():
+    temporary = HALF_WRITTEN.fullmatch(path.name)
+    if temporary is None:
+        return False
+    process = int(temporary["process"])
+    if process == os.getpid():
         return False
     if os.name == "nt":  # where asking for a process may end it
         return time.time() - path.stat().st_mtime > ABANDONED
     try:
-        os.kill(int(found["process"]), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # it is another user's
@@ -141,7 +157,7 @@ def _is_left_over(path: Path) -> bool:
 def is_mixing(folder: Path, name: str, resume: str | None) -> bool:
     """Return whether a run that begins at its first step would mix with an earlier one of its name.
 
-    Not where `--resume` was to go on and found no state: unless the word is finished, that run was killed
+    It would not where `--resume` found no state: unless the word is finished, that run was killed
     before its first save.
     """
     return resume is None or bool(word_files(folder, name))
@@ -149,4 +165,5 @@ def is_mixing(folder: Path, name: str, resume: str | None) -> bool:
 
 def word_files(folder: Path, name: str) -> Sequence[Path]:
     """Return the finished words of a name, of whatever format."""
-    return [path for ending in FORMATS if (path := folder / f"{name}{ending}").is_file()]
+    paths = [folder / f"{name}{ending}" for ending in FORMATS]
+    return list(filter(Path.is_file, paths))

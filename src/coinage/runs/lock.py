@@ -79,18 +79,19 @@ def claim(config: TrainConfig, state: Path | None, findings: Findings) -> Lock |
 
 def _warn_of_earlier(config: TrainConfig, findings: Findings) -> None:
     folder, name = config.save.output_dir, config.word.output_name
-    words = [path.name for path in word_files(folder, name) if path == config.output_file]
+    has_word = config.output_file in word_files(folder, name)
     others = [path.name for path in earlier_files(folder, name)]
-    kept = (
-        f"{few(others)} {'is' if len(others) == 1 else 'are'} kept under a number" if others else ""
-    )
+    if not has_word and not others:
+        return
     what = "an earlier run of this name has left files"
     hint = "choose another --output_name, or go on with --resume latest"
-    if words:
-        what = f"{words[0]} is there already: this run replaces it at its end"
+    if has_word:
+        what = f"{config.output_file.name} is there already: this run replaces it at its end"
         hint = "to keep the earlier word, choose another --output_name"
-    if words or others:
-        findings.warn(what + (f"; {kept}" if kept else ""), str(folder), hint)
+    if others:
+        are = "is" if len(others) == 1 else "are"
+        what += f"; {few(others)} {are} kept under a number"
+    findings.warn(what, str(folder), hint)
 
 
 def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from coinage.config import TrainConfig
 from coinage.errors import Problem
 
-NAME_MAX = 255  # bytes of a name, where the system does not tell
+NAME_MAX = 255  # bytes of a name, where the system does not say
 PATH_MAX = 259 if os.name == "nt" else None  # characters of a whole path on Windows
 EPOCH, STEP = "-000000", "-step00000000"
 # Windows keeps these names for devices, whatever stands behind a dot: what is written there is lost.
@@ -44,21 +44,24 @@ def sign_problem(name: str, *, windows: bool) -> Problem | None:
 def endings(config: TrainConfig) -> list[str]:
     """Return what stands behind the name in the files that a run may write."""
     save, state, preview = config.save, config.state, config.preview
-    by_step = [STEP] if save.every_n_steps else []
-    by_epoch = [EPOCH] if save.every_n_epochs or save.n_epoch_ratio else []
-    moments = ["", *by_step, *by_epoch]
-    found = [f"{moment}.{save.format}" for moment in moments] + ["-log.jsonl", "-report.html"]
-    found += (
-        [f"{moment}-state" for moment in moments]
-        if state.save
-        else ["-state"]
-        if state.at_end
-        else []
-    )
-    found += [f"-best.{save.format}"] if save.keep_best else []
-    found += ["-autopilot.json"] if config.loop.autopilot else []
-    drawn = preview.automatic or preview.at_first or preview.every_n_steps or preview.every_n_epochs
-    return [*found, PREVIEW] if drawn else found
+    moments = [""]
+    if save.every_n_steps:
+        moments.append(STEP)
+    if save.every_n_epochs or save.n_epoch_ratio:
+        moments.append(EPOCH)
+    names = [f"{moment}.{save.format}" for moment in moments]
+    names += ["-log.jsonl", "-report.html"]
+    if state.save:
+        names += [f"{moment}-state" for moment in moments]
+    elif state.at_end:
+        names.append("-state")
+    if save.keep_best:
+        names.append(f"-best.{save.format}")
+    if config.loop.autopilot:
+        names.append("-autopilot.json")
+    if preview.automatic or preview.at_first or preview.every_n_steps or preview.every_n_epochs:
+        names.append(PREVIEW)
+    return names
 
 
 def length_problems(
@@ -99,10 +102,10 @@ def _short(name: str) -> str:
 
 def _name_limit(folder: Path) -> int:
     """Return the bytes that a name may have in a folder, or in the nearest one that is there."""
-    there = next(
-        (place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path()
-    )
+    existing = folder.absolute()
+    while not existing.is_dir() and existing != existing.parent:
+        existing = existing.parent
     try:
-        return os.pathconf(there, "PC_NAME_MAX")
+        return os.pathconf(existing, "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):  # Windows has none
         return NAME_MAX

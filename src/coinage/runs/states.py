@@ -15,7 +15,7 @@ from coinage.data.batches import length_of
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, Findings
 from coinage.runs.digests import digest_of_images, digest_of_weights
-from coinage.runs.files import SAVED, STATE
+from coinage.runs.files import STATE, rest_of
 from coinage.system.launch import process_count
 from coinage.system.text_files import read_json
 from coinage.system.typed_json import decode
@@ -55,7 +55,7 @@ class Summary:
     digest: str
 
     def as_json(self) -> bytes:
-        """What is written beside the tensors, after them: a state without it is not whole."""
+        """Return what is written beside the tensors, after them: a state without it is not whole."""
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
 
@@ -67,10 +67,8 @@ def digest_of(data: bytes) -> str:
 def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]:
     """Return what makes two runs the same to the bit, field by field, as plain values."""
     word, optim = config.word, config.optim
-    images = [
-        (s.path.name, s.caption, s.repeats, s.dataset, s.fit, s.subset.captions, s.subset.images)
-        for s in samples
-    ]
+    images = [_identity(sample) for sample in samples]
+    batches_per_step = process_count() * optim.accumulation
     return {
         "family": config.model.family,
         "word": word.token,
@@ -84,26 +82,44 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
         "precision": config.model.precision,
         "seed": config.loop.seed,
         "max_train_steps": config.loop.max_steps,
-        "images_per_step": [
-            process_count() * optim.accumulation * dataset.batch_size
-            for dataset in config.data.datasets
-        ],
+        "images_per_step": [batches_per_step * size for size in config.data.batch_sizes],
         "dataset": digest_of(repr(images).encode(errors="surrogatepass")),
         "noise": asdict(config.noise),
         "loss": asdict(config.loss),
     }
 
 
-def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return digests of the files that a run learns from, which may be replaced and keep their names.
-
-    Some kB of each file are read. What cannot be read has no digest.
-    """
-    weights = digest_of_weights(config.model.source, config.model.vae)
-    images = digest_of_images(
-        path for sample in samples for path in (sample.path, sample.mask) if path
+def _identity(sample: Sample) -> tuple[Any, ...]:
+    """Return what makes an image the same for training."""
+    return (
+        sample.path.name,
+        sample.caption,
+        sample.repeats,
+        sample.dataset,
+        sample.fit,
+        sample.subset.captions,
+        sample.subset.images,
     )
-    return {name: digest for name, digest in ((MODEL, weights), (IMAGES, images)) if digest}
+
+
+def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return digests of the files that a run learns from, to notice a replaced file.
+
+    Some kB of each file are read. Files that cannot be read have no digest.
+    """
+    paths = []
+    for sample in samples:
+        paths.append(sample.path)
+        if sample.mask:
+            paths.append(sample.mask)
+    digests = {}
+    weights = digest_of_weights(config.model.source, config.model.vae)
+    if weights:
+        digests[MODEL] = weights
+    images = digest_of_images(paths)
+    if images:
+        digests[IMAGES] = images
+    return digests
 
 
 def read_summary(folder: Path) -> Summary | None:
@@ -125,9 +141,7 @@ def _counts_fit(summary: Summary) -> bool:
 
 def _is_known(fingerprint: Mapping[str, Any]) -> bool:
     """Return whether a fingerprint has at least what a run cannot go on without."""
-    if not all(name in fingerprint for name in NEEDED):
-        return False
-    return type(fingerprint.get("seed")) is int
+    return set(NEEDED) <= set(fingerprint) and type(fingerprint.get("seed")) is int
 
 
 def _digest_of_file(path: Path) -> str | None:
@@ -140,19 +154,22 @@ def _digest_of_file(path: Path) -> str | None:
 
 
 def states_of(folder: Path, name: str) -> dict[int, Path]:
-    """Return the whole states of a run, by their steps; not those of another whose name begins alike."""
-    paths = [
-        path
-        for path in sorted(folder.glob(f"*{STATE}"))
-        if path.name.startswith(name)
-        and SAVED.fullmatch(path.name.removeprefix(name).removesuffix(STATE))
-        and path.is_dir()
-    ]
-    return {summary.step: path for path in reversed(paths) if (summary := read_summary(path))}
+    """Return the whole states of a run, by their steps.
+
+    States of another run whose name begins alike are not among them.
+    """
+    states: dict[int, Path] = {}
+    for path in sorted(folder.glob(f"*{STATE}"), reverse=True):
+        if rest_of(path, name) is None or not path.is_dir():
+            continue
+        summary = read_summary(path)
+        if summary:
+            states[summary.step] = path
+    return states
 
 
 def latest_state(folder: Path, name: str) -> Path | None:
-    """The whole state of a run with the most steps."""
+    """Return the whole state of a run with the most steps."""
     states = states_of(folder, name)
     return states[max(states)] if states else None
 
@@ -178,7 +195,7 @@ def named_state(resume: str | None, output_dir: Path, name: str) -> Path | None:
 
 
 def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Findings) -> Path | None:
-    """Return the state that `--resume` names, if it fits; what does not fit is found."""
+    """Return the state that `--resume` names; what does not fit goes into `findings`."""
     resume, name = config.state.resume, config.word.output_name
     if resume is None:
         return None
@@ -189,7 +206,7 @@ def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Finding
         )
         return None
     if not folder.is_dir():
-        _tell_no_folder(folder, findings)
+        _report_missing_folder(folder, findings)
         return None
     if any((folder / file).is_file() for file in REFERENCE):
         hint = "go on from its embedding instead: --weights FILE"
@@ -201,19 +218,19 @@ def find_state(config: TrainConfig, samples: Sequence[Sample], findings: Finding
         return None
     summary = read_summary(folder)
     if summary is None:
-        _tell_not_whole(folder, name, findings)
+        _report_incomplete(folder, name, findings)
         return None
     if resume != LATEST and Path(resume) != folder:
         findings.note(f"--resume {resume}: the state is {folder}")
     now = fingerprint(config, samples) | content_digests(config, samples)
     compare(summary.fingerprint, now, str(folder), findings)
     length, _ = length_of(config, samples, process_count())
-    _tell_the_end(summary.step, length, config.loop, str(folder), findings)
+    _warn_of_finished_run(summary.step, length, config.loop, str(folder), findings)
     return folder
 
 
-def _tell_no_folder(path: Path, findings: Findings) -> None:
-    """Say why there is no state's folder at a path."""
+def _report_missing_folder(path: Path, findings: Findings) -> None:
+    """Add an error that says why there is no state's folder at a path."""
     if path.exists():
         hint = "--weights FILE starts from an embedding; a state is a folder that ends in -state"
         findings.error("--resume: this is a file, not a state's folder", str(path), hint)
@@ -223,8 +240,8 @@ def _tell_no_folder(path: Path, findings: Findings) -> None:
         )
 
 
-def _tell_not_whole(folder: Path, name: str, findings: Findings) -> None:
-    """Say why a folder cannot be gone on from."""
+def _report_incomplete(folder: Path, name: str, findings: Findings) -> None:
+    """Add an error that says why a run cannot go on from a folder."""
     others = sorted(path.name for path in folder.glob(f"*{STATE}") if (path / SUMMARY).is_file())
     if (folder / SUMMARY).exists() or (folder / TENSORS).exists() or folder.name.endswith(STATE):
         hint = "use an earlier one; --resume latest finds it"
@@ -237,7 +254,9 @@ def _tell_not_whole(folder: Path, name: str, findings: Findings) -> None:
         findings.error("--resume: the folder holds no state", str(folder), hint)
 
 
-def _tell_the_end(step: int, length: int, loop: LoopConfig, where: str, findings: Findings) -> None:
+def _warn_of_finished_run(
+    step: int, length: int, loop: LoopConfig, where: str, findings: Findings
+) -> None:
     """Warn where a state leaves nothing to learn.
 
     It is not an error: a command that is started again and again must end well.
@@ -264,12 +283,15 @@ def compare(
     """
     then = {"norm_mode": "none"} | dict(then)  # earlier versions wrote it only where it was another
     now = json.loads(json.dumps(now))
-    differing = {field for field, value in now.items() if field in then and then[field] != value}
-    if "dataset" in differing:
-        differing.discard(IMAGES)  # of which that tells already
+    differing = []
+    for field, value in now.items():
+        if field in then and then[field] != value:
+            differing.append(field)
+    if "dataset" in differing and IMAGES in differing:
+        differing.remove(IMAGES)  # the dataset's warning is enough
     if "model" in differing and MODEL in now and now[MODEL] == then.get(MODEL):
-        differing.discard("model")  # the same file under another name
-    for field in [field for field in now if field in differing]:
+        differing.remove("model")  # the same file under another name
+    for field in differing:
         shown = WORDS.get(field) or f"{field} was {then[field]!r} and is {now[field]!r}"
         if field in NEEDED:
             findings.error(

@@ -18,7 +18,7 @@ from coinage.embeddings.word import Word
 from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
-from coinage.optim.factory import OptimizerFactory, averaged, choose_optimizer, class_name_of
+from coinage.optim.factory import OptimizerFactory, averaged, class_name_of, make_optimizer
 from coinage.text.placeholder import Placeholder
 from coinage.training.batches import Batch, epoch_batch
 from coinage.training.losses import Loss
@@ -284,8 +284,7 @@ class Run:
 
     def make_optimizer(self, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Return a new optimizer of the run's kind over other rows."""
-        factory = self.optimizer_factory or choose_optimizer(self.config.optim)
-        return factory(list(rows))
+        return make_optimizer(self.config.optim, self.optimizer_factory, rows)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in low precision where that is configured."""

@@ -38,7 +38,7 @@ class Observer:
     """Follows a run; override the methods of the events that you need.
 
     Each method gets the `Run`, whose `step`, `progress`, `last` (the last optimizer step: loss,
-    learning rate, gradient norm and more), `measured` and `rows` can be read. An observer must not
+    learning rate, gradient norm and more), `results` and `rows` can be read. An observer must not
     change the run. If it raises a `CoinageError`, the run ends with that error; any other exception
     ends it with a `TrainingError` that names the observer. What was learned is saved in both cases.
 
