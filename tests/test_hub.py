@@ -289,7 +289,7 @@ def test_a_run_goes_on_from_a_state_on_the_hub(
             "me/word/zibu-stat",
             "no state in zibu-stat of me/word\nhint: the states there are: zibu-state, zibu-state2",
         ),
-        ("me/word/old", "another trainer's; go on from its embedding instead: --weights"),
+        ("me/word/old", "another trainer's; continue from its embedding instead: --weights"),
         ("me/nothing/zibu-state", "cannot be fetched: 404"),
         ("me/word", "write owner/repo/folder"),
         ("latest", "write owner/repo/folder"),

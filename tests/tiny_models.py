@@ -14,6 +14,7 @@ from coinage.config import ModelConfig, WordConfig
 from coinage.demo.run import MODEL
 from coinage.embeddings.install import install_word
 from coinage.models.families import FAMILIES, Components
+from coinage.models.quiet import libraries_silenced
 
 FAMILY_NAMES = ("sd1", "sd2", "sdxl")
 CONTEXT = {"sd1": 32, "sd2": 32, "sdxl": 32 + 64}
@@ -73,9 +74,10 @@ def parts_of(family: str) -> dict[str, torch.nn.Module]:
 
 
 def write_folder(folder: Path, family: str, prediction_type: str = "epsilon") -> Path:
-    """A diffusers folder."""
-    for name, module in parts_of(family).items():
-        module.save_pretrained(folder / name)  # type: ignore[operator]
+    """A diffusers folder; nothing is shown, as a test may be watching the terminal."""
+    with libraries_silenced():
+        for name, module in parts_of(family).items():
+            module.save_pretrained(folder / name)  # type: ignore[operator]
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     DDIMScheduler(**betas, prediction_type=prediction_type).save_pretrained(folder / "scheduler")
     for name in ("tokenizer", "tokenizer_2") if family == "sdxl" else ("tokenizer",):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar, get_args, overload
 
@@ -18,7 +20,7 @@ from coinage.checks.model import model_problems, vae_problems
 from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word, load_word
-from coinage.errors import ConfigError, Findings, Problem, did_you_mean
+from coinage.errors import ConfigError, Findings, Problem, did_you_mean, reason_of
 from coinage.generate import draw
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.facts import DEFAULT
@@ -28,9 +30,11 @@ from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.optim.factory import OptimizerFactory
 from coinage.system.launch import process_count
+from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
 from coinage.text.prompts import Prompt
 from coinage.text.samplers import SAMPLER_NAMES
+from coinage.training.arguments import check_callable, checked_configs, checked_observers
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE, Processes, start_processes
@@ -39,6 +43,8 @@ from coinage.training.session import default_device, train_plans
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SIZE_UNIT = 8  # pixels: a latent's side
 MAX_SEED = 2**31
+MAX_GUIDANCE = 1000
+MAX_STEPS = 1000  # of the noise schedule
 Pixels = NDArray[np.uint8]
 Texts = str | Sequence[str]
 T = TypeVar("T")
@@ -96,7 +102,10 @@ def train(
         CoinageError: a file cannot be read or written, or a service cannot be used.
     """
     single = isinstance(config, TrainConfig)
-    configs = [config] if isinstance(config, TrainConfig) else list(config)
+    configs = checked_configs(config)
+    own_observers = checked_observers(observers)
+    check_callable("loss", loss, "a function of `LossInputs`")
+    check_callable("optimizer", optimizer, "a function of the trained parameters")
     with ExitStack() as stack:
         processes, device = ALONE, default_device()
         if process_count() > 1:
@@ -110,7 +119,7 @@ def train(
             plans,
             processes,
             device,
-            observers=lambda _: observers,
+            observers=lambda _: own_observers,
             loss=loss,
             optimizer=optimizer,
         )
@@ -135,7 +144,7 @@ def load_model(
     clip_skip: int | None = None,
     prediction_type: PredictionType | None = None,
     zero_terminal_snr: bool = False,
-    tokenizer_cache: Path | None = None,
+    tokenizer_cache: str | Path | None = None,
 ) -> Model:
     """Load a Stable Diffusion model to draw with, or to encode prompts.
 
@@ -161,7 +170,11 @@ def load_model(
         model.generate("a photo of mychar on a beach", seed=1)[0].save("beach.png")
         ```
     """
-    chosen = default_device() if device is None else torch.device(device)
+    chosen = default_device() if device is None else _usable_device(device)
+    if clip_skip is not None:
+        _check_number("clip_skip", clip_skip, at_least=1)
+    if tokenizer_cache is not None:
+        tokenizer_cache = as_path(tokenizer_cache, "tokenizer_cache")
     automatic: Precision = "no" if chosen.type == "cpu" else "fp16"
     config = ModelConfig(
         source=str(source),
@@ -189,6 +202,42 @@ def _one_of(name: str, value: T, known: Sequence[str]) -> T:
         hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}"
         raise ConfigError([Problem(f"{name}: {value!r} is not known", hint=hint)])
     return value
+
+
+def _usable_device(device: object) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        ConfigError: it has none of that name.
+    """
+    try:
+        chosen = torch.device(device)  # type: ignore[call-overload]
+        torch.empty(1, device=chosen)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        what = f"device: {device!r} cannot be used: {reason_of(error)}"
+        hint = f"leave it out for {default_device()}"
+        raise ConfigError([Problem(what, hint=hint)]) from None
+    return torch.device(chosen)
+
+
+def _check_number(
+    name: str, value: object, *, at_least: float, below: float = math.inf, whole: bool = True
+) -> None:
+    """See that an argument is a number in a range.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    wanted = f"a {'whole ' if whole else ''}number of at least {at_least:g}"
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        what = f"{name}: {value!r} is not {wanted}"
+    elif not float(value) >= at_least:
+        what = f"{name}: {value} is too small"
+    elif not float(value) < below:
+        what, wanted = f"{name}: {value} is too large", f"a number below {below:g}"
+    else:
+        return
+    raise ConfigError([Problem(what, hint=f"use {wanted}")])
 
 
 class Model:
@@ -235,10 +284,13 @@ class Model:
             EmbeddingFileError: the file is not an embedding, or is for another kind of model.
         """
         if not isinstance(word, Word):
-            path = Path(word)
+            path = as_path(word, "word")
             word = load_word(path)
             token = token or word.token or path.stem
         name = token or word.token
+        if name is not None and not isinstance(name, str):
+            what = f"token: an object of type {type(name).__name__} is not a text"
+            raise ConfigError([Problem(what, hint="give the word as prompts write it")])
         if name is None:
             problem = Problem("the word has no name", hint="give install(word, token=...)")
             raise ConfigError([problem])
@@ -298,8 +350,11 @@ class Model:
             CoinageError: the model cannot draw.
         """
         _one_of("sampler", sampler, SAMPLER_NAMES)
-        if steps < 1:
-            raise ConfigError([Problem(f"steps: {steps} is too small", hint="use at least 1")])
+        _check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
+        _check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
+        _check_number("batch_size", batch_size, at_least=1)
+        if seed is not None:
+            _check_number("seed", seed, at_least=0, below=2**63)
         width, height = self._size(size)
         first = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
         asked = []
@@ -353,12 +408,26 @@ class Model:
         """
         if size is None:
             size = native_side(self._source) or self._kind.facts.side
-        width, height = (size, size) if isinstance(size, int) else size
-        if min(width, height) < SIZE_UNIT * SIZE_UNIT:
-            what = f"size: {width}x{height} is too small"
-            raise ConfigError([Problem(what, hint="use at least 64x64")])
+        sides = size if isinstance(size, tuple | list) else (size, size)
+        if len(sides) != 2:
+            what = f"size: {size!r} is neither a side nor (width, height)"
+            raise ConfigError([Problem(what, hint="use one number or two")])
+        width, height = sides
+        for side in sides:
+            _check_number("size", side, at_least=SIZE_UNIT * SIZE_UNIT)
         return width // SIZE_UNIT * SIZE_UNIT, height // SIZE_UNIT * SIZE_UNIT
 
 
 def _list_of(prompts: Texts) -> list[str]:
-    return [prompts] if isinstance(prompts, str) else list(prompts)
+    """Return prompts as a list.
+
+    Raises:
+        ConfigError: they are not texts.
+    """
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    listed = list(texts) if isinstance(texts, Iterable) else [texts]
+    for text in listed:
+        if not isinstance(text, str):
+            what = f"prompts: an object of type {type(text).__name__} is not a text"
+            raise ConfigError([Problem(what, hint="give a text or a list of texts")])
+    return listed

@@ -147,6 +147,18 @@ def reason_of(error: BaseException) -> str:
     return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
+def described(error: BaseException) -> str:
+    """Return the kind and the reason of an exception, such as `KeyError: 'loss'`."""
+    name, reason = type(error).__name__, reason_of(error)
+    return name if reason == name else f"{name}: {reason}"
+
+
+def full_name(thing: object) -> str:
+    """Return module and name of a function or a class, or of an object's class."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a hint that names the most similar known word; "" if none is similar.
 

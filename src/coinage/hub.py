@@ -1,4 +1,4 @@
-"""Uploads to the Hugging Face hub, and states fetched from it. Nothing on the disk depends on either."""
+"""Upload files to the Hugging Face hub, and fetch states from it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coinage")
 T = TypeVar("T")
-PATIENCE = 60.0  # seconds that a hub is waited for
-REFUSED = (400, 401, 403, 404)  # answers that will be the same later
+PATIENCE = 60.0  # seconds to wait for the hub
+CHECK_PLACE = "check name, revision and login"
+REFUSED = (400, 401, 403, 404)  # HTTP status codes that will be the same later
 
 
 class Uploader:
     """Sends saved files, in order, from a thread of its own.
 
-    What cannot be sent is reported, and sent again with the next files. A hub that does not answer is waited
-    for no longer than `PATIENCE`, and does not keep the process from ending.
+    What cannot be sent is reported, and sent again with the next files. The process waits for a hub
+    that does not answer no longer than `PATIENCE`, and can always end.
     """
 
     def __init__(self, hub: HubConfig, api: HfApi) -> None:
@@ -66,29 +67,31 @@ class Uploader:
     def send(self, paths: Sequence[Path], *, last: bool = False) -> None:
         """Send embeddings, and states where they are wanted.
 
-        They are read at once, so that they may be changed or deleted then. The last ones are waited for, and
-        so are others unless the background was asked for.
+        They are read at once, so that they may be changed or deleted afterwards. This waits for the
+        last files, and for others unless `--async_upload` was given.
         """
-        files = {}
+        files: dict[str, bytes] = {}
         for path in paths:
-            if path.is_dir() and not self._hub.states:
-                continue
-            for file in [path / SUMMARY, path / TENSORS] if path.is_dir() else [path]:
-                place = str(
-                    PurePosixPath(self._hub.folder) / file.relative_to(path.parent).as_posix()
-                )
-                try:
-                    files[place] = file.read_bytes()
-                except OSError as error:
-                    log.warning(
-                        "not uploaded to %s: %s: %s", self._hub.repo_id, file, error.strerror
-                    )
+            if not path.is_dir():
+                self._read(path, path.parent, files)
+            elif self._hub.states:
+                self._read(path / SUMMARY, path.parent, files)
+                self._read(path / TENSORS, path.parent, files)
         stuck = self._last is not None and not self._last.done()
         self._last = self._begin(lambda: self._commit(files, last))
         if (last or not self._hub.background) and not stuck and not self._done():
-            log.warning(
-                "the hub takes its time: files are sent in the background, and are safe in --output_dir"
+            text = (
+                "the hub is slow: files are sent in the background; they are safe in --output_dir"
             )
+            log.warning(text)
+
+    def _read(self, file: Path, root: Path, files: dict[str, bytes]) -> None:
+        """Add a file's bytes to `files`, by its path in the repository; warn if it cannot be read."""
+        place = PurePosixPath(self._hub.folder) / file.relative_to(root).as_posix()
+        try:
+            files[str(place)] = file.read_bytes()
+        except OSError as error:
+            log.warning("not uploaded to %s: %s: %s", self._hub.repo_id, file, error.strerror)
 
     def _done(self) -> bool:
         """Wait a while; return whether everything has been sent, or tried."""
@@ -99,14 +102,10 @@ class Uploader:
 
         self._unsent |= files
         repo = str(self._hub.repo_id)
-        names = ", ".join(
-            sorted(
-                {
-                    PurePosixPath(path).relative_to(self._hub.folder).parts[0]
-                    for path in self._unsent
-                }
-            )
-        )
+        parts = set()
+        for path in self._unsent:
+            parts.add(PurePosixPath(path).relative_to(self._hub.folder).parts[0])
+        names = ", ".join(sorted(parts))
         try:
             reach_hub()
             additions = [CommitOperationAdd(path, data) for path, data in self._unsent.items()]
@@ -114,18 +113,11 @@ class Uploader:
                 repo, additions, commit_message=f"Add {names}", repo_type=self._hub.repo_type
             )
         except Exception as error:  # noqa: BLE001 - whatever the network raises, the files are on the disk
-            hint = (
-                f"send it by hand: hf upload {repo} FILE"
-                if last
-                else "the next save sends it again"
-            )
-            log.warning(
-                "not uploaded to %s: %s: %s\nhint: it is safe in --output_dir; %s",
-                repo,
-                names,
-                reason_of(error),
-                hint,
-            )
+            hint = "the next save sends it again"
+            if last:
+                hint = f"send it by hand: hf upload {repo} FILE"
+            text = "not uploaded to %s: %s: %s\nhint: it is safe in --output_dir; %s"
+            log.warning(text, repo, names, reason_of(error), hint)
             return
         self._unsent = {}
         log.info("uploaded to %s: %s", repo, names)
@@ -133,14 +125,15 @@ class Uploader:
     def close(self) -> None:
         """Wait a while for what is under way."""
         if not self._done():
-            log.warning(
-                "not all was uploaded to %s: the hub does not answer; the files are in --output_dir",
-                self._hub.repo_id,
+            text = (
+                "not everything was uploaded to %s: the hub does not answer; "
+                "the files are in --output_dir"
             )
+            log.warning(text, self._hub.repo_id)
 
 
 def open_uploader(hub: HubConfig) -> Uploader | None:
-    """Find the repository, or make it; None where nothing is to be uploaded.
+    """Find the repository, or make it; return None if nothing is to be uploaded.
 
     A hub that is out of reach is a warning: it may be back when there is something to send.
 
@@ -158,13 +151,17 @@ def open_uploader(hub: HubConfig) -> Uploader | None:
     try:
         uploader.call(lambda: _find_or_make(hub, api))
     except LocalTokenNotFoundError as error:
-        raise CoinageError(f"{what}: there is no login", hint=hint) from error
+        raise CoinageError(f"{what}: you are not logged in", hint=hint) from error
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in REFUSED:
             raise CoinageError(f"{what}: {reason_of(error)}", hint=hint) from error
-        log.warning("the hub does not answer well now; files are sent later: %s", reason_of(error))
+        log.warning(
+            "the hub answered with an error; files will be sent later: %s", reason_of(error)
+        )
     except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
-        log.warning("the hub is out of reach; files are sent once it is back: %s", reason_of(error))
+        log.warning(
+            "the hub cannot be reached; files will be sent when it is back: %s", reason_of(error)
+        )
     return uploader
 
 
@@ -176,16 +173,16 @@ def _find_or_make(hub: HubConfig, api: HfApi) -> None:
         api.create_repo(
             repo, repo_type=hub.repo_type, private=bool(hub.private), exist_ok=True, space_sdk=space
         )
-        log.info("made the %s repository %s", "private" if hub.private else "public", repo)
+        log.info("created the %s repository %s", "private" if hub.private else "public", repo)
     elif hub.private and api.repo_info(repo, repo_type=hub.repo_type).private is False:
-        log.warning("the repository %s is there already, and public", repo)
+        log.warning("the repository %s already exists and is public", repo)
 
 
 def fetch_state(place: str, token: str | None) -> Path:
-    """Bring a state here from the hub.
+    """Download a state from the hub.
 
     Args:
-        place: owner/repo/folder[:revision[:type]], as in sd-scripts; the folder is meant exactly.
+        place: owner/repo/folder[:revision[:type]], as in sd-scripts; not a pattern.
         token: None takes the stored login.
 
     Returns:
@@ -197,43 +194,59 @@ def fetch_state(place: str, token: str | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    repo, folder, revision, kind = _parts_of(place)
+    try:
+        reach_hub()
+        for name in (TENSORS, SUMMARY):
+            file = hf_hub_download(
+                repo, f"{folder}/{name}", repo_type=kind, revision=revision, token=token
+            )
+        return Path(file).parent
+    except LocalEntryNotFoundError as error:  # a subclass of the next: the network is gone
+        raise _not_fetched(place, error) from error
+    except EntryNotFoundError:
+        files = _files_in(HfApi(token=token), repo, kind, revision)
+        what, hint = f"--resume: no state in {folder} of {repo}", _hint_from(files, folder)
+        raise CoinageError(what, hint=hint) from None
+    except Exception as error:
+        raise _not_fetched(place, error) from error
+
+
+def _parts_of(place: str) -> tuple[str, str, str | None, str]:
+    """Return repository, folder, revision and type of owner/repo/folder[:revision[:type]].
+
+    Raises:
+        CoinageError: a part is missing.
+    """
     path, _, rest = place.partition(":")
     revision, _, kind = rest.partition(":")
     owner, _, inner = path.partition("/")
     name, _, folder = inner.partition("/")
     folder = folder.strip("/")
     if not (owner and name and folder):
+        what = f"--resume {place} is not a state on the hub"
         raise CoinageError(
-            f"--resume {place} is not a state on the hub",
-            hint="write owner/repo/folder, with :revision and :type if need be",
+            what, hint="write owner/repo/folder, with :revision and :type if need be"
         )
-    repo, at = f"{owner}/{name}", revision or None
-    hint = "check name, revision and login"
-    try:
-        reach_hub()
-        for file in (TENSORS, SUMMARY):
-            found = hf_hub_download(
-                repo, f"{folder}/{file}", repo_type=kind or "model", revision=at, token=token
-            )
-        return Path(found).parent
-    except LocalEntryNotFoundError as error:  # a kind of the next, meaning that the network is gone
-        raise CoinageError(
-            f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint
-        ) from error
-    except EntryNotFoundError:
-        files = _files_in(HfApi(token=token), repo, kind or "model", at)
-        states = [
-            str(PurePosixPath(file).parent) for file in files if PurePosixPath(file).name == SUMMARY
-        ]
-        if any(f"{folder}/{file}" in files for file in REFERENCE):
-            hint = "this one is another trainer's; go on from its embedding instead: --weights FILE"
-        elif states:
-            hint = f"the states there are: {', '.join(states[:5])}"
-        raise CoinageError(f"--resume: no state in {folder} of {repo}", hint=hint) from None
-    except Exception as error:
-        raise CoinageError(
-            f"--resume: {place} cannot be fetched: {reason_of(error)}", hint=hint
-        ) from error
+    return f"{owner}/{name}", folder, revision or None, kind or "model"
+
+
+def _not_fetched(place: str, error: Exception) -> CoinageError:
+    what = f"--resume: {place} cannot be fetched: {reason_of(error)}"
+    return CoinageError(what, hint=CHECK_PLACE)
+
+
+def _hint_from(files: Sequence[str], folder: str) -> str:
+    """Return a hint on a folder without a state, given the files of the repository."""
+    if any(f"{folder}/{file}" in files for file in REFERENCE):
+        return "this one is another trainer's; continue from its embedding instead: --weights FILE"
+    states = []
+    for file in map(PurePosixPath, files):
+        if file.name == SUMMARY:
+            states.append(str(file.parent))
+    if states:
+        return f"the states there are: {', '.join(states[:5])}"
+    return CHECK_PLACE
 
 
 def _files_in(api: HfApi, repo: str, kind: str, revision: str | None) -> list[str]:

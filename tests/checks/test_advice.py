@@ -134,7 +134,7 @@ def test_the_warning(free: int) -> None:
         assert problem is None
         return
     assert problem
-    assert problem.what.startswith(f"{free}.0 GB are free on the GPU, and the run needs about 5")
+    assert problem.what.startswith(f"the GPU has {free}.0 GB free, but the run needs about 5")
     assert problem.hint.startswith(
         "even with --mixed" if free == 2 else "--mixed_precision bf16, --gradient_checkpointing, "
     )

@@ -183,7 +183,7 @@ def test_what_has_no_header_is_taken_as_the_released_model(
     sizes = model_sizes(ModelConfig(source=path, family=family))
     assert sizes == FACTS[family].released
     config, samples = planned(ModelConfig(source=path, family=family))
-    assert footprint(config, sizes, samples).shown().endswith("(as the released model)")
+    assert footprint(config, sizes, samples).shown().endswith("(estimated from the released model)")
 
 
 def test_sizes_of_the_released_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_a_gpu_that_is_too_small_is_a_warning_with_advice(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * GB - CONTEXT, 8 * GB))
     problem = free_memory_problem(run, torch.device("cuda"))
     assert problem
-    assert problem.what.startswith("8.0 GB are free on the GPU, and the run needs about ")
+    assert problem.what.startswith("the GPU has 8.0 GB free, but the run needs about ")
     assert problem.hint.startswith("--mixed_precision bf16, --gradient_checkpointing, ")
     assert free_memory_problem(run, torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * GB, 80 * GB))

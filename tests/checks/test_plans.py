@@ -98,7 +98,7 @@ def test_wandb_without_a_key_is_an_error_before_the_model(
     def errors() -> list[str]:
         return [problem.what for problem in check(config).errors]
 
-    assert errors() == ["--log_with wandb: there is no key of W&B"]
+    assert errors() == ["--log_with wandb: no API key of W&B was found"]
     (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password 0123\n")
     assert errors() == []
     (tmp_path / "netrc").unlink()

@@ -353,7 +353,7 @@ def test_modules_of_the_working_directory_are_not_run_unless_the_user_says_so(
     monkeypatch.delitem(sys.modules, "my_own_optimizer")
     checked_remarks(config, found)
     assert found.notes == [
-        f"--optimizer_type my_own_optimizer.Signish: its code is run from {tmp_path / 'my_own_optimizer.py'}"
+        f"--optimizer_type my_own_optimizer.Signish: its code comes from {tmp_path / 'my_own_optimizer.py'}"
     ]
 
 
@@ -645,7 +645,7 @@ def test_flags_against_the_models_settings(
 def test_a_compiler_that_torch_has_not(moon_dataset: Path, tmp_path: Path) -> None:
     config = config_for(moon_dataset, tmp_path, "--torch_compile", "--dynamo_backend=fx2trt")
     (problem,) = compiler_problems(config)
-    assert problem.what == "--dynamo_backend fx2trt is not in this torch"
+    assert problem.what == "--dynamo_backend fx2trt is not available in this version of torch"
 
 
 BOTH = (

@@ -332,7 +332,7 @@ def test_quiet_and_verbose_in_a_pipe(
     assert "\x1b" not in plain + error
     code, _, error = told("--quiet", "--verbose")
     assert code == 2
-    assert "error: --quiet and --verbose ask for opposite things" in error
+    assert "error: --quiet and --verbose exclude each other" in error
 
 
 def test_verbose_tells_where_an_error_was_found(

@@ -185,14 +185,14 @@ REFUSED = [
     ('learning_rate = "fast"', "is not a number"),
     ('lr_warmup_steps = "100%"', "is neither a whole number of steps nor a fraction"),
     ("lr_warmup_steps = 1.5", "is neither a whole number"),
-    ("token_string = true", "is not a text"),
-    ("token_string = 2024-01-01", "is not a text"),
-    ("optimizer_args = [{a = 1}]", "is not a text"),
+    ("token_string = true", "is not text"),
+    ("token_string = 2024-01-01", "is not text"),
+    ("optimizer_args = [{a = 1}]", "is not text"),
     ('vae = ["a", "b"]', "is not one path"),
     ("loss_type = true", "is not one of l1"),
     ('mixed_precision = "fp8"', "is not one of no, fp16, bf16"),
     ("max_token_length = 77", "is not one of 150, 225"),
-    ("words = 1", "`words` is kept for the tables of words"),
+    ("words = 1", "`words` is reserved for the tables of words"),
 ]
 
 
@@ -289,7 +289,7 @@ def test_tables_of_words_are_read_alike(tmp_path: Path) -> None:
     assert (one.token_string, one.seed, one.output_name, two.seed) == ("5", 2, "a", 1)
     assert any("dynamo" in note for note in one.remarks.notes)
     (problem,) = problems_of(tmp_path, "[[words]]\nmixed_precision = 'no'")
-    assert "`mixed_precision` is for all words together" in problem
+    assert "`mixed_precision` is shared by all words" in problem
 
 
 # Which file it is, and what is told when it is given as --config_file and as --dataset_config.

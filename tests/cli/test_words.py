@@ -213,7 +213,7 @@ def test_words_go_on_to_the_bit_from_where_all_were_saved(
     assert (
         "there is no step at which all words have a state: zibu at 2, 4, 6, wopo has none" in text
     )
-    assert "a state is of one word, and here are 2" in problems_of(
+    assert "a state belongs to one word, but this run trains 2" in problems_of(
         file, f"--resume={out / 'zibu-state'}"
     )
 
@@ -250,7 +250,9 @@ def test_a_signal_ends_all_words_with_one_hint(
             train_command("sd", [f"--config_file={file}"])
     assert ended.value.code == 128 + signal.SIGINT
     told = capsys.readouterr().err
-    assert told.count("nothing is lost. To go on, give the same command with --resume latest") == 1
+    assert (
+        told.count("nothing is lost. To continue, run the same command with --resume latest") == 1
+    )
     states = sorted(path.name for path in (tmp_path / "out").glob("*-state"))
     assert states == ["wopo-step00000003-state", "zibu-step00000003-state"]
     assert train_command("sd", [f"--config_file={file}", "--resume=latest"]) == 0
@@ -372,7 +374,7 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
         {},
         [],
         (
-            "`mixed_precision` is for all words together",
+            "`mixed_precision` is shared by all words",
             "[[words]] 2 (wopo)",
             "above all [[words]]",
         ),
@@ -384,7 +386,7 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
         [],
         ("`max_train_epochs` is not for one word", "max_train_steps, above"),
     ),
-    ({"zero_terminal_snr": True}, {}, {}, [], ("`zero_terminal_snr` is for all words",)),
+    ({"zero_terminal_snr": True}, {}, {}, [], ("`zero_terminal_snr` is shared by all words",)),
     (
         {"learning_rate": "fast"},
         {"seed": "x"},
@@ -426,7 +428,7 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
         {},
         [],
         (
-            "wopo1 and wopo cannot be told apart: wopo1 is a piece of both",
+            "wopo1 and wopo cannot be distinguished: wopo1 is a piece of both",
             "contains the word wopo1",
         ),
     ),
@@ -435,9 +437,9 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
         {},
         {},
         [],
-        ("Wopo and wopo cannot be told apart: they are the same", "written to the same files"),
+        ("Wopo and wopo cannot be distinguished: they are the same", "written to the same files"),
     ),
-    ({"token_string": "wopo-x"}, {}, {}, [], ("cannot be told apart: one stands in wopo-x",)),
+    ({"token_string": "wopo-x"}, {}, {}, [], ("cannot be distinguished: one is part of wopo-x",)),
     (
         {"output_name": "a"},
         {"output_name": "A-step00000002"},
@@ -503,7 +505,7 @@ def test_what_is_wrong_is_told_with_its_word(
 )
 def test_what_is_almost_a_table_of_words_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text, encoding="utf-8")
-    what = r"(`words` is kept for the tables of words|\[\[word\]\] is not read)"
+    what = r"(`words` is reserved for the tables of words|\[\[word\]\] is not read)"
     with pytest.raises(ConfigError, match=what + r"\n.*\nhint: write \[\[words\]\], and below it"):
         parse("sd", [f"--config_file={tmp_path / 's.toml'}"], "test")
 

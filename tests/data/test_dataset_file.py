@@ -554,7 +554,9 @@ def test_config_in_json_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
 
 def test_flags_that_name_folders_yield_to_the_file(tmp_path: Path) -> None:
     notes = read(tmp_path, ONE, "--train_data_dir=x", "--in_json=y")[1].notes
-    assert notes == ["--train_data_dir, --in_json is not read: --dataset_config names the folders"]
+    assert notes == [
+        "--train_data_dir, --in_json has no effect: --dataset_config names the folders"
+    ]
 
 
 def test_metadata_on_the_command_line(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_no_file_is_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixtu
             )
             == 1
         )
-        assert "this would replace the file that is read" in capsys.readouterr().err
+        assert "this would overwrite the file that is read" in capsys.readouterr().err
     assert (tmp_path / "a_2.safetensors").read_bytes() == before
     assert not (tmp_path / "a.safetensors").exists()
 

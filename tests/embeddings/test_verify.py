@@ -19,7 +19,7 @@ from coinage.embeddings.writing import write
 from coinage.models.base import ModelFamily
 from coinage.models.families import FAMILIES, Components
 from coinage.settings.discover import complete
-from coinage.training.final_check import _log_checks, check_saved_file
+from coinage.training.final_check import check_saved_file, log_checks
 from coinage.training.gradients import accumulate
 from coinage.training.setup import prepare
 from tests.helpers import flags
@@ -313,7 +313,7 @@ def test_a_check_that_fails_says_nothing_of_the_file(
     assert all(c.untried and not c.same and c.difference is None for c in told.values())
     assert told["Forge"].why == "CUDA out of memory. Tried to allocate 2.00 GiB"
     with caplog.at_level(logging.INFO, "coinage"):
-        _log_checks(tmp_path / "zibu.safetensors", checks)
+        log_checks(tmp_path / "zibu.safetensors", checks)
     assert (
         "could not be checked in diffusers: cannot create weak reference to 'NoneType' object"
         in caplog.text

@@ -382,7 +382,7 @@ def test_a_vae_comes_in_every_form(models: Path, tmp_path: Path) -> None:
                 parts.vae.decode(noise).sample, vae.decode(noise).sample, rtol=0, atol=1e-5
             )
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CoinageError, match="--vae: the file holds no VAE"):
+    with pytest.raises(CoinageError, match="--vae: the file does not contain a VAE"):
         loaded("sd1", models / "sd1", models, vae=str(tmp_path / "other.safetensors"))
 
 

@@ -97,7 +97,7 @@ def test_latents_on_disk_train_the_same_word_and_are_used_again(
     with caplog.at_level(logging.WARNING, logger="coinage"):
         cache_latents([prepared(file, tmp_path / "d", "--cache_latents_to_disk")])
     assert (
-        "1 latents on disk were not used and are made anew (03.png: the file is broken)"
+        "1 latents on disk could not be used and are encoded again (03.png: the file is broken)"
         in caplog.text
     )
 

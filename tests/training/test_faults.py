@@ -292,9 +292,9 @@ def test_one_image_whose_latents_are_no_numbers(moon_dataset: Path, tmp_path: Pa
         (
             "sd1",
             "--v_parameterization",
-            "the model predicts the noise, and is trained as if it predicted v",
+            "the model predicts the noise, but is trained as if it predicted v",
         ),
-        ("sd2", "", "the model predicts v, and is trained as if it predicted the noise"),
+        ("sd2", "", "the model predicts v, but is trained as if it predicted the noise"),
     ],
 )
 def test_a_wrong_prediction_type(
@@ -311,7 +311,7 @@ def test_a_wrong_prediction_type(
     hint = (
         "leave out --v_parameterization"
         if given
-        else "add --v_parameterization, and --zero_terminal_snr if the model was trained so"
+        else "add --v_parameterization, and --zero_terminal_snr if the model was trained with it"
     )
     assert caught.value.problems[0].hint.startswith(hint)
     run, _ = trained(

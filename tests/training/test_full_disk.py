@@ -61,10 +61,10 @@ def test_a_disk_that_fills_up(moon_dataset: Path, tmp_path: Path) -> None:
     assert one["names"] == sorted(
         ["zibu-log.jsonl", "zibu-report.html", *(f"{stem}.safetensors" for stem in stems), *states]
     )
-    assert done.stderr.count("the run goes on; earlier files are as they were") == 1
+    assert done.stderr.count("the run continues; earlier files are unchanged") == 1
     assert (
         done.stderr.count(
-            "preview 0 failed, training goes on: cannot write the file: No space left on device"
+            "preview 0 failed; training continues: cannot write the file: No space left on device"
         )
         == 1
     )
@@ -131,7 +131,7 @@ def test_the_log_is_whole_again_once_it_can_be_written(
                 with path.open("ab") as file:
                     file.write(b'{"step": 2, "ep')  # half a line, as a full disk leaves it
     log.close()
-    assert caplog.text.count("cannot write the log, training goes on") == 1
+    assert caplog.text.count("cannot write the log; training continues") == 1
     assert [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()] == [
         0.1,
         0.2,

@@ -98,7 +98,7 @@ def test_a_model_that_says_worse_than_nothing(
     )
     assert run.step == 1, "it is a warning"
     assert re.search(
-        r"at much noise the model's error is \d\.\d times what predicting nothing would give",
+        r"at much noise the model's error is \d\.\d times that of predicting nothing",
         caplog.text,
     )
     assert "coinage generate" in caplog.text

@@ -121,7 +121,7 @@ def test_more_processes_make_an_epoch_shorter_too(dataset: Path, tmp_path: Path)
 def test_an_epoch_without_an_update_is_an_error(dataset: Path, tmp_path: Path) -> None:
     run = prepared(dataset, tmp_path)
     run.progress.done = run.updates_per_epoch
-    with pytest.raises(TrainingError, match="epoch 1 has no step after its first 8"):
+    with pytest.raises(TrainingError, match="epoch 1 has no steps left after the first 8"):
         next(run.step_inputs())
     run.samples, run.progress.done = (), 0
     with pytest.raises(TrainingError, match="epoch 1 has no step"):
@@ -194,7 +194,7 @@ def test_what_means_no_state_is_told(dataset: Path, out: Path, tmp_path: Path) -
         ),
         (tmp_path / "nothing", "zibu", "no such folder", "or latest"),
         (tmp_path / "empty", "zibu", "the folder holds no state", "ends in -state"),
-        (tmp_path / "half-state", "zibu", "the state is not whole", "--resume latest finds it"),
+        (tmp_path / "half-state", "zibu", "the state is incomplete", "--resume latest finds it"),
         (out, "other", "the folder holds no whole state of other", "zibu-state"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -240,7 +240,7 @@ def test_a_broken_summary_is_told_before_the_model(
     fields = json.loads((state / SUMMARY).read_text())
     for name, broken in SUMMARIES.items():
         (state / SUMMARY).write_bytes(broken(fields))
-        with pytest.raises(ConfigError, match="the state is not whole"):
+        with pytest.raises(ConfigError, match="the state is incomplete"):
             make_plans(
                 [config_for(dataset, tmp_path / "o", f"--resume={state}", "--max_train_steps=9")]
             )[0]
@@ -318,7 +318,7 @@ def test_parts_that_a_run_cannot_use_are_told_before_its_first_step(
         assert run.step == 0, name
         (problem,) = caught.value.problems
         assert not re.search("object|indices|NoneType", problem.what), "in a user's words"
-    with pytest.raises(CoinageError, match="it is not a table of parts"):
+    with pytest.raises(CoinageError, match="its content is not a dictionary"):
         load_state(run, changed(state, [1, 2]))
     before = [row.detach().clone() for row in run.rows]
     assert all(torch.equal(row, start) for row, start in zip(before, run.start, strict=True)), (

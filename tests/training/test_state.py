@@ -334,7 +334,7 @@ def test_states_that_are_not_whole(moon_dataset: Path, tmp_path: Path) -> None:
         (state / TENSORS).write_bytes(data)
         (state / SUMMARY).write_bytes(summary)
         (state / name).write_bytes(content)
-        with pytest.raises(ConfigError, match="the state is not whole"):
+        with pytest.raises(ConfigError, match="the state is incomplete"):
             make_plans([config_for(moon_dataset, tmp_path, f"--resume={state}")])[0]
         assert latest_state(tmp_path, "zibu") is None
     note = check_notes(moon_dataset, tmp_path, "--resume=latest")

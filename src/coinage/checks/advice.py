@@ -1,14 +1,15 @@
-"""What makes a run fit into a GPU's memory, or that it does not fit. Imports no torch."""
+"""Find the changes that make a run fit into a GPU's memory. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from coinage.checks.footprint import Footprint, footprint, in_gb
 from coinage.config import DatasetConfig, ModelConfig, TrainConfig
-from coinage.data.buckets import Size, bucket_sizes, fit
+from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.data.sample import Sample
 from coinage.errors import Problem
 from coinage.models.facts import FACTS, ModelSizes
@@ -19,15 +20,22 @@ SIDES = (1536, 1280, 1024, 896, 768, 640, 512, 384, 256)  # of pictures, in pixe
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A run as it would be: what its memory depends on."""
+    """A run before it starts: everything that its memory depends on.
+
+    Attributes:
+        config: of the run.
+        samples: all images.
+        prompts: of previews.
+        owners: for each dataset the number of its word, where several words share a step.
+    """
 
     config: TrainConfig
     samples: Sequence[Sample]
     prompts: Sequence[Prompt] = ()
-    owners: tuple[int, ...] = ()  # the word that each dataset is for, where several share a step
+    owners: tuple[int, ...] = ()
 
     def needs(self, sizes: ModelSizes) -> Footprint:
-        """Its GPU memory, with a model of these sizes."""
+        """Return the GPU memory that it needs, with a model of these sizes."""
         return footprint(self.config, sizes, self.samples, self.prompts, self.owners)
 
 
@@ -35,24 +43,27 @@ def side_by_side(runs: Sequence[Planned]) -> Planned:
     """Return runs that share a model and take their steps together, as one."""
     samples: list[Sample] = []
     datasets: list[DatasetConfig] = []
+    prompts: list[Prompt] = []
     owners: list[int] = []
     for number, run in enumerate(runs):
-        samples += [
-            replace(sample, dataset=len(datasets) + sample.dataset) for sample in run.samples
-        ]
+        for sample in run.samples:
+            samples.append(replace(sample, dataset=len(datasets) + sample.dataset))
         datasets += run.config.data.datasets
+        prompts += run.prompts
         owners += [number] * len(run.config.data.datasets)
-    config = runs[0].config
-    word = replace(config.word, num_vectors=sum(run.config.word.num_vectors for run in runs))
-    config = replace(config, word=word, data=replace(config.data, datasets=tuple(datasets)))
-    return Planned(
-        config, samples, [prompt for run in runs for prompt in run.prompts], tuple(owners)
-    )
+    config = _with_datasets(runs[0].config, datasets)
+    num_vectors = sum(run.config.word.num_vectors for run in runs)
+    config = replace(config, word=replace(config.word, num_vectors=num_vectors))
+    return Planned(config, samples, prompts, tuple(owners))
+
+
+def _with_datasets(config: TrainConfig, datasets: Sequence[DatasetConfig]) -> TrainConfig:
+    return replace(config, data=replace(config.data, datasets=tuple(datasets)))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A way to need less: how the user asks for it, and what it does."""
+    """A change that saves memory: the flags that ask for it, and its effect."""
 
     flag: str
     apply: Callable[[Planned], Planned]
@@ -60,7 +71,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Changes that make a run fit; where nothing does, those that bring it lowest."""
+    """The changes that make a run fit; if none do, those that bring it lowest.
+
+    Attributes:
+        flags: how to ask for the changes.
+        planned: the run with them.
+        needs: its memory then.
+        fits: it is small enough.
+    """
 
     flags: tuple[str, ...]
     planned: Planned
@@ -69,24 +87,20 @@ class Advice:
 
     def __str__(self) -> str:
         if not self.flags:
-            return "it fits as it is" if self.fits else "nothing makes it smaller"
-        flags = ", ".join(self.flags)
-        return (
-            f"{flags}: about {in_gb(self.needs.total)}"
-            if self.fits
-            else f"even with {flags} it is about {in_gb(self.needs.total)}"
-        )
+            return "it fits as it is" if self.fits else "no setting makes it smaller"
+        flags, memory = ", ".join(self.flags), in_gb(self.needs.total)
+        if self.fits:
+            return f"{flags}: about {memory}"
+        return f"even with {flags} it needs about {memory}"
 
 
 def memory_problem(planned: Planned, sizes: ModelSizes, free: int) -> Problem | None:
-    """Find out that a run does not fit into so many free bytes, and what makes it fit."""
+    """Return a problem if a run does not fit into so many free bytes, with what makes it fit."""
     needs = planned.needs(sizes)
     if needs.total <= free:
         return None
-    return Problem(
-        f"{in_gb(free)} are free on the GPU, and the run needs {needs.shown()}",
-        hint=str(advice(planned, sizes, free)),
-    )
+    what = f"the GPU has {in_gb(free)} free, but the run needs {needs.shown()}"
+    return Problem(what, hint=str(advice(planned, sizes, free)))
 
 
 def advice(planned: Planned, sizes: ModelSizes, free: int) -> Advice:
@@ -101,28 +115,30 @@ def advice(planned: Planned, sizes: ModelSizes, free: int) -> Advice:
 
 
 def ways(planned: Planned) -> list[list[Change]]:
-    """Return what can be changed, what costs least first; for each the ways to do it, the gentlest first."""
+    """Return the possible changes, the cheapest first.
+
+    Returns:
+        For each kind of change the degrees of it, the gentlest first.
+    """
     config = planned.config
     model, data = config.model, config.data
     varies = any(sample.subset.images.vary_pixels for sample in planned.samples)
-    return [
-        []
-        if model.precision != "no"
-        else [_model("--mixed_precision bf16", lambda m: replace(m, precision="bf16"))],
-        []
-        if model.gradient_checkpointing
-        else [
-            _model("--gradient_checkpointing", lambda m: replace(m, gradient_checkpointing=True))
-        ],
-        [] if data.cache_latents or varies else [Change("--cache_latents", _cached)],
-        [] if data.vae_batch_size == 1 else [Change("--vae_batch_size 1", _one_by_one)],
-        [] if model.fp8_unet else [_model("--fp8_base", lambda m: replace(m, fp8_unet=True))],
-        [Change("--sample_every_n_steps 0", lambda run: replace(run, prompts=()))]
-        if planned.prompts
-        else [],
-        _smaller_batches(data.datasets, config.optim.accumulation),
-        _smaller_pictures(data.datasets, FACTS[model.family].side // 2),
-    ]
+    options: list[list[Change]] = []
+    if model.precision == "no":
+        options.append([_of_model("--mixed_precision bf16", _in_bf16)])
+    if not model.gradient_checkpointing:
+        options.append([_of_model("--gradient_checkpointing", _with_checkpointing)])
+    if not data.cache_latents and not varies:
+        options.append([Change("--cache_latents", _cached)])
+    if data.vae_batch_size > 1:
+        options.append([Change("--vae_batch_size 1", _encoded_one_by_one)])
+    if not model.fp8_unet:
+        options.append([_of_model("--fp8_base", _in_fp8)])
+    if planned.prompts:
+        options.append([Change("--sample_every_n_steps 0", _without_previews)])
+    options.append(_smaller_batches(data.datasets, config.optim.accumulation))
+    options.append(_smaller_pictures(data.datasets, FACTS[model.family].side // 2))
+    return options
 
 
 def _changed(planned: Planned, changes: Sequence[Change]) -> Planned:
@@ -132,7 +148,7 @@ def _changed(planned: Planned, changes: Sequence[Change]) -> Planned:
 
 
 def _least(planned: Planned, sizes: ModelSizes, changes: list[Change], free: int) -> Advice:
-    """Return the changes without those that are not needed to fit, or to come as low as they do."""
+    """Return the changes without those that neither fitting nor the lowest memory depends on."""
     limit = max(free, _changed(planned, changes).needs(sizes).total)
     for change in reversed(changes):
         others = [other for other in changes if other is not change]
@@ -143,81 +159,91 @@ def _least(planned: Planned, sizes: ModelSizes, changes: list[Change], free: int
     return Advice(tuple(change.flag for change in changes), result, needs, needs.total <= free)
 
 
-def _model(flag: str, change: Callable[[ModelConfig], ModelConfig]) -> Change:
-    return Change(
-        flag, lambda run: replace(run, config=replace(run.config, model=change(run.config.model)))
-    )
+def _of_model(flag: str, change: Callable[[ModelConfig], ModelConfig]) -> Change:
+    """Return a change of the model's settings."""
+
+    def apply(run: Planned) -> Planned:
+        return replace(run, config=replace(run.config, model=change(run.config.model)))
+
+    return Change(flag, apply)
+
+
+def _in_bf16(model: ModelConfig) -> ModelConfig:
+    return replace(model, precision="bf16")
+
+
+def _with_checkpointing(model: ModelConfig) -> ModelConfig:
+    return replace(model, gradient_checkpointing=True)
+
+
+def _in_fp8(model: ModelConfig) -> ModelConfig:
+    return replace(model, fp8_unet=True)
 
 
 def _cached(run: Planned) -> Planned:
-    return replace(
-        run, config=replace(run.config, data=replace(run.config.data, cache_latents=True))
-    )
+    data = replace(run.config.data, cache_latents=True)
+    return replace(run, config=replace(run.config, data=data))
 
 
-def _one_by_one(run: Planned) -> Planned:
-    return replace(run, config=replace(run.config, data=replace(run.config.data, vae_batch_size=1)))
+def _encoded_one_by_one(run: Planned) -> Planned:
+    data = replace(run.config.data, vae_batch_size=1)
+    return replace(run, config=replace(run.config, data=data))
+
+
+def _without_previews(run: Planned) -> Planned:
+    return replace(run, prompts=())
 
 
 def _smaller_batches(datasets: Sequence[DatasetConfig], accumulation: int) -> list[Change]:
     """Return smaller batches, of which more make a step."""
     largest = max(dataset.batch_size for dataset in datasets)
     changes = []
-    for parts in (k for k in range(2, largest + 1) if largest % k == 0):
-        batches = [-(-dataset.batch_size // parts) for dataset in datasets]
-        shown = " and ".join(str(size) for size in dict.fromkeys(batches))
-
-        def smaller(
-            run: Planned, batches: Sequence[int] = batches, accumulation: int = accumulation * parts
-        ) -> Planned:
-            config = run.config
-            given = tuple(
-                replace(d, batch_size=size)
-                for d, size in zip(config.data.datasets, batches, strict=True)
-            )
-            optim = replace(config.optim, accumulation=accumulation)
-            return replace(
-                run, config=replace(config, data=replace(config.data, datasets=given), optim=optim)
-            )
-
-        changes.append(
-            Change(
-                f"batch size {shown} with --gradient_accumulation_steps {accumulation * parts}",
-                smaller,
-            )
-        )
+    for parts in range(2, largest + 1):
+        if largest % parts == 0:
+            sizes = [math.ceil(dataset.batch_size / parts) for dataset in datasets]
+            changes.append(_batches_of(sizes, accumulation * parts))
     return changes
+
+
+def _batches_of(sizes: Sequence[int], accumulation: int) -> Change:
+    """Return the change to batches of these sizes, one for each dataset."""
+
+    def apply(run: Planned) -> Planned:
+        datasets = []
+        for dataset, size in zip(run.config.data.datasets, sizes, strict=True):
+            datasets.append(replace(dataset, batch_size=size))
+        optim = replace(run.config.optim, accumulation=accumulation)
+        return replace(run, config=replace(_with_datasets(run.config, datasets), optim=optim))
+
+    shown = " and ".join(map(str, dict.fromkeys(sizes)))
+    flags = f"batch size {shown} with --gradient_accumulation_steps {accumulation}"
+    return Change(flags, apply)
 
 
 def _smaller_pictures(datasets: Sequence[DatasetConfig], least: int) -> list[Change]:
     """Return lower resolutions, for the datasets that are above them."""
     largest = max(math.isqrt(math.prod(dataset.resolution_wh)) for dataset in datasets)
-    return [
-        Change(f"resolution {side}", lambda run, side=side: _at(run, side))  # type: ignore[misc]
-        for side in SIDES
-        if least <= side < largest
-    ]
+    changes = []
+    for side in SIDES:
+        if least <= side < largest:
+            changes.append(Change(f"resolution {side}", partial(_fitted_anew, side=side)))
+    return changes
 
 
-def _at(run: Planned, side: int) -> Planned:
+def _fitted_anew(run: Planned, side: int) -> Planned:
     """Return the run with its images fitted anew, to at most `side` times `side` pixels."""
-    config = run.config
-    datasets = tuple(
-        replace(d, resolution_wh=(side, side)) if math.prod(d.resolution_wh) > side**2 else d
-        for d in config.data.datasets
-    )
+    datasets = []
+    for dataset in run.config.data.datasets:
+        is_larger = math.prod(dataset.resolution_wh) > side**2
+        datasets.append(replace(dataset, resolution_wh=(side, side)) if is_larger else dataset)
     buckets = [bucket_sizes(dataset.resolution_wh, dataset.buckets) for dataset in datasets]
-    known: dict[tuple[int, Size], Sample] = {}
+    fits: dict[tuple[int, Size], Fit] = {}
     samples = []
     for sample in run.samples:
-        dataset = datasets[sample.dataset]
+        dataset, sizes = datasets[sample.dataset], buckets[sample.dataset]
         key = sample.dataset, sample.image_wh
-        if key not in known:
-            found = fit(
-                sample.image_wh, dataset.resolution_wh, dataset.buckets, buckets[sample.dataset]
-            )
-            known[key] = replace(sample, fit=found or sample.fit)
-        samples.append(replace(sample, fit=known[key].fit))
-    return replace(
-        run, config=replace(config, data=replace(config.data, datasets=datasets)), samples=samples
-    )
+        if key not in fits:
+            new = fit(sample.image_wh, dataset.resolution_wh, dataset.buckets, sizes)
+            fits[key] = new or sample.fit
+        samples.append(replace(sample, fit=fits[key]))
+    return replace(run, config=_with_datasets(run.config, datasets), samples=samples)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from coinage.checks import data, disk, model, output, several_words, word
+from coinage.checks.footprint import Footprint
 from coinage.checks.memory import needed_memory
 from coinage.checks.merging import merge_problems
 from coinage.checks.plan import Draft, Plan
@@ -131,25 +132,32 @@ def make_plans(
         findings.raise_errors()
         memory = needed_memory(drafts)
         stack.pop_all()
-    plans = []
-    for draft in drafts:
-        steps, epochs = draft.length()
-        plan = Plan(
-            label=draft.label,
-            config=draft.config,
-            samples=draft.samples,
-            prompts=draft.prompts,
-            state=draft.state,
-            steps=steps,
-            epochs=epochs,
-            memory=memory,
-            seed_drawn=draft.seed_drawn,
-            notes=(*findings.notes, *draft.findings.notes),
-            warnings=(*draft.findings.warnings, *findings.warnings),
-            lock=draft.lock,
-        )
-        plans.append(plan)
-    return plans
+    return [_plan_of(draft, findings, memory) for draft in drafts]
+
+
+def _plan_of(draft: Draft, shared: Findings, memory: Footprint) -> Plan:
+    """Return the plan of a word.
+
+    Args:
+        draft: of the word, without errors.
+        shared: notes and warnings about all words together.
+        memory: that all words together need.
+    """
+    steps, epochs = draft.length()
+    return Plan(
+        label=draft.label,
+        config=draft.config,
+        samples=draft.samples,
+        prompts=draft.prompts,
+        state=draft.state,
+        steps=steps,
+        epochs=epochs,
+        memory=memory,
+        seed_drawn=draft.seed_drawn,
+        notes=(*shared.notes, *draft.findings.notes),
+        warnings=(*draft.findings.warnings, *shared.warnings),
+        lock=draft.lock,
+    )
 
 
 def check(config: TrainConfig) -> Findings:
@@ -163,6 +171,10 @@ def check(config: TrainConfig) -> Findings:
     """
     from coinage.checks.forecast import forecast
 
+    if not isinstance(config, TrainConfig):
+        what = f"config: an object of type {type(config).__name__} is not a TrainConfig"
+        hint = "check one configuration at a time, such as TrainConfig.from_toml(path)"
+        return Findings(errors=[Problem(what, hint=hint)])
     try:
         (plan,) = make_plans([config])
     except ConfigError as error:
@@ -201,14 +213,14 @@ def _checked(
     drafts = []
     problems: list[Sequence[Problem]] = []
     for config, label in zip(configs, labels, strict=True):
-        own_findings = Findings()
+        of_word = Findings()
         try:
-            complete = discover(config, own_findings, seed)
+            complete = discover(config, of_word, seed)
         except ConfigError as error:
             problems.append(error.problems)
             continue
         problems.append(())
-        drafts.append(Draft(label, complete, own_findings, seed_drawn=_is_seed_open(config)))
+        drafts.append(Draft(label, complete, of_word, seed_drawn=_is_seed_open(config)))
     if any(problems):
         raise ConfigError(merge_problems(labels, problems))
     for row in CHECKS:
@@ -230,7 +242,7 @@ def _run(row: Check | JointCheck, drafts: Sequence[Draft], findings: Findings) -
 
 
 def _is_seed_open(config: TrainConfig) -> bool:
-    """Return whether nobody gave a seed."""
+    """Return whether no seed was given."""
     if config.values is not None and config.loop.seed != OPEN_SEED:
         return config.values.seed in (None, DRAW)
     return config.loop.seed == OPEN_SEED

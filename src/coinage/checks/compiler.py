@@ -22,5 +22,5 @@ def compiler_problems(config: TrainConfig) -> list[Problem]:
     known = [*list_backends(exclude_tags=()), "eager"]
     if backend in known:
         return []
-    what = f"--dynamo_backend {backend} is not in this torch"
+    what = f"--dynamo_backend {backend} is not available in this version of torch"
     return [Problem(what, hint=f"one of {', '.join(sorted(known))}")]

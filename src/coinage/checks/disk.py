@@ -1,11 +1,11 @@
-"""How much a run writes, and whether the disk has room for it. Imports no torch."""
+"""Estimate how much a run writes, and check that the disk has room for it. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from coinage.checks.plan import Draft
@@ -25,9 +25,13 @@ STATE = 8 * 1024  # bytes of a state beside the rows and their two moments, abou
 
 def saves(config: TrainConfig, steps: int, epochs: int) -> int:
     """Return how many embeddings a run writes at most, the last one and the best one included."""
-    by_steps = steps // config.save.every_n_steps if config.save.every_n_steps else 0
-    every = config.save.epochs_between(epochs)
-    return by_steps + ((epochs - 1) // every if every else 0) + 1 + config.save.keep_best
+    count = 1 + config.save.keep_best
+    if config.save.every_n_steps:
+        count += steps // config.save.every_n_steps
+    epochs_between = config.save.epochs_between(epochs)
+    if epochs_between:
+        count += (epochs - 1) // epochs_between
+    return count
 
 
 def latent_bytes(sample: Sample, facts: FamilyFacts) -> int:
@@ -45,23 +49,20 @@ def saved_bytes(config: TrainConfig, count: int) -> int:
 
 
 def written(config: TrainConfig, samples: Sequence[Sample]) -> Counter[Path]:
-    """Return the bytes that a run writes at most, by folder: embeddings, states, and latents kept on disk.
+    """Return the bytes that a run writes at most, by folder: embeddings, states and latents.
 
     Log, report and previews are not counted.
     """
-    found = Counter(
-        {
-            config.save.output_dir: saved_bytes(
-                config, saves(config, *length_of(config, samples, process_count()))
-            )
-        }
-    )
+    by_folder: Counter[Path] = Counter()
+    steps, epochs = length_of(config, samples, process_count())
+    embeddings = saves(config, steps, epochs)
+    by_folder[config.save.output_dir] = saved_bytes(config, embeddings)
     if config.data.cache_to_disk:
+        facts = FACTS[config.model.family]
         for sample in samples:
-            found[config.data.cache_dir or sample.path.parent / LATENTS] += (
-                latent_bytes(sample, FACTS[config.model.family]) + sample.latents * HEADER
-            )
-    return found
+            folder = config.data.cache_dir or sample.path.parent / LATENTS
+            by_folder[folder] += latent_bytes(sample, facts) + sample.latents * HEADER
+    return by_folder
 
 
 def check_disk(drafts: Sequence[Draft], findings: Findings) -> None:
@@ -82,49 +83,52 @@ def disk_problems(*runs: tuple[TrainConfig, Sequence[Sample]]) -> list[Problem]:
 
 
 def _disk_problems(runs: Sequence[tuple[TrainConfig, Sequence[Sample]]]) -> list[Problem]:
-    disks: dict[int, list[tuple[Path, int]]] = {}
     outputs = {config.save.output_dir for config, _ in runs}
-    for folder, size in sum((written(*run) for run in runs), Counter[Path]()).items():
+    by_folder: Counter[Path] = Counter()
+    for config, samples in runs:
+        by_folder += written(config, samples)
+    by_disk: dict[int, dict[Path, int]] = {}
+    for folder, size in by_folder.items():
         place = _existing(folder)
         if place:
-            disks.setdefault(place.stat().st_dev, []).append((folder, size))
+            by_disk.setdefault(place.stat().st_dev, {})[folder] = size
     problems = []
-    for entries in disks.values():
-        free, size = (
-            shutil.disk_usage(_existing(entries[0][0]) or ".").free,
-            sum(size for _, size in entries),
-        )
-        if size > free:  # only then it matters that latents may be there from an earlier run
-            size -= sum(
-                min(planned, _bytes_in(folder))
-                for folder, planned in entries
-                if folder not in outputs
-            )
-        if size > free:
-            largest = max(entries, key=lambda entry: entry[1])[0]
-            problems.append(_problem(size, free, largest, latents=largest not in outputs))
+    for sizes in by_disk.values():
+        free = shutil.disk_usage(_existing(next(iter(sizes))) or ".").free
+        needed = sum(sizes.values())
+        if needed > free:  # only then it matters that latents may be there from an earlier run
+            needed -= _stored_latents(sizes, outputs)
+        if needed > free:
+            largest = max(sizes, key=lambda folder: sizes[folder])
+            problems.append(_problem(needed, free, largest, latents=largest not in outputs))
     return problems
 
 
+def _stored_latents(sizes: Mapping[Path, int], outputs: Container[Path]) -> int:
+    """Return how many of the bytes that folders of latents shall have are there already."""
+    stored = 0
+    for folder, size in sizes.items():
+        if folder not in outputs:
+            stored += min(size, _bytes_in(folder))
+    return stored
+
+
 def _problem(size: int, free: int, folder: Path, *, latents: bool) -> Problem:
-    ways = "name another folder with --cache_dir, or use --cache_latents to keep latents in memory"
-    hint = (
-        f"free some space, {ways}"
-        if latents
-        else "free some space, choose another --output_dir, or save less often"
-    )
-    return Problem(
-        f"the run writes about {sized(size)}, and the disk has {sized(free)} free",
-        str(folder),
-        hint,
-    )
+    way = "choose another --output_dir, or save less often"
+    if latents:
+        way = (
+            "name another folder with --cache_dir, or use --cache_latents to keep latents in memory"
+        )
+    what = f"the run writes about {sized(size)}, but the disk has only {sized(free)} free"
+    return Problem(what, str(folder), f"free some space, {way}")
 
 
 def _existing(folder: Path) -> Path | None:
     """Return the folder, or the nearest one above it that is there already."""
-    return next(
-        (path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()), None
-    )
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path.is_dir():
+            return path
+    return None
 
 
 def _bytes_in(folder: Path) -> int:

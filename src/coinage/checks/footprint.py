@@ -1,4 +1,4 @@
-"""How much GPU memory a run needs, from sizes alone before anything is loaded. Imports no torch.
+"""Estimate the GPU memory that a run needs, from sizes alone. Imports no torch.
 
 Weights are counted. Activations are a fit to what `benchmarks/memory.py` measures: within 1 %, with
 --fp8_base within 20 %. What the CUDA context and cuDNN take is a guess, and --torch_compile is not looked at.
@@ -40,28 +40,27 @@ class Footprint:
         activations: what is computed from them.
         rest: CUDA's own, the rows and their optimizer.
         when: what is done then, if it is not a training step.
-        told: the model's sizes are known; otherwise the released model's were taken.
+        sizes_known: the sizes are the model's own; otherwise those of the released model.
     """
 
     model: int
     activations: int
     rest: int
     when: str = ""
-    told: bool = True
+    sizes_known: bool = True
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes of all of it."""
         return self.model + self.activations + self.rest
 
     def shown(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         when = f", most {self.when}" if self.when else ""
         model, activations = self.model / GB, self.activations / GB
         parts = f"model {model:.1f}, activations {activations:.1f}, the rest {self.rest / GB:.1f}"
-        return f"about {in_gb(self.total)} of GPU memory{when}: {parts}" + (
-            "" if self.told else " (as the released model)"
-        )
+        origin = "" if self.sizes_known else " (estimated from the released model)"
+        return f"about {in_gb(self.total)} of GPU memory{when}: {parts}{origin}"
 
 
 def in_gb(size: float) -> str:
@@ -76,7 +75,7 @@ def footprint(
     prompts: Sequence[Prompt] = (),
     owners: Sequence[int] = (),
 ) -> Footprint:
-    """Return what a run needs on each GPU: the largest of training, encoding images and drawing previews.
+    """Return what a run needs on each GPU: the most of training, encoding and drawing previews.
 
     Args:
         config: the run.
@@ -85,30 +84,25 @@ def footprint(
         prompts: of previews.
         owners: the word that each dataset is for, where several share a step.
     """
-    model = config.model
+    model, facts = config.model, FACTS[config.model.family]
+    chunks = model.max_token_length // CHUNK
+    step = encoded = drawn = 0
+    for pixels, batch in batch_loads(config, samples, owners):
+        step = max(step, activations(model, sizes, pixels, batch, chunks))
+    for pixels, batch in encoder_loads(config, samples):
+        encoded = max(encoded, pixels * batch)
+    for prompt in prompts:
+        drawn = max(drawn, (prompt.width or facts.side) * (prompt.height or facts.side))
     always, vae = weights(model, sizes), sizes.vae * vae_bytes(model)
-    width = math.sqrt(sizes.vae / FACTS[model.family].released.vae)
-    kept, chunks = config.data.cache_latents, model.max_token_length // CHUNK
-    step = max(
-        (
-            activations(model, sizes, pixels, batch, chunks)
-            for pixels, batch in batch_loads(config, samples, owners)
-        ),
-        default=0,
-    )
-    encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
-    side = FACTS[model.family].side  # where a prompt names none
-    drawn = max(((prompt.width or side) * (prompt.height or side) for prompt in prompts), default=0)
-    work = vae_bytes(model) / 2 * width
+    work = vae_bytes(model) / 2 * math.sqrt(sizes.vae / facts.released.vae)
     times = [
-        (always + (0 if kept else vae), step, ""),
+        (always + (0 if config.data.cache_latents else vae), step, ""),
         (always + vae, int(encoded * ENCODING * work), "while images are encoded"),
         (always + vae, int(drawn * DECODING * work), "while previews are drawn"),
     ]
     weight, activation, when = max(times, key=lambda time: time[0] + time[1])
-    return Footprint(
-        weight, activation, CONTEXT + WORKSPACE + optimizer_bytes(config), when, sizes.from_model
-    )
+    rest = CONTEXT + WORKSPACE + optimizer_bytes(config)
+    return Footprint(weight, activation, rest, when, sizes.from_model)
 
 
 def batch_loads(
@@ -126,15 +120,18 @@ def batch_loads(
 
 
 def encoder_loads(config: TrainConfig, samples: Sequence[Sample]) -> set[tuple[int, int]]:
-    """Return the same of what the VAE encodes at once."""
+    """Return (pixels of a picture, pictures) of the largest batches that the VAE encodes."""
     if not config.data.cache_latents:
-        return batch_loads(config, samples) | {
-            (math.prod(sample.fit.bucket_wh), 1) for sample in samples
-        }
-    count = Counter(size for sample in samples for size in [sample.fit.bucket_wh] * sample.latents)
-    return {
-        (math.prod(size), min(config.data.vae_batch_size, images)) for size, images in count.items()
-    }
+        single = {(math.prod(sample.fit.bucket_wh), 1) for sample in samples}
+        return batch_loads(config, samples) | single
+    images: Counter[Size] = Counter()
+    for sample in samples:
+        images[sample.fit.bucket_wh] += sample.latents
+    loads = set()
+    for size, count in images.items():
+        if count:
+            loads.add((math.prod(size), min(config.data.vae_batch_size, count)))
+    return loads
 
 
 def activations(

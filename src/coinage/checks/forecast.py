@@ -38,7 +38,7 @@ def _schedule_problem(plan: Plan) -> Problem | None:
     model = plan.config.model
     if not model.zero_terminal_snr or prediction_of(model) != "epsilon":
         return None
-    what = "a schedule that ends in pure noise (--zero_terminal_snr) needs a model that predicts v"
+    what = "--zero_terminal_snr needs a v-prediction model"
     hint = "add --v_parameterization if the model does, or leave out --zero_terminal_snr"
     return Problem(what, hint=hint)
 
@@ -49,7 +49,7 @@ def _judge_rate(plan: Plan, prefix: str, findings: Findings) -> None:
     try:
         words = next(iter(read_vocabularies(config.model).values()))
     except CoinageError as error:
-        findings.note(f"{prefix}the learning rate was not judged: {error.problems[0].what}")
+        findings.note(f"{prefix}the learning rate was not checked: {error.problems[0].what}")
         return
     width, length = words.table.shape[1], float(words.norms.mean())
     problem = rate_problem(config.optim, plan.steps, width, length)

@@ -83,7 +83,7 @@ def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
     missing = [part for part in needed if not (path / part).is_dir()]
     if not missing:
         return []
-    what = f"{FLAG}: no diffusers model: {', '.join(missing)} missing"
+    what = f"{FLAG}: not a diffusers model: {', '.join(missing)} missing"
     return [Problem(what, model.source, "give the folder with model_index.json")]
 
 
@@ -164,7 +164,7 @@ def _vae_folder_problems(path: Path) -> list[Problem]:
     if kind != VAE_CLASS:
         return [Problem(f"--vae: this is not {VAE_CLASS} but {kind}", str(folder), hint)]
     if not any(file.suffix in FILE_SUFFIXES for file in folder.iterdir()):
-        what = "--vae: the folder has settings and no weights"
+        what = "--vae: the folder has settings but no weights"
         return [Problem(what, str(folder), "download it again")]
     return []
 
@@ -179,7 +179,7 @@ def _vae_file_problems(path: Path) -> list[Problem]:
     if any(name.removeprefix(VAE).startswith(VAE_BEGIN) for name in names):
         return []
     hint = "give a VAE file, a diffusers folder or a hub id"
-    return [Problem("--vae: the file holds no VAE", str(path), hint)]
+    return [Problem("--vae: the file does not contain a VAE", str(path), hint)]
 
 
 def _tensor_names(path: Path) -> Iterable[str]:
@@ -202,7 +202,7 @@ def _hub_problems(source: str) -> list[Problem]:
 
     if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
         return []
-    reason = "not in the local cache, and the hub is out of reach"
+    reason = "not in the local cache, and the hub cannot be reached"
     if not constants.HF_HUB_OFFLINE:
         try:
             reach_hub()

@@ -1,4 +1,4 @@
-"""Check of the optimizer: it and its schedule are tried on a toy before the model is loaded."""
+"""Try the optimizer and its schedule on a toy before the model is loaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from coinage.config import OptimConfig
 from coinage.errors import ConfigError, Problem, reason_of
 from coinage.optim.factory import choose_optimizer, make_schedule
 
-BEGIN = 20  # steps that a schedule is asked for, before the last one, where it tells that by itself
-LOOPED = 2000  # and where it can only be stepped through
-# Of torch's schedules: the rates at their counter, whatever was before
+# Steps that are taken of a schedule which can then be set to the last step, and of any other
+FIRST_STEPS, MOST_STEPS = 20, 2000
+# The method of torch's schedules that returns the rates at their counter, whatever was before
 CLOSED_FORM = "_get_closed_form_lr"
 TOY = (2, 8)  # rows and width
 Arguments = Sequence[tuple[str, object]]
@@ -47,17 +47,15 @@ def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:
         return _failure(replace(config, schedule_arguments=tuple(given)), total)
 
     what = f"--optimizer_type {config.name} cannot learn a word by step() after a plain backward()"
-    problems = _problem_of_trial(
-        what, "--optimizer_args", config.name, config.arguments, with_arguments
-    )
+    flag, given = "--optimizer_args", config.arguments
+    problems = _problem_of_trial(what, flag, config.name, given, with_arguments)
     if problems:
         return problems
     name = config.schedule_class or config.schedule
     flag = "--lr_scheduler_type" if config.schedule_class else "--lr_scheduler"
     what = f"{flag} {name} cannot be used in a run of {total} steps"
-    return _problem_of_trial(
-        what, "--lr_scheduler_args", name, config.schedule_arguments, with_schedule
-    )
+    flag, given = "--lr_scheduler_args", config.schedule_arguments
+    return _problem_of_trial(what, flag, name, given, with_schedule)
 
 
 def _problem_of_trial(
@@ -69,15 +67,17 @@ def _problem_of_trial(
         return list(reason.problems)
     if not reason:
         return []
-    guilty = [
-        pair for pair in given if fails([other for other in given if other is not pair]) == ""
-    ] or given
-    if not guilty:
+    if not given:
         return [Problem(f"{what}: {reason}", hint="choose another one; --help has a list")]
+    guilty = []
+    for pair in given:
+        others = [other for other in given if other is not pair]
+        if fails(others) == "":
+            guilty.append(pair)
+    guilty = guilty or list(given)
     shown = " ".join(f"{key}={value!r}" for key, value in guilty)
-    return [
-        Problem(f"{flag} {shown} {'does' if len(guilty) == 1 else 'do'} not fit {name}: {reason}")
-    ]
+    verb = "does" if len(guilty) == 1 else "do"
+    return [Problem(f"{flag} {shown} {verb} not fit {name}: {reason}")]
 
 
 def _failure(config: OptimConfig, total: int) -> Failure:
@@ -86,10 +86,9 @@ def _failure(config: OptimConfig, total: int) -> Failure:
     It is tried on the GPU too where the CPU is not enough.
     """
     reason: Failure = ""
-    devices = [
-        "cpu",
-        *([f"cuda:{os.environ.get('LOCAL_RANK', '0')}"] if torch.cuda.is_available() else []),
-    ]
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices.append(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     for device in devices:
         try:
             with _without_trace():
@@ -125,15 +124,14 @@ def _try(config: OptimConfig, total: int, device: torch.device) -> None:
     rows = torch.nn.Parameter(torch.randn(TOY, generator=generator).to(device))
     optimizer = choose_optimizer(config)([rows])
     schedule = make_schedule(config, optimizer, total)
-    looped = min(
-        total, BEGIN if isinstance(schedule, LambdaLR) or hasattr(schedule, CLOSED_FORM) else LOOPED
-    )
-    for step in range(looped):
-        _judge([group["lr"] for group in optimizer.param_groups], step)
+    can_jump = isinstance(schedule, LambdaLR) or hasattr(schedule, CLOSED_FORM)
+    steps = min(total, FIRST_STEPS if can_jump else MOST_STEPS)
+    for step in range(steps):
+        _check_rates(optimizer, step)
         if step < 2 or step == total - 1:
             _learn(optimizer, rows, generator)
         schedule.step()
-    if total > looped:
+    if total > steps:
         _jump(optimizer, schedule, total - 1)
         _learn(optimizer, rows, generator)
         schedule.step()
@@ -148,15 +146,13 @@ def _jump(optimizer: torch.optim.Optimizer, schedule: LRScheduler, step: int) ->
     try:
         schedule.step()
         if hasattr(schedule, CLOSED_FORM):
-            for group, rate in zip(
-                optimizer.param_groups, getattr(schedule, CLOSED_FORM)(), strict=True
-            ):
+            rates = getattr(schedule, CLOSED_FORM)()
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
     except OverflowError:
-        raise ValueError(
-            "the learning rate of the last step would be too large for a number"
-        ) from None
-    _judge([group["lr"] for group in optimizer.param_groups], step)
+        reason = "the learning rate of the last step would be too large for a number"
+        raise ValueError(reason) from None
+    _check_rates(optimizer, step)
 
 
 def _learn(
@@ -169,8 +165,13 @@ def _learn(
         raise ValueError("what it learns is not finite")
 
 
-def _judge(rates: Sequence[float | torch.Tensor | None], step: int) -> None:
-    """See that the rates of a step are some; None is an optimizer's way to find its own."""
-    wrong = [float(rate) for rate in rates if rate is not None and not 0 <= float(rate) < math.inf]
-    if wrong:
-        raise ValueError(f"the learning rate of step {step + 1} would be {wrong[0]:g}")
+def _check_rates(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Check that no rate is negative or infinite; None is an optimizer's way to find its own.
+
+    Raises:
+        ValueError: one is.
+    """
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        if rate is not None and not 0 <= float(rate) < math.inf:
+            raise ValueError(f"the learning rate of step {step + 1} would be {float(rate):g}")

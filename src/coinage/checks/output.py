@@ -48,8 +48,8 @@ def check_trackers(draft: Draft) -> None:
     """Find W&B without a key, where nobody can be asked for one."""
     log = draft.config.log
     if "wandb" in log.trackers and _needs_key(log) and not _has_key(log):
-        hint = "wandb login, --wandb_api_key or WANDB_MODE=offline"
-        draft.findings.error("--log_with wandb: there is no key of W&B", hint=hint)
+        hint = "use wandb login, --wandb_api_key or WANDB_MODE=offline"
+        draft.findings.error("--log_with wandb: no API key of W&B was found", hint=hint)
 
 
 def folder_problems(folder: Path, flag: str = "--output_dir") -> list[Problem]:

@@ -71,4 +71,4 @@ def _fit_intervals(
         flag: (every, in_epochs) for flag, every in by_epoch.items() if every and every > epochs
     }
     for flag, (every, whole) in late.items():
-        findings.warn(f"{flag} {every} is more than the run's {whole}, so it never comes")
+        findings.warn(f"{flag} {every} is longer than the run ({whole}), so it never happens")

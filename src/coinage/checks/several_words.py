@@ -22,13 +22,13 @@ def check_words_apart(drafts: Sequence[Draft], findings: Findings) -> None:
         tokens = first.config.word.token, second.config.word.token
         why = _why_alike(first.config.word, second.config.word)
         if why:
-            what = f"--token_string: {tokens[0]} and {tokens[1]} cannot be told apart: {why}"
+            what = f"--token_string: {tokens[0]} and {tokens[1]} cannot be distinguished: {why}"
             hint = "choose words that share no pieces, such as mycat and mydog"
             findings.error(what, f"{first.label}, {second.label}", hint)
 
 
 def _why_alike(first: WordConfig, second: WordConfig) -> str:
-    """Return why two words cannot be told apart, "" where they can."""
+    """Return why two words cannot be distinguished, "" where they can."""
     one, other = first.token.casefold(), second.token.casefold()
     if one == other:
         return "they are the same"
@@ -36,9 +36,9 @@ def _why_alike(first: WordConfig, second: WordConfig) -> str:
     if common:
         return f"{min(common)} is a piece of both"
     if word_pattern([one]).search(other):
-        return f"one stands in {second.token}"
+        return f"one is part of {second.token}"
     if word_pattern([other]).search(one):
-        return f"one stands in {first.token}"
+        return f"one is part of {first.token}"
     return ""
 
 
@@ -63,7 +63,7 @@ def choose_states(drafts: Sequence[Draft], findings: Findings) -> None:
     if resume is None or len(drafts) == 1:
         return
     if resume != LATEST or Path(LATEST).is_dir():
-        what = f"--resume {resume}: a state is of one word, and here are {len(drafts)}"
+        what = f"--resume {resume}: a state belongs to one word, but this run trains {len(drafts)}"
         findings.error(what, hint="--resume latest finds the states of all")
         return
     states = []
@@ -94,7 +94,7 @@ def _report_no_common_step(
         steps = ", ".join(map(str, sorted(by_step)[-3:]))
         shown.append(f"{draft.config.word.token} {f'at {steps}' if steps else 'has none'}")
     what = "--resume latest: there is no step at which all words have a state"
-    hint = "begin anew without --resume, or go on with each word alone"
+    hint = "start again without --resume, or continue with each word alone"
     findings.error(f"{what}: {', '.join(shown)}", str(drafts[0].config.save.output_dir), hint)
 
 
@@ -111,6 +111,6 @@ def check_lengths_equal(drafts: Sequence[Draft], findings: Findings) -> None:
     shown = []
     for draft, count in zip(drafts, steps, strict=True):
         shown.append(f"{count} for {draft.config.word.token}")
-    what = "words that learn side by side have equally many steps, and so many epochs are"
-    hint = "give --max_train_steps in place of --max_train_epochs"
+    what = "words that are trained together need the same number of steps, but these epochs are"
+    hint = "use --max_train_steps instead of --max_train_epochs"
     findings.error(f"{what} {', '.join(shown)}", hint=hint)

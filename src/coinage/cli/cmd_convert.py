@@ -45,10 +45,10 @@ def convert_parser() -> Parser:
     add = parser.add_argument
     files_help = "The file to read, and the file to write."
     add("files", nargs="*", type=Path, metavar="FILE", help=files_help)
-    add("--to", choices=FORMAT_NAMES, help="Format. Default: as OUT ends.")
+    add("--to", choices=FORMAT_NAMES, help="File format. Default: by the name of OUT.")
     rescale_help = "Length of every vector; vocab: as the words of the model given with --model."
     add("--rescale", metavar="LENGTH", help=rescale_help)
-    add("--token", help="The word, for files that hold it.")
+    add("--token", help="The word, for formats that store it.")
     add("--merge", nargs="+", metavar="FILE:WEIGHT", help="Mix several words of one model.")
     slerp_help = "Mix two along the sphere instead of along the straight line."
     add("--slerp", action="store_true", help=slerp_help)
@@ -112,11 +112,11 @@ def _files(args: argparse.Namespace) -> tuple[Path, Path]:
         raise _usage_error(what, "see coinage convert --help")
     if args.merge and (args.second or args.key):
         raise _usage_error(
-            "--second and --key do not go with --merge",
+            "--second and --key cannot be combined with --merge",
             "convert that file first, and merge the result",
         )
     if args.slerp and len(args.merge or []) != 2:
-        raise _usage_error("--slerp goes with --merge and two files")
+        raise _usage_error("--slerp needs --merge with exactly two files")
     return files[0], files[-1]
 
 
@@ -133,7 +133,7 @@ def _keep_source(source: Path, targets: Sequence[Path]) -> None:
     for path in targets:
         if is_there(path) and path.samefile(source):
             raise CoinageError(
-                "this would replace the file that is read", str(path), "choose another name"
+                "this would overwrite the file that is read", str(path), "choose another name"
             )
 
 
@@ -157,7 +157,9 @@ def _weighted(item: str) -> tuple[Path, float]:
     try:
         return Path(name), float(weight)
     except ValueError:
-        raise _usage_error(f"--merge {item}: no weight", "write mychar.safetensors:0.6") from None
+        raise _usage_error(
+            f"--merge {item} has no weight", "write mychar.safetensors:0.6"
+        ) from None
 
 
 def _open(path: Path, args: argparse.Namespace) -> OpenedFile:

@@ -62,15 +62,12 @@ def dataset_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--token", help="The word that captions should hold.")
-    parser.add_argument(
-        "--num_vectors", type=int, default=1, help="Vectors that the word takes. Default: 1."
-    )
-    parser.add_argument(
-        "--model", help="Model whose tokenizer counts tokens: a diffusers folder or a hub id."
-    )
-    parser.add_argument(
-        "--sdxl", action="store_true", help="Bucket sides may be multiples of 32, as for SDXL."
-    )
+    vectors_help = "Vectors that the word takes. Default: 1."
+    parser.add_argument("--num_vectors", type=int, default=1, help=vectors_help)
+    model_help = "Model whose tokenizer counts tokens: a diffusers folder or a hub id."
+    parser.add_argument("--model", help=model_help)
+    sdxl_help = "Bucket sides may be multiples of 32, as for SDXL."
+    parser.add_argument("--sdxl", action="store_true", help=sdxl_help)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.add_argument(
         "--html",
@@ -114,7 +111,7 @@ def dataset_command(argv: Sequence[str]) -> None:
 def _query(
     source: Path, flags: argparse.Namespace, rest: Sequence[str], findings: Findings
 ) -> DatasetQuery:
-    """Return which dataset is meant, for which word; add errors for flags that are wrong.
+    """Return which dataset to check, for which word; add errors for flags that are wrong.
 
     Args:
         source: a dataset file or a folder of images.
@@ -155,7 +152,7 @@ def _note_seed(data: DataConfig, findings: Findings) -> None:
         holds_out = any(subset.validation_split for subset in dataset.subsets)
         if holds_out and dataset.validation_seed is None:
             hint = "pass the --seed that you train with, or set validation_seed"
-            findings.note(f"the seed chooses the images held out: {hint}")
+            findings.note(f"which images are held out depends on the seed: {hint}")
             return
 
 
@@ -187,7 +184,7 @@ def _write_contact_sheet(path: Path, report: DatasetReport) -> None:
 
 
 def _show_findings(findings: Findings, *, as_json: bool) -> None:
-    """Show warnings and notes; errors follow by themselves, but JSON holds them too."""
+    """Show warnings and notes; errors are shown later, but JSON holds them too."""
     if as_json:
         print_json(findings_as_json(findings))
         return
@@ -307,7 +304,8 @@ def _tokens_line(tokens: TokenSummary) -> str:
 
 
 def _print_sample(sample: SampleSummary, word_ids: set[int]) -> None:
-    size, bucket = ("x".join(map(str, side)) for side in (sample.size, sample.bucket))
+    size = "{}x{}".format(*sample.size)
+    bucket = "{}x{}".format(*sample.bucket)
     left, top = sample.crop
     print_line()
     cut = f"cut from {left},{top}, x{sample.repeats}"

@@ -10,7 +10,7 @@ from coinage.demo.run import MODELS, DemoSettings, export, run
 
 
 def demo_parser() -> Parser:
-    """The parser of `coinage demo`."""
+    """Return the parser of `coinage demo`."""
     parser = Parser(
         prog="coinage demo",
         description="Teach the built-in model a new word and show what it learned.",

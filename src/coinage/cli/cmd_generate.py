@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from coinage.api import Model
 
 log = logging.getLogger("coinage")
+# Flags with their least and largest values
+RANGES = (
+    ("steps", 1, 1000),
+    ("count", 1, 10_000),
+    ("width", 0, 8192),
+    ("height", 0, 8192),
+    ("seed", 0, 2**63),
+)
 NUMBERED = re.compile(r"([0-9]{1,9})_.*\.png")  # a picture of an earlier command
 EXAMPLES = """\
 examples:
@@ -41,13 +49,13 @@ examples:
 
 
 def _named(item: str) -> tuple[str, Path]:
-    """NAME=FILE, or FILE alone and no name."""
+    """Split NAME=FILE; FILE alone has no name."""
     name, _, path = ("", "", item) if is_file(item) else item.rpartition("=")
     return name, Path(path)
 
 
 def generate_parser() -> Parser:
-    """The parser of `coinage generate`."""
+    """Return the parser of `coinage generate`."""
     parser = Parser(
         prog="coinage generate",
         description="Draw pictures, with or without learned words.",
@@ -58,7 +66,10 @@ def generate_parser() -> Parser:
         "model", help="A .safetensors or .ckpt file, a diffusers folder, or a hub id."
     )
     parser.add_argument(
-        "prompts", nargs="+", metavar="PROMPT", help="What to draw; (word:1.3) weighs a word."
+        "prompts",
+        nargs="+",
+        metavar="PROMPT",
+        help="What to draw; (word:1.3) gives a word more weight.",
     )
     parser.add_argument(
         "--embedding",
@@ -97,12 +108,12 @@ def generate_parser() -> Parser:
         "--output",
         type=Path,
         default=Path("pictures"),
-        help="Where to; older pictures stay. Default: pictures.",
+        help="Output folder; earlier pictures are kept. Default: pictures.",
     )
     parser.add_argument(
         "--v2",
         action="store_true",
-        help="The model is Stable Diffusion 2.x, where it cannot be told.",
+        help="The model is Stable Diffusion 2.x; needed only if this is not detected.",
     )
     parser.add_argument(
         "--v_parameterization",
@@ -119,7 +130,7 @@ def generate_parser() -> Parser:
         "--precision",
         default="auto",
         choices=("auto", "no", "fp16", "bf16"),
-        help="auto: fp16 on a GPU, fp32 else.",
+        help="auto: fp16 on a GPU, otherwise fp32.",
     )
     parser.add_argument(
         "--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files."
@@ -135,10 +146,10 @@ def generate_command(argv: Sequence[str]) -> None:
         CoinageError: a file cannot be read or written.
     """
     args = generate_parser().parse_args(argv)
+    facts = asked_family(Script.COINAGE, v2=args.v2) or DEFAULT
     model = ModelConfig(
         source=args.model,
-        family=detect_family(args.model)
-        or (asked_family(Script.COINAGE, v2=args.v2) or DEFAULT).name,
+        family=detect_family(args.model) or facts.name,
         vae=args.vae,
         prediction_type="v_prediction" if args.v_parameterization else None,
         zero_terminal_snr=args.zero_terminal_snr,
@@ -154,43 +165,36 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
     A size that is not given is that of the model.
     """
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
-    side = (
-        (native_side(args.model) or 0) if not (args.width and args.height) else 0
-    )  # 0: the family's
-    return [
-        Prompt(
-            text=text,
-            negative=args.negative,
-            width=(args.width or side) // 8 * 8,
-            height=(args.height or side) // 8 * 8,
-            seed=seed + number,
-            steps=args.steps,
-            scale=args.cfg,
-            sampler=args.sampler,
-        )
-        for text in args.prompts
-        for number in range(args.count)
-    ]
+    side = 0  # the family's own
+    if not (args.width and args.height):
+        side = native_side(args.model) or 0
+    prompts = []
+    for text in args.prompts:
+        for number in range(args.count):
+            prompt = Prompt(
+                text=text,
+                negative=args.negative,
+                width=(args.width or side) // 8 * 8,
+                height=(args.height or side) // 8 * 8,
+                seed=seed + number,
+                steps=args.steps,
+                scale=args.cfg,
+                sampler=args.sampler,
+            )
+            prompts.append(prompt)
+    return prompts
 
 
 def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     """Check that model, files, numbers and folder can be used, before anything is loaded."""
     findings = Findings(errors=model_problems(model) + vae_problems(model))
-    texts = [("the prompt", text) for text in args.prompts] + [
-        ("--embedding", name) for name, _ in args.embedding
-    ]
+    texts = [("the prompt", text) for text in args.prompts]
+    texts += [("--embedding", name) for name, _ in args.embedding]
     findings.errors += encoding_problems([*texts, ("--negative", args.negative)])
     for _, file in args.embedding:
         if not is_file(file):
             findings.error(f"--embedding: {no_file(file)}", str(file))
-    ranges = (
-        ("steps", 1, 1000),
-        ("count", 1, 10_000),
-        ("width", 0, 8192),
-        ("height", 0, 8192),
-        ("seed", 0, 2**63),
-    )
-    for name, low, high in ranges:
+    for name, low, high in RANGES:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             findings.error(f"--{name} {value} is out of range", hint=f"use {low} to {high}")
@@ -249,7 +253,9 @@ def _load(args: argparse.Namespace, family: str) -> Model:
 
 def name_conflicts(words: Sequence[tuple[str, int]]) -> list[Problem]:
     """Return a problem for each name that two words, given with their vectors, would have."""
-    counts = Counter(piece for name, count in words for piece in pieces_of(name, count))
+    counts: Counter[str] = Counter()
+    for name, num_vectors in words:
+        counts.update(pieces_of(name, num_vectors))
     hint = "rename one: NAME=FILE"
     problems = []
     for piece, count in counts.items():
@@ -259,7 +265,7 @@ def name_conflicts(words: Sequence[tuple[str, int]]) -> list[Problem]:
 
 
 def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> None:
-    """Load, draw, write."""
+    """Load the model, draw the prompts, and write the pictures."""
     import numpy as np
 
     from coinage.system.files import save_image
@@ -267,7 +273,7 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
     model = _load(args, family)
     for name, word in model.words.items():
         used = any(name in prompt.text or name in prompt.negative for prompt in prompts)
-        unused = "" if used else " (in no prompt)"
+        unused = "" if used else " (not in any prompt)"
         log.info("%s: %s%s", name, counted(word.num_vectors, "vector"), unused)
     pictures, first = [], next_number(args.output)
     with progress.counted("drawing", len(prompts)) as on_picture:
@@ -287,8 +293,12 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
 
 def next_number(folder: Path) -> int:
     """Return the number after the largest that a picture in the folder has; 0 for the first."""
-    matches = [NUMBERED.fullmatch(path.name) for path in folder.glob("*_*.png")]
-    return max((int(match[1]) for match in matches if match), default=-1) + 1
+    largest = -1
+    for path in folder.glob("*_*.png"):
+        match = NUMBERED.fullmatch(path.name)
+        if match:
+            largest = max(largest, int(match[1]))
+    return largest + 1
 
 
 def free_path(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`coinage inspect`: what an embedding file is, what it has learned, and where it works."""
+"""`coinage inspect`: show what an embedding file is, what it has learned, and where it works."""
 
 from __future__ import annotations
 
@@ -107,9 +107,8 @@ def _print_encoder(encoder: Mapping[str, Any]) -> None:
         columns.append("from init word")
     if "nearest" in rows[0]:
         columns.append("nearest words")
-    print_table(
-        columns, [_cells(number, row) for number, row in enumerate(rows, 1)][:SHOWN_VECTORS]
-    )
+    cells = [_cells(number, row) for number, row in enumerate(rows[:SHOWN_VECTORS], 1)]
+    print_table(columns, cells)
     if len(rows) > SHOWN_VECTORS:
         print_line(f"... {len(rows) - SHOWN_VECTORS} more")
 
@@ -122,7 +121,8 @@ def _cells(number: int, row: Mapping[str, Any]) -> list[str]:
     if "degrees_from_init_word" in row:
         cells.append(f"{row['degrees_from_init_word']:.1f} degrees")
     if "nearest" in row:
-        cells.append(", ".join(f"{word['word']} {word['cosine']:.2f}" for word in row["nearest"]))
+        nearest = [f"{word['word']} {word['cosine']:.2f}" for word in row["nearest"]]
+        cells.append(", ".join(nearest))
     return cells
 
 

@@ -1,4 +1,4 @@
-"""What commands share: messages on stderr, errors as blocks, exit codes."""
+"""Print messages on stderr and errors as blocks, and return exit codes, for all commands."""
 
 from __future__ import annotations
 
@@ -113,9 +113,8 @@ def set_up_log(
             file.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(_File(file))
         except OSError as error:
-            raise CoinageError(
-                f"--console_log_file: cannot write there: {error.strerror}", str(file)
-            ) from None
+            what = f"--console_log_file: cannot write there: {error.strerror}"
+            raise CoinageError(what, str(file)) from None
         messages.setLevel(logging.CRITICAL + 1)  # only what is live is shown there
     log = logging.getLogger("coinage")
     for older in log.handlers:
@@ -125,7 +124,7 @@ def set_up_log(
     shown = logging.getLevelName(level) if process_rank() == 0 else logging.ERROR
     for handler in handlers:
         handler.setLevel(max(handler.level, shown))
-    log.setLevel(min(shown, logging.WARNING))  # the report tells warnings that are not printed
+    log.setLevel(min(shown, logging.WARNING))  # the report shows warnings that are not printed
     log.propagate = False
 
 

@@ -19,9 +19,9 @@ commands:
   train    train on your own images; flags as in train_textual_inversion.py
   dataset  check a dataset and show what training would see
   generate draw pictures, with or without learned words
-  inspect  tell what an embedding file is, what it has learned, and where it works
+  inspect  show what an embedding file is, what it has learned, and where it works
   convert  write a learned word as another kind of file; rescale and mix words
-  verify   see that a file does in other tools what was trained
+  verify   check that a file works in other tools as in training
   report   compare runs, from the reports that they wrote
   help     show this; help COMMAND shows the flags of a command
 

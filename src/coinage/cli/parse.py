@@ -1,4 +1,4 @@
-"""From the command line and its config file to plain values, without importing torch."""
+"""Parse the command line and its config file into plain values, without importing torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAG = re.compile(rf"[{DASHES}]+[^\W\d][^\s=]*(=|$)")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: short, with a hint, exit code 2."""
+    """An argument parser whose errors are short, with a hint, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError([Problem(message, hint=f"see {self.prog} --help")])
@@ -42,9 +42,9 @@ def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     elif flag.kind == "list":
         parser.add_argument(flag.name, nargs="*", default=flag.default, help=text, metavar="K=V")
     else:
-        metavar = (
-            "{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.kind.upper()
-        )
+        metavar = flag.kind.upper()
+        if flag.choices:
+            metavar = "{" + ",".join(map(str, flag.choices)) + "}"
         parser.add_argument(flag.name, default=flag.default, help=text, metavar=metavar)
 
 
@@ -110,15 +110,14 @@ def _command(
     words, problems = _known_words(argv, flags, parser.prog)
     unset = object()
     try:
-        found, extra = parser.parse_known_args(
-            words, argparse.Namespace(**dict.fromkeys(flags, unset))
-        )
+        empty = argparse.Namespace(**dict.fromkeys(flags, unset))
+        parsed, extra = parser.parse_known_args(words, empty)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
-    problems += [
-        Problem(f"unexpected word {word!r}", hint=f"see {parser.prog} --help") for word in extra
-    ]
-    given = {name: value for name, value in vars(found).items() if value is not unset}
+    for word in extra:
+        hint = f"see {parser.prog} --help"
+        problems.append(Problem(f"unexpected word {word!r}", hint=hint))
+    given = {name: value for name, value in vars(parsed).items() if value is not unset}
     values, wrong = values_of_command(given, flags)
     return values, problems + wrong
 
@@ -129,32 +128,37 @@ def _known_words(
     """Return a command line with its flags in full, without unknown ones; and what is wrong with those."""
     words: list[str] = []
     problems = []
-    lost = False  # the last flag is unknown, and what follows are its values
+    after_unknown = False  # words that follow an unknown flag are its values
     for word in argv:
         if not FLAG.match(word):
-            words += [] if lost else [word]
+            if not after_unknown:
+                words.append(word)
             continue
         name, equals, value = word.partition("=")
         alike = _alike(name, flags)
-        lost = len(alike) != 1 and not equals
+        after_unknown = len(alike) != 1 and not equals
         if len(alike) == 1:
             words.append(f"{alike[0]}{equals}{value}")
             continue
         shown = [flag for flag in alike if bare(flag) not in SECRETS]
         hint = f"it may be {few(shown, 5)}" if shown else f"see {prog} --help"
-        problems.append(
-            Problem(f"unknown flag {name}", hint=meant(bare(name), list(flags)) or hint)
-        )
+        hint = meant(bare(name), list(flags)) or hint
+        problems.append(Problem(f"unknown flag {name}", hint=hint))
     return words, problems
 
 
 def _alike(name: str, flags: Mapping[str, Flag]) -> list[str]:
-    """Return the flag of a name, else those that begin so; none where other tools mean another flag."""
+    """Return the flag of this name, or else all flags that begin with it.
+
+    Other tools may use the name for another flag: then none is returned.
+    """
     if name in HELP or (name.startswith("--") and name[2:] in flags):
         return [name]
-    alike = [f"--{flag}" for flag in flags if f"--{flag}".startswith(name)]
+    alike = [flag for flag in flags if f"--{flag}".startswith(name)]
     elsewhere = CALLED.get(bare(name), ())
-    return alike if not elsewhere or [bare(flag) for flag in alike] == [*elsewhere] else []
+    if elsewhere and alike != list(elsewhere):
+        return []
+    return [f"--{flag}" for flag in alike]
 
 
 def write_config(values: FlagValues) -> Path:
@@ -168,7 +172,7 @@ def write_config(values: FlagValues) -> Path:
         raise ConfigError([Problem(what, hint=hint)])
     path = settings_path(values.config_file)
     if path.exists():
-        what, hint = "--output_config: the file exists", "name another file, or delete it"
+        what, hint = "--output_config: the file already exists", "name another file, or delete it"
         raise ConfigError([Problem(what, str(path), hint)])
     write_bytes(path, values_to_toml(values).encode())
     return path

@@ -1,4 +1,4 @@
-"""What a training command does, or would do: the head of every run, and `--dry_run`."""
+"""Print what a training command does, or would do: the head of every run, and `--dry_run`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _templates(plan: Plan) -> list[str]:
 
 
 def _print_several(plans: Sequence[Plan]) -> None:
-    how = "learned side by side: their batches are one, and each learns what it would alone"
+    how = "trained together in one batch; each learns what it would learn alone"
     fact("words", f"{len(plans)}, {how}")
     images_a_step = 0.0
     for plan in plans:
@@ -94,7 +94,7 @@ def start_of(word: WordConfig) -> str:
 
 
 def print_plan(plans: Sequence[Plan]) -> None:
-    """Print what the run would write and need, and whether its learning rates can teach anything."""
+    """Print what the run would write and need, and warnings about its learning rates."""
     import torch
 
     from coinage.checks.forecast import forecast
@@ -120,14 +120,14 @@ def print_plan(plans: Sequence[Plan]) -> None:
 def _print_files(plans: Sequence[Plan]) -> None:
     save = plans[0].config.save
     size = count = 0
-    fewer = False
+    may_be_fewer = False
     for plan in plans:
         files = saves(plan.config, plan.steps, plan.epochs)
         size += saved_bytes(plan.config, files)
         count += files
         if plan.config.loop.early_stop and files > 1 + plan.config.save.keep_best:
-            fewer = True
-    embeddings = ("at most " if fewer else "") + counted(count, "embedding")
+            may_be_fewer = True
+    embeddings = ("at most " if may_be_fewer else "") + counted(count, "embedding")
     states = " with their states" if plans[0].config.state.save else ""
     log.info("%s%s in %s, %s", embeddings, states, save.output_dir, sized(size))
 
@@ -150,7 +150,7 @@ def _print_autopilot(plan: Plan) -> None:
     images = images_per_step(plan.config, plan.samples, process_count())
     percent = 100 * cost(to_try, plan.steps, images)
     log.info(
-        "--autopilot: %s would be tried before the first step, which adds %.0f %% to the run's passes",
+        "--autopilot: %s would be tried before the first step, which adds %.0f %% to the work of the run",
         counted(to_try, "setting"),
         percent,
     )

@@ -1,4 +1,4 @@
-"""The progress of a run: how far it is, what the word has learned, how fast, and how long it will take."""
+"""Show the progress of a run: steps, what the word has learned, speed and time left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pace:
         self._mark = now()  # when the last step, or what came after it, was over
 
     def begins(self) -> None:
-        """Count the time from here on: as the step's, or as that of what is done beside it."""
+        """Start the clock of a step, or of what is done beside training."""
         self._mark = self._now()
 
     def step_ended(self, images: int) -> None:

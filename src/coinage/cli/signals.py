@@ -17,23 +17,26 @@ log = logging.getLogger("coinage")
 
 
 HANGUP = "SIGHUP"  # the terminal was closed, or the connection to it was lost
-# The last one is Windows' own, which lacks the one before
+# Windows has SIGBREAK in place of SIGHUP
 SIGNAL_NAMES = ("SIGINT", "SIGTERM", HANGUP, "SIGBREAK")
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return the signals that ask to end, without a hangup that nohup has this process ignore."""
-    found = [signal.Signals[name] for name in SIGNAL_NAMES if name in signal.Signals.__members__]
-    return [
-        number
-        for number in found
-        if number.name != HANGUP or signal.getsignal(number) != signal.SIG_IGN
-    ]
+    """Return the signals that ask to stop; under nohup, a hangup is not one of them."""
+    signals = []
+    for name in SIGNAL_NAMES:
+        number = signal.Signals.__members__.get(name)
+        if number is None:
+            continue
+        ignored = name == HANGUP and signal.getsignal(number) == signal.SIG_IGN
+        if not ignored:
+            signals.append(number)
+    return signals
 
 
 @contextmanager
 def stopping(runs: Sequence[Run]) -> Iterator[None]:
-    """Have a signal ask all runs to stop; a second one ends the process at once, as by default.
+    """Ask all runs to stop when a signal comes; a second one ends the process at once, as by default.
 
     A second hangup is ignored: a shell that ends sends one to processes that have had one from the
     system.

@@ -34,13 +34,13 @@ log = logging.getLogger("coinage")
 def train_command(
     script: str, argv: Sequence[str] | None = None, prog: str = "train_textual_inversion.py"
 ) -> int:
-    """Parse, check, train. Returns the exit code."""
+    """Parse a command line, check it, and train; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     return exit_code_of(lambda: _traced(parse(script, words, prog)))
 
 
 def _traced(values: FlagValues) -> None:
-    """Train; with `--verbose`, an error for the user has its traceback too. A fault of ours has it always."""
+    """Train; with `--verbose`, print the traceback of an error for the user too."""
     try:
         _train(values)
     except CoinageError:
@@ -78,7 +78,7 @@ def _train(values: FlagValues) -> None:
 
 
 def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | None:
-    """Draw a seed that all processes have; None where there is one process, or a seed is given."""
+    """Draw a seed for all processes; None if there is one process, or a seed is given."""
     from coinage.config import OPEN_SEED
 
     is_open = any(config.loop.seed == OPEN_SEED for config in configs)
@@ -149,8 +149,8 @@ def show_loaded(run: Run, state: Path | None) -> None:
     if run.processes.count > 1:
         fact("", f"{run.processes.count} processes, each with its share of every step")
     if run.step:
-        others = ", and so the other words" if run.word_count > 1 else ""
-        fact("state", f"going on after step {run.step} from {state}{others}")
+        others = ", and likewise the other words" if run.word_count > 1 else ""
+        fact("state", f"continuing after step {run.step} from {state}{others}")
     packages = ("torch", "diffusers", "transformers", "accelerate")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     system = f"Python {platform.python_version()} on {platform.platform()}"

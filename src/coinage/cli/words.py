@@ -1,4 +1,4 @@
-"""The words of a training command, usually one: configurations, and what is printed about them."""
+"""Build the configuration of each word of a command, usually one, and print findings."""
 
 from __future__ import annotations
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
+from coinage.embeddings.format_names import PRECISIONS
 from coinage.embeddings.formats import writer_for
 from coinage.embeddings.header import renamed
 from coinage.embeddings.reading import read
 from coinage.embeddings.word import Word, as_sd1_word
 from coinage.embeddings.writing import rounded_vectors, write
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.system.files import write_bytes
-from coinage.system.text_files import is_there
+from coinage.system.text_files import is_there, path_problem
 
 
 def write_checked(path: Path, word: Word, precision: str = "float") -> None:
@@ -61,6 +62,11 @@ def encode_word(word: Word, path: Path, *, to: str | None, precision: str) -> di
     Raises:
         CoinageError: the suffix fits no format, or the format cannot hold the word.
     """
+    if precision not in PRECISIONS:
+        what = f"precision: {precision!r} is not known"
+        raise ConfigError([Problem(what, hint=f"use one of {', '.join(PRECISIONS)}")])
+    if problem := path_problem(str(path)):
+        raise CoinageError(f"cannot write the file: {problem}", str(path))
     writer = writer_for(path, to)
     return writer.encode(path, renamed(as_sd1_word(word), path.stem), precision)
 

@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from coinage.embeddings.format_names import FormatName, Precision
+from coinage.errors import ConfigError, Problem
 from coinage.models.facts import SDXL, family_of_vectors
+from coinage.system.text_files import as_path
 
 PAIR = SDXL.keys
 
@@ -46,6 +48,36 @@ class Word:
     step: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        """See that the vectors are vectors, and the token is a text.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        if self.token is not None and not isinstance(self.token, str):
+            what = f"token: an object of type {type(self.token).__name__} is not a text"
+            raise ConfigError([Problem(what, hint="give the word as prompts write it")])
+        if not all(isinstance(text, str) for pair in self.metadata.items() for text in pair):
+            hint = "write numbers as texts, such as str(3)"
+            raise ConfigError([Problem("metadata: names and values must be texts", hint=hint)])
+        if not isinstance(self.step, int):
+            what = f"step: an object of type {type(self.step).__name__} is not a whole number"
+            raise ConfigError([Problem(what)])
+        hint = 'give a tensor [n, D] of each text encoder, such as {"emb_params": rows}'
+        if not isinstance(self.vectors, Mapping) or not self.vectors:
+            what = "vectors: a word needs a mapping with those of at least one text encoder"
+            raise ConfigError([Problem(what, hint=hint)])
+        for key, rows in self.vectors.items():
+            if not isinstance(rows, Tensor):
+                what = f"an object of type {type(rows).__name__} is not a tensor"
+            elif rows.ndim != 2 or not rows.numel():
+                what = f"a tensor of shape {list(rows.shape)} does not hold vectors"
+            elif not rows.is_floating_point():
+                what = f"{rows.dtype} is not a type of floating-point numbers"
+            else:
+                continue
+            raise ConfigError([Problem(f"vectors: {key}: {what}", hint=hint)])
 
     def __repr__(self) -> str:
         shapes = []
@@ -112,7 +144,9 @@ class Word:
         """
         from coinage.embeddings.saving import save_word
 
-        return save_word(self, Path(path), to=to, precision=precision, overwrite=overwrite)
+        return save_word(
+            self, as_path(path, "path"), to=to, precision=precision, overwrite=overwrite
+        )
 
     def inspect(
         self,
@@ -140,7 +174,7 @@ class Word:
         """
         from coinage.embeddings.inspection import inspect_word
 
-        cache = None if tokenizer_cache is None else Path(tokenizer_cache)
+        cache = None if tokenizer_cache is None else as_path(tokenizer_cache, "tokenizer_cache")
         return inspect_word(self, None if model is None else str(model), cache)
 
 
@@ -161,9 +195,10 @@ def load_word(path: str | os.PathLike[str], token: str | None = None) -> Word:
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
 
-    opened = open_with_other_half(Path(path))
+    file = as_path(path, "path")
+    opened = open_with_other_half(file)
     word = opened.usable_word()
-    log_reading(Path(path), opened)
+    log_reading(file, opened)
     return word if token is None else replace(word, token=token)
 
 

@@ -51,7 +51,7 @@ CONFIGS = Path(__file__).parent / "configs"  # settings of the released models, 
 HALF = re.compile(r"\.fp16[.-]")  # in names of files, also of one that is one of several
 NEEDED_SETTINGS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 NOISELESS_END = Problem(
-    "a schedule that ends in pure noise (--zero_terminal_snr) needs a model that predicts v",
+    "--zero_terminal_snr needs a v-prediction model",
     hint="add --v_parameterization if the model does, or leave out --zero_terminal_snr",
 )
 # Before diffusers 0.15
@@ -290,7 +290,7 @@ def _vae_file(path: str, configs: str, dtype: torch.dtype) -> AutoencoderKL:
     tensors = {_new_attention(name): value for name, value in tensors.items()}
     if not any(name.removeprefix(VAE).startswith("decoder.conv_in") for name in tensors):
         hint = "give a VAE file, a diffusers folder or a hub id"
-        raise CoinageError("--vae: the file holds no VAE", path, hint)
+        raise CoinageError("--vae: the file does not contain a VAE", path, hint)
     try:
         vae: AutoencoderKL = AutoencoderKL.from_single_file(
             tensors, config=configs, subfolder="vae", torch_dtype=dtype, local_files_only=True

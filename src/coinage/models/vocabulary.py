@@ -99,7 +99,7 @@ def _table(source: str, folder: str, start: str) -> Tensor:
             cached = hf_hub_download(source, name)
     except Exception as error:
         raise CoinageError(
-            "the model is not in the local cache, and the hub is out of reach", source
+            "the model is not in the local cache, and the hub cannot be reached", source
         ) from error
     return _named([Path(cached)], "", source)
 

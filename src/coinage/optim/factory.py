@@ -14,7 +14,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, AdafactorSchedule, get_scheduler
 
 from coinage.config import OptimConfig
-from coinage.errors import ConfigError, Problem, did_you_mean, reason_of
+from coinage.errors import (
+    CoinageError,
+    ConfigError,
+    Problem,
+    described,
+    did_you_mean,
+    full_name,
+    reason_of,
+)
 from coinage.optim.arguments import argument_problems
 from coinage.optim.class_paths import import_class
 from coinage.optim.table import (
@@ -25,6 +33,7 @@ from coinage.optim.table import (
     optimizer_problems,
     schedule_path,
 )
+from coinage.system.full_memory import is_full
 
 Optimizer = torch.optim.Optimizer
 # Makes an optimizer over the rows of a word, float32
@@ -78,6 +87,46 @@ def _optimizer_argument_problems(config: OptimConfig, optimizer_class: Any) -> l
     return problems
 
 
+def call_factory(factory: OptimizerFactory, rows: list[torch.nn.Parameter]) -> Optimizer:
+    """Return the optimizer that a user's function makes of the rows.
+
+    Raises:
+        ConfigError: it fails, or returns something else than an optimizer of these rows.
+    """
+    hint = "it is called with the list of trained parameters, and returns a torch optimizer of them"
+    name = full_name(factory)
+    try:
+        made: object = factory(list(rows))
+    except Exception as error:
+        if isinstance(error, CoinageError) or is_full(error):
+            raise
+        what = f"the optimizer function {name} failed: {described(error)}"
+        raise ConfigError([Problem(what, hint=hint)]) from error
+    if not isinstance(made, Optimizer):
+        what = f"the optimizer function {name} returned {type(made).__name__}, not an optimizer"
+        raise ConfigError([Problem(what, hint=hint)])
+    trained = {id(parameter) for group in made.param_groups for parameter in group["params"]}
+    if not trained >= {id(row) for row in rows}:
+        what = f"the optimizer function {name} returned an optimizer of other parameters"
+        raise ConfigError([Problem(what, hint=hint)])
+    if hasattr(made, "eval"):  # schedule-free
+        made.train()  # type: ignore[attr-defined]
+    return made
+
+
+def make_optimizer(
+    config: OptimConfig, factory: OptimizerFactory | None, rows: Sequence[torch.nn.Parameter]
+) -> Optimizer:
+    """Return the optimizer of rows that a user's function makes, or the configured one without.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    if factory is None:
+        return choose_optimizer(config)(list(rows))
+    return call_factory(factory, list(rows))
+
+
 def class_name_of(optimizer: Optimizer) -> str:
     """Return module and class of an optimizer."""
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
@@ -101,7 +150,7 @@ def _optimizer_class(name: str) -> Any:
     optimizer_class = _imported("--optimizer_type", name, find_optimizer(name).path)
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
         hint = did_you_mean(name, OFFERED_OPTIMIZERS)
-        hint = hint or "a class of torch.optim, or another one that is made like these"
+        hint = hint or "a class of torch.optim, or a class derived from one of these"
         raise ConfigError([Problem(f"--optimizer_type {name} is not an optimizer", hint=hint)])
     return optimizer_class
 
@@ -187,7 +236,7 @@ def _make_schedule(config: OptimConfig, optimizer: Optimizer, total: int) -> obj
 
 
 def _no_schedule(name: str) -> ConfigError:
-    hint = "a class of torch.optim.lr_scheduler, or another one that is made like these"
+    hint = "a class of torch.optim.lr_scheduler, or a class derived from one of these"
     what = f"--lr_scheduler_type {name} is not a learning-rate schedule"
     return ConfigError([Problem(what, hint=hint)])
 

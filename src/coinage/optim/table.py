@@ -189,7 +189,7 @@ def _note_origin(flag: str, path: str, findings: Findings) -> None:
         return
     spec = find_module(module)
     if spec:
-        findings.note(f"{flag} {path}: its code is run from {spec.origin or 'several folders'}")
+        findings.note(f"{flag} {path}: its code comes from {spec.origin or 'several folders'}")
 
 
 def warmup_problems(name: str, warmup: float) -> list[Problem]:
@@ -205,7 +205,7 @@ def norm_problems(name: str, mode: str) -> list[Problem]:
     if mode == "none" or not find_optimizer(name).schedule_free:
         return []
     hint = "leave it out, or use --optimizer_type AdamW"
-    return [Problem(f"--norm_mode {mode} is not for {name}", hint=hint)]
+    return [Problem(f"--norm_mode {mode} cannot be used with {name}", hint=hint)]
 
 
 def schedule_problems(

@@ -101,7 +101,7 @@ def _status_line(record: Record) -> str:
     if record.status == "training":
         return f"training{_time_left(record)}"
     if record.status == "finished":
-        return "finished early: its loss has settled" if record.ended_early else "finished"
+        return "finished early: the loss no longer improved" if record.ended_early else "finished"
     return "stopped before its end" if record.status == "stopped" else "failed"
 
 

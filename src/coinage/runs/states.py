@@ -123,7 +123,7 @@ def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str,
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Read a state's summary; None when the state is not whole, or holds what cannot be."""
+    """Read a state's summary; None when the state is incomplete, or holds what cannot be."""
     try:
         summary = decode(Summary, read_json(folder / SUMMARY, most=MOST_SUMMARY), exact=True)
         right = _counts_fit(summary) and _is_known(summary.fingerprint)
@@ -245,7 +245,7 @@ def _report_incomplete(folder: Path, name: str, findings: Findings) -> None:
     others = sorted(path.name for path in folder.glob(f"*{STATE}") if (path / SUMMARY).is_file())
     if (folder / SUMMARY).exists() or (folder / TENSORS).exists() or folder.name.endswith(STATE):
         hint = "use an earlier one; --resume latest finds it"
-        findings.error("--resume: the state is not whole", str(folder), hint)
+        findings.error("--resume: the state is incomplete", str(folder), hint)
     elif others:
         hint = f"name one of the states in it: {few(others)}"
         findings.error(f"--resume: the folder holds no whole state of {name}", str(folder), hint)

@@ -74,7 +74,7 @@ def _datasets(
         others = ("train_data_dir", "reg_data_dir", "in_json")
         given = [f"--{name}" for name in others if getattr(values, name)]
         if given:
-            findings.note(f"{', '.join(given)} is not read: --dataset_config names the folders")
+            findings.note(f"{', '.join(given)} has no effect: --dataset_config names the folders")
         return read_datasets(Path(values.dataset_config), fallback, findings)
     folder = values.train_data_dir
     if values.in_json:

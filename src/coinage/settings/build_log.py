@@ -64,7 +64,7 @@ def build_log(values: FlagValues, wandb_installed: bool | None, findings: Findin
 def _level(values: FlagValues, findings: Findings) -> str:
     """Return the least level that is printed."""
     if values.quiet and values.verbose:
-        what = "--quiet and --verbose ask for opposite things"
+        what = "--quiet and --verbose exclude each other"
         findings.error(what, hint="leave one of them out")
     if values.console_log_level:
         return str(values.console_log_level)

@@ -60,9 +60,9 @@ def _check_precision(values: FlagValues, findings: Findings) -> None:
     if values.full_fp16 and values.full_bf16:
         findings.error("--full_fp16 and --full_bf16 exclude each other", hint=KEEP_ONE)
     if values.full_fp16 and values.mixed_precision != "fp16":
-        findings.error("--full_fp16 goes with --mixed_precision fp16")
+        findings.error("--full_fp16 needs --mixed_precision fp16")
     if values.full_bf16 and values.mixed_precision != "bf16":
-        findings.error("--full_bf16 goes with --mixed_precision bf16")
+        findings.error("--full_bf16 needs --mixed_precision bf16")
     if values.fp8_base and values.mixed_precision == "no":
         what = "--fp8_base needs --mixed_precision"
         findings.error(what, hint="add --mixed_precision bf16, or fp16")

@@ -156,7 +156,7 @@ def _resume(values: FlagValues, findings: Findings) -> str | None:
     if not (values.resume and values.resume_from_huggingface):
         return None
     if Path(values.resume).is_dir():
-        what = f"--resume {values.resume} is a folder here, so the hub is not asked"
+        what = f"--resume {values.resume} is a folder here, so the hub is not used"
         findings.note(what)
         return None
     try:

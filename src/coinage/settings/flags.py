@@ -242,7 +242,7 @@ _NOISE = _rows(
     Flag("--multires_noise_discount", "float", 0.3, "Weight of each next level.", range=Range(0, 1, hint="0 to 1; 0.3 is usual")),
     Flag("--ip_noise_gamma", "float", None, "Strength of input perturbation.", range=Range(0, FACTOR, hint="0.1 is usual")),
     Flag("--ip_noise_gamma_random_strength", "switch", False, "Draw the perturbation between 0 and its value."),
-    Flag("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end; for models that predict v."),
+    Flag("--zero_terminal_snr", "switch", False, "Rescale the schedule to pure noise at its end; for v-prediction models."),
     Flag("--min_timestep", "int", None, "Lowest timestep, inclusive.", range=Range(0, 999)),
     Flag("--max_timestep", "int", None, "Highest timestep, exclusive.", range=Range(1, 1000)),
     Flag("--loss_type", "str", "l2", "Loss.", ("l1", "l2", "huber", "smooth_l1")),
@@ -339,7 +339,7 @@ _CONFIG = _rows(
 
 _OWN = _rows(
     "only in Coinage",
-    _own("--dry_run", "switch", False, "Check everything, tell what the run would do, and stop before the model is loaded."),
+    _own("--dry_run", "switch", False, "Check everything, show what the run would do, and stop before the model is loaded."),
     _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative"), per_word=True),
     _own("--on_problem", "str", "stop", "What to do when a run turns out useless: before the first step, or within 20 steps that have the word.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat"), per_word=True),
@@ -355,12 +355,12 @@ _OWN = _rows(
     _own("--validation_seed", "int", None, "Chooses the images held out. Default: --seed.", range=Range(0, MOST_SEED), per_word=True),
     _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps. Default: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least.", range=COUNT, per_word=True),
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs.", range=COUNT, per_word=True),
-    _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise has settled; implies --keep_best."),
+    _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise no longer improves; implies --keep_best."),
     _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target"), per_word=True),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none.", range=Range(2, 64, hint="4 is a good number; or leave it out"), per_word=True),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
     _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),
-    _own("--verbose", "switch", False, "Also tell what is cached, drawn and saved, and where in the code an error was found."),
+    _own("--verbose", "switch", False, "Also show what is cached, drawn and saved, and where in the code an error occurred."),
     _own("--debug_dataset_out", "str", None, "With --debug_dataset: folder for a contact sheet (dataset.html) and dataset.json.", path=True),
 )  # fmt: skip
 

@@ -60,13 +60,13 @@ WHY: dict[str, str] = {
     "center_crop": "images are cut in the middle anyway, unless --random_crop is given: leave it out",
     "enable_xformers_memory_efficient_attention": "torch's own attention is always used: leave it out",
     "allow_tf32": "leave it out",
-    "scale_lr": "leave it out, and give the rate that is meant as --learning_rate",
+    "scale_lr": "leave it out, and pass the resulting rate as --learning_rate",
     "use_ema": "leave it out",
     "save_as_full_pipeline": "only the word's file is written, and pipelines load it: leave it out",
     "revision": "give a folder or file of that version as --pretrained_model_name_or_path",
     "variant": "give a folder or file of that version as --pretrained_model_name_or_path",
     "tokenizer_name": "the model's own tokenizer is used; for single files see --tokenizer_cache_dir",
-    "local_rank": "leave it out: accelerate launch and torchrun tell each process its number",
+    "local_rank": "leave it out: accelerate launch and torchrun set it for each process",
     "hub_token": "log in with `hf auth login`, and leave it out",
     "sdxl": f"use {SDXL.script}, or coinage train, which detects the family",
 }
@@ -90,7 +90,7 @@ def bare(word: str) -> str:
 
 
 def meant(name: str, known: Iterable[str], dashes: str = "--") -> str:
-    """Return a hint for a name that is no flag, or "". Secrets are never proposed.
+    """Return a hint for an unknown flag, or "". Secrets are never proposed.
 
     Args:
         name: without dashes.
@@ -103,18 +103,17 @@ def meant(name: str, known: Iterable[str], dashes: str = "--") -> str:
     if name in BY_DEST and BY_DEST[name].sdxl_only:
         return f"it is only for SDXL: use {SDXL.script} or coinage train"
     if name in CALLED:
-        return f"it is called {' or '.join(f'`{dashes}{other}`' for other in CALLED[name])} here"
+        names_here = " or ".join(f"`{dashes}{other}`" for other in CALLED[name])
+        return f"it is called {names_here} here"
     if name in LORA:
         return "it is for LoRA training, and a word has no such network: leave it out"
     if name in WHOLE_MODEL:
-        return (
-            "it is for training the model itself, and here only the word is trained: leave it out"
-        )
+        return "it is for training the model itself; here only the word is trained: leave it out"
     return WHY.get(name) or did_you_mean(name, names).replace("`", f"`{dashes}", 1)
 
 
 def to_be_seen(name: str, known: Iterable[str]) -> bool:
-    """Return whether a key seems to be meant as a flag: by a slip of the pen, or by another tool's name."""
-    return name in CALLED or any(
-        is_slip(name, other) for other in known if not BY_DEST[other].secret
-    )
+    """Return whether a key is probably meant as a flag: misspelt, or under another tool's name."""
+    if name in CALLED:
+        return True
+    return any(is_slip(name, other) for other in known if not BY_DEST[other].secret)

@@ -9,7 +9,7 @@ from coinage.settings.defaults import with_defaults
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST
 
-# Flag, when it lies idle, and why.
+# A flag, the condition under which it has no effect, and the reason
 IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
     (
         "save_last_n_epochs",
@@ -195,9 +195,10 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
 
 
 def of_many(reason: str) -> str:
-    """Return a reason as it is said of several flags: "is not needed" as "are not needed"."""
+    """Return a reason in the plural: "are not needed" for "is not needed"."""
     verb, _, rest = reason.partition(" ")
-    return f"{ {'is': 'are', 'has': 'have', 'applies': 'apply'}.get(verb, verb) } {rest}"
+    plurals = {"is": "are", "has": "have", "applies": "apply"}
+    return f"{plurals.get(verb, verb)} {rest}"
 
 
 def notes(values: FlagValues) -> list[str]:

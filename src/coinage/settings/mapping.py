@@ -29,6 +29,10 @@ def config_from_mapping(values: Mapping[str, object], script: str) -> TrainConfi
     """Make a configuration from values of flags: `TrainConfig.from_mapping`."""
     kind = _script(script)
     flags = {flag.dest: flag for flag in flags_of(kind)}
+    if not isinstance(values, Mapping):
+        what = f"the values are of type {type(values).__name__}, not a mapping"
+        hint = 'give a dict, such as {"token_string": "mychar"}; from_toml reads a file'
+        raise ConfigError([Problem(what, hint=hint)])
     given = {name: _plain(value) for name, value in values.items() if value is not None}
     problems = _unknown(given, flags)
     read, wrong = values_of_file(given, flags, "")
@@ -145,7 +149,7 @@ def _script(name: str) -> Script:
     try:
         return Script(name)
     except ValueError:
-        hint = did_you_mean(name, list(Script)) or f"one of {', '.join(Script)}"
+        hint = did_you_mean(str(name), list(Script)) or f"one of {', '.join(Script)}"
         raise ConfigError([Problem(f"there is no script {name!r}", hint=hint)]) from None
 
 
@@ -155,6 +159,8 @@ def _plain(value: object) -> object:
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # of NumPy or torch
+        return value.tolist()
     return value
 
 
@@ -162,7 +168,10 @@ def _unknown(given: Mapping[str, object], flags: Mapping[str, Flag]) -> list[Pro
     """Find keys that are not flags of the script."""
     problems = []
     for name in given:
-        if name == word_tables.TABLE:
+        if not isinstance(name, str):
+            what = f"the key {name!r} is not a text"
+            problems.append(Problem(what, hint="keys are names of flags without dashes"))
+        elif name == word_tables.TABLE:
             what = f"`{name}`: a mapping is for one word"
             problems.append(Problem(what, hint="make a configuration for each word"))
         elif name in ABOUT_THE_FILE:

@@ -29,10 +29,12 @@ class Range:
     hint: str = ""
 
     def __contains__(self, value: float) -> bool:
-        return (self.least < value if self.above else self.least <= value) and value <= self.most
+        if self.above and value == self.least:
+            return False
+        return self.least <= value <= self.most
 
     def why_not(self, value: float) -> str:
-        """Say what is wrong with a value; "" for one that is in the range."""
+        """Return what is wrong with a value; "" for one that is in the range."""
         if value in self:
             return ""
         if not math.isfinite(value):

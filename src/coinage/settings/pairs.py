@@ -42,15 +42,14 @@ def read_pairs(items: Sequence[str] | None, flag: str, problems: list[Problem]) 
         try:
             pairs.append((name.strip(), _value(value.strip(SEPARATORS))))
         except ValueError as error:
-            problems.append(
-                Problem(f"{flag}: {text[start:end].strip(SEPARATORS)!r} {error}", hint=HINT)
-            )
+            argument = text[start:end].strip(SEPARATORS)
+            problems.append(Problem(f"{flag}: {argument!r} {error}", hint=HINT))
     return tuple(pairs)
 
 
 def _starts(text: str) -> list[int]:
-    """Where an argument's name begins."""
-    found, depth, quote, before = [], 0, "", " "
+    """Return the places at which the names of arguments begin."""
+    starts, depth, quote, before = [], 0, "", " "
     for index, char in enumerate(text):
         if quote:
             quote = "" if char == quote else quote
@@ -61,16 +60,16 @@ def _starts(text: str) -> list[int]:
         elif char in CLOSED:
             depth -= 1
         elif depth == 0 and before in SEPARATORS and NAME.match(text, index):
-            found.append(index)
+            starts.append(index)
         before = char
-    return found
+    return starts
 
 
 def _value(text: str) -> object:
-    """A value of Python's, or the text.
+    """Return a value of Python's, or the text.
 
     Raises:
-        ValueError: neither can be meant; says why.
+        ValueError: it is neither; the message says why.
     """
     if text.lower() in WORDS:
         return WORDS[text.lower()]
@@ -81,7 +80,8 @@ def _value(text: str) -> object:
     if not text:
         raise ValueError("has no value")
     if text[0] in (*OPEN, "'", '"') or re.search(r"\s", text):
-        raise ValueError(
+        reason = (
             "is not one value: close all brackets and quotes, and put text with blanks into quotes"
         )
+        raise ValueError(reason)
     return text

@@ -1,4 +1,4 @@
-"""Clean up flags' values, wherever they come from: paths from home, names without suffix."""
+"""Clean up the values of flags: paths below the home folder, output names without suffix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRITTEN = ("output_dir", "cache_dir", "logging_dir", "console_log_file", "debug_
 
 
 def tidy(values: FlagValues, flags: Mapping[str, Flag]) -> tuple[FlagValues, list[Problem]]:
-    """Put the home folder for `~`, and take a suffix off the output name.
+    """Replace `~` by the home folder, and take a suffix off the output name.
 
     Returns:
         The cleaned values, and what is wrong with paths and texts.
@@ -30,14 +30,18 @@ def tidy(values: FlagValues, flags: Mapping[str, Flag]) -> tuple[FlagValues, lis
         if not flag.path or value is None or str(value).startswith(DATA_URL):
             continue
         path = at_home(str(value))
-        if why := path_problem(path):
-            hint = SLASHES if "character" in why else ""
-            problems.append(Problem(f"{flag.name}: {why}", path, hint))
+        reason = path_problem(path)
+        if reason:
+            hint = SLASHES if "character" in reason else ""
+            problems.append(Problem(f"{flag.name}: {reason}", path, hint))
         changed[name] = Path(path) if flag.kind == "path" else path
     if values.output_name:
         changed["output_name"] = _without_suffix(values.output_name, values.remarks)
     tidied = values.changed(**changed)
-    texts = [(flag.name, getattr(tidied, name)) for name, flag in flags.items() if _is_text(flag)]
+    texts = []
+    for name, flag in flags.items():
+        if _is_text(flag):
+            texts.append((flag.name, getattr(tidied, name)))
     return tidied, problems + encoding_problems(texts)
 
 
@@ -46,12 +50,9 @@ def _is_text(flag: Flag) -> bool:
 
     Paths that are read may be any bytes; what only stands in the file's header is mended there.
     """
-    name = flag.name[2:]
-    return (
-        flag.kind == "str"
-        and (not flag.path or name in WRITTEN)
-        and not name.startswith("metadata_")
-    )
+    if flag.kind != "str" or flag.dest.startswith("metadata_"):
+        return False
+    return not flag.path or flag.dest in WRITTEN
 
 
 def _without_suffix(given: str, remarks: Findings) -> str:

@@ -25,7 +25,7 @@ from coinage.system.text_files import at_home, read_json, read_text, read_toml
 from coinage.wording import counted, few
 
 NAME = "--config_file"
-DEPTH = 4  # levels of headings; what is deeper is no setting
+DEPTH = 4  # levels of headings; deeper tables are not read as settings
 OF_DATASETS = ("datasets", "subsets")  # tables of dataset files
 OTHER_SUFFIXES = (".json", ".yaml", ".yml")
 OF_ACCELERATE = re.compile(
@@ -36,13 +36,13 @@ YAML = re.compile(r"^[\w-]+:(\s|$)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a settings file says.
+    """The contents of a settings file.
 
     Attributes:
         shared: values of flags.
         words: of each `[[words]]` table what it is called in messages, and the values of its flags.
         remarks: warnings and notes.
-        folders: the problem where the file names folders of images, which belong into dataset files.
+        folders: a problem if the file names folders of images, which belong in dataset files.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)
@@ -120,46 +120,46 @@ def _is_argument_table(name: str, table: Mapping[str, Any], flags: Mapping[str, 
 
 
 def _is_tables(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(table, dict) for table in value)
-    )
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(table, dict) for table in value)
 
 
 def _folders(data: dict[str, Any], path: Path) -> Problem | None:
-    """Take tables of image folders out of the file, and say that they belong in another one."""
-    found = [name for name in OF_DATASETS if _is_tables(data.get(name))]
-    if not found:
+    """Take tables of image folders out of the file, and return a problem about them."""
+    names = [name for name in OF_DATASETS if _is_tables(data.get(name))]
+    if not names:
         return None
-    others = [name for name in data if name not in (*found, "general")]
-    for name in found:
+    others = set(data) - {*names, "general"}
+    for name in names:
         del data[name]
-    if "datasets" in found and not others:
-        return Problem(
-            f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}"
-        )
-    what = f"{NAME}: [[{found[0]}]] is not read: folders of images stand in a dataset file"
-    hint = "write [[datasets]] and [[datasets.subsets]] into one, and pass it with --dataset_config"
+    if "datasets" in names and not others:
+        return _is_dataset_file(path)
+    what = f"{NAME}: [[{names[0]}]] is not read: folders of images belong in a dataset file"
+    hint = "put [[datasets]] and [[datasets.subsets]] into one, and pass it with --dataset_config"
     return Problem(what, str(path), hint)
 
 
+def _is_dataset_file(path: Path) -> Problem:
+    hint = f"pass it with --dataset_config {path}"
+    return Problem(f"{NAME}: this is a dataset file", str(path), hint)
+
+
 def _words(data: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Take the tables of words out of the file; what is almost such a table is a problem."""
+    """Take the tables of words out of the file; a misspelt one is a problem."""
     problems = []
-    hint = f"write [[{word_tables.TABLE}]], and below it the flags of one word"
-    for name, value in list(data.items()):
-        if name == word_tables.TABLE and not isinstance(value, dict) and not _is_tables(value):
-            problems.append(
-                Problem(f"`{word_tables.TABLE}` is kept for the tables of words", str(path), hint)
-            )
-        elif (
-            name != word_tables.TABLE
-            and _is_tables(value)
-            and name.rstrip("s") == word_tables.TABLE.rstrip("s")
-        ):
+    table = word_tables.TABLE
+    hint = f"write [[{table}]], and below it the flags of one word"
+    for name, value in data.items():
+        if name == table and not isinstance(value, dict) and not _is_tables(value):
+            what = f"`{table}` is reserved for the tables of words"
+            problems.append(Problem(what, str(path), hint))
+        is_similar = name != table and name.rstrip("s") == table.rstrip("s")
+        if is_similar and _is_tables(value):
             problems.append(Problem(f"[[{name}]] is not read", str(path), hint))
-    if problems or isinstance(data.get(word_tables.TABLE), dict):
+    if problems or isinstance(data.get(table), dict):
         return [], problems
-    return data.pop(word_tables.TABLE, []), []
+    return data.pop(table, []), []
 
 
 def _unknown(keys: Mapping[str, Any], flags: Mapping[str, Flag], where: str) -> list[Problem]:
@@ -211,9 +211,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(_other_kind(path) or error.problems) from None
     if path.suffix.lower() != ".toml":
         hint = f"rename it to {path.stem}.toml"
-        raise ConfigError(
-            [Problem(f"{NAME}: the file is TOML, and its name does not say so", str(path), hint)]
-        )
+        what = f"{NAME}: the file is TOML, but its name does not end in .toml"
+        raise ConfigError([Problem(what, str(path), hint)])
     return data
 
 
@@ -226,16 +225,14 @@ def _other_kind(path: Path) -> list[Problem]:
     except CoinageError:
         return []
     if OF_ACCELERATE.search(text):
-        hint = f"give it to accelerate: accelerate launch --config_file {path} train_textual_inversion.py ..."
+        command = f"accelerate launch --config_file {path} train_textual_inversion.py ..."
+        hint = f"give it to accelerate: {command}"
         return [Problem(f"{NAME}: these are the settings of accelerate, in YAML", str(path), hint)]
     if problem := _json_problem(path):
         return [problem]
     if path.suffix.lower() in OTHER_SUFFIXES and YAML.search(text):
-        return [
-            Problem(
-                f"{NAME}: the file is YAML, and not TOML", str(path), "write learning_rate = 0.001"
-            )
-        ]
+        what, hint = f"{NAME}: the file is YAML, not TOML", "write learning_rate = 0.001"
+        return [Problem(what, str(path), hint)]
     return []
 
 
@@ -246,12 +243,9 @@ def _json_problem(path: Path) -> Problem | None:
     except CoinageError:
         return None
     if isinstance(data, dict) and "datasets" in data:
-        return Problem(
-            f"{NAME}: this is a dataset file", str(path), f"pass it with --dataset_config {path}"
-        )
+        return _is_dataset_file(path)
     if isinstance(data, dict) and is_metadata(data):
         return Problem(f"{NAME}: this is a metadata file", str(path), "pass it with --in_json")
     hint = "give the .toml file that the GUI writes when a training begins"
-    return Problem(
-        f"{NAME}: the file is JSON, as GUIs keep their settings, and not TOML", str(path), hint
-    )
+    what = f"{NAME}: the file is JSON, as GUIs store their settings, not TOML"
+    return Problem(what, str(path), hint)

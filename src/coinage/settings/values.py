@@ -24,16 +24,16 @@ def from_command(flag: Flag, value: Any) -> Any:
 
 
 def from_file(flag: Flag, value: Any) -> Any:
-    """Return the value that a settings file gives a flag; the default where it gives none.
+    """Return the value that a settings file gives a flag, or the default if it gives none.
 
-    None are "", [], and false in place of a text or number.
+    Empty values ("", [], {}), and false in place of a text or number, count as not given.
 
     Raises:
-        ValueError: what is wrong with it, to stand behind the value: "is not a number".
+        ValueError: the value does not fit; the message continues a sentence that begins with the
+            value: "is not a number".
     """
-    if value in ("", [], {}) or (
-        value is False and flag.kind != "switch" and not _also(flag, value)
-    ):
+    is_off = value is False and flag.kind != "switch" and not _also(flag, value)
+    if is_off or value in ("", [], {}):
         return flag.default
     return read_value(flag, value)
 
@@ -55,12 +55,10 @@ def read_value(flag: Flag, value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    """How choices are compared: without letter case, and 2.0 as 2."""
-    return (
-        str(int(value) if isinstance(value, float) and value.is_integer() else value)
-        .strip()
-        .casefold()
-    )
+    """Return a value as choices are compared: without letter case, and 2.0 as 2."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().casefold()
 
 
 def _also(flag: Flag, value: Any) -> bool:
@@ -77,17 +75,19 @@ def _choice(flag: Flag, value: Any) -> Any:
 
 
 def _switch(value: Any) -> bool:
-    found = WORDS.get(_name(value))
-    if found is None:
+    switch = WORDS.get(_name(value))
+    if switch is None:
         raise ValueError("must be true or false")
-    return found
+    return switch
 
 
 def _list(value: Any) -> list[str] | None:
-    """Arguments such as "weight_decay=0.01": a list of them, one alone, or a table."""
+    """Return arguments such as "weight_decay=0.01" of a list, a single text or a table."""
     if isinstance(value, dict):
         return [f"{name}={argument}" for name, argument in value.items()]
-    return [_text(part) for part in value] if isinstance(value, list) else [_text(value)]
+    if isinstance(value, list):
+        return list(map(_text, value))
+    return [_text(value)]
 
 
 def _text(value: Any) -> str:
@@ -95,17 +95,17 @@ def _text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    raise ValueError("is not a text")
+    raise ValueError("is not text")
 
 
 def _whole(value: Any) -> int:
-    """A whole number, also as text, as 2.0 or as 1e3."""
+    """Return a whole number, given also as text, as 2.0 or as 1e3."""
     try:
-        plain = isinstance(value, str) and value.strip().lstrip("+-").isdigit()
-        number = int(value) if plain else value
-        number = (
-            number if isinstance(number, int) and not isinstance(number, bool) else _number(number)
-        )
+        if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        number = _number(value)
         if number == int(number):
             return int(number)
     except (ValueError, OverflowError):
@@ -129,13 +129,15 @@ def ratio(value: Any) -> float:
         ValueError: it is none of them.
     """
     text = _text(value).strip()
+    is_percentage = text.endswith("%")
     try:
-        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        return number if 0 < number < 1 or (number == 0 and text.endswith("%")) else int(text)
+        number = float(text[:-1]) / 100 if is_percentage else float(text)
+        if 0 < number < 1 or (number == 0 and is_percentage):
+            return number
+        return int(text)
     except ValueError:
-        raise ValueError(
-            "is neither a whole number of steps nor a fraction below 1, such as 0.1 or 10%"
-        ) from None
+        reason = "is neither a whole number of steps nor a fraction below 1, such as 0.1 or 10%"
+        raise ValueError(reason) from None
 
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
@@ -158,8 +160,8 @@ def values_of_file(
         try:
             values[name] = from_file(flags[name], value)
         except ValueError as error:
-            told = "`" + name + ("`" if flags[name].secret else f" = {shown(value)}`")
-            problems.append(Problem(f"{told} {error}", where))
+            setting = name if flags[name].secret else f"{name} = {shown(value)}"
+            problems.append(Problem(f"`{setting}` {error}", where))
     return values, problems
 
 

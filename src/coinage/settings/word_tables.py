@@ -21,7 +21,7 @@ GROUPS_PER_WORD = (
     "metadata",
 )
 OF_THE_MODEL = ("zero_terminal_snr",)
-# What a word gives in another way than the rest of the file does: the latter is then left out.
+# Flags of a word's table that take the place of other flags in the rest of the file
 INSTEAD = {
     "dataset_config": ("train_data_dir", "reg_data_dir", "in_json"),
     "train_data_dir": ("dataset_config",),
@@ -30,7 +30,7 @@ INSTEAD = {
     "use_object_template": ("use_style_template",),
     "use_style_template": ("use_object_template",),
 }
-# What cannot be the same for all words, and so is no flag of a command that trains several.
+# Flags that each word must set for itself, so that a command with several words does not have them
 ONLY_IN_TABLES = ("token_string", "output_name")
 DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json")
 
@@ -45,42 +45,44 @@ def _is_per_word(flag: Flag) -> bool:
 
 
 def label_of(number: int, values: Mapping[str, Any]) -> str:
-    """`[[words]] 2 (mydog)`."""
-    token = values.get("token_string")
-    return f"[[{TABLE}]] {number}" + (f" ({token})" if isinstance(token, str) and token else "")
+    """Return what a table is called in messages: `[[words]] 2 (mydog)`."""
+    label, token = f"[[{TABLE}]] {number}", values.get("token_string")
+    return f"{label} ({token})" if isinstance(token, str) and token else label
 
 
 def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) -> list[Problem]:
-    """Return what is wrong with the keys of a word's table: they are almost flags, or all words share them.
+    """Find keys of a word's table that are misspelt flags, or flags that all words share.
 
-    Only Coinage reads such tables, so that a slip of the pen is an error here. Keys that are like no flag
-    are left to be noted.
+    Only Coinage reads such tables, so that a slip of the pen is an error here. Keys that resemble
+    no flag are only noted, elsewhere.
     """
-    own = allowed(known)
+    per_word = allowed(known)
     problems = []
     for name in values:
         if name not in known:
-            if hint := meant(name, own, "") if to_be_seen(name, known) else "":
+            hint = meant(name, per_word, "") if to_be_seen(name, known) else ""
+            if hint:
                 problems.append(Problem(f"unknown key `{name}`", where, hint))
         elif name == "max_train_epochs":
             hint = (
-                "words learn in the same steps, and differ in epochs: "
+                "words take the same steps, but their epochs differ: "
                 "give max_train_steps, above all tables of words"
             )
-            problems.append(Problem(f"`{name}` is not for one word", where, hint))
-        elif name not in own:
-            problems.append(
-                Problem(
-                    f"`{name}` is for all words together", where, f"give it above all [[{TABLE}]]"
-                )
-            )
+            problems.append(Problem(f"`{name}` cannot be set for one word", where, hint))
+        elif name not in per_word:
+            what = f"`{name}` is shared by all words"
+            problems.append(Problem(what, where, f"give it above all [[{TABLE}]]"))
     return problems
 
 
-def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A word's values: its own, else those of the rest of the file."""
-    left_out = {other for name in own if own[name] for other in INSTEAD.get(name, ())}
-    return {name: value for name, value in shared.items() if name not in left_out} | dict(own)
+def merged(shared: Mapping[str, Any], of_word: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a word's values: those of its table, else those of the rest of the file."""
+    values = dict(shared)
+    for name, value in of_word.items():
+        if value:
+            for other in INSTEAD.get(name, ()):
+                values.pop(other, None)
+    return values | dict(of_word)
 
 
 def command_problems(given: Collection[str]) -> list[Problem]:

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, ConfigError, Problem
 
 MEGABYTE = 2**20
 # Of a file of settings or metadata; ten thousand captions are 2 MB.
@@ -159,11 +159,28 @@ def at_home(path: str) -> str:
     return os.path.expanduser(path)  # noqa: PTH111 - pathlib raises an error for an unknown user
 
 
+def as_path(value: object, name: str) -> Path:
+    """Return a path that a user gave as a text or a path.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        return Path(value)  # type: ignore[arg-type]
+    except TypeError:
+        what = f"{name}: an object of type {type(value).__name__} is not a path"
+        raise ConfigError([Problem(what, hint="give a text or a pathlib.Path")]) from None
+
+
 def path_problem(path: str) -> str:
     """Return why nothing can be at a path: a control character, or its length; "" otherwise.
 
     Control characters come from Windows paths in TOML: a backslash and a t are read as a tab.
     """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return "the path holds characters that no file name can have"
     if os.path.lexists(path):
         return ""
     if CONTROL.search(path):

@@ -35,8 +35,8 @@ LOST_CONNECTION = (
 HINTS = {
     "the word's own vectors": "lower --learning_rate",
     "the VAE's latents": "use --no_half_vae, or another --vae",
-    TEXT_ENCODER: "the model's file may be damaged: check that it draws (coinage generate)",
-    UNET: "the model's file may be damaged: check that it draws (coinage generate)",
+    TEXT_ENCODER: "the model file may be damaged: draw a picture with it (coinage generate)",
+    UNET: "the model file may be damaged: draw a picture with it (coinage generate)",
 }
 
 
@@ -107,9 +107,9 @@ def as_training_error(error: Exception, run: Run) -> TrainingError | None:
         problem = full_memory(error, where, smaller(run.config))
         return TrainingError(problem.what, problem.where, problem.hint)
     if run.processes.count > 1 and isinstance(error, RuntimeError) and is_lost(error):
-        hint = "see its messages; to go on, start all of them again with --resume latest"
+        hint = "see its messages; to continue, start all processes again with --resume latest"
         return TrainingError(
-            "another process of this run has ended, or is out of reach", where, hint
+            "another process of this run has ended or cannot be reached", where, hint
         )
     return None
 

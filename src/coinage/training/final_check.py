@@ -51,7 +51,7 @@ def check_saved_file(run: Run) -> CheckedFile:
     except Exception as error:  # noqa: BLE001 - the file is written and read back; that is what counts
         log.warning("%s could not be checked in other tools: %s", path.name, reason_of(error))
         return CheckedFile(path, [])
-    _log_checks(path, checks)
+    log_checks(path, checks)
     negative = run.config.word.role == "negative"
     if run.word_index == 0 or negative:  # the other words are used in the same way
         for line in usage(path, run.family.name, checks, token, negative=negative):
@@ -79,7 +79,7 @@ def _as_saved(run: Run, path: Path) -> Word:
     return Word(vectors, run.placeholder.token)
 
 
-def _log_checks(path: Path, checks: Sequence[Check]) -> None:
+def log_checks(path: Path, checks: Sequence[Check]) -> None:
     """Log in which tools a file works, in which it does not, and why."""
     compared = [check for check in checks if check.tool in COMPARED]
     good = [check.tool for check in compared if check.same]

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 
 from coinage.embeddings.word import Word
-from coinage.errors import TrainingError
+from coinage.errors import CoinageError, TrainingError, described
 from coinage.optim.row_lengths import hold_lengths, movement
+from coinage.system.full_memory import is_full
 from coinage.training.diagnosis import as_training_error, not_finite
 from coinage.training.evaluation import Evaluator
 from coinage.training.gradients import compute_gradients
@@ -185,7 +186,7 @@ def update(run: Run) -> None:
     last.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
     last.rate = float(run.schedule.get_last_lr()[0])
     scale = run.scaler.get_scale()
-    run.scaler.step(run.optimizer)
+    _step(run)
     run.scaler.update()
     last.skipped = run.scaler.get_scale() < scale  # the gradient overflowed
     if not last.skipped:
@@ -195,3 +196,19 @@ def update(run: Run) -> None:
     last.norms, last.angles = movement(rows, run.start)
     run.progress.step += 1
     run.progress.done += 1
+
+
+def _step(run: Run) -> None:
+    """Have the optimizer take its step, unless the gradient overflowed.
+
+    Raises:
+        TrainingError: a user's optimizer fails for another reason than full memory.
+    """
+    try:
+        run.scaler.step(run.optimizer)
+    except Exception as error:
+        if run.optimizer_factory is None or isinstance(error, CoinageError) or is_full(error):
+            raise
+        what = f"the optimizer {run.optimizer_name} failed: {described(error)}"
+        hint = "use one whose step() needs no arguments and takes dense gradients, such as AdamW"
+        raise TrainingError(what, f"step {run.step + 1}", hint) from error

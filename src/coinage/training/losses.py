@@ -6,12 +6,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from coinage.config import LossConfig
 from coinage.diffusion.loss import loss_per_sample
 from coinage.diffusion.schedule import NoiseSchedule
-from coinage.errors import TrainingError
+from coinage.errors import CoinageError, TrainingError, described, full_name
+from coinage.system.full_memory import is_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +82,49 @@ def name_of(loss: Loss) -> str:
     """Return module and name of a user's loss, for saved states; "" for the built-in one."""
     if isinstance(loss, ConfiguredLoss):
         return ""
-    kind = loss if hasattr(loss, "__qualname__") else type(loss)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return full_name(loss)
 
 
 def checked_losses(loss: Loss, inputs: LossInputs) -> Tensor:
     """Compute a batch's losses, [B] float32.
 
     Raises:
-        TrainingError: a user's loss returns something other than one number per sample.
+        TrainingError: a user's loss fails, or returns something other than one number per sample
+            that depends on the prediction.
     """
-    losses: object = loss(inputs)
+    if isinstance(loss, ConfiguredLoss):
+        return loss(inputs).float()
+    losses = _called(loss, inputs)
     wanted = list(inputs.times.shape)
+    returned = f"the loss {name_of(loss)} returned"
+    hint = f"return one loss per sample, shape {wanted}"
     if not isinstance(losses, Tensor):
-        what = f"the loss {name_of(loss)} returned {type(losses).__name__}, not a tensor"
-        raise TrainingError(what, hint=f"return one loss per sample, shape {wanted}")
+        raise TrainingError(f"{returned} {type(losses).__name__}, not a tensor", hint=hint)
     if list(losses.shape) != wanted:
-        what = f"the loss {name_of(loss)} returned a tensor of shape {list(losses.shape)}"
-        hint = (
-            f"return one loss per sample, shape {wanted}: take the mean over the other dimensions"
-        )
-        raise TrainingError(what, hint=hint)
+        hint += ": take the mean over the other dimensions"
+        raise TrainingError(f"{returned} a tensor of shape {list(losses.shape)}", hint=hint)
+    if not losses.is_floating_point():
+        raise TrainingError(f"{returned} {losses.dtype}, not floating-point numbers", hint=hint)
+    if losses.device != inputs.times.device:
+        what = f"{returned} a tensor on {losses.device}, and the model is on {inputs.times.device}"
+        raise TrainingError(what, hint="compute the loss from the tensors of `LossInputs`")
+    if inputs.prediction.requires_grad and torch.is_grad_enabled() and not losses.requires_grad:
+        hint = "compute it from `inputs.prediction`, without detach(), no_grad() or NumPy"
+        raise TrainingError(f"{returned} numbers without a gradient", hint=hint)
     return losses.float()
+
+
+def _called(loss: Loss, inputs: LossInputs) -> object:
+    """Call a user's loss.
+
+    Raises:
+        TrainingError: it fails for another reason than full memory.
+    """
+    try:
+        return loss(inputs)
+    except Exception as error:
+        if isinstance(error, CoinageError) or is_full(error):
+            raise
+        what = f"the loss {name_of(loss)} failed: {described(error)}"
+        hint = "it is called with one argument, `LossInputs`"
+        raise TrainingError(what, hint=hint) from error

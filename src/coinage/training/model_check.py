@@ -60,7 +60,7 @@ def check_model(run: Run) -> None:
         use_plain_attention(run.parts)
         hint = (
             "plain attention is used instead, which takes more memory; "
-            "another torch or driver may mend it"
+            "another version of torch or of the driver may fix it"
         )
         log.warning("%s", Problem(kernel_problems[0], str(run.parts.device), hint))
     prediction_problems = [problem for problem, _ in verdicts if problem]
@@ -175,18 +175,17 @@ def wrong_prediction(
     # A pale image's v has less power than noise, and is missed by more
     missed = error / max(1.0, power)
     if missed > UNEXPLAINED and other_error < EXPLAINED * other_power:
-        what = f"the model predicts {NAMES[other]}, and is trained as if it predicted {NAMES[expected]}"
+        what = f"the model predicts {NAMES[other]}, but is trained as if it predicted {NAMES[expected]}"
         if expected == "epsilon":
-            hint = "add --v_parameterization, and --zero_terminal_snr if the model was trained so"
+            hint = (
+                "add --v_parameterization, and --zero_terminal_snr if the model was trained with it"
+            )
         else:
-            hint = "leave out --v_parameterization, or mend the model's scheduler settings"
+            hint = "leave out --v_parameterization, or correct the model's scheduler settings"
         return TrainingError(what, source, hint)
     if missed > WORSE_THAN_NOTHING:
-        what = (
-            f"at much noise the model's error is {missed:.1f} times "
-            "what predicting nothing would give"
-        )
-        hint = "check that it draws (coinage generate); the file may be damaged"
+        what = f"at high noise the model's error is {missed:.1f} times that of predicting nothing"
+        hint = "the file may be damaged: draw a picture with it (coinage generate)"
         log.warning("%s", Problem(what, source, hint))
     return None
 

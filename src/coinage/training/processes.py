@@ -65,7 +65,7 @@ class Processes:
         furthest = max(float((mine - other).abs().max()) for other in self.gather(mine))
         if not furthest <= 1e-3 * float(mine.abs().max()):
             what = f"the processes ended with different embeddings (by {furthest:g})"
-            raise TrainingError(what, hint="run on equal devices")
+            raise TrainingError(what, hint="use the same kind of device for all processes")
 
 
 ALONE = Processes()
@@ -95,15 +95,15 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
     except torch.distributed.DistError as error:
         reason = str(error).splitlines()[0]
         if "timed out" in reason.lower() or "timeout" in reason.lower():
-            reason = f"the other processes have not come within {timeout_minutes or 10} minutes"
+            reason = f"the other processes did not connect within {timeout_minutes or 10} minutes"
         hint = (
-            "check that all are started and reach MASTER_ADDR and MASTER_PORT; "
-            "--ddp_timeout waits longer"
+            "check that all are started and can reach MASTER_ADDR and MASTER_PORT; "
+            "a larger --ddp_timeout waits longer"
         )
         raise TrainingError(reason, hint=hint) from error
     if state.num_processes != process_count():
         what = (
-            f"the launcher started {process_count()} processes, and {state.num_processes} have met"
+            f"the launcher started {process_count()} processes, but {state.num_processes} connected"
         )
         raise TrainingError(what, hint="start them with accelerate launch or torchrun")
     return Processes(state.process_index, state.num_processes), state.device

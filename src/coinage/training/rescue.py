@@ -57,7 +57,7 @@ def _print(name: str, file: Word) -> str:
     """Print a word as text; returns a hint that points to it, "" where no stream takes it."""
     name = Path(name).with_suffix(".safetensors").name
     if print_lines(as_text(name, bytes_for(Path(name), file))):
-        return "the word is in the lines above, with how to make a file of them"
+        return "the word is printed above as text, with commands that make a file of it"
     return ""
 
 
@@ -87,7 +87,7 @@ def as_text(name: str, data: bytes) -> str:
     lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), COLUMNS))
     code = f"open('{name}', 'wb').write(base64.b64decode(open('word.txt', 'rb').read()))"
     return (
-        "the word could be written nowhere, so here it is as text.\n"
+        "the word could not be saved in any folder, so it is printed here as text.\n"
         "Save the lines between the two rulers as word.txt, then\n"
         f"  base64 -d word.txt > {name}\n"
         "or, on any system,\n"

@@ -18,7 +18,7 @@ from coinage.embeddings.word import Word
 from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
-from coinage.optim.factory import OptimizerFactory, averaged, choose_optimizer, class_name_of
+from coinage.optim.factory import OptimizerFactory, averaged, class_name_of, make_optimizer
 from coinage.text.placeholder import Placeholder
 from coinage.training.batches import Batch, epoch_batch
 from coinage.training.losses import Loss
@@ -223,8 +223,8 @@ class Run:
         progress.step, progress.epoch, progress.done = step, epoch, done
         if done > self.updates_per_epoch:
             log.warning(
-                "--resume: the state is of step %d of epoch %d, and an epoch has %s now; "
-                "the run goes on with epoch %d",
+                "--resume: the state was saved at step %d of epoch %d, but an epoch now has %s; "
+                "the run continues with epoch %d",
                 done, epoch, counted(self.updates_per_epoch, "step"), epoch + 1,
             )  # fmt: skip
             self.advance_epoch()
@@ -258,8 +258,10 @@ class Run:
                 yield step_input
             if step_input is None:
                 epoch, done = self.progress.epoch, self.progress.done
-                what = f"epoch {epoch} has no step after its first {done}"
-                hint = "see that the dataset has images to train on; or begin anew without --resume"
+                what = f"epoch {epoch} has no steps left after the first {done}"
+                hint = (
+                    "check that the dataset has images to train on, or start again without --resume"
+                )
                 raise TrainingError(what, hint=hint)
 
     def epoch_inputs(self, epoch: int, done: int = 0) -> Iterator[StepInput]:
@@ -282,8 +284,7 @@ class Run:
 
     def make_optimizer(self, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Return a new optimizer of the run's kind over other rows."""
-        factory = self.optimizer_factory or choose_optimizer(self.config.optim)
-        return factory(list(rows))
+        return make_optimizer(self.config.optim, self.optimizer_factory, rows)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in low precision where that is configured."""

@@ -21,7 +21,7 @@ from coinage.models.families import FAMILIES
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import load_placed
 from coinage.models.text_cache import FOLDER, TextCache
-from coinage.optim.factory import OptimizerFactory, choose_optimizer, make_schedule
+from coinage.optim.factory import OptimizerFactory, make_optimizer, make_schedule
 from coinage.optim.reach import rate_problem
 from coinage.training.losses import ConfiguredLoss, Loss
 from coinage.training.processes import ALONE, Processes
@@ -170,7 +170,7 @@ def prepare_on(
     ):
         check_prediction(config, parts)
         rows = parts.rows(index)
-        made = (optimizer or choose_optimizer(config.optim))(rows)
+        made = make_optimizer(config.optim, optimizer, rows)
         updates = updates_per_epoch(config, own_samples, processes.count)
         total_steps, total_epochs = run_length(config.loop, 1, updates)
         run = Run(
@@ -180,7 +180,7 @@ def prepare_on(
             placeholder=placeholders[index],
             samples=own_samples,
             latents=own_latents,
-            loss=loss or ConfiguredLoss(config.loss),
+            loss=ConfiguredLoss(config.loss) if loss is None else loss,
             optimizer=made,
             optimizer_factory=optimizer,
             schedule=make_schedule(config.optim, made, total_steps),

@@ -106,7 +106,7 @@ def load_state(run: Run, folder: Path) -> None:
     """
     summary = read_summary(folder)
     if summary is None:
-        raise CoinageError("the state is not whole", str(folder))
+        raise CoinageError("the state is incomplete", str(folder))
     _check_plugged_in(run, summary, folder)
     try:
         content: dict[str, Any] = torch.load(
@@ -118,10 +118,10 @@ def load_state(run: Run, folder: Path) -> None:
         try_optimizer(run, content)
         _restore_content(run, content)
     except Exception as error:
-        hint = "go on from the embedding: --weights FILE"
+        hint = "continue from the embedding instead: --weights FILE"
         reason = reason_of(error)
         if isinstance(error, MISSHAPEN):
-            reason = "its contents are not as they were saved"
+            reason = "its contents are damaged"
         raise CoinageError(f"the state cannot be used: {reason}", str(folder), hint) from error
     run.restore(summary.step, summary.epoch, summary.done)
     log.debug(
@@ -149,7 +149,7 @@ def _check_plugged_in(run: Run, summary: Summary, folder: Path) -> None:
     if then["own_loss"] != now.get("own_loss"):
         before, after = (names.get("own_loss") or "the configured one" for names in (then, now))
         log.warning(
-            "%s: the loss was %s and is %s; the run goes on, but not as it would have",
+            "%s: the loss function was %s and is now %s; the run continues, with other results",
             folder,
             before,
             after,

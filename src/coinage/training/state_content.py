@@ -32,26 +32,24 @@ def check_content(content: object, summary: Summary, rows: Sequence[Tensor]) -> 
         ValueError: a part is wrong; the message names it.
     """
     if not isinstance(content, dict):
-        raise ValueError("it is not a table of parts")  # noqa: TRY004 - of a file, not of a call
+        raise ValueError("its content is not a dictionary")  # noqa: TRY004 - of a file, not of a call
     missing = [name for name in NEEDED if name not in content]
-    _require(not missing, f"it lacks {', '.join(missing)}")
+    _require(not missing, f"{', '.join(missing)} missing")
     place = (summary.step, summary.epoch, summary.done)
-    _require(content.get("place", place) == place, "its two files name different steps")
+    _require(content.get("place", place) == place, "its two files are of different steps")
     _require(
         _are_rows(content["rows"], rows),
-        "the vectors are not those of such a run, or not finite",
+        "the vectors do not fit this run or are not finite",
     )
     best = content.get("best")
-    _require(best is None or _is_best(best, rows), "the best word so far is not as it was saved")
-    _require(
-        _are_measurements(content["measured"]), "the losses that were measured are not numbers"
-    )
-    _require(_is_scaler(content["scaler"]), "the loss scaler's state is broken")
+    _require(best is None or _is_best(best, rows), "the best word so far is damaged")
+    _require(_are_measurements(content["measured"]), "the measured losses are not numbers")
+    _require(_is_scaler(content["scaler"]), "the state of the loss scaler is damaged")
     _require(
         _are_init_words(content.get("starts", [])),
-        "the init words that were measured are not as they were saved",
+        "the measured init words are damaged",
     )
-    _require(isinstance(content.get("init_word"), str | None), "the init word is not a text")
+    _require(isinstance(content.get("init_word"), str | None), "the init word is not text")
     tensors = tensors_in(content["optimizer"])
     _require(not any(t.isnan().any() for t in tensors), "the optimizer's state is not finite")
 

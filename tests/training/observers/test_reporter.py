@@ -131,7 +131,7 @@ def test_a_page_that_cannot_be_written_is_told_once(
     assert run.step == 3
     (text,) = warned.texts
     assert text.startswith("cannot write the file")
-    assert text.endswith("the run goes on without its report")
+    assert text.endswith("the run continues without its report")
 
 
 def test_a_full_gpu_is_told_also_where_the_page_has_no_room(
@@ -155,7 +155,7 @@ def test_a_full_gpu_is_told_also_where_the_page_has_no_room(
         pytest.raises(TrainingError, match="the GPU's memory is full"),
     ):
         trained(moon_dataset, tmp_path, change=spoil)
-    assert any("the run goes on without its report" in text for text in warned.texts)
+    assert any("the run continues without its report" in text for text in warned.texts)
     assert (tmp_path / "zibu-step00000002.safetensors").is_file()
 
 
@@ -169,7 +169,7 @@ def test_a_page_that_cannot_be_begun_is_told_once(
     with WarningCollector() as warned:
         run, _ = trained(moon_dataset, tmp_path)
     assert run.step == 3
-    assert warned.texts == ["of a library\nthe run goes on without its report"]
+    assert warned.texts == ["of a library\nthe run continues without its report"]
 
 
 def test_a_page_does_not_say_that_an_interrupted_run_goes_on(
@@ -264,4 +264,4 @@ def test_a_log_that_is_deleted_is_told(
     with WarningCollector() as warned:
         trained(moon_dataset, tmp_path)
     (text,) = warned.texts
-    assert text.startswith("cannot write the log, training goes on")
+    assert text.startswith("cannot write the log; training continues")

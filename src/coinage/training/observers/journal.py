@@ -90,7 +90,7 @@ class Journal(Observer):
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             log.warning(
-                "cannot write the log, training goes on: %s: %s", self._path, error.strerror
+                "cannot write the log; training continues: %s: %s", self._path, error.strerror
             )
         self._warned = True
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from coinage.errors import CoinageError, TrainingError, reason_of
+from coinage.errors import CoinageError, TrainingError, described
 from coinage.terminal.messages import naming
 from coinage.training.observers.base import Observer
 from coinage.training.run import Run
@@ -63,14 +63,8 @@ def _as_coinage_error(observer: Observer, event: Event, error: Exception) -> Coi
     kind = type(observer)
     if kind.__module__.startswith("coinage."):
         return None
-    what = f"the observer {kind.__qualname__} failed in `{event}`: {_described(error)}"
+    what = f"the observer {kind.__qualname__} failed in `{event}`: {described(error)}"
     return TrainingError(what, hint=f"correct the class {kind.__module__}.{kind.__qualname__}")
-
-
-def _described(error: Exception) -> str:
-    """Return the kind and the reason of an exception, such as `KeyError: 'loss'`."""
-    name, reason = type(error).__name__, reason_of(error)
-    return name if reason == name else f"{name}: {reason}"
 
 
 @contextmanager

@@ -156,6 +156,6 @@ class Previewer(Observer):
                 save_image(path, image)
                 log.debug("drew %s", path)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
-                log.warning("preview %d failed, training goes on: %s", index, error)
+                log.warning("preview %d failed; training continues: %s", index, error)
         everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]
         self._show(sorted(everyones, key=lambda picture: picture.index), step, earlier is not None)

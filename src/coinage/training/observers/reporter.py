@@ -250,7 +250,7 @@ class Reporter(Observer):
         """Log once that the page cannot be written."""
         if not self._complained:
             reason = error if isinstance(error, CoinageError) else reason_of(error)
-            log.warning("%s\nthe run goes on without its report", reason)
+            log.warning("%s\nthe run continues without its report", reason)
         self._complained = True
 
 

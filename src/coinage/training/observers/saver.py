@@ -132,7 +132,7 @@ class Saver(Observer):
         state = self.state_path(suffix) if run.word_count == 1 else LATEST
         text = (
             "stopped after step %d of %d; nothing is lost. "
-            "To go on, give the same command with --resume %s"
+            "To continue, run the same command with --resume %s"
         )
         log.info(text, run.step, run.total_steps, state)
 
@@ -149,7 +149,7 @@ class Saver(Observer):
             self._save(run, suffix, state=self._state.save, epoch_ended=epoch_ended)
             log.debug("saved %s; tools know its word by that name", self.path(suffix))
         except CoinageError as error:
-            log.warning("%s\nthe run goes on; earlier files are as they were", error)
+            log.warning("%s\nthe run continues; earlier files are unchanged", error)
             return False
         return True
 

@@ -101,7 +101,7 @@ class WandB:
             # A refused key comes as the same class
             if not any(word in str(error).lower() for word in NETWORK):
                 raise
-            text = "W&B cannot be reached, so the run is stored to be sent later: %s"
+            text = "W&B cannot be reached; the run is stored and can be sent later: %s"
             log.warning(text, reason_of(error))
             self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
             log.info("to send it later: wandb sync %s", self._run.settings.sync_dir)
@@ -210,7 +210,7 @@ class Tracker(Observer):
                 act(writer)
             except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run matters more
                 self._writers.remove(writer)
-                text = "tracking by %s has ended, training goes on: %s"
+                text = "%s failed and gets no more data; training continues: %s"
                 log.warning(text, type(writer).__name__, error)
 
 

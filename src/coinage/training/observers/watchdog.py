@@ -24,8 +24,8 @@ PATIENCE = 20
 HALF_A_DIGIT = 2.0**-24
 MAX_UNMOVED = 0.5  # share of a row's numbers that may stay exactly as they were
 DEAD_HINT = (
-    "check that captions contain the word (coinage dataset), that --conditioning_data_dir does not "
-    "hide everything, and that the model draws"
+    "check that captions contain the word (coinage dataset), that masks (--conditioning_data_dir) do not "
+    "hide everything, and that the model draws good pictures"
 )
 MANY_SKIPPED = 0.05  # share of updates lost to overflow, above which it is reported
 
@@ -167,7 +167,7 @@ class Watchdog(Observer):
         if not unmoved > MAX_UNMOVED:
             return ""
         steps = counted(self._steps, "step")
-        return f"{unmoved:.0%} of its numbers have not moved in {steps}: they are rounded away"
+        return f"{unmoved:.0%} of its numbers have not changed in {steps}: the changes are rounded away"
 
     def _outside(self, band: tuple[float, float], distance: float, rounding: Tensor) -> str:
         """Return what to say of a row that has moved less or more than its optimizer moves it.
@@ -181,7 +181,7 @@ class Watchdog(Observer):
         lost = float(rounding.norm()) * len(self._rates)
         if shortest - lost <= distance <= longest + lost:
             return ""
-        reason = "its gradient vanishes" if distance < shortest else "something else writes to it"
+        reason = "its gradient is too small" if distance < shortest else "something else changes it"
         steps = counted(self._steps, "step")
         expected = f"{shortest:.2g} to {longest:.2g}"
         return (

@@ -109,7 +109,7 @@ def start_from_the_best(run: Run, settings: SearchSettings = THOROUGH) -> int:
     starts = run.processes.gather(search.find())[0]
     if not starts:
         log.warning(
-            "--init_word auto: no caption has the word, which starts from the mean of the vocabulary"
+            "--init_word auto: no caption contains the word, so it starts from the mean of all words"
         )
         return search.passes
     words = [start for start in starts if start.text != NEUTRAL]
