@@ -266,6 +266,7 @@ def shortened(text: str) -> str:
     )
     text = re.sub(r"(--[wh] |width = |height = )\d+", r"\g<1>64", text)
     text = re.sub(r"(--s |sample_steps = )\d+", r"\g<1>2", text)
+    text = text.replace("product((1e-3, 5e-3, 2e-2), (0, 1))", "product((5e-3,), (0, 1))")
     return re.sub(r"(max_train_steps\W+)\d+", r"\g<1>2", text)
 
 

@@ -426,17 +426,15 @@ class TrainConfig:
                 it has several `[[words]]` tables: `list_from_toml` takes those.
         """
         from coinage.settings.mapping import config_from_toml
-        from coinage.system.text_files import as_path
 
-        return config_from_toml(as_path(path, "path"), script)
+        return config_from_toml(path, script)
 
     @classmethod
     def list_from_toml(cls, path: str | Path, *, script: str = "coinage") -> list[TrainConfig]:
         """Read the configurations of all words of a TOML file; arguments and errors as `from_toml`."""
         from coinage.settings.mapping import configs_from_toml
-        from coinage.system.text_files import as_path
 
-        return configs_from_toml(as_path(path, "path"), script)
+        return configs_from_toml(path, script)
 
     def to_toml(self, path: str | Path | None = None) -> str:
         """Return the values that differ from the defaults as TOML, without keys and tokens.
@@ -451,6 +449,5 @@ class TrainConfig:
             CoinageError: the file cannot be written.
         """
         from coinage.settings.mapping import config_to_toml
-        from coinage.system.text_files import as_path
 
-        return config_to_toml(self, None if path is None else as_path(path, "path"))
+        return config_to_toml(self, path)

@@ -23,6 +23,7 @@ from coinage.settings.tidy import tidy
 from coinage.settings.toml_file import Settings, read_settings
 from coinage.settings.values import values_of_file
 from coinage.system.files import write_bytes
+from coinage.system.text_files import as_path
 
 
 def config_from_mapping(values: Mapping[str, object], script: str) -> TrainConfig:
@@ -47,7 +48,7 @@ def config_from_mapping(values: Mapping[str, object], script: str) -> TrainConfi
     return config
 
 
-def config_from_toml(path: Path, script: str) -> TrainConfig:
+def config_from_toml(path: str | Path, script: str) -> TrainConfig:
     """Read the configuration of a file with one word: `TrainConfig.from_toml`."""
     configs = configs_from_toml(path, script)
     if len(configs) > 1:
@@ -57,11 +58,11 @@ def config_from_toml(path: Path, script: str) -> TrainConfig:
     return configs[0]
 
 
-def configs_from_toml(path: Path, script: str) -> list[TrainConfig]:
+def configs_from_toml(path: str | Path, script: str) -> list[TrainConfig]:
     """Read the configurations of all words of a file: `TrainConfig.list_from_toml`."""
     kind = _script(script)
     flags = {flag.dest: flag for flag in flags_of(kind)}
-    settings = read_settings(path, flags, strict=True)
+    settings = read_settings(as_path(path, "path"), flags, strict=True)
     values, problems = merge(kind, flags, {}, settings)
     configs = []
     for word in values.words or (WordValues("", values),):
@@ -74,7 +75,7 @@ def configs_from_toml(path: Path, script: str) -> list[TrainConfig]:
     return configs
 
 
-def config_to_toml(config: TrainConfig, path: Path | None) -> str:
+def config_to_toml(config: TrainConfig, path: str | Path | None) -> str:
     """Return a configuration as TOML, and write it: `TrainConfig.to_toml`."""
     if config.values is None:
         what = "this configuration was not made from values, so it cannot be written as TOML"
@@ -89,7 +90,7 @@ def config_to_toml(config: TrainConfig, path: Path | None) -> str:
         hint = "make another one with TrainConfig.from_mapping, with the values that it is to have"
         raise ConfigError([Problem(what, hint=hint)])
     if path is not None:
-        write_bytes(path, text.encode())
+        write_bytes(as_path(path, "path"), text.encode())
     return text
 
 
