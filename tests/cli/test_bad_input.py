@@ -41,7 +41,7 @@ CASES = {
         ["--pretrained_model_name_or_path=nowhere/sd15"],
         "no such folder, and not in the local cache",
     ),
-    "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "no diffusers model"),
+    "folder without a model": (["--pretrained_model_name_or_path={tmp}"], "not a diffusers model"),
     "checkpoint file": (["--pretrained_model_name_or_path={tmp}/file"], "not a model file"),
     "word in the vocabulary": (
         ["--token_string=circle"],

@@ -153,7 +153,7 @@ def test_output_config_writes_given_values_without_secrets(tmp_path: Path) -> No
     assert "s3cret" not in file.read_text()
     again = parse("sd", [f"--config_file={file}"], "test")
     assert (again.token_string, again.seed) == ("zibu", 3)
-    with pytest.raises(ConfigError, match="the file exists"):
+    with pytest.raises(ConfigError, match="the file already exists"):
         write_config(parse("sd", argv, "test"))
 
 

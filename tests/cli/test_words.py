@@ -460,7 +460,7 @@ WRONG: list[tuple[TOML, TOML, TOML, list[str], tuple[str, ...]]] = [
         {"gradient_accumulation_steps": 2},
         {"max_train_epochs": 1},
         [],
-        ("equally many steps", "20 for zibu, 10 for wopo"),
+        ("the same number of steps", "20 for zibu, 10 for wopo"),
     ),
     (
         {"optimizer_args": ["betta=1"]},
@@ -516,7 +516,7 @@ def test_a_written_config_leaves_the_words_alone(
     file = write()
     before = file.read_bytes()
     assert train_command("sd", [f"--config_file={file}", "--output_config", "--seed=1"]) == 2
-    assert "the file exists" in capsys.readouterr().err
+    assert "the file already exists" in capsys.readouterr().err
     assert file.read_bytes() == before
     assert (
         train_command(

@@ -1,4 +1,4 @@
-"""Check of the compiler: torch must have the one that is asked for."""
+"""Check that torch has the compiler that is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run would say once its model is loaded, told before from files alone: for dry runs."""
+"""Predict from files alone the warnings of a run once its model is loaded, for dry runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much GPU memory a run needs, and whether a GPU has as much. Imports torch only to ask the GPU."""
+"""Check that a GPU has the memory that a run needs. Imports torch only to ask the GPU."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def needed_memory(runs: Sequence[Checked]) -> Footprint:
 
 
 def free_memory_problem(runs: Sequence[Checked], device: torch.device) -> Problem | None:
-    """Find out that a run does not fit into what is free on a GPU, and what makes it fit.
+    """Return a problem if a run does not fit into the free memory of a GPU, with what makes it fit.
 
     Args:
         runs: of words that train side by side.

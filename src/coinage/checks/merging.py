@@ -1,4 +1,4 @@
-"""What was found for each of several words, as one list. Imports no torch."""
+"""Merge the findings of several words into one list. Imports no torch."""
 
 from __future__ import annotations
 

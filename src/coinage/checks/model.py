@@ -1,4 +1,4 @@
-"""Checks of the model before it is loaded: is it there, of the right kind, and do flags go with it?"""
+"""Check the model before it is loaded: its files, its family, and flags that depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks work on, and what comes out of them. Imports no torch."""
+"""The draft that checks work on, and the plan that they return. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coinage.text.prompts import Prompt
 
 @dataclass(slots=True)
 class Draft:
-    """What is known of a word's run while it is checked.
+    """A word's run while it is checked.
 
     Attributes:
         label: what the word is called in messages about several; "" where it is the only one.

@@ -1,4 +1,4 @@
-"""Check of the word's file: it is measured before the model is loaded."""
+"""Check the file of `--weights` before the model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From flag values to the frozen training configuration.
+"""Build the frozen training configuration from flag values.
 
 Nothing here touches the network or the disk, but for the dataset file and other files that flags name. What
 a model, a folder or a state tells about values that were not given comes from `discover`.
@@ -47,7 +47,7 @@ REQUIRED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """What was found out about values that were not given; as it is here, nothing was.
+    """Values that were not given, and were looked up; by default none are known.
 
     Attributes:
         family: of the model.
@@ -110,21 +110,11 @@ def build(
         noise=_noise(values),
         loss=_loss(values),
         optim=optim,
-        loop=LoopConfig(
-            max_steps=values.max_train_steps,
-            max_epochs=values.max_train_epochs,
-            seed=discovered.seed if values.seed in (None, DRAW) else values.seed,
-            on_problem=values.on_problem,
-            early_stop=values.early_stop,
-            autopilot=values.autopilot,
-        ),
+        loop=_loop(values, discovered.seed),
         save=_save(values, discovered.thumbnail),
         state=_state(values, discovered.resume),
         preview=_preview(values),
-        validation=ValidationConfig(
-            every_n_steps=values.validate_every_n_steps,
-            every_n_epochs=values.validate_every_n_epochs,
-        ),
+        validation=_validation(values),
         log=log,
         hub=hub,
         values=given,
@@ -199,6 +189,24 @@ def _loss(values: FlagValues) -> LossConfig:
         v_like=values.v_pred_like_loss or 0.0,
         prior_weight=values.prior_loss_weight,
         normalize_mask=values.mask_normalize,
+    )
+
+
+def _loop(values: FlagValues, seed: int) -> LoopConfig:
+    return LoopConfig(
+        max_steps=values.max_train_steps,
+        max_epochs=values.max_train_epochs,
+        seed=seed if values.seed in (None, DRAW) else values.seed,
+        on_problem=values.on_problem,
+        early_stop=values.early_stop,
+        autopilot=values.autopilot,
+    )
+
+
+def _validation(values: FlagValues) -> ValidationConfig:
+    return ValidationConfig(
+        every_n_steps=values.validate_every_n_steps,
+        every_n_epochs=values.validate_every_n_epochs,
     )
 
 

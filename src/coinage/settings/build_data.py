@@ -1,4 +1,4 @@
-"""From flag values to the data configuration."""
+"""Build the data configuration from flag values."""
 
 from __future__ import annotations
 

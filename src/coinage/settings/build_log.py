@@ -1,4 +1,4 @@
-"""From flag values to where a run is recorded: console, trackers, and uploads to the hub."""
+"""Build the configuration of console, trackers and uploads to the hub from flag values."""
 
 from __future__ import annotations
 

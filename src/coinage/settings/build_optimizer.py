@@ -1,4 +1,4 @@
-"""From flag values to the optimizer and its learning rate schedule."""
+"""Build the configuration of optimizer and learning rate schedule from flag values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is looked up because nobody gave it. Imports no torch.
+"""Look up everything that was not given. Imports no torch.
 
 This is the one place where a model, a folder, a state, an image or the hub is asked for a value of the
 configuration: the model's family and own size, whether a folder has captions, the seed of a state that is

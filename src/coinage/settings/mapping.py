@@ -1,4 +1,4 @@
-"""Values of flags from a mapping, a settings file and a command line; and configurations from and to TOML.
+"""Merge values of a mapping, a settings file and a command line; read and write TOML.
 
 Imports no torch.
 """

@@ -1,4 +1,4 @@
-"""Print what commands say: messages, lines, tables and JSON. Nothing else prints.
+"""Print messages, lines, tables and JSON. Nothing else in the package prints.
 
 On a terminal there is a little colour, and messages stand above whatever line is live; elsewhere it
 is plain text. Whatever strangers have written (file names, captions, metadata, keys, names of
