@@ -196,7 +196,7 @@ def test_a_repository_that_is_public_is_told(
     uploader_for()
     assert "the repository me/word already exists and is public" in caplog.text
     uploader_for(private=False)
-    assert caplog.text.count("and public") == 1
+    assert caplog.text.count("and is public") == 1
 
 
 def test_only_a_states_own_files_are_sent(

@@ -44,7 +44,7 @@ def test_a_full_disk_is_a_warning_before_training(
     leave(10_000)
     assert train_command("sd", given) == 0
     text = capsys.readouterr().err
-    assert "warning: the run writes about 28 kB, and the disk has 10 kB free" in text
+    assert "warning: the run writes about 28 kB, but the disk has only 10 kB free" in text
     assert text.count("the disk has") == 1
     assert f"--> {tmp_path / 'c'}" in text
     assert "--cache_latents to keep latents in memory" in text

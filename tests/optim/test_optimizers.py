@@ -289,7 +289,7 @@ def test_a_run_holds_lengths_and_goes_on_to_the_bit(
 def test_lengths_are_not_held_where_that_is_the_optimizers_own_affair(
     moon_dataset: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--norm_mode clip is not for AdamWScheduleFree"):
+    with pytest.raises(ConfigError, match="--norm_mode clip cannot be used with AdamWScheduleFree"):
         config_for(moon_dataset, tmp_path, "--optimizer_type=AdamWScheduleFree", "--norm_mode=clip")
     told = notes(
         parse(
