@@ -146,6 +146,8 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
             "pooled_prompt_embeds": cond.pooled.to(dtype),
             "negative_pooled_prompt_embeds": blank.pooled.to(dtype),
         }
+    ends_in_noise = parts.scheduler_config.get("rescale_betas_zero_snr")
+    rescale = GUIDANCE_RESCALE if ends_in_noise else 0.0
     latents: Tensor = pipeline(
         prompt_embeds=cond.encoder_hidden_states.to(dtype),
         negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
@@ -153,9 +155,7 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
         height=height,
         num_inference_steps=min(first.steps, parts.scheduler_config["num_train_timesteps"] - 1),
         guidance_scale=first.scale,
-        guidance_rescale=GUIDANCE_RESCALE
-        if parts.scheduler_config.get("rescale_betas_zero_snr")
-        else 0.0,
+        guidance_rescale=rescale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="latent",
         **pooled,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +55,8 @@ def join(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     return Batch(
         moments=torch.cat([batch.moments for batch in batches]),
-        captions=[caption for batch in batches for caption in batch.captions],
-        generators=[generator for batch in batches for generator in batch.generators],
+        captions=list(chain.from_iterable(batch.captions for batch in batches)),
+        generators=list(chain.from_iterable(batch.generators for batch in batches)),
         weights=torch.cat([batch.weights for batch in batches]),
         sizes=torch.cat([batch.sizes for batch in batches]),
         mask=_joined_masks(batches),

@@ -1,4 +1,4 @@
-"""Decide from evaluation losses that a word has learned what it will. Imports no torch."""
+"""Decide from evaluation losses that a word no longer improves. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coinage.training.results import Measurement
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopRule:
-    """When a loss counts as settled.
+    """The conditions under which a loss counts as settled.
 
     Attributes:
         window: how many measurements are the last ones: 200 steps at batch 4, where DVAR has 310
@@ -111,7 +111,7 @@ def _gain(window: Sequence[float]) -> float:
 
 
 def judge(measurements: Mapping[int, Measurement], rule: EarlyStopRule) -> Settled | None:
-    """As `settled`, of a run's measurements by step; a word that has hardly moved has not learned."""
+    """Decide from a run's measurements by step; a word that has hardly moved has not settled."""
     steps = sorted(measurements)
     if not steps or not measurements[steps[-1]].angle >= rule.least_turn:
         return None

@@ -1,4 +1,4 @@
-"""Explain why a run cannot go on: which part of the model is to blame, and what can be done."""
+"""Explain why a run cannot continue: which part of the model is to blame, and what can be done."""
 
 from __future__ import annotations
 
@@ -83,12 +83,11 @@ def _is_finite(tensor: Tensor | None) -> bool:
 @contextmanager
 def full_precision(parts: Components) -> Iterator[None]:
     """Keep 16-bit weights of text encoders and UNet in float32 for a while, then restore them bit for bit."""
-    halves = [
-        (p, p.dtype)
-        for module in (*parts.text_encoders, parts.denoiser)
-        for p in module.parameters()
-        if p.dtype.itemsize == 2
-    ]
+    halves = []
+    for module in (*parts.text_encoders, parts.denoiser):
+        for parameter in module.parameters():
+            if parameter.dtype.itemsize == 2:
+                halves.append((parameter, parameter.dtype))
     try:
         for parameter, _ in halves:
             parameter.data = parameter.data.float()
@@ -115,19 +114,22 @@ def as_training_error(error: Exception, run: Run) -> TrainingError | None:
 
 
 def smaller(config: TrainConfig) -> str:
-    """Return a hint that names what would take less memory, of all that is not on yet."""
+    """Return a hint that names the settings that would save memory and are not used yet."""
     model, data = config.model, config.data
     varied = any(
         subset.images.vary_pixels for dataset in data.datasets for subset in dataset.subsets
     )
-    offers = {
-        "--gradient_checkpointing": not model.gradient_checkpointing,
-        "--mixed_precision bf16": model.precision == "no",
-        "--fp8_base": model.precision != "no" and not model.fp8_unet,
-        "--cache_latents": not (data.cache_latents or varied),
-        "a smaller batch": max(data.batch_sizes) > 1,
-    }
-    helpful = [offer for offer, helps in offers.items() if helps]
+    helpful = []
+    if not model.gradient_checkpointing:
+        helpful.append("--gradient_checkpointing")
+    if model.precision == "no":
+        helpful.append("--mixed_precision bf16")
+    elif not model.fp8_unet:
+        helpful.append("--fp8_base")
+    if not (data.cache_latents or varied):
+        helpful.append("--cache_latents")
+    if max(data.batch_sizes) > 1:
+        helpful.append("a smaller batch")
     if not helpful:
         return "use a smaller resolution"
     return f"use {', '.join(helpful)}, or a smaller resolution"
@@ -135,7 +137,7 @@ def smaller(config: TrainConfig) -> str:
 
 def is_lost(error: Exception) -> bool:
     """Return whether an error of the exchange between processes means that one is gone."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
     reason = reason_of(error).lower()
-    return isinstance(error, torch.distributed.DistError) or any(
-        word in reason for word in LOST_CONNECTION
-    )
+    return any(word in reason for word in LOST_CONNECTION)

@@ -1,4 +1,4 @@
-"""A loss that compares: the same images, captions, noise and timesteps each time, without a gradient."""
+"""Measure a comparable loss: the same images, captions, noise and timesteps each time."""
 
 from __future__ import annotations
 
@@ -148,13 +148,10 @@ class Evaluator:
         return self._every_steps is not None and run.step % self._every_steps == 0
 
     def _at_epoch(self, run: Run) -> bool:
-        if (
-            self._every_epochs is None
-            or run.step == 0
-            or run.progress.done != run.updates_per_epoch
-        ):
+        if self._every_epochs is None or run.step == 0:
             return False
-        return run.progress.epoch % self._every_epochs == 0
+        at_end = run.progress.done == run.updates_per_epoch
+        return at_end and run.progress.epoch % self._every_epochs == 0
 
     def measure(self, run: Run) -> Measurement:
         """Measure with the rows that would be saved."""

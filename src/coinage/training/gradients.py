@@ -1,4 +1,4 @@
-"""The gradient of an optimizer step, also of several words that share a model and go through it together."""
+"""Compute the gradient of an optimizer step, for one word or for several that share a model."""
 
 from __future__ import annotations
 
@@ -79,11 +79,9 @@ class StepTotals:
         """Write the totals of all processes into the run."""
         run.last.loss = float(self.loss)
         run.last.captions_with_word = round(float(self.captions_with_word))
+        losses, counts = self.band_losses.tolist(), self.band_counts.tolist()
         run.last.bands = [
-            loss / count if count else None
-            for loss, count in zip(
-                self.band_losses.tolist(), self.band_counts.tolist(), strict=True
-            )
+            loss / count if count else None for loss, count in zip(losses, counts, strict=True)
         ]
         run.progress.ending = float(self.stop_requests) > 0
 
@@ -125,7 +123,9 @@ def compute_gradients(
     wrong = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
     if not wrong:
         return errors
-    places = {number: _overflowing_part(runs[number], inputs[number]) for number in wrong}
+    places = {}
+    for number in wrong:
+        places[number] = _overflowing_part(runs[number], inputs[number])
     if runs[0].dtype != torch.float32 and set(places.values()) <= set(OVERFLOWS):
         _accumulate_in_float32(runs, inputs)
     for number in wrong:
@@ -142,7 +142,7 @@ def compute_gradients(
 def _overflowing_part(run: Run, step_input: StepInput) -> str:
     """Return the first part of the step that is not finite in any process; "" if none is."""
     places = run.processes.gather(where_not_finite(run, step_input.batches))
-    return next((place for place in places if place), "")
+    return next(filter(None, places), "")
 
 
 def _accumulate_in_float32(runs: Sequence[Run], inputs: Sequence[StepInput]) -> None:
@@ -199,8 +199,7 @@ def accumulate(runs: Sequence[Run], inputs: Sequence[StepInput], *, precise: boo
 
 def _count_captions(run: Run, step_input: StepInput) -> int:
     """Return how many captions of a step hold the word."""
-    captions = [caption for batch in step_input.batches for caption in batch.captions]
-    return sum(map(run.placeholder.is_in, captions))
+    return sum(sum(map(run.placeholder.is_in, batch.captions)) for batch in step_input.batches)
 
 
 def joined(

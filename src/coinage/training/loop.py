@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Train a word, or several words together: the loop over steps and epochs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train(run: Run, observers: Sequence[Observer], check: Check | None = None) -
 def train_together(
     runs: Sequence[Run], observers: Sequence[Sequence[Observer]], check: Check | None = None
 ) -> list[Word]:
-    """As `train`, for words that share a model. The end of one leaves the others going; a failure ends all.
+    """Train words that share a model, as `train` does; a failure of one ends all.
 
     They take their steps together, and the samples of all go through the model as one batch. Each
     learns what it would have learned alone: its draws, its gradient, its clipping and its optimizer
@@ -59,15 +59,16 @@ def train_together(
     """
     if len(runs) == 1:
         return [train(runs[0], observers[0], check)]
-    learners = [Learner(run, own) for run, own in zip(runs, observers, strict=True)]
+    learners = list(map(Learner, runs, observers))
     going = list(learners)
     with reporting_failures(going):
         for learner in learners:
             learner.start(check if learner is learners[0] else None)
         while going:
-            for learner in [learner for learner in going if learner.run.over]:
-                learner.end()
-                going.remove(learner)
+            for learner in tuple(going):
+                if learner.run.over:
+                    learner.end()
+                    going.remove(learner)
             if going:
                 _step_together(going)
     return [run.embedding() for run in runs]
@@ -157,9 +158,11 @@ def reporting_failures(going: Sequence[Learner]) -> Iterator[None]:
 
 
 def _in_users_terms(error: Exception, going: Sequence[Learner]) -> TrainingError | None:
+    """Return the error translated for the user by one of the runs; None if none can."""
     for learner in going:
-        if ended := as_training_error(error, learner.run):
-            return ended
+        translated = as_training_error(error, learner.run)
+        if translated:
+            return translated
     return None
 
 

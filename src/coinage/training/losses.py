@@ -1,4 +1,4 @@
-"""The training loss as a plug: what a loss is given, and the built-in one that follows the configuration."""
+"""The training loss: the inputs of any loss, and the built-in one that follows the configuration."""
 
 from __future__ import annotations
 

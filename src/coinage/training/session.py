@@ -1,4 +1,4 @@
-"""A training from checked plans to saved words, for the command line and for Python alike.
+"""Train from checked plans to saved words, for the command line and for Python alike.
 
 Nothing here prints, ends the process, or changes signal handlers, environment variables or the
 settings of logging. Progress goes to the log named `coinage`; errors are raised.
@@ -293,8 +293,8 @@ def train_runs(
         The words as they are after the last step.
     """
     with ExitStack() as stack:
-        for run, own in zip(runs, observers, strict=True):
-            stack.callback(notify, own, "close", run)  # those of the first run come last
+        for run, of_run in zip(runs, observers, strict=True):
+            stack.callback(notify, of_run, "close", run)  # those of the first run come last
         with while_training(runs):
             return train_together(runs, observers, check_model)
 

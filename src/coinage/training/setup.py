@@ -1,4 +1,4 @@
-"""Everything that a run needs, prepared once."""
+"""Prepare everything that a run needs: the model, the words, the latents, the optimizer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What watches a run."""
+"""The observers of a run: files, previews, trackers, checks and the report."""

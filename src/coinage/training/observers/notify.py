@@ -1,4 +1,4 @@
-"""Tell the observers of a run what has happened."""
+"""Notify the observers of a run of its events."""
 
 from __future__ import annotations
 

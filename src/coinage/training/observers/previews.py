@@ -1,4 +1,4 @@
-"""Pictures of the word on the way."""
+"""Draw pictures of the word during a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -31,12 +32,12 @@ def _changed(path: Path | None) -> int | None:
 @contextmanager
 def holding(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
     """Give rows other numbers for a while; afterwards they have their own, to the bit."""
-    kept = [row.detach().clone() for row in rows]
+    before = [row.detach().clone() for row in rows]
     try:
         _fill(rows, others)
         yield
     finally:
-        _fill(rows, kept)
+        _fill(rows, before)
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ class Previewer(Observer):
 
     @property
     def _draws(self) -> bool:
-        """Whether there are previews at all."""
+        """True if there are previews at all."""
         config = self._config
         return bool(self._steps or config.at_first or config.every_n_steps or config.every_n_epochs)
 
@@ -97,9 +98,8 @@ class Previewer(Observer):
 
     def stepped(self, run: Run) -> None:
         every = self._config.every_n_steps
-        if run.step in self._steps or (
-            every and not self._config.every_n_epochs and run.step % every == 0
-        ):
+        at_interval = every and not self._config.every_n_epochs and run.step % every == 0
+        if at_interval or run.step in self._steps:
             self._draw(run, f"{run.step:06d}")
 
     def epoch_ended(self, run: Run) -> None:
@@ -122,9 +122,8 @@ class Previewer(Observer):
         if self._config.prompts is None or self._changed in (None, before):
             return
         try:
-            self._prompts = (
-                read_prompts(self._config.prompts, self._config.sampler) or self._prompts
-            )
+            prompts = read_prompts(self._config.prompts, self._config.sampler)
+            self._prompts = prompts or self._prompts
         except ConfigError as error:
             log.warning("%s", error)
 
@@ -157,5 +156,6 @@ class Previewer(Observer):
                 log.debug("drew %s", path)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed; training continues: %s", index, error)
-        everyones = [picture for pictures in run.processes.gather(drawn) for picture in pictures]
-        self._show(sorted(everyones, key=lambda picture: picture.index), step, earlier is not None)
+        of_all = list(chain.from_iterable(run.processes.gather(drawn)))
+        of_all.sort(key=lambda picture: picture.index)
+        self._show(of_all, step, earlier is not None)

@@ -59,7 +59,7 @@ class Reporter(Observer):
 
     Attributes:
         path: of the page.
-        written: whether the page shows the run as it is.
+        written: the page shows the run as it is.
     """
 
     priority = Priority.REPORT
@@ -296,8 +296,9 @@ def _vocabularies(run: Run) -> list[Vocabulary]:
 
 def _nearest(vocabularies: Sequence[Vocabulary], rows: Sequence[torch.Tensor]) -> NearestWords:
     """Return the words that each row of each text encoder is nearest to."""
-    found: NearestWords = []
-    for vocabulary, own in zip(vocabularies, rows, strict=True):
-        for words in vocabulary.nearest(own.to(vocabulary.table.device), NEAREST_WORDS):
-            found.append([(word, round(cosine, 4)) for word, cosine in words])
-    return found
+    nearest: NearestWords = []
+    for vocabulary, of_encoder in zip(vocabularies, rows, strict=True):
+        vectors = of_encoder.to(vocabulary.table.device)
+        for words in vocabulary.nearest(vectors, NEAREST_WORDS):
+            nearest.append([(word, round(cosine, 4)) for word, cosine in words])
+    return nearest

@@ -28,13 +28,13 @@ log = logging.getLogger("coinage")
 
 
 def outdated_epoch(epoch: int, every: int, keep: int) -> int | None:
-    """Return the epoch whose save is forgotten after that of `epoch`, so that `keep` stay; never `epoch`."""
+    """Return the epoch whose save is deleted after that of `epoch`, so that `keep` remain."""
     old = epoch - every * keep
     return old if 0 < old < epoch else None
 
 
 def outdated_step(step: int, every: int, window: int) -> int | None:
-    """Return the step whose save is forgotten after that of `step`; never `step` itself.
+    """Return the step whose save is deleted after that of `step`; never `step` itself.
 
     Args:
         step: of the save that was just written.
@@ -185,9 +185,9 @@ class Saver(Observer):
         if best is None:
             return
         step, loss = str(best.step), f"{best.loss:.6g}"
-        own = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
+        fields = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
-        metadata = describe(run, path.stem) | own
+        metadata = describe(run, path.stem) | fields
         file = Word(vectors, run.placeholder.token, best.step, metadata)
         try:
             write_checked(path, file, self._config.precision)
@@ -209,9 +209,8 @@ def file_to_use(run: Run) -> Path:
     """Return the file of a finished run to try first: that of the best step, if there is one."""
     path = run.config.output_file
     best = path.with_name(f"{run.config.word.output_name}{BEST}{path.suffix}")
-    return (
-        best if run.results.best and run.results.best.step != run.step and best.is_file() else path
-    )
+    is_earlier = run.results.best is not None and run.results.best.step != run.step
+    return best if is_earlier and best.is_file() else path
 
 
 def _at_step(step: int) -> str:

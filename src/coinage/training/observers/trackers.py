@@ -19,7 +19,7 @@ from coinage.training.run import Run
 log = logging.getLogger("coinage")
 
 
-# What W&B says without one
+# Parts of the messages of W&B without a connection
 NETWORK = ("timed out", "timeout", "dial tcp", "connection", "no such host", "unreachable")
 HINTS = {
     "tensorboard": "[tensorboard] of --log_tracker_config is passed to SummaryWriter",
@@ -46,13 +46,11 @@ class TensorBoard:
     def __init__(self, folder: Path, config: LogConfig) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer: Any = SummaryWriter(
-            str(folder), **dict(config.arguments.get("tensorboard", {}))
-        )
+        arguments = dict(config.arguments.get("tensorboard", {}))
+        self._writer: Any = SummaryWriter(str(folder), **arguments)
         if config.settings:
-            self._writer.add_text(
-                "settings", "\n".join(f"    {name} = {value}" for name, value in config.settings), 0
-            )
+            lines = [f"    {name} = {value}" for name, value in config.settings]
+            self._writer.add_text("settings", "\n".join(lines), 0)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for key, value in values.items():
@@ -110,14 +108,8 @@ class WandB:
         self._run.log(dict(values), step=step)
 
     def picture(self, picture: Picture, step: int) -> None:
-        self._run.log(
-            {
-                f"sample_{picture.index}": self._wandb.Image(
-                    picture.pixels, caption=picture.prompt.text
-                )
-            },
-            step=step,
-        )
+        image = self._wandb.Image(picture.pixels, caption=picture.prompt.text)
+        self._run.log({f"sample_{picture.index}": image}, step=step)
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
@@ -133,7 +125,7 @@ def open_writers(
     Args:
         config: what is asked for.
         output_dir: of the run.
-        word: names what is told of it, where several words learn side by side.
+        word: its name, if several words are trained together; part of the names of its logs.
         begun: names the folder; None: now.
 
     Raises:
@@ -144,15 +136,13 @@ def open_writers(
     writers: list[Writer] = []
     for name in config.trackers:
         try:
-            writers.append(
-                TensorBoard(folder / config.name / word, config)
-                if name == "tensorboard"
-                else WandB(folder, config, word)
-            )
+            if name == "tensorboard":
+                writers.append(TensorBoard(folder / config.name / word, config))
+            else:
+                writers.append(WandB(folder, config, word))
         except Exception as error:
-            raise CoinageError(
-                f"--log_with {name}: {reason_of(error)}", hint=HINTS[name]
-            ) from error
+            what = f"--log_with {name}: {reason_of(error)}"
+            raise CoinageError(what, hint=HINTS[name]) from error
     return writers
 
 
@@ -226,7 +216,7 @@ def measures(run: Run) -> dict[str, float]:
         values["loss_scale"] = run.scaler.get_scale()
     count = run.placeholder.num_vectors
     for number, key in enumerate(run.family.embedding_keys):
-        own = slice(number * count, (number + 1) * count)
-        values[f"row_norm/{key}"] = fmean(run.last.norms[own])
-        values[f"movement/{key}"] = fmean(run.last.angles[own])
+        rows = slice(number * count, (number + 1) * count)
+        values[f"row_norm/{key}"] = fmean(run.last.norms[rows])
+        values[f"movement/{key}"] = fmean(run.last.angles[rows])
     return values

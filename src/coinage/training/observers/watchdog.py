@@ -1,4 +1,4 @@
-"""Find in its first steps what makes a run useless; check at the end that only the word has changed."""
+"""Detect a useless run in its first steps; check at the end that only the word has changed."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Watchdog(Observer):
         return None
 
     def _rounded_away(self, move: Tensor, rounding: Tensor) -> str:
-        """Return what to say of a row many of whose numbers are where they were; otherwise "".
+        """Describe a row many of whose numbers have not changed; "" for any other row.
 
         Args:
             move: of each number since the first step.
@@ -170,7 +170,7 @@ class Watchdog(Observer):
         return f"{unmoved:.0%} of its numbers have not changed in {steps}: the changes are rounded away"
 
     def _outside(self, band: tuple[float, float], distance: float, rounding: Tensor) -> str:
-        """Return what to say of a row that has moved less or more than its optimizer moves it.
+        """Describe a row that has moved less or more than its optimizer moves it; "" for any other.
 
         Args:
             band: the shortest and the longest way.
@@ -223,15 +223,14 @@ def checksums(run: Run) -> dict[str, int]:
     trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
     names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
     modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
-    found = {}
+    sums: dict[str, int] = {}
     for name, module in modules:
-        sums = [
-            _sum_of_bits(tensor)
-            for tensor in (*module.parameters(), *module.buffers())
-            if id(tensor) not in trained
-        ]
-        found[name] = int(torch.stack(sums).sum())
-    return found
+        of_tensors = []
+        for tensor in (*module.parameters(), *module.buffers()):
+            if id(tensor) not in trained:
+                of_tensors.append(_sum_of_bits(tensor))
+        sums[name] = int(torch.stack(of_tensors).sum())
+    return sums
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:

@@ -384,8 +384,8 @@ def take_step(going: Sequence[Candidate]) -> None:
 def _compute_gradients(pairs: list[tuple[Candidate, StepInput]]) -> list[Candidate]:
     """Compute the gradients of all candidates that have finite ones, and return these candidates."""
     while pairs:
-        runs, inputs = [candidate.run for candidate, _ in pairs], [own for _, own in pairs]
-        errors = compute_gradients(runs, inputs)
+        runs = [candidate.run for candidate, _ in pairs]
+        errors = compute_gradients(runs, [step_input for _, step_input in pairs])
         if not any(errors):
             break
         for (candidate, step_input), error in zip(pairs, errors, strict=True):
