@@ -323,7 +323,7 @@ def test_a_model_draws_what_it_was_taught(moon_dataset: Path, tmp_path: Path) ->
             "sampler: 'eulr'.*\nhint: did you mean",
         ),
         (lambda model: model.generate("a", steps=0), "steps: 0 is too small"),
-        (lambda model: model.generate("a", size=8), "size: 8x8 is too small"),
+        (lambda model: model.generate("a", size=8), "size: 8 is too small"),
         (lambda model: model.install(coinage.Word({"emb_params": torch.ones(1, 32)})), "no name"),
         (
             lambda model: model.install(coinage.Word({"emb_params": torch.ones(1, 32)}, "circle")),

@@ -117,7 +117,7 @@ def test_a_state_goes_on_with_both_and_not_with_another_optimizer(
         load_state(run_with(moon_dataset, tmp_path, loss=absolute_error), state)
     assert "the loss was" not in caplog.text
     load_state(run_with(moon_dataset, tmp_path, optimizer=adagrad), state)
-    assert "absolute_error and is the configured one" in caplog.text
+    assert "absolute_error and is now the configured one" in caplog.text
 
 
 def test_words_are_put_together_only_where_they_have_the_same_loss(
