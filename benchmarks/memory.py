@@ -62,7 +62,7 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
         stack.enter_context(
             patch.object(F, "scaled_dot_product_attention", casting(attention, low))
         )
-        stack.enter_context(patch.object(eight_bit, "_computed", lambda x: _cast(x, low)))
+        stack.enter_context(patch.object(eight_bit, "_as_autocast", lambda x: _cast(x, low)))
         yield
 
 

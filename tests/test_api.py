@@ -223,7 +223,7 @@ def test_an_interrupted_training_saves_its_word(moon_dataset: Path, tmp_path: Pa
         coinage.train(config_for(moon_dataset, tmp_path), observers=[Interrupts(), steps])
     assert (tmp_path / "zibu-step00000002.safetensors").is_file()
     assert (tmp_path / "zibu-step00000002-state" / "state.json").is_file()
-    assert steps.ends == ["failed: TrainingError", "closed"]
+    assert steps.ends == ["stopped", "closed"]
 
 
 def test_observers_are_called_in_the_order_of_their_priority(

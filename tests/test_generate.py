@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
@@ -376,17 +375,10 @@ def test_pictures_are_drawn_on_the_device_that_training_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever its kind: this one is not there, and says so."""
-    monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "xpu")
+    words = ["generate", str(MODEL), "a red circle", "--width=64", "--height=64", "--steps=1"]
     with pytest.raises(Exception, match=r"(?i)xpu"):
-        main(
-            [
-                "generate",
-                str(MODEL),
-                "a red circle",
-                "--width=64",
-                "--height=64",
-                "--steps=1",
-                f"--output={tmp_path}",
-            ]
-        )
+        main([*words, f"--output={tmp_path}"])
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert main([*words, f"--output={tmp_path}"]) == 0

@@ -66,5 +66,5 @@ def test_what_is_no_model(tmp_path: Path, models: Path) -> None:
     (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CoinageError, match="cannot read the model"):
         read_vocabularies(ModelConfig(source=str(tmp_path)))
-    with pytest.raises(CoinageError, match="out of reach"):
+    with pytest.raises(CoinageError, match="the hub cannot be reached"):
         read_vocabularies(ModelConfig(source="me/nothing"))

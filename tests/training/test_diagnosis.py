@@ -209,9 +209,9 @@ def test_memory_that_runs_out_costs_nothing_that_was_learned(
     """As a user sees it."""
     words = ("--cache_latents", "--max_train_steps=6", "--sample_every_n_steps=0")
     _, whole = trained(moon_dataset, tmp_path / "whole", *words)
-    from coinage.training import setup
+    from coinage.training import session
 
-    real = setup.prepare_all
+    real = session.prepare_all
 
     def prepare_all(*arguments: object, **more: object) -> list[Run]:
         runs: list[Run] = real(*arguments, **more)  # type: ignore[arg-type]
@@ -220,7 +220,7 @@ def test_memory_that_runs_out_costs_nothing_that_was_learned(
         )
         return runs
 
-    monkeypatch.setattr(setup, "prepare_all", prepare_all)
+    monkeypatch.setattr(session, "prepare_all", prepare_all)
     out = tmp_path / "out"
     assert train_command("sd", flags(moon_dataset, out, *words)) == 1
     told = capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_the_log_is_whole_again_once_it_can_be_written(
             if run.step == 3:
                 with path.open("ab") as file:
                     file.write(b'{"step": 2, "ep')  # half a line, as a full disk leaves it
-    log.close()
+    log.close(run)
     assert caplog.text.count("cannot write the log; training continues") == 1
     assert [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()] == [
         0.1,

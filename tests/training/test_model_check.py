@@ -82,7 +82,7 @@ def test_looking_changes_no_number(
     given = ("--cache_latents", "--max_train_steps=2", *more)
     with caplog.at_level("INFO"):  # the compiler has much to say below
         _, looked = trained(moon_dataset, tmp_path / "a", *given)
-        monkeypatch.setattr("tests.helpers.check_model", lambda _: None)
+        monkeypatch.setattr("coinage.training.session.check_model", lambda _: None)
         _, blind = trained(moon_dataset, tmp_path / "b", *given)
     assert torch.equal(rows_of(looked), rows_of(blind))
 

@@ -143,10 +143,10 @@ def reporting_failures(going: Sequence[Learner]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        interrupted = TrainingError("the training was interrupted")
         for learner in going:
-            if not learner.run.progress.stop_signal:  # a second Ctrl-C asks not to save
-                notify(learner.observers, "failed", learner.run, interrupted)
+            run = learner.run
+            if run.step and not run.progress.stop_signal:  # a second Ctrl-C asks not to save
+                notify(learner.observers, "stopped", run)
         raise
     except Exception as error:
         ended = _in_users_terms(error, going)
