@@ -445,7 +445,7 @@ def test_a_save_on_the_way_that_fails_is_told_and_the_last_one_stops(
     run, _ = trained(moon_dataset, tmp_path, "--save_every_n_steps=2")
     assert run.step == 3
     assert caplog.text.count("cannot write the file") == 1
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
     (tmp_path / "zibu.safetensors").unlink()
     (tmp_path / "zibu.safetensors").mkdir()
     with pytest.raises(CoinageError, match="cannot write the file"):
