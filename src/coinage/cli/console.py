@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -128,6 +128,21 @@ def set_up_log(
     log.propagate = False
 
 
+@contextlib.contextmanager
+def _log_lent() -> Iterator[None]:
+    """Give the log back as it was: a command may be one call among others of a Python process."""
+    log, hook = logging.getLogger("coinage"), threading.excepthook
+    handlers, level, propagate = log.handlers, log.level, log.propagate
+    log.handlers = []
+    try:
+        yield
+    finally:
+        for handler in log.handlers:
+            handler.close()
+        log.handlers, log.level, log.propagate = handlers, level, propagate
+        threading.excepthook = hook
+
+
 def exit_code_of(action: Callable[[], None]) -> int:
     """Run a command and return its exit code.
 
@@ -135,7 +150,12 @@ def exit_code_of(action: Callable[[], None]) -> int:
     141 if nobody reads its output. A user's error is one block per problem, without a traceback.
     """
     wait_asleep()
-    set_up_log()
+    with _log_lent():
+        set_up_log()
+        return _exit_code_of(action)
+
+
+def _exit_code_of(action: Callable[[], None]) -> int:
     try:
         action()
     except CoinageError as error:
