@@ -29,6 +29,7 @@ from coinage.models.hub_files import detect_family, native_side
 from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.optim.factory import OptimizerFactory
+from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
 from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
@@ -38,7 +39,7 @@ from coinage.training.arguments import check_callable, checked_configs, checked_
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE, Processes, start_processes
-from coinage.training.session import default_device, train_plans
+from coinage.training.session import train_plans
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SIZE_UNIT = 8  # pixels: a latent's side
