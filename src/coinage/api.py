@@ -29,7 +29,8 @@ from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import DTYPES
 from coinage.optim.factory import OptimizerFactory
-from coinage.seeding import draw_seed
+from coinage.training.session import train_plans
+
 from coinage.system.launch import process_count
 from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
@@ -38,8 +39,13 @@ from coinage.text.samplers import SAMPLER_NAMES
 from coinage.training.arguments import check_callable, checked_configs, checked_observers
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
+<<<<<<< HEAD
 from coinage.training.processes import ALONE, start_processes
 from coinage.training.session import default_device, train_plans
+=======
+from coinage.training.processes import ALONE, Processes, start_processes
+from coinage.training.session import train_plans
+>>>>>>> device
 
 SIZE_UNIT = 8  # pixels: a latent's side
 MAX_GUIDANCE = 1000
