@@ -28,6 +28,7 @@ from coinage.models.families import FAMILIES
 from coinage.models.hub_files import detect_family, native_side
 from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
+from coinage.models.placement import place, place_vae
 from coinage.optim.factory import OptimizerFactory
 from coinage.system.launch import process_count
 from coinage.system.text_files import as_path
@@ -261,8 +262,9 @@ class Model:
         self.words: dict[str, Word] = {}
         with LOADING_LOCK:
             self.parts: Components = self._kind.load(config, self.dtype)
-            for module in self.parts.modules():
-                module.to(device)
+            self.parts.home = device
+            place_vae(self.parts)
+            place(self.parts)
             install_embeddings(self.parts, self.embedding_keys, [])
 
     def __repr__(self) -> str:
