@@ -27,10 +27,10 @@ from coinage.models.families import FAMILIES
 from coinage.models.hub_files import detect_family, native_side
 from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
-from coinage.models.placement import DTYPES
+from coinage.models.placement import DTYPES, place, place_vae
 from coinage.optim.factory import OptimizerFactory
-from coinage.training.session import train_plans
-
+from coinage.seeding import draw_seed
+from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
 from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
@@ -39,13 +39,8 @@ from coinage.text.samplers import SAMPLER_NAMES
 from coinage.training.arguments import check_callable, checked_configs, checked_observers
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
-<<<<<<< HEAD
 from coinage.training.processes import ALONE, start_processes
-from coinage.training.session import default_device, train_plans
-=======
-from coinage.training.processes import ALONE, Processes, start_processes
 from coinage.training.session import train_plans
->>>>>>> device
 
 SIZE_UNIT = 8  # pixels: a latent's side
 MAX_GUIDANCE = 1000
@@ -259,8 +254,9 @@ class Model:
         self.words: dict[str, Word] = {}
         with LOADING_LOCK:
             self.parts: Components = self._kind.load(config, self.dtype)
-            for module in self.parts.modules():
-                module.to(device)
+            self.parts.home = device
+            place_vae(self.parts)
+            place(self.parts)
             install_embeddings(self.parts, self.embedding_keys, [])
 
     def __repr__(self) -> str:
