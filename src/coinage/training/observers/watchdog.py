@@ -9,6 +9,7 @@ from torch import Tensor
 
 from coinage.config import OnProblem
 from coinage.errors import TrainingError
+from coinage.models.bit_sums import sum_of_bits
 from coinage.optim.factory import own_rate_factor
 from coinage.optim.reach import movement_band
 from coinage.training.observers.base import Observer, Priority
@@ -16,8 +17,6 @@ from coinage.training.run import Run
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
-# By size in bytes
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Steps with the word, after which every vector must have had a gradient, and moved as it should
 PATIENCE = 20
 # Of float32: a step of less than this share of a number may be rounded away
@@ -217,7 +216,6 @@ class Watchdog(Observer):
         tell_or_stop(TrainingError(what, f"step {run.step}", hint), self._on_problem)
 
 
-@torch.no_grad()
 def checksums(run: Run) -> dict[str, int]:
     """Return a number for each part of the model, which any change of one frozen weight changes."""
     trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
@@ -225,15 +223,6 @@ def checksums(run: Run) -> dict[str, int]:
     modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
     sums: dict[str, int] = {}
     for name, module in modules:
-        of_tensors = []
-        for tensor in (*module.parameters(), *module.buffers()):
-            if id(tensor) not in trained:
-                of_tensors.append(_sum_of_bits(tensor))
-        sums[name] = int(torch.stack(of_tensors).sum())
+        tensors = (*module.parameters(), *module.buffers())
+        sums[name] = sum_of_bits([tensor for tensor in tensors if id(tensor) not in trained])
     return sums
-
-
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor's elements, read as integers; it wraps around."""
-    integers = INTEGERS[tensor.element_size()]
-    return tensor.detach().view(integers).sum(dtype=torch.int64)
