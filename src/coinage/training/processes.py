@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coinage.errors import TrainingError
+from coinage.seeding import draw_seed
 from coinage.system.launch import process_count
 
 T = TypeVar("T")
@@ -55,6 +56,10 @@ class Processes:
         if self.count > 1:
             torch.distributed.all_gather_object(items, item, group=self.objects)
         return items
+
+    def shared_seed(self) -> int | None:
+        """Return a drawn seed that all processes get; None for a single process."""
+        return self.gather(draw_seed())[0] if self.count > 1 else None
 
     def check_same(self, rows: Sequence[Tensor]) -> None:
         """Check that all processes have learned the same.
