@@ -81,7 +81,7 @@ def settings(vae: Any) -> tuple[object, ...]:
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     class Parts:
-        device, scaling_factor = torch.device("cpu"), 1.0
+        device, scaling_factor, low_memory = torch.device("cpu"), 1.0, False
 
     parts: Any = Parts()
     parts.vae = vae

@@ -32,6 +32,9 @@ WORKSPACE = 128 * MB  # a guess: of cuBLAS and cuDNN, and what the allocator can
 ENCODING, DECODING = 1_286, 1_536
 
 
+TILE, FROM_TILES = 512**2, 24  # pixels of a tile; bytes for each pixel of a picture made of tiles
+# Of a UNet whose weights are copied when they are needed: two buffers, and one part in so many that stays
+STREAM_BUFFERS, NOT_STREAMED = 2 * 64 * MB, 40
 ENCODED, DRAWN = "while images are encoded", "while previews are drawn"
 FIRST_LOOK, MEASURED = "at the first look at the model", "while the loss is measured"
 CHECKED = "while the file is checked"
@@ -169,6 +172,9 @@ def vae_work(model: ModelConfig, sizes: ModelSizes, work: int) -> int:
 
 def decoding(model: ModelConfig, sizes: ModelSizes, pixels: int) -> int:
     """Return the bytes of what the VAE computes for a picture of so many pixels."""
+    if model.low_memory and pixels > TILE:
+        # The tiles that are done, and the picture that is made of them
+        return vae_work(model, sizes, TILE * DECODING + pixels * FROM_TILES)
     return vae_work(model, sizes, pixels * DECODING)
 
 
@@ -248,6 +254,8 @@ def evaluated_at_once(model: ModelConfig, pixels: int, batch: int) -> int:
         pixels: of a picture.
         batch: pictures of a training step.
     """
+    if model.low_memory:
+        return 1
     sizes = FACTS[model.family].released  # of another width, both need more or less alike
     step = activations(model, sizes, pixels, batch)
     one = activations_without_gradient(model, sizes, pixels, 1)
@@ -255,13 +263,18 @@ def evaluated_at_once(model: ModelConfig, pixels: int, batch: int) -> int:
 
 
 def weights(model: ModelConfig, sizes: ModelSizes) -> int:
-    """Return the bytes of the weights of UNet and text encoders."""
+    """Return the bytes of the weights of UNet and text encoders on the GPU."""
     low = 4 if model.precision == "no" else 2
     kept = low if model.low_precision_text else 4
     unet = sizes.unet * low
     if model.fp8_unet and low < 4:
         unet = sizes.unet - sizes.unet_small + sizes.unet_small * low
-    return unet + (sizes.text - sizes.text_kept) * low + sizes.text_kept * kept
+    if model.streamed:
+        unet = min(unet, STREAM_BUFFERS + unet // NOT_STREAMED)
+    text, on_gpu = (sizes.text - sizes.text_kept) * low, sizes.text_kept
+    if model.low_memory:
+        text, on_gpu = sizes.text - sizes.text_kept, sizes.text_kept - sizes.text_tables
+    return unet + text + on_gpu * kept
 
 
 def vae_bytes(model: ModelConfig) -> int:

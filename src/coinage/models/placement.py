@@ -29,6 +29,10 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
     """
     dtype = working_dtype(config.precision, device)
     parts = FAMILIES[config.family].load(config, dtype)
+    if config.low_memory:
+        parts.low_memory, parts.at_once = True, 1
+        for encoder in parts.text_encoders:
+            keep_in_eight_bits(encoder)
     lower_linear_layers(parts, dtype)
     if config.fp8_unet:
         # Before it is moved: a GPU that holds 8 bits need not hold 16
@@ -63,10 +67,10 @@ def place(parts: Components) -> None:
         encoder.set_input_embeddings(torch.nn.Identity())
         encoder.to(device)
         encoder.set_input_embeddings(embedding)
-        if isinstance(embedding, TokenEmbedding):
-            embedding.table = embedding.table.to(device)
-        else:
+        if not isinstance(embedding, TokenEmbedding):
             embedding.to(device)
+        elif not parts.low_memory:
+            embedding.table = embedding.table.to(device)
 
 
 def wider(device: torch.device) -> torch.dtype:
