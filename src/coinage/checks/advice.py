@@ -16,6 +16,7 @@ from coinage.models.facts import FACTS, ModelSizes
 from coinage.settings.low_memory import in_low_memory
 from coinage.text.prompts import Prompt
 
+STREAMED = "which keeps the UNet's weights off the GPU where need be"
 SIDES = (1536, 1280, 1024, 896, 768, 640, 512, 384, 256)  # of pictures, in pixels; what is tried
 
 
@@ -137,7 +138,10 @@ def ways(planned: Planned) -> list[list[Change]]:
         options.append([_of_model("--fp8_base", _in_fp8)])
     if not model.low_memory:
         options.append(
-            [Change("--low_memory", partial(_in_low_memory, streamed=on)) for on in (False, True)]
+            [
+                Change("--low_memory", partial(_in_low_memory, streamed=False)),
+                Change(f"--low_memory ({STREAMED})", partial(_in_low_memory, streamed=True)),
+            ]
         )
     if planned.prompts:
         options.append([Change("--sample_every_n_steps 0", _without_previews)])

@@ -10,6 +10,7 @@ from coinage.config import ModelConfig
 from coinage.models.base import Components
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
+from coinage.models.streaming import stream
 from coinage.models.token_embedding import TokenEmbedding
 
 log = logging.getLogger("coinage")
@@ -37,6 +38,8 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
     if config.fp8_unet:
         # Before it is moved: a GPU that holds 8 bits need not hold 16
         keep_in_eight_bits(parts.denoiser)
+    if config.streamed:
+        stream(parts.denoiser, device)
     parts.home = device
     place_vae(parts)
     if config.gradient_checkpointing:
