@@ -50,11 +50,26 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
 
     The operations are those of torch/include/ATen/autocast_mode.h.
 
-    In float32 there is no autocast.
+    In float32 there is no autocast, nor within `torch.autocast(..., enabled=False)`.
     """
-    low = None if dtype == torch.float32 else dtype
+    acted = [None if dtype == torch.float32 else dtype]
+
+    def low() -> torch.dtype | None:
+        return acted[-1]
+
+    def high() -> torch.dtype | None:
+        return torch.float32 if acted[-1] else None
+
+    @contextmanager
+    def autocast(*_: Any, enabled: bool = True, **__: Any) -> Iterator[None]:
+        acted.append(acted[0] if enabled else None)
+        try:
+            yield
+        finally:
+            acted.pop()
+
     with ExitStack() as stack:
-        for names, wanted in ((LOWER, low), (HIGHER, low and torch.float32)):
+        for names, wanted in ((LOWER, low), (HIGHER, high)):
             for owner, name in names:
                 stack.enter_context(
                     patch.object(owner, name, casting(getattr(owner, name), wanted))
@@ -62,15 +77,19 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
         stack.enter_context(
             patch.object(F, "scaled_dot_product_attention", casting(attention, low))
         )
-        stack.enter_context(patch.object(frozen, "_as_autocast", lambda x: _cast(x, low)))
+        stack.enter_context(patch.object(frozen, "_as_autocast", lambda x: _cast(x, low())))
+        stack.enter_context(patch.object(torch, "autocast", autocast))
         yield
 
 
-def casting(function: Callable[..., Any], dtype: torch.dtype | None) -> Callable[..., Any]:
-    """The function, whose floating-point arguments are brought to a dtype."""
+def casting(
+    function: Callable[..., Any], wanted: Callable[[], torch.dtype | None]
+) -> Callable[..., Any]:
+    """The function, whose floating-point arguments are brought to the dtype that is wanted then."""
 
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
+        dtype = wanted()
         return function(
             *(_cast(value, dtype) for value in args),
             **{name: _cast(value, dtype) for name, value in kwargs.items()},

@@ -63,6 +63,9 @@ class ModelConfig:
     fp8_unet: bool = False  # UNet weights are kept in 8 bits and computed with in `precision`
     compile_backend: str | None = None  # of torch.compile, for the UNet; None: not compiled
     gradient_checkpointing: bool = False
+    # Text encoders in 8 bits and their token tables on the CPU, pictures in tiles, the loss one by one
+    low_memory: bool = False
+    streamed: bool = False  # the UNet's weights are on the CPU, and copied when they are needed
     max_token_length: int = 75  # tokens of a caption: 75, 150 or 225
 
 

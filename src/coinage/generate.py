@@ -109,7 +109,7 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
     vae = parts.vae
     while True:
         with placed(vae, parts.device, vae.dtype):
-            pixels = _decoded(vae, latents.to(vae.dtype) / parts.scaling_factor).float()
+            pixels = _decoded(parts, latents.to(vae.dtype) / parts.scaling_factor).float()
         if torch.isfinite(pixels).all():
             return pixels
         if not widened(vae, parts.device):
@@ -117,14 +117,16 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
     raise CoinageError("the picture is not finite", hint="try --precision no, or another VAE")
 
 
-def _decoded(vae: Any, latents: Tensor) -> Tensor:
+def _decoded(parts: Components, latents: Tensor) -> Tensor:
     """Decode latents, part by part where they would not fit in the GPU's memory as a whole."""
+    vae: Any = parts.vae
 
     def decoded() -> Tensor:
         pixels: Tensor = vae.decode(latents, return_dict=False)[0]
         return pixels
 
-    return in_memory(vae, decoded, len(latents), max(latents.shape[-2:]))
+    side = max(latents.shape[-2:])
+    return in_memory(vae, decoded, len(latents), side, sparing=parts.low_memory)
 
 
 def _chunks(family: ModelFamily, parts: Components, prompt: Prompt) -> int:

@@ -284,6 +284,7 @@ EFFECTS: dict[str, Row] = {
     "--gradient_checkpointing": tested(
         "training/test_training.py::test_checkpointing_computes_activations_twice"
     ),
+    "--low_memory": acts("--low_memory", "--mixed_precision=bf16", says("to save memory: ")),
     "--mem_eff_attn": note("--mem_eff_attn", "scaled-dot-product attention is always used"),
     "--xformers": note("--xformers", "scaled-dot-product attention is always used"),
     "--sdpa": note("--sdpa", "scaled-dot-product attention is always used"),

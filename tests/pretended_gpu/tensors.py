@@ -6,14 +6,16 @@
 
 What CUDA refuses is refused: operations on several devices, `.numpy()`, another device's
 generators. What makes the CPU wait for the GPU is counted. Precision is the CPU's: a kernel's own
-rounding, streams, memory, `torch.compile` and collectives are not pretended. `device.load` comes
-first.
+rounding, memory, `torch.compile` and collectives are not pretended. `device.load` comes
+first. Copies in a stream of their own are made when another waits for them, which is as late as CUDA
+might make them.
 """
 
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -58,6 +60,36 @@ class WaitError(RuntimeError):
     """The CPU would wait for the GPU where it must not."""
 
 
+class Stream:
+    """Copies that are to be made, in their order. What computes has a stream without any."""
+
+    def __init__(self, *_: Any) -> None:
+        self.due: list[Callable[[], object]] = []
+        self.done = 0
+
+    def wait_event(self, event: "Event") -> None:
+        """Do all that was to be done before the event, which a CPU does not notice."""
+        if event.stream is not None:
+            event.stream.reach(event.place)
+
+    def reach(self, place: int) -> None:
+        """Make copies up to one, if they are not made yet."""
+        while self.done < place:
+            self.done += 1
+            self.due[self.done - 1]()
+
+
+class Event:
+    """A place in a stream."""
+
+    def __init__(self, *_: Any) -> None:
+        self.stream: Stream | None = None
+        self.place = 0
+
+    def record(self, stream: Stream) -> None:
+        self.stream, self.place = stream, len(stream.due)
+
+
 class Gpu:
     """What the pretended GPU has seen.
 
@@ -73,6 +105,17 @@ class Gpu:
         # Keeps pinned memory, so that no other tensor is where it was
         self._pinned: dict[int, torch.UntypedStorage] = {}
         self._package, self._refuses = package, False
+        self.computing = Stream()
+        self.stream = self.computing
+
+    @contextmanager
+    def within(self, stream: Stream) -> Iterator[None]:
+        """Have copies made in another stream."""
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
 
     def reset(self) -> None:
         """Count anew."""
@@ -178,6 +221,9 @@ class OnGpu(Tensor):
             "Tensor.cpu() to copy the tensor to host memory first."
         )
 
+    def record_stream(self, _: Stream) -> None:
+        pass
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"on the GPU: {self.host!r}"
 
@@ -238,6 +284,9 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
     inner_args, inner_kwargs = tree_unflatten(
         [x.host if isinstance(x, OnGpu) else x for x in flat], form
     )
+    if func is aten.copy_.default and gpu.stream is not gpu.computing:
+        gpu.stream.due.append(partial(func, *inner_args))
+        return args[0]
     result = on_cpu(func)(*inner_args, **in_ram(func, inner_kwargs))
     if func is aten.copy_.default:
         return args[0]
@@ -369,6 +418,10 @@ def _answers(gpu: Gpu) -> dict[str, Callable[..., Any]]:
         **{name: always(0) for name in (*memory, "current_device")},
         **{name: always(None) for name in silent},
         **{name: always(True) for name in ("is_available", "is_initialized", "is_bf16_supported")},
+        "Stream": Stream,
+        "Event": Event,
+        "current_stream": lambda *_: gpu.stream,
+        "stream": gpu.within,
         "device_count": always(1),
         "get_device_capability": always((Properties.major, Properties.minor)),
         "get_device_name": always(NAME),

@@ -58,6 +58,27 @@ with pretended_gpu():
         assert run.optimizer.param_groups[0]["params"][0] is run.rows[0]
 os._exit(0)
 """
+LOW = """
+from coinage.training.evaluation import evaluation_loss, evaluation_set
+with pretended_gpu():
+    losses = []
+    for more in ((), ("--low_memory",)):
+        run = prepared("--mixed_precision=bf16", *more)
+        (run,) = find_starts([run])
+        parts, sizes = run.parts, []
+        with parts.denoiser.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
+            losses.append(evaluation_loss(run, evaluation_set(run)))
+        assert frozen_on(*(layer for e in parts.text_encoders for layer in e.modules()
+                           if isinstance(layer, torch.nn.Linear))) == {"cuda"}
+    assert parts.embeddings[0].table.device.type == "cpu", "only a caption's rows are copied"
+    assert {row.device for row in run.rows} == {CUDA} and set(sizes) == {1}
+    assert frozen_on(parts.denoiser) == {"cuda"} and frozen_on(parts.vae) == {"cpu"}
+    weights = [layer.weight.dtype for module in (parts.denoiser, *parts.text_encoders)
+               for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    assert set(weights) == {torch.int8}
+    assert abs(losses[1] / losses[0] - 1) < 0.03, losses
+os._exit(0)
+"""
 VAE = """
 with pretended_gpu():
     # The settings of the released model say so; a card without bf16 takes float32
@@ -77,7 +98,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("script", [ORDER, VAE], ids=["order", "VAE"])
+@pytest.mark.parametrize("script", [ORDER, LOW, VAE], ids=["order", "low memory", "VAE"])
 def test_what_is_on_the_gpu(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", START + script, str(built()), str(tmp_path)],

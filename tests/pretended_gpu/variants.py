@@ -102,6 +102,8 @@ VARIANTS: dict[str, list[list[str]]] = {
     "sdxl bf16, fp8, checkpointing": [train("sdxl", BF16, CACHED, "--fp8_base", "--gradient_checkpointing")],
     "sd2 fp16, uncached": [train("sd2", FP16)],
     "sdxl fp16, several words": [train("sdxl", FP16, CACHED, words=())],
+    "sd1 bf16, low memory, previews": [train("sd1", BF16, "--low_memory", *PREVIEWS)],
+    "sdxl fp16, low memory": [train("sdxl", FP16, "--low_memory")],
     "sd1 fp16, checkpointing": [train("sd1", FP16, CACHED, "--gradient_checkpointing")],
     "sd1 fp8 fp16, uncached, checkpointing": [train("sd1", FP16, "--fp8_base", "--gradient_checkpointing")],
     "sd1 float32, several words": [train("sd1", FLOAT32, CACHED, words=())],

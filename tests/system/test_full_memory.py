@@ -81,7 +81,7 @@ def settings(vae: Any) -> tuple[object, ...]:
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     class Parts:
-        device, scaling_factor = torch.device("cpu"), 1.0
+        device, scaling_factor, low_memory = torch.device("cpu"), 1.0, False
 
     parts: Any = Parts()
     parts.vae = vae
@@ -182,21 +182,23 @@ def test_what_does_not_fit_even_so_and_other_errors_are_raised(
         (
             1,
             (),
-            "--gradient_checkpointing, --mixed_precision bf16, --cache_latents, or a smaller resolution",
+            "--gradient_checkpointing, --mixed_precision bf16, --cache_latents, --low_memory, "
+            "or a smaller resolution",
         ),
         (
             2,
             ("--cache_latents_to_disk",),
-            "--gradient_checkpointing, --mixed_precision bf16, a smaller batch, or a smaller resolution",
+            "--gradient_checkpointing, --mixed_precision bf16, --low_memory, a smaller batch, "
+            "or a smaller resolution",
         ),
         (
             1,
             ("--mixed_precision=bf16", "--gradient_checkpointing", "--color_aug"),
-            "--fp8_base, or a smaller resolution",
+            "--fp8_base, --low_memory, or a smaller resolution",
         ),
         (
             1,
-            ("--mixed_precision=bf16", "--gradient_checkpointing", "--fp8_base", "--cache_latents"),
+            ("--mixed_precision=bf16", "--low_memory"),
             "a smaller resolution",
         ),
     ],
@@ -251,3 +253,22 @@ def test_a_vae_comes_and_goes_without_a_word(vae: Any) -> None:
         assert {p.dtype for p in vae.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in vae.parameters()} == {torch.float32}
     assert not told
+
+
+def test_in_low_memory_large_pictures_are_decoded_in_tiles_at_once(vae: Any) -> None:
+    class Parts:
+        device, scaling_factor, low_memory = torch.device("cpu"), 1.0, True
+
+    parts: Any = Parts()
+    parts.vae = vae
+    for side, count in ((64, 1), (72, 4)):
+        seen: list[torch.Size] = []
+        with (
+            vae.decoder.register_forward_pre_hook(
+                lambda _, given, s=seen: s.append(given[0].shape)
+            ),
+            torch.no_grad(),
+        ):
+            _decode(parts, torch.zeros(1, vae.config.latent_channels, side, side))
+        assert (len(seen) >= count) == (count > 1 or len(seen) == 1)
+        assert max(shape[-1] for shape in seen) <= 64

@@ -13,8 +13,10 @@ from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.data.sample import Sample
 from coinage.errors import Problem
 from coinage.models.facts import FACTS, ModelSizes
+from coinage.settings.low_memory import in_low_memory
 from coinage.text.prompts import Prompt
 
+STREAMED = "which keeps the UNet's weights off the GPU where need be"
 SIDES = (1536, 1280, 1024, 896, 768, 640, 512, 384, 256)  # of pictures, in pixels; what is tried
 
 
@@ -134,6 +136,13 @@ def ways(planned: Planned) -> list[list[Change]]:
         options.append([Change("--vae_batch_size 1", _encoded_one_by_one)])
     if not model.fp8_unet:
         options.append([_of_model("--fp8_base", _in_fp8)])
+    if not model.low_memory:
+        options.append(
+            [
+                Change("--low_memory", partial(_in_low_memory, streamed=False)),
+                Change(f"--low_memory ({STREAMED})", partial(_in_low_memory, streamed=True)),
+            ]
+        )
     if planned.prompts:
         options.append([Change("--sample_every_n_steps 0", _without_previews)])
     options.append(_smaller_batches(data.datasets, config.optim.accumulation))
@@ -178,6 +187,12 @@ def _with_checkpointing(model: ModelConfig) -> ModelConfig:
 
 def _in_fp8(model: ModelConfig) -> ModelConfig:
     return replace(model, fp8_unet=True)
+
+
+def _in_low_memory(run: Planned, streamed: bool) -> Planned:
+    if run.config.model.precision == "no":
+        return run  # it needs a lower one
+    return replace(run, config=in_low_memory(run.config, streamed=streamed)[0])
 
 
 def _cached(run: Planned) -> Planned:

@@ -1,21 +1,22 @@
-"""Estimate the GPU memory that a run needs, from sizes alone. Imports no torch.
+"""Estimate the GPU memory that a run needs, phase by phase, from sizes alone. Imports no torch.
 
-Weights are counted. Activations are a fit to what `benchmarks/memory.py` measures: within 1 %, with
---fp8_base within 20 %. What the CUDA context and cuDNN take is a guess, and --torch_compile is not looked at.
+Weights are counted. Activations are a fit to what `benchmarks/memory.py` counts in each phase, within
+10 % (`coinage.models.costs`). What the CUDA context and cuDNN take is a guess, and --torch_compile is
+not looked at.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from coinage.config import ModelConfig, TrainConfig
 from coinage.data.batches import uses_per_group
 from coinage.data.buckets import Size
 from coinage.data.sample import Sample
-from coinage.models.costs import Cost, costs_of
+from coinage.models.costs import costs_of
 from coinage.models.facts import FACTS, ModelSizes
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt
@@ -26,12 +27,17 @@ CONTEXT = 512 * MB
 WORKSPACE = 128 * MB  # a guess: of cuBLAS and cuDNN, and what the allocator cannot use
 
 
-UNPACKED = 24 * MB  # the weights of a layer, brought from 8 bits to what is computed with
 # Of the VAE, for each pixel of a picture in half precision; twice that in float32. cuDNN may need as much
 # again.
 ENCODING, DECODING = 1_286, 1_536
 
 
+TILE, FROM_TILES = 512**2, 24  # pixels of a tile; bytes for each pixel of a picture made of tiles
+# Of a UNet whose weights are copied when they are needed: two buffers, and one part in so many that stays
+STREAM_BUFFERS, NOT_STREAMED = 2 * 64 * MB, 40
+ENCODED, DRAWN = "while images are encoded", "while previews are drawn"
+FIRST_LOOK, MEASURED = "at the first look at the model", "while the loss is measured"
+CHECKED = "while the file is checked"
 MOST_AT_ONCE = 16  # samples that are measured together
 
 
@@ -79,7 +85,7 @@ def footprint(
     prompts: Sequence[Prompt] = (),
     owners: Sequence[int] = (),
 ) -> Footprint:
-    """Return what a run needs on each GPU: the most of training, encoding and drawing previews.
+    """Return what a run needs on each GPU: that of the phase that needs most.
 
     Args:
         config: the run.
@@ -88,25 +94,88 @@ def footprint(
         prompts: of previews.
         owners: the word that each dataset is for, where several share a step.
     """
-    model, facts = config.model, FACTS[config.model.family]
-    chunks = model.max_token_length // CHUNK
-    step = encoded = drawn = 0
-    for pixels, batch in batch_loads(config, samples, owners):
-        step = max(step, activations(model, sizes, pixels, batch, chunks))
-    for pixels, batch in encoder_loads(config, samples):
-        encoded = max(encoded, pixels * batch)
-    for prompt in prompts:
-        drawn = max(drawn, (prompt.width or facts.side) * (prompt.height or facts.side))
-    always, vae = weights(model, sizes), sizes.vae * vae_bytes(model)
-    work = vae_bytes(model) / 2 * math.sqrt(sizes.vae / facts.released.vae)
-    times = [
-        (always + (0 if config.data.cache_latents else vae), step, ""),
-        (always + vae, int(encoded * ENCODING * work), "while images are encoded"),
-        (always + vae, int(drawn * DECODING * work), "while previews are drawn"),
-    ]
-    weight, activation, when = max(times, key=lambda time: time[0] + time[1])
+    most = max(phases(config, sizes, samples, prompts, owners), key=lambda phase: phase.total)
     rest = CONTEXT + WORKSPACE + optimizer_bytes(config)
-    return Footprint(weight, activation, rest, when, sizes.from_model)
+    return Footprint(most.model, most.activations, rest, most.when, sizes.from_model)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a phase of a run takes on a GPU, in bytes.
+
+    Attributes:
+        when: in words; "" for the training steps.
+        model: weights on the GPU.
+        activations: at most, of what is computed from them.
+    """
+
+    when: str
+    model: int
+    activations: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of both."""
+        return self.model + self.activations
+
+
+def phases(
+    config: TrainConfig,
+    sizes: ModelSizes,
+    samples: Sequence[Sample],
+    prompts: Sequence[Prompt] = (),
+    owners: Sequence[int] = (),
+) -> list[Phase]:
+    """Return the phases of a run in their order, with the arguments of `footprint`."""
+    model, facts = config.model, FACTS[config.model.family]
+    vae, cached = sizes.vae * vae_bytes(model), config.data.cache_latents
+    trained = weights(model, sizes)
+    stays = trained if cached else trained + vae
+    costs, width = costs_of(model), math.sqrt(sizes.unet / facts.released.unet)
+    loads = batch_loads(config, samples, owners)
+    chunks = model.max_token_length // CHUNK
+    encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
+    found = [
+        Phase(ENCODED, vae if cached else stays, vae_work(model, sizes, encoded * ENCODING)),
+        Phase(FIRST_LOOK, stays, int(costs.first_look[model.gradient_checkpointing] * width)),
+        Phase("", stays, _most(activations(model, sizes, *load, chunks) for load in loads)),
+    ]
+    if is_measured(config, samples):
+        alike = [(pixels, evaluated_at_once(model, *load)) for load in loads for pixels in load[:1]]
+        passes = (activations_without_gradient(model, sizes, *load) for load in alike)
+        found.append(Phase(MEASURED, stays, _most(passes)))
+    if prompts:
+        drawn = max((p.width or facts.side) * (p.height or facts.side) for p in prompts)
+        # One with the prompt, one without
+        sampled = activations_without_gradient(model, sizes, drawn, 2)
+        found.append(Phase(DRAWN, stays, sampled))
+        found.append(Phase(DRAWN, trained + vae, decoding(model, sizes, drawn)))
+    text = costs.text * math.sqrt(sizes.text / facts.released.text)
+    return [*found, Phase(CHECKED, stays, int(text))]
+
+
+def _most(sizes: Iterable[int]) -> int:
+    return max(sizes, default=0)
+
+
+def is_measured(config: TrainConfig, samples: Sequence[Sample]) -> bool:
+    """Return whether a run measures the evaluation loss."""
+    decides = config.loop.early_stop or config.save.keep_best
+    return decides or any(sample.held_out for sample in samples)
+
+
+def vae_work(model: ModelConfig, sizes: ModelSizes, work: int) -> int:
+    """Return the bytes of what the VAE computes, where the released one takes `work` in half precision."""
+    released = FACTS[model.family].released
+    return int(work * vae_bytes(model) / 2 * math.sqrt(sizes.vae / released.vae))
+
+
+def decoding(model: ModelConfig, sizes: ModelSizes, pixels: int) -> int:
+    """Return the bytes of what the VAE computes for a picture of so many pixels."""
+    if model.low_memory and pixels > TILE:
+        # The tiles that are done, and the picture that is made of them
+        return vae_work(model, sizes, TILE * DECODING + pixels * FROM_TILES)
+    return vae_work(model, sizes, pixels * DECODING)
 
 
 def batch_loads(
@@ -154,7 +223,11 @@ def activations(
     """
     costs = costs_of(model)
     cost = costs.checkpointed if model.gradient_checkpointing else costs.kept
-    return _of(cost, model, sizes, pixels, batch, chunks)
+    facts = FACTS[model.family]
+    width = math.sqrt(sizes.unet / facts.released.unet)
+    unet = cost.pixel * pixels / facts.latent_scale**2 * width
+    text = cost.chunk * chunks * math.sqrt(sizes.text / facts.released.text)
+    return int(batch * (unet + text) + cost.fixed * width)
 
 
 def activations_without_gradient(
@@ -168,7 +241,9 @@ def activations_without_gradient(
         pixels: of a picture.
         batch: pictures.
     """
-    return _of(costs_of(model).measured, model, sizes, pixels, batch, 1)
+    facts = FACTS[model.family]
+    width = math.sqrt(sizes.unet / facts.released.unet)
+    return int(batch * costs_of(model).measured * pixels / facts.latent_scale**2 * width)
 
 
 def evaluated_at_once(model: ModelConfig, pixels: int, batch: int) -> int:
@@ -179,31 +254,27 @@ def evaluated_at_once(model: ModelConfig, pixels: int, batch: int) -> int:
         pixels: of a picture.
         batch: pictures of a training step.
     """
+    if model.low_memory:
+        return 1
     sizes = FACTS[model.family].released  # of another width, both need more or less alike
     step = activations(model, sizes, pixels, batch)
     one = activations_without_gradient(model, sizes, pixels, 1)
     return max(1, min(MOST_AT_ONCE, step // one))
 
 
-def _of(
-    cost: Cost, model: ModelConfig, sizes: ModelSizes, pixels: int, batch: int, chunks: int
-) -> int:
-    facts = FACTS[model.family]
-    width = math.sqrt(sizes.unet / facts.released.unet)
-    unet = cost.pixel * pixels / facts.latent_scale**2 * width
-    text = cost.chunk * chunks * math.sqrt(sizes.text / facts.released.text)
-    unpacked = UNPACKED if model.fp8_unet and model.precision != "no" else 0
-    return int(batch * (unet + text)) + unpacked
-
-
 def weights(model: ModelConfig, sizes: ModelSizes) -> int:
-    """Return the bytes of the weights of UNet and text encoders."""
+    """Return the bytes of the weights of UNet and text encoders on the GPU."""
     low = 4 if model.precision == "no" else 2
     kept = low if model.low_precision_text else 4
     unet = sizes.unet * low
     if model.fp8_unet and low < 4:
         unet = sizes.unet - sizes.unet_small + sizes.unet_small * low
-    return unet + (sizes.text - sizes.text_kept) * low + sizes.text_kept * kept
+    if model.streamed:
+        unet = min(unet, STREAM_BUFFERS + unet // NOT_STREAMED)
+    text, on_gpu = (sizes.text - sizes.text_kept) * low, sizes.text_kept
+    if model.low_memory:
+        text, on_gpu = sizes.text - sizes.text_kept, sizes.text_kept - sizes.text_tables
+    return unet + text + on_gpu * kept
 
 
 def vae_bytes(model: ModelConfig) -> int:

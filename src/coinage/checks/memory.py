@@ -13,10 +13,14 @@ from coinage.config import TrainConfig
 from coinage.data.sample import Sample
 from coinage.errors import Problem
 from coinage.models.sizes import model_sizes
+from coinage.settings.low_memory import in_low_memory
+from coinage.settings.scripts import Script
 from coinage.text.prompts import Prompt
 
 if TYPE_CHECKING:
     import torch
+
+    from coinage.checks.plan import Plan
 
 log = logging.getLogger("coinage")
 
@@ -56,15 +60,52 @@ def free_memory_problem(runs: Sequence[Checked], device: torch.device) -> Proble
         runs: of words that train side by side.
         device: nothing is found for one that is not a GPU.
     """
+    free = free_memory(device)
+    if free is None:
+        return None
+    planned = joint_run(runs)
+    return memory_problem(planned, model_sizes(planned.config.model), free)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of a GPU that a run may have; None where they are not known, or for a CPU."""
     import torch
 
     if device.type != "cuda":
         return None
     try:
         # This process has its context by now
-        free = torch.cuda.mem_get_info(device)[0] + CONTEXT
+        return torch.cuda.mem_get_info(device)[0] + CONTEXT
     except RuntimeError as error:  # the run itself says what is wrong with the GPU
         log.debug("free memory: %s", error)
         return None
-    planned = joint_run(runs)
-    return memory_problem(planned, model_sizes(planned.config.model), free)
+
+
+def fitted(runs: Sequence[Plan], free: int | None) -> tuple[list[Plan], list[str]]:
+    """Return runs with all that saves memory turned on, where they would not fit otherwise.
+
+    `coinage train` decides that by itself, and --low_memory asks for it; the two scripts do what
+    sd-scripts does, and a run in float32 has no 8-bit weights.
+
+    Args:
+        runs: of words that train side by side.
+        free: bytes of the GPU; None where nothing is known of it.
+
+    Returns:
+        The runs, and a line for each change.
+    """
+    plans = list(runs)
+    model, values = plans[0].config.model, plans[0].config.values
+    asked = model.low_memory or (values is not None and values.script == Script.COINAGE)
+    compiles = model.compile_backend is not None
+    if free is None or not asked or compiles or model.precision == "no":
+        return plans, []
+    lines: list[str] = []
+    for streamed in (None, False, True):
+        if streamed is not None:
+            changed = [in_low_memory(plan.config, streamed=streamed) for plan in runs]
+            plans = [replace(plan, config=c) for plan, (c, _) in zip(runs, changed, strict=True)]
+            lines = changed[0][1]
+        if needed_memory(plans).total <= free:
+            break
+    return plans, lines

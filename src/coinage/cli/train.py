@@ -90,7 +90,7 @@ def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | N
 
 def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
     """Load the model, train its words, save. Everything heavy is imported here."""
-    from coinage.checks.memory import free_memory_problem
+    from coinage.checks.memory import fitted, free_memory, free_memory_problem
     from coinage.cli.progress import progress_observers
     from coinage.cli.signals import stopping
     from coinage.models.quiet import quiet_libraries
@@ -99,6 +99,10 @@ def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
 
     quiet_libraries()
     processes, device = start_processes(timeout)
+    free = [size for size in processes.gather(free_memory(device)) if size is not None]
+    plans, lines = fitted(plans, min(free, default=None))
+    for line in lines if processes.main else ():
+        log.info("%s", line)
     if processes.main and (problem := free_memory_problem(plans, device)):
         log.warning("%s", problem)
 

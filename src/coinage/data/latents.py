@@ -141,7 +141,9 @@ def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iter
             move(*home)
 
 
-def in_memory(vae: AutoencoderKL, work: Callable[[], T], count: int, side: int) -> T:
+def in_memory(
+    vae: AutoencoderKL, work: Callable[[], T], count: int, side: int, *, sparing: bool = False
+) -> T:
     """Return what a VAE makes of pictures that may not fit in the GPU's memory.
 
     They are tried as they are, then one by one, then in tiles.
@@ -152,12 +154,16 @@ def in_memory(vae: AutoencoderKL, work: Callable[[], T], count: int, side: int) 
             is gone.
         count: pictures that it works on.
         side: the longer one of a picture, in latents.
+        sparing: begin with tiles, where a picture is larger than one.
 
     Raises:
         RuntimeError: the memory is full even so.
     """
-    result = tried(work)
-    if result is None and count > 1:
+    result = None
+    sparing = sparing and side > LARGEST_TILE
+    if not sparing:
+        result = tried(work)
+    if result is None and count > 1 and not sparing:
         with _one_by_one(vae):
             result = tried(work)
     if result is None:

@@ -50,9 +50,8 @@ class Components:
     embeddings: tuple[TokenEmbedding, ...] = ()
     text_cache: TextCache | None = None  # encodings that do not depend on the rows
     home: torch.device | None = None  # where it computes; None: where the UNet is
-    at_once: int = (
-        16  # samples that go through the model together where nothing is kept for a gradient
-    )
+    low_memory: bool = False  # token tables stay on the CPU, and pictures are decoded in tiles
+    at_once: int = 16  # samples that go through it together where nothing is kept for a gradient
 
     @property
     def scaling_factor(self) -> float:

@@ -13,15 +13,17 @@ Arithmetic = Literal["float32", "half", "8 bits"]  # "8 bits": weights of the UN
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Bytes of activations at most, for each picture that goes through the model.
+    """Bytes of activations at most in a training step, the first two for each picture of the batch.
 
     Attributes:
         pixel: of the UNet, for each pixel of the latents.
         chunk: of the text encoders, for each chunk of 75 tokens.
+        fixed: whatever the batch is, such as a weight that is brought from 8 bits to what is computed with.
     """
 
     pixel: int
     chunk: int
+    fixed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,64 +33,87 @@ class Costs:
     Attributes:
         kept: of a training step that keeps all activations.
         checkpointed: of a training step with --gradient_checkpointing.
-        measured: of a pass without gradient.
+        measured: of a pass without gradient: bytes for each pixel of the latents of each picture.
+        first_look: of the first look at a model, in bytes: kept, and with --gradient_checkpointing.
+        text: of a prompt that is encoded without gradient, in bytes.
     """
 
     kept: Cost
     checkpointed: Cost
-    measured: Cost
+    measured: int
+    first_look: tuple[int, int]
+    text: int
 
 
+# Written by `python benchmarks/memory_costs.py`, up to the next function
 COSTS: Mapping[str, Mapping[Arithmetic, Costs]] = {
     "sd1": {
         "float32": Costs(
-            kept=Cost(370_700, 47_605_350),
-            checkpointed=Cost(110_100, 3_460_301),
-            measured=Cost(33_355, 0),
+            kept=Cost(pixel=370674, chunk=47750962, fixed=696),
+            checkpointed=Cost(pixel=110104, chunk=3519517, fixed=40),
+            measured=33355,
+            first_look=(596754597, 178883273),
+            text=3785320,
         ),
         "half": Costs(
-            kept=Cost(243_700, 27_367_834),
-            checkpointed=Cost(62_800, 3_355_443),
-            measured=Cost(17_391, 0),
+            kept=Cost(pixel=243714, chunk=27221669, fixed=541192),
+            checkpointed=Cost(pixel=62816, chunk=3300125, fixed=66616),
+            measured=17391,
+            first_look=(362871877, 97653961),
+            text=2366056,
         ),
         "8 bits": Costs(
-            kept=Cost(208_800, 27_053_261),
-            checkpointed=Cost(47_600, 3_774_874),
-            measured=Cost(17_391, 0),
+            kept=Cost(pixel=208794, chunk=27221669, fixed=1360392),
+            checkpointed=Cost(pixel=41085, chunk=37912285, fixed=66616),
+            measured=17391,
+            first_look=(326458437, 84055241),
+            text=2366056,
         ),
     },
     "sd2": {
         "float32": Costs(
-            kept=Cost(350_600, 80_635_494),
-            checkpointed=Cost(90_100, 8_074_035),
-            measured=Cost(33_355, 0),
+            kept=Cost(pixel=350628, chunk=80750967, fixed=872),
+            checkpointed=Cost(pixel=90080, chunk=8092701, fixed=40),
+            measured=33331,
+            first_look=(536508437, 125306569),
+            text=3785320,
         ),
         "half": Costs(
-            kept=Cost(233_700, 48_444_211),
-            checkpointed=Cost(52_800, 7_864_320),
-            measured=Cost(17_391, 0),
+            kept=Cost(pixel=233658, chunk=48317205, fixed=541456),
+            checkpointed=Cost(pixel=52792, chunk=7833885, fixed=66616),
+            measured=17356,
+            first_look=(361216117, 89013577),
+            text=2523752,
         ),
         "8 bits": Costs(
-            kept=Cost(208_700, 48_234_496),
-            checkpointed=Cost(47_700, 8_283_750),
-            measured=Cost(17_391, 0),
+            kept=Cost(pixel=208738, chunk=48317205, fixed=1360656),
+            checkpointed=Cost(pixel=49512, chunk=7833885, fixed=66616),
+            measured=17356,
+            first_look=(335698037, 87946441),
+            text=2523752,
         ),
     },
     "sdxl": {
         "float32": Costs(
-            kept=Cost(648_700, 214_433_792),
-            checkpointed=Cost(74_200, 16_986_931),
-            measured=Cost(20_216, 0),
+            kept=Cost(pixel=648646, chunk=215246602, fixed=2928),
+            checkpointed=Cost(pixel=74282, chunk=16657634, fixed=40),
+            measured=20216,
+            first_look=(906421146, 94832178),
+            text=19873384,
         ),
         "half": Costs(
-            kept=Cost(404_900, 124_151_398),
-            checkpointed=Cost(48_000, 15_938_355),
-            measured=Cost(12_882, 0),
+            kept=Cost(pixel=404822, chunk=123791194, fixed=2177832),
+            checkpointed=Cost(pixel=48008, chunk=15940578, fixed=57608),
+            measured=12882,
+            first_look=(571792482, 65197618),
+            text=18296424,
         ),
         "8 bits": Costs(
-            kept=Cost(380_400, 123_207_680),
-            checkpointed=Cost(42_400, 16_672_358),
-            measured=Cost(12_882, 0),
+            kept=Cost(pixel=380494, chunk=123791578, fixed=4019752),
+            checkpointed=Cost(pixel=44808, chunk=15940578, fixed=5587208),
+            measured=12882,
+            first_look=(549908578, 98759730),
+            text=18296424,
         ),
     },
 }

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from coinage.models.facts import stays_whole
-from coinage.models.frozen import FrozenConvolution, FrozenLinear, plain_layers
+from coinage.models.frozen import Frozen, FrozenConvolution, FrozenLinear, plain_layers
 
 STORED = torch.int8
 LARGEST = 127  # -128 is left out, so that both signs reach equally far
 
 
-class _EightBits(nn.Module):
+class _EightBits(Frozen):
     """What the layers below share.
 
     Attributes:
@@ -28,21 +28,21 @@ class _EightBits(nn.Module):
         scale: [out, 1, ...] float32, whatever the layer is converted to.
     """
 
-    weight: Tensor
     scale: Tensor
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight that the layer stands for.
+        """Return the weight that the layer stands for, on the device that the layer computes on.
 
         It is scaled before the product, not after: sums of 8-bit numbers leave the range of fp16.
         """
+        weight = self.lent_weight()
         # One kernel multiplies in float32 and rounds once
-        made = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
-        return torch.mul(self.weight, self.scale, out=made)
+        made = torch.empty_like(weight, dtype=dtype)
+        return torch.mul(weight, self.scale, out=made)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         scale = self.scale
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self.scale = scale.to(self.scale.device)
         return self
 

@@ -55,6 +55,7 @@ class ModelSizes:
         text: of all text encoders.
         text_kept: tables and norms among them, which stay in float32.
         vae: of the VAE.
+        text_tables: token tables among those.
         from_model: counted in the model itself; off: at least one part is the released model's.
     """
 
@@ -63,6 +64,7 @@ class ModelSizes:
     text: int
     text_kept: int
     vae: int
+    text_tables: int = 0
     from_model: bool = False
 
 
@@ -146,7 +148,7 @@ SD1 = FamilyFacts(
         ),
     ),
     side=512,
-    released=ModelSizes(859_520_964, 466_884, 123_060_480, 38_042_880, 83_653_863),
+    released=ModelSizes(859_520_964, 466_884, 123_060_480, 38_042_880, 83_653_863, 37_945_344),
 )
 SD2 = FamilyFacts(
     name="sd2",
@@ -163,7 +165,7 @@ SD2 = FamilyFacts(
     file_hides_prediction=True,
     # The text encoder ends before its last layer
     unused_text_tensors=("text_projection", "resblocks.23."),
-    released=ModelSizes(865_910_724, 466_884, 340_387_840, 50_768_896, 83_653_863),
+    released=ModelSizes(865_910_724, 466_884, 340_387_840, 50_768_896, 83_653_863, 50_593_792),
 )
 SDXL = FamilyFacts(
     name="sdxl",
@@ -199,7 +201,9 @@ SDXL = FamilyFacts(
     reads_clip_skip=False,
     fills_prompts=True,
     vae_overflows_fp16=True,
-    released=ModelSizes(2_567_463_684, 1_606_404, 817_720_320, 101_550_080, 83_653_863),
+    released=ModelSizes(
+        2_567_463_684, 1_606_404, 817_720_320, 101_550_080, 83_653_863, 101_187_584
+    ),
 )
 FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL)}
 DEFAULT = SD1  # where neither the model nor a flag names a family

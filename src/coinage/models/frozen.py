@@ -6,7 +6,8 @@ computed with. Nor is the input kept, which only a weight that learns would need
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +15,57 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 
-class FrozenLinear(nn.Linear):
+class Lender(Protocol):
+    """Who has a layer's weight on the device for as long as it is computed with."""
+
+    def lend(self, layer: FrozenLayer) -> Tensor:
+        """Return the weight of a layer, as it is stored, where it is computed with."""
+        ...
+
+
+class Frozen(nn.Module):
+    """What the layers below share.
+
+    Attributes:
+        weight: [out, ...], as it is stored.
+        lender: None where the weight is on the layer's device.
+    """
+
+    weight: Tensor
+    lender: Lender | None = None
+
+    def lent_weight(self) -> Tensor:
+        """Return the weight as it is stored, on the device that the layer computes on."""
+        return self.weight if self.lender is None else self.lender.lend(self)  # type: ignore[arg-type]
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight to compute with, on the device that the layer computes on."""
+        return self.lent_weight().to(dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        weight = self.weight
+        if self.lender is not None:
+            self._parameters["weight"] = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.lender is not None:
+            self.weight = weight  # it stays where it is
+        return self
+
+
+class FrozenLinear(Frozen, nn.Linear):
     """A linear layer with a frozen weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Linear.apply(_as_autocast(x), self)  # type: ignore[no-untyped-call]
         return result
 
-    def weight_in(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight to compute with, [out, in], on the device that it is computed on."""
-        return self.weight.to(dtype)
 
-
-class FrozenConvolution(nn.Conv2d):
+class FrozenConvolution(Frozen, nn.Conv2d):
     """A convolution with a frozen weight, padded with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Convolution.apply(_as_autocast(x), self)  # type: ignore[no-untyped-call]
         return result
-
-    def weight_in(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight to compute with, [out, in / groups, height, width], where it is computed."""
-        return self.weight.to(dtype)
 
 
 FrozenLayer = FrozenLinear | FrozenConvolution

@@ -10,6 +10,7 @@ from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
+from coinage.models.streaming import stream
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
 
@@ -30,10 +31,16 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
     """
     dtype = working_dtype(config.precision, device)
     parts = FAMILIES[config.family].load(config, dtype)
+    if config.low_memory:
+        parts.low_memory, parts.at_once = True, 1
+        for encoder in parts.text_encoders:
+            keep_in_eight_bits(encoder)
     lower_linear_layers(parts, dtype)
     if config.fp8_unet:
         # Before it is moved: a GPU that holds 8 bits need not hold 16
         keep_in_eight_bits(parts.denoiser)
+    if config.streamed:
+        stream(parts.denoiser, device)
     parts.home = device
     place_vae(parts)
     if config.gradient_checkpointing:
@@ -64,10 +71,10 @@ def place(parts: Components) -> None:
         encoder.set_input_embeddings(torch.nn.Identity())
         encoder.to(device)
         encoder.set_input_embeddings(embedding)
-        if isinstance(embedding, TokenEmbedding):
-            embedding.table = embedding.table.to(device)
-        else:
+        if not isinstance(embedding, TokenEmbedding):
             embedding.to(device)
+        elif not parts.low_memory:
+            embedding.table = embedding.table.to(device)
 
 
 def wider(device: torch.device) -> torch.dtype:

@@ -16,6 +16,7 @@ from coinage.system.text_files import is_file
 
 TEXT = ("cond_stage_model.", "conditioner.embedders.")
 KEPT = ("embedding", "norm", "ln_")  # in the names of a text encoder's tables and norms
+TABLES = ("token_embedding",)  # of tokens
 NOT_LOADED = ("position_ids", "logit_scale")
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,13 +38,15 @@ def model_sizes(model: ModelConfig) -> ModelSizes:
         small = sum(math.prod(shape) for shape in shapes["unet"].values() if stays_whole(shape))
         sizes = replace(sizes, unet=_count(shapes["unet"]), unet_small=small)
     if shapes["text"]:
-        text = text_kept = 0
+        text = text_kept = tables = 0
         for name, shape in shapes["text"].items():
             if _is_loaded(name, facts):
                 text += math.prod(shape)
                 if any(word in name for word in KEPT):
                     text_kept += math.prod(shape)
-        sizes = replace(sizes, text=text, text_kept=text_kept)
+                if any(word in name for word in TABLES):
+                    tables += math.prod(shape)
+        sizes = replace(sizes, text=text, text_kept=text_kept, text_tables=tables)
     if shapes["vae"]:
         sizes = replace(sizes, vae=_count(shapes["vae"]))
     return replace(sizes, from_model=all(shapes.values()))

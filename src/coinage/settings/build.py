@@ -32,6 +32,7 @@ from coinage.settings.conflicts import conflicts
 from coinage.settings.defaults import AUTO, with_defaults
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.idle_flags import notes
+from coinage.settings.low_memory import in_low_memory
 from coinage.settings.number_range import DRAW
 from coinage.settings.ranges import sound_values
 from coinage.settings.scripts import asked_family
@@ -119,6 +120,9 @@ def build(
         hub=hub,
         values=given,
     )
+    if values.low_memory:
+        config, lines = in_low_memory(config)
+        findings.notes += lines
     return config, findings
 
 

@@ -63,9 +63,12 @@ def _check_precision(values: FlagValues, findings: Findings) -> None:
         findings.error("--full_fp16 needs --mixed_precision fp16")
     if values.full_bf16 and values.mixed_precision != "bf16":
         findings.error("--full_bf16 needs --mixed_precision bf16")
-    if values.fp8_base and values.mixed_precision == "no":
-        what = "--fp8_base needs --mixed_precision"
-        findings.error(what, hint="add --mixed_precision bf16, or fp16")
+    for name in ("fp8_base", "low_memory"):
+        if getattr(values, name) and values.mixed_precision == "no":
+            what = f"--{name} needs --mixed_precision"
+            findings.error(what, hint="add --mixed_precision bf16, or fp16")
+    if values.low_memory and values.torch_compile:
+        findings.error("--low_memory and --torch_compile exclude each other", hint=KEEP_ONE)
 
 
 def _check_sharding(values: FlagValues, findings: Findings) -> None:

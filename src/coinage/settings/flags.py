@@ -200,6 +200,7 @@ _LENGTH = _rows(
 _MEMORY = _rows(
     "memory and attention",
     Flag("--gradient_checkpointing", "switch", False, "Compute activations twice instead of keeping them."),
+    _own("--low_memory", "switch", False, "Take as little GPU memory as possible, and more time: images encoded first, gradient checkpointing, 8-bit weights, pictures in tiles, and the UNet's weights on the CPU where even that is too much."),
     Flag("--mem_eff_attn", "switch", False, "Memory-efficient attention.", note=OWN_KERNELS),
     Flag("--xformers", "switch", False, "xFormers attention.", note=OWN_KERNELS),
     Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on).", note=OWN_KERNELS),

@@ -129,6 +129,8 @@ def smaller(config: TrainConfig) -> str:
         helpful.append("--fp8_base")
     if not (data.cache_latents or varied):
         helpful.append("--cache_latents")
+    if not model.low_memory:
+        helpful.append("--low_memory")
     if max(data.batch_sizes) > 1:
         helpful.append("a smaller batch")
     if not helpful:

@@ -169,7 +169,8 @@ class Search:
         parts, number = self._run.parts, self._run.placeholder.num_vectors
         rows = []
         for encoder, tokenizer in zip(parts.text_encoders, parts.tokenizers, strict=True):
-            rows.append(initial_rows(table_of(encoder), tokenizer, text or None, number))
+            start = initial_rows(table_of(encoder), tokenizer, text or None, number)
+            rows.append(start.to(parts.device))
         return tuple(rows)
 
     def losses(self, starts: Sequence[Rows], draws: Sequence[Batch]) -> Tensor:
@@ -205,7 +206,7 @@ class Search:
         for place, (encoder, tokenizer) in enumerate(pairs):
             table, vocabulary = table_of(encoder), tokenizer.get_vocab()
             ids = [vocabulary[f"{name}{END_OF_WORD}"] for name in names]
-            rows = table[torch.tensor(ids, device=table.device)].float()
+            rows = table[torch.tensor(ids, device=table.device)].to(parts.device).float()
             for slope in slopes:  # where it was taken adds the same to all words
                 promised -= (rows @ slope[place].nan_to_num().sum(dim=0)).cpu()
         ranked = promised.argsort(descending=True).tolist()
