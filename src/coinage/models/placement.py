@@ -13,6 +13,7 @@ from coinage.models.families import FAMILIES
 from coinage.models.streaming import stream
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
+from coinage.models.relaid import relay_weights
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,6 +48,8 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
         checkpoint_gradients(parts)
     if config.compile_backend:
         parts.denoiser.compile(backend=config.compile_backend)
+    elif device.type == "cpu":
+        relay_weights(parts.denoiser)
     return parts, dtype
 
 

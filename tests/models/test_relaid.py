@@ -1,0 +1,230 @@
+"""Convolutions with weights that are laid out beforehand compute what plain ones do."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coinage.config import ModelConfig
+from coinage.models import relaid
+from coinage.models.families import FAMILIES
+from coinage.models.placement import load_placed
+from coinage.models.relaid import RelaidConvolution, is_fit, relaid_bytes, relay_weights
+from coinage.training.diagnosis import full_precision
+from coinage.training.observers.watchdog import _sum_of_bits
+from tests.helpers import rows_of, trained
+from tests.tiny_models import CONTEXT, FAMILY_NAMES, parts_of
+
+DTYPES = (torch.float32, torch.bfloat16)
+NEAR = {torch.float32: 1e-4, torch.bfloat16: 0.03}  # of the vector's length
+
+
+@pytest.fixture
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks are laid out too."""
+    monkeypatch.setattr(relaid, "FEWEST_PARAMETERS", 0)
+
+
+def unets(family: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The same UNet twice; the second one is laid out."""
+    plain = nn.Module.to(parts_of(family)["unet"], dtype)
+    changed = copy.deepcopy(plain)
+    assert relay_weights(changed) > 0
+    return plain, changed
+
+
+def passed(unet: Any, family: str, wh: tuple[int, int] = (8, 8), batch: int = 2) -> list[Tensor]:
+    """Output, and gradient to the text."""
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(batch, 4, *wh, generator=generator).to(unet.dtype)
+    text = torch.randn(batch, 5, CONTEXT[family], generator=generator).to(unet.dtype)
+    text.requires_grad_()
+    more: dict[str, Any] = {}
+    if family == "sdxl":
+        pooled = torch.randn(batch, 64, generator=generator).to(unet.dtype)
+        more = {
+            "added_cond_kwargs": {
+                "text_embeds": pooled,
+                "time_ids": torch.zeros(batch, 6, dtype=torch.int64),
+            }
+        }
+    out = unet(latents, torch.tensor([500]), text, **more).sample
+    out.float().square().mean().backward()
+    assert text.grad is not None
+    return [out.detach(), text.grad]
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).float().norm() / expected.float().norm())
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_output_and_gradient_are_the_plain_ones(family: str, dtype: torch.dtype) -> None:
+    plain, changed = unets(family, dtype)
+    for wh, batch in (((8, 8), 2), ((12, 6), 1), ((2, 2), 3)):
+        for found, expected in zip(
+            passed(changed, family, wh, batch), passed(plain, family, wh, batch), strict=True
+        ):
+            assert difference(found, expected) < NEAR[dtype]
+
+
+@pytest.mark.usefixtures("any_size")
+def test_it_computes_the_same_bytes_again() -> None:
+    _, changed = unets("sd1", torch.bfloat16)
+    first, again = passed(changed, "sd1"), passed(changed, "sd1")
+    assert all(map(torch.equal, first, again))
+
+
+@pytest.mark.usefixtures("any_size")
+def test_under_autocast_the_input_is_lowered() -> None:
+    plain, changed = unets("sd1", torch.bfloat16)
+    layer = next(m for m in changed.modules() if isinstance(m, RelaidConvolution))
+    x = torch.randn(1, layer.in_channels, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+        pairs = zip(passed(changed, "sd1"), passed(plain, "sd1"), strict=True)
+    for found, expected in pairs:
+        assert difference(found, expected) < NEAR[torch.bfloat16]
+
+
+@pytest.mark.usefixtures("any_size")
+def test_the_plain_weights_come_back_bit_for_bit() -> None:
+    plain, changed = unets("sdxl", torch.bfloat16)
+    before, after = plain.state_dict(), changed.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    sums = [
+        sum(int(_sum_of_bits(weight)) for weight in state.values()) for state in (before, after)
+    ]
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_copy_computes_the_same() -> None:
+    _, changed = unets("sd2", torch.bfloat16)
+    copied = copy.deepcopy(changed)
+    assert all(map(torch.equal, passed(copied, "sd2"), passed(changed, "sd2")))
+
+
+@pytest.mark.usefixtures("any_size")
+def test_gradient_checkpointing_computes_the_same() -> None:
+    _, changed = unets("sd1", torch.float32)
+    expected = passed(changed, "sd1")
+    changed.enable_gradient_checkpointing()
+    changed.train()
+    assert all(map(torch.equal, passed(changed, "sd1"), expected))
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_step_in_float32_has_no_rounding(models: Path) -> None:
+    config = ModelConfig(source=str(models / "sd1"), precision="bf16")
+    parts, _ = load_placed(config, torch.device("cpu"))
+    assert any(isinstance(m, RelaidConvolution) for m in parts.denoiser.modules())
+    plain: Any = copy.deepcopy(FAMILIES["sd1"].load(config, torch.bfloat16).denoiser).float()
+    with full_precision(parts):
+        found = passed(parts.denoiser, "sd1")
+    for one, other in zip(found, passed(plain, "sd1"), strict=True):
+        assert difference(one, other) < NEAR[torch.float32]
+    assert parts.dtype == torch.bfloat16
+
+
+def test_a_small_model_stays_as_it_is(models: Path) -> None:
+    parts, _ = load_placed(ModelConfig(source=str(models / "sd1")), torch.device("cpu"))
+    assert not any(isinstance(m, RelaidConvolution) for m in parts.denoiser.modules())
+
+
+class Patched(nn.Conv2d):
+    """As tools replace a layer."""
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(32, 32, 3, padding=1, groups=2),
+        nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(32, 32, 3, padding=1, stride=2),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+        nn.Conv2d(32, 32, 3, padding="same"),
+        nn.Conv2d(4, 32, 3, padding=1),
+        nn.Conv2d(32, 32, 3, padding=1, dtype=torch.float16),
+        nn.Conv2d(32, 32, 3, padding=1, device="meta"),
+        Patched(32, 32, 3, padding=1),
+        nn.Conv1d(32, 32, 3),
+    ],
+)
+def test_other_layers_are_left_alone(layer: nn.Module) -> None:
+    assert not is_fit(layer.requires_grad_(False))
+    assert not is_fit(nn.Conv2d(32, 32, 3, padding=1))  # it trains
+
+
+def wrong_numbers(reorder: Any) -> Callable[..., Tensor]:
+    def laid_out(weight: Tensor, *rest: Any) -> Tensor:
+        return reorder(weight * 1.1, *rest)  # type: ignore[no-any-return]
+
+    return laid_out
+
+
+def no_such_primitive(_: Any) -> Callable[..., Tensor]:
+    def laid_out(*_: Any) -> Tensor:
+        raise RuntimeError("could not create a primitive\nmore")
+
+    return laid_out
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [(wrong_numbers, "differs by 1e-01"), (no_such_primitive, "could not create a primitive")],
+)
+def test_operators_that_are_wrong_are_not_used(
+    broken: Callable[[Any], Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    operators = torch.ops.mkldnn
+    name = "_reorder_convolution_weight"
+    monkeypatch.setattr(operators, name, broken(getattr(operators, name)))
+    unet = parts_of("sd1")["unet"]
+    with caplog.at_level(logging.INFO, logger="coinage"):
+        assert relay_weights(unet) == 0
+    assert not any(isinstance(m, RelaidConvolution) for m in unet.modules())
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("note: this PyTorch computes convolutions the slower way:")
+    assert message.endswith(reason)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_operators_that_are_missing_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relaid, "OPERATORS", ("_of_another_version",))
+    with caplog.at_level(logging.INFO, logger="coinage"):
+        assert relay_weights(parts_of("sd1")["unet"]) == 0
+    assert "it lacks _of_another_version" in caplog.text
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_resumed_run_computes_as_before(moon_dataset: Path, tmp_path: Path) -> None:
+    common = (
+        "--mixed_precision=bf16",
+        "--save_every_n_steps=2",
+        "--save_state",
+        "--max_train_steps=4",
+    )
+    run, word = trained(moon_dataset, tmp_path / "whole", *common)
+    (state,) = (tmp_path / "whole").glob("*step00000002-state")
+    _, again = trained(moon_dataset, tmp_path / "again", f"--resume={state}", *common)
+    assert any(isinstance(m, RelaidConvolution) for m in run.parts.denoiser.modules())
+    assert torch.equal(rows_of(word), rows_of(again))
+
+
+def test_the_memory_is_one_more_copy_of_the_weights_that_are_laid_out() -> None:
+    assert relaid_bytes(1000, 2) == 2000
