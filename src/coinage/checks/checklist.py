@@ -26,6 +26,7 @@ from coinage.optim.table import remark_on_optimizer
 from coinage.seeding import draw_seed
 from coinage.settings.discover import discover
 from coinage.settings.number_range import DRAW
+from coinage.system.garbage import not_collecting
 
 
 class When(Enum):
@@ -58,9 +59,10 @@ def _remark_on_optimizer(draft: Draft) -> None:
 
 
 def _check_optimizer(draft: Draft) -> None:
-    from coinage.checks.optimizer_trial import check_optimizer
+    with not_collecting():  # it imports torch and more
+        from coinage.checks.optimizer_trial import check_optimizer
 
-    check_optimizer(draft)
+        check_optimizer(draft)
 
 
 def _check_word_file(draft: Draft) -> None:

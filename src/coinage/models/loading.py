@@ -32,6 +32,7 @@ from coinage.models.detect import (
 from coinage.models.facts import FamilyFacts, TextEncoderFacts
 from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
 from coinage.models.own_precision import lower_inputs
+from coinage.models.libraries import import_libraries
 from coinage.models.prediction import (
     Declaration,
     prediction_note,
@@ -357,6 +358,7 @@ def load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> Co
         CoinageError: the file cannot be read, or its settings are not supported.
     """
     with libraries_silenced():
+        import_libraries()
         return _load_parts(model, dtype, facts)
 
 
