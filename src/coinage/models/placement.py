@@ -8,6 +8,7 @@ import torch
 
 from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
+from coinage.models.compilation import compile_denoiser
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
 from coinage.models.streaming import stream
@@ -47,7 +48,7 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
     if config.gradient_checkpointing:
         checkpoint_gradients(parts)
     if config.compile_backend:
-        parts.denoiser.compile(backend=config.compile_backend)
+        compile_denoiser(parts.denoiser, config.compile_backend)
     elif device.type == "cpu":
         relay_weights(parts.denoiser)
     return parts, dtype

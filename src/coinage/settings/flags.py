@@ -204,7 +204,7 @@ _MEMORY = _rows(
     Flag("--mem_eff_attn", "switch", False, "Memory-efficient attention.", note=OWN_KERNELS),
     Flag("--xformers", "switch", False, "xFormers attention.", note=OWN_KERNELS),
     Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on).", note=OWN_KERNELS),
-    Flag("--torch_compile", "switch", False, "Compile the UNet."),
+    Flag("--torch_compile", "switch", False, "Compile the blocks that the UNet repeats."),
     Flag("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm"), also=(("no", None), ("tensorrt", "tensorrt"))),
     Flag("--lowram", "switch", False, "Load weights straight onto the GPU.", note="is not needed: weights are mapped from their file, not read into memory"),
     Flag("--highvram", "switch", False, "Never flush the GPU's cache while encoding.", note="is not needed: the cache is never flushed"),
