@@ -20,11 +20,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -52,6 +54,15 @@ Figures = dict[str, float]
 
 class FailedError(Exception):
     """A trainer came to no figures; the text says how, with its last lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for every run: the environment, seconds it may take, steps that do not count."""
+
+    environment: Mapping[str, str]
+    limit: float
+    warm_up: int
 
 
 # One process
@@ -115,48 +126,73 @@ def look(watched: Watched, pid: int) -> None:
     watched.anonymous = max(watched.anonymous, anonymous)
 
 
+@contextmanager
+def started(
+    command: Sequence[str], folder: Path, printed: Path, rules: Rules
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process; what is left of it and its children at the end is killed."""
+    with (
+        printed.open("wb") as output,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=rules.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def watch(
-    command: Sequence[str], folder: Path, steps_done: Callable[[str], int], limit: float
+    command: Sequence[str],
+    folder: Path,
+    printed: Path,
+    steps_done: Callable[[str], int],
+    rules: Rules,
 ) -> Watched:
-    """Run a process to its end, in a folder.
+    """Run a process to its end.
 
     Args:
-        command: with the environment of `env`.
-        folder: where it runs; what it prints goes to `printed.text` there.
+        command: what runs.
+        folder: where it runs.
+        printed: file that gets what it prints.
         steps_done: number of steps that are done, from what was printed so far.
-        limit: seconds, after which it is killed.
+        rules: its environment, and the seconds that it may take.
 
     Raises:
         FailedError: it ended with an error, or did not end in time.
     """
-    printed, watched, start = folder / "printed.text", Watched(), time.monotonic()
-    with printed.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-    while True:
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        watched.wall = time.monotonic() - start
-        if ended:
-            break
-        look(watched, process.pid)
-        steps = steps_done(printed.read_text(errors="replace"))
-        if steps > (watched.marks[-1].steps if watched.marks else 0):
-            watched.marks.append(Mark(steps, watched.wall, watched.cpu))
-        if watched.wall > limit:
-            process.kill()
-        time.sleep(POLL)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    watched.cpu = usage.ru_utime + usage.ru_stime
-    if process.returncode:
-        raise FailedError(
-            f"exit code {process.returncode} after {watched.wall:.0f} s{tail(printed)}"
-        )
+    watched, start = Watched(), time.monotonic()
+    with started(command, folder, printed, rules) as process:
+        while True:
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            watched.wall = time.monotonic() - start
+            if ended:
+                break
+            look(watched, process.pid)
+            steps = steps_done(printed.read_text(errors="replace"))
+            if steps > (watched.marks[-1].steps if watched.marks else 0):
+                watched.marks.append(Mark(steps, watched.wall, watched.cpu))
+            if watched.wall > rules.limit:
+                raise FailedError(f"not done after {rules.limit:.0f} s{tail(printed)}")
+            time.sleep(POLL)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+    if code:
+        raise FailedError(f"exit code {code} after {watched.wall:.0f} s{tail(printed)}")
+    watched.cpu = max(watched.cpu, usage.ru_utime + usage.ru_stime)
     return watched
 
 
 def tail(printed: Path) -> str:
     """Return the last lines of a process, to stand below a message."""
-    lines = re.split(r"[\r\n]+", printed.read_text(errors="replace").strip())
-    return "".join(f"\n    {line}" for line in lines[-LAST_LINES:]) or "\n    (it printed nothing)"
+    text = printed.read_text(errors="replace").strip() or "(it printed nothing)"
+    return "".join(f"\n    {line}" for line in re.split(r"[\r\n]+", text)[-LAST_LINES:])
 
 
 # The figures of one run
@@ -185,24 +221,28 @@ def figures_of(watched: Watched, warm_up: int) -> Figures:
     }
 
 
-def train(trainer: Trainer, job: Job, warm_up: int, limit: float) -> Figures:
+def train(trainer: Trainer, job: Job, rules: Rules) -> Figures:
     """Train once, in a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as name:
         job = job.in_folder(Path(name))
-        printed = job.out / "printed.text"
-        command = trainer.command(job)
-        watched = watch(command, job.out, lambda text: trainer.steps_done(text, job), limit)
+        printed, command = job.out / "printed.text", trainer.command(job)
+
+        def steps_done(text: str) -> int:
+            return trainer.steps_done(text, job)
+
+        watched = watch(command, trainer.folder, printed, steps_done, rules)
         try:
-            return figures_of(watched, warm_up)
+            return figures_of(watched, rules.warm_up)
         except FailedError as failed:
             raise FailedError(f"{failed}{tail(printed)}") from None
 
 
-def ask_help(trainer: Trainer, limit: float) -> Figures:
+def ask_help(trainer: Trainer, rules: Rules) -> Figures:
     """Have the trainer print its help."""
     with tempfile.TemporaryDirectory() as name:
         command = [*trainer.script, "--help"]
-        watched = watch(command, Path(name), lambda _: 0, limit)
+        printed = Path(name) / "printed.text"
+        watched = watch(command, trainer.folder, printed, lambda _: 0, rules)
     return {"help CPU s": watched.cpu, "help s": watched.wall}
 
 
@@ -343,11 +383,23 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of every trainer."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins while it waits would count as work
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
 def measure_all(args: argparse.Namespace, rows: list[Trainer], folder: Path) -> None:
     """Measure every case and print its table."""
+    rules = Rules(environment(args.threads), args.limit, args.warm_up)
     if not args.no_help:
         print("## --help\n", flush=True)
-        measured = in_turns(rows, args.runs, lambda row: ask_help(row, args.limit))
+        measured = in_turns(rows, args.runs, lambda row: ask_help(row, rules))
         print(table(measured, ("help CPU s", "help s")), flush=True)
     model = model_in(folder, args.model)
     for name in args.cases:
@@ -357,7 +409,7 @@ def measure_all(args: argparse.Namespace, rows: list[Trainer], folder: Path) -> 
         job = Job(model, data, data.parent / "images", folder, args.steps, side, case.precision)
 
         def once(row: Trainer, job: Job = job) -> Figures:
-            return train(row, job, args.warm_up, args.limit)
+            return train(row, job, rules)
 
         print(f"## {side} px, {case.dtype}, {args.steps} steps, {args.runs} runs\n", flush=True)
         measured = in_turns(rows, args.runs, once)
@@ -369,10 +421,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = read_arguments(argv)
     rows = trainers(args)
     known = list(rows)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(args.threads)
-    # A thread that spins while it waits would count as work
-    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     print(f"{machine(args.threads)}; batch 1, AdamW, no previews\n")
     for row in rows:
         print(f"- {row.name}: {versions(row)}")
