@@ -198,7 +198,10 @@ def trainers(args: argparse.Namespace) -> list[Trainer]:
             (sys.executable, str(REPOSITORY / "train_textual_inversion.py")),
             shared_flags,
             steps_in_log,
-            ("writes a log and a report of the run, which no other does",),
+            (
+                "writes a log and a report of the run, which no other does",
+                "maps the model's file: its pages count in the peak while they are in memory",
+            ),
         )
     ]
     if args.reference:

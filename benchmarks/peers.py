@@ -9,8 +9,8 @@ Each peer is a checkout of its repository and the Python that runs it:
 example. Every run is a process of its own: only its output, its log and /proc are read, nothing in
 it is changed. A step is timed when the trainer's progress bar moves on, ours when its log gets the
 next line; the first steps do not count. CPU seconds are user and system time of the process and its
-children: on a machine that others use too, compare these. Memory is the most that was resident, and
-how much of it was not pages of a file. Linux only.
+children: on a machine that others use too, compare these. Memory is the most that was resident in
+the largest process, and the most without pages of files. Linux only.
 """
 
 from __future__ import annotations
@@ -79,10 +79,13 @@ class Mark:
 
 @dataclass(slots=True)
 class Watched:
-    """What is known of a process and its children while they run; memory in bytes."""
+    """What is known of a process and its children while they run.
+
+    Bytes are those of the largest process: a forked one shares the pages of its parent.
+    """
 
     marks: list[Mark] = field(default_factory=list)
-    peaks: dict[int, int] = field(default_factory=dict)
+    peak: int = 0
     anonymous: int = 0
     wall: float = 0.0
     cpu: float = 0.0
@@ -113,17 +116,15 @@ def memory(pid: int) -> tuple[int, int]:
 
 def look(watched: Watched, pid: int) -> None:
     """Note CPU time and memory as they are now."""
-    cpu, anonymous = 0.0, 0
+    cpu = 0.0
     try:
         for one in processes(pid):
             cpu += cpu_seconds(one)
             peak, now = memory(one)
-            watched.peaks[one] = max(peak, watched.peaks.get(one, 0))
-            anonymous += now
+            watched.peak, watched.anonymous = max(watched.peak, peak), max(watched.anonymous, now)
     except (FileNotFoundError, ProcessLookupError):  # it ended while it was looked at
         return
     watched.cpu = max(watched.cpu, cpu)
-    watched.anonymous = max(watched.anonymous, anonymous)
 
 
 @contextmanager
@@ -216,7 +217,7 @@ def figures_of(watched: Watched, warm_up: int) -> Figures:
         "first s": first.wall,
         "whole CPU s": watched.cpu,
         "whole s": watched.wall,
-        "peak GB": sum(watched.peaks.values()) / GB,
+        "peak GB": watched.peak / GB,
         "not file pages GB": watched.anonymous / GB,
     }
 
