@@ -320,6 +320,19 @@ def write_index(model: Path) -> None:
     (model / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def write_released_names(path: Path) -> None:
+    """Give the weights of a text encoder the names of released models, which older code looks for."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries, data = json.loads(file.read(length)), file.read()
+    unnamed = (name for name in entries if not name.startswith(("text_model.", "__")))
+    for name in list(unnamed):
+        entries[f"text_model.{name}"] = entries.pop(name)
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
 def model_in(folder: Path, asked: str) -> Path:
     """Return the model asked for: a folder, the demo's, or one of SD 1.5's size made here."""
     if asked == "demo":
@@ -329,6 +342,7 @@ def model_in(folder: Path, asked: str) -> Path:
     model = folder / "model"
     subprocess.run([sys.executable, str(HERE / "random_models.py"), "sd1", str(model)], check=True)
     write_tokenizer(model / "tokenizer")
+    write_released_names(model / "text_encoder" / "model.safetensors")
     write_index(model)
     return model
 

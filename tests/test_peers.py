@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from coinage.demo.run import MODEL
 from coinage.text.clip_tokenizer import read_tokenizer
@@ -130,6 +132,17 @@ def test_the_tokenizer_has_as_many_entries_as_clip(peers: Any, tmp_path: Path) -
     assert len(tokenizer) == 49408
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (49406, 49407)
     assert len(tokenizer.encode("a")) == 1
+
+
+def test_a_text_encoder_gets_the_released_names(peers: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = {"final.weight": torch.arange(3.0), "embeddings.bias": torch.ones(2, 2)}
+    save_file(tensors, path, {"format": "pt"})
+    for _ in range(2):
+        peers.write_released_names(path)
+        found = load_file(path)
+        assert set(found) == {f"text_model.{name}" for name in tensors}
+        assert all(torch.equal(found[f"text_model.{name}"], tensors[name]) for name in tensors)
 
 
 # Two trainers, each in a process of its own
