@@ -420,7 +420,7 @@ def measure_all(args: argparse.Namespace, rows: list[Trainer], folder: Path) -> 
     for name in args.cases:
         case = CASES[name]
         side = args.resolution or case.resolution
-        data = write_dataset(folder / name, side, count=args.images)
+        data = write_dataset(folder / name, side, pictures=args.images)
         job = Job(model, data, data.parent / "images", folder, args.steps, side, case.precision)
 
         def once(row: Trainer, job: Job = job) -> Figures:
