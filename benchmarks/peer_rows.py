@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 WORD, INIT, RATE = "mychar", "a", "5e-4"
-BAR = re.compile(r"(\d+)/(\d+) \[")
+ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
+UNCHANGED = {"enable_crop_jitter": False, "enable_random_flip": False}
+BAR = re.compile(r"steps?: +\d+%\|[^|]*\| *(\d+)/(\d+) \[", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Job:
         model: a diffusers folder.
         data: a dataset file, of the format of sd-scripts.
         images: the folder of its images and captions.
-        out: an empty folder, where the process runs and writes.
+        out: an empty folder, where it writes.
         steps: optimizer updates, of one image each.
         resolution: pixels of a side.
         precision: `no` or `bf16`.
@@ -62,7 +65,7 @@ class Trainer:
 
     Attributes:
         name: in the tables.
-        folder: of its repository.
+        folder: of its repository, where it runs.
         script: its Python and its script, which takes `--help`.
         arguments: of the script, for a training.
         steps_done: how many steps are done, from what was printed.
@@ -143,6 +146,44 @@ def diffusers_flags(job: Job) -> list[str]:
     ]
 
 
+def onetrainer_settings(job: Job) -> list[str]:
+    """Return OneTrainer's flags; its settings are a file, in which parts left out are as usual."""
+    dtype = "FLOAT_32" if job.precision == "no" else "BFLOAT_16"
+    part = {"train": False, "gradient_checkpointing": False}
+    count = len(list(job.images.glob("*.png")))
+    never = {f"{name}_unit": "NEVER" for name in ("sample_after", "backup_after", "save_every")}
+    settings = {
+        "model_type": "STABLE_DIFFUSION_15",
+        "training_method": "EMBEDDING",
+        "base_model_name": str(job.model),
+        "output_model_destination": str(job.out / f"{WORD}.safetensors"),
+        "workspace_dir": str(job.out / "workspace"),
+        "cache_dir": str(job.out / "cache"),
+        "offline_mode": True,
+        "tensorboard": False,
+        "train_device": "cpu",
+        "dataloader_threads": 1,
+        # An epoch is the whole run, since its progress bar is one epoch's
+        "epochs": 1,
+        "concepts": [{"path": str(job.images), "balancing": job.steps / count, "image": UNCHANGED}],
+        "samples": [],
+        "resolution": str(job.resolution),
+        "train_dtype": dtype,
+        "unet": part | {"weight_dtype": dtype},
+        "vae": part | {"weight_dtype": dtype},
+        "text_encoder": part | {"weight_dtype": "FLOAT_32"},
+        "embedding": {"placeholder": WORD, "token_count": 1, "initial_embedding_text": INIT},
+        "learning_rate": float(RATE),
+        "learning_rate_warmup_steps": 0,
+        "optimizer": {"optimizer": "ADAMW"} | ADAMW,
+        **never,
+    }
+    path = job.out / "settings.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    # With a preset, a file is not taken for one of an older version
+    return [f"--preset-path={path}", f"--config-path={path}"]
+
+
 def absolute(python: str) -> str:
     """Return the path of a Python, whose link is not followed: it says where its packages are."""
     return os.path.abspath(python)  # noqa: PTH100 - resolve() follows links
@@ -157,7 +198,10 @@ def trainers(args: argparse.Namespace) -> list[Trainer]:
             (sys.executable, str(REPOSITORY / "train_textual_inversion.py")),
             shared_flags,
             steps_in_log,
-            ("writes a log and a report of the run, which no other does",),
+            (
+                "writes a log and a report of the run, which no other does",
+                "maps the model's file: its pages count in the peak while they are in memory",
+            ),
         )
     ]
     if args.reference:
@@ -189,6 +233,18 @@ def trainers(args: argparse.Namespace) -> list[Trainer]:
                     "keeps the text encoder's weights as they are saved, here bf16",
                     "clips no gradient",
                 ),
+            )
+        )
+    if args.onetrainer:
+        script = args.onetrainer.resolve() / "scripts" / "train.py"
+        rows.append(
+            Trainer(
+                "OneTrainer",
+                args.onetrainer,
+                (absolute(args.onetrainer_python), str(script)),
+                onetrainer_settings,
+                steps_in_bar,
+                ("reads latents and captions from files that it has cached",),
             )
         )
     return rows

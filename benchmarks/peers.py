@@ -9,8 +9,8 @@ Each peer is a checkout of its repository and the Python that runs it:
 example. Every run is a process of its own: only its output, its log and /proc are read, nothing in
 it is changed. A step is timed when the trainer's progress bar moves on, ours when its log gets the
 next line; the first steps do not count. CPU seconds are user and system time of the process and its
-children: on a machine that others use too, compare these. Memory is the most that was resident, and
-how much of it was not pages of a file. Linux only.
+children: on a machine that others use too, compare these. Memory is the most that was resident in
+the largest process, and the most without pages of files. Linux only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +56,15 @@ class FailedError(Exception):
     """A trainer came to no figures; the text says how, with its last lines."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for every run: the environment, seconds it may take, steps that do not count."""
+
+    environment: Mapping[str, str]
+    limit: float
+    warm_up: int
+
+
 # One process
 
 
@@ -68,10 +79,13 @@ class Mark:
 
 @dataclass(slots=True)
 class Watched:
-    """What is known of a process and its children while they run; memory in bytes."""
+    """What is known of a process and its children while they run.
+
+    Bytes are those of the largest process: a forked one shares the pages of its parent.
+    """
 
     marks: list[Mark] = field(default_factory=list)
-    peaks: dict[int, int] = field(default_factory=dict)
+    peak: int = 0
     anonymous: int = 0
     wall: float = 0.0
     cpu: float = 0.0
@@ -102,61 +116,84 @@ def memory(pid: int) -> tuple[int, int]:
 
 def look(watched: Watched, pid: int) -> None:
     """Note CPU time and memory as they are now."""
-    cpu, anonymous = 0.0, 0
+    cpu = 0.0
     try:
         for one in processes(pid):
             cpu += cpu_seconds(one)
             peak, now = memory(one)
-            watched.peaks[one] = max(peak, watched.peaks.get(one, 0))
-            anonymous += now
+            watched.peak, watched.anonymous = max(watched.peak, peak), max(watched.anonymous, now)
     except (FileNotFoundError, ProcessLookupError):  # it ended while it was looked at
         return
     watched.cpu = max(watched.cpu, cpu)
-    watched.anonymous = max(watched.anonymous, anonymous)
+
+
+@contextmanager
+def started(
+    command: Sequence[str], folder: Path, printed: Path, rules: Rules
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process; what is left of it and its children at the end is killed."""
+    with (
+        printed.open("wb") as output,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=rules.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def watch(
-    command: Sequence[str], folder: Path, steps_done: Callable[[str], int], limit: float
+    command: Sequence[str],
+    folder: Path,
+    printed: Path,
+    steps_done: Callable[[str], int],
+    rules: Rules,
 ) -> Watched:
-    """Run a process to its end, in a folder.
+    """Run a process to its end.
 
     Args:
-        command: with the environment of `env`.
-        folder: where it runs; what it prints goes to `printed.text` there.
+        command: what runs.
+        folder: where it runs.
+        printed: file that gets what it prints.
         steps_done: number of steps that are done, from what was printed so far.
-        limit: seconds, after which it is killed.
+        rules: its environment, and the seconds that it may take.
 
     Raises:
         FailedError: it ended with an error, or did not end in time.
     """
-    printed, watched, start = folder / "printed.text", Watched(), time.monotonic()
-    with printed.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-    while True:
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        watched.wall = time.monotonic() - start
-        if ended:
-            break
-        look(watched, process.pid)
-        steps = steps_done(printed.read_text(errors="replace"))
-        if steps > (watched.marks[-1].steps if watched.marks else 0):
-            watched.marks.append(Mark(steps, watched.wall, watched.cpu))
-        if watched.wall > limit:
-            process.kill()
-        time.sleep(POLL)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    watched.cpu = usage.ru_utime + usage.ru_stime
-    if process.returncode:
-        raise FailedError(
-            f"exit code {process.returncode} after {watched.wall:.0f} s{tail(printed)}"
-        )
+    watched, start = Watched(), time.monotonic()
+    with started(command, folder, printed, rules) as process:
+        while True:
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            watched.wall = time.monotonic() - start
+            if ended:
+                break
+            look(watched, process.pid)
+            steps = steps_done(printed.read_text(errors="replace"))
+            if steps > (watched.marks[-1].steps if watched.marks else 0):
+                watched.marks.append(Mark(steps, watched.wall, watched.cpu))
+            if watched.wall > rules.limit:
+                raise FailedError(f"not done after {rules.limit:.0f} s{tail(printed)}")
+            time.sleep(POLL)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+    if code:
+        raise FailedError(f"exit code {code} after {watched.wall:.0f} s{tail(printed)}")
+    watched.cpu = max(watched.cpu, usage.ru_utime + usage.ru_stime)
     return watched
 
 
 def tail(printed: Path) -> str:
     """Return the last lines of a process, to stand below a message."""
-    lines = re.split(r"[\r\n]+", printed.read_text(errors="replace").strip())
-    return "".join(f"\n    {line}" for line in lines[-LAST_LINES:]) or "\n    (it printed nothing)"
+    text = printed.read_text(errors="replace").strip() or "(it printed nothing)"
+    return "".join(f"\n    {line}" for line in re.split(r"[\r\n]+", text)[-LAST_LINES:])
 
 
 # The figures of one run
@@ -180,29 +217,33 @@ def figures_of(watched: Watched, warm_up: int) -> Figures:
         "first s": first.wall,
         "whole CPU s": watched.cpu,
         "whole s": watched.wall,
-        "peak GB": sum(watched.peaks.values()) / GB,
+        "peak GB": watched.peak / GB,
         "not file pages GB": watched.anonymous / GB,
     }
 
 
-def train(trainer: Trainer, job: Job, warm_up: int, limit: float) -> Figures:
+def train(trainer: Trainer, job: Job, rules: Rules) -> Figures:
     """Train once, in a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as name:
         job = job.in_folder(Path(name))
-        printed = job.out / "printed.text"
-        command = trainer.command(job)
-        watched = watch(command, job.out, lambda text: trainer.steps_done(text, job), limit)
+        printed, command = job.out / "printed.text", trainer.command(job)
+
+        def steps_done(text: str) -> int:
+            return trainer.steps_done(text, job)
+
+        watched = watch(command, trainer.folder, printed, steps_done, rules)
         try:
-            return figures_of(watched, warm_up)
+            return figures_of(watched, rules.warm_up)
         except FailedError as failed:
             raise FailedError(f"{failed}{tail(printed)}") from None
 
 
-def ask_help(trainer: Trainer, limit: float) -> Figures:
+def ask_help(trainer: Trainer, rules: Rules) -> Figures:
     """Have the trainer print its help."""
     with tempfile.TemporaryDirectory() as name:
         command = [*trainer.script, "--help"]
-        watched = watch(command, Path(name), lambda _: 0, limit)
+        printed = Path(name) / "printed.text"
+        watched = watch(command, trainer.folder, printed, lambda _: 0, rules)
     return {"help CPU s": watched.cpu, "help s": watched.wall}
 
 
@@ -279,6 +320,19 @@ def write_index(model: Path) -> None:
     (model / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def write_released_names(path: Path) -> None:
+    """Give the weights of a text encoder the names of released models, which older code looks for."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries, data = json.loads(file.read(length)), file.read()
+    unnamed = (name for name in entries if not name.startswith(("text_model.", "__")))
+    for name in list(unnamed):
+        entries[f"text_model.{name}"] = entries.pop(name)
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
 def model_in(folder: Path, asked: str) -> Path:
     """Return the model asked for: a folder, the demo's, or one of SD 1.5's size made here."""
     if asked == "demo":
@@ -288,6 +342,7 @@ def model_in(folder: Path, asked: str) -> Path:
     model = folder / "model"
     subprocess.run([sys.executable, str(HERE / "random_models.py"), "sd1", str(model)], check=True)
     write_tokenizer(model / "tokenizer")
+    write_released_names(model / "text_encoder" / "model.safetensors")
     write_index(model)
     return model
 
@@ -343,11 +398,23 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of every trainer."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins while it waits would count as work
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
 def measure_all(args: argparse.Namespace, rows: list[Trainer], folder: Path) -> None:
     """Measure every case and print its table."""
+    rules = Rules(environment(args.threads), args.limit, args.warm_up)
     if not args.no_help:
         print("## --help\n", flush=True)
-        measured = in_turns(rows, args.runs, lambda row: ask_help(row, args.limit))
+        measured = in_turns(rows, args.runs, lambda row: ask_help(row, rules))
         print(table(measured, ("help CPU s", "help s")), flush=True)
     model = model_in(folder, args.model)
     for name in args.cases:
@@ -357,7 +424,7 @@ def measure_all(args: argparse.Namespace, rows: list[Trainer], folder: Path) -> 
         job = Job(model, data, data.parent / "images", folder, args.steps, side, case.precision)
 
         def once(row: Trainer, job: Job = job) -> Figures:
-            return train(row, job, args.warm_up, args.limit)
+            return train(row, job, rules)
 
         print(f"## {side} px, {case.dtype}, {args.steps} steps, {args.runs} runs\n", flush=True)
         measured = in_turns(rows, args.runs, once)
@@ -369,10 +436,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = read_arguments(argv)
     rows = trainers(args)
     known = list(rows)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(args.threads)
-    # A thread that spins while it waits would count as work
-    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     print(f"{machine(args.threads)}; batch 1, AdamW, no previews\n")
     for row in rows:
         print(f"- {row.name}: {versions(row)}")
