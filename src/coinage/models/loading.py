@@ -31,8 +31,8 @@ from coinage.models.detect import (
 )
 from coinage.models.facts import FamilyFacts, TextEncoderFacts
 from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
-from coinage.models.own_precision import lower_inputs
 from coinage.models.libraries import import_libraries
+from coinage.models.own_precision import lower_inputs
 from coinage.models.prediction import (
     Declaration,
     prediction_note,

@@ -11,10 +11,10 @@ from coinage.models.base import Components
 from coinage.models.compilation import compile_denoiser
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
+from coinage.models.relaid import relay_weights
 from coinage.models.streaming import stream
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
-from coinage.models.relaid import relay_weights
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
