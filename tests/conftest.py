@@ -9,18 +9,22 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
 
-# A busy machine is not a fault
-hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
+# The tests of `make gpu-check` do without it
+with suppress(ModuleNotFoundError):
+    import hypothesis
+
+    # A busy machine is not a fault
+    hypothesis.settings.register_profile("no-deadline", deadline=None)
+    hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(autouse=True)
