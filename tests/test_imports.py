@@ -35,7 +35,7 @@ data.dataset_folders data.dataset_keys data.default_prompts data.examine data.fo
 data.group_problems data.headers data.images data.masks data.metadata data.parallel_reads
 data.sample data.scan data.stored_sizes data.summary demo.concepts demo.dataset demo.grid
 demo.language demo.reader demo.run demo.score demo.world embeddings.format_names embeddings.naming
-embeddings.pickle_check embeddings.pixels errors hub models.detect models.facts models.hub_files
+embeddings.pickle_check embeddings.pixels errors hub models.costs models.detect models.facts models.hub_files
 models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files optim.arguments
 optim.class_paths optim.reach optim.table report.charts report.comparison report.contact_sheet
 report.curves report.environment report.figures report.fit report.measures report.page

@@ -10,7 +10,6 @@ Light checks come first; the last ones import torch. None makes a folder or load
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from coinage.checks.plan import Draft, Plan
 from coinage.config import OPEN_SEED, TrainConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.table import remark_on_optimizer
+from coinage.seeding import draw_seed
 from coinage.settings.discover import discover
 from coinage.settings.number_range import DRAW
 
@@ -211,7 +211,7 @@ def _checked(
         ConfigError: what was left open cannot be looked up.
     """
     if seed is None:
-        seed = random.SystemRandom().randrange(2**31)
+        seed = draw_seed()
     drafts = []
     problems: list[Sequence[Problem]] = []
     for config, label in zip(configs, labels, strict=True):

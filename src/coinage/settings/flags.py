@@ -193,7 +193,7 @@ _LENGTH = _rows(
     Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16"), also=(("auto", "auto"),)),
     Flag("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
     Flag("--full_bf16", "switch", False, "Frozen parts wholly in bf16; the trained rows stay fp32."),
-    Flag("--fp8_base", "switch", False, "Keep the UNet's weights in fp8."),
+    Flag("--fp8_base", "switch", False, "Keep the UNet's weights in 8 bits."),
     Flag("--no_half_vae", "switch", False, "Keep the VAE in fp32."),
 )  # fmt: skip
 

@@ -23,6 +23,7 @@ from coinage.errors import AlreadyReported, CoinageError
 from coinage.hub import Uploader, open_uploader
 from coinage.models.facts import FACTS
 from coinage.models.loading_lock import LOADING_LOCK
+from coinage.models.placement import give_back_memory, place
 from coinage.optim.factory import OptimizerFactory
 from coinage.terminal.messages import fact
 from coinage.terminal.progress import counted
@@ -173,6 +174,8 @@ def prepare_runs(
 ) -> list[Run]:
     """Load the model, and make a run of each word ready for its first step or its next one.
 
+    UNet and text encoders stay on the CPU until `find_starts`.
+
     Raises:
         CoinageError: the model, a word, the captions or an optimizer do not fit.
     """
@@ -187,16 +190,20 @@ def prepare_runs(
             processes,
             loss=loss,
             optimizer=optimizer,
+            staged=True,
         )
 
 
 def find_starts(runs: Sequence[Run]) -> list[Run]:
     """Encode the images, and find the init word and the settings of each run that asks for it.
 
+    UNet and text encoders are moved to their device in between: encoding may need all of its memory.
+
     Returns:
         The runs, which are new ones if settings were tried.
     """
     cache_latents([run for run in runs if run.config.data.cache_latents])
+    place(runs[0].parts)
     for run in runs:
         start_from_the_best(run)
     return with_the_best(runs)
@@ -207,7 +214,9 @@ def cache_latents(runs: Sequence[Run]) -> None:
     for run in runs:
         _encode(run)
     if runs and len(runs) == runs[0].word_count:
-        runs[0].parts.vae.to("cpu")  # back on its device for each preview
+        vae, device = runs[0].parts.vae, runs[0].parts.device
+        vae.to("cpu")  # back on its device for each preview
+        give_back_memory(device)
     for run in runs:
         for latents in run.processes.gather(run.latents.kept()):
             run.latents.keep(latents)
