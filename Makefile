@@ -43,9 +43,9 @@ docs: $(READY)
 full-size-check: $(READY)
 	@$(BIN)/python tools/full_size_check.py $(ARGS)
 
-gpu-check: $(READY)
-	@$(BIN)/python -m pytest -m gpu
-	@$(BIN)/python benchmarks/gpu_matrix.py $(ARGS)
+# Without network, and without .venv where there is none: then with $(PYTHON) as it is.
+gpu-check:
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu_check.py $(ARGS)
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet .

@@ -1,26 +1,34 @@
-"""Measure speed and memory on a GPU: `python benchmarks/gpu_matrix.py`, or with `--only sd1`.
+"""Measure speed and memory on a GPU, beside what is expected: `python benchmarks/gpu_matrix.py`.
 
 It is a part of `make gpu-check`.
 
-SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with
---gradient_checkpointing, --fp8_base and --torch_compile. All rows are trainings by the product in
-this process; only the weights are not read but drawn at random on the GPU. The last column is what
-`coinage.checks.footprint` estimates for "training GB". A row that fails says why. Rows that would start
-after `--minutes` are left out and say so; those that compile come last. The table is printed and
-kept in `benchmarks/results/`, named after the GPU.
+SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with flags of the
+product (--gradient_checkpointing, --fp8_base, --torch_compile), and with settings of torch that it
+leaves as they are (`SETTINGS`). All rows are trainings by the product in this process; only the
+weights are not read but drawn at random on the GPU.
+
+Columns: seconds a step and what the model of `roofline.py` expects; the share of the time in which
+the GPU is busy and the kernels of a step, from torch's profiler; memory, beside what
+`coinage.checks.footprint` estimates for "training GB". A row that fails says why.
+
+Each row is kept in `--results` when it is done. Rows that would start after `--minutes` are left for
+the next call, which goes on from there. `--rows` chooses rows by parts of their names, as `--list`
+shows them. `--device cpu --demo` tries everything on the demo model.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
+import os
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,26 +42,41 @@ from coinage.checks.footprint import activations, weights
 from coinage.cli.parse import parse
 from coinage.cli.train import run_training
 from coinage.config import ModelConfig
+from coinage.demo.run import MODEL as DEMO
 from coinage.models import loading
+from coinage.models.placement import DTYPES
 from coinage.models.sizes import model_sizes
 from coinage.settings.discover import complete
+from memory import Built
+from profiled import Trace, profiling
 from random_models import RELEASED, random_part, write_dataset, write_folder
-from recorded_run import Record, recording
+from recorded_run import Record
+from roofline import Rates, known_rates, measured_rates, step_work
 from throughput import GB, SIDES, Task
 
 RESULTS = Path(__file__).parent / "results"
-FLAGS = ("", "--gradient_checkpointing", "--fp8_base", "--torch_compile")
-STEPS, WARM_UP = 9, 3
+FLAGS = ("--gradient_checkpointing", "--fp8_base", "--torch_compile")
+WARM_UP, TIMED, PROFILED = 3, 6, 3  # steps of a row
 HEADER = (
-    "| model | px | batch | precision | flag | s/step | images/s | first "
-    "step s | training GB | whole run GB | reserved GB | estimate GB |"
+    "| model | px | batch | precision | with | s/step | expected s | images/s | busy % | kernels | "
+    "first step s | training GB | estimate GB | whole run GB | reserved GB |"
 )
-RULE = "|---|---|---|---|---|---|---|---|---|---|---|---|"
+MEASURES = 10  # cells of a row after its name
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One configuration; `configs` holds the settings of the model."""
+    """One configuration.
+
+    Attributes:
+        model: its name.
+        configs: the settings of the model, laid out as a diffusers folder.
+        side: of a picture, in pixels.
+        batch: pictures.
+        precision: of `--mixed_precision`.
+        flag: of the product.
+        setting: of torch.
+    """
 
     model: str
     configs: Path
@@ -61,20 +84,81 @@ class Row:
     batch: int
     precision: str
     flag: str = ""
+    setting: str = ""
+
+    @property
+    def name(self) -> str:
+        """All that tells it from the others."""
+        extra = self.flag.strip("-") or self.setting or "plain"
+        return f"{self.model} {self.side} b{self.batch} {self.precision} {extra}"
 
     @property
     def start(self) -> str:
         """The row's first cells."""
-        return f"| {self.model} | {self.side} | {self.batch} | {self.precision} | {self.flag.strip('-')} |"
+        extra = self.flag.strip("-") or self.setting
+        return f"| {self.model} | {self.side} | {self.batch} | {self.precision} | {extra} |"
 
 
-def all_rows(models: Sequence[str]) -> list[Row]:
+@contextmanager
+def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Have an attribute another value for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def channels_last() -> Iterator[None]:
+    """Have convolutions' weights laid out by pixels."""
+    load = loading.Source.unet
+
+    def unet(source: loading.Source, dtype: torch.dtype) -> Any:
+        return load(source, dtype).to(memory_format=torch.channels_last)
+
+    with patch.object(loading.Source, "unet", unet):
+        yield
+
+
+@contextmanager
+def expandable_segments() -> Iterator[None]:
+    """Have CUDA's memory in segments that grow."""
+    old = torch.cuda.memory._set_allocator_settings  # noqa: SLF001 - neither has another name
+    apply = getattr(torch._C, "_accelerator_setAllocatorSettings", old)  # noqa: SLF001
+    apply("expandable_segments:True")
+    try:
+        yield
+    finally:
+        apply("expandable_segments:False")
+
+
+# Of torch, which the product leaves as they are: each changed for a row, with the precision that it
+# is for
+SETTINGS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "cudnn_benchmark": ("bf16", lambda: changed(torch.backends.cudnn, "benchmark", True)),
+    "channels_last": ("bf16", channels_last),
+    "tf32": ("no", lambda: changed(torch.backends.cuda.matmul, "allow_tf32", True)),
+    "fp16_sums": (
+        "fp16",
+        lambda: changed(torch.backends.cuda.matmul, "allow_fp16_accumulation", True),
+    ),
+    "expandable_segments": ("bf16", expandable_segments),
+}
+
+
+def all_rows(*, demo: bool = False) -> list[Row]:
     """The matrix, in the order of work: what compiles is last, since it takes longest."""
+    sources = {"demo": DEMO} if demo else {name: RELEASED / name for name in ("sd1", "sdxl")}
+    extras: list[tuple[str, str, tuple[str, ...]]] = [("", "", ("bf16", "fp16", "no"))]
+    extras += [("", setting, (precision,)) for setting, (precision, _) in SETTINGS.items()]
+    extras += [(flag, "", ("bf16", "fp16")) for flag in FLAGS]
     return [
-        Row(model, RELEASED / model, SIDES[model], batch, precision, flag)
-        for flag in FLAGS
-        for precision in ("bf16", "fp16")
-        for model in models
+        Row(model, configs, SIDES[model], batch, precision, flag, setting)
+        for flag, setting, precisions in extras
+        for precision in precisions
+        for model, configs in sources.items()
         for batch in (1, 4)
     ]
 
@@ -98,48 +182,91 @@ def random_weights(configs: Path, device: str) -> Iterator[None]:
         yield
 
 
-def measured(row: Row, folder: Path) -> tuple[Record, float]:
-    """Train a row's model for a few steps.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A row's training: its record, its profile, and the estimated bytes of a step."""
 
-    Returns:
-        What was measured, and the bytes of a step as `coinage.checks.footprint` estimates them.
-    """
+    record: Record
+    trace: Trace
+    estimate: int
+
+
+def measured(row: Row, folder: Path) -> Measured:
+    """Train a row's model for a few steps."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = write_folder(row.configs, folder / row.model, weights=False)
     data = write_dataset(folder / f"{row.side}-{row.batch}", row.side, row.batch)
-    task = Task(model, data, data.parent, folder / "out", STEPS, row.batch, row.side, row.precision)
-    config, _ = complete(
-        parse("coinage", [*task.flags, *([row.flag] if row.flag else [])], "gpu_matrix")
-    )
-    record = Record()
-    with random_weights(row.configs, device), recording(record):
+    steps = WARM_UP + TIMED + PROFILED
+    task = Task(model, data, data.parent, folder / "out", steps, row.batch, row.side, row.precision)
+    flags = [*task.flags, "--sample_every_n_steps=0", *([row.flag] if row.flag else [])]
+    config, _ = complete(parse("coinage", flags, "gpu_matrix"))
+    record, trace = Record(), Trace()
+    with ExitStack() as stack:
+        stack.enter_context(random_weights(row.configs, device))
+        if row.setting:
+            stack.enter_context(SETTINGS[row.setting][1]())
+        stack.enter_context(profiling(record, trace, WARM_UP + TIMED, PROFILED))
         plans = make_plans([config])
         for plan in plans:
             plan.start()
+            stack.callback(plan.release)
         run_training(plans)
     sizes = model_sizes(config.model)
-    return record, weights(config.model, sizes) + activations(
-        config.model, sizes, row.side**2, row.batch
+    pixels = row.side**2
+    estimate = weights(config.model, sizes) + activations(config.model, sizes, pixels, row.batch)
+    return Measured(record, trace, int(estimate))
+
+
+def expected_seconds(row: Row, rates: dict[str, Rates]) -> float | None:
+    """What a step of a row should take; None where only a compiler knows the kernels."""
+    if row.flag == "--torch_compile":
+        return None
+    family = "sd1" if row.model == "demo" else row.model
+    built = Built(
+        family,
+        row.configs,
+        DTYPES[row.precision],
+        checkpointed=row.flag == "--gradient_checkpointing",
+        eight_bits=row.flag == "--fp8_base",
     )
+    kind = row.setting if row.setting == "tf32" else row.precision
+    return step_work(built, row.side, row.batch).seconds(rates[kind])
 
 
-def table_row(row: Row, folder: Path) -> str:
+def rates_of(device: str) -> dict[str, Rates]:
+    """The peaks of the device by precision: of a known GPU its maker's, else what it reaches itself."""
+    side = 4096 if device == "cuda" else 256
+    known = known_rates(torch.cuda.get_device_name()) if device == "cuda" else None
+    half = known or measured_rates(device, torch.bfloat16, side)
+    single = measured_rates(device, torch.float32, side)
+    return {"bf16": half, "fp16": half, "no": single, "tf32": Rates(half.flops / 2, half.bandwidth)}
+
+
+def table_row(row: Row, folder: Path, rates: dict[str, Rates]) -> str:
     """A row of the table: what was measured, or why not."""
     clean()
     try:
-        record, estimate = measured(row, folder)
+        found, expected = measured(row, folder), expected_seconds(row, rates)
     except Exception as error:  # noqa: BLE001 - whatever a configuration raises, the others matter more
         text = str(error).strip() or type(error).__name__
         why = (
             "out of memory" if "out of memory" in text else f"failed: {text.splitlines()[0][:100]}"
         )
-        return f"{row.start} {why} | | | | | | |"
-    step = median(record.steps[WARM_UP:])
-    memory = [
-        f"{record.gpu.get(name, 0) / GB:.2f}" for name in ("training", "allocated", "reserved")
+        return f"{row.start} {why} |{' |' * (MEASURES - 1)}"
+    record, trace = found.record, found.trace
+    step = median(record.steps[WARM_UP : WARM_UP + TIMED])
+    cells = [
+        f"{step:.4f}",
+        "-" if expected is None else f"{expected:.4f}",
+        f"{row.batch / step:.2f}",
+        "-" if trace.busy is None else f"{100 * trace.busy:.0f}",
+        "-" if trace.kernels is None else f"{trace.kernels:.0f}",
+        f"{record.steps[0]:.1f}",
+        f"{record.gpu.get('training', 0) / GB:.2f}",
+        f"{found.estimate / GB:.2f}",
+        *(f"{record.gpu.get(name, 0) / GB:.2f}" for name in ("allocated", "reserved")),
     ]
-    memory.append(f"{estimate / GB:.2f}")
-    return f"{row.start} {step:.4f} | {row.batch / step:.2f} | {record.steps[0]:.1f} | {' | '.join(memory)} |"
+    return f"{row.start} {' | '.join(cells)} |"
 
 
 def clean() -> None:
@@ -151,49 +278,91 @@ def clean() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def matrix(rows: Sequence[Row], deadline: float) -> Iterator[str]:
+def matrix(
+    rows: Sequence[Row], deadline: float, rates: dict[str, Rates]
+) -> Iterator[tuple[Row, str]]:
     """The table's rows as they come, none begun after the deadline of the monotonic clock."""
     with tempfile.TemporaryDirectory() as name:
         for row in rows:
-            yield (
-                table_row(row, Path(name))
-                if time.monotonic() < deadline
-                else f"{row.start} not begun in time | | | | | | |"
-            )
+            if time.monotonic() >= deadline:
+                return
+            yield row, table_row(row, Path(name), rates)
+
+
+class Table:
+    """A table in a folder, which a later call goes on with."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        name = "-".join(re.findall(r"[a-z0-9]+", device.lower()))
+        self._rows, self._page = folder / f"{name}.json", folder / f"{name}.md"
+        self._title = (
+            f"{device}, torch {torch.__version__}; {TIMED} steps a row, after {WARM_UP} that are not "
+            f"counted and before {PROFILED} that are profiled"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, str] = {}
+        if self._rows.is_file():
+            kept = json.loads(self._rows.read_text(encoding="utf-8"))
+            self.done = kept["rows"] if kept["title"] == self._title else {}
+
+    def add(self, row: Row, line: str) -> None:
+        """Keep a row at once, since the next one may end the process."""
+        self.done[row.name] = line
+        kept = {"title": self._title, "rows": self.done}
+        self._rows.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        self._page.write_text(self.text + "\n", encoding="utf-8")
+
+    @property
+    def text(self) -> str:
+        """The table as Markdown."""
+        rule = re.sub(r"[^|]+", "---", HEADER)
+        return "\n".join([self._title, "", HEADER, rule, *self.done.values()])
+
+
+def chosen(rows: Sequence[Row], parts: Sequence[str]) -> list[Row]:
+    """The rows whose name has all words of one of the parts, such as `sdxl b1`; all without parts."""
+    wanted = [set(part.split()) for part in parts]
+    return [row for row in rows if not wanted or any(w <= set(row.name.split()) for w in wanted)]
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rows", nargs="*", default=[], metavar="PART", help='such as "sdxl b1" or fp8_base')
+    add("--list", action="store_true", help="print the names of the rows, and stop")
+    add("--minutes", type=float, default=7, help="after which no row is begun")
+    add("--results", type=Path, default=RESULTS, help="folder of the table")
+    add("--device", choices=["cuda", "cpu"], default="cuda")
+    add("--demo", action="store_true", help="the demo model in place of the released sizes")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table and write it."""
     start = time.monotonic()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", choices=["sd1", "sdxl"])
-    parser.add_argument("--minutes", type=float, default=8, help="after which no row is begun")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table")
-    args = parser.parse_args(argv)
-    if not torch.cuda.is_available():
+    args = arguments(argv)
+    rows = chosen(all_rows(demo=args.demo), args.rows)
+    if args.list:
+        print("\n".join(row.name for row in rows))
+        return
+    if args.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif not torch.cuda.is_available():
         sys.exit("no GPU here: the matrix needs one")
     logging.getLogger("coinage").setLevel(logging.ERROR)
-    device = torch.cuda.get_device_name()
-    name = "-".join(re.findall(r"[a-z0-9]+", device.lower())) + (
-        f"-{args.only}" if args.only else ""
-    )
-    lines = [
-        f"{device}, torch {torch.__version__}, {STEPS} steps a row, the first {WARM_UP} not counted",
-        "",
-        HEADER,
-        RULE,
-    ]
-    print("\n".join(lines), flush=True)
-    args.results.mkdir(parents=True, exist_ok=True)
-    for line in matrix(
-        all_rows([args.only] if args.only else ["sd1", "sdxl"]), start + 60 * args.minutes
-    ):
+    device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    table = Table(args.results, device)
+    left = [row for row in rows if row.name not in table.done]
+    print(f"{HEADER}", flush=True)
+    for row, line in matrix(left, start + 60 * args.minutes, rates_of(args.device)):
         print(line, flush=True)
-        lines.append(line)
-        # Each time: a row may end the process
-        (args.results / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        table.add(row, line)
+    missing = [row for row in rows if row.name not in table.done]
+    if missing:
+        print(f"{len(missing)} rows are left: the same command goes on with them")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from coinage.demo.concepts import CONCEPTS
@@ -24,9 +24,13 @@ from coinage.demo.run import MODEL
 os.environ["COINAGE_CACHE"] = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, os.environ["COINAGE_CACHE"], ignore_errors=True)
 
-# A busy machine is not a fault
-hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
+# The tests of `make gpu-check` do without it
+with suppress(ModuleNotFoundError):
+    import hypothesis
+
+    # A busy machine is not a fault
+    hypothesis.settings.register_profile("no-deadline", deadline=None)
+    hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(autouse=True)

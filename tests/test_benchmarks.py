@@ -141,24 +141,110 @@ def test_bare_steps_take_turns_and_leave_the_run_as_it_is(folder: Path, tmp_path
     assert one == other
 
 
-def test_a_row_of_the_matrix_that_fails_does_not_end_it(folder: Path) -> None:
-    from gpu_matrix import HEADER, Row, matrix
+@pytest.mark.usefixtures("folder")
+def test_a_row_of_the_matrix_that_fails_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_matrix
+    from gpu_matrix import HEADER, Row, matrix, rates_of
 
+    for steps in ("WARM_UP", "TIMED", "PROFILED"):
+        monkeypatch.setattr(gpu_matrix, steps, 1)
     rows = [
         Row("demo", MODEL, 64, 2, "no", "--fp8_base"),
         Row("demo", MODEL, 64, 2, "bf16", "--gradient_checkpointing"),
     ]
-    failed, done = matrix(rows, math.inf)
+    rates = rates_of("cpu")
+    (_, failed), (_, done) = matrix(rows, math.inf, rates)
     assert failed.startswith(
         "| demo | 64 | 2 | no | fp8_base | failed: --fp8_base needs --mixed_precision"
     )
-    step, images, first = [float(cell) for cell in done.split("|")[6:9]]
+    step, expected, images = [float(cell) for cell in done.split("|")[6:9]]
     assert step > 0
-    assert first > 0
+    assert expected > 0
     assert images == pytest.approx(2 / step, rel=0.05)
-    (late,) = matrix(rows[:1], -math.inf)
-    assert "not begun in time" in late
-    assert {row.count("|") for row in (failed, done, late)} == {HEADER.count("|")}
+    assert not list(matrix(rows, -math.inf, rates)), "none is begun in time"
+    assert {row.count("|") for row in (failed, done)} == {HEADER.count("|")}
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_matrix_goes_on_where_it_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gpu_matrix
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    words = ["--device=cpu", "--demo", f"--results={tmp_path}", "--rows", "b1 tf32", "b1 no plain"]
+    gpu_matrix.main([*words, "--list"])
+    assert capsys.readouterr().out.split("\n") == [
+        "demo 64 b1 no plain", "demo 64 b1 no tf32", "",
+    ]  # fmt: skip
+    gpu_matrix.main([*words, "--minutes=0"])
+    assert "2 rows are left" in capsys.readouterr().out
+    begun = []
+
+    def table_row(row: gpu_matrix.Row, *_: object) -> str:
+        begun.append(row.name)
+        return f"{row.start} measured |"
+
+    monkeypatch.setattr(gpu_matrix, "table_row", table_row)
+    gpu_matrix.main(["--device=cpu", "--demo", f"--results={tmp_path}", "--rows", "b1 tf32"])
+    gpu_matrix.main(words)
+    assert begun == ["demo 64 b1 no tf32", "demo 64 b1 no plain"]
+    assert "left" not in capsys.readouterr().out
+    page = (tmp_path / "cpu.md").read_text(encoding="utf-8")
+    assert page.count("measured") == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_each_setting_is_there_for_its_row_alone() -> None:
+    from gpu_matrix import SETTINGS
+
+    matmul = torch.backends.cuda.matmul
+    before = torch.backends.cudnn.benchmark, matmul.allow_tf32
+    with SETTINGS["cudnn_benchmark"][1](), SETTINGS["tf32"][1](), SETTINGS["channels_last"][1]():
+        assert (torch.backends.cudnn.benchmark, matmul.allow_tf32) == (True, True)
+    assert (torch.backends.cudnn.benchmark, matmul.allow_tf32) == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_spans_that_overlap_count_once() -> None:
+    from profiled import covered
+
+    assert covered([]) == 0
+    assert covered([(0, 2), (1, 3), (1, 2), (5, 6), (6, 7)]) == 5
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_work_of_a_matrix_product_is_counted_by_hand() -> None:
+    from roofline import Rates, WorkCounter, known_rates
+
+    one, other = (torch.empty(shape, device="meta") for shape in ((8, 16), (16, 4)))
+    with WorkCounter() as counter:
+        product = one @ other
+        product.t().relu()
+    work = counter.work
+    size = 4 * (8 * 16 + 16 * 4 + 8 * 4)
+    assert work.matrix == [(2 * 8 * 16 * 4, size)]
+    assert work.other == 4 * 2 * 8 * 4, "read and written; the transposed view is free"
+    assert work.kernels == 2
+    slow = Rates(1.0, 1e12)
+    assert work.seconds(slow) == pytest.approx(2 * 8 * 16 * 4 / 0.7)
+    assert work.seconds(Rates(1e15, 1e15)) == pytest.approx(2 * 5e-6), "bound by launches"
+    assert work.seconds(Rates(1e15, 1e15), graph=True) < 1e-9
+    found = known_rates("NVIDIA GeForce RTX 3060 Laptop GPU"), known_rates("NVIDIA A100-SXM4-80GB")
+    assert found == (Rates(25.6e12, 0.36e12), Rates(312e12, 2e12))
+    assert known_rates("NVIDIA A1000") is None
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_step_of_the_demo_model_is_counted() -> None:
+    from memory import Built
+    from roofline import step_work
+
+    one, two = (step_work(Built("sd1", MODEL), 64, batch) for batch in (1, 2))
+    assert two.flop == pytest.approx(2 * one.flop, rel=0.05)
+    assert 1 < two.moved / one.moved < 2, "weights are read once"
+    again = step_work(Built("sd1", MODEL, checkpointed=True), 64, 1)
+    assert 1.2 < again.flop / one.flop < 1.6, "the forward pass once more"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -107,6 +107,7 @@ VARIANTS: dict[str, list[list[str]]] = {
     "sd1 fp16, checkpointing": [train("sd1", FP16, CACHED, "--gradient_checkpointing")],
     "sd1 fp8 fp16, uncached, checkpointing": [train("sd1", FP16, "--fp8_base", "--gradient_checkpointing")],
     "sd1 float32, several words": [train("sd1", FLOAT32, CACHED, words=())],
+    "sd1 in what suits the device": [train("sd1", CACHED)],  # the CPU in float32
     "sd1 full bf16": [train("sd1", BF16, "--full_bf16", CACHED)],
     "sd1 full fp16": [train("sd1", FP16, "--full_fp16", CACHED)],
     "sd1 bf16, clip skip, two vectors": [train("sd1", BF16, "--clip_skip=2", "--num_vectors_per_token=2")],

@@ -63,7 +63,7 @@ def compile_denoiser(denoiser: nn.Module, backend: str) -> None:
     the whole takes minutes. From the second size of picture or batch on, the code is for any.
 
     Args:
-        denoiser: a diffusers model, on its device.
+        denoiser: a diffusers model; it may still be moved.
         backend: of torch.compile.
     """
     config: Any = torch._dynamo.config  # noqa: SLF001 - it has no other name
