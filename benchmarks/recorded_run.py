@@ -151,7 +151,7 @@ class Sections:
         wrapped: list[tuple[Any, str, str]] = [
             (WordEncoder, "rows", "captions to ids"),
             *(
-                (kind, "encode", "text encoder forward")
+                (kind, "encode_ids", "text encoder forward")
                 for kind in (StableDiffusion, StableDiffusionXL)
             ),
             *((kind, "predict", "UNet forward") for kind in (StableDiffusion, StableDiffusionXL)),

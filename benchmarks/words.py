@@ -28,7 +28,7 @@ from coinage.demo.run import MODEL
 from random_models import write_dataset
 
 if TYPE_CHECKING:
-    from coinage.training.run import Run, StepInput
+    from coinage.training.run import Run
 
 GB = 2**30
 WARM_UP = 3  # steps that do not count
@@ -94,20 +94,18 @@ def measure(task: Task) -> Measured:
     import torch
 
     from coinage.cli.train import train_command
-    from coinage.training import gradients
+    from coinage.training.supply import Supply
 
     times: list[float] = []
-    real = gradients.accumulate
+    real = Supply.next
 
-    def accumulate(
-        runs: Sequence[Run], inputs: Sequence[StepInput], *, precise: bool = False
-    ) -> None:
+    def next_inputs(supply: Supply, runs: Sequence[Run]) -> object:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter())
-        real(runs, inputs, precise=precise)
+        return real(supply, runs)
 
-    clocked = patch.object(gradients, "accumulate", accumulate)
+    clocked = patch.object(Supply, "next", next_inputs)
     with clocked, tempfile.TemporaryDirectory() as folder:
         code = train_command("coinage", command_of(task, Path(folder)))
     if code:

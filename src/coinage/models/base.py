@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -78,7 +78,9 @@ class Components:
         Its norms and its softmax sum in float32 by themselves. What autocast adds are copies: the
         UNet would read and write its activations in float32, and cast them down again and again.
         """
-        return torch.autocast(self.device.type, enabled=False)
+        kind = self.device.type
+        available = torch.amp.is_autocast_available(kind)
+        return torch.autocast(kind, enabled=False) if available else nullcontext()
 
     def token_ids(self, captions: Sequence[str]) -> tuple[Tensor, ...]:
         """Return the ids of B captions for each text encoder, [B * chunks, 77] int64 on the CPU."""

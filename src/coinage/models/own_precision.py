@@ -32,9 +32,13 @@ def _lowered(
     unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     dtype = computing_dtype(unet)
-    names = ("sample", "timestep", "encoder_hidden_states")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    for name in ("sample", "encoder_hidden_states"):
-        if isinstance(given.get(name), Tensor):
-            given[name] = given[name].to(dtype)
-    return args[len(names) :], given
+    positions = {0: "sample", 2: "encoder_hidden_states"}  # 1: the timestep
+
+    def lowered(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) else value
+
+    given = [lowered(value) if i in positions else value for i, value in enumerate(args)]
+    return tuple(given), {
+        name: lowered(value) if name in positions.values() else value
+        for name, value in kwargs.items()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
@@ -13,6 +14,7 @@ from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
 from coinage.models.relaid import relay_weights
 from coinage.models.streaming import stream
+from coinage.models.fewer_kernels import join_kernels
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
 
@@ -70,6 +72,8 @@ def place(parts: Components) -> None:
     """
     device = parts.device
     parts.denoiser.to(device)
+    if device.type != "cpu" and not is_compiled(parts.denoiser):
+        join_kernels(parts.denoiser)
     for encoder in parts.text_encoders:
         embedding = encoder.get_input_embeddings()
         encoder.set_input_embeddings(torch.nn.Identity())
@@ -79,6 +83,11 @@ def place(parts: Components) -> None:
             embedding.to(device)
         elif not parts.low_memory:
             embedding.table = embedding.table.to(device)
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Return whether torch compiles a module where it is called."""
+    return module._compiled_call_impl is not None  # noqa: SLF001 - torch has no other name for it
 
 
 def wider(device: torch.device) -> torch.dtype:
@@ -118,11 +127,20 @@ def lower_linear_layers(parts: Components, dtype: torch.dtype) -> None:
 
 def checkpoint_gradients(parts: Components) -> None:
     """Make UNet and text encoders compute activations twice instead of keeping them."""
-    parts.denoiser.enable_gradient_checkpointing()
+    # Nothing is drawn in what is computed twice, so no generator's state need be kept
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+
+    def checkpointed(module: torch.nn.Module, *args: object) -> object:
+        return checkpoint(module, *args, use_reentrant=False, preserve_rng_state=False)
+
+    parts.denoiser.enable_gradient_checkpointing(checkpointed)
     for encoder in parts.text_encoders:
         # transformers renamed the method; its old name warns
         enable = getattr(encoder, "activation_checkpointing_enable", None)
         enable = enable or encoder.gradient_checkpointing_enable
-        enable()
+        enable(options)
     for module in (parts.denoiser, *parts.text_encoders):
-        module.train()  # checkpointing is skipped in eval mode; there is no dropout
+        module.train()  # checkpointing is skipped in eval mode
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.eval()
