@@ -182,14 +182,18 @@ def test_what_does_not_fit_even_so_and_other_errors_are_raised(
         (
             1,
             (),
-            "--gradient_checkpointing, --mixed_precision bf16, --cache_latents, --low_memory, "
-            "or a smaller resolution",
+            (
+                "--gradient_checkpointing, --mixed_precision bf16, --cache_latents, --low_memory, "
+                "or a smaller resolution"
+            ),
         ),
         (
             2,
             ("--cache_latents_to_disk",),
-            "--gradient_checkpointing, --mixed_precision bf16, --low_memory, a smaller batch, "
-            "or a smaller resolution",
+            (
+                "--gradient_checkpointing, --mixed_precision bf16, --low_memory, a smaller batch, "
+                "or a smaller resolution"
+            ),
         ),
         (
             1,
