@@ -30,6 +30,7 @@ from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import DTYPES, place, place_vae
 from coinage.optim.factory import OptimizerFactory
 from coinage.seeding import draw_seed
+from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
 from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
@@ -39,7 +40,7 @@ from coinage.training.arguments import check_callable, checked_configs, checked_
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE, start_processes
-from coinage.training.session import default_device, train_plans
+from coinage.training.session import train_plans
 
 SIZE_UNIT = 8  # pixels: a latent's side
 MAX_GUIDANCE = 1000

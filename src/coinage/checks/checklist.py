@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coinage.checks import data, disk, model, output, several_words, word
+from coinage.checks import data, device, disk, model, output, several_words, word
 from coinage.checks.footprint import Footprint
 from coinage.checks.memory import needed_memory
 from coinage.checks.merging import merge_problems
@@ -92,10 +92,12 @@ CHECKS: tuple[Check | JointCheck, ...] = (
     Check(word.check_naming),
     Check(data.check_prompts),
     Check(output.check_trackers),
+    Check(device.settle_precision, When.WORD_IS_CLEAN),
     Check(data.check_state, When.WORD_IS_CLEAN),
     Check(output.check_folders, When.WORD_IS_CLEAN),
     JointCheck(several_words.check_lengths_equal, When.ALL_ARE_CLEAN),
     JointCheck(disk.check_disk, When.ALL_ARE_CLEAN),
+    JointCheck(device.check_device, When.ALL_ARE_CLEAN),
     Check(output.check_lock, When.ALL_ARE_CLEAN),
     Check(_check_optimizer, When.ALL_ARE_CLEAN),
     Check(_check_word_file, When.ALL_ARE_CLEAN),

@@ -214,14 +214,20 @@ def _load(args: argparse.Namespace, family: str) -> Model:
         CoinageError: a file cannot be read, or is for another kind of model.
     """
     from coinage.api import load_model
+    from coinage.checks.device import device_findings
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
     from coinage.models.quiet import quiet_libraries
     from coinage.models.threads import fit_threads
+    from coinage.system.accelerator import look_at
     from coinage.training.processes import start_processes
 
     quiet_libraries()
     _, device = start_processes(None)  # the one that training takes, whatever its kind
+    found = device_findings(look_at(device), args.precision)
+    found.raise_errors()
+    for warning in found.warnings:
+        log.warning("%s", warning)
     words = []
     for name, path in args.embedding:
         opened = open_with_other_half(path)

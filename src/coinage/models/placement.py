@@ -6,12 +6,13 @@ import logging
 
 import torch
 
-from coinage.config import ModelConfig
+from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
 from coinage.models.streaming import stream
 from coinage.models.token_embedding import TokenEmbedding
+from coinage.system.accelerator import look_at
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,6 +96,8 @@ def working_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type == "cpu":
         log.info("--mixed_precision fp16 is for GPUs: bf16 is used on this CPU")
         return torch.bfloat16
+    if precision == AUTO_PRECISION:
+        precision = look_at(device).best_precision
     return DTYPES[precision]
 
 

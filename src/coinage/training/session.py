@@ -7,7 +7,6 @@ settings of logging. Progress goes to the log named `coinage`; errors are raised
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -92,21 +91,6 @@ def not_stopping(runs: Sequence[Run]) -> AbstractContextManager[None]:  # noqa: 
 
 def do_nothing(runs: Sequence[Run]) -> None:
     """Leave the runs as they are."""
-
-
-def default_device() -> torch.device:
-    """Return the accelerator of this machine, or the CPU without one; accelerate's variables choose.
-
-    ACCELERATE_TORCH_DEVICE names a device, and ACCELERATE_USE_CPU takes the CPU, as in training that
-    accelerate has started.
-    """
-    named = os.environ.get("ACCELERATE_TORCH_DEVICE")
-    if named:
-        return torch.device(named)
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
-    if on_cpu or not torch.accelerator.is_available():
-        return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def train_plans(
