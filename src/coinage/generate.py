@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from itertools import groupby
 from typing import Any
 
@@ -57,6 +57,26 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     return factory(**settings)
 
 
+def keep_times_at_hand(scheduler: Any) -> None:
+    """Have a diffusers scheduler step at times on the CPU, where its tables are.
+
+    A pipeline steps at times on the GPU, and each look into a table would wait for the GPU.
+    """
+    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+    times: list[Tensor] = []
+
+    @wraps(set_timesteps)
+    def set_and_copy(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        times[:] = reversed(scheduler.timesteps.cpu().unbind())
+
+    @wraps(step)
+    def step_at_hand(prediction: Tensor, _: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return step(prediction, times.pop(), *args, **kwargs)
+
+    scheduler.set_timesteps, scheduler.step = set_and_copy, step_at_hand
+
+
 @torch.no_grad()
 def draw(
     family: ModelFamily,
@@ -69,7 +89,7 @@ def draw(
 
     A prompt's picture depends on its seed alone, not on its neighbours in the batch; prompts in one
     batch must agree in everything but text, negative and seed. Global randomness is left untouched.
-    The VAE works in its own precision, outside of `autocast`.
+    Text is encoded under `autocast`; UNet and VAE work in their own precision.
     """
     for chunks, batch in _alike(family, parts, prompts, batch_size):
         with autocast or nullcontext():
@@ -138,7 +158,9 @@ def _alike(
 def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> Tensor:
     """Sample latents [B, C, h, w] for prompts that share everything but text, negative and seed."""
     first = prompts[0]
-    pipeline: Any = family.pipeline(parts, make_scheduler(first.sampler, parts.scheduler_config))
+    scheduler = make_scheduler(first.sampler, parts.scheduler_config)
+    keep_times_at_hand(scheduler)
+    pipeline: Any = family.pipeline(parts, scheduler)
     width, height = first.width or family.facts.side, first.height or family.facts.side
     sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
     cond = family.encode(parts, [p.text for p in prompts], sizes, weighted=True)
@@ -153,16 +175,17 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
         }
     ends_in_noise = parts.scheduler_config.get("rescale_betas_zero_snr")
     rescale = GUIDANCE_RESCALE if ends_in_noise else 0.0
-    latents: Tensor = pipeline(
-        prompt_embeds=cond.encoder_hidden_states.to(dtype),
-        negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
-        width=width,
-        height=height,
-        num_inference_steps=min(first.steps, parts.scheduler_config["num_train_timesteps"] - 1),
-        guidance_scale=first.scale,
-        guidance_rescale=rescale,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="latent",
-        **pooled,
-    ).images
+    with parts.own_precision():
+        latents: Tensor = pipeline(
+            prompt_embeds=cond.encoder_hidden_states.to(dtype),
+            negative_prompt_embeds=blank.encoder_hidden_states.to(dtype),
+            width=width,
+            height=height,
+            num_inference_steps=min(first.steps, parts.scheduler_config["num_train_timesteps"] - 1),
+            guidance_scale=first.scale,
+            guidance_rescale=rescale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+            **pooled,
+        ).images
     return latents

@@ -12,9 +12,9 @@ from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.schedule import NoiseSchedule
 from coinage.models.families import FAMILIES
 from coinage.training.batches import Batch
-from coinage.training.gradients import StepTotals
 from coinage.training.losses import ConfiguredLoss
-from coinage.training.step import forward, noised_latents
+from coinage.training.step import forward, noised, prepare
+from coinage.training.step_statistics import StepTotals
 from tests.tiny_models import loaded
 
 
@@ -76,13 +76,14 @@ def batch(times: Tensor | None = None) -> Batch:
 
 def test_noising_asks_the_schedule(models: Path) -> None:
     parts = replace(loaded("sd1", models / "sd1", models), schedule=SCHEDULE)
-    noised = noised_latents(parts, batch(), NoiseConfig(min_timestep=200, max_timestep=300))
-    assert noised.timesteps.dtype == torch.float32
-    assert (noised.timesteps > 0.2).all()
-    assert (noised.timesteps < 0.3).all()
+    config = NoiseConfig(min_timestep=200, max_timestep=300)
+    made = noised(parts, prepare(FAMILIES["sd1"], parts, batch(), config))
+    assert made.timesteps.dtype == torch.float32
+    assert (made.timesteps > 0.2).all()
+    assert (made.timesteps < 0.3).all()
     clean = torch.full((2, 4, 8, 8), 0.5 * parts.scaling_factor)
-    share = noised.timesteps.view(-1, 1, 1, 1)
-    torch.testing.assert_close(noised.noisy_latents - share * noised.target, clean)
+    share = made.timesteps.view(-1, 1, 1, 1)
+    torch.testing.assert_close(made.noisy_latents - share * made.target, clean)
 
 
 @pytest.mark.parametrize("kind", ["l2", "huber"])

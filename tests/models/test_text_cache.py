@@ -37,6 +37,11 @@ class Counted:
         self.asked += captions
         return self._family.encode(parts, captions, sizes, **more)
 
+    def encode_ids(self, parts: Components, ids: Sequence[Tensor], sizes: Tensor) -> Conditioning:
+        known = {str(parts.token_ids([caption])[0].tolist()): caption for caption in CAPTIONS}
+        self.asked += [known[str([row])] for row in ids[0].tolist()]
+        return self._family.encode_ids(parts, ids, sizes)
+
 
 def tensors(cond: Conditioning) -> list[Tensor]:
     return [t for t in (cond.encoder_hidden_states, cond.pooled, cond.time_ids) if t is not None]

@@ -102,6 +102,8 @@ class Gpu:
     def __init__(self, package: str = "coinage") -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
         self.kernels = 0
+        # Keeps pinned memory, so that no other tensor is where it was
+        self._pinned: dict[int, torch.UntypedStorage] = {}
         self._package, self._refuses = package, False
         self.computing = Stream()
         self.stream = self.computing
@@ -119,6 +121,15 @@ class Gpu:
         """Count anew."""
         self.waits.clear()
         self.kernels = 0
+
+    def pin(self, tensor: Tensor) -> None:
+        """Note that a tensor's memory is pinned: copies of it to the GPU need not wait."""
+        self._pinned[tensor.data_ptr()] = tensor.untyped_storage()
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        """Whether a tensor's memory is pinned."""
+        start = tensor.untyped_storage().data_ptr()
+        return start in self._pinned
 
     @contextmanager
     def no_waits(self) -> Iterator[None]:
@@ -260,15 +271,17 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
     flat, form = tree_flatten((args, kwargs))
     ours = [x for x in flat if isinstance(x, OnGpu)]
     device = kwargs.get("device")
+    if kwargs.get("pin_memory") and not is_cuda(device):
+        made = func(*args, **{**kwargs, "pin_memory": False})
+        gpu.pin(made)
+        return made
     if not ours and not is_cuda(device):
-        return func(
-            *args, **{**kwargs, **({"pin_memory": False} if "pin_memory" in kwargs else {})}
-        )
+        return func(*args, **kwargs)
     if func is aten._pin_memory.default:
         return args[0]
     gpu.kernels += not (func.is_view or func in FREE)
     check(func, args, flat, ours)
-    for kind in waits_of(func, args, kwargs):
+    for kind in waits_of(gpu, func, args, kwargs):
         gpu.wait(kind)
     inner_args, inner_kwargs = tree_unflatten(
         [x.host if isinstance(x, OnGpu) else x for x in flat], form
@@ -313,10 +326,12 @@ def check(func: Operation, args: Sequence[Any], flat: Sequence[Any], ours: Seque
         )
 
 
-def waits_of(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
+def waits_of(
+    gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[str]:
     """For what an operation makes the CPU wait."""
     if func in COPIES:
-        yield from _wait_of_copy(func, args, kwargs)
+        yield from _wait_of_copy(gpu, func, args, kwargs)
     elif func in INDEXING:
         indices = [index for index in args[1] if index is not None]
         if any(
@@ -332,7 +347,9 @@ def waits_of(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         yield func.name().removeprefix("aten::")
 
 
-def _wait_of_copy(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
+def _wait_of_copy(
+    gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[str]:
     if func is aten._to_copy.default:
         source, device = args[0], kwargs.get("device")
         target = isinstance(source, OnGpu) if device is None else is_cuda(device)
@@ -342,8 +359,8 @@ def _wait_of_copy(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
         free = len(args) > 2 and args[2]
     if isinstance(source, OnGpu) and not target:
         yield "copy to the CPU"
-    elif target and not isinstance(source, OnGpu) and not free:
-        yield "copy to the GPU"  # of memory that is not pinned
+    elif target and not isinstance(source, OnGpu) and not (free and gpu.is_pinned(source)):
+        yield "copy to the GPU"
 
 
 def in_ram(func: Operation, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,11 +121,12 @@ with pretended_gpu() as gpu:
     assert gpu.kernels == 0 and not gpu.waits
     with gpu.no_waits():
         numbers * 2 @ layer.weight.t()
-        torch.ones(3).to("cuda", non_blocking=True)
+        torch.ones(3, pin_memory=True).to("cuda", non_blocking=True)
     assert gpu.kernels == 3 and not gpu.waits
     for work in (numbers[0, 0].item, numbers.tolist, numbers.cpu, numbers.nonzero,
                  lambda: numbers[numbers > 1],
-                 lambda: torch.ones(3).to("cuda"), lambda: bool(numbers.any()),
+                 lambda: torch.ones(3).to("cuda"), lambda: torch.ones(3).to("cuda", non_blocking=True),
+                 lambda: bool(numbers.any()),
                  lambda: torch.equal(numbers, numbers),
                  torch.cuda.synchronize, lambda: numbers[torch.tensor([0])]):
         before = gpu.waits.total()

@@ -23,9 +23,9 @@ from coinage.seeding import generator_for
 from coinage.settings.discover import complete
 from coinage.training.batches import Batch
 from coinage.training.gradients import accumulate
-from coinage.training.loop import update
 from coinage.training.run import Run, StepInput
 from coinage.training.step import forward
+from coinage.training.updates import update
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -79,6 +79,10 @@ class DiffusionSchedule:
 
     alphas_cumprod: Tensor
     prediction_type: PredictionType = "epsilon"
+    # Copies of the table, by device: a look into it must not wait for the device
+    _copies: dict[torch.device, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def num_timesteps(self) -> int:
@@ -108,9 +112,16 @@ class DiffusionSchedule:
         starts = [-(-i * self.num_timesteps // count) for i in range(count + 1)]
         return list(pairwise(starts))
 
+    def _signal(self, times: Tensor) -> Tensor:
+        """Return the share of signal variance at each step, [B] float32 on the device of the steps."""
+        device = times.device
+        if device not in self._copies:
+            self._copies[device] = self.alphas_cumprod.to(device)
+        return self._copies[device][times]
+
     def _scales(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         # In float32 whatever the latents' dtype: in bf16 the first steps would carry no noise
-        abar = self.alphas_cumprod.to(like.device)[times].view(-1, *[1] * (like.ndim - 1))
+        abar = self._signal(times).view(-1, *[1] * (like.ndim - 1))
         return abar.sqrt(), (1 - abar).sqrt()
 
     def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -127,7 +138,7 @@ class DiffusionSchedule:
 
     def snr(self, times: Tensor) -> Tensor:
         """Return the signal-to-noise ratio abar / (1 - abar), [B] float32, >= 0."""
-        abar = self.alphas_cumprod.to(times.device)[times]
+        abar = self._signal(times)
         return abar / (1 - abar)
 
     def loss_weight(self, times: Tensor, config: LossConfig) -> Tensor:

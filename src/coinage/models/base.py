@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import NoiseSchedule
 from coinage.models.facts import FamilyFacts
+from coinage.models.own_precision import computing_dtype
 from coinage.models.token_embedding import TokenEmbedding, install_rows, table_of
 from coinage.text.placeholder import (
     Placeholder,
@@ -68,11 +70,23 @@ class Components:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype that the UNet computes with; its weights may be stored in 8 bits."""
-        for parameter in self.denoiser.parameters():
-            if parameter.dtype.itemsize > 1:
-                dtype: torch.dtype = parameter.dtype
-                return dtype
-        raise ValueError("the UNet has no weight of 16 or 32 bits")
+        return computing_dtype(self.denoiser)
+
+    def own_precision(self) -> AbstractContextManager[None]:
+        """Have the UNet compute in its own dtype within a `with` block, whatever autocast is around.
+
+        Its norms and its softmax sum in float32 by themselves. What autocast adds are copies: the
+        UNet would read and write its activations in float32, and cast them down again and again.
+        """
+        return torch.autocast(self.device.type, enabled=False)
+
+    def token_ids(self, captions: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the ids of B captions for each text encoder, [B * chunks, 77] int64 on the CPU."""
+        found = []
+        for words in self.word_encoders:
+            rows = [words.rows(caption, self.chunks) for caption in captions]
+            found.append(torch.tensor(list(chain.from_iterable(rows))))
+        return tuple(found)
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         """Return all neural networks of the model."""
@@ -202,10 +216,21 @@ class ModelFamily(Protocol):
         """
         ...
 
+    def encode_ids(self, parts: Components, ids: Sequence[Tensor], sizes: Tensor) -> Conditioning:
+        """Return the same of the ids of B captions; nothing is read from the CPU.
+
+        Args:
+            parts: of the model.
+            ids: as `Components.token_ids` returns them, on the model's device.
+            sizes: [B, 6] on the model's device; where they are more than the captions, the
+                caller knows which are whose.
+        """
+        ...
+
     def predict(
         self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
     ) -> Tensor:
-        """Return the UNet's prediction, [B, C, H, W]."""
+        """Return the UNet's prediction, [B, C, H, W], computed in the UNet's own dtype."""
         ...
 
     def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:

@@ -38,24 +38,19 @@ def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) ->
 
 
 def rows_and_weights(
-    words: WordEncoder, captions: Sequence[str], chunks: int, *, weighted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the ids of B captions, and weights where `(word:1.3)` is read as a weight.
+    words: WordEncoder, captions: Sequence[str], chunks: int
+) -> tuple[Tensor, Tensor]:
+    """Return the ids of B captions, and their weights: `(word:1.3)` is read as a weight.
 
     Args:
         words: of the text encoder.
         captions: B texts.
         chunks: rows per caption.
-        weighted: read weights; off: captions are read as they stand.
 
     Returns:
-        Ids [B * chunks, 77] int64, and weights [B * chunks, 77, 1] float32 or None.
+        Ids [B * chunks, 77] int64, and weights [B * chunks, 77, 1] float32.
     """
     ids: list[list[int]] = []
-    if not weighted:
-        for caption in captions:
-            ids += words.rows(caption, chunks)
-        return torch.tensor(ids), None
     weights: list[list[float]] = []
     for caption in captions:
         pieces = parse_weights(caption, words.names)
@@ -65,13 +60,13 @@ def rows_and_weights(
     return torch.tensor(ids), torch.tensor(weights)[..., None]
 
 
-def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
+def weigh(hidden: Tensor, weights: Tensor, *, keep_mean: bool) -> Tensor:
     """Multiply hidden states [B, T, D] by weights [B, T, 1], as in sd-scripts.
 
     With `keep_mean` each text's mean stays as it was: so for SD 1 and 2, not for SDXL. A mean that is
     no more than a rounding error, as where the last norm was never trained, is left alone.
     """
-    if weights is None or bool((weights == 1).all()):
+    if bool((weights == 1).all()):
         return hidden
     scaled = hidden * weights.to(hidden)
     if not keep_mean:

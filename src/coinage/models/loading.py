@@ -31,6 +31,7 @@ from coinage.models.detect import (
 )
 from coinage.models.facts import FamilyFacts, TextEncoderFacts
 from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
+from coinage.models.own_precision import lower_inputs
 from coinage.models.prediction import (
     Declaration,
     prediction_note,
@@ -382,6 +383,7 @@ def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> C
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
     with reported_as("UNet", path):
         denoiser = _whole(source.unet(dtype), "UNet", path)
+        lower_inputs(denoiser)
     row_formats = []
     for tokenizer, encoder_facts in zip(tokenizers, facts.text_encoders, strict=True):
         row_formats.append(_row_format(tokenizer, encoder_facts))

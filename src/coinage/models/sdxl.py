@@ -53,20 +53,19 @@ class StableDiffusionXL:
 
         The hidden states are without the final norm.
         """
-        states = []
-        pooled: Tensor | None = None
-        for encoder, words in zip(parts.text_encoders, parts.word_encoders, strict=True):
-            rows, weights = rows_and_weights(words, captions, parts.chunks, weighted=weighted)
-            rows = rows.to(parts.device)
-            output: Any = encoder(rows, output_hidden_states=True)
-            joined = None if weights is None else join_chunks(weights, parts.chunks)
-            hidden = join_chunks(output.hidden_states[-2], parts.chunks)
-            states.append(weigh(hidden, joined, keep_mean=False))
-            if hasattr(encoder, "text_projection"):
-                (end_id,) = words.row_format.end
-                projected = pool(encoder, output.last_hidden_state, rows, end_id)
-                pooled = projected[:: parts.chunks]
-        return Conditioning(torch.cat(states, dim=-1), pooled, sizes.to(parts.device))
+        if not weighted:
+            ids = [ids.to(parts.device) for ids in parts.token_ids(captions)]
+            return self.encode_ids(parts, ids, sizes.to(parts.device))
+        found = [rows_and_weights(words, captions, parts.chunks) for words in parts.word_encoders]
+        states, pooled = _states(parts, [ids.to(parts.device) for ids, _ in found])
+        weighed = []
+        for hidden, (_, weights) in zip(states, found, strict=True):
+            weighed.append(weigh(hidden, join_chunks(weights, parts.chunks), keep_mean=False))
+        return Conditioning(torch.cat(weighed, dim=-1), pooled, sizes.to(parts.device))
+
+    def encode_ids(self, parts: Components, ids: Sequence[Tensor], sizes: Tensor) -> Conditioning:
+        states, pooled = _states(parts, ids)
+        return Conditioning(torch.cat(states, dim=-1), pooled, sizes)
 
     def predict(
         self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
@@ -77,9 +76,10 @@ class StableDiffusionXL:
             "time_ids": cast(Tensor, cond.time_ids),
         }
         hidden = cond.encoder_hidden_states.to(dtype)
-        prediction: Tensor = parts.denoiser(
-            noisy_latents.to(dtype), timesteps, hidden, added_cond_kwargs=added
-        ).sample
+        with parts.own_precision():
+            prediction: Tensor = parts.denoiser(
+                noisy_latents.to(dtype), timesteps, hidden, added_cond_kwargs=added
+            ).sample
         return prediction
 
     def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:
@@ -97,6 +97,24 @@ class StableDiffusionXL:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _states(parts: Components, ids: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    """Return the second-to-last hidden states of each text encoder, joined, and the pooled vectors.
+
+    Args:
+        parts: of the model.
+        ids: of B captions for each text encoder, [B * chunks, 77] on the model's device.
+    """
+    states, pooled = [], None
+    for encoder, words, rows in zip(parts.text_encoders, parts.word_encoders, ids, strict=True):
+        output: Any = encoder(rows, output_hidden_states=True)
+        states.append(join_chunks(output.hidden_states[-2], parts.chunks))
+        if hasattr(encoder, "text_projection"):
+            (end_id,) = words.row_format.end
+            projected = pool(encoder, output.last_hidden_state, rows, end_id)
+            pooled = projected[:: parts.chunks]
+    return states, pooled
 
 
 def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:

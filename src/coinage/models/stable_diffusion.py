@@ -53,27 +53,37 @@ class StableDiffusion:
         self,
         parts: Components,
         captions: Sequence[str],
-        sizes: Tensor,  # noqa: ARG002 - of SDXL
+        sizes: Tensor,
         *,
         weighted: bool = False,
     ) -> Conditioning:
-        rows, weights = rows_and_weights(
-            parts.word_encoders[0], captions, parts.chunks, weighted=weighted
-        )
-        states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
+        if not weighted:
+            ids = [ids.to(parts.device) for ids in parts.token_ids(captions)]
+            return self.encode_ids(parts, ids, sizes)
         # Pictures are drawn as in the tools that draw; training joins the rows of a long caption as
         # sd-scripts does.
-        join = whole_chunks if weighted else join_chunks
-        joined = None if weights is None else join(weights, parts.chunks)
-        return Conditioning(weigh(join(states, parts.chunks), joined, keep_mean=True))
+        rows, weights = rows_and_weights(parts.word_encoders[0], captions, parts.chunks)
+        states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
+        joined = whole_chunks(states, parts.chunks)
+        return Conditioning(weigh(joined, whole_chunks(weights, parts.chunks), keep_mean=True))
+
+    def encode_ids(
+        self,
+        parts: Components,
+        ids: Sequence[Tensor],
+        sizes: Tensor,  # noqa: ARG002 - of SDXL
+    ) -> Conditioning:
+        states = hidden_states(parts.text_encoders[0], ids[0], parts.clip_skip)
+        return Conditioning(join_chunks(states, parts.chunks))
 
     def predict(
         self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
     ) -> Tensor:
         dtype = parts.dtype
-        prediction: Tensor = parts.denoiser(
-            noisy_latents.to(dtype), timesteps, cond.encoder_hidden_states.to(dtype)
-        ).sample
+        with parts.own_precision():
+            prediction: Tensor = parts.denoiser(
+                noisy_latents.to(dtype), timesteps, cond.encoder_hidden_states.to(dtype)
+            ).sample
         return prediction
 
     def pipeline(self, parts: Components, scheduler: object) -> DiffusionPipeline:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,26 +117,84 @@ def digest_of_text_encoders(parts: Components) -> str:
     return digest_of_tensors(named)
 
 
+@dataclass(frozen=True, slots=True)
+class TextInputs:
+    """What B captions are encoded from: ids of some, kept encodings of the others; on one device.
+
+    Attributes:
+        sizes: [B, 6] as `Conditioning.time_ids`.
+        ids: of the E captions that are to be encoded, [E * chunks, 77] int64 for each text encoder.
+        kept: hidden states of the K others, [K, T, D]; None without any.
+        kept_pooled: their pooled vectors, [K, P], SDXL only.
+        order: place of each caption in the E encoded ones with the K others behind them, [B] int64;
+            None where nothing is kept.
+    """
+
+    sizes: Tensor
+    ids: tuple[Tensor, ...] = ()
+    kept: Tensor | None = None
+    kept_pooled: Tensor | None = None
+    order: Tensor | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TextInputs:
+        """Return inputs whose tensors are what `change` makes of these, in a fixed order."""
+        return TextInputs(
+            sizes=change(self.sizes),
+            ids=tuple(change(ids) for ids in self.ids),
+            kept=None if self.kept is None else change(self.kept),
+            kept_pooled=None if self.kept_pooled is None else change(self.kept_pooled),
+            order=None if self.order is None else change(self.order),
+        )
+
+
+def look_up(
+    family: ModelFamily, parts: Components, captions: Sequence[str], sizes: Tensor
+) -> TextInputs:
+    """Return what captions are encoded from, on the CPU.
+
+    Captions without a new word come from the model's cache, if it has one; those that it does not
+    hold are encoded here.
+    """
+    cache, words = parts.text_cache, parts.word_encoders
+    encoded = list(range(len(captions)))
+    if cache is not None:
+        encoded = [i for i in encoded if words[0].mentions(captions[i])]
+    ids: tuple[Tensor, ...] = ()
+    if encoded:
+        ids = parts.token_ids([captions[i] for i in encoded])
+    if cache is None or len(encoded) == len(captions):
+        return TextInputs(sizes, ids)
+    others = sorted(set(range(len(captions))) - set(encoded))
+    kept = [cache.get(family, parts, captions[i]) for i in others]
+    pools = [encoding.pooled for encoding in kept if encoding.pooled is not None]
+    return TextInputs(
+        sizes=sizes,
+        ids=ids,
+        kept=torch.stack([encoding.hidden for encoding in kept]),
+        kept_pooled=torch.stack(pools) if pools else None,
+        order=torch.tensor([*encoded, *others]).argsort(),
+    )
+
+
+def encode_inputs(family: ModelFamily, parts: Components, inputs: TextInputs) -> Conditioning:
+    """Encode what `look_up` has found, on the device; gradients flow to the rows."""
+    if inputs.kept is None or inputs.order is None:
+        return family.encode_ids(parts, inputs.ids, inputs.sizes)
+    hidden, pooled = inputs.kept, inputs.kept_pooled
+    if inputs.ids:
+        made = family.encode_ids(parts, inputs.ids, inputs.sizes)
+        hidden = torch.cat([made.encoder_hidden_states, hidden])
+        if pooled is not None and made.pooled is not None:
+            pooled = torch.cat([made.pooled, pooled])
+    hidden = hidden[inputs.order]
+    if pooled is None:
+        return Conditioning(hidden)
+    return Conditioning(hidden, pooled[inputs.order], inputs.sizes)
+
+
 def encode(
     family: ModelFamily, parts: Components, captions: Sequence[str], sizes: Tensor
 ) -> Conditioning:
     """Encode captions as `family.encode` does; those without a new word come from the model's cache."""
-    cache = parts.text_cache
-    if cache is None:
-        return family.encode(parts, captions, sizes)
-    encodings: dict[int, Encoding] = {}
-    with_word = [i for i, text in enumerate(captions) if parts.word_encoders[0].mentions(text)]
-    if with_word:
-        made = family.encode(parts, [captions[i] for i in with_word], sizes[with_word])
-        for place, i in enumerate(with_word):
-            pooled = None if made.pooled is None else made.pooled[place]
-            encodings[i] = Encoding(made.encoder_hidden_states[place], pooled)
-    for i, caption in enumerate(captions):
-        if i not in encodings:
-            encodings[i] = cache.get(family, parts, caption).to(parts.device)
-    in_order = [encodings[i] for i in range(len(captions))]
-    hidden = torch.stack([encoding.hidden for encoding in in_order])
-    pools = [encoding.pooled for encoding in in_order if encoding.pooled is not None]
-    if not pools:
-        return Conditioning(hidden)
-    return Conditioning(hidden, torch.stack(pools), sizes.to(parts.device))
+    found = look_up(family, parts, captions, sizes)
+    return encode_inputs(family, parts, found.mapped(lambda tensor: tensor.to(parts.device)))

@@ -106,14 +106,17 @@ def stack_masks(latents: Sequence[Latent]) -> Tensor | None:
     return torch.stack(masks).unsqueeze(1)
 
 
-def epoch_batch(run: Run, planned: PlannedBatch, latents: Sequence[Latent], epoch: int) -> Batch:
+def epoch_batch(
+    run: Run, planned: PlannedBatch, latents: Sequence[Latent], epoch: int, step: int
+) -> Batch:
     """Return a batch of an epoch; captions and noise depend on seed, epoch and position alone.
 
     Args:
-        run: whose samples are used; its step counts for the tag warm-up.
+        run: whose samples are used.
         planned: which images.
         latents: of these images.
         epoch: counted from 0.
+        step: optimizer steps before this one; it counts for the tag warm-up.
     """
     seed, token = run.config.loop.seed, run.placeholder.token
     captions, weights = [], []
@@ -121,7 +124,7 @@ def epoch_batch(run: Run, planned: PlannedBatch, latents: Sequence[Latent], epoc
         sample = run.samples[item.sample]
         rng = rng_for(seed, "caption", epoch, item.position)
         rules = sample.subset.captions
-        captions.append(vary(sample.caption, rules, token, rng, run.step, run.total_steps))
+        captions.append(vary(sample.caption, rules, token, rng, step, run.total_steps))
         weights.append(run.config.loss.prior_weight if sample.subset.regularisation else 1.0)
     sizes = [_sizes(run, item, latent) for item, latent in zip(planned, latents, strict=True)]
     return Batch(

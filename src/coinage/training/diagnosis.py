@@ -12,10 +12,10 @@ from torch import Tensor
 from coinage.config import TrainConfig
 from coinage.errors import TrainingError, reason_of
 from coinage.models.base import Components
-from coinage.models.text_cache import encode
+from coinage.models.text_cache import encode_inputs
 from coinage.system.full_memory import full_memory, is_full
 from coinage.training.batches import Batch
-from coinage.training.step import noised_latents
+from coinage.training.step import noised, prepare
 
 if TYPE_CHECKING:
     from coinage.training.run import Run
@@ -65,12 +65,13 @@ def where_not_finite(run: Run, batches: Sequence[Batch]) -> str:
         if not _is_finite(batch.moments):
             return "the VAE's latents"
         batch.rewind()
-        noised = noised_latents(run.parts, batch, run.config.noise)
         with run.autocast():
-            cond = encode(run.family, run.parts, batch.captions, batch.sizes)
+            inputs = prepare(run.family, run.parts, batch, run.config.noise)
+            latents = noised(run.parts, inputs)
+            cond = encode_inputs(run.family, run.parts, inputs.text)
             if not _is_finite(cond.encoder_hidden_states) or not _is_finite(cond.pooled):
                 return TEXT_ENCODER
-            noisy_latents, timesteps = noised.noisy_latents, noised.timesteps
+            noisy_latents, timesteps = latents.noisy_latents, latents.timesteps
             if not _is_finite(run.family.predict(run.parts, noisy_latents, timesteps, cond)):
                 return UNET
     return ""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from coinage.embeddings.word import Word
-from coinage.errors import CoinageError, TrainingError, described
-from coinage.optim.row_lengths import hold_lengths, movement
-from coinage.system.full_memory import is_full
-from coinage.training.diagnosis import as_training_error, not_finite
+from coinage.errors import TrainingError
+from coinage.training.diagnosis import as_training_error
 from coinage.training.evaluation import Evaluator
 from coinage.training.gradients import compute_gradients
 from coinage.training.observers.base import Observer
 from coinage.training.observers.notify import notify
 from coinage.training.run import Run
+from coinage.training.supply import Supply
+from coinage.training.updates import can_be_undone, raise_first, step_and_check, update
 
 Check = Callable[[Run], None]
 
@@ -38,12 +35,9 @@ def train(run: Run, observers: Sequence[Observer], check: Check | None = None) -
     learner = Learner(run, observers)
     with reporting_failures([learner]):
         learner.start(check)
+        supply = Supply([run])
         while not run.over:
-            step_input = next(learner.step_inputs)
-            raise_first(compute_gradients([run], [step_input]))
-            update(run)
-            run.progress.images += step_input.sample_count
-            learner.end_step()
+            _step_together([learner], supply)
         learner.end()
     return run.embedding()
 
@@ -64,34 +58,39 @@ def train_together(
     with reporting_failures(going):
         for learner in learners:
             learner.start(check if learner is learners[0] else None)
+        supply = Supply(runs)
         while going:
             for learner in tuple(going):
                 if learner.run.over:
                     learner.end()
                     going.remove(learner)
             if going:
-                _step_together(going)
+                _step_together(going, supply)
     return [run.embedding() for run in runs]
 
 
-def _step_together(learners: Sequence[Learner]) -> None:
+def _step_together(learners: Sequence[Learner], supply: Supply) -> None:
     """Take one step of each word."""
-    inputs = [next(learner.step_inputs) for learner in learners]
-    raise_first(compute_gradients([learner.run for learner in learners], inputs))
-    for learner, step_input in zip(learners, inputs, strict=True):
-        update(learner.run)
-        learner.run.progress.images += step_input.sample_count
+    runs = [learner.run for learner in learners]
+    inputs, ahead = supply.next(runs)
+    if ahead and all(map(can_be_undone, runs)):
+        step_and_check(runs, inputs, ahead)
+    else:
+        raise_first(compute_gradients(runs, inputs, ahead))
+        for run in runs:
+            update(run)
+    for run, step_input in zip(runs, inputs, strict=True):
+        run.progress.images += step_input.sample_count
     for learner in learners:
         learner.end_step()
 
 
 class Learner:
-    """A run in training, with its observers, the inputs of its steps, and what measures it."""
+    """A run in training, with its observers and what measures it."""
 
     def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
         self.run = run
         self.observers = observers
-        self.step_inputs = run.step_inputs()
         self._evaluator = Evaluator(run)
 
     def start(self, check: Check | None) -> None:
@@ -164,54 +163,3 @@ def _in_users_terms(error: Exception, going: Sequence[Learner]) -> TrainingError
         if translated:
             return translated
     return None
-
-
-def raise_first(errors: Sequence[TrainingError | None]) -> None:
-    """Raise the first error, if there is any."""
-    for error in errors:
-        if error:
-            raise error
-
-
-def update(run: Run) -> None:
-    """Take one optimizer step over the rows of all text encoders together.
-
-    Raises:
-        TrainingError: the gradient is not finite, and no scaling of the loss is at work; the rows
-            are as before.
-    """
-    rows, last = run.rows, run.last
-    run.scaler.unscale_(run.optimizer)
-    max_norm = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
-    last.grad_norm = torch.nn.utils.clip_grad_norm_(rows, max_norm).item()
-    if not math.isfinite(last.grad_norm) and not run.scaler.is_enabled():
-        raise not_finite(f"the gradient of step {run.step + 1} is {last.grad_norm}", "", run)
-    last.touched = [(row.grad != 0).any(dim=1) for row in rows if row.grad is not None]
-    last.rate = float(run.schedule.get_last_lr()[0])
-    scale = run.scaler.get_scale()
-    _step(run)
-    run.scaler.update()
-    last.skipped = run.scaler.get_scale() < scale  # the gradient overflowed
-    if not last.skipped:
-        run.schedule.step()
-        hold_lengths(rows, run.start, run.config.optim.norm_mode)
-    run.optimizer.zero_grad(set_to_none=True)
-    last.norms, last.angles = movement(rows, run.start)
-    run.progress.step += 1
-    run.progress.done += 1
-
-
-def _step(run: Run) -> None:
-    """Have the optimizer take its step, unless the gradient overflowed.
-
-    Raises:
-        TrainingError: a user's optimizer fails for another reason than full memory.
-    """
-    try:
-        run.scaler.step(run.optimizer)
-    except Exception as error:
-        if run.optimizer_factory is None or isinstance(error, CoinageError) or is_full(error):
-            raise
-        what = f"the optimizer {run.optimizer_name} failed: {described(error)}"
-        hint = "use one whose step() needs no arguments and takes dense gradients, such as AdamW"
-        raise TrainingError(what, f"step {run.step + 1}", hint) from error

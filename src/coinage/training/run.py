@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 
@@ -66,7 +67,7 @@ class Progress:
 
 @dataclass(slots=True)
 class LastStep:
-    """Measures of the last optimizer step; written by `gradients` and by `loop.update`.
+    """Measures of the last optimizer step; written by `step_statistics` and `updates`.
 
     Attributes:
         loss: mean over the samples of all processes.
@@ -75,7 +76,8 @@ class LastStep:
         captions_with_word: captions that hold the word, in all processes.
         norms: lengths of the rows of all text encoders in turn, after the step.
         angles: degrees between these rows and their start.
-        touched: for each text encoder, [N] bool: rows that had a gradient.
+        rows: as they are after the step, for each text encoder [n, D] float32 on the CPU.
+        touched: for each text encoder, [n] bool on the CPU: rows that had a gradient.
         skipped: the gradient overflowed, so that the rows are as before.
         bands: mean loss in each part of the timesteps; None in a part without samples.
     """
@@ -86,6 +88,7 @@ class LastStep:
     captions_with_word: int = 0
     norms: Sequence[float] = ()
     angles: Sequence[float] = ()
+    rows: Sequence[torch.Tensor] = ()
     touched: Sequence[torch.Tensor] = ()
     skipped: bool = False
     bands: Sequence[float | None] = (None,) * BANDS
@@ -118,6 +121,9 @@ class Run:
         start: the rows before the first step, on the CPU.
         word_index: of the word among those that learn on the model.
         processes: that train the word together.
+        progress: its position.
+        last: its last step.
+        results: what it has found.
     """
 
     config: TrainConfig
@@ -141,6 +147,14 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     last: LastStep = field(default_factory=LastStep)
     results: Results = field(default_factory=Results)
+    _start_on_device: list[torch.Tensor] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def start_on_device(self) -> Sequence[torch.Tensor]:
+        """The rows before the first step, where the model is."""
+        if not self._start_on_device:
+            self._start_on_device = [row.to(self.parts.device) for row in self.start]
+        return self._start_on_device
 
     @property
     def step(self) -> int:
@@ -242,6 +256,7 @@ class Run:
             for row, encoder, tokenizer in pairs:
                 row.copy_(initial_rows(table_of(encoder), tokenizer, init_word, len(row)))
         self.start = [row.detach().cpu().clone() for row in self.rows]
+        self._start_on_device = []
         self.results.init_words = list(ranking)
 
     def step_inputs(self) -> Iterator[StepInput]:
@@ -278,8 +293,10 @@ class Run:
         groups = [plan[start : start + batches_per_step] for start in starts]
         shares = [self.processes.share(group) for group in groups]
         latents = self.latents.of([batch for share in shares for batch in share], seed, epoch)
-        for group, share in zip(groups, shares, strict=True):
-            batches = [epoch_batch(self, planned, next(latents), epoch) for planned in share]
+        # Counted here: inputs may be asked for while the step before them is still computed
+        steps = count(self.step)
+        for step, group, share in zip(steps, groups, shares, strict=False):
+            batches = [epoch_batch(self, planned, next(latents), epoch, step) for planned in share]
             yield StepInput(batches, sum(map(len, group)))
 
     def make_optimizer(self, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -287,9 +304,12 @@ class Run:
         return make_optimizer(self.config.optim, self.optimizer_factory, rows)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Compute in low precision where that is configured."""
+        """Compute in low precision where that is configured; the UNet has its own precision."""
         enabled = self.dtype != torch.float32
-        return torch.autocast(self.parts.device.type, self.dtype, enabled=enabled)
+        # No weight is cast more than once a step; copies that are kept would not outlive a CUDA graph
+        return torch.autocast(
+            self.parts.device.type, self.dtype, enabled=enabled, cache_enabled=False
+        )
 
     def averaged(self) -> AbstractContextManager[None]:
         """Have the rows hold what is saved and shown, where the optimizer trains at another point."""

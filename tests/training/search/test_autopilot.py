@@ -24,7 +24,7 @@ from coinage.settings.discover import complete
 from coinage.settings.idle_flags import notes
 from coinage.training.evaluation import evaluation_set
 from coinage.training.gradients import accumulate
-from coinage.training.loop import train, train_together, update
+from coinage.training.loop import train, train_together
 from coinage.training.run import Run
 from coinage.training.search import autopilot
 from coinage.training.search.autopilot import (
@@ -40,6 +40,7 @@ from coinage.training.search.autopilot import (
     with_the_best,
 )
 from coinage.training.setup import prepare_all, prepare_on
+from coinage.training.updates import update
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of
 
 Patch = pytest.MonkeyPatch

@@ -75,9 +75,9 @@ class Watchdog(Observer):
             return
         # An update that overflows moves nothing
         for number, touched in enumerate(run.last.touched):
-            self._touched[number] |= touched.cpu() & (not run.last.skipped)
-        for number, (rows, begin) in enumerate(zip(run.rows, self._begin, strict=True)):
-            distance = (rows.detach().cpu() - begin).norm(dim=1)
+            self._touched[number] |= touched & (not run.last.skipped)
+        for number, (rows, begin) in enumerate(zip(run.last.rows, self._begin, strict=True)):
+            distance = (rows - begin).norm(dim=1)
             self._furthest[number] = torch.maximum(self._furthest[number], distance)
         if not run.last.skipped:
             self._rates.append(run.last.rate)

@@ -26,11 +26,11 @@ from coinage.text.placeholder import CHUNK, pieces_of, taken, word_pattern
 from coinage.training.batches import Batch
 from coinage.training.evaluation import evaluation_loss, evaluation_set
 from coinage.training.gradients import compute_gradients
-from coinage.training.loop import update
 from coinage.training.losses import ConfiguredLoss, Loss
 from coinage.training.results import InitWordLosses
 from coinage.training.run import Run, StepInput
 from coinage.training.setup import prepare_on, warn_of_rate
+from coinage.training.updates import update
 
 AS_CONFIGURED = "as configured"
 PRIVATE = "\ue000"  # stands in no caption, and is no letter
