@@ -175,6 +175,7 @@ class Built:
         dtype: what is computed with.
         checkpointed: with --gradient_checkpointing.
         eight_bits: with --fp8_base.
+        low_memory: with --low_memory, which takes both.
     """
 
     family: str
@@ -182,6 +183,7 @@ class Built:
     dtype: torch.dtype = torch.bfloat16
     checkpointed: bool = False
     eight_bits: bool = False
+    low_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,9 @@ def components(model: Built, chunks: int = 1) -> Components:
         [("zibu", 1)],
         [torch.empty(1, encoder.config.hidden_size, device="meta") for encoder in encoders],
     )
+    if model.low_memory:
+        for encoder in encoders:
+            eight_bit.keep_in_eight_bits(encoder)
     lower_linear_layers(parts, model.dtype)
     if model.eight_bits:
         eight_bit.keep_in_eight_bits(parts.denoiser)

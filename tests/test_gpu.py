@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from coinage.checks import make_plans
+from coinage.checks.footprint import CONTEXT, GB
 from coinage.cli.main import main
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.word import Word
+from coinage.models.facts import FACTS
 from coinage.training.observers.base import Observer
 from coinage.training.observers.standard import observers_for
 from coinage.training.run import Run
@@ -145,3 +147,56 @@ def test_a_run_ends_with_its_file_checked(
     ]
     assert main([*drawn, f"--output={tmp_path / 'pictures'}"]) == 0
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "most"), [("sd1", 3.0), ("sdxl", 6.0), ("sdxl", 4.0)], ids=["SD", "SDXL", "streamed"]
+)
+def test_a_released_model_trains_on_a_small_card(
+    family: str,
+    most: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A model of the released size and random weights, with a preview, a measurement and the last check.
+
+    The limit is of torch's own memory: CUDA's context comes on top of it, and is taken off here.
+    """
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from random_models import RELEASED, write_dataset, write_folder
+
+    side = FACTS[family].side
+    write_folder(RELEASED / family, tmp_path / "model")
+    data = write_dataset(tmp_path / "data", side)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"a photo of mychar --w {side} --h {side} --s 2 --d 1\n")
+    given = [
+        f"--pretrained_model_name_or_path={tmp_path / 'model'}",
+        f"--dataset_config={data}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--token_string=mychar",
+        "--init_word=ball",
+        "--mixed_precision=bf16",
+        "--max_train_steps=2",
+        "--early_stop",
+        "--on_problem=warn",
+        f"--sample_prompts={prompts}",
+        "--sample_every_n_steps=2",
+        "--low_memory",
+    ]
+    free, total = int(most * GB), torch.cuda.mem_get_info(GPU)[1]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free - CONTEXT, free))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(GPU)
+    torch.cuda.set_per_process_memory_fraction((free - CONTEXT) / total, GPU)
+    try:
+        assert train_command("coinage", given) == 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+    told = capsys.readouterr().err
+    for wrong in ("memory is full", "GB free", "preview", "could not be checked"):
+        assert wrong not in told
+    assert torch.cuda.max_memory_reserved(GPU) <= free - CONTEXT
+    assert list((tmp_path / "out" / "sample").glob("*.png"))

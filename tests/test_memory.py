@@ -65,6 +65,42 @@ def test_the_vaes_constants_are_what_is_measured() -> None:
             assert decoding == pytest.approx(times * DECODING * 768**2 * 2, rel=0.02)
 
 
+def worst_of(family: str, names: slice) -> float:
+    """The largest error of the estimates of all phases, of some of a family's cases."""
+    from memory_phases import cases, counted, estimated
+
+    errors = [0.0]
+    for run in cases(family)[names]:
+        found, told = counted(run), estimated(run)
+        assert found.keys() == told.keys(), "every phase is counted"
+        errors += [abs(told[name].total / found[name].total - 1) for name in found]
+    return max(errors)
+
+
+def test_each_phase_takes_what_is_told() -> None:
+    """SD 1.5 with all that saves memory."""
+    assert worst_of("sd1", slice(3, 4)) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_each_phase_of_every_run_takes_what_is_told(family: str) -> None:
+    assert worst_of(family, slice(None)) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "number", "most"), [("sd1", 3, 3), ("sdxl", 3, 6), ("sdxl", 4, 4)]
+)
+def test_it_fits_in_little_memory(family: str, number: int, most: int) -> None:
+    """SD 1.5 in 3 GB, SDXL in 6 GB, and in 4 GB where the UNet's weights are streamed."""
+    from coinage.checks.footprint import CONTEXT, GB, WORKSPACE
+    from memory_phases import cases, counted
+
+    for phase in counted(cases(family)[number]).values():
+        assert phase.total + CONTEXT + WORKSPACE < most * GB, phase.when
+
+
 def test_sizes_without_numbers_are_those_of_real_tensors() -> None:
     """What autograd keeps of a real forward pass in float32 is what the tracker counts."""
     from memory import Built, components, predict, train_step

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from coinage.embeddings.verify import COMPARED
+from coinage.training.final_check import check_saved_file
 from tests.helpers import prepared, rows_of, trained
 
 
@@ -23,3 +25,5 @@ def test_little_memory_learns_much_the_same(moon_dataset: Path, tmp_path: Path) 
     } == {torch.int8}
     assert run.config.model.gradient_checkpointing
     assert run.parts.dtype == torch.bfloat16
+    checks = {check.tool: check for check in check_saved_file(run).checks}
+    assert all(checks[tool].same for tool in COMPARED)

@@ -167,7 +167,7 @@ def in_memory(
         with _one_by_one(vae):
             result = tried(work)
     if result is None:
-        with _one_by_one(vae) if count > 1 else nullcontext(), _tiled(vae, side):
+        with _one_by_one(vae) if count > 1 else nullcontext(), tiled(vae, side):
             result = work()
     return result
 
@@ -184,7 +184,7 @@ def _one_by_one(vae: AutoencoderKL) -> Iterator[None]:
 
 
 @contextmanager
-def _tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
+def tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
     """Let a VAE work on overlapping parts of a picture.
 
     diffusers does so only for pictures larger than a tile, and its tiles are as large as the

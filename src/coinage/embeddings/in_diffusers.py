@@ -14,6 +14,7 @@ from torch import nn
 from coinage.embeddings.reading import read
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.clip_text import hidden_states
+from coinage.models.frozen import FrozenLinear
 from coinage.models.token_embedding import table_of
 from coinage.text.placeholder import CHUNK
 
@@ -97,7 +98,10 @@ def _plain_copy(encoder: Any) -> Any:
     new_table = copied.get_input_embeddings()
     for name, module in copied.named_modules():
         if module is not new_table:
-            for tensor_name, tensor in _tensors(encoder.get_submodule(name)):
+            original = encoder.get_submodule(name)
+            if isinstance(original, FrozenLinear):  # it knows how its weight is kept
+                module.__class__ = type(original)
+            for tensor_name, tensor in _tensors(original):
                 setattr(module, tensor_name, tensor)
     return copied.eval()
 

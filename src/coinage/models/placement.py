@@ -12,9 +12,9 @@ from coinage.models.base import Components
 from coinage.models.compilation import compile_denoiser
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
+from coinage.models.fewer_kernels import join_kernels
 from coinage.models.relaid import relay_weights
 from coinage.models.streaming import stream
-from coinage.models.fewer_kernels import join_kernels
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
 
