@@ -8,9 +8,9 @@ import torch
 
 from coinage.config import ModelConfig
 from coinage.models.base import Components
+from coinage.models.cpu_layers import use_cpu_layers
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
-from coinage.models.relaid import relay_weights
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +38,7 @@ def load_placed(config: ModelConfig, device: torch.device) -> tuple[Components, 
     if config.compile_backend:
         parts.denoiser.compile(backend=config.compile_backend)
     elif device.type == "cpu":
-        relay_weights(parts.denoiser)
+        use_cpu_layers(parts.denoiser)
     return parts, dtype
 
 
