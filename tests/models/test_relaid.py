@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from coinage.config import ModelConfig
 from coinage.models import cpu_layers, relaid
 from coinage.models.base import Components
+from coinage.models.bit_sums import sum_of_bits
 from coinage.models.cpu_attention import CpuAttention
 from coinage.models.families import FAMILIES
-from coinage.models.placement import load_placed
+from coinage.models.placement import load_unplaced
 from coinage.models.relaid import (
     RelaidConvolution,
     RelaidLinear,
@@ -25,7 +26,6 @@ from coinage.models.relaid import (
     relay_weights,
 )
 from coinage.training.diagnosis import full_precision
-from coinage.training.observers.watchdog import _sum_of_bits
 from tests.helpers import rows_of, trained
 from tests.tiny_models import CONTEXT, FAMILY_NAMES, parts_of
 
@@ -109,9 +109,7 @@ def test_the_plain_weights_come_back_bit_for_bit() -> None:
     before, after = plain.state_dict(), changed.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    sums = [
-        sum(int(_sum_of_bits(weight)) for weight in state.values()) for state in (before, after)
-    ]
+    sums = [sum_of_bits(list(state.values())) for state in (before, after)]
     assert sums[0] == sums[1]
 
 
@@ -132,7 +130,7 @@ def test_gradient_checkpointing_computes_the_same() -> None:
 @pytest.mark.usefixtures("any_size")
 def test_a_step_in_float32_has_no_rounding(models: Path) -> None:
     config = ModelConfig(source=str(models / "sd1"), precision="bf16")
-    parts, _ = load_placed(config, torch.device("cpu"))
+    parts, _ = load_unplaced(config, torch.device("cpu"))
     assert laid_out(parts.denoiser)
     assert attends_our_way(parts)
     plain: Any = copy.deepcopy(FAMILIES["sd1"].load(config, torch.bfloat16).denoiser).float()
@@ -145,7 +143,7 @@ def test_a_step_in_float32_has_no_rounding(models: Path) -> None:
 
 def test_a_small_model_stays_as_it_is(models: Path) -> None:
     config = ModelConfig(source=str(models / "sd1"), precision="bf16")
-    parts, _ = load_placed(config, torch.device("cpu"))
+    parts, _ = load_unplaced(config, torch.device("cpu"))
     assert not laid_out(parts.denoiser)
     assert not attends_our_way(parts)
 
@@ -161,14 +159,14 @@ def attends_our_way(parts: Components) -> bool:
 @pytest.mark.usefixtures("any_size")
 def test_a_compiled_model_stays_as_it_is(models: Path) -> None:
     config = ModelConfig(source=str(models / "sd1"), precision="bf16", compile_backend="eager")
-    parts, _ = load_placed(config, torch.device("cpu"))
+    parts, _ = load_unplaced(config, torch.device("cpu"))
     assert not laid_out(parts.denoiser)
 
 
 @pytest.mark.usefixtures("any_size")
 def test_a_model_in_8_bits_keeps_them(models: Path) -> None:
     config = ModelConfig(source=str(models / "sd1"), precision="bf16", fp8_unet=True)
-    parts, _ = load_placed(config, torch.device("cpu"))
+    parts, _ = load_unplaced(config, torch.device("cpu"))
     assert not laid_out(parts.denoiser)
 
 

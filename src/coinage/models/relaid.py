@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coinage.models.frozen import FrozenConvolution, FrozenLinear, as_autocast
+
 log = logging.getLogger("coinage")
 
 OPERATORS = (
@@ -97,7 +99,7 @@ class _Product(torch.autograd.Function):
         return _product(grads[0], layouts.backward, None, layouts.backward_padding), None, None
 
 
-class RelaidLinear(nn.Linear):
+class RelaidLinear(FrozenLinear):
     """A frozen linear layer that keeps `layouts` in place of its weight: that is a copy for each use."""
 
     layouts: Layouts
@@ -107,10 +109,10 @@ class RelaidLinear(nn.Linear):
         """The plain weight: a copy, [O, I]."""
         return self.layouts.plain()
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch calls it
-        x = _as_autocast(input)
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_autocast(x)
         if not _computes(self.layouts, x):
-            return F.linear(x, self.weight.to(x), _bias(self, x))
+            return super().forward(x)
         return relaid_product(x, _bias(self, x), self.layouts)
 
     def _save_to_state_dict(
@@ -120,7 +122,7 @@ class RelaidLinear(nn.Linear):
         destination[f"{prefix}weight"] = self.weight
 
 
-class RelaidConvolution(nn.Conv2d):
+class RelaidConvolution(FrozenConvolution):
     """The same for a convolution."""
 
     layouts: Layouts
@@ -130,10 +132,10 @@ class RelaidConvolution(nn.Conv2d):
         """The plain weight: a copy, [O, I, k, k]."""
         return self.layouts.plain()
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch calls it
-        x = _as_autocast(input)
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_autocast(x)
         if not _computes(self.layouts, x):
-            return F.conv2d(x, self.weight.to(x), _bias(self, x), padding=self.padding)
+            return super().forward(x)
         if self.layouts.padding is None:
             y = relaid_product(x.permute(0, 2, 3, 1), _bias(self, x), self.layouts)
             return y.permute(0, 3, 1, 2)
@@ -324,9 +326,3 @@ def _error_of(layer: nn.Conv2d | nn.Linear) -> float:
 def _has_bf16() -> bool:
     """Return whether this processor computes convolutions in bf16."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
-
-
-def _as_autocast(x: Tensor) -> Tensor:
-    """Convert an input to the dtype that autocast would compute with."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
