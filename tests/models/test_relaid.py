@@ -11,23 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from coinage.config import ModelConfig
-from coinage.models import relaid
+from coinage.models import cpu_layers, relaid
+from coinage.models.base import Components
+from coinage.models.bit_sums import sum_of_bits
+from coinage.models.cpu_attention import CpuAttention
 from coinage.models.families import FAMILIES
-from coinage.models.placement import load_placed
-from coinage.models.relaid import RelaidConvolution, is_fit, relaid_bytes, relay_weights
+from coinage.models.placement import load_unplaced
+from coinage.models.relaid import (
+    RelaidConvolution,
+    RelaidLinear,
+    is_fit,
+    parameter_count,
+    relaid_bytes,
+    relay_weights,
+)
 from coinage.training.diagnosis import full_precision
-from coinage.training.observers.watchdog import _sum_of_bits
 from tests.helpers import rows_of, trained
 from tests.tiny_models import CONTEXT, FAMILY_NAMES, parts_of
 
 DTYPES = (torch.float32, torch.bfloat16)
-NEAR = {torch.float32: 1e-4, torch.bfloat16: 0.03}  # of the vector's length
+NEAR = {torch.float32: 1e-4, torch.bfloat16: 0.06}  # of the vector's length
 
 
 @pytest.fixture
 def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks are laid out too."""
-    monkeypatch.setattr(relaid, "FEWEST_PARAMETERS", 0)
+    monkeypatch.setattr(cpu_layers, "MOST_SMALL_PARAMETERS", 0)
 
 
 def unets(family: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -63,26 +72,27 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).float().norm() / expected.float().norm())
 
 
-@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_output_and_gradient_are_the_plain_ones(family: str, dtype: torch.dtype) -> None:
     plain, changed = unets(family, dtype)
-    for wh, batch in (((8, 8), 2), ((12, 6), 1), ((2, 2), 3)):
-        for found, expected in zip(
-            passed(changed, family, wh, batch), passed(plain, family, wh, batch), strict=True
-        ):
-            assert difference(found, expected) < NEAR[dtype]
+    precise = copy.deepcopy(plain)
+    nn.Module.to(precise, torch.float32)
+    for wh, batch in (((8, 8), 2), ((12, 6), 1), ((4, 4), 3)):
+        ways = [passed(unet, family, wh, batch) for unet in (changed, plain, precise)]
+        for found, rounded, expected in zip(*ways, strict=True):
+            if dtype == torch.float32:
+                assert difference(found, expected) < NEAR[dtype]
+            else:
+                assert difference(found, expected) < 1.5 * difference(rounded, expected)
 
 
-@pytest.mark.usefixtures("any_size")
 def test_it_computes_the_same_bytes_again() -> None:
     _, changed = unets("sd1", torch.bfloat16)
     first, again = passed(changed, "sd1"), passed(changed, "sd1")
     assert all(map(torch.equal, first, again))
 
 
-@pytest.mark.usefixtures("any_size")
 def test_under_autocast_the_input_is_lowered() -> None:
     plain, changed = unets("sd1", torch.bfloat16)
     layer = next(m for m in changed.modules() if isinstance(m, RelaidConvolution))
@@ -94,26 +104,21 @@ def test_under_autocast_the_input_is_lowered() -> None:
         assert difference(found, expected) < NEAR[torch.bfloat16]
 
 
-@pytest.mark.usefixtures("any_size")
 def test_the_plain_weights_come_back_bit_for_bit() -> None:
     plain, changed = unets("sdxl", torch.bfloat16)
     before, after = plain.state_dict(), changed.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    sums = [
-        sum(int(_sum_of_bits(weight)) for weight in state.values()) for state in (before, after)
-    ]
+    sums = [sum_of_bits(list(state.values())) for state in (before, after)]
     assert sums[0] == sums[1]
 
 
-@pytest.mark.usefixtures("any_size")
 def test_a_copy_computes_the_same() -> None:
     _, changed = unets("sd2", torch.bfloat16)
     copied = copy.deepcopy(changed)
     assert all(map(torch.equal, passed(copied, "sd2"), passed(changed, "sd2")))
 
 
-@pytest.mark.usefixtures("any_size")
 def test_gradient_checkpointing_computes_the_same() -> None:
     _, changed = unets("sd1", torch.float32)
     expected = passed(changed, "sd1")
@@ -125,8 +130,9 @@ def test_gradient_checkpointing_computes_the_same() -> None:
 @pytest.mark.usefixtures("any_size")
 def test_a_step_in_float32_has_no_rounding(models: Path) -> None:
     config = ModelConfig(source=str(models / "sd1"), precision="bf16")
-    parts, _ = load_placed(config, torch.device("cpu"))
-    assert any(isinstance(m, RelaidConvolution) for m in parts.denoiser.modules())
+    parts, _ = load_unplaced(config, torch.device("cpu"))
+    assert laid_out(parts.denoiser)
+    assert attends_our_way(parts)
     plain: Any = copy.deepcopy(FAMILIES["sd1"].load(config, torch.bfloat16).denoiser).float()
     with full_precision(parts):
         found = passed(parts.denoiser, "sd1")
@@ -136,8 +142,45 @@ def test_a_step_in_float32_has_no_rounding(models: Path) -> None:
 
 
 def test_a_small_model_stays_as_it_is(models: Path) -> None:
-    parts, _ = load_placed(ModelConfig(source=str(models / "sd1")), torch.device("cpu"))
-    assert not any(isinstance(m, RelaidConvolution) for m in parts.denoiser.modules())
+    config = ModelConfig(source=str(models / "sd1"), precision="bf16")
+    parts, _ = load_unplaced(config, torch.device("cpu"))
+    assert not laid_out(parts.denoiser)
+    assert not attends_our_way(parts)
+
+
+def laid_out(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, RelaidConvolution | RelaidLinear)]
+
+
+def attends_our_way(parts: Components) -> bool:
+    return any(isinstance(each, CpuAttention) for each in parts.denoiser.attn_processors.values())
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_compiled_model_stays_as_it_is(models: Path) -> None:
+    config = ModelConfig(source=str(models / "sd1"), precision="bf16", compile_backend="eager")
+    parts, _ = load_unplaced(config, torch.device("cpu"))
+    assert not laid_out(parts.denoiser)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_model_in_8_bits_keeps_them(models: Path) -> None:
+    config = ModelConfig(source=str(models / "sd1"), precision="bf16", fp8_unet=True)
+    parts, _ = load_unplaced(config, torch.device("cpu"))
+    assert not laid_out(parts.denoiser)
+
+
+def test_threads_are_chosen_by_all_weights() -> None:
+    plain, changed = unets("sd1", torch.float32)
+    assert parameter_count(changed) == parameter_count(plain)
+    assert parameter_count(plain) == sum(weight.numel() for weight in plain.parameters())
+
+
+def test_of_a_huge_unet_only_convolutions_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaid, "MOST_PARAMETERS", 1000)
+    _, changed = unets("sdxl", torch.bfloat16)
+    assert {m.kernel_size for m in laid_out(changed) if isinstance(m, nn.Conv2d)} == {(3, 3)}
+    assert not any(isinstance(m, RelaidLinear) for m in changed.modules())
 
 
 class Patched(nn.Conv2d):
@@ -155,13 +198,21 @@ class Patched(nn.Conv2d):
         nn.Conv2d(4, 32, 3, padding=1),
         nn.Conv2d(32, 32, 3, padding=1, dtype=torch.float16),
         nn.Conv2d(32, 32, 3, padding=1, device="meta"),
+        nn.Conv2d(32, 32, 1, stride=2),
         Patched(32, 32, 3, padding=1),
         nn.Conv1d(32, 32, 3),
+        nn.Linear(32, 20),
+        nn.Bilinear(32, 32, 32),
     ],
 )
 def test_other_layers_are_left_alone(layer: nn.Module) -> None:
     assert not is_fit(layer.requires_grad_(False))
-    assert not is_fit(nn.Conv2d(32, 32, 3, padding=1))  # it trains
+
+
+def test_a_layer_that_trains_is_left_alone() -> None:
+    assert not is_fit(nn.Conv2d(32, 32, 3, padding=1))
+    assert is_fit(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))
+    assert is_fit(nn.Linear(32, 32).requires_grad_(False))
 
 
 def wrong_numbers(reorder: Any) -> Callable[..., Tensor]:
@@ -178,7 +229,6 @@ def no_such_primitive(_: Any) -> Callable[..., Tensor]:
     return laid_out
 
 
-@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [(wrong_numbers, "differs by 1e-01"), (no_such_primitive, "could not create a primitive")],
@@ -195,13 +245,12 @@ def test_operators_that_are_wrong_are_not_used(
     unet = parts_of("sd1")["unet"]
     with caplog.at_level(logging.INFO, logger="coinage"):
         assert relay_weights(unet) == 0
-    assert not any(isinstance(m, RelaidConvolution) for m in unet.modules())
+    assert not laid_out(unet)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("note: this PyTorch computes convolutions the slower way:")
+    assert message.startswith("note: this PyTorch computes the UNet's layers the slower way:")
     assert message.endswith(reason)
 
 
-@pytest.mark.usefixtures("any_size")
 def test_operators_that_are_missing_are_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,9 +271,20 @@ def test_a_resumed_run_computes_as_before(moon_dataset: Path, tmp_path: Path) ->
     run, word = trained(moon_dataset, tmp_path / "whole", *common)
     (state,) = (tmp_path / "whole").glob("*step00000002-state")
     _, again = trained(moon_dataset, tmp_path / "again", f"--resume={state}", *common)
-    assert any(isinstance(m, RelaidConvolution) for m in run.parts.denoiser.modules())
+    assert laid_out(run.parts.denoiser)
+    assert attends_our_way(run.parts)
     assert torch.equal(rows_of(word), rows_of(again))
 
 
-def test_the_memory_is_one_more_copy_of_the_weights_that_are_laid_out() -> None:
-    assert relaid_bytes(1000, 2) == 2000
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_memory_is_one_more_copy_of_what_is_laid_out(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from random_models import RELEASED, meta_part
+
+    unet = meta_part(RELEASED / family, "unet").requires_grad_(False)
+    monkeypatch.setattr(torch.Tensor, "device", property(lambda _: torch.device("cpu")))
+    laid = sum(layer.weight.numel() for layer in relaid.fit_layers(unet))
+    monkeypatch.undo()
+    assert 0.9 < 2 * laid / relaid_bytes(parameter_count(unet), 2) <= 1

@@ -56,7 +56,7 @@ class FrozenLinear(Frozen, nn.Linear):
     """A linear layer with a frozen weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _Linear.apply(_as_autocast(x), self)  # type: ignore[no-untyped-call]
+        result: Tensor = _Linear.apply(as_autocast(x), self)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -64,7 +64,7 @@ class FrozenConvolution(Frozen, nn.Conv2d):
     """A convolution with a frozen weight, padded with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _Convolution.apply(_as_autocast(x), self)  # type: ignore[no-untyped-call]
+        result: Tensor = _Convolution.apply(as_autocast(x), self)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -102,7 +102,7 @@ def _geometry(layer: FrozenConvolution) -> tuple[Any, Any, Any, int]:
     return layer.stride, layer.padding, layer.dilation, layer.groups
 
 
-def _as_autocast(x: Tensor) -> Tensor:
+def as_autocast(x: Tensor) -> Tensor:
     """Convert an input to the dtype that autocast would compute with."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

@@ -15,6 +15,7 @@ from coinage.models.families import FAMILIES
 from coinage.models.fewer_kernels import join_kernels
 from coinage.models.relaid import relay_weights
 from coinage.models.streaming import stream
+from coinage.models.cpu_layers import use_cpu_layers
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
 
@@ -52,7 +53,7 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
     if config.compile_backend:
         compile_denoiser(parts.denoiser, config.compile_backend)
     elif device.type == "cpu":
-        relay_weights(parts.denoiser)
+        use_cpu_layers(parts.denoiser)
     return parts, dtype
 
 

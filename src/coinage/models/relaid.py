@@ -1,7 +1,7 @@
-"""Compute a frozen network's convolutions on a CPU with weights that are laid out beforehand.
+"""Compute a frozen network on a CPU with weights that are laid out beforehand.
 
-PyTorch lays the weights of a convolution out anew for every call, and for its gradient once more.
-With a batch of one picture, that takes longer than the product itself in the deep layers of a UNet.
+PyTorch lays the weights of a layer out anew for every call, and for its gradient once more. With a
+batch of one picture, that takes longer than the product itself in the deep convolutions of a UNet.
 A frozen weight can be kept as oneDNN computes with it: once for the forward pass, and once, turned
 around, for the gradient to the input. The plain weight is then dropped, and made again when asked for.
 """
@@ -16,100 +16,104 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coinage.models.frozen import FrozenConvolution, FrozenLinear, as_autocast
+
 log = logging.getLogger("coinage")
 
-OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise")
-# Parameters of a network; below, its layers take microseconds, and calls from Python cost more
-FEWEST_PARAMETERS = 50_000_000
+OPERATORS = (
+    "_reorder_convolution_weight",
+    "_convolution_pointwise",
+    "_reorder_linear_weight",
+    "_linear_pointwise",
+)
+# Of a network whose linear layers are laid out too: they gain a tenth, for as much memory again
+MOST_PARAMETERS = 1_000_000_000
 # oneDNN's layout does not depend on a picture's size, but the operator wants to know one
 SIDE = 32
 CHANNELS = 16  # oneDNN pads channels to a multiple of it
-CHECKED = 3  # layers that are compared with the plain ones
+CHECKED = 2  # layers of each kind that are compared with the plain ones
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest number
+CONDITIONS = (
+    "time_emb",
+    "add_embedding",
+)  # parts of names: layers that see one row and no gradient
+
+Padding = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Layouts:
-    """A convolution's weight in oneDNN's layouts.
+    """A layer's weight in oneDNN's layouts.
 
     Attributes:
-        forward: of the weight, [O, I, k, k].
-        backward: of the weight turned around, [I, O, k, k].
-        padding: on each side.
+        forward: of the weight: [O, I, k, k], or [O, I] of a linear layer or one with k = 1.
+        backward: of the weight turned around: [I, O, k, k] or [I, O].
+        shape: of the weight as PyTorch keeps it.
+        dtype: of the weight.
+        padding: on each side; None of a linear product.
         backward_padding: of the gradient.
-        dtype: of both.
     """
 
     forward: Tensor
     backward: Tensor
-    padding: tuple[int, int]
-    backward_padding: tuple[int, int]
+    shape: torch.Size
     dtype: torch.dtype
+    padding: Padding | None = None
+    backward_padding: Padding | None = None
 
     @classmethod
-    def of(cls, layer: nn.Conv2d) -> Layouts:
+    def of(cls, layer: nn.Conv2d | nn.Linear) -> Layouts:
         """Lay out the weight of a layer that `is_fit`."""
         weight = layer.weight.detach()
-        turned = weight.flip(2, 3).transpose(0, 1)
-        padding = cast(tuple[int, int], layer.padding)
+        shape, dtype = weight.shape, weight.dtype
+        if isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1):
+            flat = weight.flatten(1)
+            return cls(_laid_out(flat), _laid_out(flat.t()), shape, dtype)
+        padding = cast(Padding, layer.padding)
         height, width = layer.kernel_size
         backward_padding = height - 1 - padding[0], width - 1 - padding[1]
-        return cls(
-            forward=_laid_out(weight, padding),
-            backward=_laid_out(turned, backward_padding),
-            padding=padding,
-            backward_padding=backward_padding,
-            dtype=weight.dtype,
-        )
+        turned = weight.flip(2, 3).transpose(0, 1)
+        forward, backward = _laid_out(weight, padding), _laid_out(turned, backward_padding)
+        return cls(forward, backward, shape, dtype, padding, backward_padding)
 
     def plain(self) -> Tensor:
         """Return a copy of the weight as PyTorch keeps it, the same bit for bit."""
-        return self.forward.to_dense().contiguous()
+        return self.forward.to_dense().contiguous().view(self.shape)
 
     def __deepcopy__(self, memo: object) -> Layouts:
         """Share what nobody changes."""
         return self
 
 
-class _Convolution(torch.autograd.Function):
-    """A convolution and the gradient to its input, in memory order [B, H, W, C]."""
+class _Product(torch.autograd.Function):
+    """A layer's output, and the gradient to its input; pictures are in memory order [B, H, W, C]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layouts: Layouts) -> Tensor:
         ctx.layouts = layouts
-        return _convolved(x, layouts.forward, bias, layouts.padding)
+        return _product(x, layouts.forward, bias, layouts.padding)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         layouts: Layouts = ctx.layouts
-        given = _convolved(grads[0], layouts.backward, None, layouts.backward_padding)
-        return given, None, None
+        return _product(grads[0], layouts.backward, None, layouts.backward_padding), None, None
 
 
-class RelaidConvolution(nn.Conv2d):
-    """A frozen convolution that keeps `layouts` in place of its weight.
-
-    `weight` is a copy that is made for each use.
-    """
+class RelaidLinear(FrozenLinear):
+    """A frozen linear layer that keeps `layouts` in place of its weight: that is a copy for each use."""
 
     layouts: Layouts
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The plain weight: a copy, [O, I, k, k]."""
+        """The plain weight: a copy, [O, I]."""
         return self.layouts.plain()
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch calls it
-        x = _as_autocast(input)
-        layouts, bias = self.layouts, self.bias
-        if x.dtype != layouts.dtype or x.device.type != "cpu":
-            # A step that is computed again in float32
-            weight = self.weight.to(x)
-            return F.conv2d(x, weight, None if bias is None else bias.to(x), padding=self.padding)
-        if bias is not None:
-            bias = bias.to(x.dtype)
-        result: Tensor = _Convolution.apply(x, bias, layouts)  # type: ignore[no-untyped-call]
-        return result
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_autocast(x)
+        if not _computes(self.layouts, x):
+            return super().forward(x)
+        return relaid_product(x, _bias(self, x), self.layouts)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -118,8 +122,40 @@ class RelaidConvolution(nn.Conv2d):
         destination[f"{prefix}weight"] = self.weight
 
 
-def relay_weights(module: nn.Module) -> int:
-    """Lay out the convolution weights of a large frozen network on a CPU, layer by layer, in place.
+class RelaidConvolution(FrozenConvolution):
+    """The same for a convolution."""
+
+    layouts: Layouts
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The plain weight: a copy, [O, I, k, k]."""
+        return self.layouts.plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_autocast(x)
+        if not _computes(self.layouts, x):
+            return super().forward(x)
+        if self.layouts.padding is None:
+            y = relaid_product(x.permute(0, 2, 3, 1), _bias(self, x), self.layouts)
+            return y.permute(0, 3, 1, 2)
+        return relaid_product(x, _bias(self, x), self.layouts)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+
+def relaid_product(x: Tensor, bias: Tensor | None, layouts: Layouts) -> Tensor:
+    """Return a layer's output with a gradient to x: [B, C, H, W] of pictures, else [..., C]."""
+    result: Tensor = _Product.apply(x, bias, layouts)  # type: ignore[no-untyped-call]
+    return result
+
+
+def relay_weights(network: nn.Module) -> int:
+    """Lay out the weights of a frozen network on a CPU, layer by layer, in place.
 
     The rule depends on the network alone, so that a resumed run computes as it did before. Where the
     operators are missing or wrong, the network stays as it is, which is logged.
@@ -127,37 +163,65 @@ def relay_weights(module: nn.Module) -> int:
     Returns:
         The number of layers that were laid out.
     """
-    if sum(parameter.numel() for parameter in module.parameters()) < FEWEST_PARAMETERS:
-        return 0
-    layers = [layer for layer in module.modules() if is_fit(layer)]
-    problem = problem_with(cast(list[nn.Conv2d], layers[:CHECKED]))
+    layers = fit_layers(network)
+    problem = problem_with(layers)
     if problem:
-        log.info("note: this PyTorch computes convolutions the slower way: %s", problem)
+        log.info("note: this PyTorch computes the UNet's layers the slower way: %s", problem)
         return 0
     for layer in layers:
-        _relay(cast(nn.Conv2d, layer))
+        _relay(layer)
     return len(layers)
 
 
+def fit_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """Return the layers of a network that gain by being laid out."""
+    with_linear = parameter_count(network) <= MOST_PARAMETERS
+    layers: list[nn.Conv2d | nn.Linear] = []
+    for name, layer in network.named_modules():
+        if is_fit(layer) and not any(part in name for part in CONDITIONS):
+            is_linear = isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1)
+            if with_linear or not is_linear:
+                layers.append(cast(nn.Conv2d | nn.Linear, layer))
+    return layers
+
+
 def is_fit(layer: nn.Module) -> bool:
-    """Return whether a layer is a frozen convolution that gains: square, dense, of many channels."""
+    """Return whether a layer is frozen and of a kind that can be laid out, and not another's class."""
+    if type(layer) is nn.Linear:
+        inputs, outputs = layer.in_features, layer.out_features
+    elif type(layer) is nn.Conv2d and _is_simple(layer):
+        inputs, outputs = layer.in_channels, layer.out_channels
+    else:
+        return False
+    weight = layer.weight
     return (
-        type(layer) is nn.Conv2d
-        and layer.weight.dtype in TOLERANCE
-        and layer.weight.device.type == "cpu"
-        and not layer.weight.requires_grad
-        and layer.kernel_size == (3, 3)
-        and layer.stride == (1, 1)
-        and layer.dilation == (1, 1)
-        and layer.padding in {(0, 0), (1, 1), (2, 2)}
-        and layer.groups == 1
-        and layer.padding_mode == "zeros"
-        and layer.in_channels % CHANNELS == 0
-        and layer.out_channels % CHANNELS == 0
+        weight.dtype in TOLERANCE
+        and weight.device.type == "cpu"
+        and not weight.requires_grad
+        and inputs % CHANNELS == 0
+        and outputs % CHANNELS == 0
     )
 
 
-def problem_with(layers: list[nn.Conv2d]) -> str:
+def _is_simple(layer: nn.Conv2d) -> bool:
+    """Return whether a convolution looks at a pixel or at its neighbours, with zeros around the picture."""
+    return (
+        (layer.kernel_size, layer.padding) in {((3, 3), (1, 1)), ((1, 1), (0, 0))}
+        and layer.stride == (1, 1)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+    )
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of a network's weights, those that are laid out among them."""
+    plain = sum(parameter.numel() for parameter in network.parameters())
+    laid_out = [m for m in network.modules() if isinstance(m, RelaidConvolution | RelaidLinear)]
+    return plain + sum(layer.layouts.shape.numel() for layer in laid_out)
+
+
+def problem_with(layers: list[nn.Conv2d | nn.Linear]) -> str:
     """Return why layers cannot be laid out, "" if nothing is wrong.
 
     Output and gradient are compared with the plain ones.
@@ -167,6 +231,10 @@ def problem_with(layers: list[nn.Conv2d]) -> str:
         return f"it lacks {' and '.join(missing) or 'oneDNN'}"
     if any(layer.weight.dtype == torch.bfloat16 for layer in layers) and not _has_bf16():
         return "this processor lacks bf16"
+    of_kinds: dict[object, list[nn.Conv2d | nn.Linear]] = {}
+    for layer in layers:
+        of_kinds.setdefault(getattr(layer, "kernel_size", None), []).append(layer)
+    layers = [layer for kind in of_kinds.values() for layer in kind[:CHECKED]]
     try:
         errors = [_error_of(layer) for layer in layers]
     except (RuntimeError, TypeError) as error:
@@ -179,51 +247,76 @@ def problem_with(layers: list[nn.Conv2d]) -> str:
 
 
 def relaid_bytes(parameters: int, itemsize: int) -> int:
-    """Return the memory that laid-out weights take beside the plain size of their network.
+    """Return the memory that weights take beyond their plain size once they are laid out, at most.
 
     Args:
-        parameters: of the convolutions that are laid out.
+        parameters: of a UNet: SD 1.x and 2.x are laid out as a whole, of SDXL an eighth is.
         itemsize: bytes of each.
     """
-    return parameters * itemsize
+    return parameters * itemsize // (1 if parameters <= MOST_PARAMETERS else 8)
 
 
-def _relay(layer: nn.Conv2d) -> None:
+def _relay(layer: nn.Conv2d | nn.Linear) -> None:
     """Put layouts in place of a layer's weight."""
     layouts = Layouts.of(layer)
     del layer.weight
-    layer.__class__ = RelaidConvolution
-    cast(RelaidConvolution, layer).layouts = layouts
+    layer.__class__ = RelaidLinear if isinstance(layer, nn.Linear) else RelaidConvolution
+    cast(RelaidLinear, layer).layouts = layouts
 
 
-def _laid_out(weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Return a weight in oneDNN's own layout."""
+def _laid_out(weight: Tensor, padding: Padding | None = None) -> Tensor:
+    """Return a weight in oneDNN's own layout; with padding, of a convolution."""
+    laid_out: Tensor
+    if padding is None:
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())  # noqa: SLF001
+        return laid_out
     weight = weight.contiguous(memory_format=torch.channels_last)
     size = [1, weight.shape[1], SIDE, SIDE]
-    laid_out: Tensor = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
+    laid_out = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
         weight, padding, (1, 1), (1, 1), 1, size
     )
     return laid_out
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-    """Return the convolution of [B, C, H, W] with a weight in oneDNN's layout."""
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding | None) -> Tensor:
+    """Return the product with a weight in oneDNN's layout; with padding, the convolution."""
+    y: Tensor
+    if padding is None:
+        y = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+            x.contiguous(), weight, bias, "none", [], ""
+        )
+        return y
     x = x.contiguous(memory_format=torch.channels_last)
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
+    y = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
         x, weight, bias, padding, (1, 1), (1, 1), 1, "none", [], ""
     )
     return y
 
 
-def _error_of(layer: nn.Conv2d) -> float:
+def _computes(layouts: Layouts, x: Tensor) -> bool:
+    """Return whether an input is as the layouts need it. It is not in a step that is computed in float32."""
+    return x.dtype == layouts.dtype and x.device.type == "cpu"
+
+
+def _bias(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor | None:
+    """Return a layer's bias in the dtype of an input."""
+    return None if layer.bias is None else layer.bias.to(x)
+
+
+@torch.enable_grad()
+def _error_of(layer: nn.Conv2d | nn.Linear) -> float:
     """Return how far output and gradient of a layer are from the plain ones, of the largest number."""
     layouts = Layouts.of(layer)
     generator = torch.Generator().manual_seed(0)
-    shape = 1, layer.in_channels, 6, 5
+    inputs = layouts.shape[1]
+    is_picture = layouts.padding is not None
+    shape = (1, inputs, 6, 5) if is_picture else (30, inputs)
     x = torch.randn(shape, generator=generator).to(layouts.dtype).requires_grad_()
-    with torch.enable_grad():
-        expected = F.conv2d(x, layer.weight, layer.bias, padding=layer.padding)
-        found: Tensor = _Convolution.apply(x, layer.bias, layouts)  # type: ignore[no-untyped-call]
+    if is_picture:
+        expected = F.conv2d(x, layer.weight, layer.bias, padding=cast(Padding, layouts.padding))
+    else:
+        expected = F.linear(x, layer.weight.flatten(1), layer.bias)
+    found = relaid_product(x, layer.bias, layouts)
     grad = torch.randn(expected.shape, generator=generator).to(expected)
     (expected_grad,), (found_grad,) = (torch.autograd.grad(y, x, grad) for y in (expected, found))
     pairs = (expected.detach(), found.detach()), (expected_grad, found_grad)
@@ -233,9 +326,3 @@ def _error_of(layer: nn.Conv2d) -> float:
 def _has_bf16() -> bool:
     """Return whether this processor computes convolutions in bf16."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
-
-
-def _as_autocast(x: Tensor) -> Tensor:
-    """Convert an input to the dtype that autocast would compute with."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

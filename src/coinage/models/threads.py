@@ -7,6 +7,7 @@ import os
 import torch
 
 from coinage.models.base import Components
+from coinage.models.relaid import parameter_count
 
 # Parameters of a UNet; that of the demo has 3.5 million, that of SD 1.5 has 860 million
 MOST_SMALL_PARAMETERS = 50_000_000
@@ -19,10 +20,9 @@ def fit_threads(parts: Components) -> None:
     several threads mostly wait for each other. The choice depends on the model's size rather than on
     a measurement, so that a resumed run computes as it did before.
     """
-    parameters = sum(parameter.numel() for parameter in parts.denoiser.parameters())
     if (
         parts.device.type == "cpu"
-        and parameters < MOST_SMALL_PARAMETERS
+        and parameter_count(parts.denoiser) < MOST_SMALL_PARAMETERS
         and not os.environ.get("OMP_NUM_THREADS")
     ):
         torch.set_num_threads(1)
