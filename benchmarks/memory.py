@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from coinage.checks.footprint import GB, activations
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
-from coinage.models import eight_bit
+from coinage.models import eight_bit, frozen
 from coinage.models.facts import FACTS
 from coinage.models.families import FAMILIES, Components
 from coinage.models.placement import checkpoint_gradients, lower_linear_layers
@@ -62,7 +62,7 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
         stack.enter_context(
             patch.object(F, "scaled_dot_product_attention", casting(attention, low))
         )
-        stack.enter_context(patch.object(eight_bit, "_as_autocast", lambda x: _cast(x, low)))
+        stack.enter_context(patch.object(frozen, "_as_autocast", lambda x: _cast(x, low)))
         yield
 
 

@@ -616,28 +616,6 @@ def test_a_unet_in_eight_bits_trains_much_the_same(moon_dataset: Path, tmp_path:
     assert run.parts.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("kind", ["linear", "convolution"])
-def test_gradients_through_eight_bit_layers_are_those_of_the_rounded_weights(kind: str) -> None:
-    from coinage.models.eight_bit import STORED, keep_in_eight_bits
-
-    torch.manual_seed(0)
-    layer = (
-        torch.nn.Linear(8, 6) if kind == "linear" else torch.nn.Conv2d(8, 6, 3, stride=2, padding=1)
-    )
-    layer.requires_grad_(False)
-    x = torch.randn(3, 8) if kind == "linear" else torch.randn(2, 8, 7, 7)
-    layer.weight.copy_(layer.weight.to(STORED).float())
-    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
-    expected = layer(one)
-    expected.square().sum().backward()
-    keep_in_eight_bits(torch.nn.ModuleList([layer]))
-    assert layer.weight.dtype == STORED
-    found = layer(two)
-    found.square().sum().backward()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(two.grad, one.grad)
-
-
 # torch's compiler looks at it
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_unet_trains_the_same(moon_dataset: Path, tmp_path: Path) -> None:

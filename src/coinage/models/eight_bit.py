@@ -1,93 +1,91 @@
-"""Keep frozen weights in 8 bits, half of what bf16 takes; they are converted where they are used."""
+"""Keep frozen weights in 8 bits, half of what bf16 takes; they are converted where they are used.
+
+An output channel has whole numbers from -127 to 127 and one scale, as in LLM.int8() (Dettmers et al.
+2022, arXiv:2208.07339). That rounds by 0.75 % of a weight's usual size in any layer; floats of 8
+bits (e4m3) do by 2.7 % at best, and by 11 % where weights are as small as 0.005.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
-# 4 bits of exponent, 3 of mantissa (Micikevicius et al. 2022, arXiv:2209.05433)
-STORED = torch.float8_e4m3fn
+from coinage.models.facts import stays_whole
+from coinage.models.frozen import FrozenConvolution, FrozenLinear, plain_layers
 
-
-class _Linear(torch.autograd.Function):
-    """A linear layer that keeps its 8-bit weight for the backward pass, not the one that it computed with."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        return F.linear(x, weight.to(x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
-        return grads[0] @ weight.to(grads[0].dtype), None, None
+STORED = torch.int8
+LARGEST = 127  # -128 is left out, so that both signs reach equally far
 
 
-class _Convolution(torch.autograd.Function):
-    """The same for a convolution."""
+class _EightBits(nn.Module):
+    """What the layers below share.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d
-    ) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.layer, ctx.shape = layer, x.shape
-        return F.conv2d(
-            x, weight.to(x.dtype), bias, layer.stride, layer.padding, layer.dilation, layer.groups
-        )
+    Attributes:
+        weight: [out, ...] int8.
+        scale: [out, 1, ...] float32, whatever the layer is converted to.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,), layer = ctx.saved_tensors, ctx.layer
-        weight = weight.to(grads[0].dtype)
-        given = conv2d_input(
-            ctx.shape, weight, grads[0], layer.stride, layer.padding, layer.dilation, layer.groups
-        )
-        return given, None, None, None
+    weight: Tensor
+    scale: Tensor
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight that the layer stands for.
+
+        It is scaled before the product, not after: sums of 8-bit numbers leave the range of fp16.
+        """
+        # One kernel multiplies in float32 and rounds once
+        made = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
+        return torch.mul(self.weight, self.scale, out=made)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        scale = self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.scale = scale.to(self.scale.device)
+        return self
 
 
-class EightBitLinear(nn.Linear):
+class EightBitLinear(_EightBits, FrozenLinear):
     """A linear layer whose weight is kept in 8 bits."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = _as_autocast(x)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        result: Tensor = _Linear.apply(x, self.weight, bias)  # type: ignore[no-untyped-call]
-        return result
 
-
-class EightBitConvolution(nn.Conv2d):
+class EightBitConvolution(_EightBits, FrozenConvolution):
     """A convolution whose weight is kept in 8 bits."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = _as_autocast(x)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        result: Tensor = _Convolution.apply(x, self.weight, bias, self)  # type: ignore[no-untyped-call]
-        return result
 
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight in 8 bits, and its scale.
 
-def _as_autocast(x: Tensor) -> Tensor:
-    """Convert an input to the dtype that autocast would compute with."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    What is not finite makes its whole channel not a number, which the first loss will show.
+
+    Args:
+        weight: [out, ...] of a floating-point dtype.
+
+    Returns:
+        The numbers, [out, ...] int8, and what they are to be multiplied by, [out, 1, ...] float32.
+    """
+    exact = weight.detach().float()
+    most = exact.flatten(1).norm(torch.inf, dim=1).view(-1, *[1] * (exact.ndim - 1))
+    # No division by 0 in a channel of zeros
+    scale = (most / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
+    return (exact / scale).round_().to(STORED), scale
 
 
 def keep_in_eight_bits(module: nn.Module) -> None:
     """Store the weights of a frozen module's linear and convolution layers in 8 bits.
 
-    Biases and norms stay as they are.
+    Biases, norms, embedding tables and convolutions from or to latents stay as they are, and so do
+    layers that are in 8 bits already.
+
+    Args:
+        module: any, on any device; it is changed in place.
     """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            _store(layer, EightBitLinear)
-        elif isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
-            _store(layer, EightBitConvolution)
-
-
-def _store(layer: nn.Linear | nn.Conv2d, kind: type) -> None:
-    layer.weight = nn.Parameter(layer.weight.detach().to(STORED), requires_grad=False)
-    layer.__class__ = kind
+    for layer in plain_layers(module):
+        if stays_whole(layer.weight.shape):
+            continue
+        weight, scale = rounded(layer.weight)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        layer.register_buffer("scale", scale)
+        layer.__class__ = EightBitLinear if isinstance(layer, nn.Linear) else EightBitConvolution

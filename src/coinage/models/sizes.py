@@ -10,7 +10,7 @@ from pathlib import Path
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.models.detect import UNET, VAE, safetensors_shapes
-from coinage.models.facts import FACTS, FamilyFacts, ModelSizes
+from coinage.models.facts import FACTS, FamilyFacts, ModelSizes, stays_whole
 from coinage.models.hub_files import local_path
 from coinage.system.text_files import is_file
 
@@ -34,7 +34,7 @@ def model_sizes(model: ModelConfig) -> ModelSizes:
     facts = FACTS[model.family]
     sizes = facts.released
     if shapes["unet"]:
-        small = sum(math.prod(shape) for shape in shapes["unet"].values() if len(shape) == 1)
+        small = sum(math.prod(shape) for shape in shapes["unet"].values() if stays_whole(shape))
         sizes = replace(sizes, unet=_count(shapes["unet"]), unet_small=small)
     if shapes["text"]:
         text = text_kept = 0

@@ -26,6 +26,7 @@ DEAD_HINT = (
     "check that captions contain the word (coinage dataset), that masks (--conditioning_data_dir) do not "
     "hide everything, and that the model draws good pictures"
 )
+VAE = "the VAE"
 MANY_SKIPPED = 0.05  # share of updates lost to overflow, above which it is reported
 
 
@@ -58,11 +59,13 @@ class Watchdog(Observer):
         self._asked = 0  # steps not skipped, of those with the word in a caption
         self._judged = False
         self._sums: dict[str, int] = {}
+        self._vae_dtype: torch.dtype | None = None
 
     def started(self, run: Run) -> None:
         self._begin, self._before = [rows.detach().cpu().clone() for rows in run.rows], run.step
         self._furthest = [torch.zeros(len(begin)) for begin in self._begin]
         self._touched = [torch.zeros(len(begin), dtype=torch.bool) for begin in self._begin]
+        self._vae_dtype = run.parts.vae.dtype
         self._sums = checksums(run) if run.word_index == 0 else {}  # the model is that of all words
 
     def stepped(self, run: Run) -> None:
@@ -205,6 +208,10 @@ class Watchdog(Observer):
             TrainingError: they are not, and the run is to stop.
         """
         now = checksums(run) if self._sums else {}
+        if (
+            run.parts.vae.dtype != self._vae_dtype
+        ):  # it overflowed, and computes in a wider one since
+            now[VAE] = self._sums.get(VAE, 0)
         changed = [name for name, before in self._sums.items() if now[name] != before]
         if not changed:
             return
@@ -220,7 +227,7 @@ def checksums(run: Run) -> dict[str, int]:
     """Return a number for each part of the model, which any change of one frozen weight changes."""
     trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
     names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
-    modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
+    modules = zip([*names, VAE, "the UNet"], run.parts.modules(), strict=True)
     sums: dict[str, int] = {}
     for name, module in modules:
         tensors = (*module.parameters(), *module.buffers())
