@@ -466,3 +466,18 @@ def test_a_revision_trains_the_same_files_as_itself(folder: Path) -> None:
 
     here = str(REPOSITORY)
     assert main([here, "--new", here, "--families", "sd1", "--cases", "word"]) == 0
+
+
+@pytest.mark.slow
+def test_the_seconds_around_the_steps_are_those_of_the_process(
+    folder: Path, tmp_path: Path
+) -> None:
+    from first_step import PHASES, SOURCE, flags_of, measured, medians, table
+    from random_models import write_dataset
+
+    dataset = write_dataset(tmp_path, 64, pictures=2)
+    phases = measured(SOURCE, flags_of(MODEL, dataset, tmp_path / "output", "no"), tmp_path)
+    assert set(phases) == set(PHASES)
+    assert all(took["CPU"] >= took["imports"] >= 0 for took in phases.values())
+    assert phases["checks"]["imports"] > 0.1, "that of torch"
+    assert cells(table("no", medians([phases])), "checks")[1] == round(phases["checks"]["CPU"], 2)

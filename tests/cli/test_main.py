@@ -71,3 +71,13 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(moon_dataset: Path) -> 
         running.stdout.close()
         assert running.stderr.read() == ""
     assert running.returncode == 141
+
+
+def test_a_program_ends_without_looking_for_garbage() -> None:
+    code = (
+        "import gc; gc.set_debug(gc.DEBUG_STATS); from coinage.cli.main import main; main(['help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    frozen = [line for line in done.stderr.splitlines() if "permanent generation" in line]
+    assert int(frozen[-1].rpartition(" ")[2]) > 10_000

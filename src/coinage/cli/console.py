@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import io
 import logging
 import sys
@@ -149,6 +151,9 @@ def exit_code_of(action: Callable[[], None]) -> int:
     It is 0 if the command is done, 1 if it failed, 2 for wrong usage, 130 if it was interrupted,
     141 if nobody reads its output. A user's error is one block per problem, without a traceback.
     """
+    # At its end Python looks for garbage among all that the libraries have made; nobody needs that
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     wait_asleep()
     with _log_lent():
         set_up_log()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,8 @@ def conditioning_in_diffusers(
         prompt: with the word in it.
     """
     encoders = tuple(_plain_copy(encoder) for encoder in parts.text_encoders)
-    tokenizers: list[Any] = [copy.deepcopy(tokenizer) for tokenizer in parts.tokenizers]
+    # Many times faster than a deep copy of the vocabulary, and the same
+    tokenizers: list[Any] = [pickle.loads(pickle.dumps(each)) for each in parts.tokenizers]  # noqa: S301
     for tokenizer, row_format in zip(tokenizers, parts.row_formats, strict=True):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(row_format.pad)
     copies = replace(parts, text_encoders=encoders, tokenizers=tuple(tokenizers))
@@ -103,6 +106,8 @@ def _plain_copy(encoder: Any) -> Any:
                 module.__class__ = type(original)
             for tensor_name, tensor in _tensors(original):
                 setattr(module, tensor_name, tensor)
+    # diffusers writes the new rows itself: their usual start, from all others' covariance, is not seen
+    copied.resize_token_embeddings = partial(copied.resize_token_embeddings, mean_resizing=False)
     return copied.eval()
 
 

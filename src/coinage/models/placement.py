@@ -10,12 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
 from coinage.models.compilation import compile_denoiser
+from coinage.models.cpu_layers import use_cpu_layers
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
 from coinage.models.fewer_kernels import join_kernels
-from coinage.models.relaid import relay_weights
 from coinage.models.streaming import stream
-from coinage.models.cpu_layers import use_cpu_layers
 from coinage.models.token_embedding import TokenEmbedding
 from coinage.system.accelerator import look_at
 
