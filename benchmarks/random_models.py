@@ -125,12 +125,12 @@ def write_folder(
     return folder
 
 
-def write_dataset(folder: Path, side: int, batch: int = 1) -> Path:
+def write_dataset(folder: Path, side: int, batch: int = 1, pictures: int = PICTURES) -> Path:
     """Noisy pictures with captions, and a dataset file whose epochs hold whole batches only."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    for i in range(PICTURES):
+    for i in range(pictures):
         pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(images / f"{i}.png")
         (images / f"{i}.txt").write_text("mychar, 1girl, blonde hair, blue eyes", encoding="utf-8")

@@ -6,8 +6,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import atexit
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ import pytest
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.run import MODEL
+
+# What the user's own runs remember is not touched, nor taken from there
+os.environ["COINAGE_CACHE"] = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, os.environ["COINAGE_CACHE"], ignore_errors=True)
 
 # A busy machine is not a fault
 hypothesis.settings.register_profile("no-deadline", deadline=None)

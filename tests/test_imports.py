@@ -25,7 +25,7 @@ RANK = {
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")
 LIGHT = """
-checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.disk
+checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.device checks.disk
 checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
 checks.run_length checks.several_words checks.word cli.cmd_convert cli.cmd_dataset cli.cmd_demo
 cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_verify cli.console cli.main cli.parse
@@ -35,7 +35,7 @@ data.dataset_folders data.dataset_keys data.default_prompts data.examine data.fo
 data.group_problems data.headers data.images data.masks data.metadata data.parallel_reads
 data.sample data.scan data.stored_sizes data.summary demo.concepts demo.dataset demo.grid
 demo.language demo.reader demo.run demo.score demo.world embeddings.format_names embeddings.naming
-embeddings.pickle_check embeddings.pixels errors hub models.detect models.facts models.hub_files
+embeddings.pickle_check embeddings.pixels errors hub models.costs models.detect models.facts models.hub_files
 models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files optim.arguments
 optim.class_paths optim.reach optim.table report.charts report.comparison report.contact_sheet
 report.curves report.environment report.figures report.fit report.measures report.page
@@ -44,9 +44,10 @@ runs.names runs.states seeding settings.build settings.build_data settings.build
 settings.build_optimizer settings.conflicts settings.defaults settings.discover settings.flag_values
 settings.flags settings.foreign settings.idle_flags settings.mapping settings.number_range
 settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file settings.values
-settings.word_tables system.files system.full_memory system.launch system.text_files
-system.typed_json terminal.messages terminal.progress text.clip_tokenizer text.init_words
-text.placeholder text.prompts text.samplers training.convergence training.results wording
+settings.word_tables system.accelerator system.files system.full_memory system.launch
+system.nvidia system.text_files system.typed_json terminal.messages terminal.progress
+text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers
+training.convergence training.results wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from numbers import Integral, Real
@@ -28,7 +27,10 @@ from coinage.models.families import FAMILIES
 from coinage.models.hub_files import detect_family, native_side
 from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
+from coinage.models.placement import DTYPES, place, place_vae
 from coinage.optim.factory import OptimizerFactory
+from coinage.seeding import draw_seed
+from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
 from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
@@ -37,12 +39,10 @@ from coinage.text.samplers import SAMPLER_NAMES
 from coinage.training.arguments import check_callable, checked_configs, checked_observers
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
-from coinage.training.processes import ALONE, Processes, start_processes
-from coinage.training.session import default_device, train_plans
+from coinage.training.processes import ALONE, start_processes
+from coinage.training.session import train_plans
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SIZE_UNIT = 8  # pixels: a latent's side
-MAX_SEED = 2**31
 MAX_GUIDANCE = 1000
 MAX_STEPS = 1000  # of the noise schedule
 Pixels = NDArray[np.uint8]
@@ -110,7 +110,7 @@ def train(
         processes, device = ALONE, default_device()
         if process_count() > 1:
             processes, device = start_processes(None)
-        plans = make_plans(configs, seed=_shared_seed(processes))
+        plans = make_plans(configs, seed=processes.shared_seed())
         for plan in plans:
             stack.callback(plan.release)
         for plan in plans:
@@ -125,13 +125,6 @@ def train(
         )
     words = [word.word for word in trained]
     return words[0] if single else words
-
-
-def _shared_seed(processes: Processes) -> int | None:
-    """Return a seed for configs without one that all processes have; None for a single process."""
-    if processes.count == 1:
-        return None
-    return processes.gather(random.SystemRandom().randrange(MAX_SEED))[0]
 
 
 def load_model(
@@ -261,8 +254,9 @@ class Model:
         self.words: dict[str, Word] = {}
         with LOADING_LOCK:
             self.parts: Components = self._kind.load(config, self.dtype)
-            for module in self.parts.modules():
-                module.to(device)
+            self.parts.home = device
+            place_vae(self.parts)
+            place(self.parts)
             install_embeddings(self.parts, self.embedding_keys, [])
 
     def __repr__(self) -> str:
@@ -356,7 +350,7 @@ class Model:
         if seed is not None:
             _check_number("seed", seed, at_least=0, below=2**63)
         width, height = self._size(size)
-        first = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
+        first = draw_seed() if seed is None else seed
         asked = []
         for number, text in enumerate(_list_of(prompts)):
             prompt = Prompt(

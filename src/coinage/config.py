@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from coinage.settings.flag_values import FlagValues
 
 Precision = Literal["no", "fp16", "bf16"]
+AskedPrecision = Literal["auto", "no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
 Role = Literal["positive", "negative"]
@@ -35,6 +36,7 @@ IMAGE_SUFFIXES = (
     ".jxl",
 )
 OPEN_SEED = -1
+AUTO_PRECISION: Final = "auto"
 # Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 LEAST_MASK = 0.02
 Interpolation = Literal[
@@ -55,7 +57,7 @@ class ModelConfig:
     # Rescale the schedule to end in pure noise; also on if the model's settings say so
     zero_terminal_snr: bool = False
     clip_skip: int | None = None  # 1..layers; None and 1: the last layer
-    precision: Precision = "no"
+    precision: AskedPrecision = "no"  # auto: the best of the device, found by the checks
     full_precision_vae: bool = False
     low_precision_text: bool = False  # text encoders in `precision` too; the new rows stay float32
     fp8_unet: bool = False  # UNet weights are kept in 8 bits and computed with in `precision`

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coinage.wording import visible
 
@@ -38,6 +38,10 @@ class Problem:
     what: str
     where: str = ""
     hint: str = ""
+
+    def within(self, place: str) -> Problem:
+        """Return the same problem, in a place that `where` is a part of."""
+        return replace(self, where=", ".join(filter(None, (place, self.where))))
 
     def __str__(self) -> str:
         lines = [visible(self.what)]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coinage.data.latents import in_memory, placed
+from coinage.data.latents import in_memory, placed, widened
 from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
 from coinage.text.placeholder import CHUNK
@@ -81,16 +81,19 @@ def draw(
 def _decode(parts: Components, latents: Tensor) -> Tensor:
     """Decode latents to pixels, [B, 3, H, W] float32 around -1..1.
 
-    The VAE is tried again in float32 where it overflows, as SDXL's own does in fp16.
+    A VAE that overflows computes in a wider precision from then on.
 
     Raises:
-        CoinageError: the pixels are not finite even then.
+        CoinageError: the pixels are not finite even in float32.
     """
-    for dtype in dict.fromkeys((parts.vae.dtype, torch.float32)):
-        with placed(parts.vae, parts.device, dtype):
-            pixels = _decoded(parts.vae, latents.to(dtype) / parts.scaling_factor).float()
+    vae = parts.vae
+    while True:
+        with placed(vae, parts.device, vae.dtype):
+            pixels = _decoded(vae, latents.to(vae.dtype) / parts.scaling_factor).float()
         if torch.isfinite(pixels).all():
             return pixels
+        if not widened(vae, parts.device):
+            break
     raise CoinageError("the picture is not finite", hint="try --precision no, or another VAE")
 
 

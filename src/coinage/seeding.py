@@ -7,12 +7,21 @@ resuming cannot change a run.
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+MAX_SEED = 2**31  # the first seed that is too large to be drawn
+
+
+def draw_seed() -> int:
+    """Draw a seed for what is not to be repeated, from the system's own source of chance."""
+    return random.SystemRandom().randrange(MAX_SEED)
 
 
 def key_for(*parts: int | str) -> int:

@@ -213,6 +213,12 @@ def test_two_files_of_one_word_are_told(tmp_path: Path, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert "two files give the word zibu" in error
     assert "NAME=FILE" in error
+    assert error.count("error:") == 1
+    two_vectors = str(word(tmp_path / "c.safetensors", "red", "black"))
+    assert main([*given[:-1], two_vectors, f"zibu1={second}"]) == 2
+    error = capsys.readouterr().err
+    assert "zibu1 is a vector of both" in error
+    assert error.count("error:") == 1
     assert main([*given, f"other={second}"]) == 0
 
 

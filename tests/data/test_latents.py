@@ -99,12 +99,16 @@ def overflowing() -> AutoencoderKL:
     return model
 
 
-def test_an_overflow_is_retried_in_float32() -> None:
+def test_an_overflow_is_retried_in_float32_and_remembered() -> None:
     model = overflowing()
     assert not torch.isfinite(model.encode(torch.ones(1, 3, 64, 64).half()).latent_dist.mean).all()
     (latent,) = encode(model, [view(1.0)], ["a.png"])
     assert torch.isfinite(latent.moments).all()
-    assert model.dtype == torch.float16
+    assert model.dtype == torch.float32
+    seen: list[torch.dtype] = []
+    model.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    encode(model, [view(1.0)], ["b.png"])
+    assert seen == [torch.float32], "no image is tried in half precision again"
 
 
 def broken() -> AutoencoderKL:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.models.clip_text import end_of_text, join_chunks
+from coinage.models.clip_text import end_of_text, join_chunks, weigh
 from coinage.models.families import FAMILIES
 from tests.helpers import prepared
 from tests.tiny_models import loaded
@@ -30,6 +30,21 @@ def test_rows_are_joined_without_the_starts_and_ends_between_them(
     assert joined.shape == (2, 75 * chunks + 2, 1)
     assert joined[0, :, 0].tolist() == list(places)
     assert joined[1, :, 0].tolist() == [p + chunks * 77 for p in places]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_mean_of_nothing_is_left_alone(dtype: torch.dtype) -> None:
+    """So it is behind a norm that was never trained; the ratio of two rounding errors is anything."""
+    hidden = torch.randn(2, 77, 32, generator=torch.Generator().manual_seed(0))
+    hidden = torch.nn.functional.layer_norm(torch.cat([hidden, torch.zeros(1, 77, 32)]), (32,))
+    hidden = hidden.to(dtype)
+    if dtype != torch.float32:  # rounding moves the mean; here it is exactly nothing
+        hidden = torch.cat([hidden, -hidden], dim=2)
+    weights = torch.ones(3, 77, 1)
+    weights[:, 3] = 1.3
+    assert torch.equal(weigh(hidden, weights, keep_mean=True), hidden * weights.to(dtype))
+    shifted = weigh(hidden + 1, weights, keep_mean=True).float()
+    assert shifted.mean(dim=(1, 2)) == pytest.approx([1.0] * 3, rel=0.01)
 
 
 def test_the_end_of_text_is_found_though_a_new_word_has_a_larger_id() -> None:
@@ -76,6 +91,8 @@ def test_a_long_prompt_is_drawn_in_whole_chunks(
     """Each row of 77 with its own start and end, encoded by hand with the library's encoder."""
     parts = replace(loaded(family, models / family, models), chunks=chunks)
     (encoder,), (tokenizer,) = parts.text_encoders, parts.tokenizers
+    # A norm that was never trained leaves a mean of nothing, which is not kept
+    getattr(encoder, "text_model", encoder).final_layer_norm.bias += 0.5
     (red,) = tokenizer.encode("red", add_special_tokens=False)
     pad = tokenizer.get_vocab()["!"] if family == "sd2" else 738
     rows = []

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # that a CPU alone has.
 DIFFER = re.compile(
     r"step \d|device |start |encoding images|drawing|--mixed_precision fp16 is for GPUs"
+    r"|note: computing in "
 )
 CHECKED = (
     "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, "

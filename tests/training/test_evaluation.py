@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from coinage.checks.footprint import MOST_AT_ONCE, evaluated_at_once
+from coinage.config import ModelConfig
 from coinage.training.evaluation import DRAWS, LEVELS, evaluation_loss, evaluation_set
 from coinage.training.processes import Processes
 from coinage.training.run import Run
@@ -88,3 +90,43 @@ def test_sizes_and_processes_change_nothing(tmp_path: Path) -> None:
     assert [caption for batch in (*shares[0], *shares[1]) for caption in batch.captions] == [
         caption for batch in (*batches[::2], *batches[1::2]) for caption in batch.captions
     ]
+
+
+def test_what_memory_does_not_take_together_is_measured_in_parts(tmp_path: Path) -> None:
+    """The draws are the same, and so is the loss; what did not fit is not tried again."""
+    run = prepared(dataset(tmp_path), tmp_path / "o", TAUGHT)
+    batches, whole = evaluation_set(run), loss_of(run)
+    tried: list[int] = []
+
+    def see(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        tried.append(len(given[0]))
+        if len(given[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with run.parts.denoiser.register_forward_pre_hook(see):
+        assert evaluation_loss(run, batches) == pytest.approx(whole, rel=1e-6)
+        assert tried == [8, 4, 2, 2, 2, 2]
+        assert evaluation_loss(run, batches) == pytest.approx(whole, rel=1e-6)
+    assert tried[6:] == [2, 2, 2, 2]
+    assert run.parts.at_once == 2
+
+
+def test_one_that_does_not_fit_alone_is_an_error(tmp_path: Path) -> None:
+    run = prepared(dataset(tmp_path), tmp_path / "o", TAUGHT)
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with (
+        run.parts.denoiser.register_forward_pre_hook(fail),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        loss_of(run)
+
+
+def test_a_gpu_measures_as_many_together_as_a_step_takes() -> None:
+    """SDXL at 1024: a step with checkpointing takes 0.75 GB, and a draw without gradient 0.2 GB."""
+    model = ModelConfig(source="", family="sdxl", precision="bf16")
+    assert evaluated_at_once(model, 1024**2, 1) == MOST_AT_ONCE
+    assert 2 <= evaluated_at_once(replace(model, gradient_checkpointing=True), 1024**2, 1) <= 4
+    assert evaluated_at_once(replace(model, gradient_checkpointing=True), 1024**2, 8) > 8

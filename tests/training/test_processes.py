@@ -19,7 +19,7 @@ from coinage.embeddings.reading import read
 from coinage.errors import ConfigError
 from coinage.runs.states import latest_state
 from coinage.settings.discover import complete
-from coinage.training.processes import ALONE, Processes
+from coinage.training.processes import ALONE, Processes, group_on_cpu
 from tests.cli.test_bad_input import ROOT
 from tests.helpers import HANGS, flags, rows_of, trained
 
@@ -300,3 +300,23 @@ def test_two_processes_search_try_and_end_as_one_does(dataset: Path, tmp_path: P
         for name in ("alone", "two")
     )
     assert [name for name, _ in first] == [name for name, _ in second]
+
+
+def test_objects_do_not_go_through_the_memory_of_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL would: cached latents of all images are among them."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        assert group_on_cpu(None) is None, "gloo itself exchanges them there"
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda *_: "nccl")
+        group = group_on_cpu(1)
+        monkeypatch.undo()
+        assert torch.distributed.get_backend(group) == "gloo"
+        found: list[object] = [None]
+        torch.distributed.all_gather_object(found, {"a": 1}, group=group)
+        assert found == [{"a": 1}]
+    finally:
+        torch.distributed.destroy_process_group()

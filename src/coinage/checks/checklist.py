@@ -10,13 +10,12 @@ Light checks come first; the last ones import torch. None makes a folder or load
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coinage.checks import data, disk, model, output, several_words, word
+from coinage.checks import data, device, disk, model, output, several_words, word
 from coinage.checks.footprint import Footprint
 from coinage.checks.memory import needed_memory
 from coinage.checks.merging import merge_problems
@@ -24,6 +23,7 @@ from coinage.checks.plan import Draft, Plan
 from coinage.config import OPEN_SEED, TrainConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.table import remark_on_optimizer
+from coinage.seeding import draw_seed
 from coinage.settings.discover import discover
 from coinage.settings.number_range import DRAW
 
@@ -92,10 +92,12 @@ CHECKS: tuple[Check | JointCheck, ...] = (
     Check(word.check_naming),
     Check(data.check_prompts),
     Check(output.check_trackers),
+    Check(device.settle_precision, When.WORD_IS_CLEAN),
     Check(data.check_state, When.WORD_IS_CLEAN),
     Check(output.check_folders, When.WORD_IS_CLEAN),
     JointCheck(several_words.check_lengths_equal, When.ALL_ARE_CLEAN),
     JointCheck(disk.check_disk, When.ALL_ARE_CLEAN),
+    JointCheck(device.check_device, When.ALL_ARE_CLEAN),
     Check(output.check_lock, When.ALL_ARE_CLEAN),
     Check(_check_optimizer, When.ALL_ARE_CLEAN),
     Check(_check_word_file, When.ALL_ARE_CLEAN),
@@ -209,7 +211,7 @@ def _checked(
         ConfigError: what was left open cannot be looked up.
     """
     if seed is None:
-        seed = random.SystemRandom().randrange(2**31)
+        seed = draw_seed()
     drafts = []
     problems: list[Sequence[Problem]] = []
     for config, label in zip(configs, labels, strict=True):

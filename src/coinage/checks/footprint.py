@@ -15,7 +15,8 @@ from coinage.config import ModelConfig, TrainConfig
 from coinage.data.batches import uses_per_group
 from coinage.data.buckets import Size
 from coinage.data.sample import Sample
-from coinage.models.facts import FACTS, Arithmetic, ModelSizes
+from coinage.models.costs import Cost, costs_of
+from coinage.models.facts import FACTS, ModelSizes
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt
 
@@ -29,6 +30,9 @@ UNPACKED = 24 * MB  # the weights of a layer, brought from 8 bits to what is com
 # Of the VAE, for each pixel of a picture in half precision; twice that in float32. cuDNN may need as much
 # again.
 ENCODING, DECODING = 1_286, 1_536
+
+
+MOST_AT_ONCE = 16  # samples that are measured together
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +152,48 @@ def activations(
         batch: pictures.
         chunks: of 75 tokens, in a caption.
     """
+    costs = costs_of(model)
+    cost = costs.checkpointed if model.gradient_checkpointing else costs.kept
+    return _of(cost, model, sizes, pixels, batch, chunks)
+
+
+def activations_without_gradient(
+    model: ModelConfig, sizes: ModelSizes, pixels: int, batch: int
+) -> int:
+    """Return the bytes of activations of a forward pass that keeps nothing for a gradient, at most.
+
+    Args:
+        model: family and precision.
+        sizes: of the model.
+        pixels: of a picture.
+        batch: pictures.
+    """
+    return _of(costs_of(model).measured, model, sizes, pixels, batch, 1)
+
+
+def evaluated_at_once(model: ModelConfig, pixels: int, batch: int) -> int:
+    """Return how many samples are measured together: as many as take no more memory than a step does.
+
+    Args:
+        model: family and precision.
+        pixels: of a picture.
+        batch: pictures of a training step.
+    """
+    sizes = FACTS[model.family].released  # of another width, both need more or less alike
+    step = activations(model, sizes, pixels, batch)
+    one = activations_without_gradient(model, sizes, pixels, 1)
+    return max(1, min(MOST_AT_ONCE, step // one))
+
+
+def _of(
+    cost: Cost, model: ModelConfig, sizes: ModelSizes, pixels: int, batch: int, chunks: int
+) -> int:
     facts = FACTS[model.family]
-    arithmetic = arithmetic_of(model)
-    cost = facts.costs[arithmetic][model.gradient_checkpointing]
     width = math.sqrt(sizes.unet / facts.released.unet)
     unet = cost.pixel * pixels / facts.latent_scale**2 * width
     text = cost.chunk * chunks * math.sqrt(sizes.text / facts.released.text)
-    unpacked = UNPACKED if arithmetic == "8 bits" else 0
+    unpacked = UNPACKED if model.fp8_unet and model.precision != "no" else 0
     return int(batch * (unet + text)) + unpacked
-
-
-def arithmetic_of(model: ModelConfig) -> Arithmetic:
-    """Return what a model is computed with."""
-    if model.precision == "no":
-        return "float32"
-    return "8 bits" if model.fp8_unet else "half"
 
 
 def weights(model: ModelConfig, sizes: ModelSizes) -> int:

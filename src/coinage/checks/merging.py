@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from coinage.checks.plan import Plan
@@ -25,7 +24,7 @@ def merge_warnings(plans: Sequence[Plan]) -> list[Problem]:
 
 def merge_problems(labels: Sequence[str], problems: Sequence[Sequence[Problem]]) -> list[Problem]:
     """Return the problems of all words, each with its word unless it is about all of them."""
-    return _merge(labels, problems, _problem_of)
+    return _merge(labels, problems, lambda label, problem: problem.within(label))
 
 
 def _merge(
@@ -44,7 +43,3 @@ def _merge(
 
 def _note_of(label: str, note: str) -> str:
     return f"{label}: {note}"
-
-
-def _problem_of(label: str, problem: Problem) -> Problem:
-    return replace(problem, where=f"{label}, {problem.where}" if problem.where else label)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,11 @@ from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.facts import DEFAULT
 from coinage.models.hub_files import detect_family, native_side
+from coinage.seeding import draw_seed
 from coinage.settings.scripts import Script, asked_family
 from coinage.system.text_files import is_file, no_file
 from coinage.terminal import progress
-from coinage.text.placeholder import encoding_problems, pieces_of
+from coinage.text.placeholder import encoding_problems
 from coinage.text.prompts import Prompt
 from coinage.text.samplers import SAMPLER_NAMES
 from coinage.wording import counted
@@ -164,7 +164,7 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
 
     A size that is not given is that of the model.
     """
-    seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
+    seed = draw_seed() if args.seed is None else args.seed
     side = 0  # the family's own
     if not (args.width and args.height):
         side = native_side(args.model) or 0
@@ -214,14 +214,20 @@ def _load(args: argparse.Namespace, family: str) -> Model:
         CoinageError: a file cannot be read, or is for another kind of model.
     """
     from coinage.api import load_model
+    from coinage.checks.device import device_findings
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
     from coinage.models.quiet import quiet_libraries
     from coinage.models.threads import fit_threads
+    from coinage.system.accelerator import look_at
     from coinage.training.processes import start_processes
 
     quiet_libraries()
     _, device = start_processes(None)  # the one that training takes, whatever its kind
+    found = device_findings(look_at(device), args.precision)
+    found.raise_errors()
+    for warning in found.warnings:
+        log.warning("%s", warning)
     words = []
     for name, path in args.embedding:
         opened = open_with_other_half(path)
@@ -240,7 +246,7 @@ def _load(args: argparse.Namespace, family: str) -> Model:
         tokenizer_cache=args.tokenizer_cache_dir,
     )
     fit_threads(model.parts)
-    problems = name_conflicts([(name, word.num_vectors) for name, word in words])
+    problems = name_conflicts(name for name, _ in words)
     for name, word in words:
         try:
             model.install(word, name)
@@ -251,16 +257,13 @@ def _load(args: argparse.Namespace, family: str) -> Model:
     return model
 
 
-def name_conflicts(words: Sequence[tuple[str, int]]) -> list[Problem]:
-    """Return a problem for each name that two words, given with their vectors, would have."""
-    counts: Counter[str] = Counter()
-    for name, num_vectors in words:
-        counts.update(pieces_of(name, num_vectors))
+def name_conflicts(names: Iterable[str]) -> list[Problem]:
+    """Return a problem for each word that two files give."""
     hint = "rename one: NAME=FILE"
     problems = []
-    for piece, count in counts.items():
+    for name, count in Counter(names).items():
         if count > 1:
-            problems.append(Problem(f"--embedding: two files give the word {piece}", hint=hint))
+            problems.append(Problem(f"--embedding: two files give the word {name}", hint=hint))
     return problems
 
 

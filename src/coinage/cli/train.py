@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import random
 import sys
 import traceback
 from collections.abc import Sequence
@@ -86,7 +85,7 @@ def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | N
         return None
     from coinage.training.processes import start_processes
 
-    return start_processes(timeout)[0].gather(random.SystemRandom().randrange(2**31))[0]
+    return start_processes(timeout)[0].shared_seed()
 
 
 def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:

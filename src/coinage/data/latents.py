@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +22,14 @@ from coinage.data.buckets import Fit, Size
 from coinage.data.images import View, load_view, shrink_rows
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError, Problem
+from coinage.models.placement import wider
 from coinage.seeding import rng_for
-from coinage.system.full_memory import is_full
+from coinage.system.full_memory import tried
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+log = logging.getLogger("coinage")
 AHEAD = 3  # batches whose images are read before they are needed
 LARGEST_TILE = 64  # latents along a side, 512 pixels; what the VAE of Stable Diffusion was made for
 Key = tuple[int, bool]  # index of the sample, mirrored
@@ -84,16 +87,17 @@ class Memory:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -> list[Latent]:
-    """Return posterior mean and standard deviation of each image, from float32 if not finite.
+    """Return posterior mean and standard deviation of each image.
+
+    A VAE that overflows computes in a wider precision from then on.
 
     Raises:
         CoinageError: an image's latents are not finite even in float32.
     """
     batch = torch.from_numpy(np.stack([view.pixels for view in views])).to(vae.device)
     moments = _moments(vae, batch)
-    if not torch.isfinite(moments).all() and vae.dtype != torch.float32:
-        with placed(vae, vae.device, torch.float32):
-            moments = _moments(vae, batch)
+    while not torch.isfinite(moments).all() and widened(vae, vae.device):
+        moments = _moments(vae, batch)
     latents = []
     for path, values, view in zip(paths, moments, views, strict=True):
         if not torch.isfinite(values).all():
@@ -103,6 +107,23 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
         mask = None if view.mask is None else _averaged(view.mask, width, height)
         latents.append(Latent(values.clone(memory_format=torch.contiguous_format), mask, view.fit))
     return latents
+
+
+def widened(vae: AutoencoderKL, device: torch.device) -> bool:
+    """Have a VAE that overflows compute in a wider precision from now on; False if there is none.
+
+    Args:
+        vae: the VAE.
+        device: on which it computes, where it may not be at the moment.
+    """
+    narrow = vae.dtype
+    if narrow == torch.float32:
+        return False
+    wide = wider(device) if narrow == torch.float16 else torch.float32
+    torch.nn.Module.to(vae, dtype=wide)
+    text = "note: the VAE overflows in %s: it computes in %s from now on"
+    log.info(text, *(str(dtype).removeprefix("torch.") for dtype in (narrow, wide)))
+    return True
 
 
 @contextmanager
@@ -135,27 +156,14 @@ def in_memory(vae: AutoencoderKL, work: Callable[[], T], count: int, side: int) 
     Raises:
         RuntimeError: the memory is full even so.
     """
-    result = _tried(work)
+    result = tried(work)
     if result is None and count > 1:
         with _one_by_one(vae):
-            result = _tried(work)
+            result = tried(work)
     if result is None:
         with _one_by_one(vae) if count > 1 else nullcontext(), _tiled(vae, side):
             result = work()
     return result
-
-
-def _tried(work: Callable[[], T]) -> T | None:
-    """Return the result of `work`; None where memory runs out.
-
-    The error is gone then, and with it the tensors of its frames.
-    """
-    try:
-        return work()
-    except RuntimeError as error:
-        if not is_full(error):
-            raise
-    return None
 
 
 @contextmanager

@@ -31,3 +31,17 @@ def use_plain_attention(parts: Components) -> None:
     parts.denoiser.set_attn_processor(AttnProcessor())
     for encoder in parts.text_encoders:
         encoder.set_attn_implementation("eager")
+
+
+def attention_of(parts: Components) -> list[str]:
+    """Return the names of what computes attention in UNet and text encoders, each with its package first."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    kinds = {type(processor) for processor in parts.denoiser.attn_processors.values()}
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
+    for encoder in parts.text_encoders:
+        chosen = encoder.config._attn_implementation  # noqa: SLF001
+        function = ALL_ATTENTION_FUNCTIONS.get(chosen)
+        # Each model has its own plain attention
+        names.add(f"{function.__module__}.{chosen}" if function else f"transformers.{chosen}")
+    return sorted(names)

@@ -47,6 +47,10 @@ class Components:
     word_encoders: tuple[WordEncoder, ...] = ()
     embeddings: tuple[TokenEmbedding, ...] = ()
     text_cache: TextCache | None = None  # encodings that do not depend on the rows
+    home: torch.device | None = None  # where it computes; None: where the UNet is
+    at_once: int = (
+        16  # samples that go through the model together where nothing is kept for a gradient
+    )
 
     @property
     def scaling_factor(self) -> float:
@@ -55,7 +59,10 @@ class Components:
 
     @property
     def device(self) -> torch.device:
-        """Device of the UNet. The UNet's own `device` looks through all its modules."""
+        """Device on which the model computes, whether or not its weights are there yet."""
+        if self.home is not None:
+            return self.home
+        # The UNet's own `device` looks through all its modules
         device: torch.device = next(self.denoiser.parameters()).device
         return device
 
@@ -96,7 +103,7 @@ class Components:
         counts = [count for _, count in words]
         if rows:
             self.embeddings = tuple(
-                install_rows(encoder, vectors.split(counts))
+                install_rows(encoder, vectors.split(counts), self.device)
                 for encoder, vectors in zip(self.text_encoders, rows, strict=True)
             )
         else:

@@ -14,6 +14,8 @@ from coinage.text.prompts import parse_weights
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
+LEAST_MEAN = 1e-5  # of the mean size of the numbers; below, it is rounding
+
 
 def hidden_states(encoder: CLIPTextModel, ids: Tensor, clip_skip: int | None) -> Tensor:
     """Return hidden states for cross-attention, as in sd-scripts.
@@ -66,7 +68,8 @@ def rows_and_weights(
 def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
     """Multiply hidden states [B, T, D] by weights [B, T, 1], as in sd-scripts.
 
-    With `keep_mean` each text's mean stays as it was: so for SD 1 and 2, not for SDXL.
+    With `keep_mean` each text's mean stays as it was: so for SD 1 and 2, not for SDXL. A mean that is
+    no more than a rounding error, as where the last norm was never trained, is left alone.
     """
     if weights is None or bool((weights == 1).all()):
         return hidden
@@ -76,7 +79,9 @@ def weigh(hidden: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
     # In half precision the mean may round to 0
     mean = hidden.float().mean(dim=(1, 2), keepdim=True)
     scaled_mean = scaled.float().mean(dim=(1, 2), keepdim=True)
-    return (scaled * (mean / scaled_mean)).to(hidden.dtype)
+    size = scaled.float().abs().mean(dim=(1, 2), keepdim=True)
+    ratio = torch.where(scaled_mean.abs() > LEAST_MEAN * size, mean / scaled_mean, 1)
+    return (scaled * ratio).to(hidden.dtype)
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:

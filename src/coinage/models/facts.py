@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-MEGABYTE = 2**20
 LEAST_CHANNELS = 16  # of a convolution in 8 bits; latents have 4, or 9 where a mask goes with them
-Arithmetic = Literal["float32", "half", "8 bits"]  # "8 bits": weights of the UNet, computed in half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +66,6 @@ class ModelSizes:
     from_model: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Bytes of activations in one training step, for each picture of a batch.
-
-    Attributes:
-        pixel: of the UNet, for each pixel of the latents.
-        chunk: of the text encoders, for each chunk of 75 tokens.
-    """
-
-    pixel: int
-    chunk: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyFacts:
     """One family of models.
@@ -105,8 +89,6 @@ class FamilyFacts:
         file_hides_prediction: models predict noise or v, and single files often do not say which.
         unused_text_tensors: parts of names of a text encoder's tensors that are not loaded.
         released: sizes of the released model.
-        costs: by arithmetic, all activations kept, and with --gradient_checkpointing; what
-            `benchmarks/memory.py` measures.
     """
 
     name: str
@@ -131,7 +113,6 @@ class FamilyFacts:
     file_hides_prediction: bool = False
     unused_text_tensors: tuple[str, ...] = ()
     released: ModelSizes
-    costs: Mapping[Arithmetic, tuple[Cost, Cost]]
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -166,11 +147,6 @@ SD1 = FamilyFacts(
     ),
     side=512,
     released=ModelSizes(859_520_964, 466_884, 123_060_480, 38_042_880, 83_653_863),
-    costs={
-        "float32": (Cost(370_700, 45.4 * MEGABYTE), Cost(110_100, 3.3 * MEGABYTE)),
-        "half": (Cost(243_700, 26.1 * MEGABYTE), Cost(62_800, 3.2 * MEGABYTE)),
-        "8 bits": (Cost(208_800, 25.8 * MEGABYTE), Cost(47_600, 3.6 * MEGABYTE)),
-    },
 )
 SD2 = FamilyFacts(
     name="sd2",
@@ -188,11 +164,6 @@ SD2 = FamilyFacts(
     # The text encoder ends before its last layer
     unused_text_tensors=("text_projection", "resblocks.23."),
     released=ModelSizes(865_910_724, 466_884, 340_387_840, 50_768_896, 83_653_863),
-    costs={
-        "float32": (Cost(350_600, 76.9 * MEGABYTE), Cost(90_100, 7.7 * MEGABYTE)),
-        "half": (Cost(233_700, 46.2 * MEGABYTE), Cost(52_800, 7.5 * MEGABYTE)),
-        "8 bits": (Cost(208_700, 46.0 * MEGABYTE), Cost(47_700, 7.9 * MEGABYTE)),
-    },
 )
 SDXL = FamilyFacts(
     name="sdxl",
@@ -229,11 +200,6 @@ SDXL = FamilyFacts(
     fills_prompts=True,
     vae_overflows_fp16=True,
     released=ModelSizes(2_567_463_684, 1_606_404, 817_720_320, 101_550_080, 83_653_863),
-    costs={
-        "float32": (Cost(648_700, 204.5 * MEGABYTE), Cost(74_200, 16.2 * MEGABYTE)),
-        "half": (Cost(404_900, 118.4 * MEGABYTE), Cost(48_000, 15.2 * MEGABYTE)),
-        "8 bits": (Cost(380_400, 117.5 * MEGABYTE), Cost(42_400, 15.9 * MEGABYTE)),
-    },
 )
 FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL)}
 DEFAULT = SD1  # where neither the model nor a flag names a family

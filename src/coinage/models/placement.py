@@ -6,20 +6,24 @@ import logging
 
 import torch
 
-from coinage.config import ModelConfig
+from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
+from coinage.models.token_embedding import TokenEmbedding
+from coinage.system.accelerator import look_at
 
 log = logging.getLogger("coinage")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_placed(config: ModelConfig, device: torch.device) -> tuple[Components, torch.dtype]:
-    """Load a frozen model and make it ready for training.
+def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components, torch.dtype]:
+    """Load a frozen model and make it ready for training, with the VAE alone on the device.
+
+    `place` moves the rest, which images that are encoded before need not share the memory with.
 
     Returns:
-        The model on its device, and the dtype that it computes in.
+        The model, and the dtype that it computes in.
 
     Raises:
         CoinageError: the model cannot be used.
@@ -30,8 +34,8 @@ def load_placed(config: ModelConfig, device: torch.device) -> tuple[Components, 
     if config.fp8_unet:
         # Before it is moved: a GPU that holds 8 bits need not hold 16
         keep_in_eight_bits(parts.denoiser)
-    for module in parts.modules():
-        module.to(device)
+    parts.home = device
+    place_vae(parts)
     if config.gradient_checkpointing:
         checkpoint_gradients(parts)
     if config.compile_backend:
@@ -39,11 +43,54 @@ def load_placed(config: ModelConfig, device: torch.device) -> tuple[Components, 
     return parts, dtype
 
 
+def place_vae(parts: Components) -> None:
+    """Move the VAE to the model's device, in a precision in which it does not overflow."""
+    dtype = parts.vae.dtype
+    if dtype == torch.float16 and parts.vae.config.get("force_upcast"):
+        dtype = wider(parts.device)
+    # diffusers' own warns each time of parts that no VAE has
+    torch.nn.Module.to(parts.vae, parts.device, dtype)
+
+
+def place(parts: Components) -> None:
+    """Move UNet and text encoders to the model's device, where they are not there yet.
+
+    The rows of words are there already, and their optimizer knows them.
+    """
+    device = parts.device
+    parts.denoiser.to(device)
+    for encoder in parts.text_encoders:
+        embedding = encoder.get_input_embeddings()
+        encoder.set_input_embeddings(torch.nn.Identity())
+        encoder.to(device)
+        encoder.set_input_embeddings(embedding)
+        if isinstance(embedding, TokenEmbedding):
+            embedding.table = embedding.table.to(device)
+        else:
+            embedding.to(device)
+
+
+def wider(device: torch.device) -> torch.dtype:
+    """Return the fastest dtype with the range of float32 that a device computes in."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Return memory that torch keeps for later to the device, so that others find it in one piece."""
+    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if empty is not None:
+        empty()
+
+
 def working_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the frozen parts; fp16 on a CPU becomes bf16, which is logged."""
     if precision == "fp16" and device.type == "cpu":
         log.info("--mixed_precision fp16 is for GPUs: bf16 is used on this CPU")
         return torch.bfloat16
+    if precision == AUTO_PRECISION:
+        precision = look_at(device).best_precision
     return DTYPES[precision]
 
 

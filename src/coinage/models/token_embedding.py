@@ -17,7 +17,8 @@ class TokenEmbedding(nn.Module):
     """A text encoder's input table, with new rows that train.
 
     Attributes:
-        table: [V, D], frozen, in the text encoder's dtype.
+        table: [V, D], frozen, in the text encoder's dtype; it may be on another device than the rest,
+            and then only the embeddings that are looked up are moved.
         words: for each new word its [n, D] float32, all that trains; in turn they have the ids from V on.
     """
 
@@ -37,12 +38,13 @@ class TokenEmbedding(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Old and new rows together, [V + N, D] in the table's dtype."""
-        return torch.cat([self.table, self.rows.to(self.table.dtype)])
+        return torch.cat([self.table, self.rows.to(self.table)])
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings of [...] int64 ids below V + N: [..., D] in the table's dtype."""
         size = len(self.table)
-        known = F.embedding(ids.clamp(max=size - 1), self.table)
+        known_ids = ids.clamp(max=size - 1).to(self.table.device)
+        known = F.embedding(known_ids, self.table).to(ids.device)
         new = F.embedding((ids - size).clamp(min=0), self.rows).to(known.dtype)
         return torch.where((ids >= size).unsqueeze(-1), new, known)
 
@@ -63,10 +65,18 @@ def table_of(encoder: TextEncoder) -> Tensor:
     return cast(Tensor, embedding.weight)
 
 
-def install_rows(encoder: TextEncoder, words: Sequence[Tensor]) -> TokenEmbedding:
-    """Replace a text encoder's input table by a `TokenEmbedding` with these new words."""
+def install_rows(
+    encoder: TextEncoder, words: Sequence[Tensor], device: torch.device | None = None
+) -> TokenEmbedding:
+    """Replace a text encoder's input table by a `TokenEmbedding` with these new words.
+
+    Args:
+        encoder: the text encoder; its table stays where it is.
+        words: the rows of each word, [n, D].
+        device: of the rows; None: that of the table.
+    """
     table = table_of(encoder)
-    embedding = TokenEmbedding(table, [rows.to(table.device) for rows in words])
+    embedding = TokenEmbedding(table, [rows.to(device or table.device) for rows in words])
     encoder.set_input_embeddings(embedding)
     return embedding
 

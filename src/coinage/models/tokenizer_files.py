@@ -8,11 +8,11 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
-import os
 import zlib
 from pathlib import Path
 
 from coinage.errors import CoinageError
+from coinage.system.cache_folder import cache_folder
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_file, is_folder, is_there
 
@@ -128,8 +128,7 @@ def _from_open_clip() -> Path | None:
     source = Path(spec.origin).parent / OPEN_CLIP if spec and spec.origin else None
     if source is None or not source.is_file():
         return None
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "coinage" / "clip_tokenizer"
+    folder = cache_folder() / "clip_tokenizer"
     needed = ("vocab.json", "merges.txt", "tokenizer_config.json")
     if not all((folder / name).is_file() for name in needed):
         vocabulary, merges = read_open_clip(source)

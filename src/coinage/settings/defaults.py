@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coinage.config import AUTO_PRECISION
 from coinage.optim.reach import USUAL_ANGLE
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST, DECIDED
@@ -33,12 +34,21 @@ def with_defaults(values: FlagValues) -> FlagValues:
         chosen["save_model_as"] = "safetensors"
     if values.cache_latents is None and values.train_data_dir and not values.dataset_config:
         chosen["cache_latents"] = not any(getattr(values, name) for name in VARIED)
+    if values.mixed_precision is None:
+        chosen["mixed_precision"] = _precision(values)
     filled = values.changed(**chosen)
     for name in DECIDED:
         flag = BY_DEST[name.removeprefix("--")]
         if getattr(filled, flag.dest) is None:
             chosen[flag.dest] = flag.default
     return values.changed(**chosen)
+
+
+def _precision(values: FlagValues) -> str:
+    """Return the precision that other flags ask for; without them that of the device, found by the checks."""
+    if values.full_fp16 != values.full_bf16:
+        return "fp16" if values.full_fp16 else "bf16"
+    return AUTO_PRECISION
 
 
 def _optimizer(values: FlagValues) -> dict[str, Any]:

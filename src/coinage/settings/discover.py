@@ -8,7 +8,6 @@ resumed, a state on the hub, the thumbnail's pixels, and whether W&B is installe
 from __future__ import annotations
 
 import base64
-import random
 from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +21,7 @@ from coinage.hub import fetch_state
 from coinage.models.facts import DEFAULT, FACTS, FamilyFacts
 from coinage.models.hub_files import HUB_ID, detect_family, native_side
 from coinage.runs.states import named_state, read_summary
+from coinage.seeding import draw_seed
 from coinage.settings.build import (
     DATA_URL,
     Discovered,
@@ -176,7 +176,7 @@ def _seed(values: FlagValues, resume: str | None, shared: int | None) -> int:
 
 
 def _drawn(shared: int | None) -> int:
-    return random.SystemRandom().randrange(2**31) if shared is None else shared
+    return draw_seed() if shared is None else shared
 
 
 def _thumbnail(given: str | None, findings: Findings) -> str | None:

@@ -190,7 +190,7 @@ _LENGTH = _rows(
     Flag("--max_train_epochs", "int", None, "Passes over the dataset; overrides --max_train_steps.", range=COUNT),
     Flag("--seed", "int", None, "Makes the run repeatable. Default: drawn, and printed.", range=Range(DRAW, MOST_SEED, hint="-1 draws one"), per_word=True),
     Flag("--gradient_accumulation_steps", "int", 1, "Batches per optimizer step.", range=Range(1, 100_000), per_word=True),
-    Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16")),
+    Flag("--mixed_precision", "str", "no", "Number format of the frozen parts and of computation.", ("no", "fp16", "bf16"), also=(("auto", "auto"),)),
     Flag("--full_fp16", "switch", False, "Frozen parts wholly in fp16; the trained rows stay fp32."),
     Flag("--full_bf16", "switch", False, "Frozen parts wholly in bf16; the trained rows stay fp32."),
     Flag("--fp8_base", "switch", False, "Keep the UNet's weights in 8 bits."),
@@ -382,6 +382,7 @@ DECIDED = (
     "--save_model_as",
     "--cache_latents",
     "--early_stop",
+    "--mixed_precision",
 )
 
 
@@ -396,6 +397,7 @@ FOUND = {
     "--max_train_steps": "1600 at most, with --early_stop",
     "--save_model_as": "safetensors",
     "--cache_latents": "on for a folder of images",
+    "--mixed_precision": "auto: bf16 on a GPU that computes in it, fp16 on an older one, else no",
     "--early_stop": "on, unless a number of steps or epochs is given",
 }
 

@@ -69,7 +69,7 @@ def configs_from_toml(path: str | Path, script: str) -> list[TrainConfig]:
         try:
             configs.append(build(word.values)[0])
         except ConfigError as error:
-            problems += [_at(word.label, problem) for problem in error.problems]
+            problems += [problem.within(word.label) for problem in error.problems]
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return configs
@@ -180,11 +180,6 @@ def _unknown(given: Mapping[str, object], flags: Mapping[str, Flag]) -> list[Pro
         elif name not in flags:
             problems.append(Problem(f"unknown key `{name}`", hint=meant(name, list(flags), "")))
     return problems
-
-
-def _at(label: str, problem: Problem) -> Problem:
-    where = ", ".join(filter(None, (label, problem.where)))
-    return replace(problem, where=where)
 
 
 def _without_secrets(config: TrainConfig) -> TrainConfig:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from coinage.errors import Problem
+
+T = TypeVar("T")
 
 FULL_MEMORY_TEXTS = (
     "out of memory",  # CUDA, XPU and MPS
@@ -19,6 +24,19 @@ def is_full(error: BaseException) -> bool:
         return True
     message = str(error).lower()
     return isinstance(error, RuntimeError) and any(text in message for text in FULL_MEMORY_TEXTS)
+
+
+def tried(work: Callable[[], T]) -> T | None:
+    """Return the result of `work`; None where memory runs out.
+
+    The error is gone then, and with it the tensors of its frames.
+    """
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+    return None
 
 
 def full_memory(error: BaseException, where: str = "", hint: str = "") -> Problem:

@@ -48,6 +48,21 @@ class Batch:
         for generator in self.generators:
             generator.manual_seed(generator.initial_seed())
 
+    def part(self, first: int, count: int) -> Batch:
+        """Return `count` samples from `first` on; the batch itself if these are all."""
+        if first == 0 and count >= len(self.captions):
+            return self
+        of_part = slice(first, first + count)
+        return Batch(
+            moments=self.moments[of_part],
+            captions=self.captions[of_part],
+            generators=self.generators[of_part],
+            weights=self.weights[of_part],
+            sizes=self.sizes[of_part],
+            mask=None if self.mask is None else self.mask[of_part],
+            timesteps=None if self.timesteps is None else self.timesteps[of_part],
+        )
+
 
 def join(batches: Sequence[Batch]) -> Batch:
     """Return batches of one latent size as one; either all of them have timesteps, or none."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
+from coinage.checks.footprint import MOST_AT_ONCE, evaluated_at_once
 from coinage.config import NoiseConfig
+from coinage.models.facts import FACTS
 from coinage.optim.row_lengths import movement
 from coinage.seeding import generator_for, rng_for
+from coinage.system.full_memory import tried
 from coinage.training import convergence
 from coinage.training.batches import (
     Batch,
@@ -24,9 +30,9 @@ from coinage.training.results import Best, Measurement
 from coinage.training.run import Run
 from coinage.training.step import forward
 
+log = logging.getLogger("coinage")
 LEVELS = 4  # timesteps of each held-out image, in the middle of equal parts of the range
 DRAWS = 8  # of training images, where none is held out: each at a timestep of its own
-SAMPLES_AT_ONCE = 16  # that go through the model together
 # Share of the passes through the UNet that measuring takes, where it decides something and no interval is set
 EVALUATION_SHARE = 0.05
 # Steps from one measurement to the next, at most: with one image a step, a tenth of the passes
@@ -85,14 +91,53 @@ def evaluation_loss(run: Run, batches: Sequence[Batch]) -> float:
     """
     total = torch.zeros(2, device=run.parts.device)  # losses, samples
     for batch in _joined(batches):
-        batch.rewind()
-        with run.autocast():
-            result = forward(run.family, run.parts, batch, NoiseConfig(), EVALUATION_LOSS)
-        total[0] += result.per_sample.sum()
+        total[0] += torch.cat(list(_losses(run, batch))).sum()
         total[1] += len(batch.captions)
     run.processes.sum_([total])
     loss, samples = total.tolist()
     return float(loss / samples)
+
+
+def _losses(run: Run, batch: Batch) -> Iterator[Tensor]:
+    """Yield the losses of a batch's samples, in order, of as many together as memory takes.
+
+    Where it does not take them, half as many are tried from then on. It changes no draw: each sample
+    has its own generator.
+    """
+    done, parts = 0, run.parts
+    while done < len(batch.captions):
+        part = batch.part(done, min(parts.at_once, draws_at_once(run, batch)))
+        count = len(part.captions)
+        losses = tried(partial(_losses_together, run, part)) if count > 1 else None
+        if losses is None and count > 1:
+            parts.at_once = count // 2
+            log.debug("measuring: memory takes less than %d samples at once", count)
+            continue
+        yield _losses_together(run, part) if losses is None else losses
+        done += count
+
+
+def _losses_together(run: Run, batch: Batch) -> Tensor:
+    """Return the losses of samples that go through the model together, [B]."""
+    batch.rewind()
+    with run.autocast():
+        result = forward(run.family, run.parts, batch, NoiseConfig(), EVALUATION_LOSS)
+    return result.per_sample
+
+
+def draws_at_once(run: Run, batch: Batch) -> int:
+    """Return how many samples like those of a batch take no more memory than a training step does.
+
+    A CPU's memory sets no limit.
+    """
+    if run.parts.device.type == "cpu":
+        return MOST_AT_ONCE
+    config, scale = run.config, FACTS[run.config.model.family].latent_scale
+    return evaluated_at_once(
+        config.model,
+        math.prod(batch.moments.shape[-2:]) * scale**2,
+        max(config.data.batch_sizes) * run.word_count,
+    )
 
 
 def _joined(batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -102,7 +147,7 @@ def _joined(batches: Sequence[Batch]) -> Iterator[Batch]:
         groups.setdefault(batch.moments.shape[2:], []).append(batch)
     for group in groups.values():
         largest = max(len(batch.captions) for batch in group)
-        together = max(1, SAMPLES_AT_ONCE // largest)
+        together = max(1, MOST_AT_ONCE // largest)
         for first in range(0, len(group), together):
             yield join(group[first : first + together])
 

@@ -19,6 +19,7 @@ from coinage.models.prediction import NAMES
 from coinage.seeding import generator_for
 from coinage.text.placeholder import word_pattern
 from coinage.training.batches import Batch, FixedUse, fixed_batches
+from coinage.training.kernel_memory import kernel_facts, remember, were_right
 from coinage.training.observers.watchdog import tell_or_stop
 from coinage.training.run import Run
 
@@ -50,11 +51,8 @@ def check_model(run: Run) -> None:
         return
     with _uncompiled(run):
         remaining_errors = left_over(run, batch)
-        fused = gradient(run, batch)
-        with plain_attention(run.parts):
-            plain = gradient(run, batch)
-    here = (wrong_prediction(run, remaining_errors), wrong_gradient(fused, plain))
-    verdicts = run.processes.gather(here)
+        kernel_problem = _kernel_problem(run, batch)
+    verdicts = run.processes.gather((wrong_prediction(run, remaining_errors), kernel_problem))
     kernel_problems = [what for _, what in verdicts if what]
     if kernel_problems:
         use_plain_attention(run.parts)
@@ -66,6 +64,22 @@ def check_model(run: Run) -> None:
     prediction_problems = [problem for problem, _ in verdicts if problem]
     if prediction_problems:
         tell_or_stop(prediction_problems[0], run.config.loop.on_problem)
+
+
+def _kernel_problem(run: Run, batch: Batch) -> str:
+    """Describe how the attention kernels' gradient is wrong; "" where it is right, now or in a run before."""
+    facts = kernel_facts(run, batch)
+    known = run.processes.gather(were_right(facts))
+    if all(known):
+        log.debug("the attention kernels gave a right gradient before, and are as they were")
+        return ""
+    fused = gradient(run, batch)
+    with plain_attention(run.parts):
+        plain = gradient(run, batch)
+    problem = wrong_gradient(fused, plain)
+    if not problem and can_be_compared(plain):
+        remember(facts)
+    return problem
 
 
 def _uncompiled(run: Run) -> AbstractContextManager[object]:
@@ -190,9 +204,14 @@ def wrong_prediction(
     return None
 
 
+def can_be_compared(plain: Tensor) -> bool:
+    """Return whether a gradient says anything."""
+    return bool(torch.isfinite(plain).all() and plain.norm())
+
+
 def wrong_gradient(fused: Tensor, plain: Tensor) -> str:
     """Describe how a gradient differs from that of plain attention; "" where it does not."""
-    if not torch.isfinite(plain).all() or not plain.norm():
+    if not can_be_compared(plain):
         return ""  # the first steps will say more
     cosine = float(torch.nn.functional.cosine_similarity(fused, plain, dim=0))
     ratio = float(fused.norm() / plain.norm())

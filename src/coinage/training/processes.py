@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coinage.errors import TrainingError
+from coinage.seeding import draw_seed
 from coinage.system.launch import process_count
 
 T = TypeVar("T")
@@ -26,6 +27,9 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    objects: Any = (
+        None  # the torch.distributed group that exchanges what is no tensor; None: that of all
+    )
 
     @property
     def main(self) -> bool:
@@ -50,8 +54,12 @@ class Processes:
         """Return the item of every process, in order."""
         items: list[Any] = [item] * self.count
         if self.count > 1:
-            torch.distributed.all_gather_object(items, item)
+            torch.distributed.all_gather_object(items, item, group=self.objects)
         return items
+
+    def shared_seed(self) -> int | None:
+        """Return a drawn seed that all processes get; None for a single process."""
+        return self.gather(draw_seed())[0] if self.count > 1 else None
 
     def check_same(self, rows: Sequence[Tensor]) -> None:
         """Check that all processes have learned the same.
@@ -106,4 +114,20 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
             f"the launcher started {process_count()} processes, but {state.num_processes} connected"
         )
         raise TrainingError(what, hint="start them with accelerate launch or torchrun")
-    return Processes(state.process_index, state.num_processes), state.device
+    objects = group_on_cpu(timeout_minutes) if state.num_processes > 1 else None
+    return Processes(state.process_index, state.num_processes, objects), state.device
+
+
+def group_on_cpu(timeout_minutes: int | None) -> Any:
+    """Return a group of all processes that exchanges objects in the computer's memory.
+
+    Other backends than gloo, which None stands for, take as much of each GPU's memory as all objects
+    together: cached latents may be gigabytes.
+
+    Args:
+        timeout_minutes: to wait for the others; None: torch's own.
+    """
+    if torch.distributed.get_backend() == "gloo" or not torch.distributed.is_gloo_available():
+        return None
+    timeout = timedelta(minutes=timeout_minutes) if timeout_minutes else None
+    return torch.distributed.new_group(backend="gloo", timeout=timeout)

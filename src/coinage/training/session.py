@@ -7,7 +7,6 @@ settings of logging. Progress goes to the log named `coinage`; errors are raised
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -24,6 +23,7 @@ from coinage.errors import AlreadyReported, CoinageError
 from coinage.hub import Uploader, open_uploader
 from coinage.models.facts import FACTS
 from coinage.models.loading_lock import LOADING_LOCK
+from coinage.models.placement import give_back_memory, place
 from coinage.optim.factory import OptimizerFactory
 from coinage.terminal.messages import fact
 from coinage.terminal.progress import counted
@@ -91,21 +91,6 @@ def not_stopping(runs: Sequence[Run]) -> AbstractContextManager[None]:  # noqa: 
 
 def do_nothing(runs: Sequence[Run]) -> None:
     """Leave the runs as they are."""
-
-
-def default_device() -> torch.device:
-    """Return the accelerator of this machine, or the CPU without one; accelerate's variables choose.
-
-    ACCELERATE_TORCH_DEVICE names a device, and ACCELERATE_USE_CPU takes the CPU, as in training that
-    accelerate has started.
-    """
-    named = os.environ.get("ACCELERATE_TORCH_DEVICE")
-    if named:
-        return torch.device(named)
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
-    if on_cpu or not torch.accelerator.is_available():
-        return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def train_plans(
@@ -189,6 +174,8 @@ def prepare_runs(
 ) -> list[Run]:
     """Load the model, and make a run of each word ready for its first step or its next one.
 
+    UNet and text encoders stay on the CPU until `find_starts`.
+
     Raises:
         CoinageError: the model, a word, the captions or an optimizer do not fit.
     """
@@ -203,16 +190,20 @@ def prepare_runs(
             processes,
             loss=loss,
             optimizer=optimizer,
+            staged=True,
         )
 
 
 def find_starts(runs: Sequence[Run]) -> list[Run]:
     """Encode the images, and find the init word and the settings of each run that asks for it.
 
+    UNet and text encoders are moved to their device in between: encoding may need all of its memory.
+
     Returns:
         The runs, which are new ones if settings were tried.
     """
     cache_latents([run for run in runs if run.config.data.cache_latents])
+    place(runs[0].parts)
     for run in runs:
         start_from_the_best(run)
     return with_the_best(runs)
@@ -223,7 +214,9 @@ def cache_latents(runs: Sequence[Run]) -> None:
     for run in runs:
         _encode(run)
     if runs and len(runs) == runs[0].word_count:
-        runs[0].parts.vae.to("cpu")  # back on its device for each preview
+        vae, device = runs[0].parts.vae, runs[0].parts.device
+        vae.to("cpu")  # back on its device for each preview
+        give_back_memory(device)
     for run in runs:
         for latents in run.processes.gather(run.latents.kept()):
             run.latents.keep(latents)

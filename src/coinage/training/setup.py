@@ -19,7 +19,7 @@ from coinage.errors import ConfigError
 from coinage.models.base import Components
 from coinage.models.families import FAMILIES
 from coinage.models.loading_lock import LOADING_LOCK
-from coinage.models.placement import load_placed
+from coinage.models.placement import load_unplaced, place
 from coinage.models.text_cache import FOLDER, TextCache
 from coinage.optim.factory import OptimizerFactory, make_optimizer, make_schedule
 from coinage.optim.reach import rate_problem
@@ -96,6 +96,7 @@ def prepare_all(
     *,
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
+    staged: bool = False,
 ) -> list[Run]:
     """Load the model and make everything ready for the first step, or for the next one after a saved state.
 
@@ -108,12 +109,13 @@ def prepare_all(
         loss: trains in place of the configured one.
         optimizer: makes the optimizer over a word's rows, in place of the configured one. The
             configured schedule multiplies its learning rate.
+        staged: leave UNet and text encoders on the CPU, for `placement.place` to move them later.
 
     Raises:
         ConfigError: a word, the captions or an optimizer do not fit.
         CoinageError: the model, a word's file or a state cannot be used.
     """
-    parts, dtype = load_placed(configs[0].model, device)
+    parts, dtype = load_unplaced(configs[0].model, device)
     parts.text_cache = text_store_for(configs[0].data)
     note_rescaled_weights(configs, parts)
     latents = []
@@ -124,6 +126,8 @@ def prepare_all(
     runs = prepare_on(
         parts, dtype, configs, samples, processes, latents, loss=loss, optimizer=optimizer
     )
+    if not staged:
+        place(parts)
     for run, state in zip(runs, states, strict=True):
         warn_of_rate(run)
         if state:

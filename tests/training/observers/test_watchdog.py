@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinage.data.latents import placed
+from coinage.data.latents import placed, widened
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.generate import draw
 from coinage.text.prompts import Prompt
 from coinage.training import loop
-from coinage.training.observers.watchdog import PATIENCE, checksums
+from coinage.training.observers.watchdog import PATIENCE, Watchdog, checksums
 from coinage.training.run import Run
 from tests.helpers import prepared, rows_of, trained
 
@@ -214,6 +214,19 @@ def test_any_changed_weight_changes_a_checksum(
     names = ["text encoder 1", "the VAE", "the UNet"]
     assert [name for name in names if before[name] != after[name]] == [names[part]]
     assert checksums(run) == before
+
+
+def test_a_vae_that_computes_in_a_wider_precision_is_no_alarm(
+    moon_dataset: Path, tmp_path: Path
+) -> None:
+    run = prepared(moon_dataset, tmp_path, "--mixed_precision=bf16")
+    watchdog = Watchdog("stop")
+    watchdog.started(run)
+    assert widened(run.parts.vae, run.parts.device)
+    watchdog.finished(run)
+    next(run.parts.denoiser.parameters()).data.add_(1)
+    with pytest.raises(TrainingError, match="the weights of the UNet changed"):
+        watchdog.finished(run)
 
 
 @pytest.mark.parametrize(

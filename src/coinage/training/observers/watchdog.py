@@ -9,6 +9,7 @@ from torch import Tensor
 
 from coinage.config import OnProblem
 from coinage.errors import TrainingError
+from coinage.models.bit_sums import sum_of_bits
 from coinage.optim.factory import own_rate_factor
 from coinage.optim.reach import movement_band
 from coinage.training.observers.base import Observer, Priority
@@ -16,8 +17,6 @@ from coinage.training.run import Run
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
-# By size in bytes
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Steps with the word, after which every vector must have had a gradient, and moved as it should
 PATIENCE = 20
 # Of float32: a step of less than this share of a number may be rounded away
@@ -27,6 +26,7 @@ DEAD_HINT = (
     "check that captions contain the word (coinage dataset), that masks (--conditioning_data_dir) do not "
     "hide everything, and that the model draws good pictures"
 )
+VAE = "the VAE"
 MANY_SKIPPED = 0.05  # share of updates lost to overflow, above which it is reported
 
 
@@ -59,11 +59,13 @@ class Watchdog(Observer):
         self._asked = 0  # steps not skipped, of those with the word in a caption
         self._judged = False
         self._sums: dict[str, int] = {}
+        self._vae_dtype: torch.dtype | None = None
 
     def started(self, run: Run) -> None:
         self._begin, self._before = [rows.detach().cpu().clone() for rows in run.rows], run.step
         self._furthest = [torch.zeros(len(begin)) for begin in self._begin]
         self._touched = [torch.zeros(len(begin), dtype=torch.bool) for begin in self._begin]
+        self._vae_dtype = run.parts.vae.dtype
         self._sums = checksums(run) if run.word_index == 0 else {}  # the model is that of all words
 
     def stepped(self, run: Run) -> None:
@@ -206,6 +208,10 @@ class Watchdog(Observer):
             TrainingError: they are not, and the run is to stop.
         """
         now = checksums(run) if self._sums else {}
+        if (
+            run.parts.vae.dtype != self._vae_dtype
+        ):  # it overflowed, and computes in a wider one since
+            now[VAE] = self._sums.get(VAE, 0)
         changed = [name for name, before in self._sums.items() if now[name] != before]
         if not changed:
             return
@@ -217,23 +223,13 @@ class Watchdog(Observer):
         tell_or_stop(TrainingError(what, f"step {run.step}", hint), self._on_problem)
 
 
-@torch.no_grad()
 def checksums(run: Run) -> dict[str, int]:
     """Return a number for each part of the model, which any change of one frozen weight changes."""
     trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
     names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
-    modules = zip([*names, "the VAE", "the UNet"], run.parts.modules(), strict=True)
+    modules = zip([*names, VAE, "the UNet"], run.parts.modules(), strict=True)
     sums: dict[str, int] = {}
     for name, module in modules:
-        of_tensors = []
-        for tensor in (*module.parameters(), *module.buffers()):
-            if id(tensor) not in trained:
-                of_tensors.append(_sum_of_bits(tensor))
-        sums[name] = int(torch.stack(of_tensors).sum())
+        tensors = (*module.parameters(), *module.buffers())
+        sums[name] = sum_of_bits([tensor for tensor in tensors if id(tensor) not in trained])
     return sums
-
-
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor's elements, read as integers; it wraps around."""
-    integers = INTEGERS[tensor.element_size()]
-    return tensor.detach().view(integers).sum(dtype=torch.int64)

@@ -1,0 +1,89 @@
+"""What is on a GPU when: images are encoded before UNet and text encoders come."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pretended_gpu.device import built
+
+ROOT = Path(__file__).parents[2]
+START = """
+import os, sys
+from importlib import import_module
+from pathlib import Path
+from tests.pretended_gpu import device
+device.load(Path(sys.argv[1]))
+from tests.pretended_gpu.variants import EARLY, MODELS, write_inputs
+for module, names in EARLY.items():
+    for name in names:
+        getattr(import_module(module), name)
+import torch
+from coinage.checks import make_plans
+from coinage.models.quiet import quiet_libraries
+from coinage.training.processes import ALONE
+from coinage.training.session import find_starts, open_outputs, prepare_runs
+from tests.helpers import config_for
+from tests.pretended_gpu.tensors import CUDA, pretended_gpu
+
+out = Path(sys.argv[2])
+write_inputs(out)
+quiet_libraries()
+
+def prepared(*flags):
+    model = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
+    config = config_for(out / "data" / "dataset.toml", out, model, "--init_word=ball", *flags)
+    (plan,) = make_plans([config])
+    (run,) = prepare_runs([plan], ALONE, CUDA)
+    plan.release()
+    return run
+
+def frozen_on(*modules):
+    return {p.device.type for m in modules for p in m.parameters() if not p.requires_grad}
+"""
+ORDER = """
+with pretended_gpu():
+    for flag, encoded, left in (("--cache_latents", 8, {"cpu"}), ("--flip_aug", 0, {"cuda"})):
+        run = prepared("--mixed_precision=bf16", flag)
+        parts, seen = run.parts, []
+        rest = (parts.denoiser, *parts.text_encoders)
+        look = lambda *_: seen.append((frozen_on(parts.vae), frozen_on(*rest)))
+        assert parts.device == CUDA and {row.device for row in run.rows} == {CUDA}
+        with parts.vae.encoder.register_forward_pre_hook(look):
+            (run,) = find_starts([run])
+        assert seen == [({"cuda"}, {"cpu"})] * encoded, seen
+        assert frozen_on(*rest) == {"cuda"} and parts.embeddings[0].table.is_cuda
+        assert frozen_on(parts.vae) == left
+        assert run.optimizer.param_groups[0]["params"][0] is run.rows[0]
+os._exit(0)
+"""
+VAE = """
+with pretended_gpu():
+    # The settings of the released model say so; a card without bf16 takes float32
+    for upcast, wide, expected in ((False, True, torch.float16), (True, True, torch.bfloat16),
+                                   (True, False, torch.float32)):
+        torch.cuda.is_bf16_supported = lambda including_emulation=True: wide
+        from coinage.models import placement
+        from coinage.models.families import FAMILIES
+        from coinage.config import ModelConfig
+        parts = FAMILIES["sd1"].load(ModelConfig(source=str(MODELS / "sd1")), torch.float16)
+        parts.vae.register_to_config(force_upcast=upcast)
+        parts.home = CUDA
+        placement.place_vae(parts)
+        assert {p.dtype for p in parts.vae.parameters()} == {expected}
+        assert frozen_on(parts.vae) == {"cuda"} and frozen_on(parts.denoiser) == {"cpu"}
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("script", [ORDER, VAE], ids=["order", "VAE"])
+def test_what_is_on_the_gpu(script: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", START + script, str(built()), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
