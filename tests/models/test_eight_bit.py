@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from coinage.training import model_check
 from coinage.training.model_check import gradient, image_with_word
 from coinage.training.run import Run
 from coinage.training.setup import prepare
+from tests.tiny_models import parts_of
 from tests.training.test_model_check import config_for
 
 KINDS = {
@@ -147,6 +149,25 @@ def test_convolutions_keep_no_input_and_no_weight_for_the_backward_pass() -> Non
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         module(x.requires_grad_())
     assert not kept
+
+
+# torch's compiler makes one of torch's own functions
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
+def test_a_compiler_takes_the_layers_in_one_graph() -> None:
+    unet = parts_of("sd1")["unet"]
+    keep_in_eight_bits(unet)
+
+    def passed(unet: Any) -> tuple[Tensor, Tensor]:
+        text = torch.linspace(-1, 1, 7 * 32).view(1, 7, 32).requires_grad_()
+        noisy, steps = torch.ones(1, 4, 8, 8), torch.tensor([3])
+        made = unet(noisy, steps, text.clone(), return_dict=False)[0]
+        return made.detach(), torch.autograd.grad(made.square().sum(), text)[0]
+
+    expected = passed(unet)
+    found = passed(torch.compile(unet, backend="eager", fullgraph=True))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from coinage.models import streaming
+from coinage.models.bit_sums import sum_of_bits
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.streaming import stream
 from tests.pretended_gpu.tensors import CUDA, pretended_gpu
@@ -50,6 +51,7 @@ for eight_bits in (False, True):
             assert not parts[0][0].weight.is_cuda and parts[0][0].bias.is_cuda
             moved = x.detach().to(CUDA)
             passed(parts, moved, checkpointed)
+            bits = sum_of_bits([*parts.parameters()])
             for _ in range(2):
                 gpu.reset()
                 with gpu.no_waits():
@@ -57,6 +59,9 @@ for eight_bits in (False, True):
                 assert not gpu.waits and gpu.kernels > 40
                 assert torch.equal(made.cpu(), expected[0])
                 torch.testing.assert_close(gradient.cpu(), expected[1], rtol=1e-5, atol=1e-10)
+            assert sum_of_bits([*parts.parameters()]) == bits
+            parts[0][0].weight[0, 0] += 1
+            assert sum_of_bits([*parts.parameters()]) != bits
 with pretended_gpu() as gpu:
     streaming._Buffer.acquire = lambda buffer: None
     parts = module(True)

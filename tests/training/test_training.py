@@ -612,7 +612,7 @@ def test_a_unet_in_eight_bits_trains_much_the_same(moon_dataset: Path, tmp_path:
     assert sizes[0] < 0.52 * sizes[1]
     start = rows_of(prepared(moon_dataset, tmp_path / "c", *given).embedding())
     moved, expected = rows_of(word) - start, rows_of(plain) - start
-    assert torch.nn.functional.cosine_similarity(moved, expected).min() > 0.9
+    assert torch.nn.functional.cosine_similarity(moved, expected).min() > 0.99
     assert run.parts.dtype == torch.bfloat16
 
 

@@ -24,10 +24,13 @@ def sum_of_bits(tensors: Sequence[Tensor]) -> int:
     order of a tensor's elements in memory counts, so tensors are compared in the same layout.
 
     Args:
-        tensors: of any dtype and layout, on one device.
+        tensors: of any dtype and layout, on any devices.
     """
-    sums = [_sum_of(_bytes_of(tensor)) for tensor in tensors]
-    return int(torch.stack(sums).sum()) if sums else 0
+    sums: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        sums.setdefault(tensor.device, []).append(_sum_of(_bytes_of(tensor)))
+    # A device is waited for once
+    return sum(int(torch.stack(on_device).sum()) for on_device in sums.values())
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

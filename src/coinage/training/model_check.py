@@ -29,8 +29,8 @@ MUCH_NOISE = 0.7  # of the timesteps: there a noise and a v differ most, and a p
 EXPLAINED = 0.5  # share of a target's power that is left over: below, a model predicts it
 UNEXPLAINED = 0.7  # above, it does not
 WORSE_THAN_NOTHING = 1.5  # above, the prediction is worse than none
-# Least cosine of two right gradients, and least ratio of their lengths; rounding to 8 bits makes
-# 0.94 and 0.87
+# Least cosine of two right gradients, and least ratio of their lengths. In a hundred healthy runs
+# rounding to bf16 made 0.94 and 0.87, weights in 8 bits no less.
 LEAST_COSINE, LEAST_RATIO = 0.7, 0.5
 
 
