@@ -50,7 +50,7 @@ def measure(peers: Any, script: str, folder: Path, limit: float = 20) -> dict[st
     (folder / "peer" / "train_textual_inversion.py").write_text(script, encoding="utf-8")
     args = peers.read_arguments([f"--reference={folder / 'peer'}"])
     _, peer = trainers(args)
-    data = write_dataset(folder / "data", 64, count=6)
+    data = write_dataset(folder / "data", 64, pictures=6)
     job = Job(MODEL, data, data.parent / "images", folder, 6, 64, "no")
     found: dict[str, float] = peers.train(peer, job, peers.Rules({}, limit, 2))
     return found
@@ -112,7 +112,7 @@ def test_every_peer_gets_the_same_settings(peers: Any, tmp_path: Path) -> None:
     from random_models import write_dataset
 
     given = [f"--{name}={tmp_path}" for name in ("reference", "diffusers", "onetrainer")]
-    data = write_dataset(tmp_path / "data", 64, count=4)
+    data = write_dataset(tmp_path / "data", 64, pictures=4)
     for row in trainers(peers.read_arguments(given)):
         (tmp_path / row.name).mkdir()
         job = Job(MODEL, data, data.parent / "images", tmp_path / row.name, 10, 64, "bf16")
