@@ -275,10 +275,9 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
         made = func(*args, **{**kwargs, "pin_memory": False})
         gpu.pin(made)
         return made
-    if not ours and not is_cuda(device):
-        return func(*args, **kwargs)
-    if func is aten._pin_memory.default:
-        return args[0]
+    pins = func is aten._pin_memory.default
+    if pins or (not ours and not is_cuda(device)):
+        return args[0] if pins else func(*args, **kwargs)
     gpu.kernels += not (func.is_view or func in FREE)
     check(func, args, flat, ours)
     for kind in waits_of(gpu, func, args, kwargs):
