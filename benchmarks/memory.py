@@ -68,6 +68,10 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
         finally:
             acted.pop()
 
+    def as_it_is_now(*_: Any, **__: Any) -> tuple[dict[str, bool], dict[str, bool]]:
+        now = {"enabled": acted[-1] is not None}
+        return now, now
+
     with ExitStack() as stack:
         for names, wanted in ((LOWER, low), (HIGHER, high)):
             for owner, name in names:
@@ -78,7 +82,12 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
             patch.object(F, "scaled_dot_product_attention", casting(attention, low))
         )
         stack.enter_context(patch.object(frozen, "_as_autocast", lambda x: _cast(x, low())))
-        stack.enter_context(patch.object(torch, "autocast", autocast))
+        for owner in (torch, torch.amp):
+            stack.enter_context(patch.object(owner, "autocast", autocast))
+        # Checkpointing computes again as it did in the forward pass
+        stack.enter_context(
+            patch.object(torch.utils.checkpoint, "_get_autocast_kwargs", as_it_is_now)
+        )
         yield
 
 

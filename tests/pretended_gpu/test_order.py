@@ -66,7 +66,8 @@ with pretended_gpu():
         run = prepared("--mixed_precision=bf16", *more)
         (run,) = find_starts([run])
         parts, sizes = run.parts, []
-        with parts.denoiser.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
+        see = lambda _, __, named: sizes.append(len(named["sample"]))
+        with parts.denoiser.register_forward_pre_hook(see, with_kwargs=True):
             losses.append(evaluation_loss(run, evaluation_set(run)))
         assert frozen_on(*(layer for e in parts.text_encoders for layer in e.modules()
                            if isinstance(layer, torch.nn.Linear))) == {"cuda"}

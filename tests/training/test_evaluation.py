@@ -98,12 +98,12 @@ def test_what_memory_does_not_take_together_is_measured_in_parts(tmp_path: Path)
     batches, whole = evaluation_set(run), loss_of(run)
     tried: list[int] = []
 
-    def see(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        tried.append(len(given[0]))
-        if len(given[0]) > 3:
+    def see(_: object, __: object, named: dict[str, torch.Tensor]) -> None:
+        tried.append(len(named["sample"]))
+        if tried[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with run.parts.denoiser.register_forward_pre_hook(see):
+    with run.parts.denoiser.register_forward_pre_hook(see, with_kwargs=True):
         assert evaluation_loss(run, batches) == pytest.approx(whole, rel=1e-6)
         assert tried == [8, 4, 2, 2, 2, 2]
         assert evaluation_loss(run, batches) == pytest.approx(whole, rel=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coinage.checks.memory import free_memory_problem
+from coinage.checks.memory import fitted, free_memory, free_memory_problem
 from coinage.checks.model import prediction_of
 from coinage.checks.plan import Plan
 from coinage.errors import CoinageError, Findings, Problem
@@ -27,7 +27,10 @@ def forecast(plans: Sequence[Plan]) -> Findings:
     for plan in plans:
         _judge_rate(plan, f"{plan.config.word.token}: " if len(plans) > 1 else "", findings)
     if torch.cuda.is_available():
-        memory = free_memory_problem(plans, torch.device("cuda"))
+        device = torch.device("cuda")
+        plans, lines = fitted(plans, free_memory(device))
+        findings.notes += lines
+        memory = free_memory_problem(plans, device)
         if memory:
             findings.warnings.append(memory)
     return findings
