@@ -375,9 +375,13 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("reference", "diffusers", "onetrainer"):
-        parser.add_argument(f"--{name}", type=Path, metavar="DIR", help="its checkout")
-        parser.add_argument(f"--{name}-python", default=sys.executable, metavar="PATH")
+    for folder, python in (
+        ("--reference", "--reference-python"),
+        ("--diffusers", "--diffusers-python"),
+        ("--onetrainer", "--onetrainer-python"),
+    ):
+        parser.add_argument(folder, type=Path, metavar="DIR", help="its checkout")
+        parser.add_argument(python, default=sys.executable, metavar="PATH")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument(
         "--model",
