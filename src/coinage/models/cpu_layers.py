@@ -19,6 +19,9 @@ def use_cpu_layers(unet: Any) -> None:
     """
     if parameter_count(unet) < MOST_SMALL_PARAMETERS:
         return
-    relay_weights(unet)
+    from coinage.models.folded import fold_upsamplers  # imports diffusers
+
+    unused = fold_upsamplers(unet)
+    relay_weights(unet, but=unused)
     use_cpu_attention(unet)
     keep_freed_memory()

@@ -9,6 +9,7 @@ around, for the gradient to the input. The plain weight is then dropped, and mad
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,12 +66,18 @@ class Layouts:
     def of(cls, layer: nn.Conv2d | nn.Linear) -> Layouts:
         """Lay out the weight of a layer that `is_fit`."""
         weight = layer.weight.detach()
-        shape, dtype = weight.shape, weight.dtype
         if isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1):
+            return cls.of_weight(weight)
+        return cls.of_weight(weight, cast(Padding, layer.padding))
+
+    @classmethod
+    def of_weight(cls, weight: Tensor, padding: Padding | None = None) -> Layouts:
+        """Lay out a weight; with padding, of a convolution."""
+        shape, dtype = weight.shape, weight.dtype
+        if padding is None:
             flat = weight.flatten(1)
             return cls(_laid_out(flat), _laid_out(flat.t()), shape, dtype)
-        padding = cast(Padding, layer.padding)
-        height, width = layer.kernel_size
+        height, width = shape[2:]
         backward_padding = height - 1 - padding[0], width - 1 - padding[1]
         turned = weight.flip(2, 3).transpose(0, 1)
         forward, backward = _laid_out(weight, padding), _laid_out(turned, backward_padding)
@@ -111,7 +118,7 @@ class RelaidLinear(FrozenLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         x = as_autocast(x)
-        if not _computes(self.layouts, x):
+        if not computes(self.layouts, x):
             return super().forward(x)
         return relaid_product(x, _bias(self, x), self.layouts)
 
@@ -134,7 +141,7 @@ class RelaidConvolution(FrozenConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         x = as_autocast(x)
-        if not _computes(self.layouts, x):
+        if not computes(self.layouts, x):
             return super().forward(x)
         if self.layouts.padding is None:
             y = relaid_product(x.permute(0, 2, 3, 1), _bias(self, x), self.layouts)
@@ -154,16 +161,20 @@ def relaid_product(x: Tensor, bias: Tensor | None, layouts: Layouts) -> Tensor:
     return result
 
 
-def relay_weights(network: nn.Module) -> int:
+def relay_weights(network: nn.Module, but: Collection[nn.Module] = ()) -> int:
     """Lay out the weights of a frozen network on a CPU, layer by layer, in place.
 
     The rule depends on the network alone, so that a resumed run computes as it did before. Where the
     operators are missing or wrong, the network stays as it is, which is logged.
 
+    Args:
+        network: is changed.
+        but: layers that stay as they are.
+
     Returns:
         The number of layers that were laid out.
     """
-    layers = fit_layers(network)
+    layers = [layer for layer in fit_layers(network) if layer not in but]
     problem = problem_with(layers)
     if problem:
         log.info("note: this PyTorch computes the UNet's layers the slower way: %s", problem)
@@ -250,10 +261,10 @@ def relaid_bytes(parameters: int, itemsize: int) -> int:
     """Return the memory that weights take beyond their plain size once they are laid out, at most.
 
     Args:
-        parameters: of a UNet: SD 1.x and 2.x are laid out as a whole, of SDXL an eighth is.
+        parameters: of a UNet: SD 1.x and 2.x are laid out as a whole, of SDXL a seventh is.
         itemsize: bytes of each.
     """
-    return parameters * itemsize // (1 if parameters <= MOST_PARAMETERS else 8)
+    return parameters * itemsize * 105 // (100 if parameters <= MOST_PARAMETERS else 735)
 
 
 def _relay(layer: nn.Conv2d | nn.Linear) -> None:
@@ -293,7 +304,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding | 
     return y
 
 
-def _computes(layouts: Layouts, x: Tensor) -> bool:
+def computes(layouts: Layouts, x: Tensor) -> bool:
     """Return whether an input is as the layouts need it. It is not in a step that is computed in float32."""
     return x.dtype == layouts.dtype and x.device.type == "cpu"
 
@@ -317,10 +328,15 @@ def _error_of(layer: nn.Conv2d | nn.Linear) -> float:
     else:
         expected = F.linear(x, layer.weight.flatten(1), layer.bias)
     found = relaid_product(x, layer.bias, layouts)
-    grad = torch.randn(expected.shape, generator=generator).to(expected)
+    return max(relative_errors(found, expected, x))
+
+
+def relative_errors(found: Tensor, expected: Tensor, x: Tensor) -> list[float]:
+    """Return how far an output and its gradient to x are from others, of the largest number."""
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(expected)
     (expected_grad,), (found_grad,) = (torch.autograd.grad(y, x, grad) for y in (expected, found))
     pairs = (expected.detach(), found.detach()), (expected_grad, found_grad)
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    return [float((a - b).abs().max() / a.abs().max()) for a, b in pairs]
 
 
 def _has_bf16() -> bool:
