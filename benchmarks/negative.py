@@ -143,17 +143,26 @@ class Ruled:
 
     def __init__(self, family: ModelFamily, rule: Rule) -> None:
         self._family, self._rule = family, rule
-        self._texts: Sequence[str] = ()
+        self._texts: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    def encode(
-        self, parts: Components, captions: Sequence[str], sizes: Tensor, *, weighted: bool = False
-    ) -> Conditioning:
+    def encode_ids(self, parts: Components, ids: Sequence[Tensor], sizes: Tensor) -> Conditioning:
         """The word's conditioning; the captions are kept for later."""
-        self._texts = [without_word(caption, TOKEN) for caption in captions]
-        return self._family.encode(parts, [TOKEN] * len(captions), sizes, weighted=weighted)
+        tokenizer: Any = parts.tokenizers[0]
+        known = len(parts.embeddings[0].table)
+        self._texts = []
+        for row in ids[0].tolist():
+            pieces: list[list[int]] = [[]]
+            for number in row:
+                if number < known:
+                    pieces[-1].append(number)
+                else:
+                    pieces.append([])
+            texts = [tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces]
+            self._texts.append(without_word(f" {TOKEN} ".join(texts), TOKEN))
+        return self._family.encode(parts, [TOKEN] * len(self._texts), sizes)
 
     def predict(
         self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
