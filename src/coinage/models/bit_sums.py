@@ -24,9 +24,12 @@ def sum_of_bits(tensors: Sequence[Tensor]) -> int:
     order of a tensor's elements in memory counts, so tensors are compared in the same layout.
 
     Args:
-        tensors: of any dtype and layout, on one device.
+        tensors: of any dtype and layout, on any devices: some weights may stay off the GPU.
     """
-    sums = [_sum_of(_bytes_of(tensor)) for tensor in tensors]
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        by_device.setdefault(tensor.device, []).append(_sum_of(_bytes_of(tensor)))
+    sums = [torch.stack(of_device).sum().cpu() for of_device in by_device.values()]
     return int(torch.stack(sums).sum()) if sums else 0
 
 
