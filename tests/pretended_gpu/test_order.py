@@ -59,6 +59,7 @@ with pretended_gpu():
 os._exit(0)
 """
 LOW = """
+from coinage.models.bit_sums import sum_of_bits
 from coinage.training.evaluation import evaluation_loss, evaluation_set
 with pretended_gpu():
     losses = []
@@ -66,7 +67,7 @@ with pretended_gpu():
         run = prepared("--mixed_precision=bf16", *more)
         (run,) = find_starts([run])
         parts, sizes = run.parts, []
-        see = lambda _, __, named: sizes.append(len(named["sample"]))
+        see = lambda _, given, named: sizes.append(len(given[0] if given else named["sample"]))
         with parts.denoiser.register_forward_pre_hook(see, with_kwargs=True):
             losses.append(evaluation_loss(run, evaluation_set(run)))
         assert frozen_on(*(layer for e in parts.text_encoders for layer in e.modules()
@@ -78,6 +79,8 @@ with pretended_gpu():
                for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
     assert set(weights) == {torch.int8}
     assert abs(losses[1] / losses[0] - 1) < 0.03, losses
+    assert sum_of_bits([parts.embeddings[0].table, *run.rows]) == sum_of_bits(
+        [parts.embeddings[0].table]) + sum_of_bits(run.rows), "the watchdog sums them up together"
 os._exit(0)
 """
 VAE = """
