@@ -225,6 +225,15 @@ def _is_simple(layer: nn.Conv2d) -> bool:
     )
 
 
+def laid_out_weights(network: nn.Module) -> list[Tensor]:
+    """Return the weights of a network that are in oneDNN's layout, and so are no parameters."""
+    found = []
+    for layer in network.modules():
+        if isinstance(layer, RelaidConvolution | RelaidLinear):
+            found.append(layer.layouts.forward)
+    return found
+
+
 def parameter_count(network: nn.Module) -> int:
     """Return the number of a network's weights, those that are laid out among them."""
     plain = sum(parameter.numel() for parameter in network.parameters())

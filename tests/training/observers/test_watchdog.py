@@ -13,6 +13,7 @@ from coinage.data.latents import placed, widened
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.generate import draw
+from coinage.models.relaid import Layouts, RelaidLinear, relay_weights
 from coinage.text.prompts import Prompt
 from coinage.training import loop
 from coinage.training.observers.watchdog import PATIENCE, Watchdog, checksums
@@ -214,6 +215,18 @@ def test_any_changed_weight_changes_a_checksum(
     names = ["text encoder 1", "the VAE", "the UNet"]
     assert [name for name in names if before[name] != after[name]] == [names[part]]
     assert checksums(run) == before
+
+
+def test_weights_in_another_layout_are_watched_too(moon_dataset: Path, tmp_path: Path) -> None:
+    run = prepared(moon_dataset, tmp_path)
+    assert relay_weights(run.parts.denoiser)
+    watchdog = Watchdog("stop")
+    watchdog.started(run)
+    watchdog.finished(run)
+    layer = next(m for m in run.parts.denoiser.modules() if isinstance(m, RelaidLinear))
+    layer.layouts = Layouts.of_weight(layer.weight * 1.001)
+    with pytest.raises(TrainingError, match="the weights of the UNet changed"):
+        watchdog.finished(run)
 
 
 def test_a_vae_that_computes_in_a_wider_precision_is_no_alarm(

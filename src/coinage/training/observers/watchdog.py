@@ -10,6 +10,7 @@ from torch import Tensor
 from coinage.config import OnProblem
 from coinage.errors import TrainingError
 from coinage.models.bit_sums import sum_of_bits
+from coinage.models.relaid import laid_out_weights
 from coinage.optim.factory import own_rate_factor
 from coinage.optim.reach import movement_band
 from coinage.training.observers.base import Observer, Priority
@@ -230,6 +231,6 @@ def checksums(run: Run) -> dict[str, int]:
     modules = zip([*names, VAE, "the UNet"], run.parts.modules(), strict=True)
     sums: dict[str, int] = {}
     for name, module in modules:
-        tensors = (*module.parameters(), *module.buffers())
+        tensors = (*module.parameters(), *module.buffers(), *laid_out_weights(module))
         sums[name] = sum_of_bits([tensor for tensor in tensors if id(tensor) not in trained])
     return sums
