@@ -79,8 +79,10 @@ def answer_steps(side: int, precision: str, way: str) -> None:
     unet, encoder = model(precision)
     if way == "fast":
         from coinage.models.cpu_layers import use_cpu_layers
+        from coinage.system.heap import keep_freed_memory
 
         use_cpu_layers(unet)
+        keep_freed_memory()  # as programs do
     step = step_of(unet, encoder, side, precision)
     print(json.dumps(step().flatten().tolist()), flush=True)
     for _ in sys.stdin:

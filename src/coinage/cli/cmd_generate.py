@@ -217,8 +217,8 @@ def _load(args: argparse.Namespace, family: str) -> Model:
     from coinage.checks.device import device_findings
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
+    from coinage.models.process_fit import fit_process
     from coinage.models.quiet import quiet_libraries
-    from coinage.models.threads import fit_threads
     from coinage.system.accelerator import look_at
     from coinage.training.processes import start_processes
 
@@ -245,7 +245,7 @@ def _load(args: argparse.Namespace, family: str) -> Model:
         zero_terminal_snr=args.zero_terminal_snr,
         tokenizer_cache=args.tokenizer_cache_dir,
     )
-    fit_threads(model.parts)
+    fit_process(model.parts)
     problems = name_conflicts(name for name, _ in words)
     for name, word in words:
         try:

@@ -130,10 +130,10 @@ def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
 
 
 def _use_model(runs: Sequence[Run], state: Path | None) -> None:
-    """Fit the threads of this process to the model, and show what it runs on."""
-    from coinage.models.threads import fit_threads
+    """Fit this process to the model, and show what it runs on."""
+    from coinage.models.process_fit import fit_process
 
-    fit_threads(runs[0].parts)
+    fit_process(runs[0].parts)
     show_loaded(runs[0], state)
 
 

@@ -226,12 +226,12 @@ class WordModel:
 
     def __init__(self, folder: Path, family: str) -> None:
         from coinage.api import load_model
+        from coinage.models.process_fit import fit_process
         from coinage.models.quiet import quiet_libraries
-        from coinage.models.threads import fit_threads
 
         quiet_libraries()
         self.model = load_model(folder, family=family, precision="no", device="cpu")
-        fit_threads(self.model.parts)
+        fit_process(self.model.parts)
 
     def draw(
         self, word: WordConfig, prompts: Sequence[Prompt], on_image: Callable[[], None]

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from coinage.models.cpu_attention import use_cpu_attention
+from coinage.models.process_fit import MOST_SMALL_PARAMETERS
 from coinage.models.relaid import parameter_count, relay_weights
-from coinage.models.threads import MOST_SMALL_PARAMETERS
-from coinage.system.heap import keep_freed_memory
 
 
 def use_cpu_layers(unet: Any) -> None:
     """Lay out the weights of a large frozen UNet on a CPU, and choose the faster attention, in place.
-
-    The process keeps the memory that a step frees.
 
     The layers of a small one take microseconds: calls from Python would cost more than they gain.
     """
@@ -24,4 +21,3 @@ def use_cpu_layers(unet: Any) -> None:
     unused = fold_upsamplers(unet)
     relay_weights(unet, but=unused)
     use_cpu_attention(unet)
-    keep_freed_memory()

@@ -9,7 +9,7 @@ import torch
 from coinage.config import ModelConfig
 from coinage.demo.run import MODEL
 from coinage.models.families import FAMILIES, Components
-from coinage.models.threads import fit_threads
+from coinage.models.process_fit import fit_process
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_demo_model_takes_one_thread(
     demo_model: Components, monkeypatch: pytest.MonkeyPatch, given: str, threads: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", given)
-    fit_threads(demo_model)
+    fit_process(demo_model)
     assert torch.get_num_threads() == threads
 
 
@@ -40,5 +40,5 @@ def test_a_released_model_takes_all_threads(
     demo_model: Components, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    fit_threads(replace(demo_model, denoiser=torch.nn.Linear(10_000, 10_000, device="meta")))
+    fit_process(replace(demo_model, denoiser=torch.nn.Linear(10_000, 10_000, device="meta")))
     assert torch.get_num_threads() == 2
