@@ -81,9 +81,10 @@ def as_on_cuda(dtype: torch.dtype) -> Iterator[None]:
         stack.enter_context(
             patch.object(F, "scaled_dot_product_attention", casting(attention, low))
         )
-        stack.enter_context(patch.object(frozen, "_as_autocast", lambda x: _cast(x, low())))
+        stack.enter_context(patch.object(frozen, "as_autocast", lambda x: _cast(x, low())))
         for owner in (torch, torch.amp):
             stack.enter_context(patch.object(owner, "autocast", autocast))
+        stack.enter_context(patch.object(torch.amp, "is_autocast_available", lambda _: True))
         # Checkpointing computes again as it did in the forward pass
         stack.enter_context(
             patch.object(torch.utils.checkpoint, "_get_autocast_kwargs", as_it_is_now)

@@ -60,6 +60,7 @@ def test_a_training_imports_nothing_that_it_does_not_need(moon_dataset, tmp_path
     run(TRAIN, "train", *flags(moon_dataset, tmp_path))
 
 
+@pytest.mark.slow
 @needs_bitsandbytes
 def test_a_model_can_still_be_put_into_the_formats_of_bitsandbytes() -> None:
     run(QUANTIZE)

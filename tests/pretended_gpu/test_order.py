@@ -102,7 +102,14 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("script", [ORDER, LOW, VAE], ids=["order", "low memory", "VAE"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(ORDER, id="order"),
+        pytest.param(LOW, id="low memory", marks=pytest.mark.slow),
+        pytest.param(VAE, id="VAE", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_on_the_gpu(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", START + script, str(built()), str(tmp_path)],

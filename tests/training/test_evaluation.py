@@ -1,5 +1,6 @@
 """The evaluation loss: the same draws each time."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,12 +99,12 @@ def test_what_memory_does_not_take_together_is_measured_in_parts(tmp_path: Path)
     batches, whole = evaluation_set(run), loss_of(run)
     tried: list[int] = []
 
-    def see(_: object, __: object, named: dict[str, torch.Tensor]) -> None:
-        tried.append(len(named["sample"]))
+    def see(_: object, given: Sequence[torch.Tensor]) -> None:
+        tried.append(len(given[0]))
         if tried[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with run.parts.denoiser.register_forward_pre_hook(see, with_kwargs=True):
+    with run.parts.denoiser.register_forward_pre_hook(see):
         assert evaluation_loss(run, batches) == pytest.approx(whole, rel=1e-6)
         assert tried == [8, 4, 2, 2, 2, 2]
         assert evaluation_loss(run, batches) == pytest.approx(whole, rel=1e-6)

@@ -236,13 +236,13 @@ def test_attention_without_gradient_is_replaced(
 def test_a_text_encoder_that_is_cut_off(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = StableDiffusion.encode
+    encode = StableDiffusion.encode_ids
 
     def detached(*arguments: object, **more: object) -> object:
         with torch.no_grad():
             return encode(*arguments, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(StableDiffusion, "encode", detached)
+    monkeypatch.setattr(StableDiffusion, "encode_ids", detached)
     with pytest.raises(
         TrainingError, match=f"no gradient has reached the word in {PATIENCE} steps"
     ):

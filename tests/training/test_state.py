@@ -44,10 +44,10 @@ def journal(out: Path) -> list[str]:
     [
         "AdamW",
         "Prodigy",
-        "AdamWScheduleFree",
-        "AdaFactor",
-        "DAdaptAdam",
-        "Lion",
+        pytest.param("AdamWScheduleFree", marks=pytest.mark.slow),
+        pytest.param("AdaFactor", marks=pytest.mark.slow),
+        pytest.param("DAdaptAdam", marks=pytest.mark.slow),
+        pytest.param("Lion", marks=pytest.mark.slow),
         "pytorch_optimizer.CAME",
     ],
 )

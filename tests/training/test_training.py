@@ -486,7 +486,9 @@ def test_a_preview_that_fails_does_not_stop_the_run(
     )
 
 
-def test_checkpointing_computes_activations_twice(moon_dataset: Path, tmp_path: Path) -> None:
+def test_checkpointing_computes_activations_twice(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And so learns the same to the bit."""
     calls: list[str] = []
 
@@ -499,6 +501,8 @@ def test_checkpointing_computes_activations_twice(moon_dataset: Path, tmp_path: 
 
     learned, counts = [], []
     for more in ((), ("--gradient_checkpointing",)):
+        # Nothing is remembered of an earlier check
+        monkeypatch.setenv("COINAGE_CACHE", str(tmp_path / f"cache of {len(counts)}"))
         calls.clear()
         learned.append(rows_of(trained(moon_dataset, tmp_path, *more, change=count)[1]))
         counts.append({name: calls.count(name) for name in set(calls)})

@@ -294,6 +294,7 @@ def connect(folder: Path, url: str, timeout: int) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_wandb_without_a_connection_keeps_the_run(tmp_path: Path) -> None:
     told = connect(tmp_path, "http://127.0.0.1:9", 1)
     assert "W&B cannot be reached" in told
