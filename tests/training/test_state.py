@@ -43,7 +43,7 @@ def journal(out: Path) -> list[str]:
     "optimizer",
     [
         "AdamW",
-        "Prodigy",
+        pytest.param("Prodigy", marks=pytest.mark.slow),
         pytest.param("AdamWScheduleFree", marks=pytest.mark.slow),
         pytest.param("AdaFactor", marks=pytest.mark.slow),
         pytest.param("DAdaptAdam", marks=pytest.mark.slow),

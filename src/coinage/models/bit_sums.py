@@ -14,6 +14,7 @@ HALF = 32  # bits
 FACTOR = 0x9E3779B1
 # Words in a piece: on a CPU its two sums then read the cache, on one thread; a GPU is slow to start
 CPU_PIECE, GPU_PIECE = 2**15, 2**24
+SHORT = 2**16  # bytes of a tensor, below which it is summed together with others
 
 
 @torch.no_grad()
@@ -27,10 +28,17 @@ def sum_of_bits(tensors: Sequence[Tensor]) -> int:
         tensors: of any dtype and layout, on any devices.
     """
     sums: dict[torch.device, list[Tensor]] = {}
+    short: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
-        sums.setdefault(tensor.device, []).append(_sum_of(_bytes_of(tensor)))
+        data = _whole_words(_bytes_of(tensor))
+        if len(data) < SHORT:
+            short.setdefault(data.device, []).append(data)
+        else:
+            sums.setdefault(data.device, []).append(_sum_of(data))
+    for device, pieces in short.items():
+        sums.setdefault(device, []).append(_sum_of(torch.cat(pieces)))
     # A device is waited for once
-    return sum(int(torch.stack(on_device).sum()) for on_device in sums.values())
+    return sum(int(torch.stack(on_device).sum()) for on_device in sums.values()) % 2**64
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
@@ -42,19 +50,20 @@ def _bytes_of(tensor: Tensor) -> Tensor:
     return dense.permute(order).contiguous().view(-1).view(torch.uint8)
 
 
+def _whole_words(data: Tensor) -> Tensor:
+    """Return bytes with zeros up to a whole word; a copy where words do not begin with the memory."""
+    if len(data) % WORD:
+        return F.pad(data, (0, -len(data) % WORD))
+    return data.clone() if data.storage_offset() % WORD else data
+
+
 def _sum_of(data: Tensor) -> Tensor:
     """Return the sum of bytes as 64-bit words, and of the upper half of each once more; it wraps around.
 
     Alone, the sum of words loses what their topmost bits add up to.
     """
-    start = min(-data.storage_offset() % WORD, len(data))
-    count = (len(data) - start) // WORD
-    rest = torch.cat([data[:start], data[start + WORD * count :]])
-    pieces = [F.pad(rest, (0, -len(rest) % WORD)).view(torch.int64)]
-    if count:
-        words = data[start : start + WORD * count].view(torch.int64)
-        pieces += words.split(CPU_PIECE if data.device.type == "cpu" else GPU_PIECE)
     total = torch.zeros((), dtype=torch.int64, device=data.device)
-    for piece in pieces:
+    piece_length = CPU_PIECE if data.device.type == "cpu" else GPU_PIECE
+    for piece in data.view(torch.int64).split(piece_length):
         total += piece.sum() + FACTOR * (piece >> HALF).sum()
     return total

@@ -189,7 +189,7 @@ def runs(moon_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(kind=st.sampled_from(["no", "fp8"]), data=st.data())
 def test_any_changed_weight_changes_a_checksum(
     kind: str, data: st.DataObject, runs: dict[str, Run]
