@@ -21,6 +21,7 @@ def test_the_shipped_worlds_are_told_apart() -> None:
     assert [detect_family(str(MODELS / name)) for name in NAMES] == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_draws_what_it_is_told(name: str) -> None:
     parts = FAMILIES[name].load(ModelConfig(source=str(MODELS / name), family=name), torch.float32)

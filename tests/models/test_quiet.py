@@ -23,7 +23,7 @@ assert before == after, (before, after)
 """
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_loading_prints_nothing_and_changes_no_settings(models: Path, family: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOAD, family, str(models / family)],

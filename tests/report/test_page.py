@@ -210,6 +210,7 @@ def test_pictures_never_make_a_page_large(count: int, size: int, tmp_path: Path)
     assert len(render_comparison([record] * 5).encode()) < 16_000_000
 
 
+@pytest.mark.slow
 def test_words_and_numbers_never_make_a_page_large() -> None:
     long = "wörter <und> & " * 400
     count = 300

@@ -73,7 +73,7 @@ def weights(run: Run) -> list[Tensor]:
         ("--gradient_accumulation_steps=2", "--num_vectors_per_token=2"),
         ("--fp8_base",),
         ("--full_bf16", "--gradient_checkpointing"),
-        (SDXL, "--optimizer_type=Lion"),
+        pytest.param((SDXL, "--optimizer_type=Lion"), marks=pytest.mark.slow),
     ],
 )
 def test_a_step_that_overflows_is_computed_again_in_float32(

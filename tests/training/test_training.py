@@ -603,6 +603,7 @@ def test_low_precision_reaches_the_frozen_parts_alone(moon_dataset: Path, tmp_pa
     assert torch.nn.functional.cosine_similarity(rows_of(word), rows_of(plain)).min() > 0.98
 
 
+@pytest.mark.slow
 def test_a_unet_in_eight_bits_trains_much_the_same(moon_dataset: Path, tmp_path: Path) -> None:
     given = ("--mixed_precision=bf16", "--max_train_steps=20")
     run, word = trained(

@@ -198,7 +198,7 @@ def test_more_draws_can_be_measured(moon_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("another")
-@pytest.mark.parametrize("cached", [("--cache_latents",), ()])
+@pytest.mark.parametrize("cached", [("--cache_latents",), pytest.param((), marks=pytest.mark.slow)])
 def test_the_run_is_that_of_the_winners_settings_to_the_bit(
     cached: Sequence[str],
     moon_dataset: Path,
