@@ -17,6 +17,7 @@ from coinage.runs.states import latest_state
 from coinage.settings.discover import complete
 from coinage.training import gradients
 from coinage.training.diagnosis import full_precision
+from coinage.training.gradients import Ahead
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run, StepInput
 from tests.helpers import flags, rows_of, trained
@@ -106,9 +107,9 @@ def test_a_step_that_overflows_is_computed_again_in_float32(
 
     real = gradients.accumulate
 
-    def precise(runs: Sequence[Run], inputs: Sequence[StepInput]) -> None:
+    def precise(runs: Sequence[Run], inputs: Sequence[StepInput], *, ahead: Ahead | None) -> None:
         if runs[0].step not in (1, 2):
-            return real(runs, inputs)
+            return real(runs, inputs, ahead=ahead)
         with full_precision(runs[0].parts):
             return real(runs, inputs, precise=True)
 

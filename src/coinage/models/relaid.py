@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coinage.models.frozen import FrozenConvolution, FrozenLinear, as_autocast
+from coinage.models.frozen import Frozen, FrozenConvolution, FrozenLinear, as_autocast
 
 log = logging.getLogger("coinage")
 
@@ -106,21 +106,15 @@ class _Product(torch.autograd.Function):
         return _product(grads[0], layouts.backward, None, layouts.backward_padding), None, None
 
 
-class RelaidLinear(FrozenLinear):
-    """A frozen linear layer that keeps `layouts` in place of its weight: that is a copy for each use."""
+class Relaid(Frozen):
+    """A frozen layer that keeps `layouts` in place of its weight: that is a copy for each use."""
 
     layouts: Layouts
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The plain weight: a copy, [O, I]."""
+        """The plain weight: a copy, [O, I] or [O, I, k, k]."""
         return self.layouts.plain()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = as_autocast(x)
-        if not computes(self.layouts, x):
-            return super().forward(x)
-        return relaid_product(x, _bias(self, x), self.layouts)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -129,15 +123,18 @@ class RelaidLinear(FrozenLinear):
         destination[f"{prefix}weight"] = self.weight
 
 
-class RelaidConvolution(FrozenConvolution):
-    """The same for a convolution."""
+class RelaidLinear(Relaid, FrozenLinear):  # type: ignore[override]
+    """A linear layer of this kind."""
 
-    layouts: Layouts
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_autocast(x)
+        if not computes(self.layouts, x):
+            return super().forward(x)
+        return relaid_product(x, _bias(self, x), self.layouts)
 
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The plain weight: a copy, [O, I, k, k]."""
-        return self.layouts.plain()
+
+class RelaidConvolution(Relaid, FrozenConvolution):  # type: ignore[override]
+    """A convolution of this kind."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = as_autocast(x)
@@ -147,12 +144,6 @@ class RelaidConvolution(FrozenConvolution):
             y = relaid_product(x.permute(0, 2, 3, 1), _bias(self, x), self.layouts)
             return y.permute(0, 3, 1, 2)
         return relaid_product(x, _bias(self, x), self.layouts)
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.weight
 
 
 def relaid_product(x: Tensor, bias: Tensor | None, layouts: Layouts) -> Tensor:
@@ -227,17 +218,13 @@ def _is_simple(layer: nn.Conv2d) -> bool:
 
 def laid_out_weights(network: nn.Module) -> list[Tensor]:
     """Return the weights of a network that are in oneDNN's layout, and so are no parameters."""
-    found = []
-    for layer in network.modules():
-        if isinstance(layer, RelaidConvolution | RelaidLinear):
-            found.append(layer.layouts.forward)
-    return found
+    return [layer.layouts.forward for layer in network.modules() if isinstance(layer, Relaid)]
 
 
 def parameter_count(network: nn.Module) -> int:
     """Return the number of a network's weights, those that are laid out among them."""
     plain = sum(parameter.numel() for parameter in network.parameters())
-    laid_out = [m for m in network.modules() if isinstance(m, RelaidConvolution | RelaidLinear)]
+    laid_out = [layer for layer in network.modules() if isinstance(layer, Relaid)]
     return plain + sum(layer.layouts.shape.numel() for layer in laid_out)
 
 

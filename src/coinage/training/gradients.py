@@ -77,10 +77,7 @@ def compute_gradients(
     Returns:
         For each run the error that ends it, because its loss is not finite; None where all is well.
     """
-    if ahead is None:
-        accumulate(runs, inputs)
-    else:
-        accumulate(runs, inputs, ahead=ahead)
+    accumulate(runs, inputs, ahead=ahead)
     return mended(runs, inputs)
 
 
