@@ -26,6 +26,7 @@ from coinage.models.relaid import (
     relaid_bytes,
     relay_weights,
 )
+from coinage.models.winograd import WinogradConvolution
 from coinage.training.diagnosis import full_precision
 from tests.helpers import needs_bf16, rows_of, trained
 from tests.tiny_models import CONTEXT, FAMILY_NAMES, parts_of
@@ -300,3 +301,33 @@ def test_the_memory_is_one_more_copy_of_what_is_laid_out(
     # Two copies of four ninths of four weights, beside the plain one; else one more copy
     more = sum(n * 32 / 9 if layer in doubling else n for layer, n in weights.items())
     assert 0.9 < 2 * more / relaid_bytes(parameter_count(unet), 2) <= 1
+
+
+@pytest.mark.usefixtures("any_size")
+@torch.no_grad()
+def test_a_vae_in_float32_computes_the_plain_pictures() -> None:
+    plain = parts_of("sd1")["vae"].requires_grad_(False)
+    changed = copy.deepcopy(plain)
+    cpu_layers.use_cpu_vae(changed)
+    assert sum(isinstance(m, WinogradConvolution) for m in changed.modules()) > 10
+    assert changed.state_dict().keys() == plain.state_dict().keys()
+    picture = torch.randn(2, 3, 24, 16, generator=torch.Generator().manual_seed(3))
+    latents = [vae.encode(picture).latent_dist.mode() for vae in (changed, plain)]
+    assert difference(*latents) < NEAR[torch.float32]
+    assert not torch.equal(*latents)
+    pictures = [vae.decode(latents[0]).sample for vae in (changed, plain)]
+    assert difference(*pictures) < NEAR[torch.float32]
+
+
+def test_a_vae_in_another_precision_or_with_a_gradient_computes_plainly() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False)
+    changed = copy.deepcopy(plain)
+    changed.__class__ = WinogradConvolution
+    x = torch.randn(1, 32, 6, 5)
+    assert not torch.equal(changed(x), plain(x))
+    leaf = x.clone().requires_grad_()
+    assert torch.equal(changed(leaf), plain(leaf))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(changed(x), plain(x))
+    assert torch.equal(changed.double()(x.double()), plain.double()(x.double()))

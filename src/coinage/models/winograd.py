@@ -125,15 +125,14 @@ def convolved(
     to_result = matrices.turned_result if turned else matrices.result
     batch, channels, height, width = x.shape
     rows, columns = -(-height // tile), -(-width // tile)
-    padded = x.new_zeros(batch, rows * tile + 2, columns * tile + 2, channels)
-    padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+    pixels = x.permute(0, 2, 3, 1)
     y = x.new_empty(batch, rows, tile, columns, tile, values.shape[2])
     size = tile + 2
     at_once = max(1, PART // (len(values) * batch * columns * channels))
     for start in range(0, rows, at_once):
         part = slice(start, min(start + at_once, rows))
-        of_part = padded[:, part.start * tile : part.stop * tile + 2]
-        tiles = of_part.unfold(1, size, tile).unfold(2, size, tile).permute(4, 5, 0, 1, 2, 3)
+        padded = _padded(pixels, part.start * tile - 1, part.stop * tile + 1, columns * tile + 2)
+        tiles = padded.unfold(1, size, tile).unfold(2, size, tile).permute(4, 5, 0, 1, 2, 3)
         at_points = torch.mm(to_values, tiles.reshape(len(values), -1))
         products = torch.bmm(at_points.view(len(values), -1, channels), values)
         results = torch.mm(to_result, products.view(len(values), -1))
@@ -146,10 +145,46 @@ def convolved(
     return whole.contiguous().permute(0, 3, 1, 2)
 
 
+def _padded(pixels: Tensor, top: int, bottom: int, width: int) -> Tensor:
+    """Return rows of [B, H, W, C] in a wider picture, zeros around: [B, bottom - top, width, C].
+
+    Args:
+        pixels: the picture, which begins at the second column.
+        top: the first row, from -1 on.
+        bottom: the row after the last one, which may be below the picture.
+        width: pixels of a row, at least two more than the picture's.
+    """
+    batch, height, columns, channels = pixels.shape
+    first, last = max(top, 0), min(bottom, height)
+    padded = pixels.new_empty(batch, bottom - top, width, channels)
+    padded[:, : first - top] = 0
+    padded[:, last - top :] = 0
+    padded[:, :, 0] = 0
+    padded[:, :, columns + 1 :] = 0
+    padded[:, first - top : last - top, 1 : columns + 1] = pixels[:, first:last]
+    return padded
+
+
 def tile_for(layer: nn.Conv2d) -> int:
     """Return the tile's size that suits a 3x3 convolution: 4, or 2 where its memory counts."""
     few = min(layer.in_channels, layer.out_channels) <= MOST_CHANNELS_OF_LARGE_TILES
     return 4 if few else 2
+
+
+class WinogradConvolution(nn.Conv2d):
+    """A convolution that computes its weight's values for each call, which large pictures are worth.
+
+    It keeps its weight, and computes plainly what is not in float32 on a CPU, or has a gradient.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        in_float32 = {x.dtype, self.weight.dtype} == {torch.float32}
+        lowered = torch.is_autocast_enabled("cpu")
+        if learns or lowered or not in_float32 or x.device.type != "cpu":
+            return super().forward(x)
+        tile = tile_for(self)
+        return convolved(x, values_of(self.weight, tile), self.bias, tile)
 
 
 class _Convolution(torch.autograd.Function):
