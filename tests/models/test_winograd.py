@@ -78,7 +78,7 @@ def test_output_and_gradient_are_those_in_float64(
 def test_parts_make_the_whole(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_of(16, 32)
     x = torch.randn(2, 16, 21, 10, generator=torch.Generator().manual_seed(1))
-    values = values_of(layer.weight, tile)
+    values = values_of(layer.weight, tile).transpose(1, 2)
     whole = convolved(x, values, None, tile)
     assert whole.permute(0, 2, 3, 1).is_contiguous()
     monkeypatch.setattr(winograd, "PART", 1)
@@ -89,7 +89,7 @@ def test_parts_make_the_whole(tile: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_weight_turned_around_has_the_values_of_the_inverse_points(tile: int) -> None:
     weight = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(1))
     x = torch.randn(1, 32, 6, 7, generator=torch.Generator().manual_seed(2))
-    values = values_of(weight, tile).transpose(1, 2)
+    values = values_of(weight, tile)
     found = convolved(x, values, None, tile, turned=True)
     expected = F.conv_transpose2d(x.double(), weight.double(), padding=1)
     assert difference(found.double(), expected) < NEAR[tile]

@@ -329,16 +329,6 @@ def _kind(layer: nn.Conv2d | nn.Linear) -> object:
     return layer.kernel_size, layer.stride, is_for_winograd(layer) and tile_for(layer)
 
 
-def relaid_bytes(parameters: int, itemsize: int) -> int:
-    """Return the memory that weights take beyond their plain size once they are laid out, at most.
-
-    Args:
-        parameters: of a UNet: SD 1.x and 2.x are laid out as a whole, of SDXL a seventh is.
-        itemsize: bytes of each.
-    """
-    return parameters * itemsize * 105 // (100 if parameters <= MOST_PARAMETERS else 735)
-
-
 def _relay(layer: nn.Conv2d | nn.Linear) -> None:
     """Put layouts in place of a layer's weight."""
     layouts = lay_out(layer)

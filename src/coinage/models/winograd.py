@@ -96,16 +96,15 @@ def _balance(point: float) -> float:
 
 
 def values_of(weight: Tensor, tile: int) -> Tensor:
-    """Return the values of a weight [O, I, 3, 3] at the points of a tile: [(tile + 2)^2, I, O]."""
-    flat = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    values = transforms(tile).weight @ flat
-    return values.view(-1, weight.shape[1], weight.shape[0])
+    """Return the values of a weight [O, I, 3, 3] at the points of a tile: [(tile + 2)^2, O, I]."""
+    values = transforms(tile).weight @ weight.reshape(-1, 9).t()
+    return values.view(-1, *weight.shape[:2])
 
 
 def weight_of(values: Tensor, tile: int) -> Tensor:
     """Return the weight with such values, [O, I, 3, 3], but for rounding."""
     flat = transforms(tile).back @ values.flatten(1)
-    return flat.view(3, 3, *values.shape[1:]).permute(3, 2, 0, 1).contiguous()
+    return flat.t().contiguous().view(*values.shape[1:], 3, 3)
 
 
 def convolved(
@@ -115,7 +114,7 @@ def convolved(
 
     Args:
         x: [B, I, H, W], float32.
-        values: of the weight at the points, [(tile + 2)^2, I, O]; [(tile + 2)^2, O, I] of one to be turned.
+        values: of the weight at the points, [(tile + 2)^2, I, O].
         bias: [O], or None.
         tile: 2 or 4.
         turned: convolve with the weight turned around, as for a gradient.
@@ -184,7 +183,7 @@ class WinogradConvolution(nn.Conv2d):
         if learns or lowered or not in_float32 or x.device.type != "cpu":
             return super().forward(x)
         tile = tile_for(self)
-        return convolved(x, values_of(self.weight, tile), self.bias, tile)
+        return convolved(x, values_of(self.weight, tile).transpose(1, 2), self.bias, tile)
 
 
 class _Convolution(torch.autograd.Function):
@@ -193,13 +192,12 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: WinogradWeight) -> Tensor:
         ctx.weight = weight
-        return convolved(x, weight.forward, bias, weight.tile)
+        return convolved(x, weight.forward.transpose(1, 2), bias, weight.tile)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         weight: WinogradWeight = ctx.weight
-        values = weight.forward.transpose(1, 2)
-        return convolved(grads[0], values, None, weight.tile, turned=True), None, None
+        return convolved(grads[0], weight.forward, None, weight.tile, turned=True), None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +205,7 @@ class WinogradWeight:
     """The values of a 3x3 weight in place of the weight.
 
     Attributes:
-        forward: the values, [(tile + 2)^2, I, O], float32.
+        forward: the values, [(tile + 2)^2, O, I], float32.
         shape: of the weight: [O, I, 3, 3].
         tile: 2 or 4.
     """
