@@ -20,7 +20,8 @@ RANK = {
     "training": 8,
     "api": 9,
     "demo": 10,
-    "cli": 11,
+    "ui": 11,
+    "cli": 12,
 }
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")
@@ -47,7 +48,7 @@ settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file
 settings.word_tables system.accelerator system.files system.full_memory system.launch
 system.nvidia system.text_files system.typed_json terminal.messages terminal.progress
 text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers
-training.convergence training.results wording
+training.convergence training.results ui.workspace wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 
