@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from coinage.config import PreviewConfig
 from coinage.data.default_prompts import steps_for, times_within_share
@@ -19,6 +16,7 @@ from coinage.generate import draw
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt, read_prompts
 from coinage.training.observers.base import Observer, Picture, Priority
+from coinage.training.rows import holding
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
@@ -27,23 +25,6 @@ log = logging.getLogger("coinage")
 def _changed(path: Path | None) -> int | None:
     """Return when a file was changed last, in nanoseconds; None if it is not there."""
     return path.stat().st_mtime_ns if path and path.is_file() else None
-
-
-@contextmanager
-def holding(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """Give rows other numbers for a while; afterwards they have their own, to the bit."""
-    before = [row.detach().clone() for row in rows]
-    try:
-        _fill(rows, others)
-        yield
-    finally:
-        _fill(rows, before)
-
-
-@torch.no_grad()
-def _fill(rows: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    for row, values in zip(rows, others, strict=True):
-        row.copy_(values)
 
 
 class Previewer(Observer):
