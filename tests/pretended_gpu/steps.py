@@ -116,6 +116,32 @@ def without_waiting(gpu: Any, out: Path, name: str) -> dict[str, Any]:
     return {"refused": False}
 
 
+def recorded(gpu: Any, out: Path, name: str, *more: str, words: int = 1) -> list[dict[str, Any]]:
+    """A run with graphs, and the same with all steps done as they come."""
+    from coinage.training import graphs
+    from coinage.training.loop import Learner
+
+    seen = []
+    for warm_ups in (graphs.WARM_UPS, 1000):
+        gpu.reset()
+        gpu.replays = 0
+        marks, real = [], Learner.end_step
+
+        def end_step(learner: Any) -> None:
+            marks.append((gpu.kernels, gpu.waits.total(), gpu.replays))
+            real(learner)
+
+        runs = runs_of(out, name, "--cuda_graphs=on", "--max_train_steps=6", *more, words=words)
+        with patch.object(graphs, "WARM_UPS", warm_ups), patch.object(Learner, "end_step", end_step):
+            trained(runs)
+        seen.append({
+            "rows": [row.tolist() for run in runs for row in run.rows_to_save()],
+            "losses": [run.last.loss for run in runs],
+            "marks": marks,
+        })
+    return seen
+
+
 def spoiled(kind: str) -> Callable[[Any], None]:
     """Something that goes wrong in one step."""
     import torch
@@ -203,6 +229,8 @@ def main(out: Path, names: Sequence[str]) -> None:
                 seen[name] = costs(gpu, out, rest)
             elif kind == "no waits":
                 seen[name] = without_waiting(gpu, out, rest)
+            elif kind == "graphs":
+                seen[name] = recorded(gpu, out, rest)
             elif kind == "sampling":
                 seen[name] = sampled(gpu, *rest.split())
             else:

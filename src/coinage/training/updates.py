@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +11,25 @@ import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError, TrainingError, described
+from coinage.optim.capturable import at_rates, has_state
 from coinage.optim.directional import Directional
 from coinage.optim.row_lengths import hold_lengths, movement
 from coinage.system.full_memory import is_full
 from coinage.training.diagnosis import not_finite
 from coinage.training.gradients import Ahead, launch, mended
+from coinage.training.graphs import EAGER, Graphs, Recorder
+from coinage.training.losses import ConfiguredLoss
 from coinage.training.run import Run, StepInput
-from coinage.training.step_statistics import GradientStatistics, finish_gradient, flat, unflatten
+from coinage.training.step_statistics import (
+    GradientStatistics,
+    StepTotals,
+    finish_gradient,
+    flat,
+    unflatten,
+)
 from coinage.training.transfer import read
 
+log = logging.getLogger("coinage")
 # Optimizers whose state for a row tells all that a step has changed
 CAN_BE_UNDONE = (torch.optim.AdamW, Directional)
 
@@ -28,7 +39,35 @@ def can_be_undone(run: Run) -> bool:
     return run.optimizer_factory is None and type(run.optimizer) in CAN_BE_UNDONE
 
 
-def step_and_check(runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahead) -> None:
+def recorder_for(runs: Sequence[Run]) -> Recorder:
+    """Return what does the work of runs that share a model, with a line if it cannot be recorded as asked."""
+    if not any(run.config.model.cuda_graphs for run in runs):
+        return EAGER
+    reason = why_not_recorded(runs)
+    if reason:
+        log.warning("--cuda_graphs has no effect: %s", reason)
+        return EAGER
+    parts = runs[0].parts
+    return Graphs([parts.denoiser, *parts.text_encoders], parts.device)
+
+
+def why_not_recorded(runs: Sequence[Run]) -> str:
+    """Return why the steps of runs cannot be recorded as CUDA graphs; "" where they can."""
+    parts, model = runs[0].parts, runs[0].config.model
+    reasons = {
+        "the model is not on a GPU of CUDA": parts.device.type != "cuda",
+        "several processes train together": runs[0].processes.count > 1,
+        "--low_memory copies weights while it computes": model.low_memory,
+        "--torch_compile records in its own way": model.compile_backend is not None,
+        "only the steps of AdamW and Directional are recorded": not all(map(can_be_undone, runs)),
+        "the loss is your own": not all(isinstance(run.loss, ConfiguredLoss) for run in runs),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def step_and_check(
+    runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahead, recorder: Recorder = EAGER
+) -> None:
     """Take one step of each run while the CPU waits for the device only once.
 
     The optimizers step before it is known whether all numbers are finite; a step that must not be
@@ -38,13 +77,14 @@ def step_and_check(runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahea
         runs: that share a model; their steps can be undone.
         inputs: one for each run.
         ahead: the prepared batches.
+        recorder: does the work.
 
     Raises:
         TrainingError: the loss or the gradient of a run is not finite.
     """
     undo: list[Undo] = []
     try:
-        values = _stepped(runs, inputs, ahead, undo)
+        values = _stepped(runs, inputs, ahead, undo, recorder)
         rows = []
         for run, step_input, numbers in zip(runs, inputs, values, strict=True):
             length = GradientStatistics.length(run)
@@ -64,18 +104,45 @@ def step_and_check(runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahea
 
 
 def _stepped(
-    runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahead, undo: list[Undo]
+    runs: Sequence[Run],
+    inputs: Sequence[StepInput],
+    ahead: Ahead,
+    undo: list[Undo],
+    recorder: Recorder,
 ) -> list[Tensor]:
     """Give the device the work of a whole step, and return each run's statistics and rows."""
-    totals = launch(runs, inputs, ahead=ahead)
-    vectors = []
-    for run, sums in zip(runs, totals, strict=True):
+    with recorder.apart():
+        totals = launch(runs, inputs, ahead=ahead, recorder=recorder)
+        undo += map(Undo, runs)
+        vectors = []
+        for run, sums in zip(runs, totals, strict=True):
+            vectors.append(_updated(run, sums, recorder))
+        ahead.meanwhile()
+        return read(vectors)
+
+
+def _updated(run: Run, sums: StepTotals, recorder: Recorder) -> Tensor:
+    """Update a run's rows, and return its statistics and the rows as one vector on the device."""
+
+    def work(rates: list[Tensor]) -> tuple[Tensor, dict[int, Any]]:
+        overflows = _overflows_seen(run.scaler)
+        overflows.clear()  # of a recording that was refused
         gradient = finish_gradient(run)
-        undo.append(Undo(run))
-        _apply(run)
-        vectors.append(torch.cat([sums.packed, gradient, flat(run.rows)]))
-    ahead.meanwhile()
-    return read(vectors)
+        with at_rates(run.optimizer, rates):
+            _apply(run)
+        return torch.cat([sums.packed, gradient, flat(run.rows)]), overflows
+
+    # The first step makes the optimizer's state, which must be no part of a recording
+    layout = id(run) if has_state(run.optimizer) else None
+    vector, overflows = recorder.do(layout, work, recorder.rates(run))
+    if run.scaler.is_enabled():
+        run.scaler._per_optimizer_states = overflows  # type: ignore[assignment] # noqa: SLF001
+    return vector
+
+
+def _overflows_seen(scaler: torch.amp.GradScaler) -> dict[int, Any]:
+    """Return what a scaler has noted of gradients since its last update; replaying does not tell it."""
+    return scaler._per_optimizer_states if scaler.is_enabled() else {}  # noqa: SLF001
 
 
 def _is_good(run: Run) -> bool:
