@@ -32,7 +32,9 @@ def keep_counts_on_device(optimizer: torch.optim.Optimizer) -> None:
 
 def has_state(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether an optimizer has a state for every parameter: its first step makes it."""
-    return all(row in optimizer.state for group in optimizer.param_groups for row in group["params"])
+    return all(
+        row in optimizer.state for group in optimizer.param_groups for row in group["params"]
+    )
 
 
 def rates_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> list[Tensor]:
@@ -59,7 +61,9 @@ def state_to_save(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     saved = optimizer.state_dict()
     if type(optimizer) not in (torch.optim.AdamW, Directional):
         return saved
-    state = {number: _with_plain_count(optimizer, entry) for number, entry in saved["state"].items()}
+    state = {
+        number: _with_plain_count(optimizer, entry) for number, entry in saved["state"].items()
+    }
     groups = [
         {key: False if key == "capturable" else value for key, value in group.items()}
         for group in saved["param_groups"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ class Graphs:
             inputs: on the device.
         """
         if layout in self._recorded:
-            return self._replayed(self._recorded[layout], inputs)
+            return cast(T, self._replayed(self._recorded[layout], inputs))
         self._seen[layout] += 1
         recurs = layout is not None and self._seen[layout] > WARM_UPS
         if self._works and recurs and len(self._recorded) < MOST:
@@ -135,7 +135,7 @@ class Graphs:
             except Exception as error:  # noqa: BLE001 - whatever it is, the work can be done without
                 self._give_up(error)
             else:
-                return self._replayed(self._recorded[layout], inputs)
+                return cast(T, self._replayed(self._recorded[layout], inputs))
         return work(inputs)
 
     def _record(self, work: Work[Any], inputs: Sequence[Tensor]) -> _Recording:

@@ -136,7 +136,7 @@ def _updated(run: Run, sums: StepTotals, recorder: Recorder) -> Tensor:
     layout = id(run) if has_state(run.optimizer) else None
     vector, overflows = recorder.do(layout, work, recorder.rates(run))
     if run.scaler.is_enabled():
-        run.scaler._per_optimizer_states = overflows  # type: ignore[assignment] # noqa: SLF001
+        run.scaler._per_optimizer_states = overflows  # noqa: SLF001
     return vector
 
 
