@@ -21,7 +21,7 @@ def keep_counts_on_device(optimizer: torch.optim.Optimizer) -> None:
         if "capturable" in group:
             group["capturable"] = True
     # torch warns of each step that is taken outside of a graph, as the first ones are
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined] # noqa: SLF001
+    optimizer._warned_capturable_if_run_uncaptured = True  # noqa: SLF001
     for row, state in optimizer.state.items():
         count = state["step"]
         if isinstance(count, Tensor):
