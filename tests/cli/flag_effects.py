@@ -291,7 +291,8 @@ EFFECTS: dict[str, Row] = {
     "--torch_compile": tested("training/test_training.py::test_a_compiled_unet_trains_the_same"),
     "--dynamo_backend": tested("training/test_training.py::test_a_compiled_unet_trains_the_same"),
     "--cuda_graphs": acts(
-        "--cuda_graphs=on", does=says("--cuda_graphs has no effect: the model is not on a GPU")
+        "--cuda_graphs=on",
+        does=says("--cuda_graphs has no effect: the model is not on a CUDA device"),
     ),
     "--lowram": note("--lowram", "weights are mapped from their file"),
     "--highvram": note("--highvram", "the cache is never flushed"),

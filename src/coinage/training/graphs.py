@@ -1,4 +1,4 @@
-"""Record the work of steps as CUDA graphs, which a GPU does again without the CPU's launching each kernel."""
+"""Record the work of steps as CUDA graphs: the GPU then does it again, and the CPU starts no kernels."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class Graphs:
 
     A graph reads and writes memory at fixed places. So gradients and sums stay where they are, inputs
     are copied to where they were when the work was recorded, and where the model's weights have
-    moved, everything is recorded anew. All recordings share their memory.
+    moved, everything is recorded anew. All recordings share their memory, which takes that none is
+    read any more when the next one is replayed.
 
     Args:
         parts: networks that the work reads.
@@ -150,13 +151,12 @@ class Graphs:
         recording.graph.replay()
         return recording.result
 
-    def _give_up(self, error: BaseException) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Say what cannot be recorded, and record no more."""
-        while error.__context__ is not None:  # ending a recording that has failed fails too
-            error = error.__context__
         self._works = False
         self._drop()
-        log.warning("--cuda_graphs: goes on without graphs: %s", reason_of(error))
+        refused = error.__context__ or error  # ending a recording that has failed fails too
+        log.warning("--cuda_graphs: goes on without graphs: %s", reason_of(refused))
 
 
 Recorder = Eager | Graphs

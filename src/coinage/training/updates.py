@@ -55,7 +55,7 @@ def why_not_recorded(runs: Sequence[Run]) -> str:
     """Return why the steps of runs cannot be recorded as CUDA graphs; "" where they can."""
     parts, model = runs[0].parts, runs[0].config.model
     reasons = {
-        "the model is not on a GPU of CUDA": parts.device.type != "cuda",
+        "the model is not on a CUDA device": parts.device.type != "cuda",
         "several processes train together": runs[0].processes.count > 1,
         "--low_memory copies weights while it computes": model.low_memory,
         "--torch_compile records in its own way": model.compile_backend is not None,
