@@ -62,12 +62,13 @@ def waits_in_the_unet(run: Any) -> None:
 
 
 def trained(
-    gpu: Any, runs: Sequence[Any], *, records: bool = True, spoil: str = ""
+    gpu: Any, runs: Sequence[Any], *, records: bool = True, spoil: str = "", previews: Any = ()
 ) -> dict[str, Any]:
     """Train runs; without `records`, something in the model refuses to be recorded."""
     from coinage.errors import TrainingError
     from coinage.training import graphs, run
     from coinage.training.loop import train_together
+    from coinage.training.observers.standard import observers_for
     from tests.helpers import libraries_told
 
     if not records:
@@ -81,7 +82,8 @@ def trained(
         if spoil:
             stack.enter_context(patch.object(run, "epoch_batch", spoiled_batch(spoil)))
         try:
-            train_together(runs, [[] for _ in runs])
+            watching = [observers_for(one, previews) if previews else [] for one in runs]
+            train_together(runs, watching)
         except TrainingError as caught:
             error = str(caught)
     return {"costs": marks, "told": told, "learned": [learned(run) for run in runs], "error": error}
@@ -110,17 +112,27 @@ def learned(run: Any) -> dict[str, Any]:
 
 def both_ways(gpu: Any, out: Path, name: str, trouble: str = "") -> list[dict[str, Any]]:
     """A run whose steps are recorded, and the same where recording is refused."""
+    from coinage.text.prompts import Prompt
     from tests.pretended_gpu.steps import runs_of
 
     words = 2 if trouble == "two words" else 1
     more = ["--cuda_graphs=on", f"--max_train_steps={STEPS}"]
     if trouble == "measured":
         more += ["--validation_split=0.25", "--validate_every_n_steps=1", "--keep_best"]
+    previews = []
+    if trouble == "drawn":
+        more.append("--sample_every_n_steps=1")
+        previews = [Prompt(text="a zibu", width=64, height=64, steps=2, seed=1, sampler="ddim")]
     spoil = trouble if trouble in ("unet", "gradient", "loss") else ""
-    return [
-        trained(gpu, runs_of(out, name, *more, words=words), records=records, spoil=spoil)
-        for records in (True, False)
-    ]
+    found = []
+    for records in (True, False):
+        runs = runs_of(out, name, *more, words=words)
+        found.append(trained(gpu, runs, records=records, spoil=spoil, previews=previews))
+        pictures = sorted(out.glob("made/sample/*.png"))
+        found[-1]["pictures"] = [picture.read_bytes().hex() for picture in pictures]
+        for picture in pictures:
+            picture.unlink()
+    return found
 
 
 def resumed(gpu: Any, out: Path, name: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def runs_of(out: Path, name: str, *more: str, words: int = 1, device: str = "cud
     configs = []
     for number in range(words):
         argv = flags(
-            out / "data" / "dataset.toml",
+            out / ["data", "more"][number] / "dataset.toml",
             out / "made",
             f"--pretrained_model_name_or_path={MODELS / family}",
             *(["--v2"] if family == "sd2" else []),
