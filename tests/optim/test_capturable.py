@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from coinage.optim.capturable import (
-    at_rates,
+    at_rate,
     has_state,
     keep_counts_on_device,
-    rates_on_device,
+    rate_on_device,
     state_to_save,
 )
 from coinage.optim.directional import Directional
@@ -26,7 +26,7 @@ def stepped(optimizer: torch.optim.Optimizer, *, on_device: bool) -> None:
         optimizer.param_groups[0]["lr"] = 0.3 / (1 + number)
         if on_device:
             keep_counts_on_device(optimizer)
-        with at_rates(optimizer, rates_on_device(optimizer, CPU) if on_device else []):
+        with at_rate(optimizer, rate_on_device(optimizer, CPU) if on_device else None):
             optimizer.step()
 
 

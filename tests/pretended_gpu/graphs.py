@@ -1,7 +1,8 @@
 """CUDA graphs of the pretended GPU: operations that are done again with the same memory.
 
 As on CUDA, recording changes nothing: what it has written is put back, and what it has made holds no
-numbers. So replaying alone brings results, and a tensor that has moved since is not found.
+numbers. So replaying alone brings results, and a tensor that has moved since is not found. Graphs
+share the memory of what they make: when one is replayed, the results of all others are lost.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ class Graph:
         self._steps: list[Callable[[], None]] = []
         self._made: dict[int, Tensor] = {}  # by the place of their memory
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        gpu.graphs.add(self)
 
     def add(
         self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], work: Callable[[], Any]
@@ -63,10 +65,14 @@ class Graph:
         """Put back what was written, and spoil what was made."""
         for whole, before in self._before.values():
             whole.copy_(before)
+        self._before.clear()
+        self.spoil()
+
+    def spoil(self) -> None:
+        """Leave no number in what was made."""
         for tensor in self._made.values():
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
-        self._before.clear()
 
     @torch.no_grad()
     def replay(self) -> None:
@@ -75,6 +81,8 @@ class Graph:
         stream.reach(len(stream.due))
         self.gpu.replays += 1
         self.gpu.kernels += 1
+        for other in self.gpu.graphs - {self}:
+            other.spoil()
         for step in self._steps:
             step()
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 from unittest.mock import patch
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,7 @@ class Gpu:
         self.stream = self.computing
         self.recording: Graph | None = None
         self.replays = 0
+        self.graphs: WeakSet[Graph] = WeakSet()
 
     @contextmanager
     def within(self, stream: Stream) -> Iterator[None]:

@@ -37,23 +37,21 @@ def has_state(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
-def rates_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> list[Tensor]:
-    """Return the rate of each group of parameters, a float32 number on a device that is not waited for."""
-    return [torch.full((), float(group["lr"]), device=device) for group in optimizer.param_groups]
+def rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """Return an optimizer's rate, a float32 number on a device that is not waited for."""
+    return torch.full((), float(optimizer.param_groups[0]["lr"]), device=device)
 
 
 @contextmanager
-def at_rates(optimizer: torch.optim.Optimizer, rates: list[Tensor]) -> Iterator[None]:
-    """Have an optimizer step with rates that are tensors, one for each group; without any, with its own."""
-    groups = optimizer.param_groups[: len(rates)]
-    own = [group["lr"] for group in groups]
+def at_rate(optimizer: torch.optim.Optimizer, rate: Tensor | None) -> Iterator[None]:
+    """Have an optimizer of one group step with a rate that is a tensor; None: with its own."""
+    (group,) = optimizer.param_groups
+    own = group["lr"]
     try:
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
+        group["lr"] = own if rate is None else rate
         yield
     finally:
-        for group, rate in zip(groups, own, strict=True):
-            group["lr"] = rate
+        group["lr"] = own
 
 
 def state_to_save(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from coinage.errors import reason_of
-from coinage.optim.capturable import keep_counts_on_device, rates_on_device
+from coinage.optim.capturable import keep_counts_on_device, rate_on_device
 from coinage.training.run import Run
 from coinage.training.step_statistics import StepTotals
 
@@ -37,8 +37,8 @@ class Eager:
         """Return the context of a step's work."""
         return nullcontext()
 
-    def rates(self, run: Run) -> list[Tensor]:  # noqa: ARG002 - as `Graphs` has it
-        """Return the rates that an optimizer is given; none: it has its own."""
+    def rates(self, runs: Sequence[Run]) -> list[Tensor]:  # noqa: ARG002 - as `Graphs` has it
+        """Return the rates that optimizers are given; none: they have their own."""
         return []
 
     def do(self, layout: Hashable, work: Work[T], inputs: list[Tensor]) -> T:  # noqa: ARG002 - the same
@@ -63,8 +63,8 @@ class Graphs:
 
     A graph reads and writes memory at fixed places. So gradients and sums stay where they are, inputs
     are copied to where they were when the work was recorded, and where the model's weights have
-    moved, everything is recorded anew. All recordings share their memory, which takes that none is
-    read any more when the next one is replayed.
+    moved, everything is recorded anew. All recordings share their memory: what one has returned is
+    lost when another is replayed.
 
     Args:
         parts: networks that the work reads.
@@ -113,9 +113,9 @@ class Graphs:
         finally:
             current.wait_stream(self._stream)
 
-    def rates(self, run: Run) -> list[Tensor]:
-        """Return the rates of a run's optimizer as tensors."""
-        return rates_on_device(run.optimizer, run.parts.device)
+    def rates(self, runs: Sequence[Run]) -> list[Tensor]:
+        """Return the rate of each run's optimizer as a number on the device."""
+        return [rate_on_device(run.optimizer, run.parts.device) for run in runs]
 
     def do(self, layout: Hashable, work: Work[T], inputs: list[Tensor]) -> T:
         """Return what some work makes of its inputs: replayed, if its layout has recurred.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError, TrainingError, described
-from coinage.optim.capturable import at_rates, has_state
+from coinage.optim.capturable import at_rate, has_state
 from coinage.optim.directional import Directional
 from coinage.optim.row_lengths import hold_lengths, movement
 from coinage.system.full_memory import is_full
@@ -114,30 +115,32 @@ def _stepped(
     with recorder.apart():
         totals = launch(runs, inputs, ahead=ahead, recorder=recorder)
         undo += map(Undo, runs)
-        vectors = []
-        for run, sums in zip(runs, totals, strict=True):
-            vectors.append(_updated(run, sums, recorder))
+        vectors = _updated(runs, totals, recorder)
         ahead.meanwhile()
         return read(vectors)
 
 
-def _updated(run: Run, sums: StepTotals, recorder: Recorder) -> Tensor:
-    """Update a run's rows, and return its statistics and the rows as one vector on the device."""
+def _updated(runs: Sequence[Run], totals: Sequence[StepTotals], recorder: Recorder) -> list[Tensor]:
+    """Update the rows of runs, and return each one's statistics and rows as a vector on the device."""
 
-    def work(rates: list[Tensor]) -> tuple[Tensor, dict[int, Any]]:
-        overflows = _overflows_seen(run.scaler)
-        overflows.clear()  # of a recording that was refused
-        gradient = finish_gradient(run)
-        with at_rates(run.optimizer, rates):
-            _apply(run)
-        return torch.cat([sums.packed, gradient, flat(run.rows)]), overflows
+    def work(rates: list[Tensor]) -> tuple[list[Tensor], list[dict[int, Any]]]:
+        vectors, overflows = [], []
+        for run, sums, rate in zip(runs, totals, rates or repeat(None), strict=False):
+            overflows.append(_overflows_seen(run.scaler))
+            overflows[-1].clear()  # of a recording that was refused
+            gradient = finish_gradient(run)
+            with at_rate(run.optimizer, rate):
+                _apply(run)
+            vectors.append(torch.cat([sums.packed, gradient, flat(run.rows)]))
+        return vectors, overflows
 
-    # The first step makes the optimizer's state, which must be no part of a recording
-    layout = id(run) if has_state(run.optimizer) else None
-    vector, overflows = recorder.do(layout, work, recorder.rates(run))
-    if run.scaler.is_enabled():
-        run.scaler._per_optimizer_states = overflows  # noqa: SLF001
-    return vector
+    # The first step makes an optimizer's state, which must be no part of a recording
+    layout = "update" if all(has_state(run.optimizer) for run in runs) else None
+    vectors, overflows = recorder.do(layout, work, recorder.rates(runs))
+    for run, seen in zip(runs, overflows, strict=True):
+        if run.scaler.is_enabled():
+            run.scaler._per_optimizer_states = seen  # noqa: SLF001
+    return vectors
 
 
 def _overflows_seen(scaler: torch.amp.GradScaler) -> dict[int, Any]:
