@@ -122,8 +122,8 @@ def timed(
 
 
 @contextmanager
-def libraries_told() -> Iterator[list[str]]:
-    """Lines that the model libraries write past us, while they do."""
+def libraries_told(names: Sequence[str] = ("diffusers", "transformers")) -> Iterator[list[str]]:
+    """Lines that the model libraries write past us, while they do; or those of other loggers."""
     lines: list[str] = []
 
     class Handler(logging.Handler):
@@ -132,7 +132,7 @@ def libraries_told() -> Iterator[list[str]]:
 
     handler, libraries = (
         Handler(logging.WARNING),
-        [logging.getLogger(name) for name in ("diffusers", "transformers")],
+        [logging.getLogger(name) for name in names],
     )
     for library in libraries:
         library.addHandler(handler)

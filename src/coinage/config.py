@@ -62,6 +62,7 @@ class ModelConfig:
     low_precision_text: bool = False  # text encoders in `precision` too; the new rows stay float32
     fp8_unet: bool = False  # UNet weights are kept in 8 bits and computed with in `precision`
     compile_backend: str | None = None  # of torch.compile, for the UNet; None: not compiled
+    cuda_graphs: bool = False  # record the work of a step, and replay it
     gradient_checkpointing: bool = False
     # Text encoders in 8 bits and their token tables on the CPU, pictures in tiles, the loss one by one
     low_memory: bool = False

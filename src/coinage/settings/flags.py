@@ -206,6 +206,7 @@ _MEMORY = _rows(
     Flag("--sdpa", "switch", False, "torch's scaled-dot-product attention (always on).", note=OWN_KERNELS),
     Flag("--torch_compile", "switch", False, "Compile the blocks that the UNet repeats."),
     Flag("--dynamo_backend", "str", "inductor", "Compiler backend.", ("eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm"), also=(("no", None), ("tensorrt", "tensorrt"))),
+    _own("--cuda_graphs", "str", "off", "Record the work of a training step on a CUDA device, and replay it: off or on.", ("off", "on")),
     Flag("--lowram", "switch", False, "Load weights straight onto the GPU.", note="is not needed: weights are mapped from their file, not read into memory"),
     Flag("--highvram", "switch", False, "Never flush the GPU's cache while encoding.", note="is not needed: the cache is never flushed"),
 )  # fmt: skip
