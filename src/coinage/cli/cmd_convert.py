@@ -164,7 +164,7 @@ def _changed(word: Word, args: argparse.Namespace) -> Word:
         from coinage.embeddings.convert import rescaled
 
         word = rescaled(word, _lengths(args, word))
-    if args.adjust:
+    if args.adjust is not None:
         word = _mended(word, args)
     return replace(word, token=args.token) if args.token else word
 
