@@ -1,7 +1,9 @@
 """LoRAs with words in them: written, read, taken apart, and as other programs read them."""
 
+import errno
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -186,7 +188,7 @@ Made = dict[str, Path]
         (
             lambda f: [f["one"], f["out"], "--bundle", f["missing"]],
             1,
-            "not a valid safetensors file",
+            "file not found",
         ),
         (
             lambda f: [f["one"], f["out"], "--bundle", f["broken"]],
@@ -250,7 +252,7 @@ def test_what_cannot_be_done(
 
 
 def test_names_that_no_file_can_have(tmp_path: Path) -> None:
-    names = ["<zibu>", "zibu", "ZIBU", "../../up", "con", "..", "both"]
+    names = ["<zibu>", "zibu", "ZIBU", "../../up", "con", "..", "both", "x" * 180]
     words = {f"bundle_emb.{name}.string_to_param.*": vectors(1, 768) for name in names}
     source = (
         lora(tmp_path / "in" / "both.safetensors", words) if (tmp_path / "in").mkdir() else None
@@ -383,3 +385,53 @@ def test_a_lora_larger_than_any_embedding(tmp_path: Path) -> None:
         file.write(start_of_file.replace(b"bundle_emb", b"x_________"))
     with pytest.raises(EmbeddingFileError, match="too large for an embedding"):
         read_contents(path)
+
+
+def test_a_name_that_would_break_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = "a\x1b[2J\u202eb"
+    words = {f"bundle_emb.{odd}.string_to_param.*": vectors(1, 768)}
+    source = lora(tmp_path / "lora.safetensors", words)
+    one = word(tmp_path / "zibu.safetensors", {"emb_params": vectors(1, 768)})
+    assert convert(one, tmp_path / "out.safetensors", "--bundle", source) == 0
+    assert convert(source, tmp_path / "parts", "--unbundle") == 0
+    assert not {"\x1b", "\u202e"} & set(capsys.readouterr().err)
+    written = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert written == ["a[2Jb.safetensors", "lora.safetensors"]
+
+
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = lora(tmp_path / "lora.safetensors")
+    one = word(tmp_path / "zibu.safetensors", {"emb_params": vectors(1, 768)})
+    out = lora(tmp_path / "out.safetensors", old="yes")
+    before = out.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert convert(one, out, "--bundle", source, "--force") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "lora.safetensors",
+        "out.safetensors",
+        "zibu.safetensors",
+    ]
+
+
+def test_diffusers_refuses_a_lora_with_words() -> None:
+    from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
+
+    block = "lora_unet_mid_block_attentions_0_proj_in"
+    own = {
+        f"{block}.lora_down.weight": vectors(2, 4),
+        f"{block}.lora_up.weight": vectors(4, 2),
+        f"{block}.alpha": torch.tensor(2.0),
+    }
+    assert _convert_non_diffusers_lora_to_diffusers(dict(own))[0]
+    with pytest.raises(ValueError, match="bundle_emb.zibu"):
+        _convert_non_diffusers_lora_to_diffusers(own | {"bundle_emb.zibu.clip_l": vectors(1, 768)})

@@ -17,6 +17,7 @@ from coinage.models.facts import DEFAULT
 from coinage.models.hub_files import detect_family
 from coinage.system.text_files import is_there
 from coinage.text.placeholder import encoding_problems
+from coinage.wording import visible
 
 if TYPE_CHECKING:
     from coinage.embeddings.reading import OpenedFile
@@ -142,7 +143,8 @@ def _bundle(sources: Sequence[Path], out: Path, args: argparse.Namespace) -> Non
     notes = bundle(lora, words, out, replace=args.force, overwrite=args.force)
     for note in notes:
         log.info("note: %s", note)
-    log.info("words in it: %s", ", ".join([*lora.words, *(word.name for word in words)]))
+    names = dict.fromkeys([*lora.words, *(word.name for word in words)])
+    log.info("words in it: %s", ", ".join(map(visible, names)))
     _tell_written([out])
 
 

@@ -35,6 +35,7 @@ from coinage.wording import counted
 SAFETENSORS_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 MOST_IN_FORGE = 12  # tensors beside the LoRA's own; of a file with more, Forge takes nothing
 LONGEST_NAME = 200
+LONGEST_STEM = 60  # of a file; letters may take four bytes, and a system 255 for the whole name
 NOT_IN_FILE_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 # Digests of the file's body in the header, by the names that LoRA trainers and ModelSpec give them
 DIGESTS = {"sshs_model_hash": "", "modelspec.hash_sha256": "0x"}
@@ -241,7 +242,7 @@ def _notes(words: Mapping[str, Sequence[StoredTensor]]) -> list[str]:
     for name, tensors in words.items():
         if "." in name:
             notes.append(f"{quoted(name)} has a dot: AUTOMATIC1111 and SD.Next cut its name there")
-        if max(tensor.shape[0] for tensor in tensors if tensor.shape) > CHUNK:
+        if any(len(tensor.shape) == 2 and tensor.shape[0] > CHUNK for tensor in tensors):
             notes.append(f"{quoted(name)} has more than the {CHUNK} vectors that a prompt holds")
     return notes
 
@@ -251,7 +252,8 @@ def _stems(names: Iterable[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     taken = set[str]()
     for name in names:
-        plain = NOT_IN_FILE_NAMES.sub("", name).strip(" .")
+        printable = "".join(sign for sign in name if sign.isprintable())
+        plain = NOT_IN_FILE_NAMES.sub("", printable)[:LONGEST_STEM].strip(" .")
         if not plain or DEVICES.fullmatch(plain):
             plain = f"word-{plain}".rstrip("-")
         stem, number = plain, 1

@@ -79,7 +79,7 @@ def inspect_word(word: Word, model: str | None, tokenizer_cache: Path | None) ->
     """
     compared = read_model(model, tokenizer_cache)
     if word.path is not None and word.path.is_file():
-        opened = open_with_other_half(word.path)
+        opened = open_with_other_half(word.path, word.token)
         if _same_vectors(opened.word, word):
             return inspect_file(word.path, replace(opened, word=word), compared)
     stem = word.token if word.token and SAFE_STEM.fullmatch(word.token) else "word"

@@ -16,6 +16,7 @@ import safetensors
 
 from coinage.errors import CoinageError, reason_of
 from coinage.system.files import temporary_of
+from coinage.system.text_files import is_file, no_file
 
 CHUNK_BYTES = 2**20
 HEADER_UNIT = 8  # bytes; the body begins at a multiple of it
@@ -70,6 +71,8 @@ def stored_tensors(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     Raises:
         CoinageError: it cannot be read, or is not such a file.
     """
+    if not is_file(path):
+        raise CoinageError(f"cannot read it: {no_file(path)}", str(path))
     try:
         with safetensors.safe_open(path, framework="pt"):  # which checks the header
             pass

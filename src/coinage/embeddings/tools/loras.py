@@ -64,6 +64,10 @@ def _forge(_file: RawFile, _model: TargetModel, _token: str | None) -> ToolReadi
     return refuse(f"it does not read words in a LoRA; {TAKE_OUT}.")
 
 
+def _diffusers(_file: RawFile, _model: TargetModel, _token: str | None) -> ToolReading:
+    return refuse(f"it refuses a LoRA that has words in it; {TAKE_OUT}.")
+
+
 def _no_words(_file: RawFile, _model: TargetModel, _token: str | None) -> ToolReading:
     return refuse(f"it is not known to read words in a LoRA; {TAKE_OUT}.")
 
@@ -98,4 +102,5 @@ WORDS_IN_LORAS: Mapping[str, Rule] = {
     "Forge": _forge,
     "ComfyUI": _comfyui,
     "SD.Next": _sdnext,
+    "diffusers": _diffusers,
 }
