@@ -40,7 +40,7 @@ coinage convert IN OUT [flags]
        coinage convert OUT --merge A:0.6 B:0.4
        coinage convert WORD [WORD ...] OUT --bundle LORA
        coinage convert LORA FOLDER --unbundle"""
-KEEP = 0.8  # of the angle to the init word: benchmarks/mending.py
+KEEP = 0.9  # of the angle to the init word: benchmarks/mending.py
 
 
 def convert_parser() -> Parser:
@@ -63,7 +63,7 @@ def convert_parser() -> Parser:
     )
     add("--adjust", metavar="INIT_WORD", help=adjust_help)
     keep_help = f"Share of the angle to that word that stays, 0 to 1. Default: {KEEP:g}."
-    add("--keep", type=float, help=keep_help)
+    add("--keep", type=float, metavar="SHARE", help=keep_help)
     add("--token", help="The word, for formats that store it.")
     add("--merge", nargs="+", metavar="FILE:WEIGHT", help="Mix several words of one model.")
     slerp_help = "Mix two along the sphere instead of along the straight line."
