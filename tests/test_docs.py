@@ -19,11 +19,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 
 from coinage.cli.cmd_demo import demo_parser
 from coinage.cli.main import COMMANDS, main
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +112,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for copy in ("output/mybad.safetensors", "style.safetensors", "demo_output/zibu.safetensors"):
         (folder / copy).parent.mkdir(exist_ok=True)
         shutil.copy(word, folder / copy)
+    tensors(folder / "lora.safetensors", {"lora_unet_mid.lora_up.weight": torch.ones(2, 2)})
     shutil.copytree(folder / "output", folder / "sweep/seed0")
     for name in ("demo", "demo_output"):
         shutil.copytree(folder / "path/to/model", folder / name / "model")
