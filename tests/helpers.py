@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 
 from coinage.checks import make_plans
@@ -20,6 +21,7 @@ from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.word import Word
 from coinage.settings.discover import complete
+from coinage.system.accelerator import cpu_computes_bf16
 from coinage.training import session
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE
@@ -30,6 +32,7 @@ from coinage.training.setup import prepare
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
 
 
+needs_bf16 = pytest.mark.skipif(not cpu_computes_bf16(), reason="this processor lacks bf16")
 # Seconds after which a command can be said to hang, however busy the machine is.
 HANGS = 600
 
