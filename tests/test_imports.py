@@ -30,7 +30,7 @@ checks.advice checks.checklist checks.compiler checks.data checks.dataset checks
 checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
 checks.run_length checks.several_words checks.word cli.cmd_convert cli.cmd_dataset cli.cmd_demo
 cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_verify cli.console cli.main cli.parse
-cli.plan cli.signals cli.train cli.words config data.augment data.batches data.buckets
+cli.cmd_ui cli.plan cli.signals cli.train cli.words config data.augment data.batches data.buckets
 data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
 data.dataset_folders data.dataset_keys data.default_prompts data.examine data.folder
 data.group_problems data.headers data.images data.masks data.metadata data.parallel_reads
@@ -48,7 +48,8 @@ settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file
 settings.word_tables system.accelerator system.files system.full_memory system.launch
 system.nvidia system.text_files system.typed_json terminal.messages terminal.progress
 text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers
-training.convergence training.results ui.workspace wording
+training.convergence training.results ui.app ui.models ui.security ui.server ui.sessions ui.site ui.web
+ui.words ui.workspace wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -16,6 +16,7 @@ from coinage.wording import visible
 USAGE = """\
 commands:
   demo     teach the built-in model a new word, offline, in about a minute
+  ui       make words in the browser, without a terminal
   train    train on your own images; flags as in train_textual_inversion.py
   dataset  check a dataset and show what training would see
   generate draw pictures, with or without learned words
@@ -37,7 +38,7 @@ examples:
 """
 
 
-COMMANDS = ("demo", "train", "dataset", "generate", "inspect", "convert", "verify", "report")
+COMMANDS = ("demo", "ui", "train", "dataset", "generate", "inspect", "convert", "verify", "report")
 
 
 def _command_parser() -> Parser:

@@ -1,0 +1,289 @@
+"""The models that may be chosen: from the workspace, from folders the user allows, from the hub's cache.
+
+A model is named by an id, never by its path. Nothing is downloaded or loaded, and no pickle is run.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from coinage.demo.run import MODELS as DEMO_MODELS
+from coinage.errors import CoinageError
+from coinage.models.detect import Kind, kind_of_file, kind_of_folder
+from coinage.models.facts import FACTS
+from coinage.models.hub_files import HUB_ID
+from coinage.ui.web import in_thread, read_as
+from coinage.ui.workspace import NotFoundError, Workspace, read_json_or, write_json
+
+SUFFIXES = (".safetensors", ".ckpt")
+LEAST_BYTES = 2**20  # of a model's file; embeddings and settings are smaller
+DEPTH = 3  # of folders that are looked into
+MOST_ENTRIES = 5000  # that are looked at in one folder of models
+PART = Path("unet") / "config.json"
+MOVED = "the model is not where it was: put it back, or choose another one"
+NOT_CACHED = "it is not on this computer yet; training will download it"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that may be chosen.
+
+    Attributes:
+        id: 16 hex digits, or `demo-` and a family.
+        name: that people know it by.
+        family: as in `FACTS`; None where it is not known before it is loaded.
+        kind: what it is.
+        source: as `--pretrained_model_name_or_path` takes it; never sent to a browser.
+        problem: why it cannot be used, or what to know; "" if there is nothing.
+    """
+
+    id: str
+    name: str
+    family: str | None
+    kind: Literal["file", "folder", "hub", "demo"]
+    source: str
+    problem: str = ""
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What a browser is told."""
+        fields = asdict(self)
+        del fields["source"]
+        return fields
+
+
+class Models:
+    """The models of a workspace.
+
+    Args of the constructor:
+        workspace: with a folder of models, and a list of folders that the user has allowed.
+        hub_cache: folder of the hub's cache; None: the usual one.
+    """
+
+    def __init__(self, workspace: Workspace, hub_cache: Path | None = None) -> None:
+        self._workspace = workspace
+        self._hub_cache = hub_cache
+        self._lock = threading.Lock()
+
+    def all(self) -> list[Model]:
+        """Return all models: the user's, those of the hub, those that have gone, the built-in ones."""
+        settings = self._settings()
+        found: dict[str, Model] = {}
+        for folder in (self._workspace.models, *map(Path, settings["model_folders"])):
+            for path in _candidates(folder):
+                model = _model_at(path, folder)
+                found.setdefault(model.id, model)
+        for model in (*self._hub_models(settings["hub_models"]), *demo_models()):
+            found.setdefault(model.id, model)
+        for model_id, known in settings["chosen"].items():
+            if model_id not in found:
+                found[model_id] = Model(model_id, known, None, "file", "", MOVED)
+        return list(found.values())
+
+    def find(self, model_id: str) -> Model:
+        """Return a model by its id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        demo = next((model for model in demo_models() if model.id == model_id), None)
+        model = demo or next((model for model in self.all() if model.id == model_id), None)
+        if model is None:
+            raise NotFoundError("model")
+        return model
+
+    def by_source(self, source: str) -> Model | None:
+        """Return the model that a command names, if it may be chosen."""
+        model_ids = (_id_of(source), _id_of(_absolute(source)))
+        return next((m for m in self.all() if m.id in model_ids or m.source == source), None)
+
+    def allow(self, folders: list[Path]) -> None:
+        """Remember folders whose models may be chosen.
+
+        Raises:
+            CoinageError: one is no folder.
+        """
+        for folder in folders:
+            if not folder.is_dir():
+                raise CoinageError("--models: this is no folder", str(folder))
+        new = [str(folder.resolve()) for folder in folders]
+        self._remember("model_folders", new)
+
+    def add_hub(self, hub_id: str) -> Model:
+        """Remember a model of the hub; nothing is downloaded.
+
+        Raises:
+            CoinageError: it is not called as models there are.
+        """
+        if len(hub_id) > 200 or not HUB_ID.fullmatch(hub_id) or ".." in hub_id:
+            hint = "write owner/name, as the hub shows it"
+            raise CoinageError("this is not the name of a model on the hub", hint=hint)
+        self._remember("hub_models", [hub_id])
+        return self.find(_id_of(hub_id))
+
+    def choose(self, model_id: str) -> Model:
+        """Return a model, and remember its name for the day when it has gone; raises as `find`."""
+        model = self.find(model_id)
+        if model.kind != "demo" and model.source:
+            with self._lock:
+                settings = self._settings()
+                settings["chosen"][model_id] = model.name
+                write_json(self._file, settings)
+        return model
+
+    @property
+    def _file(self) -> Path:
+        return self._workspace.own / "settings.json"
+
+    def _settings(self) -> dict[str, Any]:
+        known = read_json_or(self._file, {})
+        known = known if isinstance(known, dict) else {}
+        empty: dict[str, Any] = {"model_folders": [], "hub_models": [], "chosen": {}}
+        return {**empty, **known}
+
+    def _remember(self, name: str, new: list[str]) -> None:
+        with self._lock:
+            settings = self._settings()
+            settings[name] = list(dict.fromkeys([*settings[name], *new]))
+            write_json(self._file, settings)
+
+    def _hub_models(self, remembered: list[str]) -> Iterator[Model]:
+        """Yield the models of the hub's cache, and those that were named and are not in it."""
+        cached = _in_hub_cache(self._hub_cache or _usual_hub_cache())
+        for hub_id, snapshot in cached.items():
+            kind, problem = _kind_of(snapshot)
+            yield Model(_id_of(hub_id), hub_id, kind, "hub", hub_id, problem)
+        for hub_id in remembered:
+            if hub_id not in cached:
+                yield Model(_id_of(hub_id), hub_id, None, "hub", hub_id, NOT_CACHED)
+
+
+@lru_cache(maxsize=1)
+def demo_models() -> tuple[Model, ...]:
+    """Return the built-in models."""
+    models = []
+    for family, facts in FACTS.items():
+        source = DEMO_MODELS / family
+        if source.is_dir():
+            name = f"Demo ({facts.display_name})"
+            models.append(Model(f"demo-{family}", name, family, "demo", str(source)))
+    return tuple(models)
+
+
+def _id_of(source: str) -> str:
+    return hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _absolute(source: str) -> str:
+    return str(Path(source).expanduser().absolute())
+
+
+def _candidates(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """Yield the files and folders that may be models, in the order of their names."""
+    try:
+        entries = sorted(folder.iterdir())[:MOST_ENTRIES]
+        if (folder / PART).is_file():
+            yield folder
+            return
+    except OSError:
+        return
+    for path in entries:
+        try:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                if depth > 1:
+                    yield from _candidates(path, depth - 1)
+            elif path.suffix.lower() in SUFFIXES and path.stat().st_size >= LEAST_BYTES:
+                yield path
+        except OSError:  # a link that leads nowhere, a drive that has gone
+            continue
+
+
+def _model_at(path: Path, folder: Path) -> Model:
+    family, problem = _kind_of(path)
+    source = str(path.absolute())
+    name = path.name if path == folder else path.relative_to(folder).as_posix()
+    return Model(
+        _id_of(source), name, family, "folder" if path.is_dir() else "file", source, problem
+    )
+
+
+def _kind_of(path: Path) -> tuple[str | None, str]:
+    """Return a model's family, and why it cannot be used."""
+    try:
+        mark = (path / PART if path.is_dir() else path).stat()
+        kind = _looked_at(path, mark.st_mtime_ns, mark.st_size)
+    except CoinageError as error:
+        return None, error.problems[0].what
+    except OSError as error:
+        return None, f"it cannot be read: {error.strerror}"
+    if kind is None:
+        return None, ""
+    return kind.family, f"this is {kind.why_not}" if kind.why_not else ""
+
+
+@lru_cache(maxsize=4096)
+def _looked_at(path: Path, _changed: int, _size: int) -> Kind | None:
+    """Return what a model is; looked at anew when it has changed."""
+    return kind_of_folder(path) if path.is_dir() else kind_of_file(path)
+
+
+def _usual_hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _in_hub_cache(cache: Path) -> dict[str, Path]:
+    """Return the diffusers models in the hub's cache: id, and the newest snapshot's folder."""
+    found: dict[str, Path] = {}
+    for settings in sorted(cache.glob("models--*/snapshots/*/unet/config.json")):
+        snapshot = settings.parents[1]
+        hub_id = snapshot.parents[1].name.removeprefix("models--").replace("--", "/", 1)
+        newer = hub_id not in found or _age(snapshot) >= _age(found[hub_id])
+        if newer and HUB_ID.fullmatch(hub_id):
+            found[hub_id] = snapshot
+    return found
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """What the page sends about a model on the hub."""
+
+    hub: str
+
+
+def routes_of(models: Models) -> list[BaseRoute]:
+    """Return the addresses of models."""
+
+    def listed(_: Request) -> Response:
+        return JSONResponse([model.shown for model in models.all()])
+
+    async def added(request: Request) -> Response:
+        given = await read_as(request, HubModel)
+        model = await in_thread(models.add_hub, given.hub.strip())
+        return JSONResponse(model.shown, 201)
+
+    return [
+        Route("/api/models", listed, methods=["GET"]),
+        Route("/api/models", added, methods=["POST"]),
+    ]
