@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
-from coinage.ui import models, words
+from coinage.ui import captions, images, models, words
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
@@ -34,6 +34,8 @@ HERE = Path(__file__).parent
 ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
     lambda site: models.routes_of(site.models),
     words.routes_of,
+    images.routes_of,
+    captions.routes_of,
 )
 # What works while the server runs, entered at its start and left at its end
 WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = ()
