@@ -50,7 +50,7 @@ MOST_IMAGES = 10_000  # of a word
 THUMB = 320  # pixels, the longer side
 LONGEST_NAME = 200
 AT_ONCE = 2  # images that are decoded at the same time; each may take half a gigabyte
-TEXT = re.compile(rb"\s*(<|[\x09\x0a\x0d\x20-\x7e]{64})")
+BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x7f]")
 _decoding = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -138,7 +138,7 @@ def _no_picture(path: Path) -> str:
         return "this is a drawing in SVG, which cannot be trained on"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "this is a HEIC photo, which cannot be read here"
-    if TEXT.match(head):
+    if not BINARY.search(head):
         return "this is text, not an image"
     return "this is not an image, or of an unknown kind"
 
