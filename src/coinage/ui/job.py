@@ -39,6 +39,7 @@ class Job:
         started, ended: of this process, seconds since 1970.
         exit_code: of the process.
         reason: why it has ended, in a sentence, where it was not to end.
+        before: the state before the run was queued, which it has again if it is taken out.
         device: that it has for itself, such as "0" for the first GPU; "" where there is but one.
     """
 
@@ -50,6 +51,7 @@ class Job:
     ended: float | None = None
     exit_code: int | None = None
     reason: str = ""
+    before: State = "draft"
     device: str = ""
 
     @property
@@ -63,6 +65,14 @@ class Job:
         if self.process is None or self.process_started is None:
             return None
         return Process(self.process, self.process_started)
+
+    def queued(self) -> Job:
+        """Return the same job in the queue."""
+        return self if self.state == "queued" else replace(self, state="queued", before=self.state)
+
+    def not_queued(self) -> Job:
+        """Return the job as it was before it was queued."""
+        return replace(self, state=self.before, before="draft") if self.state == "queued" else self
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""

@@ -40,7 +40,7 @@ def write_prompts(folder: WordFolder, observers: Sequence[Observer]) -> None:
 
 def prompts_of(folder: WordFolder) -> Path:
     """Return the file of the prompts of a word's previews."""
-    return folder.path / "prompts.json"
+    return folder.path / "drawn-prompts.json"
 
 
 def list_previews(folder: WordFolder, since: float | None) -> list[dict[str, Any]]:
