@@ -357,4 +357,4 @@ def test_names_of_the_server() -> None:
     assert hosts_of(80) == {"127.0.0.1:80", "localhost:80", "[::1]:80"}
     more = hosts_of(80, "fe80::1", ["Box.local", "proxy:443"])
     assert {"[fe80::1]:80", "box.local", "box.local:80", "proxy:443"} < more
-    assert "0.0.0.0:80" not in hosts_of(80, "0.0.0.0", ["box"])
+    assert "[::]:80" not in hosts_of(80, "::", ["box"])
