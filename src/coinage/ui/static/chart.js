@@ -72,9 +72,9 @@ export function makeChart(title, unit, hue, how = {}) {
   return { element, update };
 }
 
-/** Return the running mean of values; each stands for about a thirtieth of the run before it. */
+/** Return the running mean of values; each stands for about a fifteenth of the run before it. */
 function smoothed(points) {
-  const share = 1 / Math.max(1, Math.min(100, points.length / 30));
+  const share = 1 / Math.max(1, Math.min(200, points.length / 15));
   let mean = null;
   return points.map(([step, value]) => {
     mean = mean === null ? value : mean + share * (value - mean);

@@ -9,7 +9,7 @@ import { report } from "./notices.js";
 import { pictureOf, previewGroups } from "./previews.js";
 import { makeRunLog } from "./run_log.js";
 import { makeStage } from "./slider.js";
-import { isBusy, known, progressBar, progressText, statusLine } from "./states.js";
+import { isBusy, isOver, known, progressBar, progressText, statusLine } from "./states.js";
 import { duration, number, size, t } from "./texts.js";
 
 const PHASES = {
@@ -103,6 +103,7 @@ function showPreviews(previews) {
     ...row, word: token, note: row.without ? t("stage.without") : "", still: row.without,
   })));
   byId("no-previews").hidden = groups.length > 0;
+  byId("no-previews").textContent = t(isOver(job.state) ? "run.previews.never" : "run.previews.none");
   stage.update(groups);
   const kept = previews.filter((one) => one.kept);
   byId("kept").hidden = !kept.length;
