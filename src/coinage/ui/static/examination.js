@@ -6,7 +6,7 @@ import { el } from "./dom.js";
 import { act, toast } from "./notices.js";
 import { number, size, t } from "./texts.js";
 
-const FORMATS = [["safetensors", "safetensors"], ["pt", "pt (A1111)"], ["bin", "bin (diffusers)"]];
+const FORMATS = [["safetensors", "safetensors"], ["pt", "pt (AUTOMATIC1111)"], ["diffusers", "diffusers"], ["onetrainer", "OneTrainer"]];
 
 /**
  * Make the sheet of a file.
@@ -18,9 +18,11 @@ export function makeExamination(file, house) {
   const result = el("div.stack", {}, el("p.soft", { text: t("files.reading") }));
   const verdicts = el("div");
   const model = el("select", { id: "verify-model" }, ...house.models.map((one) => el("option", { value: one.id, text: nameOf(one) })));
+  const near = el("select", { id: "near-model", onchange: () => begin() }, el("option", { value: "", text: t("files.near.none") }),
+    ...house.models.filter((one) => one.family).map((one) => el("option", { value: one.id, text: nameOf(one) })));
   const element = el("div.stack", {},
     el("div.head", {}, el("h2", { text: file.name }), el("a.button", { href: `/api/files/${file.id}`, download: true, text: t("download") })),
-    result, section(t("files.verify"), t("files.verify.help"),
+    el("div.fields", {}, field("near-model", t("files.near"), near)), result, section(t("files.verify"), t("files.verify.help"),
       field("verify-model", t("form.model"), model), button(t("files.verify.do"), verify), verdicts),
     section(t("files.convert"), t("files.convert.help"), ...convertFields()),
     section(t("files.rescale"), t("files.rescale.help"), ...rescaleFields()),
@@ -29,7 +31,7 @@ export function makeExamination(file, house) {
   const ask = (what, body) => call("POST", `/files/${file.id}/${what}`, body);
   const begin = () => act(null, async () => {
     try {
-      result.replaceChildren(...inspected(await ask("inspect", {})));
+      result.replaceChildren(...inspected(await ask("inspect", { model: near.value || null })));
     } catch (error) {
       result.replaceChildren();
       throw error;
@@ -38,12 +40,13 @@ export function makeExamination(file, house) {
 
   async function verify(self) {
     await act(self, async () => {
-      const { checks } = await ask("verify", { model: model.value });
-      verdicts.replaceChildren(el("ul.tools-list", {}, ...checks.map(verdict)));
+      const { tools, usage } = await ask("verify", { model: model.value });
+      const lines = el("code", { text: usage.join("\n") });
+      verdicts.replaceChildren(el("ul.tools-list", {}, ...tools.map(verdict)), el("pre.usage", { tabindex: 0, "aria-label": t("files.usage"), lang: "en" }, lines));
     });
   }
   const made = (answer) => {
-    toast(t("files.made", { name: answer.name ?? answer.file?.name ?? "" }));
+    toast(t("files.made", { name: answer.files.map((one) => one.name).join(", ") }));
     return house.changed();
   };
 
@@ -104,9 +107,15 @@ function encoder(one) {
 }
 
 function verdict(one) {
-  const good = one.same || (one.loads && one.same === undefined && one.difference === undefined);
-  const tone = good ? "good" : one.loads && one.difference === null ? "" : one.loads ? "care" : "bad";
-  const text = good ? t("verdict.same") : !one.loads ? t("verdict.no") : one.difference === null ? t("verdict.untried") : t("verdict.differs");
+  const [text, tone] = judged(one);
   return el("li", {}, el("b", { text: one.tool ?? one.name }), el("span", { class: `verdict ${tone}`, text }),
     one.write ? el("code", { text: one.write }) : null, one.why ? el("span.soft", { lang: "en", text: one.why }) : null);
+}
+
+/** Return a judgement in words, and its tone. A file that was only inspected is known to load, no more. */
+function judged(one) {
+  if (!one.loads) return [t("verdict.no"), "bad"];
+  if (one.same === undefined) return [t("verdict.loads"), "good"];
+  if (one.same) return [t("verdict.same"), "good"];
+  return one.untried || one.difference === null ? [t("verdict.untried"), ""] : [t("verdict.differs"), "care"];
 }

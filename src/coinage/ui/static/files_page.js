@@ -50,7 +50,7 @@ async function add(dropped) {
   for (const file of dropped) {
     const answer = await act(byId("choose"), () => put(`/files?name=${encodeURIComponent(file.name)}`, file));
     if (answer) {
-      last = answer.id ?? answer.file?.id ?? null;
+      last = answer.file.id;
       toast(t("files.added", { name: file.name }));
     }
   }

@@ -6,9 +6,9 @@ import { byId, el } from "./dom.js";
 import { listen } from "./events.js";
 import { act, report, showProblems } from "./notices.js";
 import { makeDrawing } from "./drawing.js";
-import { t } from "./texts.js";
+import { duration, t } from "./texts.js";
 
-const SAMPLERS = ["ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"];
+const SAMPLERS = ["ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"];
 const SHOWN_BEFORE = 24;
 const wanted = new URLSearchParams(location.search).get("word");
 const chosen = new Map(); // id of a file to its word
@@ -54,38 +54,53 @@ function request() {
     model: byId("model").value, prompt: byId("prompt").value.trim(), negative: byId("negative").value.trim(),
     words: [...chosen.keys()], with_and_without: byId("both").checked && chosen.size > 0, seeds: number("seeds"),
     first_seed: number("first_seed"), steps: number("steps"), guidance: number("guidance"), width: number("width"),
-    height: number("height"), sampler: byId("sampler").value,
+    height: number("height"), sampler: byId("sampler").value || null,
   };
 }
 
 async function draw() {
   const asked = request();
   const { id } = await call("POST", "/try", asked);
-  follow({ id, request: asked, state: "running", pictures: [] });
+  follow({ id, request: { ...asked, first_seed: asked.first_seed ?? 0 }, state: "running", pictures: [], total: 0 });
 }
 
 /** Show a drawing, and its pictures as they come. */
 function follow(begun) {
   source?.close();
-  const drawing = makeDrawing(begun, words);
+  const drawing = makeDrawing(begun.id, begun.request, words);
   byId("nothing").hidden = true;
   byId("pictures").replaceChildren(drawing.element);
-  const progress = byId("progress");
-  const done = () => drawing.over;
+  drawing.expect(begun.total || begun.request.seeds * (begun.request.with_and_without ? 2 : 1));
+  let over = false;
   const show = (news) => {
-    drawing.update(news);
-    const { state, expected } = drawing.counts();
-    progress.replaceChildren(...(state === "running" ? [
-      el("p.soft", { text: news.phase === "loading" ? t("phase.loading") : t("try.drawing", { done: drawing.counts().done, total: expected }) }),
-      el("progress", { max: expected, value: drawing.counts().done, "aria-label": t("try.progress") })] : []));
-    if (state === "failed") showProblems(news.problems ?? [{ what: news.reason || t("try.failed") }], "action");
-    if (drawing.over) {
+    over = news.state !== "running";
+    if (news.total) drawing.expect(over ? news.pictures.length : news.total);
+    news.pictures.forEach(drawing.add);
+    showProgress(news);
+    if (news.problems?.length) showProblems(news.problems, "action");
+    if (over) {
       source?.close();
-      loadHistory();
+      loadHistory().catch(report);
     }
   };
-  show(begun);
-  if (!drawing.over) source = listen(`/try/${begun.id}/events`, { drawing: show }, { done });
+  if (begun.state === "running") source = listen(`/try/${begun.id}/events`, { drawing: show }, { done: () => over });
+  else show(begun);
+}
+
+function showProgress(drawing) {
+  const place = byId("progress");
+  if (drawing.state !== "running") {
+    place.replaceChildren();
+    return;
+  }
+  if (!place.children.length) {
+    const stop = el("button.small", { type: "button", text: t("action.stop"), onclick: () => act(stop, () => call("POST", `/try/${drawing.id}/stop`)) });
+    place.append(el("p.soft"), el("progress", { max: 1, "aria-label": t("try.progress") }), stop);
+  }
+  const [text, bar] = place.children;
+  bar.value = drawing.share ?? 0;
+  const left = Number.isFinite(drawing.seconds_left) ? ` · ${t("time.left", { time: duration(drawing.seconds_left) })}` : "";
+  text.textContent = drawing.phase === "loading" ? t("phase.loading") : t("try.drawing", { done: drawing.done, total: drawing.total }) + left;
 }
 
 async function loadHistory() {
@@ -94,7 +109,7 @@ async function loadHistory() {
   byId("history").replaceChildren(...drawings.slice(0, SHOWN_BEFORE).map((drawing) => {
     const first = drawing.pictures[0];
     return el("li", {}, el("button.before", { type: "button", onclick: () => { follow(drawing); scrollTo({ top: 0 }); } },
-      first ? el("img", { src: `/api/try/${drawing.id}/${first.n}.png`, alt: "", loading: "lazy" }) : el("span.blank", { "aria-hidden": "true" }),
+      first ? el("img", { src: `/api/try/${drawing.id}/${first.number}.png`, alt: "", loading: "lazy" }) : el("span.blank", { "aria-hidden": "true" }),
       el("span", { text: drawing.request.prompt })));
   }));
 }
