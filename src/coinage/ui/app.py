@@ -17,10 +17,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
-from coinage.ui import models, words
+from coinage.ui import events, jobs, models, words
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
+from coinage.ui.starting import starting
+from coinage.ui.tasks import working
 from coinage.ui.web import (
     RefusedError,
     coinage_error,
@@ -34,9 +36,14 @@ HERE = Path(__file__).parent
 ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
     lambda site: models.routes_of(site.models),
     words.routes_of,
+    jobs.routes_of,
+    events.routes_of,
 )
 # What works while the server runs, entered at its start and left at its end
-WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = ()
+WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = (
+    lambda site: working(site.tasks),
+    lambda site: starting(site.queue, site.tasks.end_idle),
+)
 # Address, template
 PAGES = (
     ("/", "words"),
