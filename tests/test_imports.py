@@ -48,8 +48,8 @@ settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file
 settings.word_tables system.accelerator system.files system.full_memory system.launch
 system.nvidia system.text_files system.typed_json terminal.messages terminal.progress
 text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers
-training.convergence training.results ui.app ui.models ui.security ui.server ui.sessions ui.site ui.web
-ui.words ui.workspace wording
+training.convergence training.results ui.app ui.captions ui.form ui.image_list ui.images ui.models
+ui.reopened ui.security ui.server ui.sessions ui.site ui.trash ui.web ui.words ui.workspace wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

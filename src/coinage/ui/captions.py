@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ TAG_KEYS = ("tags", "tag_string", "tag_string_general")
 GENERAL = "general"  # group of tags that describe what is seen
 MOST_TEXTS, LONGEST_TEXT = 10_000, 10_000
 MOST_PATTERN = 200  # characters
+MOST_SECONDS = 5.0  # for all captions of a word
 # What can take forever: a repeated group, and what refers to a group
 RISKY = re.compile(r"[)\]}?][*+{]|[*+}][*+{]|\)\?|\\\d|\(\?")
 REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}")
@@ -89,7 +91,12 @@ def changed_caption(caption: str, changes: Changes, pattern: re.Pattern[str] | N
     """Return a caption with the changes made; a prefix or suffix that it has already is not added.
 
     What a pattern finds is replaced by the plain text `replace`.
+
+    Raises:
+        CoinageError: the caption is too long for a pattern.
     """
+    if pattern and changes.regex and len(caption) > LONGEST_TEXT:
+        raise CoinageError("a caption is too long for a pattern", hint="search for plain text")
     text = pattern.sub(lambda _: changes.replace, caption) if pattern else caption
     if changes.prefix and not text.startswith(changes.prefix):
         text = changes.prefix + text
@@ -106,14 +113,18 @@ def change_all(folder: WordFolder, changes: Changes) -> int:
     """
     pattern = pattern_of(changes)
     pictures = pictures_of(folder)
-    count = 0
+    changed = {}
+    end = time.monotonic() + MOST_SECONDS
     for image in pictures.ids:
         before = pictures.captions.get(image, "")
         after = changed_caption(before, changes, pattern)
         if after != before:
-            write_caption(folder, image, after)
-            count += 1
-    return count
+            changed[image] = after
+        if time.monotonic() > end:
+            raise CoinageError("this takes too long", hint="search for plain text")
+    for image, text in changed.items():
+        write_caption(folder, image, text)
+    return len(changed)
 
 
 # Files of captions and tags
@@ -173,17 +184,18 @@ def _tags_of_one(text: str) -> str | None:
 
 def _tag_list(value: Any) -> list[str]:
     """Return tags of a text, a list, scores by tag, or lists by group; underscores become spaces."""
+    parts: list[Any]
     if isinstance(value, str):
         parts = value.split(",") if "," in value else value.split()
     elif isinstance(value, dict) and all(isinstance(v, list) for v in value.values()):
-        parts = [tag for group in value.values() for tag in group]
-        parts = value.get(GENERAL, parts)
+        groups = value.values() if GENERAL not in value else (value[GENERAL],)
+        parts = [tag for group in groups for tag in group]
     elif isinstance(value, dict | list):
         parts = [tag.get("name") if isinstance(tag, dict) else tag for tag in value]
     else:
         return []
     tags = [tag.strip() for tag in parts if isinstance(tag, str) and tag.strip()]
-    return [tag.replace("_", " ") if len(tag) > 3 else tag for tag in tags]  # noqa: PLR2004
+    return [tag.replace("_", " ") if len(tag) > 3 else tag for tag in tags]
 
 
 def _from_metadata(data: bytes, suffix: str) -> dict[str, str]:

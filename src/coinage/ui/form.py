@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -46,15 +45,16 @@ MOST_PROMPTS = 20
 LONGEST_TOKEN, LONGEST_TEXT = 64, 2000
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # Flags that the form's own parts decide
-OWN = frozenset(
-    "pretrained_model_name_or_path token_string num_vectors_per_token use_object_template use_style_template "
-    "train_data_dir in_json conditioning_data_dir masked_loss output_dir output_name sample_prompts".split()
-)
+OWN = frozenset((
+    "pretrained_model_name_or_path", "token_string", "num_vectors_per_token", "use_object_template",
+    "use_style_template", "train_data_dir", "in_json", "conditioning_data_dir", "masked_loss", "output_dir",
+    "output_name", "sample_prompts",
+))  # fmt: skip
 # Flags that the page has buttons for, or that make a run unlike one that it can follow
-APART = frozenset(
-    "dry_run debug_dataset quiet verbose console_log_level console_log_simple resume_from_huggingface "
-    "dataset_class".split()
-)
+APART = frozenset((
+    "dry_run", "debug_dataset", "quiet", "verbose", "console_log_level", "console_log_simple",
+    "resume_from_huggingface", "dataset_class",
+))  # fmt: skip
 CAPTIONS, MASKS, PROMPTS = "captions.json", "run-masks", "sample-prompts.json"
 
 
@@ -109,9 +109,13 @@ def form_problems(form: Form) -> list[Problem]:
     """Find everything that is wrong with a form by itself."""
     problems = token_problems(form.token)
     if not 1 <= form.vectors <= MOST_VECTORS:
-        problems.append(Problem(f"the word cannot have {form.vectors} vectors", hint="choose 1 to 75"))
+        problems.append(
+            Problem(f"the word cannot have {form.vectors} vectors", hint="choose 1 to 75")
+        )
     if len(form.prompts) > MOST_PROMPTS:
-        problems.append(Problem(f"more than {MOST_PROMPTS} prompts for previews", hint="leave some out"))
+        problems.append(
+            Problem(f"more than {MOST_PROMPTS} prompts for previews", hint="leave some out")
+        )
     texts = [*form.prompts, form.negative]
     if any(len(text) > LONGEST_TEXT or not encodable(text) for text in texts):
         problems.append(Problem("a prompt is too long", hint="write 2,000 characters at most"))
@@ -255,7 +259,9 @@ def _source(form: Form, models: Models) -> tuple[str, list[Problem]]:
     except NotFoundError:
         return "", [Problem("the model is not there any more", hint="choose another one")]
     if not model.source or (model.problem and model.family is None and model.kind != "hub"):
-        return model.source, [Problem(f"{model.name}: {model.problem}", hint="choose another model")]
+        return model.source, [
+            Problem(f"{model.name}: {model.problem}", hint="choose another model")
+        ]
     return model.source, []
 
 
@@ -358,4 +364,3 @@ def with_changes(form: Form, changes: Mapping[str, Any]) -> Form:
     if isinstance(cleaned.get("token"), str):
         cleaned["token"] = cleaned["token"].strip()
     return decode(Form, {**asdict(form), **cleaned}, exact=True)
-

@@ -184,6 +184,7 @@ def write_caption(folder: WordFolder, image: str, text: str) -> None:
 
 def _names_in(folder: Path) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
     except OSError:
         return frozenset()

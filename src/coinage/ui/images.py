@@ -12,7 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from starlette.requests import ClientDisconnect, Request
@@ -40,15 +43,14 @@ from coinage.ui.workspace import NotFoundError, WordFolder, new_image_id
 
 # Kept as they are, since training reads them, by what the library calls them
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp"}
-# Decoded and kept as PNG. No format that starts another program, such as EPS, is ever tried.
-CONVERTED = ("BMP", "GIF", "TIFF", "AVIF", "TGA", "PPM")
-FORMATS = (*KEPT, *CONVERTED)
+# Decoded and kept as PNG, by the modules that read them. No other is tried: EPS would start a program.
+CONVERTED = {"BMP": "Bmp", "GIF": "Gif", "TIFF": "Tiff", "AVIF": "Avif", "PPM": "Ppm"}
 MOST_PIXELS = 100_000_000
 MOST_IMAGES = 10_000  # of a word
 THUMB = 320  # pixels, the longer side
 LONGEST_NAME = 200
 AT_ONCE = 2  # images that are decoded at the same time; each may take half a gigabyte
-TEXT = re.compile(rb"\s*(<|[\x09\x0a\x0d\x20-\x7e]{64})")
+BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x7f]")
 _decoding = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -75,7 +77,7 @@ def decoded(path: Path) -> Decoded:
     Raises:
         CoinageError: it is no picture, a damaged one, or of a kind that cannot be used.
     """
-    with _decoding, _as_problems(path), Image.open(path, formats=FORMATS) as image:
+    with _decoding, _as_problems(path), Image.open(path, formats=_formats()) as image:
         kind = image.format or ""
         _check(image)
         orientation = read_header(path).orientation if kind in KEPT else _orientation(image)
@@ -83,6 +85,15 @@ def decoded(path: Path) -> Decoded:
         upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
         png = None if kind in KEPT else _as_png(upright)
         return Decoded(KEPT.get(kind, ".png"), upright.size, png, _thumb(upright))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that this Pillow can read among those that are tried."""
+    for name in (*CONVERTED.values(), "Jpeg", "Mpo", "Png", "WebP"):
+        with suppress(ImportError):
+            import_module(f"PIL.{name}ImagePlugin")
+    return tuple(name for name in (*KEPT, *CONVERTED) if name in Image.OPEN)
 
 
 def _check(image: Image.Image) -> None:
@@ -112,7 +123,7 @@ def _as_problems(path: Path) -> Iterator[None]:
         raise CoinageError(_no_picture(path), hint="save it as PNG or JPEG") from None
     except MemoryError:
         raise CoinageError("the image needs too much memory", hint="save it smaller") from None
-    except Exception as error:  # a decoder may raise anything on a broken file
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything on a broken file
         reason = str(error) or type(error).__name__
         what = f"the image is damaged: {reason}"
         raise CoinageError(what, hint="open and save it again, or download it again") from None
@@ -127,7 +138,7 @@ def _no_picture(path: Path) -> str:
         return "this is a drawing in SVG, which cannot be trained on"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "this is a HEIC photo, which cannot be read here"
-    if TEXT.match(head):
+    if not BINARY.search(head):
         return "this is text, not an image"
     return "this is not an image, or of an unknown kind"
 
@@ -178,27 +189,15 @@ def store_image(folder: WordFolder, upload: Path, name: str, lock: threading.RLo
     thumb = folder.thumbs / f"{image}.webp"
     try:
         folder.images.mkdir(exist_ok=True)
-        if picture.png is not None:
-            write_bytes(path, picture.png, sync=False)
         write_bytes(thumb, picture.thumb, sync=False)
-        size = len(picture.png) if picture.png is not None else upload.stat().st_size
+        if picture.png is None:
+            upload.replace(path)
+        else:
+            write_bytes(path, picture.png, sync=False)
+        width, height = picture.size_wh
+        about = {"width": width, "height": height, "bytes": path.stat().st_size}
         with lock:
-            listed = read_list(folder)
-            if len(listed) >= MOST_IMAGES:
-                hint = "leave some out; a word learns from ten to a hundred"
-                raise CoinageError(f"a word has {MOST_IMAGES:,} images at most", hint=hint)
-            if picture.png is None:
-                upload.replace(path)
-            width, height = picture.size_wh
-            order = 1 + max((about.get("order", 0) for about in listed.values()), default=0)
-            listed[image] = {
-                "name": clean_name(name),
-                "width": width,
-                "height": height,
-                "bytes": size,
-                "order": order,
-            }
-            write_list(folder, listed)
+            _enlist(folder, image, {"name": clean_name(name), **about})
     except (CoinageError, OSError) as error:
         for left in (path, thumb):
             with suppress(OSError):
@@ -207,6 +206,16 @@ def store_image(folder: WordFolder, upload: Path, name: str, lock: threading.RLo
             raise CoinageError(f"cannot keep the image: {error.strerror}") from error
         raise
     return image
+
+
+def _enlist(folder: WordFolder, image: str, about: dict[str, Any]) -> None:
+    """Add an image to the end of the list."""
+    listed = read_list(folder)
+    if len(listed) >= MOST_IMAGES:
+        hint = "leave some out; a word learns from ten to a hundred"
+        raise CoinageError(f"a word has {MOST_IMAGES:,} images at most", hint=hint)
+    order = 1 + max((known.get("order", 0) for known in listed.values()), default=0)
+    write_list(folder, {**listed, image: {**about, "order": order}})
 
 
 def clean_name(name: str) -> str:
@@ -226,7 +235,7 @@ def store_mask(folder: WordFolder, image: str, upload: Path) -> None:
     size_wh = pictures_of(folder).sizes.get(image)
     if size_wh is None:
         raise NotFoundError("image")
-    with _decoding, _as_problems(upload), Image.open(upload, formats=FORMATS) as mask:
+    with _decoding, _as_problems(upload), Image.open(upload, formats=_formats()) as mask:
         _check(mask)
         (width, height), (mask_width, mask_height) = size_wh, mask.size
         if abs(width * mask_height - height * mask_width) > max(width, height, *mask.size):
@@ -273,12 +282,11 @@ async def received(request: Request, folder: Path) -> Path:
     Raises:
         CoinageError: the disk is full, or the body is larger than it may be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{new_image_id()}.upload"
     try:
-        with path.open("wb") as file:
+        with await in_thread(path.open, "wb") as file:
             async for chunk in request.stream():
-                file.write(chunk)
+                await in_thread(file.write, chunk)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -343,7 +351,9 @@ def routes_of(site: Site) -> list[BaseRoute]:
         return JSONResponse({"image": shown_image(folder, image)})
 
     def picture(request: Request) -> Response:
-        return _picture(folder_of(request), request.path_params["image"], request.path_params["what"])
+        return _picture(
+            folder_of(request), request.path_params["image"], request.path_params["what"]
+        )
 
     here = "/api/words/{id}/images"
     return [

@@ -14,31 +14,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coinage.errors import ConfigError, CoinageError, Problem
+from coinage.errors import CoinageError, ConfigError, Problem
 from coinage.settings.flags import Flag, flags_of
 from coinage.settings.foreign import meant, to_be_seen
 from coinage.settings.scripts import Script
 from coinage.settings.toml_file import flat
 from coinage.settings.values import values_of_command, values_of_file
-from coinage.text.prompts import read_prompts
 from coinage.ui.form import (
+    OWN,
     PERSON,
     PREVIEW_EVERY,
     PROMPTS,
     STEPS,
     Form,
-    Length,
     form_problems,
     panel_flags,
+    read_form,
 )
 from coinage.ui.models import Models
 from coinage.ui.workspace import Workspace
 
 WHERE = "the pasted text"
-SAID_BY_FORM = frozenset(
-    "token_string num_vectors_per_token use_object_template use_style_template pretrained_model_name_or_path "
-    "train_data_dir in_json conditioning_data_dir masked_loss output_dir output_name sample_prompts".split()
-)
 NEXT_LINE = re.compile(r"[\\^`][ \t]*\r?\n")
 
 
@@ -76,9 +72,7 @@ def reopened(text: str, workspace: Workspace, models: Models) -> Reopened:
     return Reopened(form, notes, _word_of(values.get("train_data_dir"), workspace, "images"))
 
 
-def _values(
-    text: str, flags: Mapping[str, Flag]
-) -> tuple[dict[str, Any], list[Problem]]:
+def _values(text: str, flags: Mapping[str, Flag]) -> tuple[dict[str, Any], list[Problem]]:
     """Return the values of the flags that a text gives, and what is wrong with it."""
     try:
         data = tomllib.loads(text.replace("\r\n", "\n"))
@@ -96,9 +90,7 @@ def _values(
     return values, problems
 
 
-def _of_command(
-    text: str, flags: Mapping[str, Flag]
-) -> tuple[dict[str, Any], list[Problem]]:
+def _of_command(text: str, flags: Mapping[str, Flag]) -> tuple[dict[str, Any], list[Problem]]:
     try:
         words = shlex.split(NEXT_LINE.sub(" ", text))
     except ValueError:
@@ -173,7 +165,7 @@ def _form(
         flag = panel.get(f"--{name}")
         if flag is not None:
             chosen[flag.name] = _text(flag, value)
-        elif name not in SAID_BY_FORM and value not in (None, False):
+        elif name not in OWN and value not in (None, False):
             left.append(f"--{name}")
     if left:
         notes.append(f"left out, since it is not set in the page: {', '.join(left)}")
@@ -201,13 +193,9 @@ def _with_own_flags(form: Form) -> Form:
         form = replace(form, kind="person")
     if form.prompts:
         flags.pop("--sample_at_first", None)
-        if flags.get("--sample_every_n_steps") == str(PREVIEW_EVERY[_length(form)]):
+        if flags.get("--sample_every_n_steps") == str(PREVIEW_EVERY[form.length]):
             del flags["--sample_every_n_steps"]
     return replace(form, flags=flags)
-
-
-def _length(form: Form) -> Length:
-    return form.length
 
 
 def _with_prompts(
@@ -222,12 +210,11 @@ def _with_prompts(
         notes.append("the file of prompts is not of this workspace; write the prompts again")
         return form
     try:
-        prompts = read_prompts(workspace.word(word_id).path / PROMPTS, "ddim")
+        made = read_form(workspace.word(word_id))
     except CoinageError:
         notes.append("the prompts cannot be read; write them again")
         return form
-    negative = prompts[0].negative if prompts else ""
-    return replace(form, prompts=[prompt.text for prompt in prompts], negative=negative)
+    return replace(form, prompts=made.prompts, negative=made.negative)
 
 
 def _word_of(path: Any, workspace: Workspace, name: str) -> str:

@@ -1,0 +1,69 @@
+/** What can be done with a run; the buttons follow from the state of its process. */
+
+import { call } from "./api.js";
+import { el } from "./dom.js";
+import { act, openDialog, toast } from "./notices.js";
+import { known } from "./states.js";
+import { t } from "./texts.js";
+
+/**
+ * Make the row of buttons.
+ * @param {HTMLElement} place
+ * @param {string} id of the word
+ * @param {function(): void} changed is called after each action
+ * @returns {{update: function(Object, Object): void}}
+ */
+export function makeActions(place, id, changed) {
+  let shown = "";
+  let progress = {};
+
+  const send = (button, what, body, note) => act(button, async () => {
+    await call("POST", `/words/${id}/${what}`, body);
+    if (note) toast(note);
+    changed();
+  });
+  const button = (text, run, style = "button") => el(style, { type: "button", text, onclick: (event) => run(event.currentTarget) });
+  const goOn = (self) => send(self, "continue", { steps: null });
+  const again = (style = "a.button") => el(style, { href: `/words/${id}/edit`, text: t("action.again") });
+  const train = () => [
+    button(t("action.preview"), (self) => send(self, "preview", {}, t("action.preview.asked"))),
+    button(t("action.save"), (self) => send(self, "save", {}, t("action.save.asked"))),
+    button(t("action.stop"), (self) => send(self, "stop", {}, t("action.stop.asked")), "button.danger"),
+  ];
+  const STATES = {
+    draft: () => [again("a.button.primary")],
+    queued: () => [button(t("action.cancel"), (self) => send(self, "cancel")), again()],
+    starting: train,
+    running: train,
+    stopping: () => [el("button", { type: "button", disabled: true, text: t("action.stopping") })],
+    ended: () => [button(t("action.more"), askForSteps), again()],
+    stopped: () => [button(t("action.go"), goOn, "button.primary"), again()],
+    failed: () => [again("a.button.primary"), button(t("action.go"), goOn)],
+    killed: () => [button(t("action.go"), goOn, "button.primary"), again()],
+  };
+
+  function askForSteps() {
+    const input = el("input", { id: "more-steps", type: "number", min: 1, step: 1, required: true, value: progress.total ?? 100 });
+    const yes = el("button.primary", { type: "submit", text: t("action.go") });
+    const form = el("form.stack", {}, el("div.field", {}, el("label", { for: "more-steps", text: t("action.more.label") }), input),
+      el("div.buttons.end", {}, el("button", { type: "button", text: t("cancel"), onclick: () => dialog.close() }), yes));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      await send(yes, "continue", { steps: Number(input.value) });
+      if (!dialog.querySelector(".problem")) dialog.close();
+    });
+    const dialog = openDialog(t("action.more"), [form]);
+  }
+
+  return {
+    update(job, news) {
+      progress = news;
+      const state = known(job.state);
+      if (state === shown) return;
+      shown = state;
+      const focused = place.contains(document.activeElement);
+      place.replaceChildren(...STATES[state]());
+      if (focused) place.querySelector("button:not(:disabled), a")?.focus();
+    },
+  };
+}
