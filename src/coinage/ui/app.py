@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
-from coinage.ui import captions, events, images, jobs, models, words
+from coinage.ui import captions, drawing, events, files, images, jobs, models, words
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
@@ -40,6 +40,8 @@ ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
     captions.routes_of,
     jobs.routes_of,
     events.routes_of,
+    drawing.routes_of,
+    files.routes_of,
 )
 # What works while the server runs, entered at its start and left at its end
 WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = (

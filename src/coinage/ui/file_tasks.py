@@ -60,7 +60,7 @@ def verify(payload: Payload, _: Tell) -> dict[str, Any]:
     found = verify_file(path, model, payload.get("token"))
     lines = usage(Path(path.name), model.family, found.checks, found.token)
     checks = [{**asdict(check), "untried": check.untried} for check in found.checks]
-    return {"token": found.token, "tools": checks, "usage": lines}
+    return {"token": found.token, "checks": checks, "usage": lines}
 
 
 def convert(payload: Payload, _: Tell) -> list[str]:
@@ -78,15 +78,18 @@ def rescale(payload: Payload, _: Tell) -> list[str]:
     """Write a word with vectors of another length; return the names of the files.
 
     Args:
-        payload: `path`, `out`; `length`, or None for that of the words of `model`.
+        payload: `path`, `out`; and one of `factor`, `length`, and `model`, whose words give the length.
     """
     opened = open_embedding(Path(payload["path"]), key=payload.get("key"))
-    word, length = opened.usable_word(), payload.get("length")
-    if length is None:
-        lengths: Mapping[str, float] = vocabulary_lengths(word, _model(payload["model"]))
+    word, factor, length = opened.usable_word(), payload.get("factor"), payload.get("length")
+    if factor is not None:
+        vectors = {key: rows * factor for key, rows in word.vectors.items()}
+        word = replace(word, vectors=vectors)
+    elif length is not None:
+        word = rescaled(word, dict.fromkeys(word.vectors, float(length)))
     else:
-        lengths = dict.fromkeys(word.vectors, float(length))
-    return _write(rescaled(word, lengths), payload, precision_of(opened.dtype))
+        word = rescaled(word, vocabulary_lengths(word, _model(payload.get("model"))))
+    return _write(word, payload, precision_of(opened.dtype))
 
 
 def mix(payload: Payload, _: Tell) -> list[str]:
