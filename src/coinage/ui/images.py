@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -156,7 +157,7 @@ def _as_png(image: Image.Image) -> bytes:
 def _thumb(image: Image.Image) -> bytes:
     """Return a small picture without anything but its pixels."""
     if image.mode.startswith("I"):
-        image = image.point(lambda value: value / 257).convert("L")
+        image = _in_8_bits(image)
     if image.mode in ("LA", "PA", "P", "RGBA", "RGBa", "La"):
         image = image.convert("RGBA")
     small = image.convert("RGB") if image.mode not in ("RGB", "RGBA") else image
@@ -169,6 +170,12 @@ def _thumb(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     bare.save(buffer, format="WEBP", quality=80)
     return buffer.getvalue()
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey in 8 bits, as training sees it."""
+    values = np.asarray(image, dtype=np.float32) / 257
+    return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
 
 
 def store_image(folder: WordFolder, upload: Path, name: str, lock: threading.RLock) -> str:
@@ -251,7 +258,7 @@ def _grey(mask: Image.Image) -> Image.Image:
     """Return a mask in 8 bits of grey; what is transparent does not count."""
     mask.load()
     if mask.mode.startswith("I"):
-        return mask.point(lambda value: value / 257).convert("L")
+        return _in_8_bits(mask)
     if mask.mode not in ("LA", "PA", "RGBA") and "transparency" not in mask.info:
         return mask.convert("L")
     black = Image.new("RGBA", mask.size, "black")
