@@ -20,7 +20,7 @@ def make_site(root: Path, hub: Path | None = None) -> Site:
     workspace = Workspace(root)
     for folder in (workspace.own, workspace.words, workspace.models):
         folder.mkdir(parents=True)
-    return Site(workspace, Models(workspace, hub or root / "no-hub"))
+    return Site.of(workspace, Models(workspace, hub or root / "no-hub"))
 
 
 def client_of(site: Site) -> TestClient:

@@ -100,9 +100,13 @@ class Tasks:
             while workers:
                 await workers.pop().end()
 
+    def end_soon(self) -> None:
+        """Have streams end, and take no further task: the server ends."""
+        self.closed.set()
+
     async def close(self) -> None:
         """End all processes at once."""
-        self.closed.set()
+        self.end_soon()
         workers = [*self._busy, *(worker for warm in self._warm.values() for worker in warm)]
         self._warm.clear()
         for worker in workers:
