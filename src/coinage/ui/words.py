@@ -26,6 +26,7 @@ from coinage.ui.form import (
 )
 from coinage.ui.image_list import pictures_of, read_list
 from coinage.ui.job import read_job
+from coinage.ui.library import Library
 from coinage.ui.previews import list_previews
 from coinage.ui.reopened import reopened
 from coinage.ui.site import Site
@@ -99,7 +100,7 @@ class Cards:
         self._known: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def all(self) -> list[dict[str, Any]]:
-        """Return all words of the workspace, the one that changed last first."""
+        """Return all words of the workspace that the page has made."""
         known = {}
         for word_id in self._site.workspace.word_ids():
             folder = WordFolder(self._site.workspace.words / word_id)
@@ -110,8 +111,7 @@ class Cards:
             else:
                 known[word_id] = stamp, card_of(folder, self._site.workspace)
         self._known = known
-        cards = [card for _, card in known.values()]
-        return sorted(cards, key=lambda card: -card["changed"])
+        return [card for _, card in known.values()]
 
 
 def _stamp(folder: WordFolder) -> tuple[int, ...]:
@@ -282,13 +282,14 @@ def delete(site: Site, folder: WordFolder) -> None:
 
 def routes_of(site: Site) -> list[BaseRoute]:
     """Return the addresses of words."""
-    cards = Cards(site)
+    cards, library = Cards(site), Library(site.workspace)
 
     def folder_of(request: Request) -> WordFolder:
         return site.workspace.word(request.path_params["id"])
 
     def listed(_: Request) -> Response:
-        return JSONResponse(cards.all())
+        every = [*cards.all(), *library.cards()]
+        return JSONResponse(sorted(every, key=lambda card: -card["changed"]))
 
     def flags(_: Request) -> Response:
         return JSONResponse(shown_flags())
