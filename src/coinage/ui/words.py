@@ -7,7 +7,6 @@ import re
 import shutil
 import unicodedata
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -101,29 +100,30 @@ class Cards:
 
     def all(self) -> list[dict[str, Any]]:
         """Return all words of the workspace, the one that changed last first."""
-        cards = []
+        known = {}
         for word_id in self._site.workspace.word_ids():
             folder = WordFolder(self._site.workspace.words / word_id)
             stamp = _stamp(folder)
-            known = self._known.get(word_id)
-            if known and known[0] == stamp and known[1]["state"] not in NOT_IDLE:
-                card = known[1]
+            before = self._known.get(word_id)
+            if before and before[0] == stamp and before[1]["state"] not in NOT_IDLE:
+                known[word_id] = before
             else:
-                card = card_of(folder, self._site.workspace)
-                self._known[word_id] = stamp, card
-            cards.append(card)
+                known[word_id] = stamp, card_of(folder, self._site.workspace)
+        self._known = known
+        cards = [card for _, card in known.values()]
         return sorted(cards, key=lambda card: -card["changed"])
 
 
 def _stamp(folder: WordFolder) -> tuple[int, ...]:
-    """Return when the files that a card is made of have changed, nanoseconds."""
-    files = (
-        folder.form, folder.job, folder.progress, folder.image_list, folder.output, folder.output / "sample",
-    )  # fmt: skip
-    return tuple(map(_changed, files))
+    """Return when the files that a card is made of have changed, nanoseconds.
+
+    Files that are replaced change their folder too.
+    """
+    base = os.fspath(folder.path)
+    return tuple([_changed(base + name) for name in ("", "/job.json", "/output", "/output/sample")])
 
 
-def _changed(path: Path) -> int:
+def _changed(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns  # noqa: PTH116 - called thousands of times
     except OSError:

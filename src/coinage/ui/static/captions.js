@@ -23,8 +23,8 @@ export function makeCaption(image, counter, save) {
   let saving = false;
 
   const paint = () => shade.replaceChildren(...marked(field.value, word), "\n");
-  const tell = ({ count: n, most }) => {
-    counted.textContent = t("caption.tokens", { n, most });
+  const tell = ({ count: n, most, exact }) => {
+    counted.textContent = t("caption.tokens", { n: exact ? n : `~${n}`, most });
     counted.classList.toggle("bad", n > most);
   };
   const store = debounced(async () => {
@@ -94,7 +94,8 @@ export function makeCaptionTools(place, id, store) {
     const { find, replace, prefix, suffix } = fields;
     const change = (text) => {
       const replaced = find.value ? text.replaceAll(find.value, () => replace.value) : text;
-      return `${prefix.value}${replaced}${suffix.value}`;
+      const begun = replaced.startsWith(prefix.value) ? replaced : prefix.value + replaced;
+      return (begun.endsWith(suffix.value) ? begun : begun + suffix.value).trim();
     };
     const changed = images.filter((image) => change(image.caption ?? "") !== (image.caption ?? "")).length;
     const asked = find.value || prefix.value || suffix.value;

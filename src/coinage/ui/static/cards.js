@@ -7,11 +7,13 @@ import { isBusy, known, progressBar, progressText, statusLine } from "./states.j
 import { t } from "./texts.js";
 
 /**
- * Return where a word's page is: the form of one that was never started, else its run.
- * @param {{id: string, state: string|null}} word
+ * Return where a word's page is: the form of one that was never started, else its run; of one that was found
+ * in the folder its report, or the file doctor.
+ * @param {{id: string, state: string|null, source?: string, report?: string|null}} word
  * @returns {string}
  */
 export function pageOf(word) {
+  if (word.source === "found") return word.report ?? "/files";
   return known(word.state) === "draft" ? `/words/${word.id}/edit` : `/words/${word.id}`;
 }
 
@@ -26,10 +28,11 @@ export function makeCard(tell) {
   const link = el("a");
   const about = el("div.about");
   const box = el("input", { type: "checkbox", onchange: () => tell.choose(word, box.checked) });
+  const pick = el("label.pick", {}, box);
   const remove = el("button.small.plain.icon", { type: "button", text: "✕", onclick: () => act(remove, erase) });
   const element = el("li.word", {}, picture,
     el("div.under", {}, el("h2", {}, link), about),
-    el("label.pick", {}, box), remove);
+    pick, remove);
 
   async function erase() {
     if (!(await ask(t("word.delete.ask", { token: word.token }), t("delete")))) return;
@@ -45,6 +48,7 @@ export function makeCard(tell) {
     link.textContent = word.token;
     box.setAttribute("aria-label", t("compare.pick", { token: word.token }));
     remove.setAttribute("aria-label", t("word.delete", { token: word.token }));
+    pick.hidden = word.source === "found";
     remove.hidden = isBusy(word.state) || word.source === "found";
     showPicture();
     const running = isBusy(word.state);

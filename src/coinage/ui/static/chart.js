@@ -72,9 +72,9 @@ export function makeChart(title, unit, hue, how = {}) {
   return { element, update };
 }
 
-/** Return the running mean of values; each stands for about a thirtieth of the run before it. */
+/** Return the running mean of values; each stands for about a fifteenth of the run before it. */
 function smoothed(points) {
-  const share = 1 / Math.max(1, Math.min(100, points.length / 30));
+  const share = 1 / Math.max(1, Math.min(200, points.length / 15));
   let mean = null;
   return points.map(([step, value]) => {
     mean = mean === null ? value : mean + share * (value - mean);
@@ -124,9 +124,10 @@ function axes(area, value = () => "") {
     svg("path", { class: "grid", d: `M${EDGE.left},${area.y(tick).toFixed(1)}H${WIDTH - EDGE.right}` }),
     svg("text", { x: EDGE.left - 6, y: (area.y(tick) + 4).toFixed(1), "text-anchor": "end", "aria-hidden": "true" }, value(tick))));
   const bottom = HEIGHT - EDGE.bottom;
-  const ends = value(0) === "" ? [] : [area.first, Math.round((area.first + area.last) / 2), area.last];
+  const round = ticksOf(area.first, area.last).filter((step) => step >= area.first && step <= area.last && Number.isInteger(step));
+  const steps = value(0) === "" ? [] : round;
   return [...lines, svg("path", { class: "axis", d: `M${EDGE.left},${bottom}H${WIDTH - EDGE.right}` }),
-    ...ends.map((step, i) => svg("text", { x: area.x(step).toFixed(1), y: bottom + 16, "text-anchor": ["start", "middle", "end"][i], "aria-hidden": "true" }, number(step)))];
+    ...steps.map((step) => svg("text", { x: area.x(step).toFixed(1), y: bottom + 16, "text-anchor": "middle", "aria-hidden": "true" }, number(step)))];
 }
 
 function path(points, area) {

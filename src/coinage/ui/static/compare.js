@@ -13,10 +13,10 @@ import { number, t } from "./texts.js";
  */
 export async function openCompare(words) {
   const opened = await Promise.all(words.map((word) => call("GET", `/words/${word.id}`)));
-  const stage = makeStage({ columns: opened.length });
+  const stage = makeStage({ columns: opened.length, plain: true });
   const groups = sharedPrompts(opened);
   stage.update(groups);
-  const close = el("button.icon.plain", { type: "button", text: "✕", "aria-label": t("close"), onclick: () => dialog.close() });
+  const close = el("button", { type: "button", text: t("close"), onclick: () => dialog.close() });
   const dialog = openDialog(t("compare.title"), [
     groups.length ? stage.element : el("p.soft", { text: t("compare.nothing") }),
     el("section.section", {}, el("h3", { text: t("compare.differ") }), differences(opened)),

@@ -93,6 +93,22 @@ export function debounced(run, milliseconds) {
 }
 
 /**
+ * Return a function that runs at most once in a while, and once more for calls in between.
+ * @param {function(): any} run
+ * @param {number} milliseconds
+ * @returns {function(): void}
+ */
+export function throttled(run, milliseconds) {
+  let timer = 0;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      run();
+    }, milliseconds);
+  };
+}
+
+/**
  * Give `parent` these children in this order, and leave those alone that are there: focus, scroll and
  * half-typed text stay.
  * @param {HTMLElement} parent

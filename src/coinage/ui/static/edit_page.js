@@ -3,16 +3,16 @@
 import { call } from "./api.js";
 import { makeCaptionTools } from "./captions.js";
 import { makeChoices } from "./choices.js";
-import { byId } from "./dom.js";
+import { byId, el } from "./dom.js";
 import { makeFlags } from "./flags.js";
 import { makeSheet } from "./images.js";
 import { report } from "./notices.js";
-import { askForText } from "./open.js";
+import { askForText, takeNotes } from "./open.js";
 import { makeRepeat } from "./repeat.js";
 import { makeStart } from "./start.js";
 import { isBusy, known } from "./states.js";
 import { makeStore } from "./store.js";
-import { count, language, t } from "./texts.js";
+import { language, number, t } from "./texts.js";
 import { makeUploads } from "./upload.js";
 
 const id = document.body.dataset.word;
@@ -29,7 +29,7 @@ function changed(word) {
   const images = word.images ?? [];
   byId("title").lastChild.textContent = word.form.token;
   document.title = `${word.form.token} – Coinage`;
-  byId("image-count").textContent = images.length ? count("images", images.length) : "";
+  byId("image-count").textContent = images.length ? number(images.length) : "";
   byId("image-tools").hidden = !images.length;
   const run = byId("to-run");
   run.hidden = known(word.job?.state) === "draft";
@@ -39,7 +39,14 @@ function changed(word) {
   tools.update(images);
   flags.update(word.form.flags ?? {});
   repeat.update(word);
+  showMissing(word.problems ?? []);
   for (const name of ["start-now", "start-queue", "start-tonight"]) byId(name).disabled = isBusy(word.job?.state);
+}
+
+/** What keeps it from starting, as far as the form shows it. */
+function showMissing(problems) {
+  byId("missing").replaceChildren(...problems.map((problem) => el("li", { lang: "en" },
+    `${problem.what}${problem.hint ? `: ${problem.hint}` : ""}`)));
 }
 
 function saving(state) {
@@ -47,6 +54,7 @@ function saving(state) {
 }
 
 byId("title").append("");
+byId("notes").append(...takeNotes(id).map((note) => el("p.note-line", { lang: "en", text: note.what ?? note })));
 byId("open").addEventListener("click", askForText);
 byId("show-crops").addEventListener("change", (event) => sheet.showCrops(event.target.checked));
 

@@ -9,8 +9,7 @@ const RETRY = 2000; // milliseconds
  * Listen to server-sent events with JSON in them.
  * @param {string} path below `/api`
  * @param {Object<string, function(any): void>} listeners by the event's name
- * @param {{onfresh?: function(): void, done?: function(): boolean}} [how] `onfresh` is called before all
- *   is sent from the start; no new connection is made once `done` is true
+ * @param {{done?: function(): boolean}} [how] no new connection is made once `done` is true
  * @returns {{close: function(): void}}
  */
 export function listen(path, listeners, how = {}) {
@@ -19,7 +18,6 @@ export function listen(path, listeners, how = {}) {
   let closed = false;
 
   const open = () => {
-    how.onfresh?.();
     source = new EventSource(`/api${path}`);
     source.addEventListener("open", () => setAway(false));
     source.addEventListener("error", lost);

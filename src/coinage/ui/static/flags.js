@@ -3,6 +3,7 @@
 import { debounced, el } from "./dom.js";
 import { count, number, t } from "./texts.js";
 
+const VAST = 1e6; // no limit that anybody meets
 const GROUPS = {
   model: t("group.model"), dataset: t("group.dataset"), captions: t("group.captions"),
   "buckets and latents": t("group.buckets"), output: t("group.output"), resuming: t("group.resuming"),
@@ -109,8 +110,8 @@ function makeRow(flag, set) {
   const input = makeInput(flag, id, set);
   const reset = el("button.small.plain", { type: "button", text: t("flags.reset"), "aria-label": t("flags.reset.of", { name: flag.name }), onclick: () => { input.focus(); set(flag.name, null); } });
   const { least = null, most = null } = flag.range ?? {};
-  const limits = least !== null && most !== null ? ` (${number(least)} … ${number(most)})` : "";
-  const element = el("div.flag", {},
+  const limits = least !== null && most !== null && most < VAST ? ` (${number(least)} … ${number(most)})` : "";
+  const element = el("div", { class: flag.kind === "switch" ? "flag switch" : "flag" },
     el("label.mono", { for: id, text: flag.name }), el("div.row", {}, input, reset),
     el("p.help", { id: `${id}-help`, lang: "en", text: `${flag.help}${limits}` }));
   return {
@@ -146,6 +147,7 @@ function makeInput(flag, id, set) {
   }
   const numeric = ["int", "float"].includes(flag.kind);
   const input = el("input", { ...about, type: "text", inputmode: numeric ? "decimal" : "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false", placeholder: standard });
-  input.addEventListener("input", () => set(flag.name, input.value.trim() || null));
+  // Not while it is typed: half a number may be a wrong one
+  input.addEventListener("change", () => set(flag.name, input.value.trim() || null));
   return input;
 }

@@ -6,7 +6,7 @@ import { cropPicture } from "./crops.js";
 import { arrange, byId, el } from "./dom.js";
 import { openMask } from "./mask.js";
 import { act, report, toast } from "./notices.js";
-import { count, t } from "./texts.js";
+import { t } from "./texts.js";
 import { countTokens } from "./tokens.js";
 
 /**
@@ -21,10 +21,10 @@ export function makeSheet(id, store) {
   let found = {};
   let form = {};
   let images = [];
-  const counter = countTokens(() => ({ word: form.token, vectors: form.vectors }));
+  const counter = countTokens(() => ({ word: form.token, vectors: form.vectors, model: form.model }));
 
   function update(news, nextForm) {
-    const asked = form.token !== nextForm.token || form.vectors !== nextForm.vectors;
+    const asked = form.token !== nextForm.token || form.vectors !== nextForm.vectors || form.model !== nextForm.model;
     images = news;
     form = nextForm;
     const shown = images.filter((image) => !hidden.has(image.id));
@@ -51,7 +51,7 @@ export function makeSheet(id, store) {
     const size = el("p.soft.size");
     const element = el("li.photo", {},
       el("div.view", {}, picture, over),
-      el("div.text", {}, caption.element, findings, el("div.foot", {}, size, mask, remove)));
+      el("div.text", {}, caption.element, findings, size, el("div.foot", {}, mask, remove)));
     let now = image;
     mask.addEventListener("click", () => act(mask, () => openMask({ address, image: now, saved: (has) => {
       now = { ...now, mask: has };
@@ -117,6 +117,5 @@ export function makeSheet(id, store) {
       for (const card of cards.values()) card.showFound();
       if (on && !Object.keys(found).length) toast(t("crops.check"));
     },
-    count: () => count("images", images.length),
   };
 }

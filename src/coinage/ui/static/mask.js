@@ -5,7 +5,8 @@ import { el } from "./dom.js";
 import { act, ask, openDialog, toast } from "./notices.js";
 import { t } from "./texts.js";
 
-const LONGEST = 1024; // pixels of the longer side that is painted on
+const LONGEST = 1024; // pixels of the longer side that is painted on, and the least
+const SHORTEST = 512;
 const MOST_UNDO = 20;
 const STEP = 0.02; // of the longer side, for an arrow key
 const TINT = [179, 0, 94]; // over what is not learned
@@ -16,10 +17,12 @@ const TINT = [179, 0, 94]; // over what is not learned
  *   function(boolean): void}} about
  */
 export async function openMask({ address, image, saved }) {
-  const share = Math.min(1, LONGEST / Math.max(image.width, image.height));
+  const longer = Math.max(image.width, image.height);
+  const share = Math.min(Math.max(1, SHORTEST / longer), LONGEST / longer);
   const wide = Math.max(1, Math.round(image.width * share));
   const tall = Math.max(1, Math.round(image.height * share));
   const canvas = el("canvas", { width: wide, height: tall, tabindex: 0, role: "application", "aria-label": t("mask.canvas"), "aria-describedby": "mask-keys" });
+  canvas.style.width = `min(100%, ${Math.round(62 * wide / tall)}dvh)`;
   const view = canvas.getContext("2d");
   const mask = document.createElement("canvas");
   mask.width = wide;

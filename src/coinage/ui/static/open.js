@@ -5,6 +5,17 @@ import { el } from "./dom.js";
 import { act, openDialog } from "./notices.js";
 import { t } from "./texts.js";
 
+/**
+ * Take what was to be said about a word that was just opened; it is said once.
+ * @param {string} id
+ * @returns {string[]}
+ */
+export function takeNotes(id) {
+  const notes = JSON.parse(sessionStorage.getItem(`notes ${id}`) ?? "[]");
+  sessionStorage.removeItem(`notes ${id}`);
+  return notes;
+}
+
 /** Ask for the new word, and go to its form. */
 export function askForWord() {
   const input = el("input", { id: "new-token", type: "text", required: true, maxlength: 64, autocomplete: "off", autocapitalize: "off", spellcheck: "false", "aria-describedby": "new-token-help" });
@@ -28,6 +39,7 @@ function ask(title, field, yes, body) {
     event.preventDefault();
     act(button, async () => {
       const made = await call("POST", "/words", body());
+      if (made.notes?.length) sessionStorage.setItem(`notes ${made.id}`, JSON.stringify(made.notes));
       location.href = `/words/${made.id}/edit`;
     });
   });

@@ -17,13 +17,13 @@ export function makeQueue(panel, changed) {
   let queue = { order: [], paused: false, not_before: null };
   const list = el("ol.waiting");
   const pause = el("button.small", { type: "button", onclick: () => change(pause, { paused: !queue.paused }) });
-  const night = el("input", { type: "checkbox", onchange: () => change(null, { not_before: night.checked ? time.value || TONIGHT : null }) });
+  const night = el("input", { type: "checkbox", onchange: () => change(null, { not_before: night.checked ? time.value || TONIGHT : "" }) });
   const time = el("input", { type: "time", value: TONIGHT, "aria-label": t("queue.time"), onchange: () => { if (night.checked && time.value) change(null, { not_before: time.value }); } });
   const note = el("p.soft", { role: "status" });
   panel.append(list, el("div.buttons", {}, pause, el("label.check", {}, night, t("queue.night")), time), note);
 
   const change = (button, part) => act(button, async () => {
-    await call("POST", "/queue", { ...queue, ...part });
+    await call("POST", "/queue", part);
     changed();
   });
   const move = (id, to, button) => {

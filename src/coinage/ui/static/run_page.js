@@ -3,13 +3,13 @@
 import { makeActions } from "./actions.js";
 import { call } from "./api.js";
 import { makeChart } from "./chart.js";
-import { byId, debounced, el } from "./dom.js";
+import { byId, el, throttled } from "./dom.js";
 import { listen } from "./events.js";
 import { report } from "./notices.js";
 import { pictureOf, previewGroups } from "./previews.js";
 import { makeRunLog } from "./run_log.js";
 import { makeStage } from "./slider.js";
-import { isBusy, known, progressBar, progressText, statusLine } from "./states.js";
+import { isBusy, isOver, known, progressBar, progressText, statusLine } from "./states.js";
 import { duration, number, size, t } from "./texts.js";
 
 const PHASES = {
@@ -69,10 +69,7 @@ function showFacts() {
   if (Number.isFinite(progress.angle)) facts.push([t("run.angle"), `${number(progress.angle, 3)}°`]);
   if (Number.isFinite(progress.images_per_second) && isBusy(job.state)) facts.push([t("run.speed"), t("run.speed.value", { n: number(progress.images_per_second, 3) })]);
   if (job.started) {
-    const end = job.ended ?? Date.now() / 1000;
-    const began = typeof job.started === "number" ? job.started : Date.parse(job.started) / 1000;
-    const ended = typeof end === "number" ? end : Date.parse(end) / 1000;
-    facts.push([t("run.time"), duration(ended - began)]);
+    facts.push([t("run.time"), duration((job.ended ?? Date.now() / 1000) - job.started)]);
   }
   byId("facts").replaceChildren(...facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }))));
 }
@@ -106,13 +103,14 @@ function showPreviews(previews) {
     ...row, word: token, note: row.without ? t("stage.without") : "", still: row.without,
   })));
   byId("no-previews").hidden = groups.length > 0;
+  byId("no-previews").textContent = t(isOver(job.state) ? "run.previews.never" : "run.previews.none");
   stage.update(groups);
   const kept = previews.filter((one) => one.kept);
   byId("kept").hidden = !kept.length;
   byId("kept-pictures").replaceChildren(...kept.map((one) => el("img", { src: pictureOf(id, one.file), alt: one.text || t("run.kept.one"), loading: "lazy" })));
 }
 
-const drawCurves = debounced(() => {
+const drawCurves = throttled(() => {
   const lines = [...steps.values()].sort((a, b) => a.step - b.step);
   loss.update(lines.filter((line) => Number.isFinite(line.loss)).map((line) => [line.step, line.loss]));
   angle.update(lines.filter((line) => line.angles?.length).map((line) => [line.step, mean(line.angles)]));
@@ -140,21 +138,20 @@ byId("charts").append(loss.element, angle.element);
 byId("title").append("");
 listen(`/words/${id}/events`, {
   job(news) {
-    job = news.job ?? {};
+    job = news;
     progress = news.progress ?? {};
     showJob();
   },
+  reset(what) {
+    if (what.steps) steps.clear();
+    if (what.log) log.clear();
+    drawCurves();
+  },
   steps(lines) {
     for (const line of lines) steps.set(line.step, line);
-    // A run that has gone on from an earlier state has taken its later steps back
-    const last = lines.at(-1)?.step;
-    for (const step of [...steps.keys()]) if (step > last) steps.delete(step);
     drawCurves();
   },
   previews: showPreviews,
   log: log.add,
-}, { onfresh() {
-  steps.clear();
-  log.clear();
-} });
+});
 load();

@@ -12,7 +12,7 @@ const STRIP = 6; // small pictures below a large one
 
 /**
  * Make a stage without pictures.
- * @param {{columns?: number}} [how]
+ * @param {{columns?: number, plain?: boolean}} [how] `plain` leaves the small pictures out
  * @returns {{element: HTMLElement, update: function(Tile[][]): void}}
  */
 export function makeStage(how = {}) {
@@ -51,7 +51,7 @@ export function makeStage(how = {}) {
     const news = JSON.stringify(groups.map((group) => group.map((tile) => [tile.key, tile.text, tile.note])));
     if (news !== plan) {
       plan = news;
-      shown = new Map(flat.map((tile) => [tile.key, makeTile(tile, (step) => choose(steps.indexOf(step)))]));
+      shown = new Map(flat.map((tile) => [tile.key, makeTile(tile, (step) => choose(steps.indexOf(step)), how)]));
       tiles.replaceChildren(...groups.map((group) => {
         const made = el("div.group", {}, ...group.map((tile) => shown.get(tile.key).element));
         made.style.setProperty("--tiles", group.length);
@@ -64,7 +64,7 @@ export function makeStage(how = {}) {
   return { element, update };
 }
 
-function makeTile(tile, choose) {
+function makeTile(tile, choose, how) {
   const picture = el("img.picture", { alt: tile.note ? `${tile.text}, ${tile.note}` : tile.text, hidden: true });
   const nothing = el("p.nothing", { text: t("stage.nothing") });
   const strip = el("div.strip");
@@ -76,7 +76,7 @@ function makeTile(tile, choose) {
     if (JSON.stringify(news) === JSON.stringify(pictures)) return;
     pictures = news;
     const several = Math.min(STRIP, pictures.length);
-    strip.replaceChildren(...(tile.still || several < 2 ? [] : Array.from({ length: several }, (_, i) => {
+    strip.replaceChildren(...(tile.still || how.plain || several < 2 ? [] : Array.from({ length: several }, (_, i) => {
       const one = pictures[Math.round(i * (pictures.length - 1) / (several - 1))];
       return el("img", { src: one.url, alt: "", title: t("stage.step", { step: one.step }), "data-step": one.step, onclick: () => choose(one.step) });
     })));

@@ -8,8 +8,8 @@ const PAUSE = 350; // milliseconds
 const AT_ONCE = 200; // texts in one question
 
 /**
- * @param {function(): {word: string, vectors: number}} about what the texts hold
- * @returns {function(string, function({count: number, most: number}): void): void} asks for one text's count
+ * @param {function(): {word: string, vectors: number, model: string}} about what the texts hold
+ * @returns {function(string, function({count: number, most: number, exact: boolean}): void): void} asks for one text's count
  */
 export function countTokens(about) {
   let waiting = [];
@@ -19,8 +19,8 @@ export function countTokens(about) {
     try {
       for (let at = 0; at < all.length; at += AT_ONCE) {
         const some = all.slice(at, at + AT_ONCE);
-        const { counts, most } = await call("POST", "/tokens", { texts: some.map((one) => one.text), ...about() });
-        some.forEach((one, i) => one.tell({ count: counts[i], most }));
+        const { counts, most, exact } = await call("POST", "/tokens", { texts: some.map((one) => one.text), ...about() });
+        some.forEach((one, i) => one.tell({ count: counts[i], most, exact }));
       }
     } catch (error) {
       if (error.status !== 0) report(error);

@@ -1,16 +1,14 @@
 /** Bring images to the server: dropped, pasted or chosen, whole folders too; three at a time. */
 
-import { call, put } from "./api.js";
-import { byId, el } from "./dom.js";
+import { put } from "./api.js";
+import { byId, el, throttled } from "./dom.js";
 import { report } from "./notices.js";
 import { count, t } from "./texts.js";
 
 const AT_ONCE = 3;
-const FULL = 507; // HTTP: the disk is full
-const TEXTS = /\.(txt|caption)$/i;
-const TAGS = /\.(json|csv)$/i;
-const CAPTION_BYTES = 64 * 1024;
+const CAPTIONS = /\.(txt|caption|json|jsonl)$/i;
 const HIDDEN = /^\.|^(thumbs\.db|desktop\.ini)$/i;
+const HOPELESS = [0, 507]; // HTTP: no answer, the disk is full
 
 /**
  * Listen for files on the page.
@@ -20,91 +18,82 @@ const HIDDEN = /^\.|^(thumbs\.db|desktop\.ini)$/i;
 export function makeUploads(id, store) {
   const drop = byId("drop");
   const shown = byId("uploads");
-  let waiting = [];
+  let running = Promise.resolve();
+  let batches = 0;
   let total = 0;
   let done = 0;
   let good = 0;
   let failures = [];
-  let workers = 0;
 
-  async function add(files) {
-    const { images, captions, tags, others } = sorted(files);
-    if (!workers) {
-      total = 0;
-      done = 0;
-      good = 0;
+  /** Send files after those that are being sent; captions after the images that they belong to. */
+  function add(files) {
+    const seen = files.filter((file) => !HIDDEN.test(file.name));
+    if (!seen.length) return;
+    if (!batches) {
+      total = done = good = 0;
       failures = [];
     }
-    for (const file of others) failures.push([file.name, t("drop.not.image")]);
-    const more = images.map((file) => ({ file, caption: captions.get(stem(file.name)) }));
-    // Captions that came without their image belong to images that are here already
-    const sent = new Set(images.map((file) => stem(file.name)));
-    for (const [name, file] of captions) if (!sent.has(name)) more.push({ file, alone: true });
-    more.push(...tags.map((file) => ({ file, tags: true })));
-    waiting.push(...more);
-    total += more.length;
+    batches += 1;
+    total += seen.length;
     show();
-    if (!more.length) return;
-    const free = AT_ONCE - workers;
-    workers += free;
-    await Promise.all(Array.from({ length: free }, work));
+    running = running.then(() => batch(seen)).catch(report);
   }
 
-  async function work() {
-    while (waiting.length) {
-      const next = waiting.shift();
-      try {
-        await send(next);
-        good += 1;
-      } catch (error) {
-        failures.push([next.file.name, (error.problems ?? [{ what: String(error.message) }]).map((one) => one.what).join("; ")]);
-        if (error.status === FULL || error.status === 0) {
-          for (const rest of waiting.splice(0)) failures.push([rest.file.name, t("drop.not.sent")]);
+  async function batch(files) {
+    await send(files.filter((file) => !CAPTIONS.test(file.name)), "images");
+    await send(files.filter((file) => CAPTIONS.test(file.name)), "captions");
+    batches -= 1;
+    await store.load();
+    show();
+  }
+
+  async function send(files, what) {
+    const waiting = [...files];
+    const work = async () => {
+      while (waiting.length) {
+        const file = waiting.shift();
+        try {
+          const { image } = await put(`/words/${id}/${what}?name=${encodeURIComponent(file.name)}`, file);
+          good += 1;
+          if (image) {
+            store.word.images = [...store.word.images, image];
+            showSome();
+          }
+        } catch (error) {
+          failures.push([file.name, error.problems ? error.problems.map(told).join("; ") : String(error.message)]);
+          if (HOPELESS.includes(error.status)) {
+            for (const rest of waiting.splice(0)) {
+              failures.push([rest.name, t("drop.not.sent")]);
+              done += 1;
+            }
+          }
         }
+        done += 1;
+        show();
       }
-      done += 1;
-      show();
-    }
-    workers -= 1;
-    if (!workers) {
-      await store.load().catch(report);
-      show();
-    }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
   }
 
-  async function send({ file, caption, alone, tags }) {
-    const name = encodeURIComponent(file.name);
-    if (tags) return put(`/words/${id}/captions?name=${name}`, file);
-    if (alone) {
-      const image = store.word.images.find((one) => stem(one.name) === stem(file.name));
-      if (!image) throw new Error(t("drop.no.image"));
-      return call("PATCH", `/words/${id}/images/${image.id}`, { caption: await captionOf(file) });
-    }
-    const answer = await put(`/words/${id}/images?name=${name}`, file);
-    if (caption) await call("PATCH", `/words/${id}/images/${answer.image.id}`, { caption: await captionOf(caption) });
-    return answer;
-  }
+  const showSome = throttled(() => store.take(store.word), 300);
 
   function show() {
-    shown.hidden = !total && !failures.length;
-    const running = workers > 0;
-    const parts = [];
-    if (running || total) {
-      const text = running ? t("drop.sending", { done, total }) : count("drop.sent", good);
-      parts.push(el("p", { role: "status", text }));
-    }
-    if (running) parts.push(el("progress", { max: total, value: done, "aria-label": t("drop.progress") }));
-    if (!running && failures.length) {
-      parts.push(el("div.problem", { role: "alert" }, el("strong", { text: count("drop.failed", failures.length) }),
+    shown.hidden = !total;
+    const busy = batches > 0;
+    const parts = [el("p", { text: busy ? t("drop.sending", { done, total }) : count("drop.sent", good) })];
+    if (busy) parts.push(el("progress", { max: total, value: done, "aria-label": t("drop.progress") }));
+    else if (failures.length) {
+      parts.push(el("div.problem", {}, el("strong", { text: count("drop.failed", failures.length) }),
         el("ul", {}, ...failures.map(([name, why]) => el("li", { text: `${name}: ${why}` }))),
         el("button.small.plain.icon", { type: "button", text: "✕", "aria-label": t("close"), onclick: () => { failures = []; show(); } })));
     }
     shown.replaceChildren(...parts);
   }
 
+  const takes = (event) => event.dataTransfer.types.includes("Files") && !document.querySelector("dialog[open]");
   for (const name of ["dragenter", "dragover"]) {
     addEventListener(name, (event) => {
-      if (![...event.dataTransfer.types].includes("Files") || document.querySelector("dialog[open]")) return;
+      if (!takes(event)) return;
       event.preventDefault();
       drop.classList.add("over");
     });
@@ -112,26 +101,27 @@ export function makeUploads(id, store) {
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
   addEventListener("drop", async (event) => {
     drop.classList.remove("over");
-    if (document.querySelector("dialog[open]") || !event.dataTransfer.types.includes("Files")) return;
+    if (!takes(event)) return;
     event.preventDefault();
     try {
-      await add(await droppedFiles(event.dataTransfer));
+      add(await droppedFiles(event.dataTransfer));
     } catch (error) {
       report(error);
     }
   });
-  addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length) add(files).catch(report);
-  });
+  addEventListener("paste", (event) => add([...(event.clipboardData?.files ?? [])]));
   for (const [button, input] of [["choose-files", "files"], ["choose-folder", "folder"]]) {
     byId(button).addEventListener("click", () => byId(input).click());
-    byId(input).addEventListener("change", async (event) => {
+    byId(input).addEventListener("change", (event) => {
       const files = [...event.target.files];
       event.target.value = "";
-      await add(files).catch(report);
+      add(files);
     });
   }
+}
+
+function told({ what, hint }) {
+  return hint ? `${what} (${hint})` : what;
 }
 
 /**
@@ -154,28 +144,4 @@ async function filesIn(entry) {
     if (!some.length) return files;
     files.push(...(await Promise.all(some.map(filesIn))).flat());
   }
-}
-
-function sorted(files) {
-  const images = [];
-  const captions = new Map();
-  const tags = [];
-  const others = [];
-  for (const file of files) {
-    if (HIDDEN.test(file.name)) continue;
-    if (TEXTS.test(file.name)) captions.set(stem(file.name), file);
-    else if (TAGS.test(file.name)) tags.push(file);
-    else if (file.type === "" || file.type.startsWith("image/")) images.push(file);
-    else others.push(file);
-  }
-  return { images, captions, tags, others };
-}
-
-async function captionOf(file) {
-  if (file.size > CAPTION_BYTES) throw new Error(t("drop.long.caption"));
-  return (await file.text()).trim();
-}
-
-function stem(name) {
-  return name.replace(/\.[^.]*$/, "");
 }
