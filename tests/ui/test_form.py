@@ -118,7 +118,8 @@ def test_prompts_are_drawn(client: TestClient, site: Site) -> None:
     folder = filled(client, site, form)
     assert write_run(folder, form, site.models) == []
     written = json.loads((folder.path / "sample-prompts.json").read_text(encoding="utf-8"))
-    assert written == [{"prompt": text, "negative_prompt": "bad"} for text in prompts]
+    size = {"width": 64, "height": 64}  # of the built-in model
+    assert written == [{"prompt": text, "negative_prompt": "bad", **size} for text in prompts]
     assert values_in(folder)["sample_every_n_steps"] == 50
     described(folder)
 

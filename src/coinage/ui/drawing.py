@@ -254,11 +254,12 @@ class Drawings:
         Raises:
             NotFoundError: there is none.
         """
-        yield event("drawing", self.shown(drawing_id))
         drawing = self._going.get(drawing_id)
         if drawing is None:
+            yield event("drawing", self.shown(drawing_id))
             return
         page: asyncio.Queue[bytes | None] = asyncio.Queue()
+        page.put_nowait(event("drawing", drawing.shown))
         drawing.pages.add(page)
         try:
             async for said in until_closed(page, self._site.tasks.closed):
