@@ -26,6 +26,7 @@ from coinage.ui.form import (
 )
 from coinage.ui.image_list import pictures_of, read_list
 from coinage.ui.job import read_job
+from coinage.ui.library import Library
 from coinage.ui.previews import list_previews
 from coinage.ui.reopened import reopened
 from coinage.ui.site import Site
@@ -282,13 +283,14 @@ def delete(site: Site, folder: WordFolder) -> None:
 
 def routes_of(site: Site) -> list[BaseRoute]:
     """Return the addresses of words."""
-    cards = Cards(site)
+    cards, library = Cards(site), Library(site.workspace)
 
     def folder_of(request: Request) -> WordFolder:
         return site.workspace.word(request.path_params["id"])
 
     def listed(_: Request) -> Response:
-        return JSONResponse(cards.all())
+        all_cards = [*cards.all(), *library.cards()]
+        return JSONResponse(sorted(all_cards, key=lambda card: -card["changed"]))
 
     def flags(_: Request) -> Response:
         return JSONResponse(shown_flags())
