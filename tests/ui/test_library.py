@@ -105,6 +105,7 @@ def test_reports_and_pictures_of_found_runs_are_shown(workspace: Workspace) -> N
     library = Library(workspace)
     (card,) = library.cards()
     with client_of(Site.of(workspace)) as client:
+        assert client.get("/api/words").json() == [card]
         assert b"mychar" in client.get(card["report"]).content
         policy = client.get(card["report"]).headers["content-security-policy"]
         assert policy.startswith("sandbox")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from coinage.errors import CoinageError
 from coinage.system.files import write_bytes
-from coinage.ui.tasks import Tasks
+from coinage.ui.tasks import Tasks, while_asked
 from tests.ui.worlds import wait_for
 
 
@@ -81,6 +82,34 @@ def test_a_process_that_dies_is_one_clear_problem(tmp_path: Path) -> None:
             await task
 
     in_loop(work, Tasks())
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_work_is_given_up_when_its_client_has_gone(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinage.ui.tasks.LOOKS", 0.01)
+    ended = []
+
+    async def receive() -> dict[str, object]:
+        if is_there:
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def work() -> int:
+        try:
+            await asyncio.sleep(0.1 if is_there else 60)
+        finally:
+            ended.append(True)
+        return 5
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    if is_there:
+        assert asyncio.run(while_asked(request, work())) == 5
+    else:
+        with pytest.raises(CoinageError, match="the browser has gone"):
+            asyncio.run(while_asked(request, work()))
+    assert ended == [True]
 
 
 def test_no_task_is_taken_when_the_server_ends(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def verify(payload: Payload, _: Tell) -> dict[str, Any]:
     found = verify_file(path, model, payload.get("token"))
     lines = usage(Path(path.name), model.family, found.checks, found.token)
     checks = [{**asdict(check), "untried": check.untried} for check in found.checks]
-    return {"token": found.token, "checks": checks, "usage": lines}
+    return {"token": found.token, "tools": checks, "usage": lines}
 
 
 def convert(payload: Payload, _: Tell) -> list[str]:

@@ -122,7 +122,7 @@ def _of_files(site: Site, library: Library, doctor: Doctor) -> list[BaseRoute]:
         return JSONResponse(await in_thread(_listed, site, library))
 
     async def dropped(request: Request) -> Response:
-        return JSONResponse(await while_asked(request, doctor.take(request)), 201)
+        return JSONResponse(await doctor.take(request), 201)
 
     async def treated(request: Request) -> Response:
         file = await in_thread(library.find, request.path_params["file"])
@@ -211,7 +211,8 @@ class Doctor:
         try:
             upload = await received(request, folder)
             upload.replace(path)
-            found = await self._site.tasks.run("inspect", {"path": str(path)})
+            task = self._site.tasks.run("inspect", {"path": str(path)})
+            found = await while_asked(request, task)
         except BaseException as error:
             path.unlink(missing_ok=True)
             folder.rmdir()

@@ -264,8 +264,10 @@ def _opened(printed: Path | None) -> IO[bytes] | None:
 async def while_asked(request: Request, work: Awaitable[T]) -> T:
     """Return what some work results in; it is cancelled if the client has gone meanwhile.
 
+    The request's body must have been read by then.
+
     Raises:
-        asyncio.CancelledError: the client has gone.
+        CoinageError: the client has gone; nobody reads the answer.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -274,7 +276,7 @@ async def while_asked(request: Request, work: Awaitable[T]) -> T:
             if done:
                 return task.result()
             if await request.is_disconnected():
-                raise asyncio.CancelledError
+                raise CoinageError("the browser has gone")
     finally:
         if not task.done():
             task.cancel()

@@ -288,8 +288,8 @@ def routes_of(site: Site) -> list[BaseRoute]:
         return site.workspace.word(request.path_params["id"])
 
     def listed(_: Request) -> Response:
-        every = [*cards.all(), *library.cards()]
-        return JSONResponse(sorted(every, key=lambda card: -card["changed"]))
+        all_cards = [*cards.all(), *library.cards()]
+        return JSONResponse(sorted(all_cards, key=lambda card: -card["changed"]))
 
     def flags(_: Request) -> Response:
         return JSONResponse(shown_flags())
