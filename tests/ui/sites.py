@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -19,7 +20,7 @@ def make_site(root: Path, hub: Path | None = None) -> Site:
     workspace = Workspace(root)
     for folder in (workspace.own, workspace.words, workspace.models):
         folder.mkdir(parents=True)
-    return Site(workspace, Models(workspace, hub or root / "no-hub"))
+    return Site.of(workspace, Models(workspace, hub or root / "no-hub"))
 
 
 def client_of(site: Site) -> TestClient:
@@ -31,7 +32,10 @@ def picture(
     kind: str = "PNG", size: tuple[int, int] = (48, 32), mode: str = "RGB", **more: object
 ) -> bytes:
     """A picture in a format: a gradient, so that no two sides are alike."""
-    image = Image.linear_gradient("L").resize(size).convert(mode)
+    image = Image.linear_gradient("L").resize(size)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image = image.convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, kind, **more)
     return buffer.getvalue()

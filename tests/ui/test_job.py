@@ -1,7 +1,9 @@
 """What is known of a run: from its files and from its process."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -23,6 +25,7 @@ from coinage.ui.job import (
 from coinage.ui.job_process import stop_when_asked
 from coinage.ui.processes import own_process, start
 from coinage.ui.workspace import WordFolder, Workspace
+from tests.training.test_full_disk import NAMESPACE, ROOT, can_mount
 from tests.ui.worlds import ended, new_word, start_job, wait_for
 
 
@@ -120,3 +123,20 @@ def test_a_run_that_is_asked_to_stop_before_its_first_step_is_stopped(
     os.kill(process.number, signal.SIGTERM)
     job = ended(folder)
     assert (job.state, job.exit_code) == ("stopped", 128 + signal.SIGTERM)
+
+
+def test_a_full_disk_hides_no_end_of_a_run(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not can_mount(disk):
+        pytest.skip("needs a system that lets its users mount a disk in memory")
+    words = [*NAMESPACE, sys.executable, "-m", "tests.ui.full_disk", str(disk)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stderr.splitlines()[-1])
+    assert told == {
+        "code": 1,
+        "during": ["running"],
+        "state": "failed",
+        "reason": "the training ended with exit code 1",
+    }

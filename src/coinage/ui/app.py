@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
-from coinage.ui import captions, images, models, words
+from coinage.ui import captions, drawing, events, files, images, jobs, models, words
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
+from coinage.ui.starting import starting
+from coinage.ui.tasks import working
 from coinage.ui.texts import choose_language, texts_of
 from coinage.ui.web import (
     RefusedError,
@@ -36,9 +38,16 @@ ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
     words.routes_of,
     images.routes_of,
     captions.routes_of,
+    jobs.routes_of,
+    events.routes_of,
+    drawing.routes_of,
+    files.routes_of,
 )
 # What works while the server runs, entered at its start and left at its end
-WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = ()
+WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = (
+    lambda site: working(site.tasks),
+    lambda site: starting(site.queue, site.tasks.end_idle),
+)
 # Address, template
 PAGES = (
     ("/", "words"),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from coinage.errors import CoinageError, Problem, did_you_mean
+from coinage.models.hub_files import native_side
 from coinage.settings.build_log import given_flags
 from coinage.settings.flag_values import ABOUT_THE_FILE, FlagValues
 from coinage.settings.flags import Flag, flags_of
@@ -309,7 +310,8 @@ def write_run(folder: WordFolder, form: Form, models: Models) -> list[Problem]:
     if run.problems:
         return run.problems
     if form.prompts:
-        prompts = [_prompt(text, form.negative) for text in form.prompts]
+        side = native_side(str(run.values.pretrained_model_name_or_path))
+        prompts = [_prompt(text, form.negative, side) for text in form.prompts]
         write_json(folder.path / PROMPTS, prompts)
     if 0 < len(pictures.captions) < len(pictures.ids):
         sentence = SENTENCES[form.kind].format(form.token)
@@ -324,8 +326,10 @@ def write_run(folder: WordFolder, form: Form, models: Models) -> list[Problem]:
     return []
 
 
-def _prompt(text: str, negative: str) -> dict[str, str]:
-    return {"prompt": text, **({"negative_prompt": negative} if negative else {})}
+def _prompt(text: str, negative: str, side: int | None) -> dict[str, Any]:
+    """Return a prompt of previews, as large as the model draws by itself."""
+    size = {"width": side, "height": side} if side else {}
+    return {"prompt": text, **({"negative_prompt": negative} if negative else {}), **size}
 
 
 def _write_masks(folder: WordFolder, pictures: Pictures) -> None:

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -49,7 +50,7 @@ MOST_PIXELS = 100_000_000
 MOST_IMAGES = 10_000  # of a word
 THUMB = 320  # pixels, the longer side
 LONGEST_NAME = 200
-AT_ONCE = 2  # images that are decoded at the same time; each may take half a gigabyte
+AT_ONCE = 1  # images that are decoded at the same time; a large one takes much memory
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x7f]")
 _decoding = threading.BoundedSemaphore(AT_ONCE)
 
@@ -81,10 +82,17 @@ def decoded(path: Path) -> Decoded:
         kind = image.format or ""
         _check(image)
         orientation = read_header(path).orientation if kind in KEPT else _orientation(image)
+        width, height = image.size
+        # A JPEG is read to its end, and decoded no larger than need be
+        image.draft(None, (2 * THUMB, 2 * THUMB))
         image.load()
-        upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-        png = None if kind in KEPT else _as_png(upright)
-        return Decoded(KEPT.get(kind, ".png"), upright.size, png, _thumb(upright))
+        png = None if kind in KEPT else _as_png(_upright(image, orientation))
+        size_wh = (height, width) if orientation >= 5 else (width, height)
+        return Decoded(KEPT.get(kind, ".png"), size_wh, png, _thumb(image, orientation))
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 @cache
@@ -153,22 +161,27 @@ def _as_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _thumb(image: Image.Image) -> bytes:
-    """Return a small picture without anything but its pixels."""
+def _thumb(image: Image.Image, orientation: int) -> bytes:
+    """Return a small picture, upright, without anything but its pixels; the image itself becomes small."""
     if image.mode.startswith("I"):
-        image = image.point(lambda value: value / 257).convert("L")
-    if image.mode in ("LA", "PA", "P", "RGBA", "RGBa", "La"):
+        image = _in_8_bits(image)
+    elif image.mode in ("P", "PA", "La", "RGBa", "1"):
         image = image.convert("RGBA")
-    small = image.convert("RGB") if image.mode not in ("RGB", "RGBA") else image
-    small = small.copy()
-    small.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA")
     if small.mode == "RGBA":
-        ground = Image.new("RGBA", small.size, "white")
-        small = Image.alpha_composite(ground, small).convert("RGB")
+        small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+    small = _upright(small.convert("RGB"), orientation)
     bare = Image.frombytes("RGB", small.size, small.tobytes())
     buffer = io.BytesIO()
     bare.save(buffer, format="WEBP", quality=80)
     return buffer.getvalue()
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey in 8 bits, as training sees it."""
+    values = np.asarray(image, dtype=np.float32) / 257
+    return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
 
 
 def store_image(folder: WordFolder, upload: Path, name: str, lock: threading.RLock) -> str:
@@ -251,7 +264,7 @@ def _grey(mask: Image.Image) -> Image.Image:
     """Return a mask in 8 bits of grey; what is transparent does not count."""
     mask.load()
     if mask.mode.startswith("I"):
-        return mask.point(lambda value: value / 257).convert("L")
+        return _in_8_bits(mask)
     if mask.mode not in ("LA", "PA", "RGBA") and "transparency" not in mask.info:
         return mask.convert("L")
     black = Image.new("RGBA", mask.size, "black")

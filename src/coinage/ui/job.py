@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -85,7 +86,22 @@ def write_job(folder: WordFolder, job: Job) -> None:
     Raises:
         CoinageError: it cannot be written.
     """
-    write_json(folder.job, job.as_json())
+    try:
+        write_json(folder.job, job.as_json())
+    except CoinageError:
+        if not _written_over(folder.job, json.dumps(job.as_json()).encode()):
+            raise
+
+
+def _written_over(path: Path, data: bytes) -> bool:
+    """Write a small file into the room that it has already, which a full disk still allows."""
+    try:
+        with path.open("r+b", buffering=0) as file:
+            # One write, so that whoever reads finds all of it
+            written = file.write(data.ljust(path.stat().st_size))
+            return written >= len(data)
+    except OSError:
+        return False
 
 
 def read_job(folder: WordFolder) -> Job:

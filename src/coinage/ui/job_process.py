@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, described
 from coinage.ui.job import (
     BEGINS,
     PREVIEW,
@@ -70,8 +70,9 @@ def run_job(folder: WordFolder, more: Sequence[str], train: Train) -> int:
     signal.signal(signal.SIGTERM, _end)
     if sys.platform == "win32":
         threading.Thread(target=stop_when_asked, args=(folder,), daemon=True).start()
-    print(f"{BEGINS}{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}", flush=True)  # noqa: T201 - it is the log
     write_job(folder, job)
+    with suppress(OSError):  # a full disk takes no line
+        print(f"{BEGINS}{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}", flush=True)  # noqa: T201
     words = ["--config_file", str(folder.run_settings), *more]
     code = _exit_code(lambda: train(words, lambda: followers(folder)))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is being written
@@ -97,8 +98,9 @@ def _exit_code(train: Callable[[], int]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - whatever it is, the page is to show it
-        traceback.print_exc()
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        with suppress(OSError):
+            traceback.print_exc()
+            print(f"error: {described(error)}", file=sys.stderr, flush=True)  # noqa: T201
         return 1
 
 

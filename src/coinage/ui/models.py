@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from coinage.demo.run import MODELS as DEMO_MODELS
+from coinage import demo
 from coinage.errors import CoinageError
 from coinage.models.detect import Kind, kind_of_file, kind_of_folder
 from coinage.models.facts import FACTS
@@ -28,6 +28,7 @@ from coinage.ui.workspace import NotFoundError, Workspace, read_json_or, write_j
 
 SUFFIXES = (".safetensors", ".ckpt")
 LEAST_BYTES = 2**20  # of a model's file; embeddings and settings are smaller
+DEMO_MODELS = Path(demo.__file__).parent / "models"
 DEPTH = 3  # of folders that are looked into
 MOST_ENTRIES = 5000  # that are looked at in one folder of models
 PART = Path("unet") / "config.json"

@@ -61,7 +61,7 @@ def reopened(text: str, workspace: Workspace, models: Models) -> Reopened:
     """
     flags = {flag.dest: flag for flag in flags_of(Script.COINAGE)}
     values, problems = _values(text, flags)
-    if not values.get("token_string"):
+    if not values.get("token_string") and not problems:
         problems.append(Problem("the text names no word", WHERE, "add --token_string mychar"))
     if problems:
         raise ConfigError(dict.fromkeys(problems))

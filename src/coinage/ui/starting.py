@@ -77,6 +77,7 @@ async def starting(queue: Queue, before: Callable[[], Awaitable[None]]) -> Async
 
 
 async def _keep_starting(queue: Queue, before: Callable[[], Awaitable[None]]) -> None:
+    queue.devices = await asyncio.to_thread(find_devices)
     while True:
         try:
             await start_due(queue, before)

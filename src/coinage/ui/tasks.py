@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -52,6 +52,7 @@ class Tasks:
         self._room = asyncio.Semaphore(at_once)
         self._warm: dict[str, list[_Worker]] = {}
         self._busy: set[_Worker] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def run(
         self,
@@ -100,15 +101,19 @@ class Tasks:
             while workers:
                 await workers.pop().end()
 
+    def end_soon(self) -> None:
+        """Have streams end, and take no further task: the server ends."""
+        self.closed.set()
+
     async def close(self) -> None:
         """End all processes at once."""
-        self.closed.set()
+        self.end_soon()
         workers = [*self._busy, *(worker for warm in self._warm.values() for worker in warm)]
         self._warm.clear()
         for worker in workers:
-            worker.kill()
-        for worker in workers:
-            await worker.end()
+            self._end(worker)
+        while self._ending:
+            await asyncio.wait(self._ending)
 
     async def _worker(self, lane: str) -> _Worker:
         warm = self._warm.setdefault(lane, [])
@@ -117,12 +122,34 @@ class Tasks:
             worker.wake()
             if worker.usable:
                 return worker
-        return await _Worker.begun(self._printed)
+        begun = asyncio.create_task(_Worker.begun(self._printed))
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            self._in_background(self._end_begun(begun))
+            raise
+
+    async def _end_begun(self, begun: asyncio.Task[_Worker]) -> None:
+        """End a process that nobody waits for any more, as soon as it has begun."""
+        with suppress(CoinageError):
+            worker = await begun
+            worker.kill()
+            await worker.end()
+
+    def _end(self, worker: _Worker) -> None:
+        """Kill a process, and wait until it is gone, in the background."""
+        worker.kill()
+        self._in_background(worker.end())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _keep(self, lane: str, worker: _Worker) -> None:
         """Keep a process for the next task; one that was left in the middle of its work is killed."""
         if not worker.usable or worker.used_up or self.closed.is_set():
-            worker.kill()
+            self._end(worker)
             return
         warm = self._warm.setdefault(lane, [])
         warm.append(worker)
@@ -130,7 +157,7 @@ class Tasks:
         def end() -> None:
             if worker in warm:
                 warm.remove(worker)
-                worker.kill()
+                self._end(worker)
 
         worker.rest(self._idle, end)
 
@@ -237,8 +264,10 @@ def _opened(printed: Path | None) -> IO[bytes] | None:
 async def while_asked(request: Request, work: Awaitable[T]) -> T:
     """Return what some work results in; it is cancelled if the client has gone meanwhile.
 
+    The request's body must have been read by then.
+
     Raises:
-        asyncio.CancelledError: the client has gone.
+        CoinageError: the client has gone; nobody reads the answer.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -247,7 +276,7 @@ async def while_asked(request: Request, work: Awaitable[T]) -> T:
             if done:
                 return task.result()
             if await request.is_disconnected():
-                raise asyncio.CancelledError
+                raise CoinageError("the browser has gone")
     finally:
         if not task.done():
             task.cancel()

@@ -7,7 +7,6 @@ import re
 import shutil
 import unicodedata
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -27,6 +26,7 @@ from coinage.ui.form import (
 )
 from coinage.ui.image_list import pictures_of, read_list
 from coinage.ui.job import read_job
+from coinage.ui.library import Library
 from coinage.ui.previews import list_previews
 from coinage.ui.reopened import reopened
 from coinage.ui.site import Site
@@ -100,30 +100,30 @@ class Cards:
         self._known: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def all(self) -> list[dict[str, Any]]:
-        """Return all words of the workspace, the one that changed last first."""
-        cards = []
+        """Return all words of the workspace that the page has made."""
+        known = {}
         for word_id in self._site.workspace.word_ids():
             folder = WordFolder(self._site.workspace.words / word_id)
             stamp = _stamp(folder)
-            known = self._known.get(word_id)
-            if known and known[0] == stamp and known[1]["state"] not in NOT_IDLE:
-                card = known[1]
+            before = self._known.get(word_id)
+            if before and before[0] == stamp and before[1]["state"] not in NOT_IDLE:
+                known[word_id] = before
             else:
-                card = card_of(folder, self._site.workspace)
-                self._known[word_id] = stamp, card
-            cards.append(card)
-        return sorted(cards, key=lambda card: -card["changed"])
+                known[word_id] = stamp, card_of(folder, self._site.workspace)
+        self._known = known
+        return [card for _, card in known.values()]
 
 
 def _stamp(folder: WordFolder) -> tuple[int, ...]:
-    """Return when the files that a card is made of have changed, nanoseconds."""
-    files = (
-        folder.form, folder.job, folder.progress, folder.image_list, folder.output, folder.output / "sample",
-    )  # fmt: skip
-    return tuple(map(_changed, files))
+    """Return when the files that a card is made of have changed, nanoseconds.
+
+    Files that are replaced change their folder too.
+    """
+    base = os.fspath(folder.path)
+    return tuple([_changed(base + name) for name in ("", "/job.json", "/output", "/output/sample")])
 
 
-def _changed(path: Path) -> int:
+def _changed(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns  # noqa: PTH116 - called thousands of times
     except OSError:
@@ -282,13 +282,14 @@ def delete(site: Site, folder: WordFolder) -> None:
 
 def routes_of(site: Site) -> list[BaseRoute]:
     """Return the addresses of words."""
-    cards = Cards(site)
+    cards, library = Cards(site), Library(site.workspace)
 
     def folder_of(request: Request) -> WordFolder:
         return site.workspace.word(request.path_params["id"])
 
     def listed(_: Request) -> Response:
-        return JSONResponse(cards.all())
+        all_cards = [*cards.all(), *library.cards()]
+        return JSONResponse(sorted(all_cards, key=lambda card: -card["changed"]))
 
     def flags(_: Request) -> Response:
         return JSONResponse(shown_flags())
