@@ -85,6 +85,7 @@ def test_the_whole_way(world: World, tmp_path: Path) -> None:
     preview_stop_and_go_on(world)
     path = download(world, tmp_path)
     draw(world)
+    examine(world)
     assert [text for text in world.visit.told if not UNREACHABLE.match(text)] == []
     load_in_diffusers(path)
 
@@ -207,6 +208,20 @@ def draw(world: World) -> None:
     assert fits(page)
     page.goto(f"{world.server.root}/words/zibu")
     shown(page, "#kept-pictures img")
+
+
+def examine(world: World) -> None:
+    page = world.page
+    page.goto(f"{world.server.root}/files")
+    page.click(".patient:has-text('zibu.safetensors') >> nth=0")
+    has_text(page, "#chart .facts", "Stable Diffusion 1.x")
+    has_text(page, "#chart .near-list", "Vector 1")
+    page.click("#chart summary:text-is('Convert')")
+    page.select_option("#convert-to", "pt")
+    page.click("#chart button:text-is('Convert')")
+    shown(page, ".patient:has-text('zibu.pt')")
+    page.set_viewport_size({"width": 375, "height": 800})
+    assert fits(page)
 
 
 def load_in_diffusers(path: Path) -> None:
