@@ -39,11 +39,14 @@ class Page:
     def __init__(self, watches: Watches, folder: WordFolder, last_id: str = "") -> None:
         self._stream: AsyncIterator[bytes] = watches.stream(folder, last_id)
         self.last_id = last_id
+        self._unread: list[str] = []
 
     async def next(self) -> tuple[str, Any]:
-        async with asyncio.timeout(30):
-            text = (await anext(self._stream)).decode()
-        fields = dict(part.split(": ", 1) for part in text.strip().split("\n"))
+        while not self._unread:
+            async with asyncio.timeout(30):
+                text = (await anext(self._stream)).decode()
+            self._unread = text.removesuffix("\n\n").split("\n\n")
+        fields = dict(part.split(": ", 1) for part in self._unread.pop(0).split("\n"))
         self.last_id = fields.get("id", self.last_id)
         return fields["event"], json.loads(fields["data"])
 
