@@ -25,7 +25,7 @@ from tests.ui.sites import client_of, make_site, picture, upload
         ("犬", "word"),
         ("Élan!", "elan"),
         ("--", "word"),
-        ("CON", "con"),
+        ("CON", "con-word"),
     ],
 )
 def test_ids_of_words(token: str, word_id: str) -> None:
@@ -155,6 +155,10 @@ def test_cards_follow_what_is_on_the_disk(client: TestClient, word: str, site: S
     assert file == {"id": site.workspace.file_id(path), "name": "zibu.safetensors", "bytes": 5}
     second = client.post("/api/words", json={"token": "newer"}).json()["id"]
     assert [card["id"] for card in client.get("/api/words").json()] == [second, word]
+    (site.workspace.root / "earlier").mkdir()
+    (site.workspace.root / "earlier" / "old.safetensors").write_bytes(b"12345")
+    first, *_ = client.get("/api/words").json()
+    assert (first["token"], first["source"], first["state"]) == ("old", "found", "ended")
 
 
 def test_a_folder_that_is_no_word_does_no_harm(client: TestClient, word: str, site: Site) -> None:

@@ -166,9 +166,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
 class _Server(uvicorn.Server):
     """Says when it has started. It logs no requests, since addresses may hold the token."""
 
-    def __init__(
-        self, app: Guard, started: Callable[[], None], ending: Callable[[], None]
-    ) -> None:
+    def __init__(self, app: Guard, started: Callable[[], None], ending: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
             http="h11",

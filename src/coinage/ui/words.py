@@ -41,6 +41,7 @@ from coinage.ui.workspace import (
 
 EMBEDDINGS = (".safetensors", ".pt", ".bin")
 NOT_IDLE = ("queued", "starting", "running", "stopping")
+DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no folder's name on Windows
 DAMAGED = "its form is damaged; delete the word, and make it again"
 
 
@@ -69,7 +70,7 @@ def id_for(token: str) -> str:
     """Return an id that reminds of a word: small letters and digits."""
     plain = unicodedata.normalize("NFKD", token).encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "-", plain)[: LONGEST_WORD_ID - 6].strip("-")
-    return name or "word"
+    return f"{name}-word" if DEVICES.fullmatch(name) else name or "word"
 
 
 def copy_images(source: WordFolder, target: WordFolder) -> None:
@@ -100,7 +101,7 @@ class Cards:
         self._known: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def all(self) -> list[dict[str, Any]]:
-        """Return all words of the workspace, the one that changed last first."""
+        """Return all words of the workspace that the page has made."""
         known = {}
         for word_id in self._site.workspace.word_ids():
             folder = WordFolder(self._site.workspace.words / word_id)
@@ -111,8 +112,7 @@ class Cards:
             else:
                 known[word_id] = stamp, card_of(folder, self._site.workspace)
         self._known = known
-        cards = [card for _, card in known.values()]
-        return sorted(cards, key=lambda card: -card["changed"])
+        return [card for _, card in known.values()]
 
 
 def _stamp(folder: WordFolder) -> tuple[int, ...]:
