@@ -223,6 +223,29 @@ def test_a_page_that_reads_nothing_is_let_go(site: Site, monkeypatch: pytest.Mon
     asyncio.run(work())
 
 
+def test_streams_end_with_their_word(site: Site) -> None:
+    folder = folder_of(site)
+
+    async def work() -> None:
+        page = Page(Watches(site), folder)
+        await page.until("log")
+        folder.path.rename(site.workspace.root / "gone")
+        with pytest.raises(StopAsyncIteration):
+            await page.until("never")
+
+    asyncio.run(work())
+
+
+def test_what_comes_between_two_looks_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(line(1))
+    first = Tail(path)
+    assert len(first.read()[1]) == 1
+    path.write_bytes(line(1) + line(2))
+    assert Tail(path).read(first.place) == (False, [line(1).strip()])
+    assert first.read() == (False, [line(2).strip()])
+
+
 def test_streams_end_with_the_server_and_say_that_they_are_there(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

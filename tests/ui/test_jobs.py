@@ -256,7 +256,8 @@ def test_a_run_that_is_killed_in_the_middle_goes_on_from_its_last_state(
         wait_for(lambda: read_job(folder).state == "running")
         assert ended(folder).state == "ended"
         assert step_of(folder) == 40
-    steps = [json.loads(line)["step"] for line in (folder.output / "zibu-log.jsonl").open()]
+    lines = (folder.output / "zibu-log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
     assert steps == list(range(1, 41))
 
 

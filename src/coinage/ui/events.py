@@ -57,8 +57,12 @@ class Tail:
     place: int = 0
     mark: str = START
 
-    def read(self) -> tuple[bool, list[bytes]]:
-        """Return the whole lines that have come since; and whether the file began anew before them."""
+    def read(self, until: int | None = None) -> tuple[bool, list[bytes]]:
+        """Return the whole lines that have come since; and whether the file began anew before them.
+
+        Args:
+            until: place up to which to read; None: the end.
+        """
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -68,7 +72,7 @@ class Tail:
                 if size == self.place and not began_anew:
                     return False, []
                 file.seek(self.place)
-                new = file.read()
+                new = file.read(-1 if until is None else max(until - self.place, 0))
                 whole = new[: new.rfind(b"\n") + 1]
                 self.place += len(whole)
                 self.mark = mark_at(file, self.place)
@@ -148,6 +152,10 @@ class Watch:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOKS * max(len(self._pages) / MANY, 1))
+            if not self._folder.path.is_dir():  # the word was deleted
+                for page in self._pages:
+                    close(page)
+                return
             self._send(self._look())
 
     def _send(self, said: Sequence[bytes]) -> None:
@@ -169,12 +177,12 @@ class Watch:
         place, _, _ = last_id.partition("-")
         if place.isdecimal() and int(place) < 2**53:
             log.place, log.mark = int(place), last_id
-        began_anew, lines = log.read()
+        began_anew, lines = log.read(seen.log.place)
         printed = Tail(seen.printed.path)
         reset = event("reset", {"steps": began_anew or not last_id, "log": True})
         said = [reset, event("job", seen.job), event("previews", seen.previews)]
         said.append(event("steps", points_of(lines), log.mark))
-        said.append(event("log", _texts(printed.read()[1][-MOST_PRINTED:])))
+        said.append(event("log", _texts(printed.read(seen.printed.place)[1][-MOST_PRINTED:])))
         return said
 
     def _look(self) -> list[bytes]:
