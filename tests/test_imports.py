@@ -51,7 +51,7 @@ text.init_words text.placeholder text.prompts text.samplers training.convergence
 training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.events ui.files ui.form
 ui.image_list ui.images ui.job ui.job_process ui.jobs ui.library ui.models ui.previews ui.processes ui.queue
 ui.reopened ui.security ui.server ui.sessions ui.site ui.starting ui.task_process ui.tasks ui.trash
-ui.web ui.words ui.workspace wording
+ui.texts ui.web ui.words ui.workspace wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

@@ -23,7 +23,6 @@ export function makeStage(how = {}) {
   const slider = el("div.slider", {}, range, first, last, told);
   const tiles = el("div.tiles");
   const element = el("div.stage", {}, slider, tiles);
-  if (how.columns) tiles.style.setProperty("--columns", how.columns);
   let steps = [];
   let at = null; // the chosen step; null: the newest, also when newer ones come
   let shown = new Map(); // key of a tile to its parts
@@ -51,6 +50,7 @@ export function makeStage(how = {}) {
     const news = JSON.stringify(groups.map((group) => group.map((tile) => [tile.key, tile.text, tile.note])));
     if (news !== plan) {
       plan = news;
+      tiles.style.setProperty("--columns", how.columns ?? columnsFor(groups.map((group) => group.length)));
       shown = new Map(flat.map((tile) => [tile.key, makeTile(tile, (step) => choose(steps.indexOf(step)), how)]));
       tiles.replaceChildren(...groups.map((group) => {
         const made = el("div.group", {}, ...group.map((tile) => shown.get(tile.key).element));
@@ -62,6 +62,23 @@ export function makeStage(how = {}) {
     show();
   }
   return { element, update };
+}
+
+/** Return how many columns leave the fewest gaps, when groups stay together: 4, 5 or 3. */
+function columnsFor(sizes) {
+  const gaps = (columns) => {
+    let rows = 0;
+    let room = 0;
+    for (const size of sizes.map((one) => Math.min(one, columns))) {
+      if (size > room) {
+        rows += 1;
+        room = columns;
+      }
+      room -= size;
+    }
+    return rows * columns - sizes.reduce((sum, size) => sum + Math.min(size, columns), 0);
+  };
+  return [4, 5, 3].reduce((best, columns) => (gaps(columns) < gaps(best) ? columns : best));
 }
 
 function makeTile(tile, choose, how) {
