@@ -39,11 +39,14 @@ class Page:
     def __init__(self, watches: Watches, folder: WordFolder, last_id: str = "") -> None:
         self._stream: AsyncIterator[bytes] = watches.stream(folder, last_id)
         self.last_id = last_id
+        self._unread: list[str] = []
 
     async def next(self) -> tuple[str, Any]:
-        async with asyncio.timeout(30):
-            text = (await anext(self._stream)).decode()
-        fields = dict(part.split(": ", 1) for part in text.strip().split("\n"))
+        while not self._unread:
+            async with asyncio.timeout(30):
+                text = (await anext(self._stream)).decode()
+            self._unread = text.removesuffix("\n\n").split("\n\n")
+        fields = dict(part.split(": ", 1) for part in self._unread.pop(0).split("\n"))
         self.last_id = fields.get("id", self.last_id)
         return fields["event"], json.loads(fields["data"])
 
@@ -218,6 +221,29 @@ def test_a_page_that_reads_nothing_is_let_go(site: Site, monkeypatch: pytest.Mon
             await page.until("never")
 
     asyncio.run(work())
+
+
+def test_streams_end_with_their_word(site: Site) -> None:
+    folder = folder_of(site)
+
+    async def work() -> None:
+        page = Page(Watches(site), folder)
+        await page.until("log")
+        folder.path.rename(site.workspace.root / "gone")
+        with pytest.raises(StopAsyncIteration):
+            await page.until("never")
+
+    asyncio.run(work())
+
+
+def test_what_comes_between_two_looks_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(line(1))
+    first = Tail(path)
+    assert len(first.read()[1]) == 1
+    path.write_bytes(line(1) + line(2))
+    assert Tail(path).read(first.place) == (False, [line(1).strip()])
+    assert first.read() == (False, [line(2).strip()])
 
 
 def test_streams_end_with_the_server_and_say_that_they_are_there(

@@ -1,5 +1,6 @@
 """Runs by the page's API: real processes that train on the built-in model."""
 
+import json
 import os
 import signal
 import time
@@ -236,3 +237,39 @@ def test_a_finding_stands_beside_its_image(checked_word: tuple[TestClient, str])
     texts = str(checked["warnings"]) + str(checked["problems"])
     assert "learning" in texts
     client.patch(f"/api/words/{word_id}", json={"flags": FLAGS})
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_the_middle_goes_on_from_its_last_state(
+    site: Site, moon_dataset: Path
+) -> None:
+    with serving(site.workspace) as client:
+        word_id = new_word(client, moon_dataset)
+        post(client, f"{word_id}/start")
+        folder = site.workspace.word(word_id)
+        wait_for(lambda: step_of(folder) >= 2)
+        post(client, f"{word_id}/save")
+        wait_for(lambda: list(folder.output.glob("zibu-step*-state/state.json")))
+        os.killpg(read_job(folder).process or 0, signal.SIGKILL)
+        assert ended(folder).state == "killed"
+        post(client, f"{word_id}/continue", steps=40)
+        wait_for(lambda: read_job(folder).state == "running")
+        assert ended(folder).state == "ended"
+        assert step_of(folder) == 40
+    lines = (folder.output / "zibu-log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_a_second_request_to_stop_ends_a_run_at_once(site: Site, moon_dataset: Path) -> None:
+    with serving(site.workspace) as client:
+        word_id = new_word(client, moon_dataset)
+        post(client, f"{word_id}/start")
+        folder = site.workspace.word(word_id)
+        wait_for(lambda: step_of(folder) >= 2)
+        assert post(client, f"{word_id}/preview")["job"]["state"] == "running"
+        time.sleep(0.3)  # it draws now, and looks at signals only afterwards
+        assert post(client, f"{word_id}/stop")["job"]["state"] == "stopping"
+        post(client, f"{word_id}/stop")
+        assert ended(folder).state in ("killed", "stopped")

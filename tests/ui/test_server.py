@@ -1,6 +1,7 @@
 """`coinage ui` as people start it: a process, a port, an address."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -82,12 +83,17 @@ def test_start_use_and_restart(tmp_path: Path) -> None:
         assert [word["token"] for word in reloaded.get("/api/words").json()] == ["zibu"]
 
 
-def raw(address: str, request: str) -> bytes:
+def raw(address: str, request: str, body: bytes = b"") -> bytes:
     """Send a request that no library would."""
     url = httpx.URL(address)
     with socket.create_connection((url.host, url.port), timeout=20) as link:
-        link.sendall(request.replace("\n", "\r\n").encode())
-        return link.recv(65536)
+        link.sendall(request.replace("\n", "\r\n").encode() + body)
+        answer = link.recv(65536)
+        head, _, start = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        while length and len(start) < int(length[1]):
+            start += link.recv(65536)
+    return head + start
 
 
 def test_requests_that_no_browser_sends(tmp_path: Path) -> None:
@@ -105,6 +111,22 @@ def test_requests_that_no_browser_sends(tmp_path: Path) -> None:
         }
         for request, status in requests.items():
             assert raw(address, request).split(b"\r\n")[0][8:].startswith(status), request
+
+
+def test_too_large_a_file_is_answered_though_it_is_being_sent(tmp_path: Path) -> None:
+    """Browsers send all of a file before they read an answer, and call anything else a lost connection."""
+    with served(tmp_path / "work") as (_, address), browser(address) as client:
+        client.get(address)
+        host = httpx.URL(address).netloc.decode()
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        size = 101 * 2**20
+        request = (
+            f"PUT /api/words/zibu/images HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nCookie: {cookie}\n"
+            f"Content-Type: application/octet-stream\nContent-Length: {size}\n\n"
+        )
+        answer = raw(address, request, bytes(size))
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"more than 100 MB" in answer
 
 
 def test_a_stream_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:

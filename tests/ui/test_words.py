@@ -25,7 +25,7 @@ from tests.ui.sites import client_of, make_site, picture, upload
         ("犬", "word"),
         ("Élan!", "elan"),
         ("--", "word"),
-        ("CON", "con"),
+        ("CON", "con-word"),
     ],
 )
 def test_ids_of_words(token: str, word_id: str) -> None:

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
-from coinage.ui import captions, drawing, events, files, images, jobs, models, words
+from coinage.ui import captioner, captions, drawing, events, files, images, jobs, models, words
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
@@ -38,6 +38,7 @@ ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
     words.routes_of,
     images.routes_of,
     captions.routes_of,
+    captioner.routes_of,
     jobs.routes_of,
     events.routes_of,
     drawing.routes_of,

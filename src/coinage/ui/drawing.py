@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
 from coinage.seeding import draw_seed
 from coinage.text.samplers import SAMPLER_NAMES
-from coinage.ui.events import event, sse, until_closed
+from coinage.ui.events import Page, event, sse, until_closed
 from coinage.ui.library import Library
 from coinage.ui.previews import KEPT
 from coinage.ui.site import Site
@@ -108,7 +108,7 @@ class Drawing:
 
     shown: dict[str, Any]
     task: asyncio.Task[None] | None = None
-    pages: set[asyncio.Queue[bytes | None]] = field(default_factory=set)
+    pages: set[Page] = field(default_factory=set)
 
     def tell(self) -> None:
         """Tell all pages how far it is; the last time, the streams end."""
@@ -258,7 +258,7 @@ class Drawings:
         if drawing is None:
             yield event("drawing", self.shown(drawing_id))
             return
-        page: asyncio.Queue[bytes | None] = asyncio.Queue()
+        page: Page = asyncio.Queue()
         page.put_nowait(event("drawing", drawing.shown))
         drawing.pages.add(page)
         try:

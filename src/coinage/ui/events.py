@@ -1,6 +1,7 @@
 """What happens to a word, as server-sent events made from its files alone. Imports no torch.
 
-All pages that show one word share one look at its files, twice a second, and only while there are any.
+All pages that show one word share one look at its files, twice a second, and only while there are any;
+many are told less often.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from coinage.ui.site import Site
 from coinage.ui.workspace import WordFolder, read_json_or
 
 LOOKS = 0.5  # seconds between looks at the files
+MANY = 16  # pages of one word, above which all are told less often: a run needs the processor more
 HEARTBEAT = 15.0  # seconds without an event, after which a comment keeps the connection open
 MOST_POINTS = 2000  # steps that a page gets at once
 MOST_PRINTED = 200  # lines of what was printed that it gets at first
@@ -32,6 +34,7 @@ MARK = 64  # bytes before a place in the log by which that is known again
 MOST_UNREAD = 500  # events that wait for one page; it then has to ask anew
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 START = "0-00000000"
+Page = asyncio.Queue[bytes | None]  # what a page that is shown is to be told; None at its end
 
 
 def event(name: str, value: Any, event_id: str = "") -> bytes:
@@ -54,8 +57,12 @@ class Tail:
     place: int = 0
     mark: str = START
 
-    def read(self) -> tuple[bool, list[bytes]]:
-        """Return the whole lines that have come since; and whether the file began anew before them."""
+    def read(self, until: int | None = None) -> tuple[bool, list[bytes]]:
+        """Return the whole lines that have come since; and whether the file began anew before them.
+
+        Args:
+            until: place up to which to read; None: the end.
+        """
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -65,7 +72,7 @@ class Tail:
                 if size == self.place and not began_anew:
                     return False, []
                 file.seek(self.place)
-                new = file.read()
+                new = file.read(-1 if until is None else max(until - self.place, 0))
                 whole = new[: new.rfind(b"\n") + 1]
                 self.place += len(whole)
                 self.mark = mark_at(file, self.place)
@@ -112,7 +119,7 @@ class Watch:
 
     def __init__(self, site: Site, folder: WordFolder) -> None:
         self._site, self._folder = site, folder
-        self._pages: set[asyncio.Queue[bytes | None]] = set()
+        self._pages: set[Page] = set()
         self._seen = Seen(log=Tail(log_of(folder)), printed=Tail(folder.printed))
         self._task: asyncio.Task[None] | None = None
 
@@ -121,23 +128,21 @@ class Watch:
         """Whether a page is shown."""
         return bool(self._pages)
 
-    def join(self, last_id: str) -> asyncio.Queue[bytes | None]:
+    def join(self, last_id: str) -> Page:
         """Add a page: it gets what there is, and then what comes.
 
         Args:
             last_id: of the last event that it had; "" for a page that has nothing.
         """
-        for said in self._look():  # so that all pages are at the same place
-            self._send(said)
-        page: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_UNREAD)
-        for said in self._first(last_id):
-            page.put_nowait(said)
+        self._send(self._look())  # so that all pages are at the same place
+        page: Page = asyncio.Queue(MOST_UNREAD)
+        page.put_nowait(b"".join(self._first(last_id)))
         self._pages.add(page)
         if self._task is None:
             self._task = asyncio.create_task(self._keep_looking())
         return page
 
-    def leave(self, page: asyncio.Queue[bytes | None]) -> None:
+    def leave(self, page: Page) -> None:
         """Remove a page; without any, nothing looks at the files."""
         self._pages.discard(page)
         if not self._pages and self._task:
@@ -146,19 +151,24 @@ class Watch:
 
     async def _keep_looking(self) -> None:
         while True:
-            await asyncio.sleep(LOOKS)
-            for said in self._look():
-                self._send(said)
+            await asyncio.sleep(LOOKS * max(len(self._pages) / MANY, 1))
+            if not self._folder.path.is_dir():  # the word was deleted
+                for page in self._pages:
+                    close(page)
+                return
+            self._send(self._look())
 
-    def _send(self, said: bytes) -> None:
+    def _send(self, said: Sequence[bytes]) -> None:
+        """Tell all pages several things at once, which costs less than one after the other."""
+        if not said:
+            return
+        whole = b"".join(said)
         for page in list(self._pages):
             try:
-                page.put_nowait(said)
+                page.put_nowait(whole)
             except asyncio.QueueFull:  # it sleeps; when it wakes it asks for what it lacks
                 self._pages.discard(page)
-                while not page.empty():
-                    page.get_nowait()
-                page.put_nowait(None)
+                close(page)
 
     def _first(self, last_id: str) -> list[bytes]:
         """Return all that a new page lacks, up to the place that the others have come to."""
@@ -167,12 +177,12 @@ class Watch:
         place, _, _ = last_id.partition("-")
         if place.isdecimal() and int(place) < 2**53:
             log.place, log.mark = int(place), last_id
-        began_anew, lines = log.read()
+        began_anew, lines = log.read(seen.log.place)
         printed = Tail(seen.printed.path)
         reset = event("reset", {"steps": began_anew or not last_id, "log": True})
         said = [reset, event("job", seen.job), event("previews", seen.previews)]
         said.append(event("steps", points_of(lines), log.mark))
-        said.append(event("log", _texts(printed.read()[1][-MOST_PRINTED:])))
+        said.append(event("log", _texts(printed.read(seen.printed.place)[1][-MOST_PRINTED:])))
         return said
 
     def _look(self) -> list[bytes]:
@@ -239,29 +249,29 @@ class Watches:
                 self._watches.pop(folder.id, None)
 
 
-async def until_closed(
-    page: asyncio.Queue[bytes | None], closed: asyncio.Event
-) -> AsyncIterator[bytes]:
+async def until_closed(page: Page, closed: asyncio.Event) -> AsyncIterator[bytes]:
     """Yield what comes, and a comment when nothing does for long; end with None, or with the server."""
     ends = asyncio.create_task(closed.wait())
-    comes: asyncio.Task[bytes | None] | None = None
+    ends.add_done_callback(lambda _: close(page))
     try:
-        while not closed.is_set():
-            comes = comes or asyncio.create_task(page.get())
-            await asyncio.wait(
-                [comes, ends], timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
-            )
-            if comes.done():
-                said, comes = comes.result(), None
-                if said is None:
-                    return
-                yield said
-            elif not ends.done():
-                yield b": still here\n\n"
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    said = await page.get()
+            except TimeoutError:
+                said = b": still here\n\n"
+            if said is None:
+                return
+            yield said
     finally:
-        for task in (ends, comes):
-            if task:
-                task.cancel()
+        ends.cancel()
+
+
+def close(page: Page) -> None:
+    """End the stream of a page, whatever waits for it."""
+    while not page.empty():
+        page.get_nowait()
+    page.put_nowait(None)
 
 
 def sse(stream: AsyncIterator[bytes]) -> Response:

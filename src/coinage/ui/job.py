@@ -25,6 +25,7 @@ KILLED = (
     "Go on from the last state that was saved"
 )
 NOT_STARTED = "the process could not be started; what it printed says why"
+BEGINS = "--- a run begins: "  # a line in what is printed
 DAMAGED = "job.json cannot be read; start the run again"
 
 
@@ -172,6 +173,3 @@ def last_error(printed: Path) -> str:
     of_last_run = text.rpartition(BEGINS)[2]
     errors = [line for line in of_last_run.splitlines() if line.startswith("error: ")]
     return errors[-1].removeprefix("error: ") if errors else ""
-
-
-BEGINS = "--- a run begins: "  # a line in what is printed

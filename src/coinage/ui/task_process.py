@@ -32,6 +32,7 @@ KINDS = {
     "rescale": "coinage.ui.file_tasks",
     "mix": "coinage.ui.file_tasks",
     "draw": "coinage.ui.draw_task",
+    "describe": "coinage.ui.caption_task",
 }
 
 

@@ -41,6 +41,7 @@ from coinage.ui.workspace import (
 
 EMBEDDINGS = (".safetensors", ".pt", ".bin")
 NOT_IDLE = ("queued", "starting", "running", "stopping")
+DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no folder's name on Windows
 DAMAGED = "its form is damaged; delete the word, and make it again"
 
 
@@ -69,7 +70,7 @@ def id_for(token: str) -> str:
     """Return an id that reminds of a word: small letters and digits."""
     plain = unicodedata.normalize("NFKD", token).encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "-", plain)[: LONGEST_WORD_ID - 6].strip("-")
-    return name or "word"
+    return f"{name}-word" if DEVICES.fullmatch(name) else name or "word"
 
 
 def copy_images(source: WordFolder, target: WordFolder) -> None:
