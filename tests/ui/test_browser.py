@@ -34,7 +34,7 @@ FLAGS = {
     "--init_word": "shape",
     "--learning_rate": "0.005",
     "--train_batch_size": "4",
-    "--max_train_steps": "600",
+    "--max_train_steps": "500",
     "--sample_every_n_steps": "1000",
 }
 TRAINING = 300_000  # milliseconds, on a busy machine; ten seconds on an idle one
@@ -133,7 +133,7 @@ def choose(world: World) -> None:
         page.fill(f"[id='flag{name}']", value)
         page.press(f"[id='flag{name}']", "Tab")
     has_text(page, "#saved", "saved", exact=True)
-    has_text(page, "#panel-command", "--max_train_steps=600")
+    has_text(page, "#panel-command", "--max_train_steps=500")
     page.reload()  # the form forgets nothing
     has_count(page, ".changed .flag", len(FLAGS))
     assert page.input_value("#model") == "demo-sd1"
@@ -179,7 +179,7 @@ def preview_stop_and_go_on(world: World) -> None:
     page.wait_for_selector(".state-ended", timeout=TRAINING)
     has_text(page, "#next", "Draw with zibu")
     log = (world.workspace.word("zibu").output / "zibu-log.jsonl").read_text()
-    assert [int(step) for step in re.findall(r'"step": (\d+)', log)] == [*range(1, 601)]
+    assert [int(step) for step in re.findall(r'"step": (\d+)', log)] == [*range(1, 501)]
 
 
 def download(world: World, folder: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from coinage.ui.security import MOST_EMBEDDING, MOST_IMAGE
 from coinage.ui.texts import LANGUAGES, LOCALES, choose_language, texts_of
 
 UI = LOCALES.parent
@@ -94,6 +95,14 @@ def test_colours_are_those_of_the_report() -> None:
     report = (Path(UI).parent / "report" / "templates" / "report.css").read_text(encoding="utf-8")
     tokens = (UI / "static" / "tokens.css").read_text(encoding="utf-8").strip()
     assert report.startswith(tokens)
+
+
+def test_the_largest_files_are_those_of_the_server() -> None:
+    """The page refuses them at once, since a server can only break off while they are sent."""
+    for name, most in (("upload.js", MOST_IMAGE), ("files_page.js", MOST_EMBEDDING)):
+        script = (UI / "static" / name).read_text(encoding="utf-8")
+        (factor,) = re.findall(r"LARGEST = (\d+) \* 2 \*\* 20", script)
+        assert int(factor) * 2**20 == most
 
 
 def test_files_are_short() -> None:

@@ -44,7 +44,11 @@ export function makeCaption(image, counter, save) {
     store.now();
     return last;
   };
-  const recount = () => counter(field.value, tell);
+  let asked = null; // the text whose tokens were asked for
+  const recount = () => {
+    asked = field.value;
+    counter(asked, tell);
+  };
 
   field.addEventListener("input", () => {
     paint();
@@ -59,7 +63,7 @@ export function makeCaption(image, counter, save) {
     const free = untouched && !saving && document.activeElement !== field;
     if (free && text !== field.value) field.value = text;
     if (free) saved = text;
-    if (counted.textContent === "" || untouched) recount();
+    if (asked !== field.value) recount();
     word = token;
     paint();
   }

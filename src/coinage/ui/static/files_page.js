@@ -3,10 +3,11 @@
 import { call, put } from "./api.js";
 import { byId, el } from "./dom.js";
 import { makeExamination } from "./examination.js";
-import { act, ask, report, toast } from "./notices.js";
+import { act, ask, report, showProblems, toast } from "./notices.js";
 import { size, t } from "./texts.js";
 import { droppedFiles } from "./upload.js";
 
+const LARGEST = 64 * 2 ** 20; // bytes of an embedding, as the server has it
 let files = [];
 let models = [];
 let open = null;
@@ -48,6 +49,10 @@ async function load() {
 async function add(dropped) {
   let last = null;
   for (const file of dropped) {
+    if (file.size > LARGEST) {
+      showProblems([{ what: t("drop.large", { most: size(LARGEST) }), where: file.name }]);
+      continue;
+    }
     const answer = await act(byId("choose"), () => put(`/files?name=${encodeURIComponent(file.name)}`, file));
     if (answer) {
       last = answer.file.id;

@@ -3,11 +3,12 @@
 import { put } from "./api.js";
 import { byId, el, throttled } from "./dom.js";
 import { report } from "./notices.js";
-import { count, t } from "./texts.js";
+import { count, size, t } from "./texts.js";
 
 const AT_ONCE = 3;
 const CAPTIONS = /\.(txt|caption|json|jsonl)$/i;
 const HIDDEN = /^\.|^(thumbs\.db|desktop\.ini)$/i;
+const LARGEST = 100 * 2 ** 20; // bytes of an image, as the server has it
 const HOPELESS = [0, 507]; // HTTP: no answer, the disk is full
 
 /**
@@ -53,6 +54,7 @@ export function makeUploads(id, store) {
       while (waiting.length) {
         const file = waiting.shift();
         try {
+          if (file.size > LARGEST) throw new Error(t("drop.large", { most: size(LARGEST) }));
           const { image } = await put(`/words/${id}/${what}?name=${encodeURIComponent(file.name)}`, file);
           good += 1;
           if (image) {
