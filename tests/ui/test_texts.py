@@ -25,8 +25,8 @@ def in_source(pattern: str) -> set[str]:
 
 
 def asked() -> set[str]:
-    keys = in_source(r"""\bt\("([\w.]+)\"""") | in_source(r"""texts\[["']([\w.]+)["']\]""")
-    for key in in_source(r"""\bcount\("([\w.]+)\""""):
+    keys = in_source(r"""\bt\(\s*"([\w.]+)\"""") | in_source(r"""texts\[["']([\w.]+)["']\]""")
+    for key in in_source(r"""\bcount\(\s*"([\w.]+)\""""):
         keys |= {f"{key}.one", f"{key}.other"}
     return keys
 
@@ -105,9 +105,12 @@ def test_the_largest_files_are_those_of_the_server() -> None:
         assert int(factor) * 2**20 == most
 
 
-def test_files_are_short() -> None:
+def test_files_and_lines_are_short() -> None:
     for path in (*SCRIPTS, *TEMPLATES, *(UI / "static").glob("*.css")):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path.name
+    for path in SCRIPTS:
+        long = [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 110]
+        assert long == [], path.name
 
 
 def test_nothing_is_read_as_html_and_nothing_stands_in_line() -> None:

@@ -17,24 +17,31 @@ export function makeActions(place, id, changed) {
   let shown = "";
   let progress = {};
 
-  const send = (button, what, body, note) => act(button, async () => {
-    await call("POST", `/words/${id}/${what}`, body);
-    if (note) toast(note);
-    changed();
-  });
-  const button = (text, run, style = "button") => el(style, { type: "button", text, onclick: (event) => run(event.currentTarget) });
+  const send = (button, what, body, note) =>
+    act(button, async () => {
+      await call("POST", `/words/${id}/${what}`, body);
+      if (note) toast(note);
+      changed();
+    });
+  const button = (text, run, style = "button") =>
+    el(style, { type: "button", text, onclick: (event) => run(event.currentTarget) });
   const goOn = (self) => send(self, "continue", { steps: null });
   const change = (style = "a.button") => el(style, { href: `/words/${id}/edit`, text: t("action.change") });
-  const again = () => button(t("action.again"), (self) => act(self, async () => {
-    const made = await call("POST", "/words", { copy: id });
-    location.href = `/words/${made.id}/edit`;
-  }));
-  const end = (self) => act(self, async () => {
-    if (!(await ask(t("action.kill.ask"), t("action.kill")))) return;
-    await call("POST", `/words/${id}/stop`);
-    changed();
-  });
-  const stop = () => button(t("action.stop"), (self) => send(self, "stop", {}, t("action.stop.asked")), "button.danger");
+  const again = () =>
+    button(t("action.again"), (self) =>
+      act(self, async () => {
+        const made = await call("POST", "/words", { copy: id });
+        location.href = `/words/${made.id}/edit`;
+      }),
+    );
+  const end = (self) =>
+    act(self, async () => {
+      if (!(await ask(t("action.kill.ask"), t("action.kill")))) return;
+      await call("POST", `/words/${id}/stop`);
+      changed();
+    });
+  const stop = () =>
+    button(t("action.stop"), (self) => send(self, "stop", {}, t("action.stop.asked")), "button.danger");
   const train = () => [
     button(t("action.preview"), (self) => send(self, "preview", {}, t("action.preview.asked"))),
     button(t("action.save"), (self) => send(self, "save", {}, t("action.save.asked"))),
@@ -45,7 +52,10 @@ export function makeActions(place, id, changed) {
     queued: () => [button(t("action.cancel"), (self) => send(self, "cancel")), change()],
     starting: () => [stop()],
     running: train,
-    stopping: () => [el("button", { type: "button", disabled: true, text: t("action.stopping") }), button(t("action.kill"), end, "button.danger")],
+    stopping: () => [
+      el("button", { type: "button", disabled: true, text: t("action.stopping") }),
+      button(t("action.kill"), end, "button.danger"),
+    ],
     ended: () => [button(t("action.more"), askForSteps), again()],
     stopped: () => [button(t("action.go"), goOn, "button.primary"), again()],
     failed: () => [change("a.button.primary"), button(t("action.go"), goOn), again()],
@@ -53,10 +63,26 @@ export function makeActions(place, id, changed) {
   };
 
   function askForSteps() {
-    const input = el("input", { id: "more-steps", type: "number", min: (progress.step ?? 0) + 1, step: 1, required: true, value: 2 * (progress.total ?? 100) });
+    const input = el("input", {
+      id: "more-steps",
+      type: "number",
+      min: (progress.step ?? 0) + 1,
+      step: 1,
+      required: true,
+      value: 2 * (progress.total ?? 100),
+    });
     const yes = el("button.primary", { type: "submit", text: t("action.go") });
-    const form = el("form.stack", {}, el("div.field", {}, el("label", { for: "more-steps", text: t("action.more.label") }), input),
-      el("div.buttons.end", {}, el("button", { type: "button", text: t("cancel"), onclick: () => dialog.close() }), yes));
+    const form = el(
+      "form.stack",
+      {},
+      el("div.field", {}, el("label", { for: "more-steps", text: t("action.more.label") }), input),
+      el(
+        "div.buttons.end",
+        {},
+        el("button", { type: "button", text: t("cancel"), onclick: () => dialog.close() }),
+        yes,
+      ),
+    );
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       await send(yes, "continue", { steps: Number(input.value) });

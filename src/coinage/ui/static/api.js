@@ -40,7 +40,9 @@ export async function call(method, path, body, how = {}) {
  */
 export async function put(path, blob) {
   const headers = { "Content-Type": "application/octet-stream", Accept: "application/json" };
-  return answer(() => fetch(`/api${path}`, { method: "PUT", headers, body: blob, credentials: "same-origin" }));
+  return answer(() =>
+    fetch(`/api${path}`, { method: "PUT", headers, body: blob, credentials: "same-origin" }),
+  );
 }
 
 async function answer(ask) {
@@ -66,6 +68,7 @@ async function read(response) {
 
 function problemsOf(response, value) {
   if (Array.isArray(value?.problems) && value.problems.length) return value.problems;
-  if (response.status === 401 || response.status === 403) return [{ what: t("stranger.what"), hint: t("stranger.hint") }];
+  if (response.status === 401 || response.status === 403)
+    return [{ what: t("stranger.what"), hint: t("stranger.hint") }];
   return [{ what: t("answer.what", { status: response.status }), where: new URL(response.url).pathname }];
 }

@@ -16,7 +16,13 @@ const PAUSE = 500; // milliseconds without typing, after which it is saved
 export function makeCaption(image, counter, save) {
   const shade = el("div.shade", { "aria-hidden": "true" });
   const counted = el("span.tokens", { id: `tokens-${image.id}` });
-  const field = el("textarea.caption", { rows: 1, spellcheck: "false", placeholder: t("caption.none"), "aria-label": t("caption.of", { name: image.name }), "aria-describedby": counted.id });
+  const field = el("textarea.caption", {
+    rows: 1,
+    spellcheck: "false",
+    placeholder: t("caption.none"),
+    "aria-label": t("caption.of", { name: image.name }),
+    "aria-describedby": counted.id,
+  });
   const element = el("div.captioned", {}, el("div.layers", {}, shade, field), counted);
   let word = "";
   let saved = null;
@@ -39,7 +45,9 @@ export function makeCaption(image, counter, save) {
     }
     saving -= 1;
   };
-  const store = debounced(() => { last = last.then(send); }, PAUSE);
+  const store = debounced(() => {
+    last = last.then(send);
+  }, PAUSE);
   const flush = () => {
     store.now();
     return last;
@@ -79,13 +87,26 @@ export function makeCaption(image, counter, save) {
 export function makeCaptionTools(place, id, store) {
   const fields = {};
   const field = (key, label) => {
-    fields[key] = el("input", { type: "text", id: `all-${key}`, spellcheck: "false", autocomplete: "off", oninput: preview });
+    fields[key] = el("input", {
+      type: "text",
+      id: `all-${key}`,
+      spellcheck: "false",
+      autocomplete: "off",
+      oninput: preview,
+    });
     return el("div.field", {}, el("label", { for: `all-${key}`, text: label }), fields[key]);
   };
   const told = el("p.soft", { role: "status" });
   const button = el("button.primary", { type: "submit", text: t("captions.change"), disabled: true });
-  const form = el("form.all-captions", {}, field("find", t("captions.find")), field("replace", t("captions.replace")),
-    field("prefix", t("captions.prefix")), field("suffix", t("captions.suffix")), el("div.buttons", {}, button, told));
+  const form = el(
+    "form.all-captions",
+    {},
+    field("find", t("captions.find")),
+    field("replace", t("captions.replace")),
+    field("prefix", t("captions.prefix")),
+    field("suffix", t("captions.suffix")),
+    el("div.buttons", {}, button, told),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     act(button, async () => {

@@ -12,7 +12,7 @@ import { t } from "./texts.js";
  * @param {{id: string, state: string|null, source?: string, report?: string|null}} word
  * @returns {string}
  */
-export function pageOf(word) {
+function pageOf(word) {
   if (word.source === "found") return word.report ?? "/files";
   return known(word.state) === "draft" ? `/words/${word.id}/edit` : `/words/${word.id}`;
 }
@@ -29,10 +29,12 @@ export function makeCard(tell) {
   const about = el("div.about");
   const box = el("input", { type: "checkbox", onchange: () => tell.choose(word, box.checked) });
   const pick = el("label.pick", {}, box);
-  const remove = el("button.small.plain.icon", { type: "button", text: "✕", onclick: () => act(remove, erase) });
-  const element = el("li.word", {}, picture,
-    el("div.under", {}, el("h2", {}, link), about),
-    pick, remove);
+  const remove = el("button.small.plain.icon", {
+    type: "button",
+    text: "✕",
+    onclick: () => act(remove, erase),
+  });
+  const element = el("li.word", {}, picture, el("div.under", {}, el("h2", {}, link), about), pick, remove);
 
   async function erase() {
     if (!(await ask(t("word.delete.ask", { token: word.token }), t("delete")))) return;
@@ -52,7 +54,10 @@ export function makeCard(tell) {
     remove.hidden = isBusy(word.state) || word.source === "found";
     showPicture();
     const running = isBusy(word.state);
-    about.replaceChildren(statusLine(word.state), ...(running ? [progressBar(word, t("progress.of", { token: word.token }))] : []));
+    about.replaceChildren(
+      statusLine(word.state),
+      ...(running ? [progressBar(word, t("progress.of", { token: word.token }))] : []),
+    );
     const text = running || word.state === "stopped" ? progressText(word) : word.reason;
     if (text) about.append(el("p.soft.reason", { text }));
   }

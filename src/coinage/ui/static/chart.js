@@ -23,12 +23,34 @@ export function makeChart(title, unit, hue, how = {}) {
   const where = el("span");
   const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   const body = el("tbody");
-  const table = el("table", {}, el("caption.hidden-text", { text: title }),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col", text: t("chart.step") }), el("th", { scope: "col", text: title }))), body);
-  const element = el("figure.plot", { class: `plot s${hue}` },
+  const table = el(
+    "table",
+    {},
+    el("caption.hidden-text", { text: title }),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        el("th", { scope: "col", text: t("chart.step") }),
+        el("th", { scope: "col", text: title }),
+      ),
+    ),
+    body,
+  );
+  const element = el(
+    "figure.plot",
+    { class: `plot s${hue}` },
     el("figcaption", {}, el("h3", { text: title }), el("p.legend", {}, now, where)),
     el("div.drawing", {}, drawing),
-    el("details", {}, el("summary", { text: t("chart.table", { title }) }), el("div.scroll", { tabindex: 0, role: "group", "aria-label": title }, table)));
+    el(
+      "details",
+      {},
+      el("summary", { text: t("chart.table", { title }) }),
+      el("div.scroll", { tabindex: 0, role: "group", "aria-label": title }, table),
+    ),
+  );
   let points = [];
 
   const value = (y) => `${number(y, 3)}${unit}`;
@@ -40,24 +62,44 @@ export function makeChart(title, unit, hue, how = {}) {
   function update(all) {
     points = how.smooth ? smoothed(all) : all;
     const empty = all.length < 2;
-    drawing.setAttribute("aria-label", empty ? t("chart.empty", { title })
-      : t("chart.says", { title, first: value(points[0][1]), last: value(points.at(-1)[1]), step: points.at(-1)[0] }));
+    drawing.setAttribute(
+      "aria-label",
+      empty
+        ? t("chart.empty", { title })
+        : t("chart.says", {
+            title,
+            first: value(points[0][1]),
+            last: value(points.at(-1)[1]),
+            step: points.at(-1)[0],
+          }),
+    );
     rest();
     if (empty) {
-      drawing.replaceChildren(...axes(scale([[0, 0], [1, 1]])));
+      drawing.replaceChildren(
+        ...axes(
+          scale([
+            [0, 0],
+            [1, 1],
+          ]),
+        ),
+      );
       body.replaceChildren();
       return;
     }
     const area = scale(how.smooth ? all : points);
-    drawing.replaceChildren(...axes(area, value),
+    drawing.replaceChildren(
+      ...axes(area, value),
       how.smooth ? svg("path", { class: "trace", d: path(thinned(all), area) }) : null,
-      svg("path", { class: "line", d: path(thinned(points), area) }));
+      svg("path", { class: "line", d: path(thinned(points), area) }),
+    );
     const rule = svg("path", { class: "rule", d: "" });
     drawing.append(rule);
     drawing.onpointermove = (event) => {
       const box = drawing.getBoundingClientRect();
-      const step = area.step((event.clientX - box.left) * WIDTH / box.width);
-      const near = points.reduce((best, one) => (Math.abs(one[0] - step) < Math.abs(best[0] - step) ? one : best));
+      const step = area.step(((event.clientX - box.left) * WIDTH) / box.width);
+      const near = points.reduce((best, one) =>
+        Math.abs(one[0] - step) < Math.abs(best[0] - step) ? one : best,
+      );
       rule.setAttribute("d", `M${area.x(near[0])},${EDGE.top}V${HEIGHT - EDGE.bottom}`);
       now.textContent = value(near[1]);
       where.textContent = t("stage.step", { step: near[0] });
@@ -66,7 +108,11 @@ export function makeChart(title, unit, hue, how = {}) {
       rule.setAttribute("d", "");
       rest();
     };
-    body.replaceChildren(...thinned(points, ROWS).map(([step, y]) => el("tr", {}, el("th", { scope: "row", text: step }), el("td", { text: value(y) }))));
+    body.replaceChildren(
+      ...thinned(points, ROWS).map(([step, y]) =>
+        el("tr", {}, el("th", { scope: "row", text: step }), el("td", { text: value(y) })),
+      ),
+    );
   }
   update([]);
   return { element, update };
@@ -84,7 +130,7 @@ function smoothed(points) {
 
 function thinned(points, most = MOST_POINTS) {
   if (points.length <= most) return points;
-  return Array.from({ length: most }, (_, i) => points[Math.round(i * (points.length - 1) / (most - 1))]);
+  return Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]);
 }
 
 function scale(points) {
@@ -101,10 +147,12 @@ function scale(points) {
   const wide = WIDTH - EDGE.left - EDGE.right;
   const tall = HEIGHT - EDGE.top - EDGE.bottom;
   return {
-    first, last, ticks,
-    x: (step) => EDGE.left + wide * (step - first) / (last - first),
+    first,
+    last,
+    ticks,
+    x: (step) => EDGE.left + (wide * (step - first)) / (last - first),
     y: (value) => EDGE.top + tall * (1 - Math.min(1.02, (value - bottom) / (top - bottom))),
-    step: (x) => first + (last - first) * (x - EDGE.left) / wide,
+    step: (x) => first + ((last - first) * (x - EDGE.left)) / wide,
   };
 }
 
@@ -120,16 +168,37 @@ function ticksOf(low, high) {
 }
 
 function axes(area, value = () => "") {
-  const lines = area.ticks.map((tick) => svg("g", {},
-    svg("path", { class: "grid", d: `M${EDGE.left},${area.y(tick).toFixed(1)}H${WIDTH - EDGE.right}` }),
-    svg("text", { x: EDGE.left - 6, y: (area.y(tick) + 4).toFixed(1), "text-anchor": "end", "aria-hidden": "true" }, value(tick))));
+  const lines = area.ticks.map((tick) =>
+    svg(
+      "g",
+      {},
+      svg("path", { class: "grid", d: `M${EDGE.left},${area.y(tick).toFixed(1)}H${WIDTH - EDGE.right}` }),
+      svg(
+        "text",
+        { x: EDGE.left - 6, y: (area.y(tick) + 4).toFixed(1), "text-anchor": "end", "aria-hidden": "true" },
+        value(tick),
+      ),
+    ),
+  );
   const bottom = HEIGHT - EDGE.bottom;
-  const round = ticksOf(area.first, area.last).filter((step) => step >= area.first && step <= area.last && Number.isInteger(step));
+  const round = ticksOf(area.first, area.last).filter(
+    (step) => step >= area.first && step <= area.last && Number.isInteger(step),
+  );
   const steps = value(0) === "" ? [] : round;
-  return [...lines, svg("path", { class: "axis", d: `M${EDGE.left},${bottom}H${WIDTH - EDGE.right}` }),
-    ...steps.map((step) => svg("text", { x: area.x(step).toFixed(1), y: bottom + 16, "text-anchor": "middle", "aria-hidden": "true" }, number(step)))];
+  return [
+    ...lines,
+    svg("path", { class: "axis", d: `M${EDGE.left},${bottom}H${WIDTH - EDGE.right}` }),
+    ...steps.map((step) =>
+      svg(
+        "text",
+        { x: area.x(step).toFixed(1), y: bottom + 16, "text-anchor": "middle", "aria-hidden": "true" },
+        number(step),
+      ),
+    ),
+  ];
 }
 
 function path(points, area) {
-  return `M${points.map(([step, value]) => `${area.x(step).toFixed(1)},${area.y(value).toFixed(1)}`).join("L")}`;
+  const places = points.map(([step, value]) => `${area.x(step).toFixed(1)},${area.y(value).toFixed(1)}`);
+  return `M${places.join("L")}`;
 }

@@ -17,21 +17,38 @@ export function makeChoices(store) {
   let form = {};
 
   const kinds = radios(byId("kind"), "kind", [
-    ["object", t("kind.object"), t("kind.object.help")], ["style", t("kind.style"), t("kind.style.help")],
-    ["person", t("kind.person"), t("kind.person.help")]]);
+    ["object", t("kind.object"), t("kind.object.help")],
+    ["style", t("kind.style"), t("kind.style.help")],
+    ["person", t("kind.person"), t("kind.person.help")],
+  ]);
   const lengths = radios(byId("length"), "length", [
-    ["quick", t("length.quick"), t("length.quick.help")], ["normal", t("length.normal"), t("length.normal.help")],
-    ["long", t("length.long"), t("length.long.help")]]);
+    ["quick", t("length.quick"), t("length.quick.help")],
+    ["normal", t("length.normal"), t("length.normal.help")],
+    ["long", t("length.long"), t("length.long.help")],
+  ]);
 
   function radios(place, key, options) {
-    const inputs = options.map(([value]) => el("input", { type: "radio", name: key, value, onchange: () => store.set({ [key]: value }) }));
-    place.append(...options.map(([, name, help], at) => el("label.choice", {}, inputs[at], el("span", { text: name }), el("span.help", { text: help }))));
-    return (value) => { for (const input of inputs) input.checked = input.value === value; };
+    const inputs = options.map(([value]) =>
+      el("input", { type: "radio", name: key, value, onchange: () => store.set({ [key]: value }) }),
+    );
+    place.append(
+      ...options.map(([, name, help], at) =>
+        el("label.choice", {}, inputs[at], el("span", { text: name }), el("span.help", { text: help })),
+      ),
+    );
+    return (value) => {
+      for (const input of inputs) input.checked = input.value === value;
+    };
   }
 
   bind("token", (input) => (input.value.trim() ? { token: input.value.trim() } : null));
   bind("negative", (input) => ({ negative: input.value }));
-  bind("prompts", (input) => ({ prompts: input.value.split("\n").map((line) => line.trim()).filter(Boolean) }));
+  bind("prompts", (input) => ({
+    prompts: input.value
+      .split("\n")
+      .map((line) => line.trim())
+      .filter(Boolean),
+  }));
   bind("vectors", (input) => (input.validity.valid && input.value ? { vectors: Number(input.value) } : null));
   byId("model").addEventListener("change", (event) => {
     store.set({ model: event.target.value });
@@ -85,7 +102,8 @@ export function makeChoices(store) {
     byId("model").replaceChildren(
       ...(form.model ? [] : [el("option", { value: "", text: t("model.choose") })]),
       ...(gone ? [el("option", { value: form.model, text: t("model.gone") })] : []),
-      ...models.map((model) => el("option", { value: model.id, text: nameOf(model) })));
+      ...models.map((model) => el("option", { value: model.id, text: nameOf(model) })),
+    );
     byId("model").value = form.model ?? "";
     noteModel(form.model);
   }
@@ -94,13 +112,15 @@ export function makeChoices(store) {
     const model = models.find((one) => one.id === chosen);
     const note = byId("model-note");
     note.classList.toggle("bad", Boolean(model?.problem) || !model);
-    note.textContent = model ? model.problem || familyName(model.family) : t(chosen ? "model.gone" : "model.none");
+    note.textContent = model
+      ? model.problem || familyName(model.family)
+      : t(chosen ? "model.gone" : "model.none");
   }
   return { update, setModels };
 }
 
 /** @param {string|null} family @returns {string} */
-export function familyName(family) {
+function familyName(family) {
   return FAMILIES[family] ?? (family || t("model.unknown"));
 }
 

@@ -17,11 +17,15 @@ export async function openCompare(words) {
   const groups = sharedPrompts(opened);
   stage.update(groups);
   const close = el("button", { type: "button", text: t("close"), onclick: () => dialog.close() });
-  const dialog = openDialog(t("compare.title"), [
-    groups.length ? stage.element : el("p.soft", { text: t("compare.nothing") }),
-    el("section.section", {}, el("h3", { text: t("compare.differ") }), differences(opened)),
-    el("div.buttons.end", {}, close),
-  ], { large: true });
+  const dialog = openDialog(
+    t("compare.title"),
+    [
+      groups.length ? stage.element : el("p.soft", { text: t("compare.nothing") }),
+      el("section.section", {}, el("h3", { text: t("compare.differ") }), differences(opened)),
+      el("div.buttons.end", {}, close),
+    ],
+    { large: true },
+  );
 }
 
 function sharedPrompts(opened) {
@@ -40,7 +44,11 @@ function sharedPrompts(opened) {
 function differences(opened) {
   const rows = new Map();
   const put = (name, at, value) => {
-    if (!rows.has(name)) rows.set(name, opened.map(() => ""));
+    if (!rows.has(name))
+      rows.set(
+        name,
+        opened.map(() => ""),
+      );
     rows.get(name)[at] = value === null || value === undefined ? "" : String(value);
   };
   opened.forEach(({ form = {}, progress, images }, at) => {
@@ -56,7 +64,25 @@ function differences(opened) {
   const unlike = [...rows].filter(([, values]) => new Set(values).size > 1);
   if (!unlike.length) return el("p.soft", { text: t("compare.same") });
   const head = opened.map((word) => el("th", { scope: "col", text: word.form?.token ?? word.id }));
-  return el("div.scroll", { tabindex: 0, role: "group", "aria-label": t("compare.differ") }, el("table.differ", {},
-    el("thead", {}, el("tr", {}, el("td", { text: "" }), ...head)),
-    el("tbody", {}, ...unlike.map(([name, values]) => el("tr", {}, el("th", { scope: "row", text: name }), ...values.map((value) => el("td", { text: value || "–" })))))));
+  return el(
+    "div.scroll",
+    { tabindex: 0, role: "group", "aria-label": t("compare.differ") },
+    el(
+      "table.differ",
+      {},
+      el("thead", {}, el("tr", {}, el("td", { text: "" }), ...head)),
+      el(
+        "tbody",
+        {},
+        ...unlike.map(([name, values]) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row", text: name }),
+            ...values.map((value) => el("td", { text: value || "–" })),
+          ),
+        ),
+      ),
+    ),
+  );
 }

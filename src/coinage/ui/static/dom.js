@@ -33,7 +33,8 @@ function dress(made, attributes, children) {
     if (value === null || value === undefined) continue;
     if (key === "text") made.textContent = value;
     else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (key === "value" || key === "checked" || key === "disabled" || key === "hidden") made[key] = value;
+    else if (key === "value" || key === "checked" || key === "disabled" || key === "hidden")
+      made[key] = value;
     else if (value === true) made.setAttribute(key, "");
     else if (value !== false) made.setAttribute(key, String(value));
   }

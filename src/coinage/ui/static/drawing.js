@@ -35,23 +35,49 @@ export function makeDrawing(id, request, words) {
     filled.add(picture.number);
     if (places.children.length <= picture.number) expect(picture.number + 1);
     const address = `/api/try/${id}/${picture.number}.png`;
-    const label = `${t(picture.with_word ? "try.with" : "try.without")}, ${t("try.seed", { seed: picture.seed })}`;
+    const seed = t("try.seed", { seed: picture.seed });
+    const label = `${t(picture.with_word ? "try.with" : "try.without")}, ${seed}`;
     places.children[picture.number].replaceChildren(
-      el("button.picture-button", { type: "button", "aria-label": t("try.enlarge", { label }), onclick: () => enlarge(address, label, picture) },
-        el("img", { src: address, alt: "" })),
-      el("figcaption.soft", { text: request.words.length ? label : t("try.seed", { seed: picture.seed }) }));
+      el(
+        "button.picture-button",
+        {
+          type: "button",
+          "aria-label": t("try.enlarge", { label }),
+          onclick: () => enlarge(address, label, picture),
+        },
+        el("img", { src: address, alt: "" }),
+      ),
+      el("figcaption.soft", { text: request.words.length ? label : t("try.seed", { seed: picture.seed }) }),
+    );
   }
 
   function enlarge(address, label, picture) {
-    const keeps = mine.map((word) => el("button", { type: "button", text: t("try.keep", { token: word.token }), onclick: (event) => act(event.currentTarget, async () => {
-      await call("POST", `/try/${id}/${picture.number}/keep`, { word: word.id });
-      toast(t("try.kept", { token: word.token }));
-    }) }));
-    const dialog = openDialog(label, [
-      el("img.large", { src: address, alt: picture.prompt || request.prompt }), el("p.soft", { text: picture.prompt }),
-      el("div.buttons.end", {}, ...keeps, el("a.button", { href: address, download: `${id}-${picture.number}.png`, text: t("download") }),
-        el("button", { type: "button", text: t("close"), onclick: () => dialog.close() })),
-    ], { large: true });
+    const keeps = mine.map((word) =>
+      el("button", {
+        type: "button",
+        text: t("try.keep", { token: word.token }),
+        onclick: (event) =>
+          act(event.currentTarget, async () => {
+            await call("POST", `/try/${id}/${picture.number}/keep`, { word: word.id });
+            toast(t("try.kept", { token: word.token }));
+          }),
+      }),
+    );
+    const dialog = openDialog(
+      label,
+      [
+        el("img.large", { src: address, alt: picture.prompt || request.prompt }),
+        el("p.soft", { text: picture.prompt }),
+        el(
+          "div.buttons.end",
+          {},
+          ...keeps,
+          el("a.button", { href: address, download: `${id}-${picture.number}.png`, text: t("download") }),
+          el("button", { type: "button", text: t("close"), onclick: () => dialog.close() }),
+        ),
+      ],
+      { large: true },
+    );
   }
   return { element, expect, add };
 }

@@ -40,21 +40,31 @@ function changed(word) {
   flags.update(word.form.flags ?? {});
   repeat.update(word);
   showMissing(word.problems ?? []);
-  for (const name of ["start-now", "start-queue", "start-tonight"]) byId(name).disabled = isBusy(word.job?.state);
+  for (const name of ["start-now", "start-queue", "start-tonight"])
+    byId(name).disabled = isBusy(word.job?.state);
 }
 
 /** What keeps it from starting, as far as the form shows it. */
 function showMissing(problems) {
-  byId("missing").replaceChildren(...problems.map((problem) => el("li", { lang: "en" },
-    `${problem.what}${problem.hint ? `: ${problem.hint}` : ""}`)));
+  byId("missing").replaceChildren(
+    ...problems.map((problem) =>
+      el("li", { lang: "en" }, `${problem.what}${problem.hint ? `: ${problem.hint}` : ""}`),
+    ),
+  );
 }
 
 function saving(state) {
-  byId("saved").textContent = { waiting: t("edit.saving"), saved: t("edit.saved"), failed: t("edit.unsaved") }[state];
+  byId("saved").textContent = {
+    waiting: t("edit.saving"),
+    saved: t("edit.saved"),
+    failed: t("edit.unsaved"),
+  }[state];
 }
 
 byId("title").append("");
-byId("notes").append(...takeNotes(id).map((note) => el("p.note-line", { lang: "en", text: note.what ?? note })));
+byId("notes").append(
+  ...takeNotes(id).map((note) => el("p.note-line", { lang: "en", text: note.what ?? note })),
+);
 byId("open").addEventListener("click", askForText);
 byId("show-crops").addEventListener("change", (event) => sheet.showCrops(event.target.checked));
 

@@ -41,8 +41,12 @@ export function listen(path, listeners, how = {}) {
     source.close();
     setAway(false);
   };
-  addEventListener("pagehide", () => { closed = true; });
-  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  addEventListener("pagehide", () => {
+    closed = true;
+  });
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) location.reload();
+  });
   open();
   return { close };
 }

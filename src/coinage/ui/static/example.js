@@ -15,8 +15,19 @@ const CAPTIONS = [
   "a photo of a striped orange zibu on a brown background",
 ];
 const FORM = {
-  model: MODEL, kind: "object", vectors: 1, length: "quick", prompts: [],
-  flags: { "--init_word": "shape", "--learning_rate": "0.005", "--resolution": "64", "--seed": "0", "--sample_at_first": "true", "--sample_every_n_steps": "100" },
+  model: MODEL,
+  kind: "object",
+  vectors: 1,
+  length: "quick",
+  prompts: [],
+  flags: {
+    "--init_word": "shape",
+    "--learning_rate": "0.005",
+    "--resolution": "64",
+    "--seed": "0",
+    "--sample_at_first": "true",
+    "--sample_every_n_steps": "100",
+  },
 };
 
 /** Make a word from the example, and go to its form. */

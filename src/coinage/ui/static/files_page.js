@@ -14,12 +14,30 @@ let open = null;
 
 function show() {
   byId("none").hidden = files.length > 0;
-  byId("list").replaceChildren(...files.map((file) => {
-    const remove = el("button.small.plain.icon", { type: "button", text: "✕", "aria-label": t("files.delete", { name: file.name }), hidden: file.source !== "dropped", onclick: () => act(remove, () => erase(file)) });
-    return el("li", {},
-      el("button.patient", { type: "button", "aria-pressed": String(file.id === open), onclick: () => examine(file.id) },
-        el("b", { text: file.name }), el("span.soft", { text: [file.bytes === undefined ? "" : size(file.bytes), file.place].filter(Boolean).join(" · ") })), remove);
-  }));
+  byId("list").replaceChildren(
+    ...files.map((file) => {
+      const remove = el("button.small.plain.icon", {
+        type: "button",
+        text: "✕",
+        "aria-label": t("files.delete", { name: file.name }),
+        hidden: file.source !== "dropped",
+        onclick: () => act(remove, () => erase(file)),
+      });
+      return el(
+        "li",
+        {},
+        el(
+          "button.patient",
+          { type: "button", "aria-pressed": String(file.id === open), onclick: () => examine(file.id) },
+          el("b", { text: file.name }),
+          el("span.soft", {
+            text: [file.bytes === undefined ? "" : size(file.bytes), file.place].filter(Boolean).join(" · "),
+          }),
+        ),
+        remove,
+      );
+    }),
+  );
 }
 
 async function erase(file) {
@@ -68,7 +86,9 @@ addEventListener("dragover", (event) => {
   event.preventDefault();
   drop.classList.add("over");
 });
-addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.classList.remove("over");
+});
 addEventListener("drop", async (event) => {
   event.preventDefault();
   drop.classList.remove("over");

@@ -5,14 +5,25 @@ import { count, number, t } from "./texts.js";
 
 const VAST = 1e6; // no limit that anybody meets
 const GROUPS = {
-  model: t("group.model"), dataset: t("group.dataset"), captions: t("group.captions"),
-  "buckets and latents": t("group.buckets"), output: t("group.output"), resuming: t("group.resuming"),
-  "hub upload": t("group.hub"), "length and precision": t("group.length"),
-  "memory and attention": t("group.memory"), optimizer: t("group.optimizer"),
-  "learning rate schedule": t("group.schedule"), "noise and loss": t("group.noise"),
-  previews: t("group.previews"), logging: t("group.logging"), metadata: t("group.metadata"),
-  "several processes": t("group.processes"), "the new word": t("group.word"),
-  "config file": t("group.config"), "only in Coinage": t("group.own"),
+  model: t("group.model"),
+  dataset: t("group.dataset"),
+  captions: t("group.captions"),
+  "buckets and latents": t("group.buckets"),
+  output: t("group.output"),
+  resuming: t("group.resuming"),
+  "hub upload": t("group.hub"),
+  "length and precision": t("group.length"),
+  "memory and attention": t("group.memory"),
+  optimizer: t("group.optimizer"),
+  "learning rate schedule": t("group.schedule"),
+  "noise and loss": t("group.noise"),
+  previews: t("group.previews"),
+  logging: t("group.logging"),
+  metadata: t("group.metadata"),
+  "several processes": t("group.processes"),
+  "the new word": t("group.word"),
+  "config file": t("group.config"),
+  "only in Coinage": t("group.own"),
 };
 
 /**
@@ -32,13 +43,27 @@ export function makeFlags(place, told, store) {
   const groups = new Map();
   let values = {};
   let made = false;
-  const search = el("input", { type: "search", id: "flag-search", autocomplete: "off", placeholder: t("flags.search.example") });
+  const search = el("input", {
+    type: "search",
+    id: "flag-search",
+    autocomplete: "off",
+    placeholder: t("flags.search.example"),
+  });
   const none = el("p.soft", { role: "status" });
   const changed = el("div.rows");
-  const changedGroup = el("section.changed", { "aria-labelledby": "flags-changed", hidden: true },
-    el("h3", { id: "flags-changed", text: t("flags.changed") }), changed);
+  const changedGroup = el(
+    "section.changed",
+    { "aria-labelledby": "flags-changed", hidden: true },
+    el("h3", { id: "flags-changed", text: t("flags.changed") }),
+    changed,
+  );
   const list = el("div.groups");
-  place.append(el("div.field", {}, el("label", { for: "flag-search", text: t("flags.search") }), search), none, changedGroup, list);
+  place.append(
+    el("div.field", {}, el("label", { for: "flag-search", text: t("flags.search") }), search),
+    none,
+    changedGroup,
+    list,
+  );
   search.addEventListener("input", debounced(sift, 120));
 
   function set(name, value) {
@@ -53,7 +78,12 @@ export function makeFlags(place, told, store) {
     for (const flag of flags) {
       if (!groups.has(flag.group)) {
         const inside = el("div.rows");
-        const group = el("details", {}, el("summary", { text: GROUPS[flag.group] ?? (flag.group || t("flags.others")) }), inside);
+        const group = el(
+          "details",
+          {},
+          el("summary", { text: GROUPS[flag.group] ?? (flag.group || t("flags.others")) }),
+          inside,
+        );
         groups.set(flag.group, { group, inside });
         list.append(group);
       }
@@ -70,7 +100,8 @@ export function makeFlags(place, told, store) {
     for (const [name, row] of rows) {
       row.update(values[name]);
       const home = name in values ? changed : groups.get(row.flag.group).inside;
-      if (row.element.parentElement !== home && !row.element.contains(document.activeElement)) home.append(row.element);
+      if (row.element.parentElement !== home && !row.element.contains(document.activeElement))
+        home.append(row.element);
     }
     sift();
   }
@@ -108,15 +139,31 @@ export function makeFlags(place, told, store) {
 function makeRow(flag, set) {
   const id = `flag${flag.name}`;
   const input = makeInput(flag, id, set);
-  const reset = el("button.small.plain", { type: "button", text: t("flags.reset"), "aria-label": t("flags.reset.of", { name: flag.name }), onclick: () => { input.focus(); set(flag.name, null); } });
+  const reset = el("button.small.plain", {
+    type: "button",
+    text: t("flags.reset"),
+    "aria-label": t("flags.reset.of", { name: flag.name }),
+    onclick: () => {
+      input.focus();
+      set(flag.name, null);
+    },
+  });
   const { least = null, most = null } = flag.range ?? {};
-  const limits = least !== null && most !== null && most < VAST ? ` (${number(least)} … ${number(most)})` : "";
-  const element = el("div", { class: flag.kind === "switch" ? "flag switch" : "flag" },
-    el("label.mono", { for: id, text: flag.name }), el("div.row", {}, input, reset),
-    el("p.help", { id: `${id}-help`, lang: "en", text: `${flag.help}${limits}` }));
+  const limits =
+    least !== null && most !== null && most < VAST ? ` (${number(least)} … ${number(most)})` : "";
+  const element = el(
+    "div",
+    { class: flag.kind === "switch" ? "flag switch" : "flag" },
+    el("label.mono", { for: id, text: flag.name }),
+    el("div.row", {}, input, reset),
+    el("p.help", { id: `${id}-help`, lang: "en", text: `${flag.help}${limits}` }),
+  );
   return {
-    flag, element,
-    text: `${flag.name} ${flag.name.replaceAll("_", " ")} ${flag.help} ${flag.group} ${GROUPS[flag.group] ?? ""}`.toLowerCase(),
+    flag,
+    element,
+    text: [flag.name, flag.name.replaceAll("_", " "), flag.help, flag.group, GROUPS[flag.group] ?? ""]
+      .join(" ")
+      .toLowerCase(),
     update(value) {
       reset.hidden = value === undefined;
       element.classList.toggle("set", value !== undefined);
@@ -136,17 +183,31 @@ function makeInput(flag, id, set) {
   const standard = flag.default || t("flags.unset");
   if (flag.kind === "switch") {
     const box = el("input", { ...about, type: "checkbox" });
-    box.addEventListener("change", () => set(flag.name, box.checked === (isOn(flag)) ? null : String(box.checked)));
+    box.addEventListener("change", () =>
+      set(flag.name, box.checked === isOn(flag) ? null : String(box.checked)),
+    );
     return box;
   }
   if (flag.choices?.length) {
-    const choose = el("select", about, el("option", { value: "", text: t("flags.default", { value: standard }) }),
-      ...flag.choices.map((choice) => el("option", { value: String(choice), text: String(choice) })));
+    const choose = el(
+      "select",
+      about,
+      el("option", { value: "", text: t("flags.default", { value: standard }) }),
+      ...flag.choices.map((choice) => el("option", { value: String(choice), text: String(choice) })),
+    );
     choose.addEventListener("change", () => set(flag.name, choose.value || null));
     return choose;
   }
   const numeric = ["int", "float"].includes(flag.kind);
-  const input = el("input", { ...about, type: "text", inputmode: numeric ? "decimal" : "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false", placeholder: standard });
+  const input = el("input", {
+    ...about,
+    type: "text",
+    inputmode: numeric ? "decimal" : "text",
+    autocomplete: "off",
+    autocapitalize: "off",
+    spellcheck: "false",
+    placeholder: standard,
+  });
   // Not while it is typed: half a number may be a wrong one
   input.addEventListener("change", () => set(flag.name, input.value.trim() || null));
   return input;

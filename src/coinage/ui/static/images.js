@@ -26,7 +26,8 @@ export function makeSheet(id, store) {
   store.also(() => Promise.all([...cards.values()].map((card) => card.flush())));
 
   function update(news, nextForm) {
-    const asked = form.token !== nextForm.token || form.vectors !== nextForm.vectors || form.model !== nextForm.model;
+    const asked =
+      form.token !== nextForm.token || form.vectors !== nextForm.vectors || form.model !== nextForm.model;
     images = news;
     form = nextForm;
     const shown = images.filter((image) => !hidden.has(image.id));
@@ -34,31 +35,55 @@ export function makeSheet(id, store) {
       if (!cards.has(image.id)) cards.set(image.id, makeCard(image));
       cards.get(image.id).update(image, form.token);
     }
-    arrange(byId("sheet"), shown.map((image) => cards.get(image.id).element));
+    arrange(
+      byId("sheet"),
+      shown.map((image) => cards.get(image.id).element),
+    );
     if (asked) for (const card of cards.values()) card.recount();
   }
 
   function makeCard(image) {
     const address = `/api/words/${id}/images/${image.id}`;
-    const picture = el("img", { src: `${address}/thumb`, alt: image.name, loading: "lazy", decoding: "async" });
+    const picture = el("img", {
+      src: `${address}/thumb`,
+      alt: image.name,
+      loading: "lazy",
+      decoding: "async",
+    });
     const over = el("div.over");
     const findings = el("ul.findings");
     const mask = el("button.small", { type: "button" });
-    const remove = el("button.small.plain", { type: "button", text: t("delete"), "aria-label": t("image.delete", { name: image.name }), onclick: () => erase(image) });
+    const remove = el("button.small.plain", {
+      type: "button",
+      text: t("delete"),
+      "aria-label": t("image.delete", { name: image.name }),
+      onclick: () => erase(image),
+    });
     const caption = makeCaption(image, counter, async (text) => {
       const answer = await call("PATCH", `/words/${id}/images/${image.id}`, { caption: text });
       const listed = store.word.images;
       store.word.images = listed.map((one) => (one.id === image.id ? answer.image : one));
     });
     const size = el("p.soft.size");
-    const element = el("li.photo", {},
+    const element = el(
+      "li.photo",
+      {},
       el("div.view", {}, picture, over),
-      el("div.text", {}, caption.element, findings, size, el("div.foot", {}, mask, remove)));
+      el("div.text", {}, caption.element, findings, size, el("div.foot", {}, mask, remove)),
+    );
     let now = image;
-    mask.addEventListener("click", () => act(mask, () => openMask({ address, image: now, saved: (has) => {
-      now = { ...now, mask: has };
-      store.load().catch(report);
-    } })));
+    mask.addEventListener("click", () =>
+      act(mask, () =>
+        openMask({
+          address,
+          image: now,
+          saved: (has) => {
+            now = { ...now, mask: has };
+            store.load().catch(report);
+          },
+        }),
+      ),
+    );
 
     function update(news, token) {
       now = news;
@@ -71,7 +96,9 @@ export function makeSheet(id, store) {
     }
     function showFound() {
       const about = found[now.id] ?? {};
-      findings.replaceChildren(...(about.findings ?? []).map((one) => el("li", { text: typeof one === "string" ? one : one.what })));
+      findings.replaceChildren(
+        ...(about.findings ?? []).map((one) => el("li", { text: typeof one === "string" ? one : one.what })),
+      );
       over.replaceChildren(...(crops && about.crop ? [cropPicture(now, about)] : []));
     }
     return { element, update, showFound, recount: caption.recount, flush: caption.flush };
@@ -84,12 +111,15 @@ export function makeSheet(id, store) {
     const timer = setTimeout(send, 10000);
     const leave = () => send({ keepalive: true });
     addEventListener("pagehide", leave);
-    toast(t("image.deleted", { name: image.name }), { label: t("undo"), run: () => {
-      undone = true;
-      end();
-      hidden.delete(image.id);
-      update(images, form);
-    } });
+    toast(t("image.deleted", { name: image.name }), {
+      label: t("undo"),
+      run: () => {
+        undone = true;
+        end();
+        hidden.delete(image.id);
+        update(images, form);
+      },
+    });
     function end() {
       clearTimeout(timer);
       removeEventListener("pagehide", leave);

@@ -21,8 +21,15 @@ export async function openMask({ address, image, saved }) {
   const share = Math.min(Math.max(1, SHORTEST / longer), LONGEST / longer);
   const wide = Math.max(1, Math.round(image.width * share));
   const tall = Math.max(1, Math.round(image.height * share));
-  const canvas = el("canvas", { width: wide, height: tall, tabindex: 0, role: "application", "aria-label": t("mask.canvas"), "aria-describedby": "mask-keys" });
-  canvas.style.width = `min(100%, ${Math.round(62 * wide / tall)}dvh)`;
+  const canvas = el("canvas", {
+    width: wide,
+    height: tall,
+    tabindex: 0,
+    role: "application",
+    "aria-label": t("mask.canvas"),
+    "aria-describedby": "mask-keys",
+  });
+  canvas.style.width = `min(100%, ${Math.round((62 * wide) / tall)}dvh)`;
   const view = canvas.getContext("2d");
   const mask = document.createElement("canvas");
   mask.width = wide;
@@ -35,11 +42,31 @@ export async function openMask({ address, image, saved }) {
   let pen = null;
 
   const size = el("input", { id: "brush", type: "range", min: 1, max: 40, value: 8, oninput: draw });
-  const erase = el("input", { type: "checkbox", onchange: () => { erasing = erase.checked; } });
+  const erase = el("input", {
+    type: "checkbox",
+    onchange: () => {
+      erasing = erase.checked;
+    },
+  });
   const back = el("button.small", { type: "button", text: t("undo"), disabled: true, onclick: takeBack });
-  const tool = (text, run) => el("button.small", { type: "button", text, onclick: () => { remember(); run(); draw(); } });
-  const file = el("input", { type: "file", accept: "image/*", hidden: true, "aria-label": t("mask.file"), onchange: () => fromFile(file.files[0]) });
-  const radius = () => Number(size.value) / 100 * Math.max(wide, tall) / 2;
+  const tool = (text, run) =>
+    el("button.small", {
+      type: "button",
+      text,
+      onclick: () => {
+        remember();
+        run();
+        draw();
+      },
+    });
+  const file = el("input", {
+    type: "file",
+    accept: "image/*",
+    hidden: true,
+    "aria-label": t("mask.file"),
+    onchange: () => fromFile(file.files[0]),
+  });
+  const radius = () => ((Number(size.value) / 100) * Math.max(wide, tall)) / 2;
 
   fill("#fff");
   if (image.mask) await fromImage(await loaded(`${address}/mask?${Date.now()}`));
@@ -70,7 +97,9 @@ export async function openMask({ address, image, saved }) {
   async function fromFile(chosen) {
     if (!chosen) return;
     await act(null, async () => {
-      const bitmap = await createImageBitmap(chosen).catch(() => { throw new Error(t("mask.unreadable", { name: chosen.name })); });
+      const bitmap = await createImageBitmap(chosen).catch(() => {
+        throw new Error(t("mask.unreadable", { name: chosen.name }));
+      });
       remember();
       await fromImage(bitmap);
       draw();
@@ -91,9 +120,12 @@ export async function openMask({ address, image, saved }) {
     layer.getContext("2d").putImageData(shade, 0, 0);
     view.drawImage(layer, 0, 0);
     if (!cursor) return;
-    for (const [colour, width] of [["#000", 3], ["#fff", 1.5]]) {
+    for (const [colour, width] of [
+      ["#000", 3],
+      ["#fff", 1.5],
+    ]) {
       view.strokeStyle = colour;
-      view.lineWidth = width * wide / Math.max(1, canvas.clientWidth);
+      view.lineWidth = (width * wide) / Math.max(1, canvas.clientWidth);
       view.beginPath();
       view.arc(cursor.x, cursor.y, radius(), 0, 7);
       view.stroke();
@@ -110,7 +142,10 @@ export async function openMask({ address, image, saved }) {
   }
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
-    return { x: (event.clientX - box.left) * wide / box.width, y: (event.clientY - box.top) * tall / box.height };
+    return {
+      x: ((event.clientX - box.left) * wide) / box.width,
+      y: ((event.clientY - box.top) * tall) / box.height,
+    };
   };
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -128,17 +163,43 @@ export async function openMask({ address, image, saved }) {
     }
     draw();
   });
-  canvas.addEventListener("pointerup", () => { pen = null; });
-  canvas.addEventListener("pointercancel", () => { pen = null; });
-  canvas.addEventListener("pointerleave", () => { cursor = null; draw(); });
-  canvas.addEventListener("focus", () => { cursor ??= { x: wide / 2, y: tall / 2 }; draw(); });
+  canvas.addEventListener("pointerup", () => {
+    pen = null;
+  });
+  canvas.addEventListener("pointercancel", () => {
+    pen = null;
+  });
+  canvas.addEventListener("pointerleave", () => {
+    cursor = null;
+    draw();
+  });
+  canvas.addEventListener("focus", () => {
+    cursor ??= { x: wide / 2, y: tall / 2 };
+    draw();
+  });
   canvas.addEventListener("keydown", (event) => {
     const far = STEP * Math.max(wide, tall);
     const ways = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far] };
     const keys = {
-      "[": () => { size.stepDown(); }, "]": () => { size.stepUp(); },
-      e: () => { erasing = !erasing; erase.checked = erasing; }, i: () => { remember(); invert(); }, z: takeBack,
-      " ": () => { remember(); stroke(cursor, cursor); },
+      "[": () => {
+        size.stepDown();
+      },
+      "]": () => {
+        size.stepUp();
+      },
+      e: () => {
+        erasing = !erasing;
+        erase.checked = erasing;
+      },
+      i: () => {
+        remember();
+        invert();
+      },
+      z: takeBack,
+      " ": () => {
+        remember();
+        stroke(cursor, cursor);
+      },
     };
     const way = ways[event.key];
     if (!way && !keys[event.key]) return;
@@ -146,33 +207,69 @@ export async function openMask({ address, image, saved }) {
     cursor ??= { x: wide / 2, y: tall / 2 };
     if (way) {
       const next = { x: clamp(cursor.x + way[0], wide), y: clamp(cursor.y + way[1], tall) };
-      if (event.shiftKey) { remember(); stroke(cursor, next); }
+      if (event.shiftKey) {
+        remember();
+        stroke(cursor, next);
+      }
       cursor = next;
     } else keys[event.key]();
     draw();
   });
 
-  const save = el("button.primary", { type: "button", text: t("mask.save"), onclick: () => act(save, async () => {
-    const blob = await new Promise((resolve) => { mask.toBlob(resolve, "image/png"); });
-    await put(`${address.slice(4)}/mask`, blob);
-    saved(true);
-    dialog.close();
-    toast(t("mask.saved"));
-  }) });
-  const remove = el("button.danger", { type: "button", text: t("mask.remove"), hidden: !image.mask, onclick: () => act(remove, async () => {
-    if (!(await ask(t("mask.remove.ask"), t("mask.remove")))) return;
-    await call("DELETE", `${address.slice(4)}/mask`);
-    saved(false);
-    dialog.close();
-  }) });
-  const dialog = openDialog(t("mask.title", { name: image.name }), [
-    el("p.lead", { text: t("mask.lead") }),
-    el("div.mask-tools", {}, el("label", { for: "brush", text: t("mask.brush") }), size, el("label.check", {}, erase, t("mask.erase")),
-      tool(t("mask.invert"), invert), tool(t("mask.clear"), () => fill("#fff")), back,
-      el("button.small", { type: "button", text: t("mask.file"), onclick: () => file.click() }), file),
-    el("div.canvas", {}, canvas), el("p.soft", { id: "mask-keys", text: t("mask.keys") }),
-    el("div.buttons.end", {}, remove, el("button", { type: "button", text: t("cancel"), onclick: () => dialog.close() }), save),
-  ], { large: true });
+  const save = el("button.primary", {
+    type: "button",
+    text: t("mask.save"),
+    onclick: () =>
+      act(save, async () => {
+        const blob = await new Promise((resolve) => {
+          mask.toBlob(resolve, "image/png");
+        });
+        await put(`${address.slice(4)}/mask`, blob);
+        saved(true);
+        dialog.close();
+        toast(t("mask.saved"));
+      }),
+  });
+  const remove = el("button.danger", {
+    type: "button",
+    text: t("mask.remove"),
+    hidden: !image.mask,
+    onclick: () =>
+      act(remove, async () => {
+        if (!(await ask(t("mask.remove.ask"), t("mask.remove")))) return;
+        await call("DELETE", `${address.slice(4)}/mask`);
+        saved(false);
+        dialog.close();
+      }),
+  });
+  const dialog = openDialog(
+    t("mask.title", { name: image.name }),
+    [
+      el("p.lead", { text: t("mask.lead") }),
+      el(
+        "div.mask-tools",
+        {},
+        el("label", { for: "brush", text: t("mask.brush") }),
+        size,
+        el("label.check", {}, erase, t("mask.erase")),
+        tool(t("mask.invert"), invert),
+        tool(t("mask.clear"), () => fill("#fff")),
+        back,
+        el("button.small", { type: "button", text: t("mask.file"), onclick: () => file.click() }),
+        file,
+      ),
+      el("div.canvas", {}, canvas),
+      el("p.soft", { id: "mask-keys", text: t("mask.keys") }),
+      el(
+        "div.buttons.end",
+        {},
+        remove,
+        el("button", { type: "button", text: t("cancel"), onclick: () => dialog.close() }),
+        save,
+      ),
+    ],
+    { large: true },
+  );
   dialog.addEventListener("dragover", (event) => event.preventDefault());
   dialog.addEventListener("drop", (event) => {
     event.preventDefault();

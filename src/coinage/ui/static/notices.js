@@ -10,10 +10,19 @@ import { t } from "./texts.js";
  * @returns {HTMLElement}
  */
 export function problemList(problems) {
-  return el("ul", {}, ...problems.map((problem) => el("li", {},
-    el("strong", { text: problem.what }),
-    problem.where ? el("p", { text: t("problem.where", { where: problem.where }) }) : null,
-    problem.hint ? el("p", { text: problem.hint }) : null)));
+  return el(
+    "ul",
+    {},
+    ...problems.map((problem) =>
+      el(
+        "li",
+        {},
+        el("strong", { text: problem.what }),
+        problem.where ? el("p", { text: t("problem.where", { where: problem.where }) }) : null,
+        problem.hint ? el("p", { text: problem.hint }) : null,
+      ),
+    ),
+  );
 }
 
 /**
@@ -25,7 +34,14 @@ export function showProblems(problems, kind = "") {
   clearProblems(kind);
   const list = problemList(problems);
   const box = el("div.problem", { "data-kind": kind }, list);
-  box.append(el("button.small.plain.icon", { type: "button", "aria-label": t("close"), text: "✕", onclick: () => box.remove() }));
+  box.append(
+    el("button.small.plain.icon", {
+      type: "button",
+      "aria-label": t("close"),
+      text: "✕",
+      onclick: () => box.remove(),
+    }),
+  );
   const alerts = byId("alerts");
   const same = [...alerts.children].find((one) => one.firstChild.textContent === list.textContent);
   same?.remove();
@@ -39,7 +55,8 @@ export function showProblems(problems, kind = "") {
  * @param {string} kind
  */
 export function clearProblems(kind) {
-  for (const box of document.querySelectorAll(".problem[data-kind]")) if (box.dataset.kind === kind) box.remove();
+  for (const box of document.querySelectorAll(".problem[data-kind]"))
+    if (box.dataset.kind === kind) box.remove();
 }
 
 /**
@@ -50,7 +67,10 @@ export function report(error) {
   if (error?.name === "AbortError") return;
   if (error instanceof ApiError) showProblems(error.problems, error.status === 0 ? "away" : "action");
   else {
-    showProblems([{ what: t("mistake.what"), where: String(error?.message ?? error), hint: t("mistake.hint") }], "mistake");
+    showProblems(
+      [{ what: t("mistake.what"), where: String(error?.message ?? error), hint: t("mistake.hint") }],
+      "mistake",
+    );
     console.error(error);
   }
 }
@@ -86,12 +106,22 @@ export function toast(text, action = null) {
   const box = el("div.toast", {}, el("span", { text }));
   const close = () => box.remove();
   if (action) {
-    box.append(el("button.small", { type: "button", text: action.label, onclick: () => { close(); action.run(); } }));
+    box.append(
+      el("button.small", {
+        type: "button",
+        text: action.label,
+        onclick: () => {
+          close();
+          action.run();
+        },
+      }),
+    );
   }
   const toasts = byId("toasts");
   toasts.append(box);
   while (toasts.children.length > 3) toasts.firstChild.remove();
-  const wait = () => setTimeout(() => (box.contains(document.activeElement) ? wait() : close()), action ? 10000 : 4000);
+  const wait = () =>
+    setTimeout(() => (box.contains(document.activeElement) ? wait() : close()), action ? 10000 : 4000);
   wait();
 }
 
@@ -104,7 +134,12 @@ export function toast(text, action = null) {
  */
 export function openDialog(title, contents, how = {}) {
   const heading = el("h2", { id: `dialog-${document.querySelectorAll("dialog").length}`, text: title });
-  const dialog = el(how.large ? "dialog.large" : "dialog", { "aria-labelledby": heading.id }, heading, ...contents);
+  const dialog = el(
+    how.large ? "dialog.large" : "dialog",
+    { "aria-labelledby": heading.id },
+    heading,
+    ...contents,
+  );
   dialog.addEventListener("close", () => {
     dialog.remove();
     how.onclose?.();
@@ -123,9 +158,19 @@ export function openDialog(title, contents, how = {}) {
 export function ask(question, yes) {
   return new Promise((resolve) => {
     let answer = false;
-    const buttons = el("div.buttons.end", {},
+    const buttons = el(
+      "div.buttons.end",
+      {},
       el("button", { type: "button", text: t("cancel"), onclick: () => dialog.close() }),
-      el("button.primary", { type: "button", text: yes, onclick: () => { answer = true; dialog.close(); } }));
+      el("button.primary", {
+        type: "button",
+        text: yes,
+        onclick: () => {
+          answer = true;
+          dialog.close();
+        },
+      }),
+    );
     const dialog = openDialog(question, [buttons], { onclose: () => resolve(answer) });
   });
 }
@@ -142,7 +187,8 @@ export function copyButton(source, label) {
     let done = true;
     try {
       await navigator.clipboard.writeText(source.textContent);
-    } catch { // a page that is not on this computer may have no clipboard
+    } catch {
+      // a page that is not on this computer may have no clipboard
       getSelection().selectAllChildren(source);
       done = document.execCommand("copy");
     }

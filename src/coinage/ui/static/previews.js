@@ -26,7 +26,13 @@ export function previewGroups(id, previews) {
   for (const one of previews) {
     if (one.kept || one.best) continue;
     if (!rows.has(one.index)) {
-      rows.set(one.index, { key: String(one.index), text: one.text, of: one.of, without: Number.isInteger(one.of), pictures: [] });
+      rows.set(one.index, {
+        key: String(one.index),
+        text: one.text,
+        of: one.of,
+        without: Number.isInteger(one.of),
+        pictures: [],
+      });
     }
     rows.get(one.index).pictures.push({ step: one.step ?? one.epoch ?? 0, url: pictureOf(id, one.file) });
   }

@@ -10,11 +10,30 @@ import { t } from "./texts.js";
  * @returns {{update: function({command: string, toml: string}): void}}
  */
 export function makeRepeat(place) {
-  const kinds = [["command", t("repeat.command")], ["toml", t("repeat.toml")]];
-  const tabs = kinds.map(([kind, name], at) => el("button.small", { type: "button", role: "tab", id: `tab-${kind}`, "aria-controls": `panel-${kind}`, text: name, onclick: () => open(at), onkeydown: (event) => turn(event, at) }));
+  const kinds = [
+    ["command", t("repeat.command")],
+    ["toml", t("repeat.toml")],
+  ];
+  const tabs = kinds.map(([kind, name], at) =>
+    el("button.small", {
+      type: "button",
+      role: "tab",
+      id: `tab-${kind}`,
+      "aria-controls": `panel-${kind}`,
+      text: name,
+      onclick: () => open(at),
+      onkeydown: (event) => turn(event, at),
+    }),
+  );
   const texts = kinds.map(() => el("code"));
-  const panels = kinds.map(([kind, name], at) => el("div.copied", { role: "tabpanel", id: `panel-${kind}`, "aria-labelledby": `tab-${kind}` },
-    el("pre", { tabindex: 0, "aria-label": name }, texts[at]), el("div.buttons", {}, copyButton(texts[at], t("repeat.copy", { name })))));
+  const panels = kinds.map(([kind, name], at) =>
+    el(
+      "div.copied",
+      { role: "tabpanel", id: `panel-${kind}`, "aria-labelledby": `tab-${kind}` },
+      el("pre", { tabindex: 0, "aria-label": name }, texts[at]),
+      el("div.buttons", {}, copyButton(texts[at], t("repeat.copy", { name }))),
+    ),
+  );
   place.append(el("div.tabs", { role: "tablist", "aria-labelledby": "repeat-title" }, ...tabs), ...panels);
 
   function open(chosen) {
@@ -34,7 +53,9 @@ export function makeRepeat(place) {
   open(0);
   return {
     update(word) {
-      kinds.forEach(([kind], at) => { if (texts[at].textContent !== word[kind]) texts[at].textContent = word[kind] ?? ""; });
+      kinds.forEach(([kind], at) => {
+        if (texts[at].textContent !== word[kind]) texts[at].textContent = word[kind] ?? "";
+      });
     },
   };
 }

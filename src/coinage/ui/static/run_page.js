@@ -13,7 +13,9 @@ import { isBusy, isOver, known, progressBar, progressText, statusLine } from "./
 import { duration, number, size, t } from "./texts.js";
 
 const PHASES = {
-  loading: t("phase.loading"), encoding: t("phase.encoding"), previews: t("phase.previews"),
+  loading: t("phase.loading"),
+  encoding: t("phase.encoding"),
+  previews: t("phase.previews"),
   verifying: t("phase.verifying"),
 };
 const id = document.body.dataset.word;
@@ -37,11 +39,20 @@ function showJob() {
   }
   const token = word?.form?.token ?? "";
   byId("title").lastChild.textContent = token;
-  const share = progress.total ? Math.floor(100 * (progress.step ?? 0) / progress.total) : null;
+  const share = progress.total ? Math.floor((100 * (progress.step ?? 0)) / progress.total) : null;
   document.title = `${isBusy(state) && share !== null ? `${share} % ` : ""}${token} – Coinage`;
   showBar(state, token);
   showFacts();
-  byId("why").replaceChildren(...(job.reason && !isBusy(state) ? [el("p", { class: state === "failed" || state === "killed" ? "problem" : "note-line", text: job.reason })] : []));
+  byId("why").replaceChildren(
+    ...(job.reason && !isBusy(state)
+      ? [
+          el("p", {
+            class: state === "failed" || state === "killed" ? "problem" : "note-line",
+            text: job.reason,
+          }),
+        ]
+      : []),
+  );
   actions.update(job, progress);
   showNext(state);
 }
@@ -59,7 +70,12 @@ function showBar(state, token) {
     now.value = Math.min(progress.step ?? 0, progress.total);
   }
   const phase = isBusy(state) ? PHASES[progress.phase] : "";
-  text.textContent = [phase, progressText(isBusy(state) ? progress : { ...progress, seconds_left: undefined })].filter(Boolean).join(" · ");
+  text.textContent = [
+    phase,
+    progressText(isBusy(state) ? progress : { ...progress, seconds_left: undefined }),
+  ]
+    .filter(Boolean)
+    .join(" · ");
   if (!bar.children.length) bar.append(now, text);
 }
 
@@ -67,11 +83,14 @@ function showFacts() {
   const facts = [];
   if (Number.isFinite(progress.loss)) facts.push([t("run.loss"), number(progress.loss, 3)]);
   if (Number.isFinite(progress.angle)) facts.push([t("run.angle"), `${number(progress.angle, 3)}°`]);
-  if (Number.isFinite(progress.images_per_second) && isBusy(job.state)) facts.push([t("run.speed"), t("run.speed.value", { n: number(progress.images_per_second, 3) })]);
+  if (Number.isFinite(progress.images_per_second) && isBusy(job.state))
+    facts.push([t("run.speed"), t("run.speed.value", { n: number(progress.images_per_second, 3) })]);
   if (job.started) {
     facts.push([t("run.time"), duration((job.ended ?? Date.now() / 1000) - job.started)]);
   }
-  byId("facts").replaceChildren(...facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }))));
+  byId("facts").replaceChildren(
+    ...facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }))),
+  );
 }
 
 function showNext(state) {
@@ -80,17 +99,59 @@ function showNext(state) {
   if (byId("next").hidden) return;
   byId("next-steps").replaceChildren(
     el("li", {}, el("a", { href: `/try?word=${id}`, text: t("next.try", { token: word.form.token }) })),
-    el("li", {}, el("a", { href: addressOf(files[0]), download: true, text: t("next.download", { name: files[0].name }) })),
+    el(
+      "li",
+      {},
+      el("a", {
+        href: addressOf(files[0]),
+        download: true,
+        text: t("next.download", { name: files[0].name }),
+      }),
+    ),
     el("li", { text: t("next.put") }),
-    word.report ? el("li", {}, el("a", { href: `/api/words/${id}/report`, target: "_blank", rel: "noopener", text: t("next.report") })) : "");
+    word.report
+      ? el(
+          "li",
+          {},
+          el("a", {
+            href: `/api/words/${id}/report`,
+            target: "_blank",
+            rel: "noopener",
+            text: t("next.report"),
+          }),
+        )
+      : "",
+  );
 }
 
 function showFiles() {
   const files = word.files ?? [];
   byId("files-section").hidden = !files.length && !word.report;
   byId("files").replaceChildren(
-    ...files.map((file) => el("li", {}, el("a", { href: addressOf(file), download: true, text: file.name }), el("span.soft", { text: Number.isFinite(file.bytes) ? size(file.bytes) : "" }))),
-    ...(word.report ? [el("li", {}, el("a", { href: `/api/words/${id}/report`, target: "_blank", rel: "noopener", text: t("run.report") }), el("span.soft", { text: t("run.report.new") }))] : []));
+    ...files.map((file) =>
+      el(
+        "li",
+        {},
+        el("a", { href: addressOf(file), download: true, text: file.name }),
+        el("span.soft", { text: Number.isFinite(file.bytes) ? size(file.bytes) : "" }),
+      ),
+    ),
+    ...(word.report
+      ? [
+          el(
+            "li",
+            {},
+            el("a", {
+              href: `/api/words/${id}/report`,
+              target: "_blank",
+              rel: "noopener",
+              text: t("run.report"),
+            }),
+            el("span.soft", { text: t("run.report.new") }),
+          ),
+        ]
+      : []),
+  );
 }
 
 function addressOf(file) {
@@ -99,15 +160,24 @@ function addressOf(file) {
 
 function showPreviews(previews) {
   const token = word?.form?.token ?? "";
-  const groups = previewGroups(id, previews).map((group) => group.map((row) => ({
-    ...row, word: token, note: row.without ? t("stage.without") : "", still: row.without,
-  })));
+  const groups = previewGroups(id, previews).map((group) =>
+    group.map((row) => ({
+      ...row,
+      word: token,
+      note: row.without ? t("stage.without") : "",
+      still: row.without,
+    })),
+  );
   byId("no-previews").hidden = groups.length > 0;
   byId("no-previews").textContent = t(isOver(job.state) ? "run.previews.never" : "run.previews.none");
   stage.update(groups);
   const kept = previews.filter((one) => one.kept);
   byId("kept").hidden = !kept.length;
-  byId("kept-pictures").replaceChildren(...kept.map((one) => el("img", { src: pictureOf(id, one.file), alt: one.text || t("run.kept.one"), loading: "lazy" })));
+  byId("kept-pictures").replaceChildren(
+    ...kept.map((one) =>
+      el("img", { src: pictureOf(id, one.file), alt: one.text || t("run.kept.one"), loading: "lazy" }),
+    ),
+  );
 }
 
 const drawCurves = throttled(() => {

@@ -16,10 +16,19 @@ const STRIP = 6; // small pictures below a large one
  * @returns {{element: HTMLElement, update: function(Tile[][]): void}}
  */
 export function makeStage(how = {}) {
-  const range = el("input", { type: "range", min: 0, "aria-label": t("stage.slider"), oninput: () => choose(Number(range.value)) });
+  const range = el("input", {
+    type: "range",
+    min: 0,
+    "aria-label": t("stage.slider"),
+    oninput: () => choose(Number(range.value)),
+  });
   const told = el("output");
   const first = el("button.small", { type: "button", text: t("stage.first"), onclick: () => choose(0) });
-  const last = el("button.small", { type: "button", text: t("stage.last"), onclick: () => choose(steps.length - 1) });
+  const last = el("button.small", {
+    type: "button",
+    text: t("stage.last"),
+    onclick: () => choose(steps.length - 1),
+  });
   const slider = el("div.slider", {}, range, first, last, told);
   const tiles = el("div.tiles");
   const element = el("div.stage", {}, slider, tiles);
@@ -34,7 +43,13 @@ export function makeStage(how = {}) {
   }
 
   function show() {
-    const place = at === null ? steps.length - 1 : Math.max(0, steps.findLastIndex((step) => step <= at));
+    const place =
+      at === null
+        ? steps.length - 1
+        : Math.max(
+            0,
+            steps.findLastIndex((step) => step <= at),
+          );
     range.max = Math.max(0, steps.length - 1);
     range.value = place;
     const label = steps.length ? t("stage.step", { step: steps[place] }) : "";
@@ -46,17 +61,23 @@ export function makeStage(how = {}) {
 
   function update(groups) {
     const flat = groups.flat();
-    steps = [...new Set(flat.filter((tile) => !tile.still).flatMap((tile) => tile.pictures.map((one) => one.step)))].sort((a, b) => a - b);
+    steps = [
+      ...new Set(flat.filter((tile) => !tile.still).flatMap((tile) => tile.pictures.map((one) => one.step))),
+    ].sort((a, b) => a - b);
     const news = JSON.stringify(groups.map((group) => group.map((tile) => [tile.key, tile.text, tile.note])));
     if (news !== plan) {
       plan = news;
       tiles.style.setProperty("--columns", how.columns ?? columnsFor(groups.map((group) => group.length)));
-      shown = new Map(flat.map((tile) => [tile.key, makeTile(tile, (step) => choose(steps.indexOf(step)), how)]));
-      tiles.replaceChildren(...groups.map((group) => {
-        const made = el("div.group", {}, ...group.map((tile) => shown.get(tile.key).element));
-        made.style.setProperty("--tiles", group.length);
-        return made;
-      }));
+      shown = new Map(
+        flat.map((tile) => [tile.key, makeTile(tile, (step) => choose(steps.indexOf(step)), how)]),
+      );
+      tiles.replaceChildren(
+        ...groups.map((group) => {
+          const made = el("div.group", {}, ...group.map((tile) => shown.get(tile.key).element));
+          made.style.setProperty("--tiles", group.length);
+          return made;
+        }),
+      );
     }
     for (const tile of flat) shown.get(tile.key).update(tile.pictures);
     show();
@@ -82,21 +103,44 @@ function columnsFor(sizes) {
 }
 
 function makeTile(tile, choose, how) {
-  const picture = el("img.picture", { alt: tile.note ? `${tile.text}, ${tile.note}` : tile.text, hidden: true });
+  const picture = el("img.picture", {
+    alt: tile.note ? `${tile.text}, ${tile.note}` : tile.text,
+    hidden: true,
+  });
   const nothing = el("p.nothing", { text: t("stage.nothing") });
   const strip = el("div.strip");
-  const element = el("figure.tile", {}, el("div.frame", {}, picture, nothing), strip,
-    el("figcaption", {}, ...marked(tile.text, tile.word), tile.note ? el("span.note", { text: tile.note }) : null));
+  const element = el(
+    "figure.tile",
+    {},
+    el("div.frame", {}, picture, nothing),
+    strip,
+    el(
+      "figcaption",
+      {},
+      ...marked(tile.text, tile.word),
+      tile.note ? el("span.note", { text: tile.note }) : null,
+    ),
+  );
   let pictures = [];
 
   function update(news) {
     if (JSON.stringify(news) === JSON.stringify(pictures)) return;
     pictures = news;
     const several = Math.min(STRIP, pictures.length);
-    strip.replaceChildren(...(tile.still || how.plain || several < 2 ? [] : Array.from({ length: several }, (_, i) => {
-      const one = pictures[Math.round(i * (pictures.length - 1) / (several - 1))];
-      return el("img", { src: one.url, alt: "", title: t("stage.step", { step: one.step }), "data-step": one.step, onclick: () => choose(one.step) });
-    })));
+    strip.replaceChildren(
+      ...(tile.still || how.plain || several < 2
+        ? []
+        : Array.from({ length: several }, (_, i) => {
+            const one = pictures[Math.round((i * (pictures.length - 1)) / (several - 1))];
+            return el("img", {
+              src: one.url,
+              alt: "",
+              title: t("stage.step", { step: one.step }),
+              "data-step": one.step,
+              onclick: () => choose(one.step),
+            });
+          })),
+    );
   }
 
   function show(step) {

@@ -4,8 +4,14 @@ import { el } from "./dom.js";
 import { count, duration, t } from "./texts.js";
 
 const NAMES = {
-  draft: "state.draft", queued: "state.queued", starting: "state.starting", running: "state.running",
-  stopping: "state.stopping", ended: "state.ended", stopped: "state.stopped", failed: "state.failed",
+  draft: "state.draft",
+  queued: "state.queued",
+  starting: "state.starting",
+  running: "state.running",
+  stopping: "state.stopping",
+  ended: "state.ended",
+  stopped: "state.stopped",
+  failed: "state.failed",
   killed: "state.killed",
 };
 const BUSY = ["starting", "running", "stopping"];
@@ -19,7 +25,7 @@ export function known(state) {
 }
 
 /** @param {string|null|undefined} state @returns {string} */
-export function stateName(state) {
+function stateName(state) {
   return t(NAMES[known(state)]);
 }
 
@@ -28,7 +34,7 @@ export function isBusy(state) {
   return BUSY.includes(state);
 }
 
-/** @param {string|null|undefined} state @returns {boolean} whether a run has come to its end, in whatever way */
+/** @param {string|null|undefined} state @returns {boolean} whether a run is over, in whatever way */
 export function isOver(state) {
   return ["ended", "stopped", "failed", "killed"].includes(state);
 }
@@ -40,7 +46,12 @@ export function isOver(state) {
  */
 export function statusLine(state) {
   const name = known(state);
-  return el("p", { class: `status state-${name}` }, el("span.light", { "aria-hidden": "true" }), el("span", { text: stateName(name) }));
+  return el(
+    "p",
+    { class: `status state-${name}` },
+    el("span.light", { "aria-hidden": "true" }),
+    el("span", { text: stateName(name) }),
+  );
 }
 
 /**
@@ -64,6 +75,7 @@ export function progressText(progress) {
   const parts = [];
   if (progress.total) parts.push(t("step.of", { step: progress.step ?? 0, total: progress.total }));
   else if (progress.step) parts.push(count("step", progress.step));
-  if (Number.isFinite(progress.seconds_left)) parts.push(t("time.left", { time: duration(progress.seconds_left) }));
+  if (Number.isFinite(progress.seconds_left))
+    parts.push(t("time.left", { time: duration(progress.seconds_left) }));
   return parts.join(" · ");
 }

@@ -27,7 +27,9 @@ export function makeStore(id, tell) {
   let running = Promise.resolve();
   const store = { word: null };
 
-  const later = debounced(() => { running = running.then(save); }, PAUSE);
+  const later = debounced(() => {
+    running = running.then(save);
+  }, PAUSE);
 
   async function save() {
     sent = unsaved;
@@ -37,14 +39,17 @@ export function makeStore(id, tell) {
       const answer = await call("PATCH", `/words/${id}`, sent);
       clearProblems("form");
       const before = store.word?.form ?? {};
-      const others = Object.keys(answer.form).filter((key) => !(key in sent) && !same(answer.form[key], before[key]));
+      const others = Object.keys(answer.form).filter(
+        (key) => !(key in sent) && !same(answer.form[key], before[key]),
+      );
       if (store.word && others.length) toast(t("edit.elsewhere"));
       sent = {};
       store.take(answer);
       tell.saving(Object.keys(unsaved).length ? "waiting" : "saved");
     } catch (error) {
       tell.saving("failed");
-      if (error.status === 0) { // kept, and sent again once the server answers
+      if (error.status === 0) {
+        // kept, and sent again once the server answers
         unsaved = { ...sent, ...unsaved };
         setAway(true);
         setTimeout(() => later(), 3000);
@@ -89,7 +94,8 @@ export function makeStore(id, tell) {
   setInterval(look, LOOK);
   addEventListener("focus", look);
   addEventListener("pagehide", () => {
-    if (Object.keys(unsaved).length) call("PATCH", `/words/${id}`, unsaved, { keepalive: true }).catch(() => {});
+    if (Object.keys(unsaved).length)
+      call("PATCH", `/words/${id}`, unsaved, { keepalive: true }).catch(() => {});
   });
   return store;
 }

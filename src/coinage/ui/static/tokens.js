@@ -9,7 +9,8 @@ const AT_ONCE = 200; // texts in one question
 
 /**
  * @param {function(): {word: string, vectors: number, model: string}} about what the texts hold
- * @returns {function(string, function({count: number, most: number, exact: boolean}): void): void} asks for one text's count
+ * @returns {function(string, function({count: number, most: number, exact: boolean}): void): void} asks for
+ *   one text's count
  */
 export function countTokens(about) {
   let waiting = [];
@@ -19,7 +20,10 @@ export function countTokens(about) {
     try {
       for (let at = 0; at < all.length; at += AT_ONCE) {
         const some = all.slice(at, at + AT_ONCE);
-        const { counts, most, exact } = await call("POST", "/tokens", { texts: some.map((one) => one.text), ...about() });
+        const { counts, most, exact } = await call("POST", "/tokens", {
+          texts: some.map((one) => one.text),
+          ...about(),
+        });
         some.forEach((one, i) => one.tell({ count: counts[i], most, exact }));
       }
     } catch (error) {

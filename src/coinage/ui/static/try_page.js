@@ -8,7 +8,20 @@ import { act, report, showProblems } from "./notices.js";
 import { makeDrawing } from "./drawing.js";
 import { duration, t } from "./texts.js";
 
-const SAMPLERS = ["ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"];
+const SAMPLERS = [
+  "ddim",
+  "ddpm",
+  "pndm",
+  "lms",
+  "euler",
+  "euler_a",
+  "heun",
+  "dpm_2",
+  "dpm_2_a",
+  "dpmsolver",
+  "dpmsolver++",
+  "dpmsingle",
+];
 const SHOWN_BEFORE = 24;
 const wanted = new URLSearchParams(location.search).get("word");
 const chosen = new Map(); // id of a file to its word
@@ -16,7 +29,12 @@ let words = [];
 let source = null;
 
 function chip(word, file) {
-  const button = el("button.chip", { type: "button", "aria-pressed": "false", text: word.token, title: file.name });
+  const button = el("button.chip", {
+    type: "button",
+    "aria-pressed": "false",
+    text: word.token,
+    title: file.name,
+  });
   button.addEventListener("click", () => {
     const on = !chosen.has(file.id);
     if (on) {
@@ -51,17 +69,31 @@ function showChips() {
 function request() {
   const number = (id) => (byId(id).value === "" ? null : Number(byId(id).value));
   return {
-    model: byId("model").value, prompt: byId("prompt").value.trim(), negative: byId("negative").value.trim(),
-    words: [...chosen.keys()], with_and_without: byId("both").checked && chosen.size > 0, seeds: number("seeds"),
-    first_seed: number("first_seed"), steps: number("steps"), guidance: number("guidance"), width: number("width"),
-    height: number("height"), sampler: byId("sampler").value || null,
+    model: byId("model").value,
+    prompt: byId("prompt").value.trim(),
+    negative: byId("negative").value.trim(),
+    words: [...chosen.keys()],
+    with_and_without: byId("both").checked && chosen.size > 0,
+    seeds: number("seeds"),
+    first_seed: number("first_seed"),
+    steps: number("steps"),
+    guidance: number("guidance"),
+    width: number("width"),
+    height: number("height"),
+    sampler: byId("sampler").value || null,
   };
 }
 
 async function draw() {
   const asked = request();
   const { id } = await call("POST", "/try", asked);
-  follow({ id, request: { ...asked, first_seed: asked.first_seed ?? 0 }, state: "running", pictures: [], total: 0 });
+  follow({
+    id,
+    request: { ...asked, first_seed: asked.first_seed ?? 0 },
+    state: "running",
+    pictures: [],
+    total: 0,
+  });
 }
 
 /** Show a drawing, and its pictures as they come. */
@@ -83,7 +115,8 @@ function follow(begun) {
       loadHistory().catch(report);
     }
   };
-  if (begun.state === "running") source = listen(`/try/${begun.id}/events`, { drawing: show }, { done: () => over });
+  if (begun.state === "running")
+    source = listen(`/try/${begun.id}/events`, { drawing: show }, { done: () => over });
   else show(begun);
 }
 
@@ -94,37 +127,68 @@ function showProgress(drawing) {
     return;
   }
   if (!place.children.length) {
-    const stop = el("button.small", { type: "button", text: t("action.stop"), onclick: () => act(stop, () => call("POST", `/try/${drawing.id}/stop`)) });
+    const stop = el("button.small", {
+      type: "button",
+      text: t("action.stop"),
+      onclick: () => act(stop, () => call("POST", `/try/${drawing.id}/stop`)),
+    });
     place.append(el("p.soft"), el("progress", { max: 1, "aria-label": t("try.progress") }), stop);
   }
   const [text, bar] = place.children;
   bar.value = drawing.share ?? 0;
-  const left = Number.isFinite(drawing.seconds_left) ? ` · ${t("time.left", { time: duration(drawing.seconds_left) })}` : "";
-  text.textContent = drawing.phase === "loading" ? t("phase.loading") : t("try.drawing", { done: drawing.done, total: drawing.total }) + left;
+  const left = Number.isFinite(drawing.seconds_left)
+    ? ` · ${t("time.left", { time: duration(drawing.seconds_left) })}`
+    : "";
+  text.textContent =
+    drawing.phase === "loading"
+      ? t("phase.loading")
+      : t("try.drawing", { done: drawing.done, total: drawing.total }) + left;
 }
 
 async function loadHistory() {
   const drawings = await call("GET", "/try");
   byId("history-section").hidden = !drawings.length;
-  byId("history").replaceChildren(...drawings.slice(0, SHOWN_BEFORE).map((drawing) => {
-    const first = drawing.pictures[0];
-    return el("li", {}, el("button.before", { type: "button", onclick: () => { follow(drawing); scrollTo({ top: 0 }); } },
-      first ? el("img", { src: `/api/try/${drawing.id}/${first.number}.png`, alt: "", loading: "lazy" }) : el("span.blank", { "aria-hidden": "true" }),
-      el("span", { text: drawing.request.prompt })));
-  }));
+  byId("history").replaceChildren(
+    ...drawings.slice(0, SHOWN_BEFORE).map((drawing) => {
+      const first = drawing.pictures[0];
+      return el(
+        "li",
+        {},
+        el(
+          "button.before",
+          {
+            type: "button",
+            onclick: () => {
+              follow(drawing);
+              scrollTo({ top: 0 });
+            },
+          },
+          first
+            ? el("img", { src: `/api/try/${drawing.id}/${first.number}.png`, alt: "", loading: "lazy" })
+            : el("span.blank", { "aria-hidden": "true" }),
+          el("span", { text: drawing.request.prompt }),
+        ),
+      );
+    }),
+  );
 }
 
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   act(byId("draw"), draw);
 });
-byId("sampler").append(el("option", { value: "", text: t("try.auto") }), ...SAMPLERS.map((name) => el("option", { value: name, text: name })));
+byId("sampler").append(
+  el("option", { value: "", text: t("try.auto") }),
+  ...SAMPLERS.map((name) => el("option", { value: name, text: name })),
+);
 
 async function begin() {
   try {
     const [models, found] = await Promise.all([call("GET", "/models"), call("GET", "/words")]);
     words = found;
-    byId("model").replaceChildren(...models.map((model) => el("option", { value: model.id, text: nameOf(model) })));
+    byId("model").replaceChildren(
+      ...models.map((model) => el("option", { value: model.id, text: nameOf(model) })),
+    );
     if (wanted) {
       const { form } = await call("GET", `/words/${wanted}`);
       if (models.some((model) => model.id === form?.model)) byId("model").value = form.model;

@@ -41,8 +41,14 @@ export function makeUploads(id, store) {
   }
 
   async function batch(files) {
-    await send(files.filter((file) => !CAPTIONS.test(file.name)), "images");
-    await send(files.filter((file) => CAPTIONS.test(file.name)), "captions");
+    await send(
+      files.filter((file) => !CAPTIONS.test(file.name)),
+      "images",
+    );
+    await send(
+      files.filter((file) => CAPTIONS.test(file.name)),
+      "captions",
+    );
     batches -= 1;
     await store.load();
     show();
@@ -62,7 +68,10 @@ export function makeUploads(id, store) {
             showSome();
           }
         } catch (error) {
-          failures.push([file.name, error.problems ? error.problems.map(told).join("; ") : String(error.message)]);
+          failures.push([
+            file.name,
+            error.problems ? error.problems.map(told).join("; ") : String(error.message),
+          ]);
           if (HOPELESS.includes(error.status)) {
             for (const rest of waiting.splice(0)) {
               failures.push([rest.name, t("drop.not.sent")]);
@@ -85,14 +94,29 @@ export function makeUploads(id, store) {
     const parts = [el("p", { text: busy ? t("drop.sending", { done, total }) : count("drop.sent", good) })];
     if (busy) parts.push(el("progress", { max: total, value: done, "aria-label": t("drop.progress") }));
     else if (failures.length) {
-      parts.push(el("div.problem", {}, el("strong", { text: count("drop.failed", failures.length) }),
-        el("ul", {}, ...failures.map(([name, why]) => el("li", { text: `${name}: ${why}` }))),
-        el("button.small.plain.icon", { type: "button", text: "✕", "aria-label": t("close"), onclick: () => { failures = []; show(); } })));
+      parts.push(
+        el(
+          "div.problem",
+          {},
+          el("strong", { text: count("drop.failed", failures.length) }),
+          el("ul", {}, ...failures.map(([name, why]) => el("li", { text: `${name}: ${why}` }))),
+          el("button.small.plain.icon", {
+            type: "button",
+            text: "✕",
+            "aria-label": t("close"),
+            onclick: () => {
+              failures = [];
+              show();
+            },
+          }),
+        ),
+      );
     }
     shown.replaceChildren(...parts);
   }
 
-  const takes = (event) => event.dataTransfer.types.includes("Files") && !document.querySelector("dialog[open]");
+  const takes = (event) =>
+    event.dataTransfer.types.includes("Files") && !document.querySelector("dialog[open]");
   for (const name of ["dragenter", "dragover"]) {
     addEventListener(name, (event) => {
       if (!takes(event)) return;
@@ -100,7 +124,9 @@ export function makeUploads(id, store) {
       drop.classList.add("over");
     });
   }
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over");
+  });
   addEventListener("drop", async (event) => {
     drop.classList.remove("over");
     if (!takes(event)) return;
@@ -112,7 +138,10 @@ export function makeUploads(id, store) {
     }
   });
   addEventListener("paste", (event) => add([...(event.clipboardData?.files ?? [])]));
-  for (const [button, input] of [["choose-files", "files"], ["choose-folder", "folder"]]) {
+  for (const [button, input] of [
+    ["choose-files", "files"],
+    ["choose-folder", "folder"],
+  ]) {
     byId(button).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", (event) => {
       const files = [...event.target.files];
@@ -138,11 +167,19 @@ export async function droppedFiles(transfer) {
 }
 
 async function filesIn(entry) {
-  if (entry.isFile) return [await new Promise((resolve, reject) => { entry.file(resolve, reject); })];
+  if (entry.isFile)
+    return [
+      await new Promise((resolve, reject) => {
+        entry.file(resolve, reject);
+      }),
+    ];
   const reader = entry.createReader();
   const files = [];
-  for (;;) { // a reader gives a hundred entries at most
-    const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+  for (;;) {
+    // a reader gives a hundred entries at most
+    const some = await new Promise((resolve, reject) => {
+      reader.readEntries(resolve, reject);
+    });
     if (!some.length) return files;
     files.push(...(await Promise.all(some.map(filesIn))).flat());
   }

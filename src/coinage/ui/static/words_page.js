@@ -37,10 +37,14 @@ function show() {
     if (!cards.has(word.id)) cards.set(word.id, makeCard({ choose, gone: () => look() }));
     cards.get(word.id).update(word);
   }
-  arrange(byId("words"), found.map((word) => cards.get(word.id).element));
+  arrange(
+    byId("words"),
+    found.map((word) => cards.get(word.id).element),
+  );
   byId("empty").hidden = words.length > 0;
   byId("sift").hidden = words.length < 2;
-  byId("none").textContent = words.length && !found.length ? t("words.none", { text: byId("search").value.trim() }) : "";
+  byId("none").textContent =
+    words.length && !found.length ? t("words.none", { text: byId("search").value.trim() }) : "";
 }
 
 function choose(word, on) {
@@ -48,7 +52,8 @@ function choose(word, on) {
   else chosen.delete(word.id);
   byId("compare-bar").hidden = chosen.size === 0;
   byId("compare").disabled = chosen.size < 2;
-  byId("compare-count").textContent = chosen.size < 2 ? t("compare.more") : count("compare.chosen", chosen.size);
+  byId("compare-count").textContent =
+    chosen.size < 2 ? t("compare.more") : count("compare.chosen", chosen.size);
 }
 
 async function look() {
@@ -83,8 +88,11 @@ byId("new").addEventListener("click", askForWord);
 byId("first").addEventListener("click", askForWord);
 byId("open").addEventListener("click", askForText);
 byId("example").addEventListener("click", (event) => act(event.currentTarget, makeExample));
-byId("compare").addEventListener("click", (event) => act(event.currentTarget,
-  () => openCompare(words.filter((word) => chosen.has(word.id)))));
+byId("compare").addEventListener("click", (event) =>
+  act(event.currentTarget, () => openCompare(words.filter((word) => chosen.has(word.id)))),
+);
 byId("compare-clear").addEventListener("click", clearChosen);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) look();
+});
 look();
