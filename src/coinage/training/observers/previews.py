@@ -22,6 +22,10 @@ from coinage.training.run import Run
 log = logging.getLogger("coinage")
 
 
+def do_nothing() -> None:
+    """Stand for what is called before pictures are drawn."""
+
+
 def _changed(path: Path | None) -> int | None:
     """Return when a file was changed last, in nanoseconds; None if it is not there."""
     return path.stat().st_mtime_ns if path and path.is_file() else None
@@ -40,6 +44,9 @@ class Previewer(Observer):
         folder: for the pictures.
         name: of the run.
         show: called with the pictures, their step, and whether that is an earlier one.
+
+    Attributes:
+        before_drawing: called each time before pictures are drawn.
     """
 
     priority = Priority.PREVIEWS
@@ -60,6 +67,12 @@ class Previewer(Observer):
         self._drawn: set[int] = set()  # steps, by this process
         # The step that this process went on from: one that begins at the end has nothing to show
         self._begun = 0
+        self.before_drawing: Callable[[], None] = do_nothing
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """What is drawn, in the order of the numbers in the files' names."""
+        return self._prompts
 
     @property
     def _draws(self) -> bool:
@@ -97,6 +110,11 @@ class Previewer(Observer):
             with holding(run.rows, run.results.best.rows):
                 self._draw(run, f"{run.results.best.step:06d}-best", earlier=run.results.best.step)
 
+    def draw_now(self, run: Run) -> None:
+        """Draw the previews of the step that was just done, unless they are drawn already."""
+        if run.step not in self._drawn:
+            self._draw(run, f"{run.step:06d}")
+
     def _read_again(self) -> None:
         """Take over the prompt file if it was changed; if it cannot be used, the prompts stay."""
         before, self._changed = self._changed, _changed(self._config.prompts)
@@ -116,6 +134,7 @@ class Previewer(Observer):
             when: in the names of the files.
             earlier: the step of the rows, if they are not those of this step.
         """
+        self.before_drawing()
         self._read_again()
         step = run.step if earlier is None else earlier
         self._drawn.add(step)
