@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from coinage.errors import CoinageError, described
+from coinage.terminal.messages import print_error, print_line, print_text
 from coinage.ui.job import (
     BEGINS,
     PREVIEW,
@@ -72,7 +73,7 @@ def run_job(folder: WordFolder, more: Sequence[str], train: Train) -> int:
         threading.Thread(target=stop_when_asked, args=(folder,), daemon=True).start()
     write_job(folder, job)
     with suppress(OSError):  # a full disk takes no line
-        print(f"{BEGINS}{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}", flush=True)  # noqa: T201
+        print_line(f"{BEGINS}{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
     words = ["--config_file", str(folder.run_settings), *more]
     code = _exit_code(lambda: train(words, lambda: followers(folder)))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is being written
@@ -99,8 +100,8 @@ def _exit_code(train: Callable[[], int]) -> int:
         return end.code if isinstance(end.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - whatever it is, the page is to show it
         with suppress(OSError):
-            traceback.print_exc()
-            print(f"error: {described(error)}", file=sys.stderr, flush=True)  # noqa: T201
+            print_text(traceback.format_exc(), "stderr")
+            print_error(described(error))
         return 1
 
 

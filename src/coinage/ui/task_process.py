@@ -12,7 +12,6 @@ import os
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import IO, Any
@@ -81,10 +80,10 @@ def _done(line: bytes, tell: Tell) -> dict[str, Any]:
         return {"result": task(asked["payload"], tell)}
     except CoinageError as error:
         return _problems(*error.problems)
-    except Exception as error:  # noqa: BLE001 - the page is to show it
+    except Exception as error:
         if is_full(error):
             return _problems(full_memory(error))
-        traceback.print_exc()
+        log.exception("the task failed")
         hint = "this is a fault of Coinage; .coinage/tasks.log has the details"
         return _problems(Problem(f"the task failed: {described(error)}", hint=hint))
 
