@@ -214,8 +214,10 @@ def examine(world: World) -> None:
     page = world.page
     page.goto(f"{world.server.root}/files")
     page.click(".patient:has-text('zibu.safetensors') >> nth=0")
-    has_text(page, "#chart .facts", "Stable Diffusion 1.x")
     has_text(page, "#chart .near-list", "Vector 1")
+    page.select_option("#near-model", "demo-sd1")
+    has_text(page, "#chart .facts", "Stable Diffusion 1.x")
+    has_text(page, "#chart .near-list", ", ")  # the nearest words of the model
     page.click("#chart summary:text-is('Convert')")
     page.select_option("#convert-to", "pt")
     page.click("#chart button:text-is('Convert')")

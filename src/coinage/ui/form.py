@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from coinage.data.default_prompts import SAMPLER_STEPS, SEED, without_word
 from coinage.errors import CoinageError, Problem, did_you_mean
 from coinage.models.hub_files import native_side
 from coinage.settings.build_log import given_flags
@@ -311,8 +312,7 @@ def write_run(folder: WordFolder, form: Form, models: Models) -> list[Problem]:
         return run.problems
     if form.prompts:
         side = native_side(str(run.values.pretrained_model_name_or_path))
-        prompts = [_prompt(text, form.negative, side) for text in form.prompts]
-        write_json(folder.path / PROMPTS, prompts)
+        write_json(folder.path / PROMPTS, _prompts(form, side))
     if 0 < len(pictures.captions) < len(pictures.ids):
         sentence = SENTENCES[form.kind].format(form.token)
         captions = {
@@ -326,10 +326,21 @@ def write_run(folder: WordFolder, form: Form, models: Models) -> list[Problem]:
     return []
 
 
-def _prompt(text: str, negative: str, side: int | None) -> dict[str, Any]:
-    """Return a prompt of previews, as large as the model draws by itself."""
+def _prompts(form: Form, side: int | None) -> list[dict[str, Any]]:
+    """Return the prompts of previews, each also without the word; all of one seed, to be compared.
+
+    Pictures are as large as the model draws by itself.
+    """
+    entries: list[dict[str, Any]] = []
+    for text in form.prompts:
+        entries.append({"prompt": text})
+        rest = without_word(text, form.token)
+        if rest and rest != text:
+            entries.append({"prompt": rest, "compared_with": len(entries)})
     size = {"width": side, "height": side} if side else {}
-    return {"prompt": text, **({"negative_prompt": negative} if negative else {}), **size}
+    same = {"seed": SEED, "sample_steps": SAMPLER_STEPS, **size}
+    negative = {"negative_prompt": form.negative} if form.negative else {}
+    return [{**entry, **negative, **same} for entry in entries]
 
 
 def _write_masks(folder: WordFolder, pictures: Pictures) -> None:

@@ -20,24 +20,30 @@ export function makeCaption(image, counter, save) {
   const element = el("div.captioned", {}, el("div.layers", {}, shade, field), counted);
   let word = "";
   let saved = null;
-  let saving = false;
+  let saving = 0; // requests under way
+  let last = Promise.resolve();
 
   const paint = () => shade.replaceChildren(...marked(field.value, word), "\n");
   const tell = ({ count: n, most, exact }) => {
     counted.textContent = t("caption.tokens", { n: exact ? n : `~${n}`, most });
     counted.classList.toggle("bad", n > most);
   };
-  const store = debounced(async () => {
+  const send = async () => {
     const text = field.value;
-    saving = true;
+    saving += 1;
     try {
       await save(text);
       saved = text;
     } catch (error) {
       report(error);
     }
-    saving = false;
-  }, PAUSE);
+    saving -= 1;
+  };
+  const store = debounced(() => { last = last.then(send); }, PAUSE);
+  const flush = () => {
+    store.now();
+    return last;
+  };
   const recount = () => counter(field.value, tell);
 
   field.addEventListener("input", () => {
@@ -57,7 +63,7 @@ export function makeCaption(image, counter, save) {
     word = token;
     paint();
   }
-  return { element, update, recount };
+  return { element, update, recount, flush };
 }
 
 /**
@@ -79,12 +85,13 @@ export function makeCaptionTools(place, id, store) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     act(button, async () => {
+      await store.flush();
       const body = Object.fromEntries(Object.entries(fields).map(([key, input]) => [key, input.value]));
       const { changed } = await call("POST", `/words/${id}/captions`, { ...body, regex: false });
-      toast(count("captions.changed", changed));
       form.reset();
       await store.load();
       preview();
+      toast(count("captions.changed", changed));
     });
   });
   place.append(form);

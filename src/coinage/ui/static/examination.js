@@ -1,7 +1,7 @@
 /** What is known of one embedding file, and what can be made of it. */
 
 import { call } from "./api.js";
-import { familyName, nameOf } from "./choices.js";
+import { nameOf } from "./choices.js";
 import { el } from "./dom.js";
 import { act, toast } from "./notices.js";
 import { number, size, t } from "./texts.js";
@@ -84,7 +84,7 @@ function button(text, run) {
 /** Return what was found out about a file. */
 function inspected(about) {
   const facts = [
-    [t("form.token"), about.token], [t("files.family"), about.family_name ?? familyName(about.family)], [t("form.vectors"), about.vectors],
+    [t("form.token"), about.token], [t("files.family"), about.family ? about.family_name : t("model.unknown")], [t("form.vectors"), about.vectors],
     [t("files.layout"), about.layout?.name], [t("files.dtype"), about.dtype], [t("files.size"), Number.isFinite(about.bytes) ? size(about.bytes) : null],
     [t("files.model"), about.metadata?.["ti.model"] ?? about.metadata?.ss_sd_model_name], [t("run.step"), about.metadata?.["ti.steps"]],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");

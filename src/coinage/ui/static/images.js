@@ -23,6 +23,8 @@ export function makeSheet(id, store) {
   let images = [];
   const counter = countTokens(() => ({ word: form.token, vectors: form.vectors, model: form.model }));
 
+  store.also(() => Promise.all([...cards.values()].map((card) => card.flush())));
+
   function update(news, nextForm) {
     const asked = form.token !== nextForm.token || form.vectors !== nextForm.vectors || form.model !== nextForm.model;
     images = news;
@@ -72,7 +74,7 @@ export function makeSheet(id, store) {
       findings.replaceChildren(...(about.findings ?? []).map((one) => el("li", { text: typeof one === "string" ? one : one.what })));
       over.replaceChildren(...(crops && about.crop ? [cropPicture(now, about)] : []));
     }
-    return { element, update, showFound, recount: caption.recount };
+    return { element, update, showFound, recount: caption.recount, flush: caption.flush };
   }
 
   function erase(image) {

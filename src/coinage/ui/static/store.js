@@ -11,7 +11,8 @@ const LOOK = 15000; // between looks at what others have changed
 
 /**
  * @typedef {{word: Object, set: function(Object): void, flush: function(): Promise<void>,
- *   load: function(): Promise<void>, take: function(Object): void, pending: function(string): boolean}} Store
+ *   load: function(): Promise<void>, take: function(Object): void, pending: function(string): boolean,
+ *   also: function(function(): Promise<any>): void}} Store `flush` saves what waits, also what `also` names
  */
 
 /**
@@ -58,9 +59,11 @@ export function makeStore(id, tell) {
     tell.saving("waiting");
     later();
   };
+  const others = [];
+  store.also = (save) => others.push(save);
   store.flush = async () => {
     later.now();
-    await running;
+    await Promise.all([running, ...others.map((save) => save())]);
   };
   store.pending = (key) => key in unsaved || key in sent;
   store.take = (word) => {
