@@ -118,8 +118,14 @@ def test_prompts_are_drawn(client: TestClient, site: Site) -> None:
     folder = filled(client, site, form)
     assert write_run(folder, form, site.models) == []
     written = json.loads((folder.path / "sample-prompts.json").read_text(encoding="utf-8"))
-    size = {"width": 64, "height": 64}  # of the built-in model
-    assert written == [{"prompt": text, "negative_prompt": "bad", **size} for text in prompts]
+    same = {"negative_prompt": "bad", "seed": 1, "sample_steps": 20}
+    same |= {"width": 64, "height": 64}  # of the built-in model
+    assert written == [
+        {"prompt": "a zibu --d 7"} | same,
+        {"prompt": "--d 7", "compared_with": 1} | same,
+        {"prompt": "# zibu, 犬"} | same,
+        {"prompt": "#, 犬", "compared_with": 3} | same,
+    ]
     assert values_in(folder)["sample_every_n_steps"] == 50
     described(folder)
 

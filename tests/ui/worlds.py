@@ -14,7 +14,7 @@ from coinage.ui.job import Job, read_job
 from coinage.ui.processes import Process, start
 from coinage.ui.workspace import WordFolder, Workspace
 
-PATIENCE = 120.0  # seconds; a busy machine is not a fault
+PATIENCE = 600.0  # seconds; a busy machine is not a fault
 
 
 def new_word(workspace: Workspace, images: Path, word_id: str = "zibu", **flags: Any) -> WordFolder:

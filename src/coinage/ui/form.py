@@ -312,7 +312,7 @@ def write_run(folder: WordFolder, form: Form, models: Models) -> list[Problem]:
         return run.problems
     if form.prompts:
         side = native_side(str(run.values.pretrained_model_name_or_path))
-        write_json(folder.path / PROMPTS, _prompts(form))
+        write_json(folder.path / PROMPTS, _prompts(form, side))
     if 0 < len(pictures.captions) < len(pictures.ids):
         sentence = SENTENCES[form.kind].format(form.token)
         captions = {
@@ -326,15 +326,19 @@ def write_run(folder: WordFolder, form: Form, models: Models) -> list[Problem]:
     return []
 
 
-def _prompts(form: Form) -> list[dict[str, Any]]:
-    """Return the prompts of previews, each also without the word; all of one seed, to be compared."""
+def _prompts(form: Form, side: int | None) -> list[dict[str, Any]]:
+    """Return the prompts of previews, each also without the word; all of one seed, to be compared.
+
+    Pictures are as large as the model draws by itself.
+    """
     entries: list[dict[str, Any]] = []
     for text in form.prompts:
         entries.append({"prompt": text})
         rest = without_word(text, form.token)
         if rest and rest != text:
             entries.append({"prompt": rest, "compared_with": len(entries)})
-    same = {"seed": SEED, "sample_steps": SAMPLER_STEPS}
+    size = {"width": side, "height": side} if side else {}
+    same = {"seed": SEED, "sample_steps": SAMPLER_STEPS, **size}
     negative = {"negative_prompt": form.negative} if form.negative else {}
     return [{**entry, **negative, **same} for entry in entries]
 
