@@ -15,7 +15,6 @@ from coinage.config import ModelConfig
 from coinage.embeddings.convert import (
     Ingredient,
     merged,
-    precision_of,
     rescaled,
     vocabulary_lengths,
 )
@@ -24,6 +23,7 @@ from coinage.embeddings.pairs import open_embedding
 from coinage.embeddings.saving import encode_word, write_files
 from coinage.embeddings.verify import usage, verify_file
 from coinage.embeddings.word import Word
+from coinage.embeddings.writing import precision_of
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.facts import DEFAULT
 from coinage.models.hub_files import detect_family
