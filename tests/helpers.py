@@ -82,6 +82,7 @@ def trained(
     change: Callable[[Run], None] | None = None,
     config: TrainConfig | None = None,
     observers: Iterable[Observer] = (),
+    beside: session.ObserversBeside = session.nobody_beside,
 ) -> tuple[Run, Word]:
     """Train and write the files, without the check of these at the end.
 
@@ -92,6 +93,7 @@ def trained(
         change: tampers with the prepared run.
         config: in place of flags.
         observers: beside the standard ones.
+        beside: gives still more, which work with those.
     """
     config = config or config_for(dataset, out, *more)
     (plan,) = make_plans([config])
@@ -101,7 +103,7 @@ def trained(
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:
         change(run)
-    watched = session.observe([run], [plan], outputs, lambda _: observers)
+    watched = session.observe([run], [plan], outputs, lambda _: observers, beside=beside)
     (word,) = session.train_runs([run], [watch.observers for watch in watched])
     return run, word
 
@@ -125,8 +127,8 @@ def timed(
 
 
 @contextmanager
-def libraries_told() -> Iterator[list[str]]:
-    """Lines that the model libraries write past us, while they do."""
+def libraries_told(names: Sequence[str] = ("diffusers", "transformers")) -> Iterator[list[str]]:
+    """Lines that the model libraries write past us, while they do; or those of other loggers."""
     lines: list[str] = []
 
     class Handler(logging.Handler):
@@ -135,7 +137,7 @@ def libraries_told() -> Iterator[list[str]]:
 
     handler, libraries = (
         Handler(logging.WARNING),
-        [logging.getLogger(name) for name in ("diffusers", "transformers")],
+        [logging.getLogger(name) for name in names],
     )
     for library in libraries:
         library.addHandler(handler)
