@@ -52,6 +52,16 @@ def blip(site: Site) -> Path:
     return tiny_blip(site.workspace.models / "mine" / "blip")
 
 
+def test_an_image_is_described(blip: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(picture())
+    told: list[object] = []
+    result = describe({"model": str(blip), "images": {"0": str(image)}}, told.append)
+    assert set(result["texts"]["0"].split()) <= {*WORDS, "[DEC]"}
+    assert told == [{"done": 0, "total": 1}, {"done": 1, "total": 1}]
+
+
+@pytest.mark.slow
 def test_images_without_a_caption_are_described(client: TestClient, word: str, blip: Path) -> None:
     first, second = (str(upload(client, word, picture())["id"]) for _ in range(2))
     client.patch(f"/api/words/{word}/images/{first}", json={"caption": "my own"})
