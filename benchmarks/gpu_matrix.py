@@ -3,9 +3,9 @@
 It is a part of `make gpu-check`.
 
 SD1.5 at 512 px and SDXL at 1024 px, batch 1 and 4, in bf16 and fp16: plain, with flags of the
-product (--gradient_checkpointing, --fp8_base, --torch_compile), and with settings of torch that it
-leaves as they are (`SETTINGS`). All rows are trainings by the product in this process; only the
-weights are not read but drawn at random on the GPU.
+product (--gradient_checkpointing, --fp8_base, --cuda_graphs on, --torch_compile), and with settings
+of torch that it leaves as they are (`SETTINGS`). All rows are trainings by the product in this
+process; only the weights are not read but drawn at random on the GPU.
 
 Columns: seconds a step and what the model of `roofline.py` expects; the share of the time in which
 the GPU is busy and the kernels of a step, from torch's profiler; memory, beside what
@@ -55,7 +55,7 @@ from roofline import Rates, known_rates, measured_rates, step_work
 from throughput import GB, SIDES, Task
 
 RESULTS = Path(__file__).parent / "results"
-FLAGS = ("--gradient_checkpointing", "--fp8_base", "--torch_compile")
+FLAGS = ("--gradient_checkpointing", "--fp8_base", "--cuda_graphs=on", "--torch_compile")
 WARM_UP, TIMED, PROFILED = 3, 6, 3  # steps of a row
 HEADER = (
     "| model | px | batch | precision | with | s/step | expected s | images/s | busy % | kernels | "

@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from coinage.cli.cmd_demo import demo_parser
+from coinage.cli.cmd_ui import ui_parser
 from coinage.cli.main import COMMANDS, main
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
@@ -40,9 +41,11 @@ READ_ONLY = {
     "torchrun": "starts processes, on several GPUs or machines",
     "srun": "needs a SLURM cluster",
     "coinage demo": "takes a minute; tests/demo runs it",
+    "coinage ui": "waits for a browser; tests/ui runs it",
     "python benchmarks/": "takes minutes to hours",
     "PowerShell": "needs Windows",
 }
+WAITING = {"demo": demo_parser, "ui": ui_parser}
 IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
 WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
 SHORTER = ("--max_train_steps=2", "--sample_every_n_steps=0", "--on_problem=warn", "--seed=0")
@@ -199,8 +202,8 @@ def run_python(rest: Sequence[str], *, really: bool) -> str:
 
 
 def run_coinage(rest: Sequence[str], *, really: bool) -> str:
-    if rest[0] == "demo":
-        demo_parser().parse_args(rest[1:])
+    if rest[0] in WAITING:
+        WAITING[rest[0]]().parse_args(rest[1:])
         return ""
     if rest[0] == "train":
         return run_training(rest[1:], lambda argv: main(["train", *argv]), really=really)

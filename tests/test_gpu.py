@@ -89,6 +89,31 @@ def test_float32_on_a_gpu_is_float32_on_a_cpu(moon_dataset: Path, tmp_path: Path
     assert torch.cosine_similarity(*ways, dim=0) > 0.95
 
 
+@pytest.mark.parametrize("optimizer", ["AdamW", "Directional"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_step_that_is_replayed_is_a_step(
+    precision: str, optimizer: str, moon_dataset: Path, tmp_path: Path
+) -> None:
+    flags = (
+        "--cache_latents",
+        f"--mixed_precision={precision}",
+        f"--optimizer_type={optimizer}",
+        *(["--learning_rate=0.1"] if optimizer == "Directional" else []),
+        "--max_train_steps=10",
+        "--gradient_accumulation_steps=2",
+    )
+    ways, losses = [], []
+    for graphs in ("on", "off"):
+        config = config_for(moon_dataset, tmp_path / graphs, *flags, f"--cuda_graphs={graphs}")
+        with libraries_told(["coinage"]) as told:
+            run, word, seen = trained_on(GPU, config)
+        assert not [line for line in told if line.startswith("--cuda_graphs")]
+        ways.append(way(run, word))
+        losses.append(seen)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert torch.cosine_similarity(*ways, dim=0) > 0.95
+
+
 def test_the_vae_leaves_the_gpu_and_comes_back_for_previews(
     moon_dataset: Path, tmp_path: Path
 ) -> None:

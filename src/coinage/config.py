@@ -62,6 +62,7 @@ class ModelConfig:
     low_precision_text: bool = False  # text encoders in `precision` too; the new rows stay float32
     fp8_unet: bool = False  # UNet weights are kept in 8 bits and computed with in `precision`
     compile_backend: str | None = None  # of torch.compile, for the UNet; None: not compiled
+    cuda_graphs: bool = False  # record the work of a step, and replay it
     gradient_checkpointing: bool = False
     # Text encoders in 8 bits and their token tables on the CPU, pictures in tiles, the loss one by one
     low_memory: bool = False
@@ -256,6 +257,7 @@ class LoopConfig:
     seed: int = 0  # OPEN_SEED: the resumed state's, or drawn before training
     on_problem: OnProblem = "stop"  # when the word cannot learn
     early_stop: bool = False  # end when the evaluation loss has settled
+    compare_images: bool = False  # at the end, measure what the word gains on each image
     autopilot: int | None = None  # settings that are tried side by side before the run, >= 2
     chosen: str = ""  # name of those that were best
     # Their names and losses, best first; None is not finite

@@ -250,6 +250,21 @@ def test_the_phase_that_needs_most_counts() -> None:
     assert half.activations == 2 * encoded.activations, "SDXL's own VAE may need float32 then"
 
 
+def test_recorded_steps_keep_their_memory() -> None:
+    config, sizes, samples = insert_sizes(
+        planned(ModelConfig(source="nowhere"), cache_latents=True)
+    )
+    recorded = replace(config, model=replace(config.model, cuda_graphs=True))
+    prompts = [Prompt(text="zibu")]
+    without, kept = (
+        {phase.when: phase.activations for phase in phases(one, sizes, samples, prompts)}
+        for one in (config, recorded)
+    )
+    drawn = "while previews are drawn"
+    assert kept[drawn] == without[drawn] + without[""]
+    assert kept[""] == without[""]
+
+
 def test_a_batch_is_no_larger_than_its_bucket() -> None:
     config, sizes, samples = insert_sizes(planned(ModelConfig(source="nowhere"), batch=8))
     assert footprint(config, sizes, samples[:3]).total == total(

@@ -290,6 +290,10 @@ EFFECTS: dict[str, Row] = {
     "--sdpa": note("--sdpa", "scaled-dot-product attention is always used"),
     "--torch_compile": tested("training/test_training.py::test_a_compiled_unet_trains_the_same"),
     "--dynamo_backend": tested("training/test_training.py::test_a_compiled_unet_trains_the_same"),
+    "--cuda_graphs": acts(
+        "--cuda_graphs=on",
+        does=says("--cuda_graphs has no effect: the model is not on a CUDA device"),
+    ),
     "--lowram": note("--lowram", "weights are mapped from their file"),
     "--highvram": note("--highvram", "the cache is never flushed"),
     # optimizer

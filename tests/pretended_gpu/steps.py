@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.pretended_gpu import device
+from tests.pretended_gpu import device, recorded
 from tests.pretended_gpu.variants import EARLY, MODELS, write_inputs
 
 STEPS = 4
@@ -23,6 +23,12 @@ FLAGS = {
     "sd2 float32": ("sd2",),
     "sd1 bf16 checkpointed": ("sd1", "--mixed_precision=bf16", "--gradient_checkpointing"),
     "sdxl bf16 fp8": ("sdxl", "--mixed_precision=bf16", "--fp8_base"),
+    "sd2 bf16": ("sd2", "--mixed_precision=bf16"),
+    "sd2 bf16 Directional": ("sd2", "--mixed_precision=bf16", "--optimizer_type=Directional"),
+    "sdxl bf16": ("sdxl", "--mixed_precision=bf16"),
+    "sdxl bf16 Directional": ("sdxl", "--mixed_precision=bf16", "--optimizer_type=Directional"),
+    "sdxl bf16 checkpointed": ("sdxl", "--mixed_precision=bf16", "--gradient_checkpointing"),
+    "sd1 fp16": ("sd1", "--mixed_precision=fp16"),
     "sd1 bf16 Directional": ("sd1", "--mixed_precision=bf16", "--optimizer_type=Directional"),
     "sd1 fp16 Lion": ("sd1", "--mixed_precision=fp16", "--optimizer_type=Lion"),
     "sd1 bf16 clip": ("sd1", "--mixed_precision=bf16", "--norm_mode=clip"),
@@ -31,8 +37,8 @@ FLAGS = {
 }
 
 
-def runs_of(out: Path, name: str, *more: str, words: int = 1) -> list[Any]:
-    """Runs that are ready on the pretended GPU."""
+def runs_of(out: Path, name: str, *more: str, words: int = 1, device: str = "cuda") -> list[Any]:
+    """Runs that are ready, on the pretended GPU or on the CPU."""
     import torch
 
     from coinage.checks import make_plans
@@ -46,7 +52,7 @@ def runs_of(out: Path, name: str, *more: str, words: int = 1) -> list[Any]:
     configs = []
     for number in range(words):
         argv = flags(
-            out / "data" / "dataset.toml",
+            out / ["data", "more"][number] / "dataset.toml",
             out / "made",
             f"--pretrained_model_name_or_path={MODELS / family}",
             *(["--v2"] if family == "sd2" else []),
@@ -59,7 +65,7 @@ def runs_of(out: Path, name: str, *more: str, words: int = 1) -> list[Any]:
         configs.append(complete(parse("coinage", argv, "test"))[0])
     plans = [make_plans([config])[0] for config in configs]
     runs = prepare_all(
-        configs, [plan.samples for plan in plans], torch.device("cuda"), [None] * words
+        configs, [plan.samples for plan in plans], torch.device(device), [None] * words
     )
     cache_latents(runs)
     return runs
@@ -98,21 +104,15 @@ def without_waiting(gpu: Any, out: Path, name: str) -> dict[str, Any]:
     from coinage.training import updates
     from coinage.training.supply import Supply
 
-    runs = runs_of(out, name)
-    supply = Supply(runs)
+    runs = runs_of(out, name, "--cuda_graphs=on")
+    supply, recorder = Supply(runs), updates.recorder_for(runs)
     for _ in range(2):
         inputs, ahead = supply.next(runs)
-        updates.step_and_check(runs, inputs, ahead)
+        updates.step_and_check(runs, inputs, ahead, recorder)
     inputs, ahead = supply.next(runs)
-    for group in runs[0].optimizer.param_groups:
-        if "capturable" in group:
-            group["capturable"] = True
-    for state in runs[0].optimizer.state.values():
-        if hasattr(state["step"], "to"):
-            state["step"] = state["step"].to("cuda")
     undo: list[Any] = []
     with gpu.no_waits(), patch.object(updates, "read", lambda vectors: vectors):
-        updates._stepped(runs, inputs, ahead, undo)
+        updates._stepped(runs, inputs, ahead, undo, recorder)
     return {"refused": False}
 
 
@@ -203,6 +203,12 @@ def main(out: Path, names: Sequence[str]) -> None:
                 seen[name] = costs(gpu, out, rest)
             elif kind == "no waits":
                 seen[name] = without_waiting(gpu, out, rest)
+            elif kind == "recorded":
+                seen[name] = recorded.both_ways(gpu, out, *rest.split(", "))
+            elif kind == "resumed":
+                seen[name] = recorded.resumed(gpu, out, rest)
+            elif kind == "graphs alone":
+                seen[name] = recorded.alone(gpu)
             elif kind == "sampling":
                 seen[name] = sampled(gpu, *rest.split())
             else:

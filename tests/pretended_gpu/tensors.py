@@ -8,7 +8,7 @@ What CUDA refuses is refused: operations on several devices, `.numpy()`, another
 generators. What makes the CPU wait for the GPU is counted. Precision is the CPU's: a kernel's own
 rounding, memory, `torch.compile` and collectives are not pretended. `device.load` comes
 first. Copies in a stream of their own are made when another waits for them, which is as late as CUDA
-might make them.
+might make them. A graph is recorded under the same rules; see `graphs`.
 """
 
 import inspect
@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 from unittest.mock import patch
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from tests.pretended_gpu.graphs import Graph, recorded
 
 CUDA = torch.device("cuda", 0)
 NAME = "Pretended GPU"
@@ -67,6 +70,10 @@ class Stream:
         self.due: list[Callable[[], object]] = []
         self.done = 0
 
+    def wait_stream(self, other: "Stream") -> None:
+        """Do all that another stream has to do so far."""
+        other.reach(len(other.due))
+
     def wait_event(self, event: "Event") -> None:
         """Do all that was to be done before the event, which a CPU does not notice."""
         if event.stream is not None:
@@ -96,7 +103,8 @@ class Gpu:
     Attributes:
         waits: how often the CPU waited for the GPU, by the kind of wait and the line of ours that
             waited.
-        kernels: operations that a GPU would have started a kernel for.
+        kernels: operations that a GPU would have started a kernel for; a graph is one.
+        replays: of graphs.
     """
 
     def __init__(self, package: str = "coinage") -> None:
@@ -107,6 +115,9 @@ class Gpu:
         self._package, self._refuses = package, False
         self.computing = Stream()
         self.stream = self.computing
+        self.recording: Graph | None = None
+        self.replays = 0
+        self.graphs: WeakSet[Graph] = WeakSet()
 
     @contextmanager
     def within(self, stream: Stream) -> Iterator[None]:
@@ -203,6 +214,9 @@ class OnGpu(Tensor):
     def data(self) -> Tensor:
         return plain_data.__get__(self)
 
+    def data_ptr(self) -> int:
+        return self.host.data_ptr()
+
     @data.setter
     def data(self, new: Tensor) -> None:
         if not isinstance(new, OnGpu):
@@ -277,17 +291,19 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
         return made
     if not ours and not is_cuda(device):
         return func(*args, **kwargs)
-    gpu.kernels += not (func.is_view or func in FREE)
+    gpu.kernels += not (func.is_view or func in FREE or gpu.recording)
     check(func, args, flat, ours)
     for kind in waits_of(gpu, func, args, kwargs):
         gpu.wait(kind)
     inner_args, inner_kwargs = tree_unflatten(
         [x.host if isinstance(x, OnGpu) else x for x in flat], form
     )
-    if func is aten.copy_.default and gpu.stream is not gpu.computing:
+    deferred = gpu.stream is not gpu.computing and gpu.recording is None
+    if func is aten.copy_.default and deferred:
         gpu.stream.due.append(partial(func, *inner_args))
         return args[0]
-    result = on_cpu(func)(*inner_args, **in_ram(func, inner_kwargs))
+    gpu.stream.reach(len(gpu.stream.due))
+    result = done(gpu, func, inner_args, in_ram(func, inner_kwargs))
     if func is aten.copy_.default:
         return args[0]
     if func is aten._to_copy.default and device is not None and not is_cuda(device):
@@ -300,6 +316,12 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
         return known[id(x)] if id(x) in known else OnGpu(x, gpu)
 
     return tree_map(moved, result)
+
+
+def done(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Do an operation on the CPU's tensors, and note it where a graph is recorded."""
+    work = partial(on_cpu(func), *args, **kwargs)
+    return work() if gpu.recording is None else gpu.recording.add(func, args, kwargs, work)
 
 
 def check(func: Operation, args: Sequence[Any], flat: Sequence[Any], ours: Sequence[OnGpu]) -> None:
@@ -426,7 +448,10 @@ def _answers(gpu: Gpu) -> dict[str, Callable[..., Any]]:
         "get_device_capability": always((Properties.major, Properties.minor)),
         "get_device_name": always(NAME),
         "get_device_properties": always(Properties()),
-        "is_current_stream_capturing": always(False),
+        "is_current_stream_capturing": lambda: gpu.recording is not None,
+        "CUDAGraph": partial(Graph, gpu),
+        "graph": recorded,
+        "graph_pool_handle": always((0, 0)),
         "mem_get_info": always((10 * GIGABYTES, Properties.total_memory)),
         "memory_stats": always({}),
         "synchronize": lambda *_: gpu.wait("synchronize"),

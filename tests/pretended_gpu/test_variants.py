@@ -134,6 +134,22 @@ with pretended_gpu() as gpu:
         assert gpu.waits.total() == before + 1, work
         with gpu.no_waits():
             refused(work, "waits for the GPU")
+    graph, stream, pool = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+    given, total = torch.zeros(2, device="cuda"), torch.ones(2, device="cuda")
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
+        assert torch.cuda.is_current_stream_capturing()
+        doubled = given.view(2, 1).mul(2).flatten()
+        total.add_(doubled)
+        kept = doubled.clone()
+        refused(total.tolist, "waits for the GPU")
+    assert total.tolist() == [1, 1] and kept.isnan().all(), "recording computes nothing"
+    for number in (1, 2):
+        given.fill_(number)
+        gpu.reset()
+        graph.replay()
+        assert gpu.kernels == 1
+        assert kept.tolist() == [2 * number] * 2
+    assert total.tolist() == [7, 7]
 assert not torch.cuda.is_available()
 os._exit(0)
 """

@@ -140,16 +140,18 @@ def phases(
         Phase(FIRST_LOOK, stays, int(costs.first_look[model.gradient_checkpointing] * width)),
         Phase("", stays, _most(activations(model, sizes, *load, chunks) for load in loads)),
     ]
+    # Recorded steps keep their memory between steps
+    held = found[-1].activations if model.cuda_graphs else 0
     if is_measured(config, samples):
         alike = [(pixels, evaluated_at_once(model, *load)) for load in loads for pixels in load[:1]]
         passes = (activations_without_gradient(model, sizes, *load) for load in alike)
-        found.append(Phase(MEASURED, stays, _most(passes)))
+        found.append(Phase(MEASURED, stays, _most(passes) + held))
     if prompts:
         drawn = max((p.width or facts.side) * (p.height or facts.side) for p in prompts)
         # One with the prompt, one without
         sampled = activations_without_gradient(model, sizes, drawn, 2)
-        found.append(Phase(DRAWN, stays, sampled))
-        found.append(Phase(DRAWN, trained + vae, decoding(model, sizes, drawn)))
+        found.append(Phase(DRAWN, stays, sampled + held))
+        found.append(Phase(DRAWN, trained + vae, decoding(model, sizes, drawn) + held))
     text = costs.text * math.sqrt(sizes.text / facts.released.text)
     return [*found, Phase(CHECKED, stays, int(text))]
 

@@ -148,6 +148,7 @@ def _model(values: FlagValues, family: str) -> ModelConfig:
         low_precision_text=values.full_fp16 or values.full_bf16,
         fp8_unet=values.fp8_base,
         compile_backend=values.dynamo_backend if values.torch_compile else None,
+        cuda_graphs=values.cuda_graphs == "on",
         gradient_checkpointing=values.gradient_checkpointing,
         max_token_length=values.max_token_length or CHUNK,
     )
@@ -203,6 +204,7 @@ def _loop(values: FlagValues, seed: int) -> LoopConfig:
         seed=seed if values.seed in (None, DRAW) else values.seed,
         on_problem=values.on_problem,
         early_stop=values.early_stop,
+        compare_images=values.compare_images,
         autopilot=values.autopilot,
     )
 

@@ -6,15 +6,18 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from coinage.errors import TrainingError
 from coinage.system.full_memory import is_full
 from coinage.training.batches import Batch, join
 from coinage.training.diagnosis import OVERFLOWS, full_precision, not_finite, where_not_finite
+from coinage.training.graphs import EAGER, Recorder
 from coinage.training.losses import identity_of
 from coinage.training.run import Run, StepInput
 from coinage.training.step import Inputs, StepResult, compute, prepare
@@ -47,6 +50,18 @@ class SharedBatch:
 
     parts: Sequence[Part]
     inputs: Inputs
+
+    @property
+    def layout(self) -> Hashable:
+        """All that the device's work depends on but the numbers in the inputs."""
+        shapes = self.inputs.mapped(lambda tensor: cast(Tensor, (tensor.shape, tensor.dtype)))
+        sizes = [(part.number, len(part.batch.captions), part.sample_count) for part in self.parts]
+        return shapes, tuple(sizes)
+
+    def of(self, tensors: Sequence[Tensor]) -> SharedBatch:
+        """Return the same batch with other numbers, in the order of `Inputs.tensors`."""
+        following = iter(tensors)
+        return replace(self, inputs=self.inputs.mapped(lambda _: next(following)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +187,7 @@ def launch(
     *,
     precise: bool = False,
     ahead: Ahead | None = None,
+    recorder: Recorder = EAGER,
 ) -> list[StepTotals]:
     """Give the device the work of a step's gradients, and return the sums that it will have made.
 
@@ -180,15 +196,18 @@ def launch(
         inputs: draw the same each time.
         precise: compute the same step once more, without autocast.
         ahead: the batches, if they are prepared.
+        recorder: does the work.
     """
-    device = runs[0].parts.device
-    totals = [StepTotals.zero(device) for _ in runs]
+    totals = recorder.begin(runs)
     for run, sums in zip(runs, totals, strict=True):
         run.scaler.scale(sums.loss)  # makes its factor, also where there is no gradient
-        run.optimizer.zero_grad(set_to_none=True)
     batches = prepared(runs, inputs, precise=precise) if ahead is None else ahead.batches
     for shared in batches:
-        backward(shared, totals, precise=precise)
+
+        def work(tensors: Sequence[Tensor], shared: SharedBatch = shared) -> None:
+            backward(shared.of(tensors), totals, precise=precise)
+
+        recorder.do(shared.layout, work, shared.inputs.tensors())
     for run in runs:
         for row in run.rows:
             if row.grad is None:  # a process may be left without a batch

@@ -10,11 +10,18 @@ from coinage.errors import TrainingError
 from coinage.training.diagnosis import as_training_error
 from coinage.training.evaluation import Evaluator
 from coinage.training.gradients import compute_gradients
+from coinage.training.graphs import Recorder
 from coinage.training.observers.base import Observer
 from coinage.training.observers.notify import notify
 from coinage.training.run import Run
 from coinage.training.supply import Supply
-from coinage.training.updates import can_be_undone, raise_first, step_and_check, update
+from coinage.training.updates import (
+    can_be_undone,
+    raise_first,
+    recorder_for,
+    step_and_check,
+    update,
+)
 
 Check = Callable[[Run], None]
 
@@ -35,9 +42,9 @@ def train(run: Run, observers: Sequence[Observer], check: Check | None = None) -
     learner = Learner(run, observers)
     with reporting_failures([learner]):
         learner.start(check)
-        supply = Supply([run])
+        supply, recorder = Supply([run]), recorder_for([run])
         while not run.over:
-            _step_together([learner], supply)
+            _step_together([learner], supply, recorder)
         learner.end()
     return run.embedding()
 
@@ -58,23 +65,23 @@ def train_together(
     with reporting_failures(going):
         for learner in learners:
             learner.start(check if learner is learners[0] else None)
-        supply = Supply(runs)
+        supply, recorder = Supply(runs), recorder_for(runs)
         while going:
             for learner in tuple(going):
                 if learner.run.over:
                     learner.end()
                     going.remove(learner)
             if going:
-                _step_together(going, supply)
+                _step_together(going, supply, recorder)
     return [run.embedding() for run in runs]
 
 
-def _step_together(learners: Sequence[Learner], supply: Supply) -> None:
+def _step_together(learners: Sequence[Learner], supply: Supply, recorder: Recorder) -> None:
     """Take one step of each word."""
     runs = [learner.run for learner in learners]
     inputs, ahead = supply.next(runs)
     if ahead and all(map(can_be_undone, runs)):
-        step_and_check(runs, inputs, ahead)
+        step_and_check(runs, inputs, ahead, recorder)
     else:
         raise_first(compute_gradients(runs, inputs, ahead))
         for run in runs:

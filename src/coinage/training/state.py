@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coinage.errors import CoinageError, reason_of
+from coinage.optim.capturable import state_to_save
 from coinage.runs.states import SUMMARY, TENSORS, Summary, digest_of, fingerprint, read_summary
 from coinage.system.files import write_bytes
 from coinage.training.losses import name_of
@@ -66,7 +67,7 @@ def _packed(run: Run, epoch: int, done: int, folder: Path) -> bytes:
     content = {
         "place": (run.step, epoch, done),
         "rows": [row.detach().cpu() for row in run.rows],
-        "optimizer": run.optimizer.state_dict(),
+        "optimizer": state_to_save(run.optimizer),
         "schedule": run.schedule.state_dict(),
         "scaler": run.scaler.state_dict(),
         "init_word": run.config.word.init_word if run.config.word.search else None,

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError, TrainingError, described
+from coinage.optim.capturable import at_rate, has_state
 from coinage.optim.directional import Directional
 from coinage.optim.row_lengths import hold_lengths, movement
 from coinage.system.full_memory import is_full
 from coinage.training.diagnosis import not_finite
 from coinage.training.gradients import Ahead, launch, mended
+from coinage.training.graphs import EAGER, Graphs, Recorder
+from coinage.training.losses import ConfiguredLoss
 from coinage.training.run import Run, StepInput
-from coinage.training.step_statistics import GradientStatistics, finish_gradient, flat, unflatten
+from coinage.training.step_statistics import (
+    GradientStatistics,
+    StepTotals,
+    finish_gradient,
+    flat,
+    unflatten,
+)
 from coinage.training.transfer import read
 
+log = logging.getLogger("coinage")
 # Optimizers whose state for a row tells all that a step has changed
 CAN_BE_UNDONE = (torch.optim.AdamW, Directional)
 
@@ -28,7 +40,35 @@ def can_be_undone(run: Run) -> bool:
     return run.optimizer_factory is None and type(run.optimizer) in CAN_BE_UNDONE
 
 
-def step_and_check(runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahead) -> None:
+def recorder_for(runs: Sequence[Run]) -> Recorder:
+    """Return what does the work of runs that share a model, with a line if it cannot be recorded as asked."""
+    if not any(run.config.model.cuda_graphs for run in runs):
+        return EAGER
+    reason = why_not_recorded(runs)
+    if reason:
+        log.warning("--cuda_graphs has no effect: %s", reason)
+        return EAGER
+    parts = runs[0].parts
+    return Graphs([parts.denoiser, *parts.text_encoders], parts.device)
+
+
+def why_not_recorded(runs: Sequence[Run]) -> str:
+    """Return why the steps of runs cannot be recorded as CUDA graphs; "" where they can."""
+    parts, model = runs[0].parts, runs[0].config.model
+    reasons = {
+        "the model is not on a CUDA device": parts.device.type != "cuda",
+        "several processes train together": runs[0].processes.count > 1,
+        "--low_memory copies weights while it computes": model.low_memory,
+        "--torch_compile records in its own way": model.compile_backend is not None,
+        "only the steps of AdamW and Directional are recorded": not all(map(can_be_undone, runs)),
+        "the loss is your own": not all(isinstance(run.loss, ConfiguredLoss) for run in runs),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def step_and_check(
+    runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahead, recorder: Recorder = EAGER
+) -> None:
     """Take one step of each run while the CPU waits for the device only once.
 
     The optimizers step before it is known whether all numbers are finite; a step that must not be
@@ -38,13 +78,14 @@ def step_and_check(runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahea
         runs: that share a model; their steps can be undone.
         inputs: one for each run.
         ahead: the prepared batches.
+        recorder: does the work.
 
     Raises:
         TrainingError: the loss or the gradient of a run is not finite.
     """
     undo: list[Undo] = []
     try:
-        values = _stepped(runs, inputs, ahead, undo)
+        values = _stepped(runs, inputs, ahead, undo, recorder)
         rows = []
         for run, step_input, numbers in zip(runs, inputs, values, strict=True):
             length = GradientStatistics.length(run)
@@ -64,18 +105,47 @@ def step_and_check(runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahea
 
 
 def _stepped(
-    runs: Sequence[Run], inputs: Sequence[StepInput], ahead: Ahead, undo: list[Undo]
+    runs: Sequence[Run],
+    inputs: Sequence[StepInput],
+    ahead: Ahead,
+    undo: list[Undo],
+    recorder: Recorder,
 ) -> list[Tensor]:
     """Give the device the work of a whole step, and return each run's statistics and rows."""
-    totals = launch(runs, inputs, ahead=ahead)
-    vectors = []
-    for run, sums in zip(runs, totals, strict=True):
-        gradient = finish_gradient(run)
-        undo.append(Undo(run))
-        _apply(run)
-        vectors.append(torch.cat([sums.packed, gradient, flat(run.rows)]))
-    ahead.meanwhile()
-    return read(vectors)
+    with recorder.apart():
+        totals = launch(runs, inputs, ahead=ahead, recorder=recorder)
+        undo += map(Undo, runs)
+        vectors = _updated(runs, totals, recorder)
+        ahead.meanwhile()
+        return read(vectors)
+
+
+def _updated(runs: Sequence[Run], totals: Sequence[StepTotals], recorder: Recorder) -> list[Tensor]:
+    """Update the rows of runs, and return each one's statistics and rows as a vector on the device."""
+
+    def work(rates: list[Tensor]) -> tuple[list[Tensor], list[dict[int, Any]]]:
+        vectors, overflows = [], []
+        for run, sums, rate in zip(runs, totals, rates or repeat(None), strict=False):
+            overflows.append(_overflows_seen(run.scaler))
+            overflows[-1].clear()  # of a recording that was refused
+            gradient = finish_gradient(run)
+            with at_rate(run.optimizer, rate):
+                _apply(run)
+            vectors.append(torch.cat([sums.packed, gradient, flat(run.rows)]))
+        return vectors, overflows
+
+    # The first step makes an optimizer's state, which must be no part of a recording
+    layout = "update" if all(has_state(run.optimizer) for run in runs) else None
+    vectors, overflows = recorder.do(layout, work, recorder.rates(runs))
+    for run, seen in zip(runs, overflows, strict=True):
+        if run.scaler.is_enabled():
+            run.scaler._per_optimizer_states = seen  # noqa: SLF001
+    return vectors
+
+
+def _overflows_seen(scaler: torch.amp.GradScaler) -> dict[int, Any]:
+    """Return what a scaler has noted of gradients since its last update; replaying does not tell it."""
+    return scaler._per_optimizer_states if scaler.is_enabled() else {}  # noqa: SLF001
 
 
 def _is_good(run: Run) -> bool:
