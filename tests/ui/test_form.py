@@ -308,7 +308,7 @@ def test_a_damaged_form_says_so(client: TestClient, site: Site, word: str) -> No
     assert "damaged" in answer.json()["problems"][0]["what"]
     (card,) = client.get("/api/words").json()
     assert (card["token"], card["id"]) == (word, word)
-    assert "damaged" in card["reason"]
+    assert "cannot be read" in card["reason"]
     folder.form.write_text("{")
     with pytest.raises(Exception, match="JSON"):
         read_form(folder)

@@ -172,9 +172,8 @@ def report_of(folder: WordFolder) -> Response:
     Raises:
         NotFoundError: there is none yet.
     """
-    newest = max(
-        folder.output.glob("*-report.html"), key=lambda path: path.stat().st_mtime_ns, default=None
-    )
+    found = [path for path in folder.output.glob("*-report.html") if folder.holds(path)]
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if newest is None:
         raise NotFoundError("report")
     return HTMLResponse(newest.read_bytes(), headers={"content-security-policy": REPORT_POLICY})

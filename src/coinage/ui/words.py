@@ -42,7 +42,7 @@ from coinage.ui.workspace import (
 EMBEDDINGS = (".safetensors", ".pt", ".bin")
 NOT_IDLE = ("queued", "starting", "running", "stopping")
 DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no folder's name on Windows
-DAMAGED = "its form is damaged; delete the word, and make it again"
+DAMAGED = "its form cannot be read; open the word, and the page says what to do"
 
 
 def new_word(workspace: Workspace, form: Form) -> WordFolder:
@@ -81,8 +81,9 @@ def copy_images(source: WordFolder, target: WordFolder) -> None:
     """
     try:
         for name in ("images", "masks", "thumbs"):
-            if (source.path / name).is_dir():
-                shutil.copytree(source.path / name, target.path / name, dirs_exist_ok=True)
+            place = source.owned(source.path / name)
+            if place.is_dir():  # links stay links, which are not followed
+                shutil.copytree(place, target.path / name, dirs_exist_ok=True, symlinks=True)
         if source.image_list.is_file():
             shutil.copyfile(source.image_list, target.image_list)
     except (OSError, shutil.Error) as error:
@@ -175,7 +176,11 @@ def _progress(folder: WordFolder) -> dict[str, Any]:
 def files_of(folder: WordFolder, workspace: Workspace) -> list[dict[str, Any]]:
     """Return the embeddings that a word's runs have written, the newest first."""
     try:
-        found = [path for path in folder.output.iterdir() if path.suffix in EMBEDDINGS]
+        found = [
+            path
+            for path in folder.output.iterdir()
+            if path.suffix in EMBEDDINGS and not path.is_symlink()
+        ]
         stats = [(path.stat(), path) for path in found]
     except OSError:
         return []
