@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from datetime import time as TimeOfDay
@@ -214,8 +215,8 @@ class Queue:
         return self.workspace.own / "queue.json"
 
     def _leads(self) -> bool:
-        if self._lead and not _is_there(self._lead):
-            self.close()  # the folder was deleted or replaced, and another server may lead by now
+        if self._lead and _is_replaced(self._lead):
+            self._lead = None
         if self._lead is None:
             self._lead = hold(self.workspace.own / ".starter.lock")
         return self._lead is not None
@@ -250,14 +251,19 @@ class Queue:
             return Job()
 
 
-def _is_there(lock: Lock) -> bool:
-    """Return whether the file of a lock is still the one that was locked."""
+def _is_replaced(lock: Lock) -> bool:
+    """Return whether the folder of a lock was deleted or replaced; such a lock is let go.
+
+    The file that is there now may be another server's, so it is not deleted.
+    """
     if lock.file is None:  # the file system knows no locks
-        return True
-    try:
-        return os.path.samestat(os.fstat(lock.file), lock.path.stat())
-    except OSError:
         return False
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(lock.file), lock.path.stat()):
+            return False
+    os.close(lock.file)
+    lock.file = None
+    return True
 
 
 def _decoded(value: Any) -> Waiting:
