@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from coinage.ui.job import PREVIEW, SAVE, Job
 from coinage.ui.previews import picture
 from coinage.ui.queue import When
 from coinage.ui.site import Site
+from coinage.ui.speeds import known_speed
 from coinage.ui.tasks import while_asked
 from coinage.ui.web import in_thread, read_as
 from coinage.ui.workspace import NotFoundError, WordFolder
@@ -145,7 +146,9 @@ async def checked(site: Site, folder: WordFolder) -> Mapping[str, Any]:
     told = [{"what": p.what, "where": p.where, "hint": p.hint} for p in problems]
     if told:
         return {"problems": told, "warnings": [], "notes": [], "facts": [], "images": {}}
-    payload = {"toml": toml, "folder": str(folder.path)}
+    speed = await in_thread(known_speed, site.workspace, toml)
+    known = asdict(speed) if speed else None
+    payload = {"toml": toml, "folder": str(folder.path), "speed": known}
     result: Mapping[str, Any] = await site.tasks.run("check", payload)
     return result
 
