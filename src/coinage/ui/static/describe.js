@@ -18,7 +18,7 @@ export function makeDescriber(place, id, store) {
   const button = el("button", { type: "button", text: t("describe.do") });
   const stop = el("button.small", { type: "button", text: t("action.stop"), hidden: true });
   const bar = el("progress", { "aria-label": t("describe.progress"), hidden: true });
-  const told = el("span.soft", { role: "status" });
+  const told = el("span.soft");
   const element = el(
     "div.stack",
     { hidden: true },

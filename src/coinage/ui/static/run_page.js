@@ -218,7 +218,8 @@ listen(`/words/${id}/events`, {
     drawCurves();
   },
   steps(lines) {
-    for (const line of lines) steps.set(line.step, line);
+    // The last step has a line of its own about the images
+    for (const line of lines) steps.set(line.step, { ...steps.get(line.step), ...line });
     drawCurves();
   },
   previews: showPreviews,
