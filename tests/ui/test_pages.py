@@ -1,6 +1,7 @@
 """Every page in each language and theme: usable by all, as wide as its window, and quiet."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,9 @@ def run_of(folder: WordFolder, job: Job) -> None:
             (samples / name).write_bytes(picture(size=(64, 64)))
     write_json(prompts_of(folder), PREVIEWS)
     lines = [{"step": step, "loss": 1 / step, "angles": [step / 2]} for step in range(1, STEPS + 1)]
+    lines.append(
+        {"step": STEPS, "images": []}
+    )  # the last step has a line of its own about the images
     log = "".join(json.dumps(line) + "\n" for line in lines)
     (folder.output / "zibu-log.jsonl").write_text(log)
     (folder.output / "zibu.safetensors").write_bytes(b"not read by a page")
@@ -240,6 +244,35 @@ def test_the_keyboard_is_enough(
     assert page.evaluate("document.activeElement.closest('#actions') !== null")
     assert visit.told == []
     visit.close()
+
+
+def test_the_word_is_marked_also_when_its_pictures_come_first(
+    browser: Any, server: Server, ids: dict[str, str], state: Any
+) -> None:
+    visit = Visit(browser, server, storage_state=state, locale="en-US")
+    page = visit.page
+    waiting: list[Any] = []
+
+    def wait(request: Any) -> None:
+        waiting.append(request)
+
+    page.route(re.compile(rf"/api/words/{ids['draft']}$"), wait)
+    folder = Path(ids["root"]) / "words" / ids["draft"]
+    shutil.copytree(folder.parent / ids["ended"] / "output", folder / "output")
+    shutil.copy(folder.parent / ids["ended"] / "drawn-prompts.json", folder)
+    page.goto(f"{server.root}/words/{ids['draft']}")
+    shown(page, ".picture[src]")
+    assert page.locator(".stage mark").count() == 0
+    for request in waiting:
+        request.continue_()
+    page.unroute_all()
+    assert page.wait_for_selector(".stage mark").inner_text() == "zibu"
+    # The last step's line about the images hides no measurement
+    assert "at step 60" in page.get_attribute("#charts svg >> nth=0", "aria-label")
+    assert visit.told == []
+    visit.close()
+    for path in (folder / "output", folder / "drawn-prompts.json"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_a_captioner_is_offered_where_there_is_one(

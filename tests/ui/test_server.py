@@ -229,6 +229,30 @@ def test_the_password_may_come_from_the_environment(
         assert login.status_code == 200
 
 
+def test_what_strangers_send_prints_nothing(tmp_path: Path) -> None:
+    with served(tmp_path / "work") as (process, address), browser(address) as client:
+        client.get(address)
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        host = httpx.URL(address).netloc.decode()
+        start = (
+            f"POST /api/words HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nCookie: {cookie}\n"
+            "Content-Type: application/json\n"
+        )
+        assert b" 400" in raw(address, f"{start}Transfer-Encoding: chunked\n\nzz\n")
+        assert b" 400" in raw(address, f"GET / HTTP/1.1\nHost: {host}\nHost: {host}\n\n")
+        upgrade = (
+            f"GET /api/words HTTP/1.1\nHost: {host}\nConnection: Upgrade\nUpgrade: websocket\n\n"
+        )
+        raw(address, upgrade)
+        url = httpx.URL(address)
+        with socket.create_connection((url.host, url.port)) as link:
+            link.sendall(f"{start}Content-Length: 5000\n\n{{".replace("\n", "\r\n").encode())
+            time.sleep(0.2)
+        assert client.get("/api/words").json() == []
+        _, error = ended(process, signal.SIGINT)
+    assert error.splitlines()[2:] == [], error
+
+
 # By the clock, on an idle machine
 
 
