@@ -44,6 +44,7 @@ from coinage.ui.workspace import (
 )
 
 EMBEDDINGS = (".safetensors", ".pt", ".bin")
+SEEN = ("", "/word.json", "/images.json", "/job.json", "/output", "/output/sample")
 CARDS_FORMAT = 1  # of the file that keeps cards; another one is not read
 CARD_KEYS = {"id", "token", "state", "preview", "files", "changed", "source"}
 NOT_IDLE = ("queued", "starting", "running", "stopping")
@@ -160,7 +161,7 @@ def _stamp(folder: WordFolder) -> list[int]:
     Files that are replaced change their folder too.
     """
     base = os.fspath(folder.path)
-    return [_changed(base + name) for name in ("", "/job.json", "/output", "/output/sample")]
+    return [_changed(base + name) for name in SEEN]
 
 
 def _changed(path: str) -> int:

@@ -20,7 +20,7 @@ export function makeDescriber(place, id, store) {
   const bar = el("progress", { "aria-label": t("describe.progress"), hidden: true });
   const told = el("span.soft");
   const element = el(
-    "div.stack",
+    "div.stack.describe",
     { hidden: true },
     el("div.field", {}, el("label", { for: model.id, text: t("describe.title") }), model),
     el("label.check", {}, over, t("describe.all")),
