@@ -35,7 +35,7 @@ from coinage.models.token_embedding import install_rows
 from random_models import RELEASED, random_part
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ((256, "bf16"), (256, "no"), (512, "bf16"))
+SETTINGS = ((256, "bf16"), (256, "no"), (512, "bf16"), (512, "no"))
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 Step = Callable[[], Tensor]
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 
 from coinage.checks import make_plans
@@ -20,6 +21,7 @@ from coinage.config import TrainConfig
 from coinage.demo.run import MODELS
 from coinage.embeddings.word import Word
 from coinage.settings.discover import complete
+from coinage.system.accelerator import cpu_computes_bf16
 from coinage.training import session
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE
@@ -30,6 +32,7 @@ from coinage.training.setup import prepare
 TAUGHT = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
 
 
+needs_bf16 = pytest.mark.skipif(not cpu_computes_bf16(), reason="this processor lacks bf16")
 # Seconds after which a command can be said to hang, however busy the machine is.
 HANGS = 600
 
@@ -79,6 +82,7 @@ def trained(
     change: Callable[[Run], None] | None = None,
     config: TrainConfig | None = None,
     observers: Iterable[Observer] = (),
+    beside: session.ObserversBeside = session.nobody_beside,
 ) -> tuple[Run, Word]:
     """Train and write the files, without the check of these at the end.
 
@@ -89,6 +93,7 @@ def trained(
         change: tampers with the prepared run.
         config: in place of flags.
         observers: beside the standard ones.
+        beside: gives still more, which work with those.
     """
     config = config or config_for(dataset, out, *more)
     (plan,) = make_plans([config])
@@ -98,7 +103,7 @@ def trained(
         run.latents.cache(config.data.vae_batch_size, lambda _: None)
     if change:
         change(run)
-    watched = session.observe([run], [plan], outputs, lambda _: observers)
+    watched = session.observe([run], [plan], outputs, lambda _: observers, beside=beside)
     (word,) = session.train_runs([run], [watch.observers for watch in watched])
     return run, word
 

@@ -19,11 +19,14 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 
 from coinage.cli.cmd_demo import demo_parser
+from coinage.cli.cmd_ui import ui_parser
 from coinage.cli.main import COMMANDS, main
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
 
 ROOT = Path(__file__).parents[1]
@@ -38,9 +41,11 @@ READ_ONLY = {
     "torchrun": "starts processes, on several GPUs or machines",
     "srun": "needs a SLURM cluster",
     "coinage demo": "takes a minute; tests/demo runs it",
+    "coinage ui": "waits for a browser; tests/ui runs it",
     "python benchmarks/": "takes minutes to hours",
     "PowerShell": "needs Windows",
 }
+WAITING = {"demo": demo_parser, "ui": ui_parser}
 IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
 WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
 SHORTER = ("--max_train_steps=2", "--sample_every_n_steps=0", "--on_problem=warn", "--seed=0")
@@ -110,6 +115,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for copy in ("output/mybad.safetensors", "style.safetensors", "demo_output/zibu.safetensors"):
         (folder / copy).parent.mkdir(exist_ok=True)
         shutil.copy(word, folder / copy)
+    tensors(folder / "lora.safetensors", {"lora_unet_mid.lora_up.weight": torch.ones(2, 2)})
     shutil.copytree(folder / "output", folder / "sweep/seed0")
     for name in ("demo", "demo_output"):
         shutil.copytree(folder / "path/to/model", folder / name / "model")
@@ -196,8 +202,8 @@ def run_python(rest: Sequence[str], *, really: bool) -> str:
 
 
 def run_coinage(rest: Sequence[str], *, really: bool) -> str:
-    if rest[0] == "demo":
-        demo_parser().parse_args(rest[1:])
+    if rest[0] in WAITING:
+        WAITING[rest[0]]().parse_args(rest[1:])
         return ""
     if rest[0] == "train":
         return run_training(rest[1:], lambda argv: main(["train", *argv]), really=really)

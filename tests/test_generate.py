@@ -149,6 +149,19 @@ def test_every_sampler_name_finds_a_sampler() -> None:
     assert find_sampler("k_dpm_2_a") is SAMPLERS["dpm_2_a"]
 
 
+def test_a_prompt_names_the_one_that_it_repeats_without_the_word(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text('[{"prompt": "a zibu"}, {"prompt": "a", "compared_with": 1}]')
+    assert [prompt.of for prompt in read_prompts(file, "ddim")] == [None, 0]
+    for wrong in (0, 2, -1, 10**30):
+        file.write_text(f'["a zibu", {{"prompt": "a", "compared_with": {wrong}}}]')
+        with pytest.raises(ConfigError, match="is not the number of a prompt before this one"):
+            read_prompts(file, "ddim")
+    file.write_text('["a zibu", {"prompt": "a", "compared_with": true}]')
+    with pytest.raises(ConfigError, match="is not a number"):
+        read_prompts(file, "ddim")
+
+
 def test_prompt_files(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("# comment\n\na zibu\nb --ss eulr\nc --ss nonsense\n")

@@ -29,27 +29,29 @@ LIGHT = """
 checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.device checks.disk
 checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
 checks.run_length checks.several_words checks.word cli.cmd_convert cli.cmd_dataset cli.cmd_demo
-cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_verify cli.console cli.main cli.parse
-cli.cmd_ui cli.plan cli.signals cli.train cli.words config data.augment data.batches data.buckets
-data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
+cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_ui cli.cmd_verify cli.console cli.job
+cli.main cli.parse cli.plan cli.signals cli.train cli.words config data.augment data.batches
+data.buckets data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
 data.dataset_folders data.dataset_keys data.default_prompts data.examine data.folder
 data.group_problems data.headers data.images data.masks data.metadata data.parallel_reads
 data.sample data.scan data.stored_sizes data.summary demo.concepts demo.dataset demo.grid
 demo.language demo.reader demo.run demo.score demo.world embeddings.format_names embeddings.naming
-embeddings.pickle_check embeddings.pixels errors hub models.costs models.detect models.facts models.hub_files
-models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files optim.arguments
-optim.class_paths optim.reach optim.table report.charts report.comparison report.contact_sheet
-report.curves report.environment report.figures report.fit report.measures report.page
-report.pictures report.previews report.record runs.choice runs.digests runs.files runs.lock
-runs.names runs.states seeding settings.build settings.build_data settings.build_log
+embeddings.pickle_check embeddings.pixels errors hub models.costs models.detect models.facts
+models.hub_files models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files
+optim.arguments optim.class_paths optim.reach optim.table report.charts report.comparison
+report.contact_sheet report.curves report.environment report.figures report.fit report.measures
+report.page report.pictures report.previews report.record runs.choice runs.digests runs.files
+runs.lock runs.names runs.states seeding settings.build settings.build_data settings.build_log
 settings.build_optimizer settings.conflicts settings.defaults settings.discover settings.flag_values
 settings.flags settings.foreign settings.idle_flags settings.mapping settings.number_range
 settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file settings.values
-settings.word_tables system.accelerator system.files system.full_memory system.launch
-system.nvidia system.text_files system.typed_json terminal.messages terminal.progress
-text.clip_tokenizer text.init_words text.placeholder text.prompts text.samplers
-training.convergence training.results ui.app ui.models ui.security ui.server ui.sessions ui.site ui.web
-ui.words ui.workspace wording
+settings.word_tables system.accelerator system.files system.full_memory system.launch system.nvidia
+system.text_files system.typed_json terminal.messages terminal.progress text.clip_tokenizer
+text.init_words text.placeholder text.prompts text.samplers training.convergence training.outline
+training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.events ui.files ui.form
+ui.image_list ui.images ui.job ui.job_process ui.jobs ui.library ui.models ui.previews ui.processes ui.queue
+ui.reopened ui.security ui.server ui.sessions ui.site ui.starting ui.task_process ui.tasks ui.trash
+ui.texts ui.web ui.words ui.workspace wording
 """.split()  # noqa: SIM905 - a list of names reads best so
 
 

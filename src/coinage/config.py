@@ -257,6 +257,7 @@ class LoopConfig:
     seed: int = 0  # OPEN_SEED: the resumed state's, or drawn before training
     on_problem: OnProblem = "stop"  # when the word cannot learn
     early_stop: bool = False  # end when the evaluation loss has settled
+    compare_images: bool = False  # at the end, measure what the word gains on each image
     autopilot: int | None = None  # settings that are tried side by side before the run, >= 2
     chosen: str = ""  # name of those that were best
     # Their names and losses, best first; None is not finite

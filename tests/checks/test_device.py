@@ -266,3 +266,31 @@ def test_drawing_warns_of_it_too(
     words = ["generate", str(MODEL), "a red circle", "--width=64", "--height=64", "--steps=1"]
     assert main([*words, f"--output={tmp_path}"]) == 0
     assert "the run uses the CPU, and not RTX 3060" in capsys.readouterr().err
+
+
+CPU = Accelerator("cpu", "cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_processor_without_bf16_is_told_of(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_computes_bf16", lambda: False)
+    (warning,) = device_findings(CPU, precision).warnings
+    assert "no instructions for bf16" in str(warning)
+    assert "use --mixed_precision no" in str(warning)
+    assert not device_findings(CPU, "no").warnings
+
+
+def test_a_processor_with_bf16_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpu_computes_bf16", lambda: True)
+    assert not device_findings(CPU, "bf16").warnings
+
+
+def test_a_precision_that_a_processor_lacks_is_told_before_training(
+    moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_computes_bf16", lambda: False)
+    (plan,) = make_plans([asked(moon_dataset, tmp_path, "--mixed_precision=bf16")])
+    plan.release()
+    assert any("no instructions for bf16" in str(warning) for warning in plan.warnings)

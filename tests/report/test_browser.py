@@ -1,7 +1,5 @@
 """The pages in a browser: quiet, offline, usable by keyboard, and not wider than a phone."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +8,13 @@ import pytest
 from coinage.report.comparison import render_comparison
 from coinage.report.page import render_report
 from coinage.report.record import PreviewPrompt, Record, Shot, Standing
+from tests.browsers import browser, fits, needs_browser
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "msedge"))),
-    None,
-)
-FLAGS = """
---no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync
-""".split()  # noqa: SIM905 - a list of flags reads best so
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium, Chrome or Edge on this machine"
-)
+__all__ = ["browser"]
+pytestmark = needs_browser
 SHOWN = "document.querySelectorAll('.picture')"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 class Opened:
@@ -59,7 +39,7 @@ class Opened:
         self.page.goto(path.as_uri())
 
     def fits(self) -> bool:
-        return bool(self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+        return fits(self.page)
 
     def close(self) -> None:
         self.context.close()

@@ -15,9 +15,9 @@ from coinage.report.page import read_report
 from coinage.training import convergence
 from coinage.training.evaluation import DRAWS, Evaluator
 from coinage.training.loop import train_together
-from coinage.training.observers.previews import holding
 from coinage.training.observers.saver import best_sentence, file_to_use
 from coinage.training.results import Best
+from coinage.training.rows import holding
 from coinage.training.setup import prepare_all
 from tests.helpers import TAUGHT, config_for, flags, prepared, rows_of, trained
 

@@ -15,6 +15,7 @@ from coinage.system.accelerator import (
     Accelerator,
     Capability,
     accelerator_here,
+    cpu_computes_bf16,
     cpu_is_asked_for,
 )
 from coinage.system.nvidia import Card, find_card
@@ -97,6 +98,10 @@ def device_findings(accelerator: Accelerator, precision: str) -> Findings:
             f"--mixed_precision bf16: {accelerator.name} has no bf16 units, and emulates it slowly"
         )
         findings.warn(what, hint="use --mixed_precision fp16")
+    elif precision in ("bf16", "fp16") and accelerator.kind == "cpu" and not cpu_computes_bf16():
+        # fp16 becomes bf16 on a CPU
+        what = f"--mixed_precision {precision}: this processor has no instructions for bf16, and takes "
+        findings.warn(f"{what}many times as long as in float32", hint="use --mixed_precision no")
     return findings
 
 

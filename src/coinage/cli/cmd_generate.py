@@ -216,7 +216,7 @@ def _load(args: argparse.Namespace, family: str) -> Model:
     from coinage.api import load_model
     from coinage.checks.device import device_findings
     from coinage.embeddings.pairs import open_with_other_half
-    from coinage.embeddings.reading import log_reading
+    from coinage.embeddings.reading import log_reading, words_in_lora
     from coinage.models.process_fit import fit_process
     from coinage.models.quiet import quiet_libraries
     from coinage.system.accelerator import look_at
@@ -230,10 +230,12 @@ def _load(args: argparse.Namespace, family: str) -> Model:
         log.warning("%s", warning)
     words = []
     for name, path in args.embedding:
-        opened = open_with_other_half(path)
-        log_reading(path, opened)
-        word = opened.usable_word()
-        words.append((name or word.token or path.stem, word))
+        wanted_words: list[str | None] = [name] if name else [*words_in_lora(path)] or [None]
+        for wanted in wanted_words:
+            opened = open_with_other_half(path, wanted)
+            log_reading(path, opened)
+            word = opened.usable_word()
+            words.append((name or word.token or path.stem, word))
     log.info("loading %s", args.model)
     model = load_model(
         args.model,

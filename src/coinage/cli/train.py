@@ -6,9 +6,8 @@ import logging
 import platform
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,29 +25,43 @@ if TYPE_CHECKING:
     from coinage.settings.flag_values import FlagValues
     from coinage.training.observers.base import Observer
     from coinage.training.run import Run
+    from coinage.training.session import Followers
 
 log = logging.getLogger("coinage")
 
 
 def train_command(
-    script: str, argv: Sequence[str] | None = None, prog: str = "train_textual_inversion.py"
+    script: str,
+    argv: Sequence[str] | None = None,
+    prog: str = "train_textual_inversion.py",
+    followers: Callable[[], Followers] | None = None,
 ) -> int:
-    """Parse a command line, check it, and train; return the exit code."""
+    """Parse a command line, check it, and train.
+
+    Args:
+        script: "sd", "sdxl" or "coinage".
+        argv: the words after the program's name; None: those of this process.
+        prog: the program's name, for messages.
+        followers: called before the model is loaded, for what follows the training.
+
+    Returns:
+        The exit code.
+    """
     words = sys.argv[1:] if argv is None else argv
-    return exit_code_of(lambda: _traced(parse(script, words, prog)))
+    return exit_code_of(lambda: _traced(parse(script, words, prog), followers))
 
 
-def _traced(values: FlagValues) -> None:
+def _traced(values: FlagValues, followers: Callable[[], Followers] | None) -> None:
     """Train; with `--verbose`, print the traceback of an error for the user too."""
     try:
-        _train(values)
+        _train(values, followers)
     except CoinageError:
         if values.verbose:
             print_text(traceback.format_exc(), "stderr")
         raise
 
 
-def _train(values: FlagValues) -> None:
+def _train(values: FlagValues, followers: Callable[[], Followers] | None) -> None:
     if values.output_config:
         print_line(f"wrote {write_config(values)}")
         return
@@ -73,7 +86,7 @@ def _train(values: FlagValues) -> None:
             return
         for plan in plans:
             plan.start()
-        run_training(plans, values.ddp_timeout)
+        run_training(plans, values.ddp_timeout, followers() if followers else None)
 
 
 def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | None:
@@ -88,15 +101,24 @@ def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | N
     return start_processes(timeout)[0].shared_seed()
 
 
-def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
-    """Load the model, train its words, save. Everything heavy is imported here."""
+def run_training(
+    plans: Sequence[Plan], timeout: int | None = None, followers: Followers | None = None
+) -> None:
+    """Load the model, train its words, save. Everything heavy is imported here.
+
+    Args:
+        plans: one for each word.
+        timeout: seconds that processes wait for each other; None: as torch does.
+        followers: what follows the training beside the progress on the terminal.
+    """
     from coinage.checks.memory import fitted, free_memory, free_memory_problem
     from coinage.cli.progress import progress_observers
     from coinage.cli.signals import stopping
     from coinage.models.quiet import quiet_libraries
     from coinage.training.processes import start_processes
-    from coinage.training.session import train_plans
+    from coinage.training.session import Followers, train_plans
 
+    followers = followers or Followers()
     quiet_libraries()
     processes, device = start_processes(timeout)
     free = [size for size in processes.gather(free_memory(device)) if size is not None]
@@ -110,6 +132,10 @@ def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
         shows_progress = processes.main and run.word_index == 0
         return progress_observers() if shows_progress else ()
 
+    def when_loaded(runs: Sequence[Run]) -> None:
+        _use_model(runs, plans[0].state)
+        followers.when_loaded(runs)
+
     known = [str(warning) for plan in plans for warning in plan.warnings]
     with WarningCollector(known) as collector:
         trained = train_plans(
@@ -118,8 +144,9 @@ def run_training(plans: Sequence[Plan], timeout: int | None = None) -> None:
             device,
             observers=observers,
             warnings=lambda: collector.texts,
-            when_loaded=partial(_use_model, state=plans[0].state),
+            when_loaded=when_loaded,
             while_training=stopping,
+            beside=followers.beside,
         )
     runs = [word.run for word in trained]
     if not all(run.complete for run in runs):

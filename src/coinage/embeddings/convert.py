@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from coinage.config import ModelConfig
+from coinage.embeddings.mending import vocabularies_for
+from coinage.embeddings.sphere import are_opposite, between
 from coinage.embeddings.word import Word
-from coinage.embeddings.writing import DTYPES
-from coinage.errors import CoinageError, EmbeddingFileError
-from coinage.models.vocabulary import read_vocabularies
+from coinage.errors import EmbeddingFileError
 
 # Of a word's header: what a mix of several words keeps from the first
 KEPT_METADATA = ("format", "modelspec.sai_model_spec", "modelspec.architecture")
-SMALLEST_SINE = 1e-6  # of an angle: below it, the straight line is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +48,7 @@ def vocabulary_lengths(word: Word, model: ModelConfig) -> dict[str, float]:
     Raises:
         CoinageError: the model cannot be read, or has other text encoders.
     """
-    vocabularies = read_vocabularies(model)
-    if set(vocabularies) != set(word.vectors):
-        has, takes = ", ".join(word.vectors), ", ".join(vocabularies)
-        raise CoinageError(f"the word is for {has}, and the model has {takes}", model.source)
+    vocabularies = vocabularies_for(word, model)
     return {key: float(words.norms.median()) for key, words in vocabularies.items()}
 
 
@@ -120,23 +114,10 @@ def _slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
 
     The direction follows the great circle, the length changes evenly.
     """
-    lengths = torch.lerp(a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), fraction)
-    a, b = F.normalize(a.double(), dim=1), F.normalize(b.double(), dim=1)
-    angle = (a * b).sum(dim=1, keepdim=True).clamp(-1, 1).acos()
-    if bool((angle > math.pi - 1e-4).any()):
+    if are_opposite(a, b):
         raise EmbeddingFileError(
             "--slerp: two vectors point in opposite directions, so there is no way between them",
             hint="leave out --slerp",
         )
-    sine = torch.sin(angle)
-    turned = (torch.sin((1 - fraction) * angle) * a + torch.sin(fraction * angle) * b) / sine
-    direction = torch.where(sine < SMALLEST_SINE, torch.lerp(a, b, fraction), turned)
-    return (F.normalize(direction, dim=1) * lengths).float()
-
-
-def precision_of(dtype: torch.dtype) -> str:
-    """Return the precision that keeps a file's dtype; float if it is one that is not written."""
-    for precision, written in DTYPES.items():
-        if written == dtype:
-            return precision
-    return "float"
+    lengths = torch.lerp(a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), fraction)
+    return (between(a, b, fraction) * lengths).float()

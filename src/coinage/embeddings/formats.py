@@ -69,7 +69,7 @@ FORMATS = (
     ),
     FileFormat(rule=layouts.refuse_xti),
     # `bundle_emb.<word>.clip_l` and so on
-    FileFormat(layouts={"B": "embedding in a LoRA"}, rule=layouts.bundled),
+    FileFormat(layouts={layouts.IN_A_LORA: "embedding in a LoRA"}, rule=layouts.bundled),
     FileFormat(rule=layouts.refuse_model),
     FileFormat(rule=layouts.refuse_outputs),
     # `clip_l`, `clip_g`, or one of them; `text_encoders_0`, `text_encoders_1`
@@ -115,13 +115,16 @@ def layout_title(layout: str) -> str:
     return ""
 
 
-def recognise(content: Any, key: str | None, *, pickled: bool) -> Recognised:
+def recognise(
+    content: Any, key: str | None, *, pickled: bool, token: str | None = None
+) -> Recognised:
     """Return which of a file's tensors are the word's vectors.
 
     Args:
         content: what the file holds.
         key: the placeholder, word or tensor to take if there are several.
         pickled: whether it comes from a pickle.
+        token: the word that is wanted, if there are several and this one.
 
     Raises:
         EmbeddingFileError: not an embedding, or one must be chosen.
@@ -135,7 +138,7 @@ def recognise(content: Any, key: str | None, *, pickled: bool) -> Recognised:
         )
     if not named and not isinstance(content, Tensor | list):
         raise EmbeddingFileError("not an embedding: there is no tensor in it")
-    file_content = FileContent(content, named, key, pickled)
+    file_content = FileContent(content, named, key, pickled, token)
     for file_format in FORMATS:
         recognised = file_format.rule(file_content)
         if recognised is not None:

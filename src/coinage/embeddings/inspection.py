@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,9 @@ from coinage.embeddings.formats import layout_title
 from coinage.embeddings.pairs import half_note, open_with_other_half, other_half
 from coinage.embeddings.reading import OpenedFile
 from coinage.embeddings.saving import save_word
+from coinage.embeddings.stored_tensors import body_start, file_digest
 from coinage.embeddings.tools import verdicts
 from coinage.embeddings.word import Word
-from coinage.embeddings.writing import body_hash
 from coinage.errors import CoinageError
 from coinage.models.facts import FACTS, SDXL
 from coinage.models.hub_files import detect_family
@@ -80,7 +79,7 @@ def inspect_word(word: Word, model: str | None, tokenizer_cache: Path | None) ->
     """
     compared = read_model(model, tokenizer_cache)
     if word.path is not None and word.path.is_file():
-        opened = open_with_other_half(word.path)
+        opened = open_with_other_half(word.path, word.token)
         if _same_vectors(opened.word, word):
             return inspect_file(word.path, replace(opened, word=word), compared)
     stem = word.token if word.token and SAFE_STEM.fullmatch(word.token) else "word"
@@ -261,7 +260,7 @@ def _vector_warnings(name: str, ratio: float, nearest: Sequence[Mapping[str, Any
     if ratio > LONG_VECTOR:
         warnings.append(
             f"{name}: {ratio:.0f} times as long as the model's words, so the rest of a prompt "
-            "may be ignored; coinage convert --rescale vocab shortens it"
+            "may be ignored; coinage convert --adjust INIT_WORD mends it"
         )
     if 0 < ratio < SHORT_VECTOR:
         warnings.append(
@@ -274,10 +273,10 @@ def _vector_warnings(name: str, ratio: float, nearest: Sequence[Mapping[str, Any
 
 def _hashes(path: Path, stored: str | None) -> dict[str, str | None]:
     """Return digests: of the file (AutoV2 is its start), of its tensors (AutoV3), and as in the header."""
-    data = path.read_bytes()
+    start = body_start(path)
     return {
-        "file": hashlib.sha256(data).hexdigest(),
-        "tensors": body_hash(data),
+        "file": file_digest(path),
+        "tensors": None if start is None else file_digest(path, start),
         "stored": stored,
     }
 

@@ -29,7 +29,7 @@ def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
     """
     if word.init_file is None:
         return {}
-    file = open_with_other_half(word.init_file).usable_word()
+    file = open_with_other_half(word.init_file, word.token).usable_word()
     count, wanted = file.num_vectors, word.num_vectors
     fitting = "truncate" if count > wanted else "repeat"
     if count != wanted and word.init_fit != fitting:
@@ -45,7 +45,7 @@ def read_vectors(word: WordConfig) -> Mapping[str, Tensor]:
 def log_word_file(word: WordConfig) -> None:
     """Log what there is to know about the word's own file, as `log_reading` does."""
     if word.init_file is not None:
-        log_reading(word.init_file, open_with_other_half(word.init_file))
+        log_reading(word.init_file, open_with_other_half(word.init_file, word.token))
 
 
 def misfit(

@@ -16,7 +16,7 @@ from torch import Tensor
 from coinage.embeddings.pickles import ParameterDict
 from coinage.embeddings.word import PAIR
 from coinage.errors import EmbeddingFileError
-from coinage.models.facts import SDXL
+from coinage.models.facts import SD2, SDXL
 
 MOST_VECTORS = 10_000
 SHOWN_NAMES = 8  # of many, in a message
@@ -45,7 +45,10 @@ BUNDLE_KEY = re.compile(
 OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g)_out")
 ONLY_OUTPUT = "the word is in its output vectors, which only OneTrainer reads"
 RETRAIN = "train it again in OneTrainer with the output embedding off"
+IN_A_LORA = "B"
+WORD_ALONE = "a word in a LoRA: the word alone is used, without the LoRA"
 CHOOSE = "choose one with --key of coinage inspect or coinage convert"
+CHOOSE_WORD = f"{CHOOSE}, --token of coinage verify, or NAME=FILE of coinage generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,14 @@ class FileContent:
         named: the same by name; empty if it has no names.
         key: the placeholder, word or tensor to take if there are several.
         pickled: whether it comes from a pickle.
+        token: the word that is wanted: taken without `key` if the file has several and this one.
     """
 
     value: Any
     named: Mapping[str, Any]
     key: str | None = None
     pickled: bool = False
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,8 @@ def bundled(content: FileContent) -> Recognised | None:
             words.setdefault(match["word"], {})[match["part"]] = tensor
     if not words:
         return None
-    token = _choose("embedding", words, content.key)
+    wanted = content.token if content.token in words else None
+    token = _choose("embedding", words, content.key or wanted, CHOOSE_WORD)
     tensors = words[token]
     has_outputs = any(OUTPUT_KEY.fullmatch(part) for part in tensors)
     parts = [(half, tensors[half]) for half in PAIR if half in tensors]
@@ -201,7 +207,13 @@ def bundled(content: FileContent) -> Recognised | None:
             raise EmbeddingFileError(
                 f"the embedding {quoted(token)} in it has no vectors, or too many"
             )
-    return Recognised("B", tuple(parts), token, has_outputs=has_outputs)
+    elif len(parts) == 1 and _width(parts[0][1]) == SD2.widths[0]:
+        parts = [(SD2.keys[0], parts[0][1])]  # OneTrainer has one name for SD 1 and SD 2
+    return Recognised(IN_A_LORA, tuple(parts), token, notes=(WORD_ALONE,), has_outputs=has_outputs)
+
+
+def _width(tensor: Any) -> int:
+    return int(tensor.shape[-1]) if isinstance(tensor, Tensor) and tensor.ndim else 0
 
 
 def refuse_model(content: FileContent) -> None:
@@ -293,15 +305,15 @@ def diffusers(content: FileContent) -> Recognised | None:
     )
 
 
-def _choose(what: str, entries: Mapping[str, Any], key: str | None) -> str:
+def _choose(what: str, entries: Mapping[str, Any], key: str | None, hint: str = CHOOSE) -> str:
     """Return the name to take: the only one, or the one that was asked for."""
     if key is None and len(entries) == 1:
         return next(iter(entries))
     if key is None:
-        raise EmbeddingFileError(f"it holds several {what}s: {listed(entries)}", hint=CHOOSE)
+        raise EmbeddingFileError(f"it holds several {what}s: {listed(entries)}", hint=hint)
     if key not in entries:
         what_it_holds = f"it holds no {what} {quoted(key)}, but {listed(entries)}"
-        raise EmbeddingFileError(what_it_holds, hint=CHOOSE)
+        raise EmbeddingFileError(what_it_holds, hint=hint)
     return key
 
 

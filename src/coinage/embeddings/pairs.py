@@ -42,13 +42,17 @@ def open_embedding(path: Path, *, key: str | None = None, second: Path | None = 
     return _joined(first, open_file(second, key), f"{path}, {second}")
 
 
-def open_with_other_half(path: Path) -> OpenedFile:
+def open_with_other_half(path: Path, token: str | None = None) -> OpenedFile:
     """Read an embedding, together with the other half of an SDXL word if that is beside it.
+
+    Args:
+        path: the file; its content counts, not its suffix.
+        token: the word that is wanted: it is taken if the file is a LoRA with several words.
 
     Raises:
         EmbeddingFileError: missing, unreadable, or not an embedding.
     """
-    opened = open_file(path)
+    opened = open_file(path, token=token)
     other = other_half(path, opened)
     if other is None:
         return opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import torch
 from coinage.embeddings.formats import recognise
 from coinage.embeddings.layouts import (
     BUNDLE_KEY,
+    IN_A_LORA,
     ONLY_OUTPUT,
     RETRAIN,
     Recognised,
@@ -43,6 +44,8 @@ OTHER_FILES = {  # what is found where an embedding should be: what it is, and w
     b"7z\xbc\xaf": ("a 7z archive", "unpack it first"),
     b"\xff\xd8\xff": ("a JPEG picture", "AUTOMATIC1111's embeddings in pictures are PNG files"),
 }
+# Of a LoRA's header, what is true of the words in it as well
+LORA_METADATA = ("ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash")
 # Keys of AUTOMATIC1111's dictionary about the model, and their names in headers
 WEBUI_METADATA = {"sd_checkpoint": "ss_sd_model_hash", "sd_checkpoint_name": "ss_sd_model_name"}
 MADE_BY_WEBUI = "AUTOMATIC1111 makes such words if no initialization text is given"
@@ -107,12 +110,13 @@ def read(path: Path) -> Word:
     return open_file(path).usable_word()
 
 
-def open_file(path: Path, key: str | None = None) -> OpenedFile:
+def open_file(path: Path, key: str | None = None, token: str | None = None) -> OpenedFile:
     """Read an embedding of any layout from one file, with what is known of the file.
 
     Args:
         path: the file; its content counts, not its suffix.
         key: the placeholder, word or tensor to take from a file with several.
+        token: the word that is wanted: it is taken if the file is a LoRA with several words.
 
     Raises:
         EmbeddingFileError: missing, unreadable, not an embedding, or one must be chosen with `key`.
@@ -120,10 +124,13 @@ def open_file(path: Path, key: str | None = None) -> OpenedFile:
     try:
         contents = read_contents(path)
         size = path.stat().st_size
-        recognised = recognise(contents.content, key, pickled=contents.kind == "pickle")
+        is_pickle = contents.kind == "pickle"
+        recognised = recognise(contents.content, key, pickled=is_pickle, token=token)
         if contents.kind == "image":
             recognised = replace(recognised, layout="G")
         metadata = contents.metadata or _webui_metadata(contents.content)
+        if recognised.layout == IN_A_LORA:
+            metadata = {name: metadata[name] for name in LORA_METADATA if name in metadata}
         return _opened(recognised, metadata, path, size)
     except EmbeddingFileError as error:
         problem = error.problems[0]
@@ -135,11 +142,21 @@ def open_file(path: Path, key: str | None = None) -> OpenedFile:
 
 
 def log_reading(path: Path, opened: OpenedFile) -> None:
-    """Log that a second file was read with one, and which of its vectors do nothing."""
-    for note in opened.notes if opened.layout == "D2" else ():
+    """Log that a second file or a LoRA was read with one, and which of its vectors do nothing."""
+    for note in opened.notes if opened.layout in ("D2", IN_A_LORA) else ():
         log.info("note: %s: %s", path, note)
     for warning in opened.warnings:
         log.warning("%s: %s", path, warning)
+
+
+def words_in_lora(path: Path) -> list[str]:
+    """Return the names of the words in a LoRA; empty for any other file, whatever is in it."""
+    try:
+        content = read_contents(path).content
+    except (EmbeddingFileError, OSError):
+        return []
+    matches = map(BUNDLE_KEY.fullmatch, content if isinstance(content, dict) else ())
+    return list(dict.fromkeys(match["word"] for match in matches if match))
 
 
 def read_contents(path: Path) -> Contents:
@@ -165,15 +182,13 @@ def _refuse_no_file(path: Path) -> None:
 
 
 def _contents_of(path: Path, stream: BinaryIO, size: int) -> Contents:
-    if size > MOST_BYTES:
-        raise EmbeddingFileError(
-            f"too large for an embedding: {size // MEGABYTE} MB", hint="is it a model?"
-        )
     stream.seek(0)
     head = stream.read(64)
     stream.seek(0)
     if head[8:9] == b"{":
         return _read_safetensors(path, stream, size)
+    if size > MOST_BYTES:
+        raise _too_large(size)
     if head.startswith(SIGNATURE):
         return Contents(read_png(stream), {}, "image")
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
@@ -207,7 +222,7 @@ def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> Contents:
         with safetensors.safe_open(path, framework="pt") as file:
             names = list(file.keys())
             tensors: dict[str, Any] = dict.fromkeys(names)
-            for name in _names_to_read(names):
+            for name in _names_to_read(names, size):
                 tensors[name] = file.get_tensor(name)
             return Contents(tensors, file.metadata() or {}, "safetensors")
     except EmbeddingFileError:
@@ -217,12 +232,21 @@ def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> Contents:
         raise EmbeddingFileError(f"not a valid safetensors file: {reason}") from None
 
 
-def _names_to_read(names: Iterable[str]) -> list[str]:
-    """Return the names that may be an embedding's, not a LoRA's or a model's."""
-    wanted = [n for n in names if BUNDLE_KEY.fullmatch(n) or not why_not_embedding([n])]
+def _names_to_read(names: Sequence[str], size: int) -> list[str]:
+    """Return the names that may be an embedding's, not a LoRA's or a model's, of a file of `size` bytes."""
+    wanted = [name for name in names if BUNDLE_KEY.fullmatch(name)]
+    if not wanted:
+        if size > MOST_BYTES:
+            raise _too_large(size)
+        wanted = [name for name in names if not why_not_embedding([name])]
     if len(wanted) > MOST_TENSORS:
         raise EmbeddingFileError(f"not an embedding: it has {len(wanted)} tensors")
     return wanted
+
+
+def _too_large(size: int) -> EmbeddingFileError:
+    what = f"too large for an embedding: {size // MEGABYTE} MB"
+    return EmbeddingFileError(what, hint="is it a model?")
 
 
 def _webui_metadata(content: Any) -> dict[str, str]:
@@ -250,7 +274,7 @@ def _opened(
     if step_text.isdecimal() and len(step_text) < 10:
         step = int(step_text)
     word = Word(vectors, token, step, metadata, path)
-    if size > LARGE_BYTES:
+    if size > LARGE_BYTES and recognised.layout != IN_A_LORA:
         notes.append(
             f"the file has {size // MEGABYTE} MB for {counted(word.num_vectors, 'vector')}; "
             "write it again with `coinage convert`"

@@ -14,7 +14,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.embeddings.in_diffusers import conditioning_in_diffusers, used_names
 from coinage.embeddings.pairs import HOW_TO_JOIN
-from coinage.embeddings.reading import read
+from coinage.embeddings.reading import open_file
 from coinage.embeddings.tools import Verdict, verdicts
 from coinage.embeddings.word import Word, vectors_for
 from coinage.errors import CoinageError, Findings, reason_of
@@ -93,7 +93,7 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
         ConfigError: the word is not text in UTF-8.
         CoinageError: the file or the model cannot be read, or they do not belong together.
     """
-    word, family = read(path), FAMILIES[model.family]
+    word, family = open_file(path, token=token).usable_word(), FAMILIES[model.family]
     word = _word_for(word, family, path)
     parts = family.load(model, torch.float32)
     for (key, rows), encoder in zip(word.vectors.items(), parts.text_encoders, strict=True):

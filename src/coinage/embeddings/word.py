@@ -187,7 +187,8 @@ def load_word(path: str | os.PathLike[str], token: str | None = None) -> Word:
     Args:
         path: the file; its content counts, not its suffix. If diffusers wrote an SDXL word as two
             files beside each other, either of them gives the whole word.
-        token: the word; default: what the file names, if it names one.
+        token: the word; default: what the file names, if it names one. Of a LoRA with several words
+            in it, it also says which one to read.
 
     Raises:
         EmbeddingFileError: the file is missing, unreadable, not an embedding, or holds several.
@@ -196,7 +197,7 @@ def load_word(path: str | os.PathLike[str], token: str | None = None) -> Word:
     from coinage.embeddings.reading import log_reading
 
     file = as_path(path, "path")
-    opened = open_with_other_half(file)
+    opened = open_with_other_half(file, token)
     word = opened.usable_word()
     log_reading(file, opened)
     return word if token is None else replace(word, token=token)

@@ -52,6 +52,14 @@ def bytes_for(path: Path, word: Word, precision: str = "float") -> bytes:
     return webui_bytes(path, word, precision)
 
 
+def precision_of(dtype: torch.dtype) -> str:
+    """Return the precision that keeps a file's dtype; float if it is one that is not written."""
+    for precision, written in DTYPES.items():
+        if written == dtype:
+            return precision
+    return "float"
+
+
 def rounded_vectors(word: Word, where: str, precision: str) -> dict[str, Tensor]:
     """Return the vectors as they are written: on the CPU, in the precision, with memory of their own.
 
@@ -101,13 +109,6 @@ def _with_sorted_header(data: bytes) -> bytes:
 def _body(data: bytes) -> bytes:
     """Return the bytes of a safetensors file after its header."""
     return data[8 + struct.unpack("<Q", data[:8])[0] :]
-
-
-def body_hash(data: bytes) -> str | None:
-    """Return the sha256 of a safetensors file's bytes after the header; None for other files."""
-    if data[8:9] != b"{":
-        return None
-    return hashlib.sha256(_body(data)).hexdigest()
 
 
 def webui_bytes(path: Path, word: Word, precision: str) -> bytes:

@@ -3,7 +3,7 @@
 Each pixel is copied to four before the convolution, so that of its nine products for a new pixel only
 four have different factors: those of equal pixels can be added up beforehand, among the weights. What
 is computed is the same but for rounding (the sub-pixel convolution of Shi et al. 2016,
-arXiv:1609.07009).
+arXiv:1609.07009). This is for bf16: in float32, `winograd` takes no more products, and less memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coinage.models.relaid import (
     Layouts,
     computes,
     is_fit,
-    relaid_product,
+    is_for_winograd,
     relative_errors,
 )
 
@@ -91,7 +91,7 @@ def fold_upsamplers(unet: nn.Module) -> list[nn.Module]:
 def folded(x: Tensor, bias: Tensor | None, layouts: Layouts) -> Tensor:
     """Return the doubled and convolved picture, [B, O, 2 * H, 2 * W], of [B, I, H, W]."""
     repeated = None if bias is None else bias.to(x).repeat(4)
-    y: Tensor = _Interleave.apply(relaid_product(x, repeated, layouts))  # type: ignore[no-untyped-call]
+    y: Tensor = _Interleave.apply(layouts.product(x, repeated))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -115,6 +115,7 @@ def _is_simple(layer: Upsample2D) -> bool:
         and isinstance(convolution, nn.Conv2d)
         and convolution.kernel_size == (3, 3)
         and is_fit(convolution)
+        and not is_for_winograd(convolution)
     )
 
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from coinage.config import AUTO_PRECISION, ModelConfig
 from coinage.models.base import Components
 from coinage.models.compilation import compile_denoiser
-from coinage.models.cpu_layers import use_cpu_layers
+from coinage.models.cpu_layers import use_cpu_layers, use_cpu_vae
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.families import FAMILIES
 from coinage.models.fewer_kernels import join_kernels
@@ -53,6 +53,7 @@ def load_unplaced(config: ModelConfig, device: torch.device) -> tuple[Components
         compile_denoiser(parts.denoiser, config.compile_backend)
     elif device.type == "cpu":
         use_cpu_layers(parts.denoiser)
+        use_cpu_vae(parts.vae)
     return parts, dtype
 
 

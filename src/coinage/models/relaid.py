@@ -4,6 +4,9 @@ PyTorch lays the weights of a layer out anew for every call, and for its gradien
 batch of one picture, that takes longer than the product itself in the deep convolutions of a UNet.
 A frozen weight can be kept as oneDNN computes with it: once for the forward pass, and once, turned
 around, for the gradient to the input. The plain weight is then dropped, and made again when asked for.
+
+In float32, 3x3 convolutions are computed by `winograd` and `strided` instead. On processors without AVX-512,
+oneDNN's layout of their weights also depends on the picture's size, and another one takes seconds.
 """
 
 from __future__ import annotations
@@ -11,13 +14,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coinage.models.frozen import Frozen, FrozenConvolution, FrozenLinear, as_autocast
+from coinage.models.strided import ColumnWeight
+from coinage.models.winograd import WinogradWeight, tile_for
+from coinage.system.accelerator import cpu_computes_bf16
 
 log = logging.getLogger("coinage")
 
@@ -40,6 +46,37 @@ CONDITIONS = (
 )  # parts of names: layers that see one row and no gradient
 
 Padding = tuple[int, int]
+
+
+class LaidOut(Protocol):
+    """What stands for a layer's weight.
+
+    Attributes:
+        forward: what the layer computes with; any change of the weight changes it.
+        shape: of the weight as PyTorch keeps it.
+        dtype: of the weight.
+        tolerance: how far a result may be from the plain one, of the largest number.
+    """
+
+    @property
+    def forward(self) -> Tensor: ...
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def tolerance(self) -> float: ...
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the layer's output with a gradient to x, [B, C, H, W] of pictures, else [..., C]."""
+        ...
+
+    def plain(self) -> Tensor:
+        """Return a copy of the weight as PyTorch keeps it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +120,16 @@ class Layouts:
         forward, backward = _laid_out(weight, padding), _laid_out(turned, backward_padding)
         return cls(forward, backward, shape, dtype, padding, backward_padding)
 
+    @property
+    def tolerance(self) -> float:
+        """How far a result may be from the plain one, of the largest number."""
+        return TOLERANCE[self.dtype]
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return a layer's output with a gradient to x: [B, C, H, W] of 3x3 weights, else [..., C]."""
+        result: Tensor = _Product.apply(x, bias, self)  # type: ignore[no-untyped-call]
+        return result
+
     def plain(self) -> Tensor:
         """Return a copy of the weight as PyTorch keeps it, the same bit for bit."""
         return self.forward.to_dense().contiguous().view(self.shape)
@@ -109,7 +156,7 @@ class _Product(torch.autograd.Function):
 class Relaid(Frozen):
     """A frozen layer that keeps `layouts` in place of its weight: that is a copy for each use."""
 
-    layouts: Layouts
+    layouts: LaidOut
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -130,7 +177,7 @@ class RelaidLinear(Relaid, FrozenLinear):  # type: ignore[override]
         x = as_autocast(x)
         if not computes(self.layouts, x):
             return super().forward(x)
-        return relaid_product(x, _bias(self, x), self.layouts)
+        return self.layouts.product(x, _bias(self, x))
 
 
 class RelaidConvolution(Relaid, FrozenConvolution):  # type: ignore[override]
@@ -140,16 +187,10 @@ class RelaidConvolution(Relaid, FrozenConvolution):  # type: ignore[override]
         x = as_autocast(x)
         if not computes(self.layouts, x):
             return super().forward(x)
-        if self.layouts.padding is None:
-            y = relaid_product(x.permute(0, 2, 3, 1), _bias(self, x), self.layouts)
+        if self.kernel_size == (1, 1):
+            y = self.layouts.product(x.permute(0, 2, 3, 1), _bias(self, x))
             return y.permute(0, 3, 1, 2)
-        return relaid_product(x, _bias(self, x), self.layouts)
-
-
-def relaid_product(x: Tensor, bias: Tensor | None, layouts: Layouts) -> Tensor:
-    """Return a layer's output with a gradient to x: [B, C, H, W] of pictures, else [..., C]."""
-    result: Tensor = _Product.apply(x, bias, layouts)  # type: ignore[no-untyped-call]
-    return result
+        return self.layouts.product(x, _bias(self, x))
 
 
 def relay_weights(network: nn.Module, but: Collection[nn.Module] = ()) -> int:
@@ -205,11 +246,30 @@ def is_fit(layer: nn.Module) -> bool:
     )
 
 
+def _halves(layer: nn.Conv2d) -> bool:
+    """Return whether a convolution halves a picture, in float32."""
+    return (layer.kernel_size, layer.padding, layer.stride) == (
+        (3, 3),
+        (1, 1),
+        (2, 2),
+    ) and layer.weight.dtype == torch.float32
+
+
+def is_for_winograd(layer: nn.Conv2d) -> bool:
+    """Return whether a convolution that `is_fit` is computed with fewer products: in float32."""
+    return (
+        layer.kernel_size == (3, 3)
+        and layer.stride == (1, 1)
+        and layer.weight.dtype == torch.float32
+    )
+
+
 def _is_simple(layer: nn.Conv2d) -> bool:
     """Return whether a convolution looks at a pixel or at its neighbours, with zeros around the picture."""
+    kind = layer.kernel_size, layer.padding, layer.stride
+    kinds = {((3, 3), (1, 1), (1, 1)), ((1, 1), (0, 0), (1, 1))}
     return (
-        (layer.kernel_size, layer.padding) in {((3, 3), (1, 1)), ((1, 1), (0, 0))}
-        and layer.stride == (1, 1)
+        (kind in kinds or _halves(layer))
         and layer.dilation == (1, 1)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
@@ -217,7 +277,7 @@ def _is_simple(layer: nn.Conv2d) -> bool:
 
 
 def laid_out_weights(network: nn.Module) -> list[Tensor]:
-    """Return the weights of a network that are in oneDNN's layout, and so are no parameters."""
+    """Return the weights of a network that are kept in another form, and so are no parameters."""
     return [layer.layouts.forward for layer in network.modules() if isinstance(layer, Relaid)]
 
 
@@ -236,36 +296,42 @@ def problem_with(layers: list[nn.Conv2d | nn.Linear]) -> str:
     missing = [name for name in OPERATORS if not hasattr(torch.ops.mkldnn, name)]
     if missing or not torch.backends.mkldnn.is_available():
         return f"it lacks {' and '.join(missing) or 'oneDNN'}"
-    if any(layer.weight.dtype == torch.bfloat16 for layer in layers) and not _has_bf16():
+    if any(layer.weight.dtype == torch.bfloat16 for layer in layers) and not cpu_computes_bf16():
         return "this processor lacks bf16"
     of_kinds: dict[object, list[nn.Conv2d | nn.Linear]] = {}
     for layer in layers:
-        of_kinds.setdefault(getattr(layer, "kernel_size", None), []).append(layer)
-    layers = [layer for kind in of_kinds.values() for layer in kind[:CHECKED]]
+        of_kinds.setdefault(_kind(layer), []).append(layer)
     try:
-        errors = [_error_of(layer) for layer in layers]
-    except (RuntimeError, TypeError) as error:
-        return str(error).partition("\n")[0]
-    if not all(
-        error <= TOLERANCE[layer.weight.dtype] for error, layer in zip(errors, layers, strict=True)
-    ):
-        return f"its result differs by {max(errors):.0e}"
+        for kind in of_kinds.values():
+            for layer in kind[:CHECKED]:
+                laid_out = lay_out(layer)
+                error = _error_of(layer, laid_out)
+                if not error <= laid_out.tolerance:
+                    return f"its result differs by {error:.0e}"
+    except (RuntimeError, TypeError) as failed:
+        return str(failed).partition("\n")[0]
     return ""
 
 
-def relaid_bytes(parameters: int, itemsize: int) -> int:
-    """Return the memory that weights take beyond their plain size once they are laid out, at most.
+def lay_out(layer: nn.Conv2d | nn.Linear) -> LaidOut:
+    """Return what stands for the weight of a layer that `is_fit`."""
+    if isinstance(layer, nn.Conv2d) and _halves(layer):
+        return ColumnWeight.of(layer)
+    if isinstance(layer, nn.Conv2d) and is_for_winograd(layer):
+        return WinogradWeight.of(layer)
+    return Layouts.of(layer)
 
-    Args:
-        parameters: of a UNet: SD 1.x and 2.x are laid out as a whole, of SDXL a seventh is.
-        itemsize: bytes of each.
-    """
-    return parameters * itemsize * 105 // (100 if parameters <= MOST_PARAMETERS else 735)
+
+def _kind(layer: nn.Conv2d | nn.Linear) -> object:
+    """Return what layers have in common that are computed in the same way."""
+    if isinstance(layer, nn.Linear):
+        return nn.Linear
+    return layer.kernel_size, layer.stride, is_for_winograd(layer) and tile_for(layer)
 
 
 def _relay(layer: nn.Conv2d | nn.Linear) -> None:
     """Put layouts in place of a layer's weight."""
-    layouts = Layouts.of(layer)
+    layouts = lay_out(layer)
     del layer.weight
     layer.__class__ = RelaidLinear if isinstance(layer, nn.Linear) else RelaidConvolution
     cast(RelaidLinear, layer).layouts = layouts
@@ -300,7 +366,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding | 
     return y
 
 
-def computes(layouts: Layouts, x: Tensor) -> bool:
+def computes(layouts: LaidOut, x: Tensor) -> bool:
     """Return whether an input is as the layouts need it. It is not in a step that is computed in float32."""
     return x.dtype == layouts.dtype and x.device.type == "cpu"
 
@@ -311,19 +377,19 @@ def _bias(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor | None:
 
 
 @torch.enable_grad()
-def _error_of(layer: nn.Conv2d | nn.Linear) -> float:
+def _error_of(layer: nn.Conv2d | nn.Linear, layouts: LaidOut) -> float:
     """Return how far output and gradient of a layer are from the plain ones, of the largest number."""
-    layouts = Layouts.of(layer)
     generator = torch.Generator().manual_seed(0)
     inputs = layouts.shape[1]
-    is_picture = layouts.padding is not None
+    is_picture = layouts.shape[2:] == (3, 3)
     shape = (1, inputs, 6, 5) if is_picture else (30, inputs)
     x = torch.randn(shape, generator=generator).to(layouts.dtype).requires_grad_()
     if is_picture:
-        expected = F.conv2d(x, layer.weight, layer.bias, padding=cast(Padding, layouts.padding))
+        stride = cast(nn.Conv2d, layer).stride
+        expected = F.conv2d(x, layer.weight, layer.bias, stride, padding=1)
     else:
         expected = F.linear(x, layer.weight.flatten(1), layer.bias)
-    found = relaid_product(x, layer.bias, layouts)
+    found = layouts.product(x, layer.bias)
     return max(relative_errors(found, expected, x))
 
 
@@ -333,8 +399,3 @@ def relative_errors(found: Tensor, expected: Tensor, x: Tensor) -> list[float]:
     (expected_grad,), (found_grad,) = (torch.autograd.grad(y, x, grad) for y in (expected, found))
     pairs = (expected.detach(), found.detach()), (expected_grad, found_grad)
     return [float((a - b).abs().max() / a.abs().max()) for a, b in pairs]
-
-
-def _has_bf16() -> bool:
-    """Return whether this processor computes convolutions in bf16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001

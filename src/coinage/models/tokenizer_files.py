@@ -64,6 +64,22 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
     return other
 
 
+def local_tokenizer(model: str = "", name: str = "tokenizer") -> Path | None:
+    """Return the folder of a model's tokenizer, or of CLIP's, that is on this computer; None if none is.
+
+    Args:
+        model: a diffusers folder, hub id or single file; "" for any.
+        name: as for `find_tokenizer`.
+    """
+    own: Path | None = None
+    if is_folder(model):
+        places = (Path(model) / name, Path(model) / "tokenizer")
+        own = next((place for place in places if _holds_vocabulary(place)), None)
+    elif model and not is_there(model):
+        own = _from_hub(model, name, download=False)
+    return own or _cached(name) or _from_open_clip()
+
+
 def _holds_vocabulary(folder: Path) -> bool:
     both = is_file(folder / "vocab.json") and is_file(folder / "merges.txt")
     return both or is_file(folder / "tokenizer.json")

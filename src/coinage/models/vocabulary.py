@@ -92,8 +92,8 @@ def _table(source: str, folder: str, start: str) -> Tensor:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     name = f"{folder}/model.safetensors"
-    cached = try_to_load_from_cache(source, name)
     try:
+        cached = try_to_load_from_cache(source, name)
         if not isinstance(cached, str):
             reach_hub()
             cached = hf_hub_download(source, name)

@@ -40,7 +40,11 @@ class Curves:
 
 @dataclass(kw_only=True)
 class Image:
-    """A training image: what the contact sheet shows of it."""
+    """A training image: what the contact sheet shows of it.
+
+    Attributes:
+        gain: how much lower the word has made its loss, per cent; None where that was not measured.
+    """
 
     name: str
     thumbnail: str  # data URL
@@ -49,6 +53,7 @@ class Image:
     bucket_wh: tuple[int, int]
     repeats: int
     marks: list[str]  # such as "held out"
+    gain: float | None = None
 
 
 @dataclass(kw_only=True)

@@ -16,13 +16,17 @@ THUMBNAIL_SIZE = 144  # pixels
 READERS = 4  # threads
 
 
+def shown_numbers(samples: Sequence[Sample]) -> list[int]:
+    """Return the numbers of at most 40 images, evenly chosen."""
+    return list(pick_evenly(range(len(samples)), MAX_IMAGES))
+
+
 def shown_images(samples: Sequence[Sample], token: str) -> list[Image]:
-    """Return thumbnails of at most 40 images, evenly chosen, whose captions mark the word."""
-    chosen = pick_evenly(samples, MAX_IMAGES)
+    """Return the images' thumbnails, with captions that mark the word."""
     with ThreadPoolExecutor(READERS) as pool:
-        pictures = list(pool.map(_thumbnail, chosen))
+        pictures = list(pool.map(_thumbnail, samples))
     images = []
-    for sample, picture in zip(chosen, pictures, strict=True):
+    for sample, picture in zip(samples, pictures, strict=True):
         image = Image(
             name=sample.path.name,
             thumbnail=picture,

@@ -77,6 +77,16 @@ def claim(config: TrainConfig, state: Path | None, findings: Findings) -> Lock |
     return lock
 
 
+def hold(path: Path) -> Lock | None:
+    """Lock a file, for whoever is to be the only process that does something.
+
+    Returns:
+        The lock; None where another process has it. Where the file system knows no locks, nothing
+        stands in the way.
+    """
+    return _hold(path, Findings(), TAKEN_BY_OTHER)
+
+
 def _warn_of_earlier(config: TrainConfig, findings: Findings) -> None:
     folder, name = config.save.output_dir, config.word.output_name
     has_word = config.output_file in word_files(folder, name)

@@ -204,6 +204,7 @@ def _loop(values: FlagValues, seed: int) -> LoopConfig:
         seed=seed if values.seed in (None, DRAW) else values.seed,
         on_problem=values.on_problem,
         early_stop=values.early_stop,
+        compare_images=values.compare_images,
         autopilot=values.autopilot,
     )
 

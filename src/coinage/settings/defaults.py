@@ -30,6 +30,8 @@ def with_defaults(values: FlagValues) -> FlagValues:
         chosen["init_word"] = AUTO
     if values.early_stop is None:
         chosen["early_stop"] = values.max_train_steps is None and values.max_train_epochs is None
+    if values.compare_images is None:
+        chosen["compare_images"] = True
     if not values.save_model_as:
         chosen["save_model_as"] = "safetensors"
     if values.cache_latents is None and values.train_data_dir and not values.dataset_config:

@@ -358,6 +358,7 @@ _OWN = _rows(
     _own("--validate_every_n_steps", "int", None, "Measure the loss on held-out images, or that of --early_stop and --keep_best, every n steps. Default: ten times over the run, or as often as takes a twentieth of it, every 40 steps at least.", range=COUNT, per_word=True),
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs.", range=COUNT, per_word=True),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise no longer improves; implies --keep_best."),
+    _own("--compare_images", "switch", False, "At the end, measure how much the word helps with each image, and name those that do not belong, where that takes at most a twentieth of the run."),
     _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target"), per_word=True),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none.", range=Range(2, 64, hint="4 is a good number; or leave it out"), per_word=True),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
@@ -384,6 +385,7 @@ DECIDED = (
     "--save_model_as",
     "--cache_latents",
     "--early_stop",
+    "--compare_images",
     "--mixed_precision",
 )
 
@@ -401,6 +403,7 @@ FOUND = {
     "--cache_latents": "on for a folder of images",
     "--mixed_precision": "auto: bf16 on a GPU that computes in it, fp16 on an older one, else no",
     "--early_stop": "on, unless a number of steps or epochs is given",
+    "--compare_images": "on",
 }
 
 

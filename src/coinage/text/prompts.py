@@ -166,6 +166,7 @@ FIELDS = {
     "sample_steps": _Field("steps", (int,)),
     "scale": _Field("scale", (int, float)),
     "sample_sampler": _Field("sampler", (str,)),
+    "compared_with": _Field("of", (int,)),  # counted from 1 in files
 }
 OTHER_MODELS = (
     "guidance_scale",
@@ -214,10 +215,22 @@ def _read_tables(path: Path, defaults: Prompt, problems: list[Problem]) -> list[
         if isinstance(entry, str):
             prompts.append((where, parse_prompt_line(entry, defaults)))
         elif isinstance(entry, dict):
-            prompts.append((where, _from_table({**shared, **entry}, defaults, where, problems)))
+            prompt = _from_table({**shared, **entry}, defaults, where, problems)
+            prompts.append((where, _compared(prompt, number, where, problems)))
         else:
             problems.append(Problem("the entry is neither a text nor a table", where))
     return prompts
+
+
+def _compared(prompt: Prompt, number: int, where: str, problems: list[Problem]) -> Prompt:
+    """Return a prompt with the place of the one that it repeats without the word, counted from 0."""
+    if prompt.of is None:
+        return prompt
+    if not 1 <= prompt.of < number:
+        what = f"`compared_with = {prompt.of}` is not the number of a prompt before this one"
+        problems.append(Problem(what, where, "the first prompt has the number 1"))
+        return replace(prompt, of=None)
+    return replace(prompt, of=prompt.of - 1)
 
 
 def _entries_of(path: Path) -> tuple[list[Any], dict[str, Any]]:

@@ -91,15 +91,15 @@ def evaluation_loss(run: Run, batches: Sequence[Batch]) -> float:
     """
     total = torch.zeros(2, device=run.parts.device)  # losses, samples
     for batch in _joined(batches):
-        total[0] += torch.cat(list(_losses(run, batch))).sum()
+        total[0] += torch.cat(list(losses_of(run, batch))).sum()
         total[1] += len(batch.captions)
     run.processes.sum_([total])
     loss, samples = total.tolist()
     return float(loss / samples)
 
 
-def _losses(run: Run, batch: Batch) -> Iterator[Tensor]:
-    """Yield the losses of a batch's samples, in order, of as many together as memory takes.
+def losses_of(run: Run, batch: Batch) -> Iterator[Tensor]:
+    """Yield the losses of a batch's samples, [n] each, in order, of as many together as memory takes.
 
     Where it does not take them, half as many are tried from then on. It changes no draw: each sample
     has its own generator.

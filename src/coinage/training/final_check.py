@@ -17,6 +17,7 @@ from coinage.embeddings.writing import DTYPES
 from coinage.errors import reason_of
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.quiet import libraries_silenced
+from coinage.system.shell import quoted
 from coinage.training.observers.saver import file_to_use
 
 if TYPE_CHECKING:
@@ -56,7 +57,28 @@ def check_saved_file(run: Run) -> CheckedFile:
     if run.word_index == 0 or negative:  # the other words are used in the same way
         for line in usage(path, run.family.name, checks, token, negative=negative):
             log.info("  %s", line)
+    if offer := mending_offer(run, path):
+        log.info("note: %s", offer)
     return CheckedFile(path, checks)
+
+
+def mending_offer(run: Run, path: Path) -> str:
+    """Return how to mend a word with vectors longer than all of the model's words; "" for any other."""
+    saved = _as_saved(run, path).vectors.values()
+    longest = 0.0
+    for rows, embedding in zip(saved, run.parts.embeddings, strict=True):
+        usual = float(embedding.table.norm(dim=1, dtype=torch.float32).max())
+        longest = max(longest, float(rows.norm(dim=1).max()) / usual)
+    if longest <= 1:
+        return ""
+    mended = path.with_stem(f"{path.stem}-mended")
+    init_word = run.config.word.init_word or "INIT_WORD"
+    command = ["coinage", "convert", str(path), str(mended), "--adjust", init_word]
+    command += ["--model", run.config.model.source]
+    return (
+        f"the vectors are up to {longest:.1f} times as long as the model's longest word; "
+        f"if prompts are obeyed too little: {quoted(command)}"
+    )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from coinage.training.final_check import check_saved_file
 from coinage.training.loop import train_together
 from coinage.training.losses import Loss
 from coinage.training.model_check import check_model
-from coinage.training.observers.base import Observer
+from coinage.training.observers.base import Observer, in_order
 from coinage.training.observers.notify import notify
 from coinage.training.observers.reporter import Reporter
 from coinage.training.observers.standard import observers_for
@@ -45,6 +45,7 @@ from coinage.training.setup import prepare_all
 log = logging.getLogger("coinage")
 MAX_SHOWN = 3  # latents on disk that are named if they could not be used
 ObserversOf = Callable[[Run], Iterable[Observer]]
+ObserversBeside = Callable[[Run, Sequence[Observer]], Iterable[Observer]]
 WarningSource = Callable[[], Sequence[str]]
 WhileTraining = Callable[[Sequence[Run]], AbstractContextManager[None]]
 
@@ -84,6 +85,11 @@ def no_observers(run: Run) -> Iterable[Observer]:  # noqa: ARG001 - stands for a
     return ()
 
 
+def nobody_beside(run: Run, observers: Sequence[Observer]) -> Iterable[Observer]:  # noqa: ARG001 - the same
+    """Return no observers."""
+    return ()
+
+
 def not_stopping(runs: Sequence[Run]) -> AbstractContextManager[None]:  # noqa: ARG001 - the same
     """Return a context in which nothing asks the runs to stop."""
     return nullcontext()
@@ -91,6 +97,19 @@ def not_stopping(runs: Sequence[Run]) -> AbstractContextManager[None]:  # noqa: 
 
 def do_nothing(runs: Sequence[Run]) -> None:
     """Leave the runs as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """What follows a training from outside, such as a page that shows it.
+
+    Attributes:
+        when_loaded: called with the runs when the model is loaded.
+        beside: called with a run and its observers, for observers that work with these.
+    """
+
+    when_loaded: Callable[[Sequence[Run]], None] = do_nothing
+    beside: ObserversBeside = nobody_beside
 
 
 def train_plans(
@@ -104,6 +123,7 @@ def train_plans(
     while_training: WhileTraining = not_stopping,
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
+    beside: ObserversBeside = nobody_beside,
 ) -> list[TrainedWord]:
     """Train one word, or several together, and save them.
 
@@ -117,6 +137,7 @@ def train_plans(
         while_training: a context for the training loop, such as one in which signals stop the runs.
         loss: in place of the configured one.
         optimizer: makes the optimizer of a word's rows, in place of the configured one.
+        beside: called with each run and all its observers, for still more of them.
 
     Raises:
         CoinageError: the training cannot start or continue; what was learned is saved.
@@ -125,7 +146,7 @@ def train_plans(
     runs = prepare_runs(plans, processes, device, loss, optimizer)
     when_loaded(runs)
     runs = find_starts(runs)
-    watched = observe(runs, plans, outputs, observers, warnings)
+    watched = observe(runs, plans, outputs, observers, warnings, beside)
     words = train_runs(runs, [watch.observers for watch in watched], while_training)
     trained = []
     for run, word, watch in zip(runs, words, watched, strict=True):
@@ -256,6 +277,7 @@ def observe(
     outputs: Outputs,
     more: ObserversOf = no_observers,
     warnings: WarningSource | None = None,
+    beside: ObserversBeside = nobody_beside,
 ) -> list[Watch]:
     """Return the observers of each run.
 
@@ -265,12 +287,13 @@ def observe(
         outputs: hub and trackers.
         more: called for the additional observers of each run.
         warnings: called for the warnings so far; None: those of the checks.
+        beside: called with each run and all these observers, for still more of them.
     """
     watches = []
     for run, plan, writers in zip(runs, plans, outputs.writers, strict=True):
         reporter = _reporter_of(run, plan, warnings) if run.processes.main else None
         observers = observers_for(run, plan.prompts, writers, outputs.uploader, reporter, more(run))
-        watches.append(Watch(observers, reporter))
+        watches.append(Watch(in_order([*observers, *beside(run, observers)]), reporter))
     return watches
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, TemplateNotFound
+from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,10 +16,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
-from coinage.ui import models, words
+from coinage.ui import captioner, captions, drawing, events, files, images, jobs, models, words
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
+from coinage.ui.starting import starting
+from coinage.ui.tasks import working
+from coinage.ui.texts import choose_language, texts_of
 from coinage.ui.web import (
     RefusedError,
     coinage_error,
@@ -34,9 +36,19 @@ HERE = Path(__file__).parent
 ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
     lambda site: models.routes_of(site.models),
     words.routes_of,
+    images.routes_of,
+    captions.routes_of,
+    captioner.routes_of,
+    jobs.routes_of,
+    events.routes_of,
+    drawing.routes_of,
+    files.routes_of,
 )
 # What works while the server runs, entered at its start and left at its end
-WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = ()
+WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = (
+    lambda site: working(site.tasks),
+    lambda site: starting(site.queue, site.tasks.end_idle),
+)
 # Address, template
 PAGES = (
     ("/", "words"),
@@ -59,7 +71,7 @@ def create_app(site: Site, language: str | None = None) -> Starlette:
     for routes_of in ROOMS:
         routes += routes_of(site)
     routes += _pages(site, language)
-    routes.append(Mount("/static", StaticFiles(directory=HERE / "static", check_dir=False)))
+    routes.append(Mount("/static", StaticFiles(directory=HERE / "static")))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -131,12 +143,6 @@ def _drawn(
     templates: Environment, name: str, word_id: str, accepted: str, language: str | None
 ) -> str:
     """Return a page in the language that its reader prefers."""
-    from importlib import import_module
-
-    try:
-        texts = import_module("coinage.ui.texts")
-        lang = texts.choose_language(accepted, language)
-        template = templates.get_template(f"{name}.html")
-    except (ImportError, TemplateNotFound):
-        return f"<!doctype html><title>Coinage</title><main id=main>{html.escape(name)}</main>"
-    return template.render(lang=lang, texts=texts.texts_of(lang), page=name, word_id=word_id)
+    lang = choose_language(accepted, language)
+    template = templates.get_template(f"{name}.html")
+    return template.render(lang=lang, texts=texts_of(lang), page=name, word_id=word_id)

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from coinage.demo.run import MODELS as DEMO_MODELS
+from coinage import demo
 from coinage.errors import CoinageError
 from coinage.models.detect import Kind, kind_of_file, kind_of_folder
 from coinage.models.facts import FACTS
@@ -28,6 +28,7 @@ from coinage.ui.workspace import NotFoundError, Workspace, read_json_or, write_j
 
 SUFFIXES = (".safetensors", ".ckpt")
 LEAST_BYTES = 2**20  # of a model's file; embeddings and settings are smaller
+DEMO_MODELS = Path(demo.__file__).parent / "models"
 DEPTH = 3  # of folders that are looked into
 MOST_ENTRIES = 5000  # that are looked at in one folder of models
 PART = Path("unet") / "config.json"
@@ -80,7 +81,7 @@ class Models:
         """Return all models: the user's, those of the hub, those that have gone, the built-in ones."""
         settings = self._settings()
         found: dict[str, Model] = {}
-        for folder in (self._workspace.models, *map(Path, settings["model_folders"])):
+        for folder in self.folders:
             for path in _candidates(folder):
                 model = _model_at(path, folder)
                 found.setdefault(model.id, model)
@@ -90,6 +91,16 @@ class Models:
             if model_id not in found:
                 found[model_id] = Model(model_id, known, None, "file", "", MOVED)
         return list(found.values())
+
+    @property
+    def folders(self) -> list[Path]:
+        """Return the folders whose models may be chosen: the workspace's, and those that were allowed."""
+        return [self._workspace.models, *map(Path, self._settings()["model_folders"])]
+
+    @property
+    def hub_cache(self) -> Path:
+        """Return the folder of the hub's cache."""
+        return self._hub_cache or _usual_hub_cache()
 
     def find(self, model_id: str) -> Model:
         """Return a model by its id.
@@ -105,7 +116,7 @@ class Models:
 
     def by_source(self, source: str) -> Model | None:
         """Return the model that a command names, if it may be chosen."""
-        model_ids = (_id_of(source), _id_of(_absolute(source)))
+        model_ids = (id_of(source), id_of(_absolute(source)))
         return next((m for m in self.all() if m.id in model_ids or m.source == source), None)
 
     def allow(self, folders: list[Path]) -> None:
@@ -130,7 +141,7 @@ class Models:
             hint = "write owner/name, as the hub shows it"
             raise CoinageError("this is not the name of a model on the hub", hint=hint)
         self._remember("hub_models", [hub_id])
-        return self.find(_id_of(hub_id))
+        return self.find(id_of(hub_id))
 
     def choose(self, model_id: str) -> Model:
         """Return a model, and remember its name for the day when it has gone; raises as `find`."""
@@ -160,13 +171,13 @@ class Models:
 
     def _hub_models(self, remembered: list[str]) -> Iterator[Model]:
         """Yield the models of the hub's cache, and those that were named and are not in it."""
-        cached = _in_hub_cache(self._hub_cache or _usual_hub_cache())
+        cached = _in_hub_cache(self.hub_cache)
         for hub_id, snapshot in cached.items():
             kind, problem = _kind_of(snapshot)
-            yield Model(_id_of(hub_id), hub_id, kind, "hub", hub_id, problem)
+            yield Model(id_of(hub_id), hub_id, kind, "hub", hub_id, problem)
         for hub_id in remembered:
             if hub_id not in cached:
-                yield Model(_id_of(hub_id), hub_id, None, "hub", hub_id, NOT_CACHED)
+                yield Model(id_of(hub_id), hub_id, None, "hub", hub_id, NOT_CACHED)
 
 
 @lru_cache(maxsize=1)
@@ -181,7 +192,8 @@ def demo_models() -> tuple[Model, ...]:
     return tuple(models)
 
 
-def _id_of(source: str) -> str:
+def id_of(source: str) -> str:
+    """Return the id of a file, a folder or a model of the hub."""
     return hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
@@ -195,6 +207,8 @@ def _candidates(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
         entries = sorted(folder.iterdir())[:MOST_ENTRIES]
         if (folder / PART).is_file():
             yield folder
+            return
+        if (folder / "config.json").is_file():  # a model of another kind, such as a captioner
             return
     except OSError:
         return
@@ -216,7 +230,7 @@ def _model_at(path: Path, folder: Path) -> Model:
     source = str(path.absolute())
     name = path.name if path == folder else path.relative_to(folder).as_posix()
     return Model(
-        _id_of(source), name, family, "folder" if path.is_dir() else "file", source, problem
+        id_of(source), name, family, "folder" if path.is_dir() else "file", source, problem
     )
 
 

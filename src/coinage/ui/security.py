@@ -28,7 +28,7 @@ MOST_TAGS = 16 * MEGABYTE
 SAFE = ("GET", "HEAD")
 METHODS = (*SAFE, "POST", "PUT", "PATCH", "DELETE")
 # Every address of ours is written in these; so nothing needs to be decoded, and no form of a path hides
-NAME = rb"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+NAME = rb"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 PATH = re.compile(rb"/(%s(/%s)*)?" % (NAME, NAME))
 PUBLIC = ("/login", "/api/login")
 POLICY = (

@@ -101,7 +101,8 @@ def _reason(error: CoinageError) -> int | None:
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
+    # Named as TCP, so that asyncio sends small answers at once
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # On Windows the option would let two programs share a port
         if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
@@ -136,7 +137,7 @@ def site_of(settings: Settings) -> Site:
         raise CoinageError(what, str(root), hint) from error
     models = Models(workspace)
     models.allow(list(settings.models))
-    return Site(workspace, models)
+    return Site.of(workspace, models)
 
 
 def serve(settings: Settings, started: Callable[[str], None]) -> None:
@@ -159,13 +160,13 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         app = guarded_app(site, hosts, entrance, settings.language)
         shown = LOOPBACK if not settings.listen or _is_any(settings.listen) else settings.listen
         address = f"http://{_in_address(shown)}:{port}/?token={token}"
-        _Server(app, lambda: started(address)).run(sockets=[bound])
+        _Server(app, lambda: started(address), site.tasks.end_soon).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
     """Says when it has started. It logs no requests, since addresses may hold the token."""
 
-    def __init__(self, app: Guard, started: Callable[[], None]) -> None:
+    def __init__(self, app: Guard, started: Callable[[], None], ending: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
             http="h11",
@@ -179,10 +180,15 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=SECONDS_TO_END,
         )
         super().__init__(config)
-        self._has_started = started
+        self._has_started, self._ends = started, ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
         if not self.should_exit:
             self._has_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; streams that would go on for ever are told so first."""
+        self._ends()
+        await super().shutdown(sockets)

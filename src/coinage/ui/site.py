@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 from coinage.ui.models import Models
+from coinage.ui.queue import Queue
+from coinage.ui.tasks import Tasks
 from coinage.ui.workspace import Workspace
 
 
@@ -24,6 +25,12 @@ class Site:
 
     workspace: Workspace
     models: Models
-    queue: Any = None
-    tasks: Any = None
+    queue: Queue
+    tasks: Tasks
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @classmethod
+    def of(cls, workspace: Workspace, models: Models | None = None) -> Site:
+        """Return the site of a workspace; its models are those that are allowed there."""
+        tasks = Tasks(workspace.own / "tasks.log")
+        return cls(workspace, models or Models(workspace), Queue(workspace), tasks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -73,9 +74,9 @@ class Workspace:
         """Yield the ids of all words, in order."""
         if not self.words.is_dir():
             return
-        for folder in sorted(self.words.iterdir()):
-            if is_word_id(folder.name) and folder.is_dir():
-                yield folder.name
+        with os.scandir(self.words) as entries:
+            names = [entry.name for entry in entries if is_word_id(entry.name) and entry.is_dir()]
+        yield from sorted(names)
 
     def word(self, word_id: str) -> WordFolder:
         """Return the folder of a word.

@@ -14,6 +14,7 @@ from coinage.embeddings.tools.automatic1111 import automatic1111, forge
 from coinage.embeddings.tools.comfyui import comfyui
 from coinage.embeddings.tools.diffusers import diffusers
 from coinage.embeddings.tools.invokeai import invokeai
+from coinage.embeddings.tools.loras import has_words, rule_for_loras
 from coinage.embeddings.tools.onetrainer import onetrainer
 from coinage.embeddings.tools.rules import Rule, TargetModel, Verdict, judge
 from coinage.embeddings.tools.sd_scripts import sd_scripts
@@ -48,4 +49,9 @@ def verdicts(
     """
     file = read_raw_file(path)
     model = TargetModel(family, widths)
-    return [judge(tool, rule, file, model, token) for tool, rule in TOOLS.items()]
+    in_lora = has_words(file)
+    found = []
+    for tool, rule in TOOLS.items():
+        due = rule_for_loras(tool) if in_lora else rule
+        found.append(judge(tool, due, file, model, token))
+    return found

@@ -27,6 +27,7 @@ class Priority(IntEnum):
     EVALUATION = 300
     SAVING = 400
     PREVIEWS = 500
+    IMAGES = 550
     USER = 600
     TRACKING = 700
     WATCHDOG = 800

@@ -7,11 +7,12 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from coinage.training.image_losses import ImageLoss
 from coinage.training.observers.base import Observer, Priority
 from coinage.training.run import Run
 
@@ -81,6 +82,22 @@ class Journal(Observer):
     def stepped(self, run: Run) -> None:
         entry = entry_of(run)
         self._receive(entry)
+        self._write(entry)
+
+    def compared(self, run: Run, losses: Sequence[ImageLoss]) -> None:
+        """Write how much the word helps with each image, that which gains least first."""
+        images = [
+            {
+                "name": run.samples[one.sample].path.name,
+                "before": _short(one.before),
+                "after": _short(one.after),
+                "gain": _short(one.gain),
+            }
+            for one in sorted(losses, key=lambda one: one.gain)
+        ]
+        self._write({"step": run.step, "images": images})
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
         self._unwritten += json.dumps(entry).encode() + b"\n"
         try:
             self._append()

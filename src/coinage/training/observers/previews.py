@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from coinage.config import PreviewConfig
 from coinage.data.default_prompts import steps_for, times_within_share
@@ -19,31 +16,19 @@ from coinage.generate import draw
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt, read_prompts
 from coinage.training.observers.base import Observer, Picture, Priority
+from coinage.training.rows import holding
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
 
 
+def do_nothing() -> None:
+    """Stand for what is called before pictures are drawn."""
+
+
 def _changed(path: Path | None) -> int | None:
     """Return when a file was changed last, in nanoseconds; None if it is not there."""
     return path.stat().st_mtime_ns if path and path.is_file() else None
-
-
-@contextmanager
-def holding(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """Give rows other numbers for a while; afterwards they have their own, to the bit."""
-    before = [row.detach().clone() for row in rows]
-    try:
-        _fill(rows, others)
-        yield
-    finally:
-        _fill(rows, before)
-
-
-@torch.no_grad()
-def _fill(rows: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    for row, values in zip(rows, others, strict=True):
-        row.copy_(values)
 
 
 class Previewer(Observer):
@@ -59,6 +44,9 @@ class Previewer(Observer):
         folder: for the pictures.
         name: of the run.
         show: called with the pictures, their step, and whether that is an earlier one.
+
+    Attributes:
+        before_drawing: called each time before pictures are drawn.
     """
 
     priority = Priority.PREVIEWS
@@ -79,6 +67,12 @@ class Previewer(Observer):
         self._drawn: set[int] = set()  # steps, by this process
         # The step that this process went on from: one that begins at the end has nothing to show
         self._begun = 0
+        self.before_drawing: Callable[[], None] = do_nothing
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """What is drawn, in the order of the numbers in the files' names."""
+        return self._prompts
 
     @property
     def _draws(self) -> bool:
@@ -116,6 +110,11 @@ class Previewer(Observer):
             with holding(run.rows, run.results.best.rows):
                 self._draw(run, f"{run.results.best.step:06d}-best", earlier=run.results.best.step)
 
+    def draw_now(self, run: Run) -> None:
+        """Draw the previews of the step that was just done, unless they are drawn already."""
+        if run.step not in self._drawn:
+            self._draw(run, f"{run.step:06d}")
+
     def _read_again(self) -> None:
         """Take over the prompt file if it was changed; if it cannot be used, the prompts stay."""
         before, self._changed = self._changed, _changed(self._config.prompts)
@@ -135,6 +134,7 @@ class Previewer(Observer):
             when: in the names of the files.
             earlier: the step of the rows, if they are not those of this step.
         """
+        self.before_drawing()
         self._read_again()
         step = run.step if earlier is None else earlier
         self._drawn.add(step)

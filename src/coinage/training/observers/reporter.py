@@ -23,9 +23,10 @@ from coinage.report.page import read_report, render_report
 from coinage.report.pictures import data_url
 from coinage.report.record import PreviewPrompt, Record, Row, Shot, Status, Tool
 from coinage.report.standings import MeasuredStep, SavedFiles, standings
-from coinage.report.training_images import shown_images
+from coinage.report.training_images import shown_images, shown_numbers
 from coinage.system.files import write_bytes
 from coinage.text.prompts import Prompt
+from coinage.training.image_losses import ImageLoss, foreign
 from coinage.training.observers.base import Observer, Picture, Priority
 from coinage.training.run import BANDS, Run
 
@@ -118,6 +119,20 @@ class Reporter(Observer):
         self.record.shots = shots
         self._next = time.monotonic()
 
+    def compared(self, run: Run, losses: Sequence[ImageLoss]) -> None:
+        """Show how much the word helps with each image; first, those that gain far less than the others."""
+        far = [one.sample for one in foreign(losses)]
+        gains = {one.sample: one.percent for one in losses}
+        shown = dict(zip(shown_numbers(run.samples), self.record.images, strict=False))
+        for number in far:
+            if number not in shown:
+                (shown[number],) = shown_images([run.samples[number]], self.record.token)
+            shown[number].marks.append("gains least from the word")
+        for number, image in shown.items():
+            image.gain = gains.get(number)
+        others = [image for number, image in shown.items() if number not in far]
+        self.record.images = [*(shown[number] for number in far), *others]
+
     def verified(self, run: Run, path: Path, checks: Sequence[Check]) -> None:
         """Show the file to use, and how it works in other tools."""
         record = self.record
@@ -166,7 +181,8 @@ class Reporter(Observer):
         record.total_steps, record.total_epochs = run.total_steps, run.total_epochs
         record.bands = run.parts.schedule.band_limits(BANDS)
         record.image_count = sum(sample.trains for sample in run.samples)
-        record.images = shown_images(run.samples, record.token)
+        shown = [run.samples[number] for number in shown_numbers(run.samples)]
+        record.images = shown_images(shown, record.token)
         record.rows = []
         for key, rows in zip(run.family.embedding_keys, run.start, strict=True):
             record.rows += [Row(key=key, number=number) for number in range(1, len(rows) + 1)]

@@ -81,14 +81,27 @@ class Saver(Observer):
 
     def stepped(self, run: Run) -> None:
         every = self._config.every_n_steps
-        if every and run.step % every == 0 and self._saved_on_the_way(run, _at_step(run.step)):
+        if (
+            every
+            and run.step % every == 0
+            and self._saved_on_the_way(run, _at_step(run.step), state=self._state.save)
+        ):
             self._forget_steps(run.step)
+
+    def save_now(self, run: Run) -> bool:
+        """Save the word and its state after the step that was just done.
+
+        Returns:
+            Whether that worked; if not, a warning says why, and the run continues.
+        """
+        return self._saved_on_the_way(run, _at_step(run.step), state=True)
 
     def epoch_ended(self, run: Run) -> None:
         every = self._config.epochs_between(run.total_epochs)
         if not every or run.progress.epoch % every or run.over:
             return
-        if self._saved_on_the_way(run, _at_epoch(run.progress.epoch), epoch_ended=True):
+        suffix, state = _at_epoch(run.progress.epoch), self._state.save
+        if self._saved_on_the_way(run, suffix, state=state, epoch_ended=True):
             self._forget_epochs(run.progress.epoch, run.total_epochs)
 
     def _forget_steps(self, step: int) -> None:
@@ -144,9 +157,11 @@ class Saver(Observer):
         if self._uploader:
             self._uploader.close()
 
-    def _saved_on_the_way(self, run: Run, suffix: str, *, epoch_ended: bool = False) -> bool:
+    def _saved_on_the_way(
+        self, run: Run, suffix: str, *, state: bool, epoch_ended: bool = False
+    ) -> bool:
         try:
-            self._save(run, suffix, state=self._state.save, epoch_ended=epoch_ended)
+            self._save(run, suffix, state=state, epoch_ended=epoch_ended)
             log.debug("saved %s; tools know its word by that name", self.path(suffix))
         except CoinageError as error:
             log.warning("%s\nthe run continues; earlier files are unchanged", error)

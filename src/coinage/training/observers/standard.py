@@ -10,6 +10,7 @@ from coinage.text.prompts import Prompt
 from coinage.training.observers.base import Observer, Picture, in_order
 from coinage.training.observers.evaluations import Evaluations
 from coinage.training.observers.housekeeping import Housekeeper
+from coinage.training.observers.image_ranking import ImageRanking, Receive
 from coinage.training.observers.journal import Journal
 from coinage.training.observers.previews import Previewer
 from coinage.training.observers.reporter import Reporter
@@ -57,18 +58,24 @@ def observers_for(
     config, name = run.config, run.config.word.output_name
     folder = config.save.output_dir
     tracker = Tracker(writers)
+    receivers: list[Receive] = []
     observers: list[Observer] = [Watchdog(config.loop.on_problem), *more]
     if run.processes.main:
-        journal = folder / f"{name}-log.jsonl"
+        path = folder / f"{name}-log.jsonl"
+        journal = Journal(path, reporter.add) if reporter else Journal(path)
+        receivers.append(journal.compared)
         observers += [
             Housekeeper(folder, name, config.state.resume),
-            Journal(journal, reporter.add) if reporter else Journal(journal),
+            journal,
             Evaluations(),
             Saver(config, uploader),
             tracker,
         ]
     if reporter:
         observers.append(reporter)
+        receivers.append(reporter.compared)
+    if config.loop.compare_images:
+        observers.append(ImageRanking(receivers))
     if prompts:
         show = PreviewReceivers(tracker, reporter)
         observers.append(Previewer(config.preview, prompts, folder / "sample", name, show))

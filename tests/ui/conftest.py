@@ -1,0 +1,3 @@
+from tests.ui.sites import client, site, word
+
+__all__ = ["client", "site", "word"]
