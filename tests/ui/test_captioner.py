@@ -15,6 +15,8 @@ from transformers import (
 
 from coinage.errors import CoinageError
 from coinage.ui.caption_task import describe
+from coinage.ui.captioner import write_described
+from coinage.ui.image_list import caption_of
 from coinage.ui.site import Site
 from tests.ui.sites import picture, upload
 
@@ -61,6 +63,17 @@ def test_an_image_is_described(blip: Path, tmp_path: Path) -> None:
     assert told == [{"done": 0, "total": 1}, {"done": 1, "total": 1}]
 
 
+def test_what_is_typed_while_a_model_looks_stays(client: TestClient, site: Site, word: str) -> None:
+    first, second = (str(upload(client, word, picture())["id"]) for _ in range(2))
+    client.patch(f"/api/words/{word}/images/{first}", json={"caption": "my own"})
+    folder = site.workspace.word(word)
+    texts = {first: "a moon", second: ""}
+    assert write_described(folder, "zibu", texts, overwrite=False) == 1
+    assert [caption_of(folder, image) for image in (first, second)] == ["my own", "zibu"]
+    assert write_described(folder, "zibu", texts, overwrite=True) == 2
+    assert caption_of(folder, first) == "zibu, a moon"
+
+
 @pytest.mark.slow
 def test_images_without_a_caption_are_described(client: TestClient, word: str, blip: Path) -> None:
     first, second = (str(upload(client, word, picture())["id"]) for _ in range(2))
@@ -77,6 +90,10 @@ def test_images_without_a_caption_are_described(client: TestClient, word: str, b
     assert set(seen) <= {*WORDS, "[DEC]"}
     again = client.post(f"/api/words/{word}/describe", json={"captioner": captioner["id"]})
     assert again.json()["changed"] == 0
+    mine = {"captioner": captioner["id"], "images": [first]}
+    assert client.post(f"/api/words/{word}/describe", json=mine).json()["changed"] == 0
+    over = {**mine, "overwrite": True}
+    assert client.post(f"/api/words/{word}/describe", json=over).json()["changed"] == 1
     wishes = {"captioner": captioner["id"], "images": ["../../etc/passwd"]}
     assert client.post(f"/api/words/{word}/describe", json=wishes).status_code == 404
     assert client.post(f"/api/words/{word}/describe", json={"captioner": "0"}).status_code == 404

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from coinage.cli.main import main
 from coinage.cli.parse import parse
-from coinage.errors import ConfigError
+from coinage.errors import CoinageError, ConfigError
 from coinage.settings.flags import FLAGS
 from coinage.ui.form import (
     Form,
@@ -308,7 +308,7 @@ def test_a_damaged_form_says_so(client: TestClient, site: Site, word: str) -> No
     assert "damaged" in answer.json()["problems"][0]["what"]
     (card,) = client.get("/api/words").json()
     assert (card["token"], card["id"]) == (word, word)
-    assert "damaged" in card["reason"]
+    assert "cannot be read" in card["reason"]
     folder.form.write_text("{")
-    with pytest.raises(Exception, match="JSON"):
+    with pytest.raises(CoinageError, match="damaged"):
         read_form(folder)

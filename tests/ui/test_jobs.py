@@ -18,7 +18,7 @@ from coinage.ui.app import create_app
 from coinage.ui.job import KILLED, Job, read_job, write_job
 from coinage.ui.processes import own_process
 from coinage.ui.site import Site
-from coinage.ui.workspace import WordFolder, Workspace
+from coinage.ui.workspace import WordFolder, Workspace, write_json
 from tests.helpers import captured
 from tests.ui.worlds import ended, step_of, wait_for
 
@@ -201,22 +201,25 @@ def test_a_run_that_is_killed_from_outside_is_found_and_the_next_one_starts(
 @pytest.fixture(scope="module")
 def checked_word(
     tmp_path_factory: pytest.TempPathFactory, moon_dataset: Path
-) -> Iterator[tuple[TestClient, str]]:
+) -> Iterator[tuple[TestClient, str, Workspace]]:
     workspace = Workspace(tmp_path_factory.mktemp("checked"))
     for folder in (workspace.own, workspace.words):
         folder.mkdir()
     with serving(workspace) as client:
-        yield client, new_word(client, moon_dataset)
+        yield client, new_word(client, moon_dataset), workspace
 
 
-def test_the_checks_are_those_of_the_command_line(checked_word: tuple[TestClient, str]) -> None:
-    client, word_id = checked_word
+def test_the_checks_are_those_of_the_command_line(
+    checked_word: tuple[TestClient, str, Workspace],
+) -> None:
+    client, word_id, _ = checked_word
     checked = post(client, f"{word_id}/check")
     assert checked["problems"] == []
     facts = dict(checked["facts"])
     assert facts["word"] == "zibu, 1 vector from shape"
     assert facts["run"].startswith("at most 30 steps, ") or facts["run"].startswith("30 steps, ")
     assert "8 images" in facts["data"]
+    assert facts["time"].startswith("not known before its first steps")
     shown = client.get(f"/api/words/{word_id}").json()
     assert set(checked["images"]) == {image["id"] for image in shown["images"]}
     image = next(iter(checked["images"].values()))
@@ -225,8 +228,14 @@ def test_the_checks_are_those_of_the_command_line(checked_word: tuple[TestClient
     assert shown["job"]["state"] == "draft"
 
 
-def test_a_finding_stands_beside_its_image(checked_word: tuple[TestClient, str]) -> None:
-    client, word_id = checked_word
+def test_a_finding_stands_beside_its_image(
+    checked_word: tuple[TestClient, str, Workspace],
+) -> None:
+    client, word_id, workspace = checked_word
+    earlier = WordFolder(workspace.words / "earlier")
+    earlier.path.mkdir()
+    earlier.run_settings.write_text(client.get(f"/api/words/{word_id}").json()["toml"])
+    write_json(earlier.progress, {"images_per_second": 2.0})  # 30 steps of 4 images: one minute
     images = client.get(f"/api/words/{word_id}").json()["images"]
     first = images[0]["id"]
     address = f"/api/words/{word_id}/images/{first}"
@@ -236,6 +245,9 @@ def test_a_finding_stands_beside_its_image(checked_word: tuple[TestClient, str])
     checked = post(client, f"{word_id}/check")
     texts = str(checked["warnings"]) + str(checked["problems"])
     assert "learning" in texts
+    time = dict(checked["facts"])["time"]
+    assert time.removeprefix("at most ").startswith("1:00, ")
+    assert "earlier" in time
     client.patch(f"/api/words/{word_id}", json={"flags": FLAGS})
 
 

@@ -1,6 +1,7 @@
 """Every page in each language and theme: usable by all, as wide as its window, and quiet."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -239,6 +240,33 @@ def test_the_keyboard_is_enough(
     assert page.evaluate("document.activeElement.closest('#actions') !== null")
     assert visit.told == []
     visit.close()
+
+
+def test_a_captioner_is_offered_where_there_is_one(
+    browser: Any, server: Server, ids: dict[str, str], state: Any
+) -> None:
+    visit = Visit(browser, server, storage_state=state, locale="en-US")
+    page = visit.page
+
+    def look() -> None:
+        page.goto(f"{server.root}/words/{ids['draft']}/edit")
+        shown(page, ".flag")
+        page.click("#all-captions summary")
+
+    look()
+    assert page.locator("#describe-model").is_hidden()
+    folder = Path(ids["root"]) / "models" / "describes"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "blip"}')
+    (folder / "model.safetensors").touch()
+    look()
+    page.wait_for_selector("#describe-model")
+    assert page.inner_text("#describe-model") == "describes"
+    page.click("button:text-is('Describe the images')")  # each of them has a caption
+    has_text(page, ".toast", texts_of("en")["describe.nothing"])
+    assert visit.told == []
+    visit.close()
+    shutil.rmtree(folder)
 
 
 def test_two_windows_see_each_others_changes(

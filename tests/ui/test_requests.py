@@ -9,7 +9,7 @@ import torch
 
 from coinage.training.observers.base import Observer
 from coinage.training.run import Run
-from coinage.ui.job import PREVIEW, SAVE, ask, is_asked
+from coinage.ui.job import PREVIEW, SAVE, STOP, ask, is_asked
 from coinage.ui.previews import list_previews, picture, write_prompts
 from coinage.ui.progress import ProgressFile
 from coinage.ui.requests import Requests
@@ -20,17 +20,17 @@ STEPS = "--max_train_steps=4"
 
 
 class Asking(Observer):
-    """Asks for previews and a save after the second step, as the page does."""
+    """Asks for something after the second step, as the page does."""
 
     priority = 0
 
-    def __init__(self, folder: WordFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: WordFolder, *whats: str) -> None:
+        self._folder, self._whats = folder, whats
 
     def stepped(self, run: Run) -> None:
         if run.step == 2:
-            ask(self._folder, PREVIEW)
-            ask(self._folder, SAVE)
+            for what in self._whats:
+                ask(self._folder, what)
 
 
 def word_folder(tmp_path: Path) -> WordFolder:
@@ -45,6 +45,16 @@ def prompt_flags(tmp_path: Path) -> list[str]:
     return [f"--sample_prompts={prompts}", "--sample_every_n_steps=1000"]
 
 
+def test_a_stop_is_not_lost_when_no_signal_comes(moon_dataset: Path, tmp_path: Path) -> None:
+    folder = word_folder(tmp_path)
+
+    def beside(_: Run, observers: Sequence[Observer]) -> Sequence[Observer]:
+        return [Asking(folder, STOP), Requests(folder, observers)]
+
+    run, _ = trained(moon_dataset, folder.output, STEPS, beside=beside)
+    assert run.step == 3  # the step that was at hand
+
+
 def test_previews_and_saves_on_request_leave_the_run_as_it_is(
     moon_dataset: Path, tmp_path: Path
 ) -> None:
@@ -52,7 +62,7 @@ def test_previews_and_saves_on_request_leave_the_run_as_it_is(
 
     def beside(_: Run, observers: Sequence[Observer]) -> Sequence[Observer]:
         write_prompts(folder, observers)
-        return [Asking(folder), Requests(folder, observers)]
+        return [Asking(folder, PREVIEW, SAVE), Requests(folder, observers)]
 
     flags = [STEPS, *prompt_flags(tmp_path)]
     _, asked = trained(moon_dataset, folder.output, *flags, beside=beside)
@@ -77,7 +87,7 @@ def test_without_prompts_a_preview_on_request_is_one_warning(
     folder = word_folder(tmp_path)
     trained(
         moon_dataset, folder.output, STEPS,
-        beside=lambda *_: [Asking(folder), Requests(folder, ())],
+        beside=lambda *_: [Asking(folder, PREVIEW, SAVE), Requests(folder, ())],
     )  # fmt: skip
     assert caplog.text.count("no previews can be drawn: the run has no prompts") == 1
     assert not is_asked(folder, PREVIEW)
@@ -90,7 +100,7 @@ def test_a_save_that_fails_ends_no_run_and_is_not_asked_for_again(
     (folder.output / "zibu-step00000002.safetensors").mkdir(parents=True)
     run, _ = trained(
         moon_dataset, folder.output, STEPS,
-        beside=lambda _, observers: [Asking(folder), Requests(folder, observers)],
+        beside=lambda _, observers: [Asking(folder, PREVIEW, SAVE), Requests(folder, observers)],
     )  # fmt: skip
     assert run.complete
     assert "the run continues; earlier files are unchanged" in caplog.text

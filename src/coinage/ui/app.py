@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from coinage.errors import CoinageError
 from coinage.ui import captioner, captions, drawing, events, files, images, jobs, models, words
+from coinage.ui.leftovers import sweeping
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, TooManyError
 from coinage.ui.site import Site
@@ -48,6 +49,7 @@ ROOMS: tuple[Callable[[Site], list[BaseRoute]], ...] = (
 WORKERS: tuple[Callable[[Site], AbstractAsyncContextManager[None]], ...] = (
     lambda site: working(site.tasks),
     lambda site: starting(site.queue, site.tasks.end_idle),
+    lambda site: sweeping(site.workspace),
 )
 # Address, template
 PAGES = (

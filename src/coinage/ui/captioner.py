@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from coinage.errors import CoinageError
 from coinage.system.text_files import read_json
 from coinage.ui.form import read_form
-from coinage.ui.image_list import image_file, pictures_of, write_caption
+from coinage.ui.image_list import caption_of, image_file, pictures_of, write_caption
 from coinage.ui.models import id_of
 from coinage.ui.site import Site
 from coinage.ui.tasks import while_asked
@@ -82,11 +83,13 @@ class Wish:
 
     Attributes:
         captioner: id of the model.
-        images: ids of images; none: all that have no caption.
+        images: ids of images; none: all.
+        overwrite: also those that have a caption.
     """
 
     captioner: str
     images: list[str] | None = None
+    overwrite: bool = False
 
 
 def payload_of(site: Site, folder: WordFolder, wish: Wish) -> dict[str, Any]:
@@ -98,24 +101,30 @@ def payload_of(site: Site, folder: WordFolder, wish: Wish) -> dict[str, Any]:
     model = next((each for each in captioners(site) if each.id == wish.captioner), None)
     if model is None:
         raise NotFoundError("captioner")
-    if wish.images is None:
-        pictures = pictures_of(folder)
-        images = [image for image in pictures.ids if image not in pictures.captions]
-    else:
-        images = wish.images
+    pictures = pictures_of(folder)
+    images = pictures.ids if wish.images is None else wish.images
     files = {image: str(image_file(folder, image)) for image in images}
+    if not wish.overwrite:
+        files = {image: path for image, path in files.items() if image not in pictures.captions}
     return {"model": str(model.folder), "images": files}
 
 
-def write_described(folder: WordFolder, token: str, texts: dict[str, str]) -> int:
+def write_described(
+    folder: WordFolder, token: str, texts: dict[str, str], *, overwrite: bool
+) -> int:
     """Write captions of the word and what a model has seen; return how many.
+
+    Unless they are to be overwritten, captions that were typed meanwhile stay.
 
     Raises:
         CoinageError: one cannot be written.
     """
+    count = 0
     for image, text in texts.items():
-        write_caption(folder, image, f"{token}, {text}" if text else token)
-    return len(texts)
+        if overwrite or not caption_of(folder, image):
+            write_caption(folder, image, f"{token}, {text}" if text else token)
+            count += 1
+    return count
 
 
 def routes_of(site: Site) -> list[BaseRoute]:
@@ -134,7 +143,8 @@ def routes_of(site: Site) -> list[BaseRoute]:
             seconds = SECONDS_EACH * (1 + len(payload["images"]))
             work = site.tasks.run("describe", payload, seconds)
             texts = (await while_asked(request, work))["texts"]
-        count = await in_thread(write_described, folder, form.token, texts)
+        write = partial(write_described, overwrite=wish.overwrite)
+        count = await in_thread(write, folder, form.token, texts)
         pictures = await in_thread(pictures_of, folder)
         return JSONResponse({"images": pictures.shown, "changed": count})
 

@@ -18,6 +18,7 @@ from coinage.data.sample import Sample
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.report.contact_sheet import marks_of
 from coinage.settings.discover import discover
+from coinage.terminal.progress import clock
 from coinage.training.outline import files_of, head_of, latents_of, trials_of
 from coinage.wording import counted
 
@@ -28,13 +29,14 @@ def check(payload: Mapping[str, Any], _: Callable[[Mapping[str, Any]], None]) ->
     """Return all that is wrong with a run, what is to be known of it, and what is special of each image.
 
     Args:
-        payload: `toml`, the settings of the run, and `folder`, the word's.
+        payload: `toml`, the settings of the run; `folder`, the word's; and `speed`, the `seconds` of a
+            step and the `word` of the run in which they were measured, or None.
     """
     with tempfile.TemporaryDirectory(prefix="coinage-") as folder:
         path = Path(folder) / "run.toml"
         path.write_text(payload["toml"], encoding="utf-8")
         try:
-            found = _checked(TrainConfig.from_toml(path))
+            found = _checked(TrainConfig.from_toml(path), payload["speed"])
         except ConfigError as error:
             found = {**_nothing(), "problems": _told(error.problems)}
         for problem in (*found["problems"], *found["warnings"]):
@@ -50,7 +52,7 @@ def _told(problems: Sequence[Problem]) -> list[dict[str, str]]:
     return [{"what": p.what, "where": p.where, "hint": p.hint} for p in dict.fromkeys(problems)]
 
 
-def _checked(config: TrainConfig) -> dict[str, Any]:
+def _checked(config: TrainConfig, speed: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what `make_plans` and `forecast` find, in the order in which a dry run prints it."""
     try:
         plans = make_plans([config])
@@ -70,7 +72,7 @@ def _checked(config: TrainConfig) -> dict[str, Any]:
             "problems": [],
             "warnings": _told([*plan.warnings, *foreseen.warnings]),
             "notes": list(dict.fromkeys([*plan.notes, *foreseen.notes])),
-            "facts": _facts(plans),
+            "facts": [*_facts(plans), ("time", time_of(plan, speed))],
             "images": _images(report, [*plan.warnings, *report.findings.warnings]),
         }
 
@@ -95,6 +97,15 @@ def _facts(plans: Sequence[Plan]) -> list[tuple[str, str]]:
     facts = [*head_of(plans), ("memory", memory), ("disk", files_of(plans))]
     more = [("", latents_of(plans)), *(("", trials_of(plan)) for plan in plans)]
     return facts + [(label, text) for label, text in more if text]
+
+
+def time_of(plan: Plan, speed: Mapping[str, Any] | None) -> str:
+    """Return how long a run will take, as far as an earlier one tells."""
+    if speed is None:
+        return "not known before its first steps: no run of this model and size was timed here yet"
+    most = "at most " if plan.config.loop.early_stop else ""
+    seconds = clock(plan.steps * speed["seconds"])
+    return f"{most}{seconds}, if it is as fast as the last run like it ({speed['word']}); previews beside"
 
 
 def _images(report: DatasetReport, problems: Sequence[Problem]) -> dict[str, Any]:

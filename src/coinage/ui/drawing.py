@@ -229,7 +229,8 @@ class Drawings:
             NotFoundError: there is none.
         """
         path = self.folder(drawing_id) / f"{number}.png"
-        if not number.isascii() or not number.isdecimal() or not path.is_file():
+        is_number = number.isascii() and number.isdecimal()
+        if not is_number or not path.is_file() or not self._site.workspace.holds(path):
             raise NotFoundError("picture")
         return path
 
@@ -241,7 +242,7 @@ class Drawings:
             CoinageError: the disk is full.
         """
         path, folder = self.picture(drawing_id, number), self._site.workspace.word(word_id)
-        kept = folder.path / KEPT
+        kept = folder.owned(folder.path / KEPT)
         try:
             kept.mkdir(exist_ok=True)
             shutil.copyfile(path, kept / f"{drawing_id}-{number}.png")

@@ -64,6 +64,8 @@ class Tail:
             until: place up to which to read; None: the end.
         """
         try:
+            if self.path.is_symlink():  # nobody writes one here, and it may lead anywhere
+                raise FileNotFoundError
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
                 began_anew = mark_at(file, self.place) != self.mark
@@ -211,7 +213,7 @@ class Watch:
 
 def log_of(folder: WordFolder) -> Path:
     """Return the log of the word's run, which need not be there yet."""
-    logs = [path for path in folder.output.glob("*-log.jsonl") if path.is_file()]
+    logs = [p for p in folder.output.glob("*-log.jsonl") if p.is_file() and folder.holds(p)]
     newest = max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest or folder.output / f"{folder.id}-log.jsonl"
 

@@ -30,7 +30,13 @@ from coinage.system.typed_json import decode
 from coinage.text.placeholder import encodable
 from coinage.ui.image_list import Pictures, pictures_of
 from coinage.ui.models import Models
-from coinage.ui.workspace import NotFoundError, WordFolder, read_json_or, write_json
+from coinage.ui.workspace import (
+    LEADS_OUT,
+    NotFoundError,
+    WordFolder,
+    read_json_or,
+    write_json,
+)
 
 Kind = Literal["object", "style", "person"]
 Length = Literal["quick", "normal", "long"]
@@ -45,6 +51,8 @@ SENTENCES: Mapping[Kind, str] = {
 MOST_VECTORS = 75
 MOST_PROMPTS = 20
 LONGEST_TOKEN, LONGEST_TEXT = 64, 2000
+UNREADABLE = "the word's form is damaged, or a later version of Coinage has written it"
+BEGIN_ANEW = "delete that file to begin the form anew; images and captions stay"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # Flags that the form's own parts decide
 OWN = frozenset((
@@ -86,16 +94,15 @@ class Form:
 
 
 def read_form(folder: WordFolder) -> Form:
-    """Return the form of a word.
+    """Return the form of a word; one that is not there is a new one.
 
     Raises:
         CoinageError: it cannot be read.
     """
     try:
-        return decode(Form, read_json_or(folder.form, {}))
-    except (ValueError, TypeError) as error:
-        what = f"the word's form is damaged: {error}"
-        raise CoinageError(what, str(folder.form), "delete the word, and make it again") from None
+        return decode(Form, read_json_or(folder.form, {"token": folder.id}))
+    except (CoinageError, ValueError, TypeError):
+        raise CoinageError(UNREADABLE, str(folder.form), BEGIN_ANEW) from None
 
 
 def write_form(folder: WordFolder, form: Form) -> None:
@@ -244,6 +251,9 @@ def run_of(folder: WordFolder, form: Form, models: Models, pictures: Pictures | 
     problems = form_problems(form)
     source, wrong = _source(form, models)
     problems += wrong
+    for place in (folder.images, folder.masks, folder.output):
+        if not folder.holds(place):
+            problems.append(Problem(LEADS_OUT, place.name, "put what it leads to in its place"))
     if not pictures.ids:
         problems.append(Problem("there are no images", hint="add some, ten are a good number"))
     own = _own_values(folder, form, source, pictures)

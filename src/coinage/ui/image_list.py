@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coinage.data.buckets import Size
+from coinage.data.headers import read_header
 from coinage.errors import CoinageError
 from coinage.system.files import write_bytes
 from coinage.system.text_files import read_text
@@ -89,7 +91,7 @@ def shown_image(folder: WordFolder, image: str) -> dict[str, Any]:
 def pictures_of(folder: WordFolder) -> Pictures:
     """Return the images of a word; those whose file has gone are left out."""
     listed = read_list(folder)
-    present = _names_in(folder.images)
+    present = _names_in(folder, folder.images)
     files = {}
     for image in listed:
         for suffix in SUFFIXES:
@@ -99,10 +101,10 @@ def pictures_of(folder: WordFolder) -> Pictures:
     captions = {}
     for image in ids:
         if image + CAPTION_SUFFIX in present:
-            text = caption_of(folder, image)
+            text = _caption_in(folder.images / f"{image}{CAPTION_SUFFIX}")
             if text:
                 captions[image] = text
-    masks = _names_in(folder.masks)
+    masks = _names_in(folder, folder.masks)
     return Pictures(
         tuple(ids),
         files,
@@ -115,15 +117,34 @@ def pictures_of(folder: WordFolder) -> Pictures:
 
 
 def read_list(folder: WordFolder) -> dict[str, dict[str, Any]]:
-    """Return what images.json knows of each image; entries that are none are left out."""
-    listed = read_json_or(folder.image_list, {})
+    """Return what images.json knows of each image; entries that are none are left out.
+
+    If the list is damaged or gone, the images are found by their files, without their own names.
+    """
+    try:
+        listed = read_json_or(folder.image_list, None)
+    except CoinageError:
+        listed = None
     if not isinstance(listed, dict):
-        return {}
+        return _found(folder)
     return {
         image: about
         for image, about in listed.items()
         if IMAGE_ID.fullmatch(image) and isinstance(about, dict) and _is_size(about)
     }
+
+
+def _found(folder: WordFolder) -> dict[str, dict[str, Any]]:
+    """Return what the files tell of the images of a word."""
+    found = {}
+    paths = (folder.images / name for name in sorted(_names_in(folder, folder.images)))
+    for order, path in enumerate(paths, 1):
+        if path.suffix in SUFFIXES and IMAGE_ID.fullmatch(path.stem):
+            with suppress(OSError):
+                width, height = read_header(path).upright_wh
+                about = {"name": path.name, "width": width, "height": height, "order": order}
+                found[path.stem] = {**about, "bytes": path.stat().st_size}
+    return found
 
 
 def _is_size(about: Mapping[str, Any]) -> bool:
@@ -148,15 +169,20 @@ def image_file(folder: WordFolder, image: str) -> Path:
     if IMAGE_ID.fullmatch(image):
         for suffix in SUFFIXES:
             path = folder.images / f"{image}{suffix}"
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and folder.holds(path):
                 return path
     raise NotFoundError("image")
 
 
 def caption_of(folder: WordFolder, image: str) -> str:
     """Return the caption of an image; "" where it has none, or it cannot be read."""
+    path = folder.images / f"{image}{CAPTION_SUFFIX}"
+    return _caption_in(path) if folder.holds(path) else ""
+
+
+def _caption_in(path: Path) -> str:
     try:
-        return read_text(folder.images / f"{image}{CAPTION_SUFFIX}", most=MOST_CAPTION).strip()
+        return read_text(path, most=MOST_CAPTION).strip()
     except CoinageError:
         return ""
 
@@ -167,7 +193,7 @@ def write_caption(folder: WordFolder, image: str, text: str) -> None:
     Raises:
         CoinageError: it is too long, no text, or cannot be written.
     """
-    path = folder.images / f"{image}{CAPTION_SUFFIX}"
+    path = folder.owned(folder.images) / f"{image}{CAPTION_SUFFIX}"
     text = " ".join(text.replace("\r", "\n").split("\n")).strip()
     if not text:
         path.unlink(missing_ok=True)
@@ -182,9 +208,12 @@ def write_caption(folder: WordFolder, image: str, text: str) -> None:
     write_bytes(path, data + b"\n", sync=False)
 
 
-def _names_in(folder: Path) -> frozenset[str]:
+def _names_in(folder: WordFolder, place: Path) -> frozenset[str]:
+    """Return the names of the files in a folder of a word; what links lead to is none of them."""
+    if not folder.holds(place):
+        return frozenset()
     try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries)
+        with os.scandir(place) as entries:
+            return frozenset(e.name for e in entries if e.is_file(follow_symlinks=False))
     except OSError:
         return frozenset()

@@ -10,7 +10,7 @@ import io
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -184,7 +184,9 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
 
 
-def store_image(folder: WordFolder, upload: Path, name: str, lock: threading.RLock) -> str:
+def store_image(
+    folder: WordFolder, upload: Path, name: str, lock: AbstractContextManager[object]
+) -> str:
     """Keep an upload as an image of a word; return its id.
 
     Args:
@@ -198,8 +200,8 @@ def store_image(folder: WordFolder, upload: Path, name: str, lock: threading.RLo
     """
     picture = decoded(upload)
     image = new_image_id()
-    path = folder.images / f"{image}{picture.suffix}"
-    thumb = folder.thumbs / f"{image}.webp"
+    path = folder.owned(folder.images) / f"{image}{picture.suffix}"
+    thumb = folder.owned(folder.thumbs) / f"{image}.webp"
     try:
         folder.images.mkdir(exist_ok=True)
         write_bytes(thumb, picture.thumb, sync=False)
@@ -257,7 +259,7 @@ def store_mask(folder: WordFolder, image: str, upload: Path) -> None:
         grey = _grey(mask).resize(size_wh, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     grey.save(buffer, format="PNG")
-    write_bytes(folder.masks / f"{image}.png", buffer.getvalue(), sync=False)
+    write_bytes(folder.owned(folder.masks) / f"{image}.png", buffer.getvalue(), sync=False)
 
 
 def _grey(mask: Image.Image) -> Image.Image:
@@ -393,7 +395,7 @@ def _picture(folder: WordFolder, image: str, what: str) -> Response:
         path, kind = _thumb_file(folder, image, path), "image/webp"
     elif what != "full":
         raise NotFoundError("picture")
-    if not path.is_file():
+    if not path.is_file() or not folder.holds(path):
         raise NotFoundError("picture")
     # An image never changes; a mask may
     kept = "no-store" if what == "mask" else "private, max-age=86400, immutable"
@@ -402,7 +404,7 @@ def _picture(folder: WordFolder, image: str, what: str) -> Response:
 
 def _thumb_file(folder: WordFolder, image: str, path: Path) -> Path:
     """Return the small picture of an image, made anew where it is missing."""
-    thumb = folder.thumbs / f"{image}.webp"
+    thumb = folder.owned(folder.thumbs) / f"{image}.webp"
     if not thumb.is_file():
         write_bytes(thumb, decoded(path).thumb, sync=False)
     return thumb

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from coinage.errors import CoinageError, described
+from coinage.runs.lock import hold
 from coinage.terminal.messages import print_error, print_line, print_text
 from coinage.ui.job import (
     BEGINS,
@@ -58,6 +59,18 @@ def run_job(folder: WordFolder, more: Sequence[str], train: Train) -> int:
     Returns:
         The exit code.
     """
+    # Two servers may have started it, where a folder was copied back under them
+    lock = hold(folder.path / ".job.lock")
+    if lock is None:
+        print_error("another process trains this word already")
+        return 1
+    try:
+        return _run(folder, more, train)
+    finally:
+        lock.release()
+
+
+def _run(folder: WordFolder, more: Sequence[str], train: Train) -> int:
     process, now, asked = own_process(), time.time(), read_job(folder)
     job = Job(
         state="running",

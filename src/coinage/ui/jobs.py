@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from coinage.ui.job import PREVIEW, SAVE, Job
 from coinage.ui.previews import picture
 from coinage.ui.queue import When
 from coinage.ui.site import Site
+from coinage.ui.speeds import known_speed
 from coinage.ui.tasks import while_asked
 from coinage.ui.web import in_thread, read_as
 from coinage.ui.workspace import NotFoundError, WordFolder
@@ -145,7 +146,9 @@ async def checked(site: Site, folder: WordFolder) -> Mapping[str, Any]:
     told = [{"what": p.what, "where": p.where, "hint": p.hint} for p in problems]
     if told:
         return {"problems": told, "warnings": [], "notes": [], "facts": [], "images": {}}
-    payload = {"toml": toml, "folder": str(folder.path)}
+    speed = await in_thread(known_speed, site.workspace, toml)
+    known = asdict(speed) if speed else None
+    payload = {"toml": toml, "folder": str(folder.path), "speed": known}
     result: Mapping[str, Any] = await site.tasks.run("check", payload)
     return result
 
@@ -172,9 +175,8 @@ def report_of(folder: WordFolder) -> Response:
     Raises:
         NotFoundError: there is none yet.
     """
-    newest = max(
-        folder.output.glob("*-report.html"), key=lambda path: path.stat().st_mtime_ns, default=None
-    )
+    found = [path for path in folder.output.glob("*-report.html") if folder.holds(path)]
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if newest is None:
         raise NotFoundError("report")
     return HTMLResponse(newest.read_bytes(), headers={"content-security-policy": REPORT_POLICY})

@@ -7,7 +7,6 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from coinage.errors import CoinageError
 from coinage.models.detect import Kind, kind_of_file, kind_of_folder
 from coinage.models.facts import FACTS
 from coinage.models.hub_files import HUB_ID
+from coinage.ui.alone import Alone
 from coinage.ui.web import in_thread, read_as
 from coinage.ui.workspace import NotFoundError, Workspace, read_json_or, write_json
 
@@ -75,7 +75,7 @@ class Models:
     def __init__(self, workspace: Workspace, hub_cache: Path | None = None) -> None:
         self._workspace = workspace
         self._hub_cache = hub_cache
-        self._lock = threading.Lock()
+        self._lock = Alone(workspace.own / ".settings.lock")
 
     def all(self) -> list[Model]:
         """Return all models: the user's, those of the hub, those that have gone, the built-in ones."""
@@ -158,10 +158,16 @@ class Models:
         return self._workspace.own / "settings.json"
 
     def _settings(self) -> dict[str, Any]:
-        known = read_json_or(self._file, {})
+        """Return what is remembered; what is damaged is forgotten, since the page works without it."""
+        try:
+            known = read_json_or(self._file, {})
+        except CoinageError:
+            known = {}
         known = known if isinstance(known, dict) else {}
-        empty: dict[str, Any] = {"model_folders": [], "hub_models": [], "chosen": {}}
-        return {**empty, **known}
+        lists = {name: _texts(known.get(name)) for name in ("model_folders", "hub_models")}
+        chosen = known.get("chosen")
+        names = chosen.items() if isinstance(chosen, dict) else ()
+        return {**known, **lists, "chosen": {k: v for k, v in names if isinstance(v, str)}}
 
     def _remember(self, name: str, new: list[str]) -> None:
         with self._lock:
@@ -178,6 +184,10 @@ class Models:
         for hub_id in remembered:
             if hub_id not in cached:
                 yield Model(id_of(hub_id), hub_id, None, "hub", hub_id, NOT_CACHED)
+
+
+def _texts(values: Any) -> list[str]:
+    return [v for v in values if isinstance(v, str)] if isinstance(values, list) else []
 
 
 @lru_cache(maxsize=1)

@@ -88,7 +88,7 @@ def _kept(name: str) -> dict[str, Any]:
 def picture(folder: WordFolder, name: str) -> Path | None:
     """Return the file of a preview or of a kept picture by its name; None if there is none."""
     for place in (folder.output / "sample", folder.path / KEPT):
-        if name in _pictures(place):
+        if name in _pictures(place) and folder.holds(place / name):
             return place / name
     return None
 
@@ -104,5 +104,7 @@ def _prompts(folder: WordFolder) -> list[dict[str, Any]]:
     try:
         prompts = read_json_or(prompts_of(folder), [])
     except CoinageError:
+        return []
+    if not isinstance(prompts, list):
         return []
     return [prompt if isinstance(prompt, dict) else {} for prompt in prompts]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from datetime import time as TimeOfDay
@@ -13,13 +13,12 @@ from typing import Any, Literal
 from coinage.errors import CoinageError
 from coinage.runs.lock import Lock, hold
 from coinage.system.typed_json import decode
+from coinage.ui.alone import Alone
 from coinage.ui.job import Job, read_job
 from coinage.ui.workspace import NotFoundError, Workspace, read_json_or, write_json
 
 When = Literal["now", "queue", "tonight"]
 NIGHT, MORNING = TimeOfDay(22), TimeOfDay(6)
-PATIENCE = 5.0  # seconds that a change waits for another server's
-LOOKS = 0.01  # seconds between looks meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +152,7 @@ class Queue:
         self.devices = devices
         self._clock = clock
         self._lead: Lock | None = None
+        self._alone = Alone(workspace.own / ".queue.lock")
 
     def read(self) -> Waiting:
         """Return what the queue holds; one that is damaged is empty."""
@@ -168,7 +168,7 @@ class Queue:
         Raises:
             CoinageError: it cannot be written.
         """
-        with self._alone():
+        with self._alone:
             before = self.read()
             after = change(before)
             if after != before:
@@ -215,6 +215,8 @@ class Queue:
         return self.workspace.own / "queue.json"
 
     def _leads(self) -> bool:
+        if self._lead and _is_replaced(self._lead):
+            self._lead = None
         if self._lead is None:
             self._lead = hold(self.workspace.own / ".starter.lock")
         return self._lead is not None
@@ -248,18 +250,20 @@ class Queue:
         except NotFoundError:
             return Job()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other servers from changing the queue meanwhile."""
-        end = time.monotonic() + PATIENCE
-        while (lock := hold(self.workspace.own / ".queue.lock")) is None:
-            if time.monotonic() > end:
-                raise CoinageError("another server keeps the queue", hint="try again")
-            time.sleep(LOOKS)
-        try:
-            yield
-        finally:
-            lock.release()
+
+def _is_replaced(lock: Lock) -> bool:
+    """Return whether the folder of a lock was deleted or replaced; such a lock is let go.
+
+    The file that is there now may be another server's, so it is not deleted.
+    """
+    if lock.file is None:  # the file system knows no locks
+        return False
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(lock.file), lock.path.stat()):
+            return False
+    os.close(lock.file)
+    lock.file = None
+    return True
 
 
 def _decoded(value: Any) -> Waiting:

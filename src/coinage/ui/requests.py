@@ -1,15 +1,16 @@
-"""Do during a run what the page asks for: previews now, a save now."""
+"""Do during a run what the page asks for: previews now, a save now, an end after this step."""
 
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Sequence
 
 from coinage.training.observers.base import Observer, Priority
 from coinage.training.observers.previews import Previewer
 from coinage.training.observers.saver import Saver
 from coinage.training.run import Run
-from coinage.ui.job import PREVIEW, SAVE, forget, is_asked
+from coinage.ui.job import PREVIEW, SAVE, STOP, forget, is_asked
 from coinage.ui.workspace import WordFolder
 
 log = logging.getLogger("coinage")
@@ -33,6 +34,9 @@ class Requests(Observer):
         self._previewers = [observer for observer in observers if isinstance(observer, Previewer)]
 
     def stepped(self, run: Run) -> None:
+        # The signal that asks too may have come while no handler could act on it
+        if is_asked(self._folder, STOP):
+            run.request_stop(signal.SIGTERM)
         if is_asked(self._folder, SAVE):
             if all(saver.save_now(run) for saver in self._savers):
                 log.info("saved word and state after step %d, as asked", run.step)

@@ -176,7 +176,7 @@ class _Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             log_config=None,
-            log_level="warning",
+            log_level="error",  # its warnings are about what strangers send
             timeout_graceful_shutdown=SECONDS_TO_END,
         )
         super().__init__(config)

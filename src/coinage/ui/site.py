@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from coinage.ui.alone import Alone
 from coinage.ui.models import Models
 from coinage.ui.queue import Queue
 from coinage.ui.tasks import Tasks
@@ -20,17 +20,18 @@ class Site:
         models: those that may be chosen.
         queue: of runs.
         tasks: processes that answer one question each.
-        lock: held while a list on the disk is read, changed and written.
+        lock: held while something on the disk is read, changed and written.
     """
 
     workspace: Workspace
     models: Models
     queue: Queue
     tasks: Tasks
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: Alone
 
     @classmethod
     def of(cls, workspace: Workspace, models: Models | None = None) -> Site:
         """Return the site of a workspace; its models are those that are allowed there."""
         tasks = Tasks(workspace.own / "tasks.log")
-        return cls(workspace, models or Models(workspace), Queue(workspace), tasks)
+        lock = Alone(workspace.own / ".lists.lock")
+        return cls(workspace, models or Models(workspace), Queue(workspace), tasks, lock)

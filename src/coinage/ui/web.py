@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from coinage.errors import CoinageError, Problem, described
@@ -77,9 +77,12 @@ async def read_json(request: Request) -> Any:
     """Return the value of a request's JSON.
 
     Raises:
-        CoinageError: it is not JSON in UTF-8, or nested too deeply.
+        CoinageError: it is not JSON in UTF-8, nested too deeply, or it broke off.
     """
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:  # nobody reads the answer
+        raise CoinageError("the request broke off", hint="send it again") from None
     try:
         return json.loads(body.decode() or "{}")
     except (ValueError, RecursionError):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 import unicodedata
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -37,12 +40,15 @@ from coinage.ui.workspace import (
     WordFolder,
     Workspace,
     read_json_or,
+    write_json,
 )
 
 EMBEDDINGS = (".safetensors", ".pt", ".bin")
+CARDS_FORMAT = 1  # of the file that keeps cards; another one is not read
+CARD_KEYS = {"id", "token", "state", "preview", "files", "changed", "source"}
 NOT_IDLE = ("queued", "starting", "running", "stopping")
 DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no folder's name on Windows
-DAMAGED = "its form is damaged; delete the word, and make it again"
+DAMAGED = "its form cannot be read; open the word, and the page says what to do"
 
 
 def new_word(workspace: Workspace, form: Form) -> WordFolder:
@@ -81,8 +87,9 @@ def copy_images(source: WordFolder, target: WordFolder) -> None:
     """
     try:
         for name in ("images", "masks", "thumbs"):
-            if (source.path / name).is_dir():
-                shutil.copytree(source.path / name, target.path / name, dirs_exist_ok=True)
+            place = source.owned(source.path / name)
+            if place.is_dir():  # links stay links, which are not followed
+                shutil.copytree(place, target.path / name, dirs_exist_ok=True, symlinks=True)
         if source.image_list.is_file():
             shutil.copyfile(source.image_list, target.image_list)
     except (OSError, shutil.Error) as error:
@@ -93,35 +100,67 @@ def copy_images(source: WordFolder, target: WordFolder) -> None:
 # What a browser is told
 
 
+Card = dict[str, Any]
+Known = dict[str, tuple[list[int], Card]]  # the stamp of each word that is idle, and its card
+
+
 class Cards:
-    """What the list shows of each word; a word is looked at again when one of its files has changed."""
+    """What the list shows of each word; a word is looked at again when one of its files has changed.
+
+    It is kept on the disk, so that a new server need not look at each word either.
+    """
 
     def __init__(self, site: Site) -> None:
-        self._site = site
-        self._known: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
+        self._workspace = site.workspace
+        self._lock = threading.Lock()
+        self._known: Known | None = None
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> list[Card]:
         """Return all words of the workspace that the page has made."""
-        known = {}
-        for word_id in self._site.workspace.word_ids():
-            folder = WordFolder(self._site.workspace.words / word_id)
-            stamp = _stamp(folder)
-            before = self._known.get(word_id)
-            if before and before[0] == stamp and before[1]["state"] not in NOT_IDLE:
-                known[word_id] = before
-            else:
-                known[word_id] = stamp, card_of(folder, self._site.workspace)
-        self._known = known
-        return [card for _, card in known.values()]
+        with self._lock:
+            before = self._read() if self._known is None else self._known
+            known: Known = {}
+            cards = []
+            for word_id in self._workspace.word_ids():
+                folder = WordFolder(self._workspace.words / word_id)
+                stamp = _stamp(folder)
+                seen = before.get(word_id)
+                card = seen[1] if seen and seen[0] == stamp else card_of(folder, self._workspace)
+                cards.append(card)
+                if card["state"] not in NOT_IDLE:
+                    known[word_id] = stamp, card
+            if known != before:
+                with suppress(CoinageError):  # it is only there to be fast
+                    write_json(self._file, {"format": CARDS_FORMAT, "words": known})
+            self._known = known
+            return cards
+
+    @property
+    def _file(self) -> Path:
+        return self._workspace.own / "cards.json"
+
+    def _read(self) -> Known:
+        """Return what the last server knew; {} if it cannot be used."""
+        try:
+            kept = read_json_or(self._file, {})
+            if kept["format"] != CARDS_FORMAT:
+                return {}
+            return {
+                word_id: (stamp, card)
+                for word_id, (stamp, card) in kept["words"].items()
+                if isinstance(card, dict) and card.keys() >= CARD_KEYS
+            }
+        except (CoinageError, KeyError, TypeError, ValueError, AttributeError):
+            return {}
 
 
-def _stamp(folder: WordFolder) -> tuple[int, ...]:
+def _stamp(folder: WordFolder) -> list[int]:
     """Return when the files that a card is made of have changed, nanoseconds.
 
     Files that are replaced change their folder too.
     """
     base = os.fspath(folder.path)
-    return tuple([_changed(base + name) for name in ("", "/job.json", "/output", "/output/sample")])
+    return [_changed(base + name) for name in ("", "/job.json", "/output", "/output/sample")]
 
 
 def _changed(path: str) -> int:
@@ -131,7 +170,7 @@ def _changed(path: str) -> int:
         return 0
 
 
-def card_of(folder: WordFolder, workspace: Workspace) -> dict[str, Any]:
+def card_of(folder: WordFolder, workspace: Workspace) -> Card:
     """Return what the list shows of a word."""
     job = read_job(folder)
     progress = _progress(folder)
@@ -175,7 +214,11 @@ def _progress(folder: WordFolder) -> dict[str, Any]:
 def files_of(folder: WordFolder, workspace: Workspace) -> list[dict[str, Any]]:
     """Return the embeddings that a word's runs have written, the newest first."""
     try:
-        found = [path for path in folder.output.iterdir() if path.suffix in EMBEDDINGS]
+        found = [
+            path
+            for path in folder.output.iterdir()
+            if path.suffix in EMBEDDINGS and not path.is_symlink()
+        ]
         stats = [(path.stat(), path) for path in found]
     except OSError:
         return []

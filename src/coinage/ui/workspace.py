@@ -25,6 +25,7 @@ LONGEST_WORD_ID = 64
 IMAGE_ID = re.compile(r"[0-9a-f]{12}")
 FILE_ID = re.compile(r"[0-9a-f]{16}")
 NO_SUCH_THING = "there is no such {} in the workspace"
+LEADS_OUT = "this is a link that leads out of the word's folder"
 
 
 class NotFoundError(CoinageError):
@@ -108,6 +109,21 @@ class WordFolder:
     def id(self) -> str:
         return self.path.name
 
+    def holds(self, path: Path) -> bool:
+        """Return whether a path lies inside the folder once all links are followed."""
+        return path.resolve().is_relative_to(self.path.resolve())
+
+    def owned(self, path: Path) -> Path:
+        """Return a path that lies inside the folder once all links are followed.
+
+        Raises:
+            CoinageError: it does not: nothing may be read or written there.
+        """
+        if not self.holds(path):
+            hint = "put what it leads to in its place"
+            raise CoinageError(LEADS_OUT, path.relative_to(self.path).as_posix(), hint)
+        return path
+
     @property
     def form(self) -> Path:
         """Return the file of what was chosen in the page."""
@@ -184,9 +200,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json_or(path: Path, default: Any) -> Any:
-    """Return what a JSON file holds; the default where it is not there.
+    """Return what a JSON file holds; the default where it is not there, or is a link.
 
     Raises:
         CoinageError: it is there and cannot be read.
     """
-    return read_json(path) if path.is_file() else default
+    return read_json(path) if path.is_file() and not path.is_symlink() else default

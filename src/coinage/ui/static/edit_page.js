@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { makeCaptionTools } from "./captions.js";
 import { makeChoices } from "./choices.js";
+import { makeDescriber } from "./describe.js";
 import { byId, el } from "./dom.js";
 import { makeFlags } from "./flags.js";
 import { makeSheet } from "./images.js";
@@ -20,6 +21,7 @@ const store = makeStore(id, { changed, saving });
 const choices = makeChoices(store);
 const sheet = makeSheet(id, store);
 const tools = makeCaptionTools(byId("caption-tools"), id, store);
+const describer = makeDescriber(byId("caption-tools"), id, store);
 const flags = makeFlags(byId("flags"), byId("flag-count"), store);
 const repeat = makeRepeat(byId("repeat"));
 makeUploads(id, store);
@@ -71,9 +73,14 @@ byId("show-crops").addEventListener("change", (event) => sheet.showCrops(event.t
 async function begin() {
   try {
     await store.load();
-    const [models, all] = await Promise.all([call("GET", "/models"), call("GET", `/flags?lang=${language}`)]);
+    const [models, all, captioners] = await Promise.all([
+      call("GET", "/models"),
+      call("GET", `/flags?lang=${language}`),
+      call("GET", "/captioners"),
+    ]);
     choices.setModels(models);
     flags.setFlags(all);
+    describer.setCaptioners(captioners);
   } catch (error) {
     report(error);
   }

@@ -64,7 +64,8 @@ export function makeStage(how = {}) {
     steps = [
       ...new Set(flat.filter((tile) => !tile.still).flatMap((tile) => tile.pictures.map((one) => one.step))),
     ].sort((a, b) => a - b);
-    const news = JSON.stringify(groups.map((group) => group.map((tile) => [tile.key, tile.text, tile.note])));
+    const aboutTile = (tile) => [tile.key, tile.text, tile.note, tile.word];
+    const news = JSON.stringify(groups.map((group) => group.map(aboutTile)));
     if (news !== plan) {
       plan = news;
       tiles.style.setProperty("--columns", how.columns ?? columnsFor(groups.map((group) => group.length)));

@@ -5,6 +5,18 @@ import { byId, el } from "./dom.js";
 import { act, clearProblems, problemList } from "./notices.js";
 import { t } from "./texts.js";
 
+// As the checks name them
+const FACTS = {
+  word: t("form.token"),
+  data: t("form.images"),
+  run: t("form.length"),
+  output: t("check.output"),
+  seed: t("check.seed"),
+  memory: t("check.memory"),
+  disk: t("check.disk"),
+  time: t("run.time"),
+};
+
 /**
  * Bind the buttons.
  * @param {string} id of the word
@@ -57,7 +69,7 @@ export function makeStart(id, store, found) {
             "dl.facts",
             {},
             ...facts.map(([name, value]) =>
-              el("div", {}, el("dt", { text: name }), el("dd", { text: value })),
+              el("div", {}, el("dt", { text: FACTS[name] ?? name }), el("dd", { lang: "en", text: value })),
             ),
           )
         : "",

@@ -59,7 +59,7 @@ function showChips() {
   const usable = words.filter((word) => word.files?.length);
   const chips = usable.map((word) => chip(word, word.files[0]));
   byId("chips").replaceChildren(...(chips.length ? chips : [el("p.soft", { text: t("try.none") })]));
-  const at = usable.findIndex((word) => word.id === wanted);
+  const at = wanted || usable.length !== 1 ? usable.findIndex((word) => word.id === wanted) : 0;
   if (at >= 0) {
     byId("prompt").value = "a photo of ";
     chips[at].click();
