@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # that a CPU alone has.
 DIFFER = re.compile(
     r"step \d|device |start |encoding images|drawing|--mixed_precision fp16 is for GPUs"
-    r"|note: computing in "
+    r"|note: computing in |warning: --mixed_precision bf16: this processor|hint: use --mixed_precision no"
 )
 CHECKED = (
     "works in AUTOMATIC1111, Forge, ComfyUI, InvokeAI, "

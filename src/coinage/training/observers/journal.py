@@ -95,7 +95,7 @@ class Journal(Observer):
             }
             for one in sorted(losses, key=lambda one: one.gain)
         ]
-        self._write({"step": run.step, "images": images})
+        self._write({"images": images})
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._unwritten += json.dumps(entry).encode() + b"\n"
