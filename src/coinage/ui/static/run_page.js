@@ -218,8 +218,9 @@ listen(`/words/${id}/events`, {
     drawCurves();
   },
   steps(lines) {
-    // The last step has a line of its own about the images
-    for (const line of lines) steps.set(line.step, { ...steps.get(line.step), ...line });
+    // What is said of the images at the end is of no step, or has a line beside the last step's
+    for (const line of lines)
+      if (Number.isFinite(line.step)) steps.set(line.step, { ...steps.get(line.step), ...line });
     drawCurves();
   },
   previews: showPreviews,
