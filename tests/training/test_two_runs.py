@@ -13,7 +13,7 @@ import pytest
 from coinage.checks import make_plans
 from coinage.errors import ConfigError, Findings
 from coinage.runs.files import earlier_files, rest_of, set_aside, tidy
-from coinage.runs.lock import claim
+from coinage.runs.lock import claim, hold
 from coinage.runs.states import latest_state
 from tests.helpers import config_for, trained
 
@@ -71,6 +71,19 @@ def test_a_second_run_of_a_name_is_refused_until_the_first_has_ended(
     assert lock.is_file()
     checked.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """The folder was replaced meanwhile, and another process holds the name there."""
+    path = tmp_path / ".zibu.lock"
+    first = hold(path)
+    path.unlink()
+    second = hold(path)
+    assert first and second
+    first.release()
+    assert path.exists()
+    second.release()
+    assert not path.exists()
 
 
 def test_a_folder_without_locks_stops_nobody(

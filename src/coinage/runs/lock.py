@@ -35,10 +35,12 @@ class Lock:
         """Give the name free."""
         file, self.file = self.file, None
         if file is not None and self.process == os.getpid():
+            is_ours = _is_at(self.path, file)
             with suppress(OSError):
                 if os.name == "nt":
                     os.close(file)  # there an open file cannot be deleted
-                self.path.unlink()
+                if is_ours:
+                    self.path.unlink()
             with suppress(OSError):
                 os.close(file)
 
