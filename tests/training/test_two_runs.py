@@ -79,7 +79,8 @@ def test_a_lock_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     first = hold(path)
     path.unlink()
     second = hold(path)
-    assert first and second
+    assert first
+    assert second
     first.release()
     assert path.exists()
     second.release()
