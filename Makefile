@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test coverage test-slow test-fuzz test-perf check docs full-size-check gpu-check format model clean
+.PHONY: demo test coverage test-browser test-slow test-fuzz test-perf check docs full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -19,6 +19,10 @@ coverage: $(READY)
 	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+# The page of `coinage ui`, as people use it, in the system's Chromium.
+test-browser: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not slow" tests/ui $(ARGS)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -18,7 +18,7 @@ from tests.ui.serving import Server, Visit, has_count, has_text, shown
 from tests.ui.worlds import wait_for
 
 __all__ = ["browser"]
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.browser]
 EXAMPLE = sorted((HERE / "static" / "example").glob("*.png"))
 CAPTIONS = [
     "solid cyan zibu on a black background",

@@ -61,6 +61,7 @@ def post(client: TestClient, address: str, **values: Any) -> Any:
     return answer.json()
 
 
+@pytest.mark.browser
 def test_a_run_outlives_its_server_draws_saves_stops_and_goes_on(
     site: Site, moon_dataset: Path
 ) -> None:

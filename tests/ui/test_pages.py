@@ -22,7 +22,7 @@ from tests.ui.serving import Server, Visit, has_count, has_text, shown
 from tests.ui.sites import client_of, make_site, picture
 
 __all__ = ["browser"]
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.browser]
 HOSTILE = '<img src=x onerror="document.title=1">"\'&'
 LOOKS = [("en-US", "dark", 375), ("ja-JP", "light", 1280)]
 MORE_LOOKS = [("en-US", "light", 1280), ("ja-JP", "light", 375), ("ja-JP", "dark", 2560)]
@@ -240,7 +240,7 @@ def test_the_keyboard_is_enough(
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog #more-steps")
     page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    page.wait_for_selector("dialog", state="detached")
     assert page.evaluate("document.activeElement.closest('#actions') !== null")
     assert visit.told == []
     visit.close()
