@@ -36,12 +36,12 @@ class Lock:
         file, self.file = self.file, None
         if file is not None and self.process == os.getpid():
             is_ours = _is_at(self.path, file)
-            with suppress(OSError):
-                if os.name == "nt":
-                    os.close(file)  # there an open file cannot be deleted
-                if is_ours:
+            if os.name == "nt":  # there an open file cannot be deleted
+                os.close(file)
+            if is_ours:
+                with suppress(OSError):
                     self.path.unlink()
-            with suppress(OSError):
+            if os.name != "nt":  # closed twice, a number may be another file's by then
                 os.close(file)
 
     def take(self, findings: Findings) -> None:

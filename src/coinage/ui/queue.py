@@ -252,17 +252,13 @@ class Queue:
 
 
 def _is_replaced(lock: Lock) -> bool:
-    """Return whether the folder of a lock was deleted or replaced; such a lock is let go.
-
-    The file that is there now may be another server's, so it is not deleted.
-    """
+    """Return whether the folder of a lock was deleted or replaced; such a lock is let go."""
     if lock.file is None:  # the file system knows no locks
         return False
     with suppress(OSError):
         if os.path.samestat(os.fstat(lock.file), lock.path.stat()):
             return False
-    os.close(lock.file)
-    lock.file = None
+    lock.release()
     return True
 
 
