@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coinage.system import nvidia
-from coinage.system.nvidia import Card, find_card
+from coinage.system.nvidia import Card, card_numbers, find_card
 
 OLD = """\
 case "$1" in *compute_cap*) echo 'Field "compute_cap" is not a valid field to query.'; exit 2;; esac
@@ -50,6 +50,26 @@ def test_what_nvidia_smi_says(
     program(tmp_path, text)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert find_card() == due
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("printf '0\\n1\\n'", ["0", "1"]),
+        ("echo 0", ["0"]),
+        ("echo 'No devices were found'", []),
+        ("echo 0; exit 18", []),
+        ("exec sleep 60", []),
+    ],
+)
+def test_the_numbers_of_the_cards(
+    text: str, due: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, text)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if "sleep" in text:
+        monkeypatch.setattr(nvidia, "SECONDS", 0.2)
+    assert card_numbers() == due
 
 
 def test_a_driver_that_hangs_is_not_waited_for(

@@ -11,19 +11,17 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/\S*")
 LOOK = 60_000  # milliseconds; a busy machine is not a fault
 
 
+def ui_command(folder: Path, *more: str) -> list[str]:
+    """The command that serves a folder, without a browser."""
+    program = [sys.executable, "-m", "coinage.cli.main"]
+    return [*program, "ui", str(folder), "--no-browser", *more]
+
+
 class Server:
     """`coinage ui` in a process of its own."""
 
     def __init__(self, folder: Path, *more: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "coinage.cli.main",
-            "ui",
-            str(folder),
-            "--no-browser",
-            *more,
-        ]
+        command = ui_command(folder, *more)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         for line in self.process.stdout:

@@ -21,6 +21,7 @@ from coinage.ui.images import store_image
 from coinage.ui.server import PORT, Settings, opened_socket, site_of
 from coinage.ui.workspace import WordFolder
 from tests.helpers import captured
+from tests.ui.serving import ui_command
 from tests.ui.sites import picture
 
 ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -29,16 +30,7 @@ ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read
 @contextmanager
 def served(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run `coinage ui`; yields the process and the address that it prints."""
-    command = [
-        sys.executable,
-        "-m",
-        "coinage.cli.main",
-        "ui",
-        str(folder),
-        "--no-browser",
-        "--port=0",
-        *words,
-    ]
+    command = ui_command(folder, "--port=0", *words)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

@@ -35,7 +35,7 @@ class Lock:
         """Give the name free."""
         file, self.file = self.file, None
         if file is not None and self.process == os.getpid():
-            is_ours = _is_at(self.path, file)
+            is_ours = is_at(self.path, file)
             if os.name == "nt":  # there an open file cannot be deleted
                 os.close(file)
             if is_ours:
@@ -129,7 +129,7 @@ def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
                 f"wait for {shown}, or end it; or choose another --output_name or --output_dir",
             )
             return None
-        if _is_at(path, file):
+        if is_at(path, file):
             break
         os.close(file)  # the run before has just deleted it
     with suppress(OSError):
@@ -165,7 +165,7 @@ def _owner(file: int) -> str:
         return ""
 
 
-def _is_at(path: Path, file: int) -> bool:
+def is_at(path: Path, file: int) -> bool:
     """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())

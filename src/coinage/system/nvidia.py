@@ -47,16 +47,8 @@ def _asked(program: str) -> Card | None:
     """Return the card that `nvidia-smi` shows; None if it shows none."""
     said = ""
     for query in QUERIES:
-        command = [program, f"--query-gpu={query}", "--format=csv,noheader"]
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=SECONDS,
-            )
+            done = _answered(program, query)
         except subprocess.TimeoutExpired:
             return Card(failure=f"nvidia-smi did not answer within {SECONDS} seconds")
         except OSError:
@@ -67,6 +59,35 @@ def _asked(program: str) -> Card | None:
         if "valid field" not in done.stdout + done.stderr:
             break
     return None if "no devices" in said.lower() else Card(failure=said)
+
+
+def _answered(program: str, query: str) -> subprocess.CompletedProcess[str]:
+    """Ask `nvidia-smi` for a table of all cards.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: it does not answer.
+    """
+    return subprocess.run(
+        [program, f"--query-gpu={query}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=SECONDS,
+    )
+
+
+def card_numbers() -> list[str]:
+    """Return the numbers of this machine's NVIDIA cards, as far as `nvidia-smi` tells them."""
+    program = shutil.which("nvidia-smi")
+    try:
+        done = _answered(program, "index") if program else None
+    except (OSError, subprocess.SubprocessError):
+        return []
+    if done is None or done.returncode:
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip().isdecimal()]
 
 
 def _card_in(answer: str) -> Card | None:

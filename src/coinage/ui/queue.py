@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from datetime import time as TimeOfDay
 from typing import Any, Literal
 
 from coinage.errors import CoinageError
-from coinage.runs.lock import Lock, hold
+from coinage.runs.lock import Lock, hold, is_at
 from coinage.system.typed_json import decode
 from coinage.ui.alone import Alone
 from coinage.ui.job import Job, read_job
@@ -255,9 +253,8 @@ def _is_replaced(lock: Lock) -> bool:
     """Return whether the folder of a lock was deleted or replaced; such a lock is let go."""
     if lock.file is None:  # the file system knows no locks
         return False
-    with suppress(OSError):
-        if os.path.samestat(os.fstat(lock.file), lock.path.stat()):
-            return False
+    if is_at(lock.path, lock.file):
+        return False
     lock.release()
     return True
 

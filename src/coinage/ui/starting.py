@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from coinage.errors import CoinageError
+from coinage.system.nvidia import card_numbers
 from coinage.ui.job import PREVIEW, SAVE, STOP, Job, forget, read_job, write_job
 from coinage.ui.processes import start
 from coinage.ui.queue import Entry, Queue
@@ -19,7 +18,6 @@ from coinage.ui.workspace import NotFoundError, WordFolder, Workspace
 
 log = logging.getLogger("coinage")
 TICK = 1.0  # seconds between looks at the queue
-SECONDS = 5  # that nvidia-smi may take
 
 
 def words_of(folder: WordFolder, entry: Entry) -> list[str]:
@@ -102,15 +100,5 @@ async def start_due(queue: Queue, before: Callable[[], Awaitable[None]]) -> list
 
 def find_devices() -> Sequence[str]:
     """Return the numbers of the GPUs if there are several, so that each may have a run; ("",) otherwise."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ("",)
-    command = [program, "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(  # noqa: S603 - a program of the system, without a shell
-            command, capture_output=True, text=True, check=True, timeout=SECONDS
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ("",)
-    numbers = [line.strip() for line in done.stdout.splitlines() if line.strip().isdecimal()]
+    numbers = card_numbers()
     return numbers if len(numbers) > 1 else ("",)
