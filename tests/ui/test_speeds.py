@@ -31,7 +31,9 @@ def test_the_newest_run_of_the_same_model_and_size_tells(tmp_path: Path) -> None
     run_of(workspace, "new", 20, 16.0, token_string="new")
     run_of(workspace, "large", 30, 1.0, resolution="512")
     run_of(workspace, "twice", 40, 4.0, gradient_accumulation_steps=2)
+    run_of(workspace, "small", 50, 2.0, low_memory=True)
     assert known(workspace) == Speed(0.25, "new")
+    assert known(workspace, low_memory=True) == Speed(2.0, "small")
     assert known(workspace, resolution="512") == Speed(4.0, "large")
     assert known(workspace, gradient_accumulation_steps=2) == Speed(2.0, "twice")
     assert known(workspace, pretrained_model_name_or_path="/m/b") is None

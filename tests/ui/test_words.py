@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from coinage.demo.run import MODELS
 from coinage.errors import CoinageError
+from coinage.runs.files import FORMATS
 from coinage.ui.job import Job, write_job
 from coinage.ui.models import Models
 from coinage.ui.site import Site
@@ -317,3 +318,15 @@ def test_models_of_the_hub(tmp_path: Path) -> None:
     assert found.source == "some/model"
     with pytest.raises(NotFoundError):
         site.models.find("../../etc")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_word_has_its_file_in_every_format_of_a_run(
+    site: Site, client: TestClient, suffix: str
+) -> None:
+    word = client.post("/api/words", json={"token": "zibu"}).json()["id"]
+    folder = site.workspace.word(word)
+    folder.output.mkdir()
+    (folder.output / f"zibu{suffix}").write_bytes(b"12345")
+    (file,) = client.get(f"/api/words/{word}").json()["files"]
+    assert file["name"] == f"zibu{suffix}"

@@ -20,7 +20,7 @@ ALIKE = (
     "gradient_accumulation_steps",
     "mixed_precision",
     "gradient_checkpointing",
-    "lowram",
+    "low_memory",
 )
 
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from coinage.errors import CoinageError, ConfigError
+from coinage.runs.files import FORMATS
 from coinage.ui.form import (
     Form,
     form_problems,
@@ -43,7 +44,6 @@ from coinage.ui.workspace import (
     write_json,
 )
 
-EMBEDDINGS = (".safetensors", ".pt", ".bin")
 SEEN = ("", "/word.json", "/images.json", "/job.json", "/output", "/output/sample")
 CARDS_FORMAT = 1  # of the file that keeps cards; another one is not read
 CARD_KEYS = {"id", "token", "state", "preview", "files", "changed", "source"}
@@ -218,7 +218,7 @@ def files_of(folder: WordFolder, workspace: Workspace) -> list[dict[str, Any]]:
         found = [
             path
             for path in folder.output.iterdir()
-            if path.suffix in EMBEDDINGS and not path.is_symlink()
+            if path.suffix in FORMATS and not path.is_symlink()
         ]
         stats = [(path.stat(), path) for path in found]
     except OSError:
