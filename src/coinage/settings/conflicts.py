@@ -7,6 +7,8 @@ from coinage.settings.defaults import AUTO
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.scripts import Script
 
+MOST_HEAVY = 1.75  # beyond it, and below -1, places would lie outside of the range
+LEAST_EXPONENT = -500  # below it a density is too small for numbers
 KEEP_ONE = "keep one of them"
 
 
@@ -43,9 +45,29 @@ def _check_timesteps(values: FlagValues, findings: Findings) -> None:
     if low >= high:
         what = f"--min_timestep {low} must be below --max_timestep {high}"
         findings.error(what, hint="they may be 0 to 1000")
+    _check_distribution(values, findings)
     if values.adaptive_noise_scale and not values.noise_offset:
         what = "--adaptive_noise_scale needs --noise_offset"
         findings.error(what, hint="add --noise_offset 0.05")
+
+
+def _check_distribution(values: FlagValues, findings: Findings) -> None:
+    """Find numbers with which a distribution of timesteps would be none."""
+    kind, weight, bias = values.timestep_distribution, values.noising_weight, values.noising_bias
+    what = f"--timestep_distribution {kind} with --noising_weight {weight:g}"
+    ends = (-0.5 - bias, 0.5 - bias)  # distances from its middle
+    if kind == "heavy_tail" and not -1 <= weight <= MOST_HEAVY:
+        findings.error(f"{what}: its weight is at most {MOST_HEAVY}", hint="use -1 to 1.75")
+    elif kind == "logit_normal" and weight <= -1:
+        findings.error(f"{what}: its spread is 1 more, which must be above 0", hint="0 is usual")
+    elif kind == "sigmoid" and max(weight * end for end in ends) < LEAST_EXPONENT:
+        hint = "use a smaller --noising_bias or --noising_weight"
+        findings.error(f"{what} and --noising_bias {bias:g} leaves no timestep", hint=hint)
+    elif kind == "inverted_parabola":
+        nearest = 0 if ends[0] < 0 < ends[1] else min(map(abs, ends))
+        if weight * nearest**2 >= 2:
+            hint = "use a smaller --noising_bias or --noising_weight"
+            findings.error(f"{what} and --noising_bias {bias:g} leaves no timestep", hint=hint)
 
 
 def _check_start(values: FlagValues, findings: Findings) -> None:
