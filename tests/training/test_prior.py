@@ -65,11 +65,11 @@ def test_masks_are_ignored_as_often_as_asked(tmp_path: Path) -> None:
         with_masks(tmp_path, 255, left_only=True), tmp_path / "o", "--unmasked_probability=0.3"
     )
     ignored = []
-    for epoch in range(12):
+    for epoch in range(6):
         for group in run.epoch_inputs(epoch):
             mask = group.batches[0].mask
             ignored += [1.0] * 4 if mask is None else mask.flatten(1).amin(dim=1).tolist()
-    assert 0.2 < sum(ignored) / len(ignored) < 0.4
+    assert 0.15 < sum(ignored) / len(ignored) < 0.45
     whole = prepared(
         with_masks(tmp_path / "b", 255, left_only=True), tmp_path / "o", "--unmasked_probability=1"
     )
@@ -207,6 +207,7 @@ def test_a_run_with_all_of_it_goes_on_as_if_it_had_never_stopped(tmp_path: Path)
     assert not torch.equal(rows_of(whole), rows_of(plain))
 
 
+@pytest.mark.slow
 def test_two_words_learn_with_priors_as_each_alone(tmp_path: Path) -> None:
     file = all_together(tmp_path)
     plain = dataset(tmp_path / "plain")
