@@ -31,7 +31,8 @@ from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {ROOT / "docs" / "reference" / "flags.md"}  # `make check` compares it with the table
+# `make check` compares them with their tables
+GENERATED = {ROOT / "docs" / "reference" / "flags.md", ROOT / "docs" / "compared.md"}
 PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - GENERATED)
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 # These programs are not run here: `check_*` below reads their commands instead.
