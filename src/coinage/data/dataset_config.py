@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from coinage.config import (
     BucketConfig,
@@ -18,6 +18,7 @@ from coinage.config import (
     SpecialTags,
     SubsetConfig,
     TagDropout,
+    Template,
 )
 from coinage.data.dataset_keys import caption_rules_in, check_ranges, image_rules_in, shown
 from coinage.errors import Findings
@@ -50,7 +51,7 @@ class DatasetDefaults:
     """What the command line supplies to every dataset."""
 
     layers: tuple[Layer, ...]  # defaults, then given flags
-    template: Literal["object", "style"] | None = None
+    template: Template | None = None
     cached: bool = False  # latents are cached: pixels must not vary
     bucket_unit: int = 64  # bucket sides are multiples of this: 64 for SD 1.x and 2.x, 32 for SDXL
     as_reference: bool = False
