@@ -34,7 +34,7 @@ AUTO_PRECISION: Final = "auto"
 TagDropout = Literal["random", "full", "random_weighted"]
 SpecialTags = Literal["whitelist", "blacklist"]
 TimestepDistribution = Literal[
-    "uniform", "logit_normal", "heavy_tail", "cos_map", "sigmoid", "inverted_parabola"
+    "uniform", "logit_normal", "heavy_tail", "beta", "cos_map", "sigmoid", "inverted_parabola"
 ]
 # Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 LEAST_MASK = 0.02

@@ -59,6 +59,18 @@ def test_places_have_the_density_of_their_distribution(kind: str) -> None:
     np.testing.assert_allclose(expected, (np.arange(COUNT) + 0.5) / COUNT, atol=2e-3)
 
 
+@pytest.mark.parametrize(("a", "b"), [(0.3, 1.0), (1.0, 0.4), (0.5, 0.5), (2.0, 5.0), (60.0, 40.0)])
+def test_beta_has_its_moments_and_where_they_are_known_its_quantiles(a: float, b: float) -> None:
+    places = quantiles(timesteps="beta", timestep_weight=a, timestep_bias=b)
+    assert abs(places.mean() - a / (a + b)) < 1e-3
+    assert abs(places.var() - a * b / ((a + b) ** 2 * (a + b + 1))) < 1e-3
+    u = (np.arange(COUNT) + 0.5) / COUNT
+    if b == 1:
+        np.testing.assert_allclose(places, u ** (1 / a), atol=3e-4)
+    if a == 1:
+        np.testing.assert_allclose(places, 1 - (1 - u) ** (1 / b), atol=3e-4)
+
+
 @pytest.mark.parametrize("weight", [-1.0, 0.0, 1.29, 1.75])
 def test_heavy_tails_are_as_their_authors_have_them(weight: float) -> None:
     places = quantiles(timesteps="heavy_tail", timestep_weight=weight)
@@ -77,9 +89,11 @@ def test_a_shift_moves_places_towards_noise() -> None:
     assert quantiles(timestep_shift=0.5).mean() < 0.5 < places.mean()
 
 
-@pytest.mark.parametrize("kind", ["uniform", "heavy_tail", *DENSITIES])
+@pytest.mark.parametrize("kind", ["uniform", "heavy_tail", "beta", *DENSITIES])
 def test_steps_stay_in_their_range_and_depend_on_their_generators_alone(kind: Any) -> None:
-    settings: dict[str, Any] = DENSITIES.get(kind, ({"timestep_weight": 0.5},))[0]
+    settings: dict[str, Any] = DENSITIES.get(
+        kind, ({"timestep_weight": 0.5, "timestep_bias": 0.5},)
+    )[0]
     config = NoiseConfig(timesteps=kind, min_timestep=200, max_timestep=210, **settings)
     generators = [generator_for("t", i) for i in range(300)]
     steps = SCHEDULE.draw_times(config, generators)

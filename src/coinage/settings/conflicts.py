@@ -8,6 +8,7 @@ from coinage.settings.flag_values import FlagValues
 from coinage.settings.scripts import Script
 
 MOST_HEAVY = 1.75  # beyond it, and below -1, places would lie outside of the range
+MOST_BETA = 100
 LEAST_EXPONENT = -500  # below it a density is too small for numbers
 KEEP_ONE = "keep one of them"
 
@@ -58,6 +59,9 @@ def _check_distribution(values: FlagValues, findings: Findings) -> None:
     ends = (-0.5 - bias, 0.5 - bias)  # distances from its middle
     if kind == "heavy_tail" and not -1 <= weight <= MOST_HEAVY:
         findings.error(f"{what}: its weight is at most {MOST_HEAVY}", hint="use -1 to 1.75")
+    elif kind == "beta" and not (0 < weight <= MOST_BETA and 0 < bias <= MOST_BETA):
+        what = "--timestep_distribution beta needs --noising_weight and --noising_bias above 0"
+        findings.error(f"{what}, up to {MOST_BETA}", hint="1 for both is even; 0.5 and 1 is usual")
     elif kind == "logit_normal" and weight <= -1:
         findings.error(f"{what}: its spread is 1 more, which must be above 0", hint="0 is usual")
     elif kind == "sigmoid" and max(weight * end for end in ends) < LEAST_EXPONENT:

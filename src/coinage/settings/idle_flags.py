@@ -97,7 +97,7 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
             v.timestep_distribution in ("uniform", "cos_map", "heavy_tail")
             or (v.timestep_distribution != "logit_normal" and not v.noising_weight)
         ),
-        "has no effect: it is for logit_normal, and with --noising_weight for sigmoid and inverted_parabola",
+        "has no effect: it is for logit_normal, beta, and with a weight sigmoid and inverted_parabola",
     ),
     (
         "autopilot",
