@@ -40,7 +40,7 @@ SETTINGS = (
         "masks, normalized, prior preservation 1",
         (MASKS, NORMAL, "--masked_prior_preservation_weight=1"),
     ),
-    Setting("no masks, prior prediction beside", ("--dataset_config={beside}",)),
+    Setting("no masks, prior prediction beside"),
 )
 OTHERS, SAMPLES = (
     24,
@@ -52,8 +52,10 @@ GRAY = 24  # of 255: what differs less from the ground is ground
 class MaskLab(Lab):
     """Datasets with masks, and with a subset beside whose target is the model's own prediction."""
 
+    beside = False  # whether that subset is used
+
     def dataset(self, word: Word) -> Path:
-        """The word's images and captions, with masks and another dataset file, written once."""
+        """The word's images and captions, with masks and with pictures beside, written once."""
         data = super().dataset(word)
         masks = data.parent / "masks"
         if not masks.exists():
@@ -61,7 +63,7 @@ class MaskLab(Lab):
             for image in sorted((data.parent / "images").glob("*.png")):
                 _mask_of(Image.open(image)).save(masks / image.name)
             self._write_beside(word, data)
-        return data
+        return data.with_name("beside.toml") if self.beside else data
 
     def _write_beside(self, word: Word, data: Path) -> None:
         """Write the same dataset with pictures beside: other things of all colours, on all grounds.
@@ -87,9 +89,9 @@ class MaskLab(Lab):
 
     def config(self, word: Word, setting: Setting, steps: int) -> TrainConfig:
         """The training command's configuration, with the word's own folders in its flags."""
-        folder = self.dataset(word).parent
-        names = {"masks": folder / "masks", "beside": folder / "beside.toml"}
-        flags = tuple(flag.format(**names) for flag in setting.flags)
+        self.beside = setting.name.endswith("beside")
+        masks = self.dataset(word).parent / "masks"
+        flags = tuple(flag.format(masks=masks) for flag in setting.flags)
         return super().config(word, replace(setting, flags=flags), steps)
 
 
