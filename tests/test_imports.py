@@ -22,6 +22,7 @@ RANK = {
     "demo": 10,
     **dict.fromkeys(("doctor", "ui"), 11),
     "cli": 12,
+    **dict.fromkeys(("train_textual_inversion", "sdxl_train_textual_inversion"), 13),
 }
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")
