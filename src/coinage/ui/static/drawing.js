@@ -49,7 +49,7 @@ export function makeDrawing(id, request, words) {
     const show = () => {
       const map = acts.mapOf(picture);
       const file = `${picture.number}${map}`;
-      const label = map ? t("try.acts.in", { token: acts.word(), label: plain }) : plain;
+      const label = map ? t("try.acts.in", { token: acts.word(), label: seed }) : plain;
       image.src = `/api/try/${id}/${file}.png`;
       button.setAttribute("aria-label", t("try.enlarge", { label }));
       button.onclick = () => enlarge(file, label, picture);
