@@ -35,7 +35,7 @@ from coinage.models.word_attention import (
     upsampled,
     watched,
 )
-from coinage.report.word_maps import heat, resized
+from coinage.report.word_maps import heat
 from quality import interval
 from quality_lab import REACHABLE, Kept, Lab, Setting, Word, words_for
 
@@ -101,7 +101,7 @@ def seen(model: Model, lab: Lab, word: Word, kept: Kept) -> Seen:
 def share(word_map: Map, mask: Mask) -> float:
     """The part of a map's heat that lies within a mask."""
     height, width = mask.shape
-    spread = resized(heat(word_map), (width, height))
+    spread = heat(word_map, (width, height))
     return float(spread[mask].sum() / spread.sum())
 
 

@@ -11,7 +11,7 @@ from coinage.demo.reader import objects_in
 from coinage.demo.run import MODEL
 from coinage.demo.score import prompt_for
 from coinage.embeddings.word import Word
-from coinage.report.word_maps import heat, resized
+from coinage.report.word_maps import heat
 
 SHAPES = {"circle": "zuba", "star": "zube", "heart": "zubi", "arrow": "zubo"}
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
@@ -36,7 +36,7 @@ def test_a_shapes_word_acts_on_the_shape() -> None:
         (word_map,) = drawn.word_maps.values()
         _, objects = objects_in(drawn.pixels)
         mask = np.logical_or.reduce(objects)
-        spread = resized(heat(word_map), (64, 64))
+        spread = heat(word_map, (64, 64))
         shares.append(spread[mask].sum() / spread.sum())
         areas.append(mask.mean())
     assert np.mean(areas) < 0.3

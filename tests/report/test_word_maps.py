@@ -8,20 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinage.report.word_maps import LAYER_SIDE, heat, layer_url, map_path, overlay, resized
+from coinage.report.word_maps import LAYER_SIDE, heat, layer_url, map_path, overlay
 
-SPOT = np.ones((4, 6), dtype=np.float32)
+SPOT = np.full((4, 6), 0.9, dtype=np.float32)
 SPOT[1, 2] = 3.0
 SPOT[3, 5] = 0.5
 
 
 def test_heat_is_what_exceeds_the_mean() -> None:
-    found = heat(SPOT)
+    found = heat(SPOT, (6, 4))
     assert found[1, 2] == 1
     assert found.sum() == 1
-    faint = heat(np.where(SPOT > 1, np.float32(1.1), np.float32(0.99)))
+    faint = heat(np.where(SPOT > 1, np.float32(1.1), np.float32(0.99)), (6, 4))
     assert faint.max() == pytest.approx(0.2), "hardly above the mean: no bright spot"
-    assert heat(np.ones((2, 2), dtype=np.float32)).max() == 0
+    assert heat(np.ones((2, 2), dtype=np.float32), (2, 2)).max() == 0
+    fine = heat(SPOT, (60, 40))
+    assert fine[14:16, 24:26].min() > 0.9
+    assert (fine > 0).sum() < 20**2
 
 
 def test_a_picture_is_grey_but_where_the_word_acts() -> None:
@@ -31,7 +34,6 @@ def test_a_picture_is_grey_but_where_the_word_acts() -> None:
     colourful = shown.max(-1) - shown.min(-1)
     assert colourful[35:, :20].max() == 0
     assert colourful[15, 25] > 60
-    assert resized(heat(SPOT), (60, 40))[14:16, 24:26].min() > 0.9
 
 
 def test_more_heat_is_lighter_to_an_eye_that_sees_no_colours() -> None:
@@ -43,7 +45,8 @@ def test_more_heat_is_lighter_to_an_eye_that_sees_no_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"), [((4, 6), (6, 4)), ((128, 64), (LAYER_SIDE // 2, LAYER_SIDE))]
+    ("shape", "size"),
+    [((4, 8), (LAYER_SIDE, LAYER_SIDE // 2)), ((128, 64), (LAYER_SIDE // 2, LAYER_SIDE))],
 )
 def test_a_layer_is_small(shape: tuple[int, int], size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)

@@ -24,27 +24,24 @@ GREY_LIGHT = 0.6  # brightness of the picture in grey
 # The hottest place has at least this much more than the mean before it gets the last colour: a word
 # that acts everywhere alike shows no spots
 LEAST_EXCESS = 0.5
-LAYER_SIDE = 32  # most cells along a side of a layer
+LAYER_SIDE = 32  # pixels: the longer side of a layer
 
 
-def heat(word_map: Floats) -> Floats:
+def heat(word_map: Floats, size_wh: tuple[int, int]) -> Floats:
     """Return how much a word acts at each place beyond what it would if it acted everywhere alike.
 
     Args:
         word_map: attention relative to its mean, [h, w].
+        size_wh: of the result, which is smooth between the cells of the map.
 
     Returns:
-        [h, w] in 0..1; 1 is the hottest place, unless it is hardly above the mean.
+        [H, W] in 0..1; 1 is the hottest place, unless it is hardly above the mean.
     """
-    excess = np.maximum(word_map - 1, 0)
-    scaled: Floats = (excess / max(float(excess.max()), LEAST_EXCESS)).astype(np.float32)
+    image = Image.fromarray(word_map.astype(np.float32))
+    resized = np.asarray(image.resize(size_wh, Image.Resampling.BILINEAR))
+    excess = np.maximum(resized - 1, 0)
+    scaled: Floats = excess / max(float(excess.max()), LEAST_EXCESS)
     return scaled
-
-
-def resized(values: Floats, size_wh: tuple[int, int]) -> Floats:
-    """Return [h, w] values at another size, [H, W], smooth in between."""
-    image = Image.fromarray(values.astype(np.float32))
-    return np.asarray(image.resize(size_wh, Image.Resampling.BILINEAR))
 
 
 def overlay(pixels: Pixels, word_map: Floats) -> Pixels:
@@ -55,7 +52,7 @@ def overlay(pixels: Pixels, word_map: Floats) -> Pixels:
         word_map: attention relative to its mean, of any size.
     """
     height, width = pixels.shape[:2]
-    layer = _coloured(resized(heat(word_map), (width, height)))
+    layer = _coloured(heat(word_map, (width, height)))
     grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
     cover = layer[..., 3:] / 255
     mixed = GREY_LIGHT * grey * (1 - cover) + layer[..., :3] * cover
@@ -66,9 +63,9 @@ def overlay(pixels: Pixels, word_map: Floats) -> Pixels:
 def layer_url(word_map: Floats) -> str:
     """Return the colours alone as the data URL of a small PNG, which a page lays over the picture."""
     height, width = word_map.shape
-    scale = min(1.0, LAYER_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    layer = _coloured(resized(heat(word_map), size))
+    scale = LAYER_SIDE / max(height, width)
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    layer = _coloured(heat(word_map, size_wh))
     buffer = io.BytesIO()
     Image.fromarray(layer.round().astype(np.uint8)).save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

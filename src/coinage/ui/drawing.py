@@ -232,7 +232,8 @@ class Drawings:
             NotFoundError: there is none.
         """
         path = self.folder(drawing_id) / f"{number}.png"
-        if not NUMBER.fullmatch(number) or not path.is_file() or not self._site.workspace.holds(path):
+        is_name = NUMBER.fullmatch(number)
+        if not is_name or not path.is_file() or not self._site.workspace.holds(path):
             raise NotFoundError("picture")
         return path
 
