@@ -39,6 +39,7 @@ check: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/flag_page.py --check
+	@$(BIN)/python tools/compared_page.py --check
 
 # Without network; a broken link or a name that is gone is an error.
 docs: $(READY)
@@ -55,6 +56,7 @@ format: $(READY)
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/python tools/flag_page.py
+	@$(BIN)/python tools/compared_page.py
 
 model: $(READY)
 	@$(BIN)/python tools/build_demo_world.py --out build/demo_world $(ARGS)

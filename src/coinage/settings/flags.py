@@ -347,6 +347,7 @@ _OWN = _rows(
     _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative"), per_word=True),
     _own("--on_problem", "str", "stop", "What to do when a run turns out useless: before the first step, or within 20 steps that have the word.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat"), per_word=True),
+    _own("--caption_templates", "str", None, "File with a sentence a line that takes the place of the captions: {} is the word, [filewords] the image's caption.", path=True, per_word=True),
     _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning.", per_word=True),
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning.", per_word=True),
     _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word.", range=SHARE, per_word=True),
