@@ -242,8 +242,9 @@ def run_command(words: Sequence[str], *, really: bool) -> str:
 
 
 def run_script(words: Sequence[str], *, really: bool) -> str:
-    """Run one of the scripts in this process."""
-    script = ROOT / words[0]
+    """Run one of the scripts in this process; a module of its name does the same."""
+    name = words[0].removeprefix("coinage.")
+    script = ROOT / (name if name.endswith(".py") else f"{name}.py")
 
     def train(argv: list[str]) -> int:
         with pytest.MonkeyPatch.context() as patch:

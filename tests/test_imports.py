@@ -22,6 +22,7 @@ RANK = {
     "demo": 10,
     **dict.fromkeys(("doctor", "ui"), 11),
     "cli": 12,
+    **dict.fromkeys(("train_textual_inversion", "sdxl_train_textual_inversion"), 13),
 }
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")
@@ -41,9 +42,10 @@ embeddings.pickle_check embeddings.pixels errors hub later_fields models.costs m
 models.hub_files models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files
 optim.arguments optim.class_paths optim.reach optim.table report.charts report.comparison
 report.contact_sheet report.curves report.environment report.figures report.fit report.measures
-report.page report.pictures report.previews report.record runs.choice runs.digests runs.files
-runs.lock runs.names runs.sharing runs.states seeding settings.build settings.build_data settings.build_log
-settings.build_optimizer settings.conflicts settings.defaults settings.discover settings.flag_values
+report.page report.pictures report.previews report.record report.word_maps runs.choice runs.digests
+runs.files runs.lock runs.names runs.sharing runs.states seeding settings.build
+settings.build_data settings.build_log settings.build_optimizer settings.conflicts
+settings.defaults settings.discover settings.flag_values
 settings.flags settings.foreign settings.idle_flags settings.mapping settings.number_range
 settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file settings.values
 settings.word_tables system.accelerator system.files system.full_memory system.launch system.nvidia

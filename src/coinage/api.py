@@ -20,7 +20,7 @@ from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word, load_word
 from coinage.errors import ConfigError, Findings, Problem, did_you_mean, reason_of
-from coinage.generate import draw
+from coinage.generate import Drawn, draw_with_maps
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.facts import DEFAULT
 from coinage.models.families import FAMILIES
@@ -375,10 +375,26 @@ class Model:
         Raises:
             CoinageError: the model cannot draw.
         """
+        for drawn in self.draw_with_maps(prompts, batch_size, show_words=False):
+            yield drawn.pixels
+
+    def draw_with_maps(
+        self, prompts: Sequence[Prompt], batch_size: int = 1, *, show_words: bool = True
+    ) -> Iterator[Drawn]:
+        """Draw the same pictures, each with a map for every installed word of its prompt.
+
+        A map tells where in the picture the UNet attends to the word; see `Drawn`. Without
+        `show_words` there are none.
+
+        Raises:
+            CoinageError: the model cannot draw.
+        """
         low_precision = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, self.dtype, enabled=low_precision)
         with reported_as("the pictures", self._source, "cannot draw"):
-            yield from draw(self._kind, self.parts, prompts, batch_size, autocast)
+            yield from draw_with_maps(
+                self._kind, self.parts, prompts, batch_size, autocast, show_words=show_words
+            )
 
     @torch.no_grad()
     def encode(self, prompts: Texts) -> Conditioning:

@@ -352,6 +352,7 @@ class PreviewConfig:
     at_first: bool = False
     automatic: bool = False  # a few times over the run, where they take little of it
     sampler: str = "ddim"
+    show_word: bool = False  # see where in them the word acts, for the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -378,6 +378,7 @@ _OWN = _rows(
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs.", range=COUNT, per_word=True),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise no longer improves; implies --keep_best."),
     _own("--compare_images", "switch", False, "At the end, measure how much the word helps with each image, and name those that do not belong, where that takes at most a twentieth of the run."),
+    _own("--show_word", "switch", False, "See where in the previews the word acts, and show it in the report."),
     _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target"), per_word=True),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none.", range=Range(2, 64, hint="4 is a good number; or leave it out"), per_word=True),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
@@ -405,6 +406,7 @@ DECIDED = (
     "--cache_latents",
     "--early_stop",
     "--compare_images",
+    "--show_word",
     "--mixed_precision",
 )
 
@@ -423,6 +425,7 @@ FOUND = {
     "--mixed_precision": "auto: bf16 on a GPU that computes in it, fp16 on an older one, else no",
     "--early_stop": "on, unless a number of steps or epochs is given",
     "--compare_images": "on",
+    "--show_word": "on",
 }
 
 
