@@ -25,13 +25,15 @@ from coinage.report.page import read_report
 from coinage.training import convergence, evaluation
 from coinage.training.batches import join
 from coinage.training.convergence import Settled
-from coinage.training.gradients import compute_gradients
+from coinage.training.gradients import Ahead, compute_gradients, prepared
 from coinage.training.loop import train_together
 from coinage.training.observers.base import Observer
 from coinage.training.run import Run
 from coinage.training.setup import prepare_all
 from coinage.training.step import forward
 from coinage.training.step_statistics import finish_gradient
+from coinage.training.supply import Supply
+from coinage.training.updates import step_and_check
 from tests.cli.test_words import lines, names_in
 from tests.helpers import rows_of, small_model
 from tests.tiny_models import write_folder
@@ -198,6 +200,30 @@ def test_a_word_that_no_caption_has_stays_as_it_is(write_config: Write) -> None:
         assert 0 < sum(diary.present) < 24
         steps = sum(diary.present[:-1])  # its schedule counts the steps that it learns in
         assert diary.rates[-1] == pytest.approx(diary.rates[0] * (1 - steps / 24))
+
+
+def test_steps_that_are_looked_at_later_leave_a_word_as_well(write_config: Write) -> None:
+    """A GPU takes a step before it is known whether a caption has the word."""
+    captions = [BOTH, ONE, ONE, OTHER, ONE, BOTH, ONE, ONE]
+    file = write_config({"start_step": 2}, captions=captions, max_train_steps=9)
+    toml = file.parent / "data" / "dataset.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace("batch_size = 2", "batch_size = 1"))
+    looked_first, runs = runs_of(file), runs_of(file)
+    diaries = learned(looked_first)
+    assert not all(diaries[1].present)
+    supply = Supply(runs)
+    for _ in range(9):
+        inputs, _ = supply.next(runs)
+        step_and_check(runs, inputs, Ahead(list(prepared(runs, inputs)), lambda: None))
+        for run in runs:
+            assert torch.equal(run.last.rows[0], run.rows[0].detach())
+            if run.epoch_done:
+                run.advance_epoch()
+    for one, other in zip(looked_first, runs, strict=True):
+        assert torch.equal(one.rows[0], other.rows[0])
+        (state,), (other_state,) = one.optimizer.state.values(), other.optimizer.state.values()
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other_state[name]))
 
 
 def test_a_word_learns_between_its_start_and_its_end(write_config: Write) -> None:
