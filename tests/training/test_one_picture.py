@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from coinage.checks import Plan, make_plans
+from coinage.checks.dataset import summarize_dataset
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.cli.words import build_words
@@ -36,7 +37,7 @@ from coinage.training.supply import Supply
 from coinage.training.updates import step_and_check
 from tests.cli.test_words import lines, names_in
 from tests.helpers import rows_of, small_model
-from tests.tiny_models import write_folder
+from tests.tiny_models import VOCABULARY, write_folder
 from tests.training.test_processes import SCRIPT, free_port, torchrun
 from tests.training.test_processes import run as run_command
 
@@ -475,6 +476,32 @@ def test_captions_with_either_word_are_fine_and_those_with_none_are_named(
         assert "not contain `zibu`" not in told
     with pytest.raises(ConfigError, match="no caption contains the word wopo"):
         configs_of(write_config(captions=[ONE] * 8))
+
+
+def test_the_dataset_is_shown_with_the_ids_of_all_words(
+    write_config: Write, companion: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = {"token_string": "kaxi", "train": False, "weights": companion.as_posix()}
+    file = write_config({}, {}, beside, captions=[ONE, OTHER, BOTH, f"{ONE} beside a kaxi"] * 2)
+    assert train_command("sd", [f"--config_file={file}", "--debug_dataset"]) == 0
+    told = "".join(capsys.readouterr())
+    assert "not contain" not in told
+    assert "neither" not in told
+    summaries = [summarize_dataset(config) for config in configs_of(file)]
+    first = VOCABULARY
+    ids = [
+        {one for sample in s.samples for c in sample.captions for row in c.ids or () for one in row}
+        for s in summaries
+    ]
+    new = [{one for one in own if one >= first} for own in ids]
+    assert new == [{first + number for number in range(5)}] * 2, "2, 1 and 2 vectors"
+
+
+def test_words_that_learn_together_are_not_divided(
+    write_config: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command("sd", [f"--config_file={write_config()}", "--share=words"]) == 1
+    assert "--share words divides words, and these learn together" in capsys.readouterr().err
 
 
 def test_a_dropped_tag_never_takes_a_word_away(write_config: Write) -> None:
