@@ -18,8 +18,8 @@ The settings differ in the captions' words, in what the words start from, and in
 - together, some alone: two of the eight images show the shape in another texture, and two another
   shape in the pattern.
 
-Every setting passes equally many images through the UNet. It takes an hour and a half of one core;
-`--pairs 6` a quarter of that.
+Every setting passes equally many images through the UNet. It takes an hour of one quiet core;
+`--results FILE` keeps what is measured, and goes on from there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from coinage.embeddings.writing import write
 from coinage.generate import draw
 from coinage.models.families import FAMILIES
 from coinage.settings.discover import discover
-from coinage.system.files import save_image
+from coinage.system.files import save_image, write_bytes
 from coinage.training.loop import train_together
 from quality import shown
 from quality_lab import LETTERS, Lab, prepared
@@ -58,7 +58,7 @@ from quality_lab import Word as Asked
 
 KINDS = ("circle", "striped")  # what a shape and a pattern start from: words of their kind
 VAGUE = ("shape", "plain")
-STEPS = 100  # of four images, together; a word of two that learn apart takes half of them
+STEPS = 50  # of four images, together; a word of two that learn apart takes half of them
 FOUND, OBEYED, LEAKED = range(3)
 Scores = tuple[float, float, float]  # S, E and leak
 
@@ -287,25 +287,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", default="sd1")
-    parser.add_argument("--pairs", type=int, default=24, help="of shape and pattern, at most 24")
+    parser.add_argument("--pairs", type=int, default=12, help="of shape and pattern, at most 24")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--pictures", type=int, default=16, help="of each word")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--add", default="", help="flags for all: --add='--learning_rate=1e-2 ...'")
+    parser.add_argument("--results", type=Path, help="JSON; of the same pairs, steps and flags")
     args = parser.parse_args()
     pairs, table = pairs_of(args.pairs, args.seeds), dict[str, list[tuple[Scores, Scores]]]()
+    if args.results and args.results.exists():
+        table = json.loads(args.results.read_text(encoding="utf-8"))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         lab = Lab(args.family, Path(scratch), args.pictures)
         for name in args.only:
-            table[name] = []
-            for number, pair in enumerate(pairs):
+            own = table.setdefault(name, [])
+            for number, pair in list(enumerate(pairs))[len(own) :]:
                 folder = Path(scratch) / name.replace(" ", "_") / str(number)
                 words = WAYS[name](lab, pair, folder, args.steps, args.add.split())
-                table[name].append(judged(lab, pair, words))
+                own.append(judged(lab, pair, words))
+                if args.results:
+                    write_bytes(args.results, json.dumps(table).encode())
                 minutes = (time.monotonic() - begun) / 60
-                what = f"{name}: {pair.shape.name}, {pair.pattern.name} {table[name][-1]}"
+                what = f"{name}: {pair.shape.name}, {pair.pattern.name} {own[-1]}"
                 print(f"{what}; {minutes:.0f} min", file=sys.stderr, flush=True)
     print("\n".join([*rows_of(table), "", *by_pattern(table, pairs)]))
 
