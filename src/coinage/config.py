@@ -77,7 +77,7 @@ class WordConfig:
     """One new word."""
 
     token: str  # as captions write it; case-sensitive
-    num_vectors: int = 1  # 1..75
+    num_vectors: int = 1  # 1..75; of a companion 0: as many as its file has, found before training
     init_word: str | None = None  # one or more known tokens
     # Find the init word by the loss on the images; `init_word` is None until it is found
     search: bool = False
@@ -86,6 +86,17 @@ class WordConfig:
     init_fit: Literal["error", "truncate", "repeat"] = "error"
     output_name: str = ""  # file name without suffix; the token when empty
     role: Role = "positive"  # negative: in the negative prompt; the images show what is not wanted
+    together: bool = False  # learns from the same batches as all other words that say so
+    start_step: int = 0  # steps of the run before its first update, >= 0
+    end_step: int | None = None  # step of its last update, > start_step; None: the run's last
+
+    def steps_of(self, total: int) -> int:
+        """Return in how many of a run's steps the word learns."""
+        return max(0, min(self.end_step or total, total) - self.start_step)
+
+    def learns_at(self, step: int) -> bool:
+        """Return whether the word learns at a step of the run, counted from 1."""
+        return self.start_step < step <= (self.end_step or step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +375,7 @@ class LogConfig:
     settings: tuple[tuple[str, object], ...] = ()  # sent to the trackers
     program: str = "coinage train"
     given: tuple[GivenFlag, ...] = ()  # flags that differ from their defaults
+    typed: tuple[GivenFlag, ...] = ()  # those of a command line with a settings file, and that file
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr
@@ -393,6 +405,10 @@ class TrainConfig:
     model: ModelConfig
     word: WordConfig
     data: DataConfig
+    # Words of files that captions may hold, and that stay as they are
+    companions: tuple[WordConfig, ...] = ()
+    # The other words that learn from the same batches; found before training
+    learns_with: tuple[WordConfig, ...] = ()
     noise: NoiseConfig = NoiseConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

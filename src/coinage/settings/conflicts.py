@@ -6,6 +6,7 @@ from coinage.errors import Findings, Problem
 from coinage.settings.defaults import AUTO
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.scripts import Script
+from coinage.settings.word_tables import stays
 
 KEEP_ONE = "keep one of them"
 
@@ -16,6 +17,7 @@ def conflicts(values: FlagValues) -> list[Problem]:
     _check_model(values, findings)
     _check_timesteps(values, findings)
     _check_start(values, findings)
+    _check_window(values, findings)
     _check_precision(values, findings)
     _check_sharding(values, findings)
     negative = values.metadata_is_negative_embedding
@@ -54,6 +56,20 @@ def _check_start(values: FlagValues, findings: Findings) -> None:
         findings.error("--init_word is empty", hint=hint)
     if values.init_word == AUTO and values.weights:
         findings.error("--init_word auto and --weights exclude each other", hint=KEEP_ONE)
+
+
+def _check_window(values: FlagValues, findings: Findings) -> None:
+    """Check that the word learns at all."""
+    start, end = values.start_step or 0, values.end_step
+    if end is not None and end <= start:
+        what = f"--end_step {end} must be after --start_step {start}"
+        findings.error(what, hint="leave out --end_step to learn until the run ends")
+    if stays(vars(values)):
+        hint = (
+            "give it a [[words]] table of its own in a config file, with train = false and weights, "
+            "beside a word that learns"
+        )
+        findings.error("--train false: no word learns", hint=hint)
 
 
 def _check_precision(values: FlagValues, findings: Findings) -> None:

@@ -326,6 +326,14 @@ _WORD = _rows(
     Flag("--use_style_template", "switch", False, 'Replace captions by sentences such as "a painting in the style of {}".'),
 )  # fmt: skip
 
+_SEVERAL = _rows(
+    "words of one picture",
+    _own("--together", "switch", False, "Words of a config file whose captions name them together: they learn from the same images, and a step whose captions lack a word leaves it as it is."),
+    _own("--train", "str", "true", "false: the word of --weights may stand in captions beside words that learn, and stays as it is.", ("true", "false"), also=(("true", "true"), ("false", "false"))),
+    _own("--start_step", "int", 0, "Steps of the run that pass before the word begins to learn.", range=ANY_COUNT),
+    _own("--end_step", "int", None, "Step of the run after which the word stays as it is. Default: the last one.", range=COUNT),
+)  # fmt: skip
+
 _SDXL = _rows(
     "SDXL",
     replace(Flag("--disable_mmap_load_safetensors", "switch", False, "Read the checkpoint into memory instead of mapping it."), sdxl_only=True),
@@ -373,7 +381,8 @@ _OWN = _rows(
 
 FLAGS: tuple[Flag, ...] = (
     *_WORD, *_MODEL, *_DATASET, *_CAPTION, *_BUCKETS, *_OUTPUT, *_STATE, *_HUB, *_LENGTH, *_MEMORY, *_OPTIMIZER,
-    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SDXL, *_CONFIG, *_OWN,
+    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SEVERAL, *_SDXL, *_CONFIG,
+    *_OWN,
 )  # fmt: skip
 
 SECRETS = tuple(flag.dest for flag in FLAGS if flag.secret)

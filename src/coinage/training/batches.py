@@ -118,13 +118,13 @@ def epoch_batch(
         epoch: counted from 0.
         step: optimizer steps before this one; it counts for the tag warm-up.
     """
-    seed, token = run.config.loop.seed, run.placeholder.token
+    seed, token, others = run.config.loop.seed, run.placeholder.token, run.tokens_beside
     captions, weights = [], []
     for item in planned:
         sample = run.samples[item.sample]
         rng = rng_for(seed, "caption", epoch, item.position)
         rules = sample.subset.captions
-        captions.append(vary(sample.caption, rules, token, rng, step, run.total_steps))
+        captions.append(vary(sample.caption, rules, token, rng, step, run.total_steps, others))
         weights.append(run.config.loss.prior_weight if sample.subset.regularisation else 1.0)
     sizes = [_sizes(run, item, latent) for item, latent in zip(planned, latents, strict=True)]
     return Batch(
@@ -184,4 +184,5 @@ def final_caption(run: Run, sample: int, rng: np.random.Generator) -> str:
     """Return a caption of an image as it may vary at the end of a run, when the tag warm-up is over."""
     chosen = run.samples[sample]
     rules, total = chosen.subset.captions, run.total_steps
-    return vary(chosen.caption, rules, run.placeholder.token, rng, total, total)
+    token, others = run.placeholder.token, run.tokens_beside
+    return vary(chosen.caption, rules, token, rng, total, total, others)

@@ -37,7 +37,7 @@ from coinage.training.observers.reporter import Reporter
 from coinage.training.observers.standard import observers_for
 from coinage.training.observers.trackers import Writer, open_writers
 from coinage.training.processes import Processes
-from coinage.training.run import Run
+from coinage.training.run import Run, leader_of
 from coinage.training.search.autopilot import with_the_best
 from coinage.training.search.init_word import start_from_the_best
 from coinage.training.setup import Loaded, prepare_all
@@ -237,13 +237,14 @@ def find_starts(runs: Sequence[Run]) -> list[Run]:
 
 def cache_latents(runs: Sequence[Run]) -> None:
     """Encode every image of runs that share a model once; each process encodes its share."""
-    for run in runs:
+    apart = [run for run in runs if leader_of(run, runs) is run]  # the others have the same latents
+    for run in apart:
         _encode(run)
     if runs and len(runs) == runs[0].word_count:
         vae, device = runs[0].parts.vae, runs[0].parts.device
         vae.to("cpu")  # back on its device for each preview
         give_back_memory(device)
-    for run in runs:
+    for run in apart:
         for latents in run.processes.gather(run.latents.kept()):
             run.latents.keep(latents)
         _warn_of_unused(run)
