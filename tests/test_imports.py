@@ -8,7 +8,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "wording": -2,
-    "errors": -1,
+    **dict.fromkeys(("errors", "later_fields"), -1),
     **dict.fromkeys(("config", "seeding", "system"), 0),
     **dict.fromkeys(("diffusion", "optim", "terminal", "text"), 1),
     "models": 2,
@@ -35,10 +35,10 @@ cli.main cli.parse cli.plan cli.sharing cli.signals cli.train cli.words config d
 data.buckets data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
 data.dataset_folders data.dataset_keys data.default_prompts data.examine data.folder
 data.group_problems data.headers data.images data.masks data.metadata data.parallel_reads
-data.sample data.scan data.stored_sizes data.summary demo.concepts demo.dataset demo.grid
+data.sample data.sampling data.scan data.stored_sizes data.summary demo.concepts demo.dataset demo.grid
 demo.language demo.reader demo.run demo.score demo.world doctor.anonymous doctor.examination
 doctor.hardware doctor.places doctor.software doctor.trial embeddings.format_names embeddings.naming
-embeddings.pickle_check embeddings.pixels errors hub models.costs models.detect models.facts
+embeddings.pickle_check embeddings.pixels errors hub later_fields models.costs models.detect models.facts
 models.hub_files models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files
 optim.arguments optim.class_paths optim.reach optim.table report.charts report.comparison
 report.contact_sheet report.curves report.environment report.figures report.fit report.measures

@@ -1,6 +1,7 @@
 """The training configuration: frozen, built once, then only read.
 
-Every field has its unit and range beside it. A `TrainConfig` is what was asked for; what only the model,
+Every field has its unit and range beside it. Settings with `repr=False` came after the first states that
+may be resumed: see `later_fields`. A `TrainConfig` is what was asked for; what only the model,
 the images and the disk can tell is looked up by the checks (`checks.make_plans`). Nothing here imports torch.
 """
 
@@ -24,21 +25,17 @@ OnProblem = Literal["stop", "warn"]
 TrackerName = Literal["tensorboard", "wandb"]
 # In any letter case. A JPEG has many names: .jfif is what Windows makes of one from a browser.
 IMAGE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".jpe",
-    ".jif",
-    ".webp",
-    ".bmp",
-    ".avif",
-    ".jxl",
-)
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".webp", ".bmp", ".avif", ".jxl",
+)  # fmt: skip
 OPEN_SEED = -1
 Template = Literal["object", "style"] | tuple[str, ...]
 CAPTION_SLOT = "[filewords]"  # of a sentence of the user's own: the image's caption
 AUTO_PRECISION: Final = "auto"
+TagDropout = Literal["random", "full", "random_weighted"]
+SpecialTags = Literal["whitelist", "blacklist"]
+TimestepDistribution = Literal[
+    "uniform", "logit_normal", "heavy_tail", "beta", "cos_map", "sigmoid", "inverted_parabola"
+]
 # Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 LEAST_MASK = 0.02
 Interpolation = Literal[
@@ -111,6 +108,13 @@ class CaptionRules:
     secondary_separator: str | None = None  # becomes the separator after shuffling
     wildcard: bool = False  # random lines and {a|b} choices
     tag_dropout: float = 0  # probability that a tag is left out, 0..1
+    # Each tag by itself, all together, or each by itself and the last ones more often
+    tag_dropout_mode: TagDropout = field(default="random", repr=False)
+    special_tags: tuple[str, ...] = field(default=(), repr=False)
+    # They always stay; or nothing else goes
+    special_tags_mode: SpecialTags = field(default="whitelist", repr=False)
+    # They are regular expressions for whole tags
+    special_tags_regex: bool = field(default=False, repr=False)
     warmup_min: int = 1  # free tags used at the first step
     # Optimizer steps until all free tags are used, or a fraction of the run when below 1
     warmup: float = 0
@@ -135,6 +139,12 @@ class ImageRules:
     flip: bool = False  # mirror half of the images
     color: bool = False  # vary hue or gamma of a third of the images
     random_crop: bool = False  # cut anywhere instead of in the middle
+    rotate: float = field(default=0.0, repr=False)  # turn by up to so many degrees, 0..180
+    # Of these, the largest change of a factor of 1; of hue, in half circles; 0 is off
+    brightness: float = field(default=0.0, repr=False)
+    contrast: float = field(default=0.0, repr=False)
+    saturation: float = field(default=0.0, repr=False)
+    hue: float = field(default=0.0, repr=False)
     # lo, hi: the face takes 1/hi to 1/lo of the shorter side
     face_crop: tuple[float, float] | None = None
     interpolation: Interpolation | None = None  # None: area to shrink, Lanczos to enlarge
@@ -145,7 +155,8 @@ class ImageRules:
     @property
     def vary_pixels(self) -> bool:
         """Whether an image's pixels differ from use to use, apart from mirroring."""
-        return self.color or self.random_crop or self.face_crop is not None
+        varied = self.rotate or self.brightness or self.contrast or self.saturation or self.hue
+        return self.color or self.random_crop or self.face_crop is not None or bool(varied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +167,11 @@ class SubsetConfig:
     metadata_file: Path | None = None  # JSON or JSONL with captions; None: caption files
     mask_dir: Path | None = None  # masks of the loss, named like the images
     num_repeats: int = 1  # times each image is used per epoch, >= 1
+    # Images used per epoch, others each time; None: `num_repeats` counts
+    samples_per_epoch: int | None = field(default=None, repr=False)
+    loss_weight: float = field(default=1.0, repr=False)  # factor of the loss, >= 0
+    # Learn what the model predicts with the init word in the word's place, not what the images show
+    prior_prediction: bool = field(default=False, repr=False)
     regularisation: bool = False  # balanced against the other images; need not hold the word
     validation_split: float = 0  # share of images held out, 0..1
     caption_extensions: tuple[str, ...] = (".caption", ".txt")  # the first that exists is read
@@ -227,6 +243,12 @@ class NoiseConfig:
     random_perturbation: bool = False  # times U(0, 1), drawn for each sample
     min_timestep: int = 0  # inclusive
     max_timestep: int = 1000  # exclusive
+    # How they are drawn in this range
+    timesteps: TimestepDistribution = field(default="uniform", repr=False)
+    # What it means depends on the distribution
+    timestep_weight: float = field(default=0.0, repr=False)
+    timestep_bias: float = field(default=0.0, repr=False)  # the same
+    timestep_shift: float = field(default=1.0, repr=False)  # above 1: towards more noise; > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +265,11 @@ class LossConfig:
     v_like: float = 0.0  # weight of a v-like part of a noise loss
     prior_weight: float = 1.0  # factor of regularisation images
     normalize_mask: bool = False  # divide by the mask's mean, so that small masks teach as much
+    # Share of uses of an image without its mask, 0..1
+    unmasked_probability: float = field(default=0.0, repr=False)
+    unmasked_weight: float = field(default=0.0, repr=False)  # weight of what a mask hides, 0..1
+    # Weight of what a mask hides, compared with the model's own prediction without the word
+    mask_prior_weight: float = field(default=0.0, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

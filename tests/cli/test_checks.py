@@ -716,3 +716,42 @@ def test_names_of_devices_are_refused_on_windows(name: str) -> None:
 @pytest.mark.parametrize("name", ["nulx", "console", "com", "com10", "zibu.nul", "auxiliary"])
 def test_other_names_are_taken_on_windows(name: str) -> None:
     assert sign_problem(name, windows=True) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "heavy_tail --noising_weight=1.8",
+        "heavy_tail --noising_weight=-1.1",
+        "logit_normal --noising_weight=-1",
+        "beta --noising_weight=0.5",
+        "sigmoid --noising_weight=900 --noising_bias=5",
+        "inverted_parabola --noising_weight=2 --noising_bias=1.6",
+    ],
+)
+def test_distributions_that_are_none(given: str, moon_dataset: Path, tmp_path: Path) -> None:
+    kind, *more = given.split()
+    (problem,) = refused(moon_dataset, tmp_path, f"--timestep_distribution={kind}", *more)
+    assert problem.what.startswith(f"--timestep_distribution {kind} ")
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ("--noising_weight=1", "--noising_weight has no effect with"),
+        ("--noising_bias=0.1 --timestep_distribution=heavy_tail --noising_weight=1", "--noising_bias has no"),
+        ("--timestep_distribution=sigmoid", "--timestep_distribution is as uniform"),
+        ("--unmasked_weight=1", "--unmasked_weight is 1: masks have no effect"),
+        ("--unmasked_probability=1", "--unmasked_probability is 1: no mask is ever used"),
+        (
+            "--masked_prior_preservation_weight=1 --unmasked_weight=1",
+            "--masked_prior_preservation_weight has no effect: no mask hides anything",
+        ),
+    ],
+)  # fmt: skip
+def test_distributions_and_masks_that_do_nothing_are_told(
+    given: str, note: str, moon_dataset: Path, tmp_path: Path
+) -> None:
+    words = flags(moon_dataset, tmp_path, *given.split())
+    _, found = complete(parse("sd", words, "test"))
+    assert [text for text in found.notes if text.startswith(note)]

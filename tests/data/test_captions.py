@@ -1,5 +1,7 @@
 """Captions vary as their rules say, and never lose the word."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,3 +221,46 @@ def test_extremes_agree_with_many_draws(tags: list[str], shuffle: bool, dropout:
     }
     assert all(held) <= (seen == {True})
     assert any(held) >= (True in seen)
+
+
+def dropped(text: str, **rules: Any) -> set[str]:
+    return drawn(text, CaptionRules(tag_dropout=0.5, **rules))
+
+
+def test_all_tags_go_at_once_or_none() -> None:
+    text = "zibu, a, b, c"
+    assert dropped(text, tag_dropout_mode="full", keep_tokens=1) == {"zibu", text}
+    assert len(dropped(text, keep_tokens=1)) == 8
+
+
+def test_the_last_tags_go_more_often() -> None:
+    rules = CaptionRules(tag_dropout=1.0, tag_dropout_mode="random_weighted")
+    captions = [vary("a, b, c, d", rules, "zibu", rng_for(i)) for i in range(400)]
+    shares = [sum(tag in caption for caption in captions) / 400 for tag in "abcd"]
+    for share, expected in zip(shares, (0.75, 0.5, 0.25, 0), strict=True):
+        assert abs(share - expected) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"special_tags": ("b", "d")}, {"zibu, b, (d)"}),
+        ({"special_tags": ("b", "d"), "special_tags_mode": "blacklist"}, {"zibu, a, cc"}),
+        ({"special_tags": (r"[ab]", r"c+"), "special_tags_regex": True}, {"zibu, a, b, cc"}),
+        ({"special_tags": (r"c",), "special_tags_regex": True}, {"zibu"}),
+        ({"special_tags": ("zibu",), "special_tags_mode": "blacklist"}, {"zibu, a, b, cc, (d)"}),
+    ],
+)
+def test_special_tags_stay_or_are_the_only_ones_to_go(
+    rules: dict[str, Any], expected: set[str]
+) -> None:
+    everything = CaptionRules(tag_dropout=1.0, **rules)
+    assert drawn("zibu, a, b, cc, (d)", everything) == expected
+
+
+@given(
+    st.lists(TAG, min_size=1, max_size=8), st.sampled_from(["random", "full", "random_weighted"])
+)
+def test_no_way_to_drop_tags_loses_the_word(tags: list[str], mode: Any) -> None:
+    rules = CaptionRules(tag_dropout=1.0, tag_dropout_mode=mode, shuffle=True)
+    assert word_pattern(["zibu"]).search(vary(",".join([*tags, "zibu"]), rules, "zibu", rng_for(0)))

@@ -488,10 +488,12 @@ def test_every_level_takes_its_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--cache_latents", "--cache_latents_to_disk"])
-@pytest.mark.parametrize("key", ["color_aug", "random_crop"])
-def test_cached_latents_cannot_vary(tmp_path: Path, flag: str, key: str) -> None:
-    with pytest.raises(ConfigError, match=f"`{key}` varies the pixels"):
-        read(tmp_path, ONE + f"{key} = true", flag)
+@pytest.mark.parametrize(
+    "line", ["color_aug = true", "random_crop = true", "random_rotate_max_angle = 5"]
+)
+def test_cached_latents_cannot_vary(tmp_path: Path, flag: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=f"`{line.split(maxsplit=1)[0]}` varies the pixels"):
+        read(tmp_path, ONE + line, flag)
     assert (
         "face_crop_aug_range has no effect"
         in read(tmp_path, ONE, flag, "--face_crop_aug_range=2.0,4.0")[1].notes[0]
@@ -573,3 +575,98 @@ def test_metadata_on_the_command_line(tmp_path: Path) -> None:
         complete(parse("sd", [*args, "--train_data_dir=imgs"], "test"))[0].data.datasets[0].subsets
     )
     assert subset.image_dir == Path("imgs")
+
+
+# What OneTrainer offers too
+
+VARIED = """
+[[datasets]]
+resolution = 64
+caption_separator = ";"
+[[datasets.subsets]]
+image_dir = "a"
+samples_per_epoch = 7
+loss_weight = 0.5
+prior_prediction = true
+caption_tag_dropout_rate = 0.5
+tag_dropout_mode = "full"
+tag_dropout_special_tags = "red hat; blue.*"
+tag_dropout_special_tags_regex = true
+[[datasets.subsets]]
+image_dir = "b"
+caption_tag_dropout_rate = 0.5
+tag_dropout_special_tags = ["a;b", "c"]
+random_rotate_max_angle = 15
+random_hue_max_strength = 0.1
+"""
+
+
+def test_variations_and_weights_are_read_for_each_subset(tmp_path: Path) -> None:
+    data, _ = read(
+        tmp_path, VARIED, "--random_contrast_max_strength=0.2", "--tag_dropout_mode=random_weighted"
+    )
+    one, two = data.datasets[0].subsets
+    assert (one.samples_per_epoch, one.loss_weight, one.prior_prediction) == (7, 0.5, True)
+    assert one.captions.special_tags == ("red hat", "blue.*")
+    assert one.captions.special_tags_regex
+    assert (one.captions.tag_dropout_mode, two.captions.tag_dropout_mode) == (
+        "full",
+        "random_weighted",
+    )
+    assert two.captions.special_tags == ("a;b", "c")
+    assert (two.images.rotate, two.images.hue, two.images.contrast) == (15, 0.1, 0.2)
+    assert (two.samples_per_epoch, two.loss_weight, two.prior_prediction) == (None, 1, False)
+
+
+def test_all_that_is_wrong_with_them_is_told_at_once(tmp_path: Path) -> None:
+    text = """
+[[datasets]]
+resolution = 64
+[[datasets.subsets]]
+image_dir = "a"
+caption_tag_dropout_rate = 0.5
+tag_dropout_mode = "some"
+tag_dropout_special_tags = ["(a"]
+tag_dropout_special_tags_mode = "greylist"
+tag_dropout_special_tags_regex = true
+random_rotate_max_angle = 200
+random_hue_max_strength = 2
+samples_per_epoch = 0
+"""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    told = str(caught.value)
+    for part in (
+        "`tag_dropout_mode` 'some' is not known",
+        "`tag_dropout_special_tags_mode` 'greylist' is not known",
+        "'(a' is not a regular expression",
+        "`random_rotate_max_angle` 200 is out of range",
+        "`random_hue_max_strength` 2 is out of range",
+        "`samples_per_epoch` 0 is out of range",
+    ):
+        assert part in told
+
+
+def test_settings_that_do_nothing_are_told(tmp_path: Path) -> None:
+    subset = '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n'
+    for lines, note in (
+        ('tag_dropout_special_tags = "a"', "tag_dropout_* has no effect without caption_tag_dropout_rate"),
+        (
+            "caption_tag_dropout_rate = 0.5\ntag_dropout_special_tags_regex = true",
+            "tag_dropout_special_tags_* has no effect without tag_dropout_special_tags",
+        ),
+        ("samples_per_epoch = 2\nnum_repeats = 3", "num_repeats has no effect with samples_per_epoch"),
+        ("caps_randomize_probability = 0.5", "caps_randomize_probability has no effect"),
+    ):  # fmt: skip
+        _, findings = read(tmp_path, subset + lines)
+        assert any(text.startswith(note) for text in findings.notes), findings.notes
+    _, findings = read(tmp_path, f"{subset}loss_weight = 0")
+    assert [problem.what for problem in findings.warnings] == [
+        "`loss_weight` is 0: the subset teaches nothing"
+    ]
+
+
+def test_onetrainers_names_are_translated(tmp_path: Path) -> None:
+    text = VARIED.replace("samples_per_epoch = 7", 'balancing_strategy = "SAMPLES"')
+    with pytest.raises(ConfigError, match="it is called `samples_per_epoch` here"):
+        read(tmp_path, text)

@@ -154,7 +154,37 @@ CAPTIONS = {
         },
     ],
 }
-SEEDS = (PLAIN, BUCKETS, NO_UPSCALE, METADATA, CAPTIONS)
+VARIATIONS = {
+    "general": {
+        "loss_weight": 0.5,
+        "random_rotate_max_angle": 10,
+        "random_brightness_max_strength": 0.1,
+        "random_contrast_max_strength": 0.2,
+    },
+    "datasets": [
+        {
+            "resolution": 8,
+            "random_saturation_max_strength": 1,
+            "random_hue_max_strength": 0.25,
+            "caption_tag_dropout_rate": 0.5,
+            "tag_dropout_mode": "random_weighted",
+            "caps_randomize_probability": 0.5,
+            "caps_randomize_mode": "title",
+            "caps_randomize_lowercase": True,
+            "subsets": [
+                {
+                    "image_dir": f"{ROOT}/images",
+                    "tag_dropout_special_tags": ["a|b", "sea.*"],
+                    "tag_dropout_special_tags_mode": "blacklist",
+                    "tag_dropout_special_tags_regex": True,
+                    "prior_prediction": True,
+                    "samples_per_epoch": 2,
+                }
+            ],
+        },
+    ],
+}
+SEEDS = (PLAIN, BUCKETS, NO_UPSCALE, METADATA, CAPTIONS, VARIATIONS)
 FLAGS = (
     [],
     [],

@@ -1,8 +1,11 @@
 """Pixels: decoded upright, resized, cut, varied; masks go the same way."""
 
+import math
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,14 @@ from PIL import Image
 from coinage.config import ImageRules, Interpolation
 from coinage.data.augment import (
     GAMMA,
+    adjust_color,
     apply_gamma,
+    draw_angle,
     face_fit,
     face_of,
     shift_hue,
+    turn,
+    turned_fit,
     vary_color,
     vary_fit,
 )
@@ -432,3 +439,90 @@ def test_half_transparent_edges_show_no_hidden_colour(tmp_path: Path) -> None:
     pixels = load_view(one(tmp_path, (5, 5), alpha_mask=True)).pixels
     assert pixels.min() == 1.0
     assert isinstance(one(tmp_path).fit, Fit)
+
+
+# Turning and colours that vary
+
+
+@given(
+    st.integers(20, 200),
+    st.integers(20, 200),
+    st.sampled_from([(32, 32), (64, 32), (24, 48)]),
+    st.floats(-180, 180),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_no_bare_corner_shows_in_a_turned_image(
+    width: int, height: int, bucket: tuple[int, int], angle: float, x: float, y: float
+) -> None:
+    fit = cover((width, height), bucket)
+    crop = (round(x * fit.slack[0]), round(y * fit.slack[1]))
+    turned = turned_fit(replace(fit, crop_xy=crop), angle)
+    white = np.full((turned.resized_wh[1], turned.resized_wh[0]), 255, np.uint8)
+    (left, top), (across, down) = turned.crop_xy, turned.bucket_wh
+    cut = turn(white, turned, angle)[top : top + down, left : left + across]
+    assert cut.shape == (down, across)
+    assert cut.min() == 255
+
+
+def test_a_turn_goes_around_the_middle_of_the_cut(tmp_path: Path) -> None:
+    board = np.zeros((64, 64, 3), np.uint8)
+    board[28:36, 40:48] = 255  # right of the middle
+    Image.fromarray(board).save(tmp_path / "a.png")
+    sample = one(tmp_path, (64, 64), rotate=90.0)
+    seen = set()
+    for seed in range(40):
+        view = load_view(sample, rng=rng_for(seed))
+        ys, xs = np.nonzero(view.pixels[0] > 0.5)
+        dx, dy = xs.mean() - 31.5, ys.mean() - 31.5
+        assert 10 < math.hypot(dx, dy) < 20
+        seen.add(round(math.degrees(math.atan2(-dy, dx)) / 45))
+    assert seen == {-2, -1, 0, 1, 2}
+    still = load_view(sample)
+    assert still.pixels[0, 30, 44] == 1
+
+
+def test_a_mask_turns_with_its_image(tmp_path: Path) -> None:
+    halves(tmp_path / "images" / "a.png", (64, 64), 20)
+    halves(tmp_path / "masks" / "a.png", (64, 64), 20)
+    sample = one(tmp_path / "images", (64, 64), rotate=30.0, mask_dir=tmp_path / "masks")
+    for seed, flipped in ((1, False), (2, True)):
+        view = load_view(sample, rng=rng_for(seed), flipped=flipped)
+        assert view.mask is not None
+        shown = (view.pixels[0] + 1) / 2
+        assert np.abs(shown - view.mask).max() < 0.02
+        upright = load_view(sample, flipped=flipped).mask
+        assert upright is not None
+        assert np.abs(view.mask - upright).max() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation", "hue"])
+def test_colours_vary_within_their_strength(kind: str) -> None:
+    pixels = np.array([[[200, 100, 50], [60, 120, 90]]], np.uint8)
+    strength: dict[str, Any] = {kind: 0.3}
+    rules = ImageRules(**strength)
+    views = [adjust_color(pixels, rules, rng_for(seed)) for seed in range(60)]
+    assert len({view.tobytes() for view in views}) > 20
+    hsv = [np.asarray(Image.fromarray(view).convert("HSV")).astype(int) for view in views]
+    before = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(int)
+    if kind == "brightness":
+        factors = [view.mean() / pixels.mean() for view in views]
+        assert 0.7 <= min(factors) < 0.8
+        assert 1.2 < max(factors) < 1.31
+    if kind == "hue":
+        shifts = [(h[0, 0, 0] - before[0, 0, 0] + 128) % 256 - 128 for h in hsv]
+        assert -39 <= min(shifts) < -25
+        assert 25 < max(shifts) <= 39
+    if kind == "saturation":
+        assert min(h[0, 0, 1] for h in hsv) < before[0, 0, 1] < max(h[0, 0, 1] for h in hsv)
+    if kind == "contrast":
+        spreads = [float(np.ptp(view.mean(axis=2))) for view in views]
+        assert min(spreads) < np.ptp(pixels.mean(axis=2)) < max(spreads)
+
+
+def test_what_is_not_varied_draws_nothing() -> None:
+    rng = rng_for(0)
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    assert adjust_color(pixels, ImageRules(), rng) is pixels
+    assert draw_angle(ImageRules(), rng) == 0
+    assert rng.random() == rng_for(0).random()

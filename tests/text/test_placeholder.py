@@ -36,6 +36,15 @@ def test_new_ids_follow_the_vocabulary() -> None:
     assert WORD.pieces == ("zibu", "zibu1", "zibu2")
 
 
+def test_capitals_are_small_letters_to_every_tokenizer() -> None:
+    """So that drawing capitals at random would change nothing, and the keys for it say so."""
+    text = "a Photo of a cat, ONE Moon"
+    for tokenizer in (TOKENIZER, read_tokenizer(MODEL / "tokenizer")):
+        encode = tokenizer.encode
+        for other in (text.upper(), text.lower(), text.title(), text.swapcase()):
+            assert encode(other, add_special_tokens=False) == encode(text, add_special_tokens=False)
+
+
 @pytest.mark.parametrize(
     ("text", "ids"),
     [

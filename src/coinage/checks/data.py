@@ -6,6 +6,7 @@ from coinage.checks.plan import Draft
 from coinage.checks.run_length import fit_into_run
 from coinage.data.default_prompts import default_prompts
 from coinage.data.examine import examine
+from coinage.data.sample import uses_per_epoch
 from coinage.errors import ConfigError
 from coinage.runs.states import find_state
 from coinage.text.placeholder import CHUNK
@@ -27,11 +28,26 @@ def check_images(draft: Draft) -> None:
         learning=[other.token for other in config.learns_with],
     )
     draft.samples = examined.samples
+    _note_idle_masks(draft)
+
+
+def _note_idle_masks(draft: Draft) -> None:
+    """Note settings of masks where no image has one."""
+    loss = draft.config.loss
+    given = {
+        "--unmasked_probability": loss.unmasked_probability,
+        "--unmasked_weight": loss.unmasked_weight,
+        "--masked_prior_preservation_weight": loss.mask_prior_weight,
+    }
+    flags = [flag for flag, value in given.items() if value]
+    if flags and draft.samples and not any(sample.masked for sample in draft.samples):
+        have = "has" if len(flags) == 1 else "have"
+        draft.findings.note(f"{', '.join(flags)} {have} no effect: no image has a mask")
 
 
 def check_length(draft: Draft) -> None:
     """Find warm-ups, decays and intervals that are longer than the run."""
-    if any(sample.repeats for sample in draft.samples):
+    if uses_per_epoch(draft.samples):
         fit_into_run(draft.config, draft.samples, draft.findings)
 
 

@@ -249,7 +249,10 @@ def _print_dataset(number: int, dataset: DatasetPartSummary) -> None:
     for subset in dataset.subsets:
         kind = ", regularisation" if subset.regularisation else ""
         images = counted(subset.images, "image")
-        print_line(f"  {subset.source}: {images} x {subset.repeats}{kind}")
+        uses = f" x {subset.repeats}"
+        if subset.samples_per_epoch:
+            uses = f", {counted(subset.samples_per_epoch, 'sample')} per epoch"
+        print_line(f"  {subset.source}: {images}{uses}{kind}")
         for setting, where in subset.settings:
             print_line(f"    {setting}  ({where})")
     rows = [_bucket_row(bucket, dataset.batch_size) for bucket in dataset.buckets]

@@ -1,13 +1,14 @@
-"""Vary an image from use to use: where it is cut, its colours. Pure, from a generator."""
+"""Vary an image from use to use: where it is cut, how it is turned, its colours. Pure, from a generator."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from coinage.config import ImageRules
 from coinage.data.buckets import Fit, Size, centred
@@ -123,3 +124,60 @@ def apply_gamma(pixels: Pixels, gamma: float, *, as_reference: bool = False) -> 
     values = np.arange(256)
     table = np.clip(values**gamma, 0, 255) if as_reference else (values / 255) ** gamma * 255 + 0.5
     return table.astype(np.uint8)[pixels]
+
+
+def turned_fit(fit: Fit, degrees: float) -> Fit:
+    """Return a fit that is large enough to be turned about the middle of its cut without bare corners.
+
+    The image is enlarged as far as it must be, and the cut moves away from its edges.
+
+    Args:
+        fit: of the image as it stands.
+        degrees: of the turn.
+    """
+    width, height = fit.bucket_wh
+    cosine, sine = (abs(f(math.radians(degrees))) for f in (math.cos, math.sin))
+    # What the turned cut takes, and a pixel on each side to interpolate
+    needed = (width * cosine + height * sine + 2, width * sine + height * cosine + 2)
+    scale = max(1.0, *(need / side for need, side in zip(needed, fit.resized_wh, strict=True)))
+    crop, resized = [], []
+    for axis in (0, 1):
+        side, cut = math.ceil(fit.resized_wh[axis] * scale), fit.bucket_wh[axis]
+        middle = (fit.crop_xy[axis] + cut / 2) * side / fit.resized_wh[axis]
+        middle = min(max(middle, needed[axis] / 2), side - needed[axis] / 2)
+        resized.append(side)
+        crop.append(round(middle - cut / 2))
+    return replace(fit, resized_wh=(resized[0], resized[1]), crop_xy=(crop[0], crop[1]))
+
+
+def turn(pixels: Pixels, fit: Fit, degrees: float) -> Pixels:
+    """Return a resized image, [H, W] or [H, W, 3], turned counterclockwise about the middle of its cut."""
+    (x, y), (width, height) = fit.crop_xy, fit.bucket_wh
+    image = Image.fromarray(pixels)
+    middle = (x + width / 2, y + height / 2)
+    return np.asarray(image.rotate(degrees, Image.Resampling.BICUBIC, center=middle))
+
+
+def draw_angle(rules: ImageRules, rng: np.random.Generator) -> float:
+    """Draw by how many degrees an image is turned; 0 where it is not to be."""
+    return float(rng.uniform(-rules.rotate, rules.rotate)) if rules.rotate else 0.0
+
+
+def adjust_color(pixels: Pixels, rules: ImageRules, rng: np.random.Generator) -> Pixels:
+    """Vary brightness, contrast, saturation and hue of [H, W, 3] uint8, in this order, where they are set.
+
+    The first three are factors from 1 - s to 1 + s, of the distance to black, to the mean grey, and to the
+    picture in grey; of hue, s is the largest shift in half circles.
+    """
+    kinds = (
+        (rules.brightness, ImageEnhance.Brightness),
+        (rules.contrast, ImageEnhance.Contrast),
+        (rules.saturation, ImageEnhance.Color),
+    )
+    for strength, kind in kinds:
+        if strength:
+            factor = max(0.0, float(rng.uniform(1 - strength, 1 + strength)))
+            pixels = np.asarray(kind(Image.fromarray(pixels)).enhance(factor))
+    if rules.hue:
+        pixels = shift_hue(pixels, 128 * float(rng.uniform(-rules.hue, rules.hue)))
+    return pixels

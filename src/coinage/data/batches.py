@@ -9,7 +9,8 @@ import numpy as np
 
 from coinage.config import LoopConfig, TrainConfig
 from coinage.data.buckets import Size
-from coinage.data.sample import Sample, uses_per_epoch
+from coinage.data.sample import Draw, Sample, uses_per_epoch
+from coinage.data.sampling import drawn
 from coinage.seeding import rng_for
 
 
@@ -31,8 +32,8 @@ def plan_epoch(
 ) -> list[PlannedBatch]:
     """Return the batches of one epoch.
 
-    Every image occurs exactly `repeats` times; a batch never mixes buckets or datasets; the last
-    batch of a bucket may be short.
+    Every image occurs exactly `repeats` times, and once more where its group draws it; a batch never
+    mixes buckets or datasets; the last batch of a bucket may be short.
 
     Args:
         samples: all images; held-out ones have no repeats.
@@ -41,10 +42,9 @@ def plan_epoch(
         epoch: counted from 0.
     """
     groups: dict[Group, list[int]] = {}
-    for index, sample in enumerate(samples):
-        if sample.repeats:
-            members = groups.setdefault((sample.dataset, sample.fit.bucket_wh), [])
-            members += [index] * sample.repeats
+    for index in _used(samples, seed, epoch):
+        sample = samples[index]
+        groups.setdefault((sample.dataset, sample.fit.bucket_wh), []).append(index)
     rng = rng_for(seed, "plan", epoch)
     waiting: dict[Group, list[list[int]]] = {}
     for key, members in sorted(groups.items()):
@@ -70,13 +70,25 @@ def plan_epoch(
     return planned
 
 
+def _used(samples: Sequence[Sample], seed: int, epoch: int) -> list[int]:
+    """Return the images of an epoch, each as often as it is used."""
+    used: list[int] = []
+    draws: dict[Draw, list[int]] = {}
+    for index, sample in enumerate(samples):
+        used += [index] * sample.repeats
+        if sample.draw:
+            draws.setdefault(sample.draw, []).append(index)
+    for draw, members in draws.items():
+        used += drawn(members, draw, seed, epoch)
+    return used
+
+
 def uses_per_group(samples: Sequence[Sample]) -> dict[Group, int]:
     """Return the image uses per epoch of each dataset's buckets."""
-    counts: dict[Group, int] = {}
+    members: dict[Group, list[Sample]] = {}
     for sample in samples:
-        key = (sample.dataset, sample.fit.bucket_wh)
-        counts[key] = counts.get(key, 0) + sample.repeats
-    return counts
+        members.setdefault((sample.dataset, sample.fit.bucket_wh), []).append(sample)
+    return {key: uses_per_epoch(own) for key, own in members.items()}
 
 
 def batches_per_epoch(samples: Sequence[Sample], batch_sizes: Sequence[int]) -> int:

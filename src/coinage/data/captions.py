@@ -56,8 +56,8 @@ class Choices(Protocol):
         """Return how many of `count` tags are used now, while the tag warm-up lasts."""
         ...
 
-    def keep(self, count: int, dropout: float) -> Sequence[bool]:
-        """Return for each of `count` tags whether it stays, at a dropout rate of 0..1."""
+    def keep(self, rates: Sequence[float]) -> Sequence[bool]:
+        """Return for each of several tags whether it stays, at its dropout rate of 0..1."""
         ...
 
 
@@ -89,8 +89,9 @@ class RandomChoices:
             return count
         return int(self.step * (count - rules.warmup_min) / length) + rules.warmup_min
 
-    def keep(self, count: int, dropout: float) -> Sequence[bool]:
-        return [bool(draw >= dropout) for draw in self.rng.random(count)]
+    def keep(self, rates: Sequence[float]) -> Sequence[bool]:
+        draws = self.rng.random(len(rates))
+        return [bool(draw >= rate) for draw, rate in zip(draws, rates, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,8 @@ class ExtremeChoices:
     def warm_up(self, count: int, rules: CaptionRules) -> int:  # noqa: ARG002 - as in Choices
         return count
 
-    def keep(self, count: int, dropout: float) -> Sequence[bool]:  # noqa: ARG002 - as in Choices
-        return [True] * count
+    def keep(self, rates: Sequence[float]) -> Sequence[bool]:
+        return [True] * len(rates)
 
 
 def vary(
@@ -229,13 +230,38 @@ def _vary_tags(
     if rules.shuffle:
         tags = choices.order(tags)
     if rules.tag_dropout > 0:
-        keeps = choices.keep(len(tags), rules.tag_dropout)
+        keeps = _kept(len(tags), rules, choices)
         remaining = []
         for tag, keep in zip(tags, keeps, strict=True):
-            if keep or word.search(tag):
+            if keep or word.search(tag) or is_protected(tag, rules):
                 remaining.append(tag)
         tags = remaining
     return tags
+
+
+def _kept(count: int, rules: CaptionRules, choices: Choices) -> Sequence[bool]:
+    """Return for each of `count` tags whether chance lets it stay."""
+    rate = rules.tag_dropout
+    if rules.tag_dropout_mode == "full":
+        return list(choices.keep([rate])) * count
+    if rules.tag_dropout_mode == "random_weighted":
+        return choices.keep([rate * number / count for number in range(1, count + 1)])
+    return choices.keep([rate] * count)
+
+
+def is_protected(tag: str, rules: CaptionRules) -> bool:
+    """Return whether the special tags keep a tag from being dropped.
+
+    A tag is also recognised in brackets: `(smile)` is `smile`.
+    """
+    if not rules.special_tags:
+        return False
+    names = (tag, tag.strip("()"))
+    if rules.special_tags_regex:
+        is_special = any(re.fullmatch(p, name) for p in rules.special_tags for name in names)
+    else:
+        is_special = any(name in rules.special_tags for name in names)
+    return is_special == (rules.special_tags_mode == "whitelist")
 
 
 def fill_wildcards(text: str, pick: Callable[[Sequence[str]], str]) -> str:

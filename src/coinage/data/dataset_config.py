@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from coinage.config import (
     DatasetConfig,
     ImageRules,
     Interpolation,
+    SpecialTags,
     SubsetConfig,
+    TagDropout,
     Template,
 )
 from coinage.data.dataset_keys import caption_rules_in, check_ranges, image_rules_in, shown
@@ -22,6 +25,16 @@ from coinage.errors import Findings
 
 LARGEST_SIDE = 16384  # pixels
 SMALLEST_RESOLUTION = 8  # pixels, one latent
+# Keys with which no use of an image is like another: latents that are cached would be of one use
+VARYING_PIXELS = (
+    "color_aug",
+    "random_crop",
+    "random_rotate_max_angle",
+    "random_brightness_max_strength",
+    "random_contrast_max_strength",
+    "random_saturation_max_strength",
+    "random_hue_max_strength",
+)
 DEFAULT_RESOLUTION = 512  # pixels; stands in where none is given, which is an error
 
 
@@ -197,6 +210,7 @@ def make_subset(
     values = _merged(layers)
     _check_source(values, layers, where, findings)
     check_ranges(values, where, findings, of_subset=True)
+    _check_uses(values, layers, where, findings)
     _check_caption_keys(values, where, findings)
     _check_image_keys(values, where, defaults, findings)
     return SubsetConfig(
@@ -204,6 +218,9 @@ def make_subset(
         metadata_file=_path(values.get("metadata_file")),
         mask_dir=_path(values["conditioning_data_dir"]),
         num_repeats=values["num_repeats"],
+        samples_per_epoch=values.get("samples_per_epoch"),
+        loss_weight=values.get("loss_weight", 1.0),
+        prior_prediction=values.get("prior_prediction", False),
         regularisation=values.get("is_reg", False),
         validation_split=values["validation_split"],
         caption_extensions=_extensions(values["caption_extension"]),
@@ -251,13 +268,57 @@ def _check_source(
         findings.note(note)
 
 
+def _check_uses(
+    values: Mapping[str, Any], layers: Sequence[Layer], where: str, findings: Findings
+) -> None:
+    """Check how often images are used, and how much they count."""
+    if values.get("samples_per_epoch") and "num_repeats" in layers[-1].values:
+        findings.note(f"num_repeats has no effect with samples_per_epoch ({where})")
+    if values.get("loss_weight") == 0:
+        hint = "num_repeats = 0 leaves its images out"
+        findings.warn("`loss_weight` is 0: the subset teaches nothing", where, hint)
+
+
 def _check_caption_keys(values: Mapping[str, Any], where: str, findings: Findings) -> None:
     if not values["caption_separator"]:
         findings.error("`caption_separator` must not be empty", where)
+    _check_tag_dropout(values, where, findings)
     hint = "without its caption an image has no word to teach; use caption_tag_dropout_rate"
     for name in ("caption_dropout_rate", "caption_dropout_every_n_epochs"):
         if values.get(name):
             findings.error(f"`{name}` is not for Textual Inversion", where, hint)
+
+
+def _check_tag_dropout(values: Mapping[str, Any], where: str, findings: Findings) -> None:
+    """Check how tags are left out, and which never are."""
+    for name, options in (
+        ("tag_dropout_mode", get_args(TagDropout)),
+        ("tag_dropout_special_tags_mode", get_args(SpecialTags)),
+    ):
+        if values[name] not in options:
+            hint = f"one of {', '.join(options)}"
+            findings.error(f"`{name}` {values[name]!r} is not known", where, hint)
+    if values["tag_dropout_special_tags_regex"]:
+        for pattern in caption_rules_in(values)["special_tags"]:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                what = f"`tag_dropout_special_tags`: {pattern!r} is not a regular expression"
+                findings.error(f"{what}: {error}", where, "put patterns with commas into a list")
+    _note_idle_tags(values, findings)
+
+
+def _note_idle_tags(values: Mapping[str, Any], findings: Findings) -> None:
+    """Note settings of the tag dropout that nothing uses."""
+    tags = values["tag_dropout_special_tags"]
+    if not values["caption_tag_dropout_rate"]:
+        if tags or values["tag_dropout_mode"] != "random":
+            findings.note("tag_dropout_* has no effect without caption_tag_dropout_rate")
+    elif not tags and (
+        values["tag_dropout_special_tags_regex"]
+        or values["tag_dropout_special_tags_mode"] != "whitelist"
+    ):
+        findings.note("tag_dropout_special_tags_* has no effect without tag_dropout_special_tags")
 
 
 def _check_image_keys(
@@ -267,7 +328,7 @@ def _check_image_keys(
     if method is not None and method not in methods:
         hint = f"one of {', '.join(methods)}"
         findings.error(f"`resize_interpolation` {method!r} is not known", where, hint)
-    for name in ("color_aug", "random_crop"):
+    for name in VARYING_PIXELS:
         if defaults.cached and values[name]:
             what = f"`{name}` varies the pixels, which cached latents cannot"
             findings.error(what, where, f"drop --cache_latents or {name}")

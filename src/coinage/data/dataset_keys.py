@@ -16,7 +16,7 @@ from coinage.errors import Findings, did_you_mean
 from coinage.system.text_files import SLASHES, at_home, path_problem
 from coinage.text.placeholder import encodable
 
-Kind = Literal["int", "float", "str", "path", "bool", "size", "range", "table"]
+Kind = Literal["int", "float", "str", "strs", "path", "bool", "size", "range", "table"]
 Level = Literal["general", "dataset", "subset"]
 
 GENERAL_AND_DATASET: tuple[Level, ...] = ("general", "dataset")
@@ -31,6 +31,7 @@ KIND_NAMES: dict[Kind, str] = {
     "int": "an integer",
     "float": "a number",
     "str": "a string",
+    "strs": "a string, or a list of strings",
     "path": "a string",
     "bool": "true or false",
     "size": "an integer, or two: [width, height]",
@@ -41,6 +42,7 @@ LONGEST_NUMBER = 100  # characters of a number in quotes that are read
 LONGEST_SHOWN = 60  # characters of a value in a message
 LARGEST = 2**31 - 1  # no count, seed or size is meant to be larger
 MOST_REPEATS = 100_000
+CAPITALS = "has no effect: these models' tokenizers read capitals as small letters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,9 @@ KEYS: dict[str, Key] = {
     "metadata_file": Key(kind="path", levels=SUBSET_ONLY),
     "is_reg": Key(kind="bool", levels=SUBSET_ONLY),
     "num_repeats": Key(kind="int", most=MOST_REPEATS),
+    "samples_per_epoch": Key(kind="int", least=1, most=MOST_REPEATS),
+    "loss_weight": Key(kind="float", least=0, most=1000),
+    "prior_prediction": Key(kind="bool", levels=SUBSET_ONLY),
     "validation_split": Key(kind="float", least=0, most=1),
     "caption_extension": Key(kind="str"),
     "class_tokens": Key(kind="str"),
@@ -93,6 +98,10 @@ KEYS: dict[str, Key] = {
     "secondary_separator": Key(kind="str", caption_rule="secondary_separator"),
     "enable_wildcard": Key(kind="bool", caption_rule="wildcard"),
     "caption_tag_dropout_rate": Key(kind="float", caption_rule="tag_dropout", least=0, most=1),
+    "tag_dropout_mode": Key(kind="str", caption_rule="tag_dropout_mode"),
+    "tag_dropout_special_tags": Key(kind="strs", caption_rule="special_tags"),
+    "tag_dropout_special_tags_mode": Key(kind="str", caption_rule="special_tags_mode"),
+    "tag_dropout_special_tags_regex": Key(kind="bool", caption_rule="special_tags_regex"),
     "token_warmup_min": Key(kind="int", caption_rule="warmup_min", least=0, most=LARGEST),
     "token_warmup_step": Key(kind="float", caption_rule="warmup", least=0, most=LARGEST),
     "caption_prefix": Key(kind="str", caption_rule="prefix"),
@@ -102,6 +111,11 @@ KEYS: dict[str, Key] = {
     "color_aug": Key(kind="bool", image_rule="color"),
     "random_crop": Key(kind="bool", image_rule="random_crop"),
     "face_crop_aug_range": Key(kind="range", image_rule="face_crop"),
+    "random_rotate_max_angle": Key(kind="float", image_rule="rotate", least=0, most=180),
+    "random_brightness_max_strength": Key(kind="float", image_rule="brightness", least=0, most=1),
+    "random_contrast_max_strength": Key(kind="float", image_rule="contrast", least=0, most=1),
+    "random_saturation_max_strength": Key(kind="float", image_rule="saturation", least=0, most=1),
+    "random_hue_max_strength": Key(kind="float", image_rule="hue", least=0, most=1),
     "resize_interpolation": Key(kind="str", image_rule="interpolation"),
     "alpha_mask": Key(kind="bool", image_rule="alpha_mask"),
     # Refused or without effect
@@ -112,6 +126,9 @@ KEYS: dict[str, Key] = {
         levels=GENERAL_AND_DATASET,
         note="is for LoRA networks and has no effect on a word",
     ),
+    "caps_randomize_probability": Key(kind="float", least=0, most=1, note=CAPITALS),
+    "caps_randomize_mode": Key(kind="str", note=CAPITALS),
+    "caps_randomize_lowercase": Key(kind="bool", note=CAPITALS),
     "custom_attributes": Key(kind="table", note="is for custom dataset classes and has no effect"),
 }
 FLAG_ONLY = (
@@ -140,6 +157,16 @@ FOREIGN_KEYS = {
     "dataset_repeats": "num_repeats",
     "train_batch_size": "batch_size",
     "in_json": "metadata_file",
+    "path": "image_dir",
+    "balancing": "num_repeats",
+    "balancing_strategy": "samples_per_epoch",
+    "tag_delimiter": "caption_separator",
+    "keep_tags_count": "keep_tokens",
+    "enable_tag_shuffling": "shuffle_caption",
+    "tag_dropout_probability": "caption_tag_dropout_rate",
+    "enable_random_flip": "flip_aug",
+    "enable_crop_jitter": "random_crop",
+    "resolution_override": "resolution",
 }
 
 
@@ -157,8 +184,17 @@ def caption_rules_in(values: Mapping[str, Any]) -> dict[str, Any]:
     rules = {}
     for name, key in KEYS.items():
         if key.caption_rule and name in values:
-            rules[key.caption_rule] = values[name]
+            value = values[name]
+            if key.kind == "strs":
+                value = _texts(value, values.get("caption_separator") or ",")
+            rules[key.caption_rule] = value
     return rules
+
+
+def _texts(value: str | list[str] | None, separator: str) -> tuple[str, ...]:
+    """Return the texts of a list, or those between separators; empty ones are left out."""
+    texts = value.split(separator) if isinstance(value, str) else value or []
+    return tuple(filter(None, (text.strip() for text in texts)))
 
 
 def image_rules_in(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,10 +282,12 @@ def _has_kind(value: object, kind: Kind) -> bool:
         return type(value) is int and abs(value) <= LARGEST
     if kind == "float":  # nan compares as False
         return type(value) in (int, float) and -LARGEST <= value <= LARGEST  # type: ignore[operator]
-    if kind == "size":
-        return _has_kind(value, "int") or _is_pair(value, "int")
-    if kind == "range":
-        return _is_pair(value, "float")
+    if kind in ("size", "range"):
+        number: Kind = "int" if kind == "size" else "float"
+        return _is_pair(value, number) or (kind == "size" and _has_kind(value, number))
+    if kind == "strs":
+        texts = value if isinstance(value, list) else [value]
+        return all(_has_kind(text, "str") for text in texts)
     if kind in ("str", "path"):
         return isinstance(value, str) and "\0" not in value and encodable(value)
     return isinstance(value, bool if kind == "bool" else dict)

@@ -14,6 +14,7 @@ from coinage.config import LEAST_MASK, DataConfig, WordConfig
 from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.images import load_view
 from coinage.data.sample import MUCH_ENLARGED, Sample, uses_per_epoch
+from coinage.data.sampling import share_samples
 from coinage.data.scan import balance_regularisation, report_unusable, scan
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
@@ -83,7 +84,7 @@ def examine(
         decode = few_enough or not data.cache_latents or data.skip_bad_images
     if decode:
         samples = decodable(samples, data.readers, findings, skip=data.skip_bad_images)
-    samples = balance_regularisation(samples, findings)
+    samples = balance_regularisation(share_samples(samples, findings), findings)
     _check_for_masks(data, samples, findings)
     if not uses_per_epoch(samples) and not findings.errors:
         hint = "check the dataset's folders, num_repeats and validation_split"
@@ -98,7 +99,7 @@ def examine(
         find_coverage_problems(
             coverage, token, findings, required=data.require_word, others=learning
         )
-        _warn_of_regularisation(samples, [token, *learning], findings)
+        _warn_of_useless(samples, [token, *learning], findings)
     _note_sides(samples, findings)
     _note_enlarged(samples, findings)
     return ExaminedDataset(tuple(samples), coverage, encoder, word)
@@ -106,8 +107,7 @@ def examine(
 
 def _check_for_masks(data: DataConfig, samples: Sequence[Sample], findings: Findings) -> None:
     """Add an error where masks are wanted and no image has one."""
-    has_masks = any(sample.mask or sample.subset.images.alpha_mask for sample in samples)
-    if data.masks_wanted and samples and not has_masks:
+    if data.masks_wanted and samples and not any(sample.masked for sample in samples):
         hint = "add conditioning_data_dir with mask images, or alpha_mask = true"
         findings.error("--masked_loss: no image has a mask", hint=hint)
 
@@ -212,17 +212,19 @@ def _warn_of_flat_images(
         findings.warn(f"{of_all} {are} a single flat colour", names, "check the export")
 
 
-def _warn_of_regularisation(
-    samples: Sequence[Sample], tokens: Sequence[str], findings: Findings
-) -> None:
-    useless = sum(
-        all(sample.regularisation_without(token) for token in tokens) for sample in samples
-    )
-    if useless:
-        images = wording.counted(useless, "regularisation image")
-        what = f"{images} without the word {' or '.join(tokens)} in the caption"
-        why = "only the word trains, so that costs time and teaches nothing"
-        findings.warn(f"{what}: {why}", hint="leave them out for Textual Inversion")
+def _warn_of_useless(samples: Sequence[Sample], tokens: Sequence[str], findings: Findings) -> None:
+    """Warn of images beside the words' own that have no word to teach."""
+    useless = [s for s in samples if all(s.beside_without(token) for token in tokens)]
+    prior = sum(sample.subset.prior_prediction for sample in useless)
+    words = " or ".join(tokens)
+    for kind, count, hint in (
+        ("regularisation image", len(useless) - prior, "leave them out for Textual Inversion"),
+        ("prior-prediction image", prior, f"write {words} where a caption names the thing"),
+    ):
+        if count:
+            what = f"{wording.counted(count, kind)} without the word {words} in the caption"
+            why = "only the word trains, so that costs time and teaches nothing"
+            findings.warn(f"{what}: {why}", hint=hint)
 
 
 def _note_enlarged(samples: Sequence[Sample], findings: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coinage.config import ImageRules, Interpolation
-from coinage.data.augment import Pixels, vary_color, vary_fit
+from coinage.data.augment import (
+    Pixels,
+    adjust_color,
+    draw_angle,
+    turn,
+    turned_fit,
+    vary_color,
+    vary_fit,
+)
 from coinage.data.buckets import Fit, Size
 from coinage.data.headers import check_size, read_header
 from coinage.data.sample import Sample
@@ -197,8 +206,8 @@ def load_view(
     Args:
         sample: the image.
         flipped: mirror it.
-        rng: draws crop and colours where the subset varies them; None: cut in the middle, colours
-            as they are.
+        rng: draws crop, angle and colours where the subset varies them; None: cut in the middle,
+            upright, colours as they are.
 
     Raises:
         CoinageError: the file cannot be decoded, or has changed since it was scanned.
@@ -210,30 +219,41 @@ def load_view(
         what = f"the image is {width}x{height}, and was {old_width}x{old_height} when it was found"
         hint = "start again, and leave the images alone meanwhile"
         raise CoinageError(what, str(sample.path), hint)
-    fit = sample.fit
+    fit, angle = _placed(sample, rng)
+    cut = partial(_cut, fit=fit, angle=angle, flipped=flipped)
+    pixels = cut(resize(rgb, fit.resized_wh, rules.interpolation))
     if rng is not None:
-        fit = vary_fit(fit, rgb.size, sample.path, rules, rng, bucketed=sample.bucketed)
-    pixels = _cut(resize(rgb, fit.resized_wh, rules.interpolation), fit, flipped=flipped)
-    if rng is not None and rules.color:
-        pixels = vary_color(pixels, rng, as_reference=rules.as_reference)
+        if rules.color:
+            pixels = vary_color(pixels, rng, as_reference=rules.as_reference)
+        pixels = adjust_color(pixels, rules, rng)
     channels = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
     scaled = channels / np.float32(127.5) - 1
-    return View(scaled, _mask(sample, alpha, fit, flipped=flipped), fit)
+    mask = _mask(sample, alpha)
+    if mask is None:
+        return View(scaled, None, fit)
+    weights = cut(resize(mask, fit.resized_wh)).astype(np.float32) / np.float32(255)
+    return View(scaled, weights, fit)
 
 
-def _mask(sample: Sample, alpha: Image.Image | None, fit: Fit, *, flipped: bool) -> Floats | None:
-    """Return the mask, resized, cut and mirrored as the image is; a file wins over the alpha channel."""
+def _placed(sample: Sample, rng: np.random.Generator | None) -> tuple[Fit, float]:
+    """Return how an image is resized and cut this time, and by how many degrees it is turned."""
+    fit, rules = sample.fit, sample.subset.images
+    if rng is None:
+        return fit, 0.0
+    fit = vary_fit(fit, sample.image_wh, sample.path, rules, rng, bucketed=sample.bucketed)
+    angle = draw_angle(rules, rng)
+    return (turned_fit(fit, angle) if angle else fit), angle
+
+
+def _mask(sample: Sample, alpha: Image.Image | None) -> Image.Image | None:
+    """Return the mask of an image, as large as it stands; a file wins over the alpha channel."""
     if sample.mask is not None:
-        mask = decode(sample.mask, sample.subset.images)[0].getchannel("R")
-    elif sample.subset.images.alpha_mask and alpha is not None:
-        mask = alpha
-    else:
-        return None
-    weights = _cut(resize(mask, fit.resized_wh), fit, flipped=flipped)
-    return weights.astype(np.float32) / np.float32(255)
+        return decode(sample.mask, sample.subset.images)[0].getchannel("R")
+    return alpha if sample.subset.images.alpha_mask else None
 
 
-def _cut(pixels: Pixels, fit: Fit, *, flipped: bool) -> Pixels:
+def _cut(pixels: Pixels, fit: Fit, *, angle: float, flipped: bool) -> Pixels:
     (x, y), (width, height) = fit.crop_xy, fit.bucket_wh
+    pixels = turn(pixels, fit, angle) if angle else pixels
     cut = pixels[y : y + height, x : x + width]
     return cut[:, ::-1] if flipped else cut

@@ -15,6 +15,19 @@ LATENTS = Path(".coinage") / "latents"  # kept on disk, in an image folder
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """A group of images some of which are used once more in each epoch, in turns.
+
+    Attributes:
+        group: its number.
+        count: of these uses, below the number of images.
+    """
+
+    group: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image of a subset, with its caption and how it is fitted to its bucket."""
 
@@ -29,20 +42,32 @@ class Sample:
     bucketed: bool = False
     rotated: bool = False  # an EXIF orientation turns it
     mask: Path | None = None
+    draw: Draw | None = None  # uses beyond the repeats
+
+    @property
+    def beside(self) -> bool:
+        """True for an image that does not show what the word means."""
+        return self.subset.regularisation or self.subset.prior_prediction
 
     @property
     def trains(self) -> bool:
-        """True for an image that teaches the word: not held out and not for regularisation."""
-        return not self.held_out and not self.subset.regularisation
+        """True for an image that teaches the word what it shows, and is not held out."""
+        return not self.held_out and not self.beside
+
+    @property
+    def masked(self) -> bool:
+        """True for an image with a mask, or whose alpha channel is taken for one."""
+        return self.mask is not None or self.subset.images.alpha_mask
 
     @property
     def latents(self) -> int:
         """Number of latents to keep: 2 for an image that is mirrored at random, else 1."""
         return 2 if self.subset.images.flip and not self.held_out else 1
 
-    def regularisation_without(self, token: str) -> bool:
-        """Return whether this is a regularisation image whose caption lacks the word."""
-        return self.subset.regularisation and not word_pattern([token]).search(self.caption)
+    def beside_without(self, token: str) -> bool:
+        """Return whether this is such an image and its caption lacks the word, unless a template has it."""
+        lacking = not word_pattern([token]).search(self.caption)
+        return self.beside and lacking and not self.subset.captions.template
 
     @property
     def enlarged(self) -> float:
@@ -52,5 +77,11 @@ class Sample:
 
 
 def uses_per_epoch(samples: Iterable[Sample]) -> int:
-    """Return how many images an epoch shows, each as often as it is repeated."""
-    return sum(sample.repeats for sample in samples)
+    """Return how many images an epoch shows, each as often as it is used."""
+    uses = 0
+    groups: dict[int, int] = {}
+    for sample in samples:
+        uses += sample.repeats
+        if sample.draw:
+            groups[sample.draw.group] = sample.draw.count
+    return uses + sum(groups.values())

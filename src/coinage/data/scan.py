@@ -158,12 +158,12 @@ def _report_no_bucket(
 
 
 def hold_out(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """Hold out a subset's validation images; regularisation images all train.
+    """Hold out a subset's validation images; those beside the word's own all train.
 
     They are the last round(n * share) of a permutation of n images. It depends on the seed and n
     alone: the same folder at two resolutions holds out the same images.
     """
-    if not samples or samples[0].subset.regularisation:
+    if not samples or samples[0].beside:
         return list(samples)
     count = round(len(samples) * samples[0].subset.validation_split)
     order = rng_for(seed, "validation").permutation(len(samples))
@@ -189,22 +189,22 @@ def balance_regularisation(samples: Sequence[Sample], findings: Findings) -> lis
     """Repeat regularisation images until they are as many as the others of their dataset.
 
     The rule is sd-scripts': in order, first with their own repeats, then once more in each round.
-    Those that are not needed are left out.
+    Those that are not needed are left out. Subsets with a number of samples per epoch keep it.
     """
     repeats: dict[int, int] = {}  # place of each regularisation image
-    for dataset in {sample.dataset for sample in samples if sample.subset.regularisation}:
+    for dataset in {sample.dataset for sample in samples if _is_balanced(sample)}:
         places = []
         own_repeats = []
-        wanted = 0
+        others = []
         for place, sample in enumerate(samples):
             if sample.dataset != dataset:
                 continue
-            if sample.subset.regularisation:
+            if _is_balanced(sample):
                 places.append(place)
                 own_repeats.append(sample.repeats)
-            else:
-                wanted += sample.repeats
-        balanced = regularisation_repeats(wanted, own_repeats)
+            elif not sample.subset.regularisation:
+                others.append(sample)
+        balanced = regularisation_repeats(uses_per_epoch(others), own_repeats)
         repeats |= dict(zip(places, balanced, strict=True))
     unneeded = list(repeats.values()).count(0)
     if unneeded:
@@ -216,6 +216,10 @@ def balance_regularisation(samples: Sequence[Sample], findings: Findings) -> lis
         if count or place not in repeats:
             balanced_samples.append(replace(sample, repeats=count))
     return balanced_samples
+
+
+def _is_balanced(sample: Sample) -> bool:
+    return sample.subset.regularisation and sample.subset.samples_per_epoch is None
 
 
 def regularisation_repeats(wanted: int, repeats: Iterable[int]) -> list[int]:

@@ -57,6 +57,7 @@ class SubsetSummary:
     source: str
     images: int
     repeats: int
+    samples_per_epoch: int | None  # in place of repeats
     regularisation: bool
     settings: tuple[tuple[str, str], ...]  # (key = value, where it was set)
 
@@ -344,6 +345,7 @@ def _subset(index: int, config: DatasetConfig, samples: Sequence[Sample]) -> Sub
         source=str(subset.metadata_file or subset.image_dir),
         images=sum(sample.subset is subset for sample in samples),
         repeats=subset.num_repeats,
+        samples_per_epoch=subset.samples_per_epoch,
         regularisation=subset.regularisation,
         settings=subset.settings,
     )

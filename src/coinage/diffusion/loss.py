@@ -38,6 +38,7 @@ def loss_per_sample(
     schedule: NoiseSchedule,
     config: LossConfig,
     mask: Tensor | None = None,
+    prior: Tensor | None = None,
 ) -> Tensor:
     """Return the mean error of each sample times its weight.
 
@@ -48,7 +49,10 @@ def loss_per_sample(
         schedule: weighs the times.
         config: which error, which weights.
         mask: weight of each place, [B, 1, H, W] float32 in 0..1. The mean is over all places, as in
-            sd-scripts, unless `normalize_mask` divides it by the mask's own mean.
+            sd-scripts, unless `normalize_mask` divides it by the mask's own mean. `unmasked_weight`
+            is its least weight.
+        prior: what the prediction should be where the mask hides the image, [B, C, H, W] float32;
+            `mask_prior_weight` times this error is added, weighed by 1 - mask.
 
     Returns:
         [B] float32.
@@ -57,7 +61,18 @@ def loss_per_sample(
     if mask is None:
         loss = error.mean(dim=(1, 2, 3))
     else:
-        loss = (error * mask).mean(dim=(1, 2, 3))
-        if config.normalize_mask:
-            loss = loss / mask.mean(dim=(1, 2, 3)).clamp(min=LEAST_MASK)
+        if config.unmasked_weight:
+            mask = mask.clamp(min=config.unmasked_weight)
+        loss = _masked_mean(error, mask, config)
+        if config.mask_prior_weight and prior is not None:
+            hidden = errors(prediction, prior, times, schedule, config)
+            loss = loss + config.mask_prior_weight * _masked_mean(hidden, 1 - mask, config)
     return loss * schedule.loss_weight(times, config)
+
+
+def _masked_mean(error: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
+    """Return the mean of errors times a mask, [B]; divided by the mask's own mean where that is set."""
+    loss = (error * mask).mean(dim=(1, 2, 3))
+    if config.normalize_mask:
+        loss = loss / mask.mean(dim=(1, 2, 3)).clamp(min=LEAST_MASK)
+    return loss

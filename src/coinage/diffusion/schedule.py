@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coinage.config import LossConfig, NoiseConfig, PredictionType
+from coinage.diffusion.timesteps import place_at
 from coinage.diffusion.weighting import huber_threshold, snr_weight, weights_note
 
 
@@ -90,9 +91,13 @@ class DiffusionSchedule:
         return len(self.alphas_cumprod)
 
     def draw_times(self, config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw steps uniformly in min_timestep..max_timestep - 1, one from each generator: [B] int64."""
+        """Draw steps in min_timestep..max_timestep - 1, one from each generator: [B] int64."""
         low, high = config.min_timestep, config.max_timestep
-        return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators])
+        if config.timesteps == "uniform" and config.timestep_shift == 1:
+            return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators])
+        chances = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
+        shares = place_at(chances, config)
+        return (low + (shares * (high - low)).long()).clamp(low, high - 1)
 
     def spread_times(self, config: NoiseConfig, count: int) -> Tensor:
         """Return the middles of `count` equal parts of min_timestep..max_timestep, [count] int64."""

@@ -108,6 +108,10 @@ def marks_of(sample: Sample) -> list[str]:
         marks.append("held out")
     if sample.subset.regularisation:
         marks.append("regularisation")
+    if sample.subset.prior_prediction:
+        marks.append("prior prediction")
+    if sample.draw:
+        marks.append("in turns with others")
     if sample.rotated:
         marks.append("turned upright")
     if sample.enlarged > 1.0:

@@ -33,7 +33,7 @@ def shown_images(samples: Sequence[Sample], token: str) -> list[Image]:
             caption=marked_parts(sample.caption, token),
             size_wh=sample.image_wh,
             bucket_wh=sample.fit.bucket_wh,
-            repeats=sample.repeats,
+            repeats=sample.repeats or int(sample.draw is not None),
             marks=marks_of(sample),
         )
         images.append(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from coinage.config import LoopConfig, TrainConfig
 from coinage.data.batches import length_of
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, Findings
+from coinage.later_fields import set_later, with_set_later
 from coinage.runs.digests import digest_of_images, digest_of_weights
 from coinage.runs.files import STATE, rest_of
 from coinage.system.launch import process_count
@@ -88,8 +89,8 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
         "max_train_steps": config.loop.max_steps,
         "images_per_step": [batches_per_step * size for size in config.data.batch_sizes],
         "dataset": digest_of(repr(images).encode(errors="surrogatepass")),
-        "noise": asdict(config.noise),
-        "loss": asdict(config.loss),
+        "noise": with_set_later(config.noise),
+        "loss": with_set_later(config.loss),
     } | _beside(config)
 
 
@@ -115,7 +116,18 @@ def _identity(sample: Sample) -> tuple[Any, ...]:
         sample.fit,
         sample.subset.captions,
         sample.subset.images,
+        *_later_identity(sample),
     )
+
+
+def _later_identity(sample: Sample) -> Iterator[Any]:
+    """Yield what is the same for training too, where it is set: earlier versions had none of it."""
+    subset = sample.subset
+    for settings in (subset, subset.captions, subset.images):
+        if more := set_later(settings):
+            yield more
+    if sample.draw:
+        yield sample.draw
 
 
 def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, str]:

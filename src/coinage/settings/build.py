@@ -182,6 +182,10 @@ def _noise(values: FlagValues) -> NoiseConfig:
         random_perturbation=values.ip_noise_gamma_random_strength,
         min_timestep=values.min_timestep or 0,
         max_timestep=1000 if values.max_timestep is None else values.max_timestep,
+        timesteps=values.timestep_distribution,
+        timestep_weight=values.noising_weight,
+        timestep_bias=values.noising_bias,
+        timestep_shift=values.timestep_shift,
     )
 
 
@@ -197,6 +201,9 @@ def _loss(values: FlagValues) -> LossConfig:
         v_like=values.v_pred_like_loss or 0.0,
         prior_weight=values.prior_loss_weight,
         normalize_mask=values.mask_normalize,
+        unmasked_probability=values.unmasked_probability,
+        unmasked_weight=values.unmasked_weight,
+        mask_prior_weight=values.masked_prior_preservation_weight,
     )
 
 

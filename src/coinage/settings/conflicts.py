@@ -8,6 +8,9 @@ from coinage.settings.flag_values import FlagValues
 from coinage.settings.scripts import Script
 from coinage.settings.word_tables import stays
 
+MOST_HEAVY = 1.75  # beyond it, and below -1, places would lie outside of the range
+MOST_BETA = 100
+LEAST_EXPONENT = -500  # below it a density is too small for numbers
 KEEP_ONE = "keep one of them"
 
 
@@ -45,9 +48,32 @@ def _check_timesteps(values: FlagValues, findings: Findings) -> None:
     if low >= high:
         what = f"--min_timestep {low} must be below --max_timestep {high}"
         findings.error(what, hint="they may be 0 to 1000")
+    _check_distribution(values, findings)
     if values.adaptive_noise_scale and not values.noise_offset:
         what = "--adaptive_noise_scale needs --noise_offset"
         findings.error(what, hint="add --noise_offset 0.05")
+
+
+def _check_distribution(values: FlagValues, findings: Findings) -> None:
+    """Find numbers with which a distribution of timesteps would be none."""
+    kind, weight, bias = values.timestep_distribution, values.noising_weight, values.noising_bias
+    what = f"--timestep_distribution {kind} with --noising_weight {weight:g}"
+    ends = (-0.5 - bias, 0.5 - bias)  # distances from its middle
+    if kind == "heavy_tail" and not -1 <= weight <= MOST_HEAVY:
+        findings.error(f"{what}: its weight is at most {MOST_HEAVY}", hint="use -1 to 1.75")
+    elif kind == "beta" and not (0 < weight <= MOST_BETA and 0 < bias <= MOST_BETA):
+        what = "--timestep_distribution beta needs --noising_weight and --noising_bias above 0"
+        findings.error(f"{what}, up to {MOST_BETA}", hint="1 for both is even; 0.5 and 1 is usual")
+    elif kind == "logit_normal" and weight <= -1:
+        findings.error(f"{what}: its spread is 1 more, which must be above 0", hint="0 is usual")
+    elif kind == "sigmoid" and max(weight * end for end in ends) < LEAST_EXPONENT:
+        hint = "use a smaller --noising_bias or --noising_weight"
+        findings.error(f"{what} and --noising_bias {bias:g} leaves no timestep", hint=hint)
+    elif kind == "inverted_parabola":
+        nearest = 0 if ends[0] < 0 < ends[1] else min(map(abs, ends))
+        if weight * nearest**2 >= 2:
+            hint = "use a smaller --noising_bias or --noising_weight"
+            findings.error(f"{what} and --noising_bias {bias:g} leaves no timestep", hint=hint)
 
 
 def _check_start(values: FlagValues, findings: Findings) -> None:

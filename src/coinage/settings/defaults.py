@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coinage.config import AUTO_PRECISION
+from coinage.data.dataset_config import VARYING_PIXELS
 from coinage.optim.reach import USUAL_ANGLE
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST, DECIDED
@@ -13,7 +14,7 @@ from coinage.settings.scripts import Script
 # Steps in which the angle falls to 0.7 of the first; it does not depend on how long the run is
 TIMESCALE = 5
 # Pixels that differ each time cannot be cached
-VARIED = ("color_aug", "random_crop", "face_crop_aug_range")
+VARIED = (*VARYING_PIXELS, "face_crop_aug_range")
 AUTO = "auto"  # of --init_word
 
 

@@ -58,6 +58,19 @@ CALLED: dict[str, tuple[str, ...]] = {
     "epochs": ("max_train_epochs",),
     "max_epochs": ("max_train_epochs",),
     "num_epochs": ("max_train_epochs",),
+    # OneTrainer's
+    "masked_training": ("masked_loss",),
+    "normalize_masked_area_loss": ("mask_normalize",),
+    "min_noising_strength": ("min_timestep",),
+    "max_noising_strength": ("max_timestep",),
+    "offset_noise_weight": ("noise_offset",),
+    "perturbation_noise_weight": ("ip_noise_gamma",),
+    "tag_dropout_probability": ("caption_tag_dropout_rate",),
+    "keep_tags_count": ("keep_tokens",),
+    "tag_delimiter": ("caption_separator",),
+    "enable_tag_shuffling": ("shuffle_caption",),
+    "preserve_embedding_norm": ("norm_mode",),
+    "validation_concept": ("validation_split",),
 }
 WHY: dict[str, str] = {
     "center_crop": "images are cut in the middle anyway, unless --random_crop is given: leave it out",

@@ -77,6 +77,38 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
         "has no effect with --huber_schedule snr (as in sd-scripts)",
     ),
     (
+        "unmasked_probability",
+        lambda v: v.unmasked_probability == 1,
+        "is 1: no mask is ever used",
+    ),
+    ("unmasked_weight", lambda v: v.unmasked_weight == 1, "is 1: masks have no effect"),
+    (
+        "masked_prior_preservation_weight",
+        lambda v: v.unmasked_weight == 1 or v.unmasked_probability == 1,
+        "has no effect: no mask hides anything",
+    ),
+    (
+        "timestep_distribution",
+        lambda v: (
+            v.timestep_distribution in ("heavy_tail", "sigmoid", "inverted_parabola")
+            and not v.noising_weight
+        ),
+        "is as uniform: --noising_weight gives it its shape",
+    ),
+    (
+        "noising_weight",
+        lambda v: v.timestep_distribution in ("uniform", "cos_map"),
+        "has no effect with --timestep_distribution uniform or cos_map",
+    ),
+    (
+        "noising_bias",
+        lambda v: (
+            v.timestep_distribution in ("uniform", "cos_map", "heavy_tail")
+            or (v.timestep_distribution != "logit_normal" and not v.noising_weight)
+        ),
+        "has no effect: it is for logit_normal, beta, and with a weight sigmoid and inverted_parabola",
+    ),
+    (
         "autopilot",
         lambda v: find_optimizer(v.optimizer_type).turns,
         "does not help with Directional; use it with other optimizers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ from coinage.data.batches import Item, PlannedBatch
 from coinage.data.buckets import size_condition
 from coinage.data.captions import vary
 from coinage.data.latents import Latent
+from coinage.data.sample import Sample
 from coinage.seeding import generator_for, rng_for
+from coinage.training.prior import Prior, own_caption
 
 if TYPE_CHECKING:
     from coinage.training.run import Run
@@ -29,10 +31,11 @@ class Batch:
         moments: latent mean and standard deviation, [B, 2, C, h, w] float32, before the scaling factor.
         captions: B captions, as varied for this use.
         generators: one per sample; all draws of a sample come from its own.
-        weights: factor of each sample's loss, [B] float32; 1 but for regularisation images.
+        weights: factor of each sample's loss, [B] float32.
         sizes: original height and width, crop top and left, target height and width, [B, 6] int64, for SDXL.
         mask: weight of each latent in the loss, [B, 1, h, w] float32; None where all count alike.
         timesteps: [B], as the schedule has them; None where they are drawn.
+        priors: the own predictions of the model that samples are held to; () where none is.
     """
 
     moments: Tensor
@@ -42,6 +45,7 @@ class Batch:
     sizes: Tensor
     mask: Tensor | None = None
     timesteps: Tensor | None = None
+    priors: Sequence[Prior | None] = ()
 
     def rewind(self) -> None:
         """Make the generators repeat what they have drawn."""
@@ -61,6 +65,7 @@ class Batch:
             sizes=self.sizes[of_part],
             mask=None if self.mask is None else self.mask[of_part],
             timesteps=None if self.timesteps is None else self.timesteps[of_part],
+            priors=self.priors[of_part],
         )
 
 
@@ -76,6 +81,7 @@ def join(batches: Sequence[Batch]) -> Batch:
         sizes=torch.cat([batch.sizes for batch in batches]),
         mask=_joined_masks(batches),
         timesteps=_joined_timesteps(batches),
+        priors=_joined_priors(batches),
     )
 
 
@@ -95,15 +101,27 @@ def _joined_timesteps(batches: Sequence[Batch]) -> Tensor | None:
     return torch.cat(timesteps) if timesteps else None
 
 
-def stack_masks(latents: Sequence[Latent]) -> Tensor | None:
-    """Return the [B, 1, h, w] masks of a batch, ones where an image has none; None if no image has one."""
-    if all(latent.mask is None for latent in latents):
+def _joined_priors(batches: Sequence[Batch]) -> list[Prior | None]:
+    """Return the priors of all samples; [] if no sample has one."""
+    if not any(batch.priors for batch in batches):
+        return []
+    priors: list[Prior | None] = []
+    for batch in batches:
+        priors += batch.priors or [None] * len(batch.captions)
+    return priors
+
+
+def stack_masks(masks: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """Return the [B, 1, h, w] masks of a batch, ones where there is none; None if there are none at all.
+
+    Args:
+        masks: [h, w] each.
+        like: latents of the batch, [..., h, w].
+    """
+    if all(mask is None for mask in masks):
         return None
-    masks = []
-    for latent in latents:
-        everything = torch.ones(latent.moments.shape[-2:])
-        masks.append(everything if latent.mask is None else latent.mask)
-    return torch.stack(masks).unsqueeze(1)
+    everything = torch.ones(like.shape[-2:])
+    return torch.stack([everything if mask is None else mask for mask in masks]).unsqueeze(1)
 
 
 def epoch_batch(
@@ -119,13 +137,15 @@ def epoch_batch(
         step: optimizer steps before this one; it counts for the tag warm-up.
     """
     seed, token, others = run.config.loop.seed, run.placeholder.token, run.tokens_beside
-    captions, weights = [], []
-    for item in planned:
+    captions, weights, masks, priors = [], [], [], []
+    for item, latent in zip(planned, latents, strict=True):
         sample = run.samples[item.sample]
         rng = rng_for(seed, "caption", epoch, item.position)
         rules = sample.subset.captions
         captions.append(vary(sample.caption, rules, token, rng, step, run.total_steps, others))
-        weights.append(run.config.loss.prior_weight if sample.subset.regularisation else 1.0)
+        weights.append(_weight(run, sample))
+        masks.append(_used_mask(run, latent, epoch, item))
+        priors.append(_prior(run, sample, captions[-1], masks[-1]))
     sizes = [_sizes(run, item, latent) for item, latent in zip(planned, latents, strict=True)]
     return Batch(
         moments=torch.stack([latent.moments for latent in latents]),
@@ -133,8 +153,32 @@ def epoch_batch(
         generators=[generator_for(seed, "noise", epoch, item.position) for item in planned],
         weights=torch.tensor(weights),
         sizes=torch.tensor(sizes),
-        mask=stack_masks(latents),
+        mask=stack_masks(masks, latents[0].moments),
+        priors=priors if any(priors) else (),
     )
+
+
+def _weight(run: Run, sample: Sample) -> float:
+    """Return the factor of a sample's loss."""
+    prior_weight = run.config.loss.prior_weight if sample.subset.regularisation else 1.0
+    return prior_weight * sample.subset.loss_weight
+
+
+def _used_mask(run: Run, latent: Latent, epoch: int, item: Item) -> Tensor | None:
+    """Return the mask of one use of an image; None without one, and where chance ignores it."""
+    rate = run.config.loss.unmasked_probability
+    if latent.mask is None or not rate:
+        return latent.mask
+    draw = rng_for(run.config.loop.seed, "mask", epoch, item.position).random()
+    return None if draw < rate else latent.mask
+
+
+def _prior(run: Run, sample: Sample, caption: str, mask: Tensor | None) -> Prior | None:
+    """Return the prediction that one use of an image is held to, if any."""
+    whole = sample.subset.prior_prediction
+    if not whole and (mask is None or not run.config.loss.mask_prior_weight):
+        return None
+    return Prior(own_caption(caption, [run.config.word, *run.config.learns_with]), whole)
 
 
 def _sizes(run: Run, item: Item, latent: Latent) -> list[int]:
@@ -175,14 +219,17 @@ def fixed_batches(run: Run, uses: Sequence[FixedUse]) -> Iterator[Batch]:
             generators=use.generators,
             weights=torch.ones(count),
             sizes=torch.tensor([_sizes(run, item, latent)] * count),
-            mask=stack_masks([latent] * count),
+            mask=stack_masks([latent.mask] * count, latent.moments),
             timesteps=use.timesteps,
         )
 
 
 def final_caption(run: Run, sample: int, rng: np.random.Generator) -> str:
-    """Return a caption of an image as it may vary at the end of a run, when the tag warm-up is over."""
+    """Return a caption of an image at the end of a run: the tag warm-up is over, and no tag is left out.
+
+    So losses on it tell nothing of how captions are varied.
+    """
     chosen = run.samples[sample]
-    rules, total = chosen.subset.captions, run.total_steps
+    rules, total = replace(chosen.subset.captions, tag_dropout=0), run.total_steps
     token, others = run.placeholder.token, run.tokens_beside
     return vary(chosen.caption, rules, token, rng, total, total, others)

@@ -15,6 +15,7 @@ from coinage.models.base import Components
 from coinage.models.text_cache import encode_inputs
 from coinage.system.full_memory import full_memory, is_full
 from coinage.training.batches import Batch
+from coinage.training.prior import prior_prediction
 from coinage.training.step import noised, prepare
 
 if TYPE_CHECKING:
@@ -71,8 +72,12 @@ def where_not_finite(run: Run, batches: Sequence[Batch]) -> str:
             cond = encode_inputs(run.family, run.parts, inputs.text)
             if not _is_finite(cond.encoder_hidden_states) or not _is_finite(cond.pooled):
                 return TEXT_ENCODER
-            noisy_latents, timesteps = latents.noisy_latents, latents.timesteps
-            if not _is_finite(run.family.predict(run.parts, noisy_latents, timesteps, cond)):
+            noisy, times = latents.noisy_latents, latents.timesteps
+            predicted = [run.family.predict(run.parts, noisy, times, cond)]
+            if inputs.prior is not None:
+                given = inputs.prior, noisy, times, latents.target
+                predicted.append(prior_prediction(run.family, run.parts, *given))
+            if not all(map(_is_finite, predicted)):
                 return UNET
     return ""
 

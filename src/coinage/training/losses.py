@@ -22,12 +22,15 @@ class LossInputs:
 
     Attributes:
         prediction: output of the UNet, [B, C, h, w], any float dtype, with gradient.
-        target: what it should be, [B, C, h, w] float32.
+        target: what it should be, [B, C, h, w] float32; of a prior-prediction subset what the model
+            predicts without the word.
         noisy_latents: input of the UNet, [B, C, h, w] float32.
         noise: that was added, without the perturbations of the input, [B, C, h, w] float32.
         times: [B], as the schedule has them: steps, int64, in discrete diffusion.
         schedule: of the noise; says what `target` is, and how much signal is left at each time.
         mask: weight of each latent, [B, 1, h, w] float32 in 0..1; None where all count alike.
+        prior: what the model predicts without the word, for samples whose hidden parts are held to it,
+            and the target of the others, [B, C, h, w] float32; None where no sample is.
     """
 
     prediction: Tensor
@@ -37,12 +40,13 @@ class LossInputs:
     times: Tensor
     schedule: NoiseSchedule
     mask: Tensor | None
+    prior: Tensor | None = None
 
 
 class Loss(Protocol):
     """A training loss: any callable that returns one loss per sample, [B], differentiable in `prediction`.
 
-    Weights of regularisation images are multiplied onto what it returns.
+    Weights of subsets and of regularisation images are multiplied onto what it returns.
     """
 
     def __call__(self, inputs: LossInputs, /) -> Tensor:
@@ -65,6 +69,7 @@ class ConfiguredLoss:
             inputs.schedule,
             self.config,
             inputs.mask,
+            inputs.prior,
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from coinage.config import TrainConfig
 from coinage.data.batches import plan_epoch
 from coinage.data.latents import Latents
-from coinage.data.sample import Sample
+from coinage.data.sample import Sample, uses_per_epoch
 from coinage.embeddings.word import Word
 from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
@@ -227,7 +227,7 @@ class Run:
     @property
     def images_per_step(self) -> float:
         """Images that all processes together learn from in a step, mean over an epoch."""
-        return sum(sample.repeats for sample in self.samples) / self.updates_per_epoch
+        return uses_per_epoch(self.samples) / self.updates_per_epoch
 
     def advance_epoch(self) -> None:
         """Begin the next epoch."""

@@ -18,6 +18,7 @@ from coinage.models.base import Components, ModelFamily
 from coinage.models.text_cache import TextInputs, encode_inputs, look_up
 from coinage.training.batches import Batch
 from coinage.training.losses import Loss, LossInputs, checked_losses
+from coinage.training.prior import PriorInputs, prior_inputs, prior_prediction
 from coinage.training.transfer import upload
 
 
@@ -64,6 +65,7 @@ class Inputs:
         weights: factor of each sample's loss, [B] float32.
         mask: weight of each latent in the loss, [B, 1, h, w] float32; None where all count alike.
         text: what the captions are encoded from.
+        prior: what the model's own predictions are made from; None where none is asked for.
     """
 
     latents: Tensor
@@ -73,6 +75,7 @@ class Inputs:
     weights: Tensor
     mask: Tensor | None
     text: TextInputs
+    prior: PriorInputs | None = None
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Return inputs whose tensors are what `change` makes of these, in a fixed order."""
@@ -84,6 +87,7 @@ class Inputs:
             weights=change(self.weights),
             mask=None if self.mask is None else change(self.mask),
             text=self.text.mapped(change),
+            prior=None if self.prior is None else self.prior.mapped(change),
         )
 
     def tensors(self) -> list[Tensor]:
@@ -143,6 +147,7 @@ def prepare(family: ModelFamily, parts: Components, batch: Batch, config: NoiseC
         weights=batch.weights,
         mask=batch.mask,
         text=look_up(family, parts, batch.captions, batch.sizes),
+        prior=prior_inputs(family, parts, batch.priors, batch.sizes),
     )
     return inputs.on(parts.device)
 
@@ -165,16 +170,20 @@ def compute(family: ModelFamily, parts: Components, inputs: Inputs, loss: Loss) 
     With the built-in loss the CPU never waits for the device.
     """
     latents = noised(parts, inputs)
+    noisy, times, target, prior = latents.noisy_latents, latents.timesteps, latents.target, None
+    if inputs.prior is not None:
+        prior = prior_prediction(family, parts, inputs.prior, noisy, times, target)
+        target = torch.where(inputs.prior.whole.view(-1, 1, 1, 1), prior, target)
     cond = encode_inputs(family, parts, inputs.text)
-    prediction = family.predict(parts, latents.noisy_latents, latents.timesteps, cond)
     loss_inputs = LossInputs(
-        prediction=prediction,
-        target=latents.target,
+        prediction=family.predict(parts, noisy, times, cond),
+        target=target,
         noisy_latents=latents.noisy_latents,
         noise=latents.noise,
         times=latents.timesteps,
         schedule=parts.schedule,
         mask=inputs.mask,
+        prior=prior,
     )
     losses = checked_losses(loss, loss_inputs)
     return StepResult(losses * inputs.weights, latents.timesteps)
