@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar, get_args, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from coinage.checks import make_plans
@@ -29,6 +29,10 @@ from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import DTYPES, place, place_vae
 from coinage.optim.factory import OptimizerFactory
+from coinage.scoring.evaluate import Studio, Trial, as_pixels, named, score_words
+from coinage.scoring.prompts import checked, templates_of
+from coinage.scoring.results import Evaluation
+from coinage.scoring.scorer import Pixels, Scorer
 from coinage.seeding import draw_seed
 from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
@@ -45,8 +49,8 @@ from coinage.training.session import train_plans
 SIZE_UNIT = 8  # pixels: a latent's side
 MAX_GUIDANCE = 1000
 MAX_STEPS = 1000  # of the noise schedule
-Pixels = NDArray[np.uint8]
 Texts = str | Sequence[str]
+Size = int | tuple[int, int] | None
 T = TypeVar("T")
 
 
@@ -318,7 +322,7 @@ class Model:
         *,
         steps: int = 30,
         guidance: float = 7.5,
-        size: int | tuple[int, int] | None = None,
+        size: Size = None,
         seed: int | None = None,
         sampler: str = "ddim",
         negative: str = "",
@@ -343,28 +347,66 @@ class Model:
             ConfigError: the sampler is not known, or the steps or the size are out of range.
             CoinageError: the model cannot draw.
         """
-        _one_of("sampler", sampler, SAMPLER_NAMES)
-        _check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
-        _check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
+        plain = self._prompt(steps, guidance, size, seed, sampler)
         _check_number("batch_size", batch_size, at_least=1)
-        if seed is not None:
-            _check_number("seed", seed, at_least=0, below=2**63)
-        width, height = self._size(size)
         first = draw_seed() if seed is None else seed
-        asked = []
-        for number, text in enumerate(_list_of(prompts)):
-            prompt = Prompt(
-                text=text,
-                negative=negative,
-                width=width,
-                height=height,
-                seed=first + number,
-                steps=steps,
-                scale=guidance,
-                sampler=sampler,
-            )
-            asked.append(prompt)
+        asked = [
+            replace(plain, text=text, negative=negative, seed=first + number)
+            for number, text in enumerate(_list_of(prompts))
+        ]
         return [Image.fromarray(pixels) for pixels in self.draw(asked, batch_size)]
+
+    def evaluate(
+        self,
+        words: Word | str | Path | Sequence[Word | str | Path],
+        *,
+        scorers: Sequence[Scorer] = (),
+        images: Sequence[Image.Image | Pixels] = (),
+        prompts: str | Sequence[str] = "object",
+        noun: str | None = None,
+        count: int = 2,
+        seed: int = 0,
+        steps: int = 30,
+        guidance: float = 7.5,
+        size: Size = None,
+        sampler: str = "ddim",
+        batch_size: int = 1,
+    ) -> Evaluation:
+        """Score words with the same prompts and seeds, as `coinage evaluate` does.
+
+        Without scorers nothing is drawn, and the words are only compared with the model's own. What
+        is installed stays as it is.
+
+        Args:
+            words: one or more, or the paths of their files.
+            scorers: such as `ClipScorer.load(folder)`, or objects of your own; see `Scorer`.
+            images: of what the words mean, as Pillow's or as [H, W, 3] uint8 RGB.
+            prompts: `object`, `live` or `style`, or texts with `{}` where the word stands.
+            noun: what the words are a kind of; "" for nothing; None: the init word in each file.
+            count: pictures of each prompt.
+            seed: of the first of them; the others count up.
+            steps: as for `generate`; so are the next four.
+            guidance: classifier-free guidance scale.
+            size: side, or (width, height), in pixels.
+            sampler: such as `ddim`.
+            batch_size: pictures that are drawn together.
+
+        Raises:
+            ConfigError: a setting is out of range, or words do not fit the model.
+            CoinageError: a file cannot be read, the model cannot draw, or a scorer fails.
+        """
+        plain = self._prompt(steps, guidance, size, seed, sampler)
+        _check_number("batch_size", batch_size, at_least=1)
+        _check_number("count", count, at_least=1)
+        given = [words] if isinstance(words, Word | str | Path) else words
+        candidates = [named(word, noun, number) for number, word in enumerate(given, 1)]
+        if not candidates:
+            raise ConfigError([Problem("words: there are none", hint="give a word or its file")])
+        templates = templates_of(prompts) if isinstance(prompts, str) else checked(prompts)
+        studio = Studio(self._kind, self.parts, partial(self.draw, batch_size=batch_size))
+        trial = Trial(templates, count, seed, plain)
+        scored = score_words(candidates, studio, trial, scorers, [as_pixels(one) for one in images])
+        return Evaluation(self._source, tuple(scored))
 
     def draw(self, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Pixels]:
         """Draw prompts that each have settings of their own.
@@ -394,7 +436,26 @@ class Model:
         with reported_as("a prompt", self._source, "cannot encode"):
             return self._kind.encode(self.parts, texts, sizes)
 
-    def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    def _prompt(
+        self, steps: int, guidance: float, size: Size, seed: int | None, sampler: str
+    ) -> Prompt:
+        """Return a prompt without text, with checked settings.
+
+        Raises:
+            ConfigError: the sampler is not known, or a number is out of range.
+        """
+        _one_of("sampler", sampler, SAMPLER_NAMES)
+        _check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
+        _check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
+        if seed is not None:
+            _check_number("seed", seed, at_least=0, below=2**63)
+        width, height = self._size(size)
+        return Prompt(
+            text="", width=width, height=height, seed=seed, steps=steps, scale=guidance,
+            sampler=sampler,
+        )  # fmt: skip
+
+    def _size(self, size: Size) -> tuple[int, int]:
         """Return width and height in pixels.
 
         Raises:
