@@ -29,7 +29,7 @@ LAZY = ("config", "settings")
 LIGHT = """
 checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.device checks.disk
 checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
-checks.run_length checks.several_words checks.word cli.cmd_convert cli.cmd_dataset cli.cmd_demo
+checks.run_length checks.scoring checks.several_words checks.word cli.cmd_convert cli.cmd_dataset cli.cmd_demo
 cli.cmd_evaluate
 cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_ui cli.cmd_verify cli.console cli.job
 cli.main cli.parse cli.plan cli.signals cli.train cli.words config data.augment data.batches

@@ -44,6 +44,7 @@ from coinage.training.arguments import check_callable, checked_configs, checked_
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE, start_processes
+from coinage.training.scores import by_scores
 from coinage.training.session import train_plans
 
 SIZE_UNIT = 8  # pixels: a latent's side
@@ -60,6 +61,7 @@ def train(
     observers: Sequence[Observer] = ...,
     loss: Loss | None = ...,
     optimizer: OptimizerFactory | None = ...,
+    scorers: Sequence[Scorer] = ...,
 ) -> Word: ...
 @overload
 def train(
@@ -67,12 +69,14 @@ def train(
     observers: Sequence[Observer] = ...,
     loss: Loss | None = ...,
     optimizer: OptimizerFactory | None = ...,
+    scorers: Sequence[Scorer] = ...,
 ) -> list[Word]: ...
 def train(
     config: TrainConfig | Sequence[TrainConfig],
     observers: Sequence[Observer] = (),
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> Word | list[Word]:
     """Train a word, or several words together on one model, and save them.
 
@@ -96,6 +100,8 @@ def train(
         optimizer: makes the optimizer in place of the configured one: any callable that takes the
             trained parameters and returns a torch optimizer. The configured schedule is applied
             on top of its learning rate.
+        scorers: score the word during the run, in place of the configured ones; NAME-best is then
+            the word where they score it highest, as with `keep_best = "scores"`.
 
     Returns:
         The word after the last step, or a list of words for a sequence of configs.
@@ -107,6 +113,8 @@ def train(
     """
     single = isinstance(config, TrainConfig)
     configs = checked_configs(config)
+    if scorers:
+        configs = [by_scores(config) for config in configs]
     own_observers = checked_observers(observers)
     check_callable("loss", loss, "a function of `LossInputs`")
     check_callable("optimizer", optimizer, "a function of the trained parameters")
@@ -126,6 +134,7 @@ def train(
             observers=lambda _: own_observers,
             loss=loss,
             optimizer=optimizer,
+            scorers=scorers,
         )
     words = [word.word for word in trained]
     return words[0] if single else words

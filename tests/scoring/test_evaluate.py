@@ -45,7 +45,7 @@ def known(model: coinage.Model, name: str, count: int = 1) -> coinage.Word:
 
 def test_the_reader_tells_a_good_word_from_others(model: coinage.Model) -> None:
     """The word for a circle, one that has learned nothing, and one that learned a background too."""
-    scorer = reader(Concept("circle", shape="circle"), 8)
+    scorer = reader(Concept("circle", shape="circle"), 6)
     texts = {"circle": 1, "shape": 1, "red circle on a white background": 6}
     words = [known(model, text, count=count) for text, count in texts.items()]
     found = model.evaluate(words, scorers=[scorer], prompts=scorer.templates, **FEW)

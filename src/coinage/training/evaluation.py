@@ -172,7 +172,7 @@ class Evaluator:
         if due:
             measurement = results.measurements[run.step] = self.measure(run)
             lowest = results.best.loss if results.best else math.inf
-            if run.config.save.keep_best and measurement.loss < lowest:
+            if run.config.save.lowest_loss and measurement.loss < lowest:
                 epoch, rows = run.progress.epoch, run.rows_to_save()
                 results.best = Best(run.step, epoch, measurement.loss, rows)
         measured = run.step in results.measurements  # now, or by the run that saved the state
@@ -211,7 +211,7 @@ class Evaluator:
 def _interval(run: Run) -> tuple[int | None, int | None]:
     """Return steps and epochs from one measurement to the next; both None where nothing is to be measured."""
     config = run.config.validation
-    decides = run.config.loop.early_stop or run.config.save.keep_best
+    decides = run.config.loop.early_stop or run.config.save.lowest_loss
     if not decides and not any(sample.held_out for sample in run.samples):
         return None, None
     if config.every_n_steps or config.every_n_epochs:

@@ -20,6 +20,7 @@ from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
 from coinage.optim.factory import OptimizerFactory, averaged, class_name_of, make_optimizer
+from coinage.scoring.scorer import Scorer
 from coinage.text.placeholder import Placeholder
 from coinage.training.batches import Batch, epoch_batch
 from coinage.training.losses import Loss
@@ -121,6 +122,7 @@ class Run:
         start: the rows before the first step, on the CPU.
         word_index: of the word among those that learn on the model.
         processes: that train the word together.
+        scorers: of the word's pictures, where scores decide which word is the best.
         progress: its position.
         last: its last step.
         results: what it has found.
@@ -144,6 +146,7 @@ class Run:
     optimizer_factory: OptimizerFactory | None = None
     word_index: int = 0
     processes: Processes = ALONE
+    scorers: Sequence[Scorer] = ()
     progress: Progress = field(default_factory=Progress)
     last: LastStep = field(default_factory=LastStep)
     results: Results = field(default_factory=Results)
