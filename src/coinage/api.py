@@ -32,7 +32,7 @@ from coinage.optim.factory import OptimizerFactory
 from coinage.scoring.evaluate import Studio, Trial, as_pixels, named, score_words
 from coinage.scoring.prompts import checked, templates_of
 from coinage.scoring.results import Evaluation
-from coinage.scoring.scorer import Pixels, Scorer
+from coinage.scoring.scorer import Pixels, Scorer, check_scorers
 from coinage.seeding import draw_seed
 from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
@@ -113,6 +113,7 @@ def train(
     """
     single = isinstance(config, TrainConfig)
     configs = checked_configs(config)
+    check_scorers(scorers)
     if scorers:
         configs = [by_scores(config) for config in configs]
     own_observers = checked_observers(observers)
@@ -404,6 +405,7 @@ class Model:
             ConfigError: a setting is out of range, or words do not fit the model.
             CoinageError: a file cannot be read, the model cannot draw, or a scorer fails.
         """
+        check_scorers(scorers)
         plain = self._prompt(steps, guidance, size, seed, sampler)
         _check_number("batch_size", batch_size, at_least=1)
         _check_number("count", count, at_least=1)

@@ -117,6 +117,7 @@ def test_what_is_installed_stays(model: coinage.Model, tmp_path: Path) -> None:
     [
         ({"words": []}, "words: there are none"),
         ({"prompts": ["a dog"]}, "'a dog' lacks {}"),
+        ({"scorers": [coinage.ClipScorer, "clip"]}, "ClipScorer is not an object with a method"),
         ({"count": 0}, "count: 0 is too small"),
         ({"images": [np.zeros((8, 8), np.uint8)]}, "images: an array of uint8"),
         ({"words": [coinage.Word({"emb_params": torch.ones(1, 7)}, "zibu")]}, "7 wide"),

@@ -132,6 +132,8 @@ def test_what_is_wrong_is_told_before_the_model_is_loaded(
     given = flags(moon_dataset, tmp_path / "out", "--keep_best=scores")
     with pytest.raises(ConfigError, match="--keep_best scores needs what scores"):
         complete(parse("sd", given, "test"))
+    with pytest.raises(ConfigError, match="it is for the negative one"):
+        complete(parse("sd", [*given, "--score_clip=a/b", "--role=negative"], "test"))
     given += ["--score_clip=no/such/folder/here", f"--score_dino={small_model()}"]
     config = complete(parse("sd", [*given, "--score_prompts=nothing"], "test"))[0]
     with pytest.raises(ConfigError) as failed:

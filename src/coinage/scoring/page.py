@@ -13,7 +13,7 @@ from coinage.scoring.results import Evaluation, drift_values
 
 SIDE = 192  # pixels of a picture's longer side
 MOST_PICTURES = 480  # about 8 kB each
-FEWEST_STEPS = 3  # of a word, from which on there is a chart
+FEWEST_STEPS = 3  # of checkpoints, from which on there is a chart
 
 
 def render_scores(evaluation: Evaluation) -> str:
@@ -55,7 +55,7 @@ def _figures(evaluation: Evaluation) -> list[Figure]:
     """Return a chart of the scores over the steps, where the words are checkpoints."""
     words = sorted(evaluation.words, key=lambda word: word.step)
     steps = [word.step for word in words]
-    if len(words) < FEWEST_STEPS or 0 in steps or len(set(steps)) < len(steps):
+    if len(set(steps)) < FEWEST_STEPS or 0 in steps:
         return []
     lines: dict[str, list[Point]] = {}
     for word in words:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coinage.errors import CoinageError, full_name
+from coinage.errors import CoinageError, ConfigError, Problem, full_name
 from coinage.scoring.prompts import Asked
 
 Pixels = NDArray[np.uint8]
@@ -62,6 +62,21 @@ class Scorer(Protocol):
             For each measure as many finite numbers as pictures, usually 0..1.
         """
         ...
+
+
+def check_scorers(scorers: Iterable[object]) -> None:
+    """See that objects can score.
+
+    Raises:
+        ConfigError: some have no method `score`, or are classes.
+    """
+    problems = []
+    for scorer in scorers:
+        if isinstance(scorer, type) or not callable(getattr(scorer, "score", None)):
+            what = f"scorers: {full_name(scorer)} is not an object with a method score"
+            problems.append(Problem(what, hint="see coinage.Scorer"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def score_all(
