@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
+from coinage.hub import THREAD
+
 KEY = "hf_" + "k" * 30
 COMMIT = "c" * 40
 
@@ -185,5 +187,9 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, cache: str) -> Iterator[FakeHub]:
         yield hub
     finally:
         hub.held.set()
+        # Without its hub, an upload would try again and close the connections of the next test
+        for thread in threading.enumerate():
+            if thread.name == THREAD:
+                thread.join()
         server.shutdown()
         server.server_close()

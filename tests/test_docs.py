@@ -106,6 +106,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'token_string = "mychar"\noutput_dir = "output"\n'
         'init_word = "shape"\nmax_train_steps = 2\nsample_every_n_steps = 0\n'
     )
+    shared, tables = 'pretrained_model_name_or_path = "path/to/model"\noutput_dir = "output"\n', ""
+    for word in ("mychar", "mydog"):
+        tables += f'[[words]]\ntoken_string = "{word}"\ntrain_data_dir = "photos/{word}"\n'
+    for name in ("words.toml", "words/0.toml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(shared + tables)
     train = ["train", "--config_file", str(folder / "run.toml"), *SHORTER]
     log = logging.getLogger("coinage")
     with pytest.MonkeyPatch.context() as patch:
@@ -295,6 +301,10 @@ def run_block(block: Block, names: dict[str, object], *, really: bool) -> None:
             exec(compile(shortened(block.text), "a block", "exec"), names)  # noqa: S102 - ours
     elif block.language == "toml":
         tomllib.loads(block.text)
+    elif block.language == "yaml":  # of a cluster, whose disk is at /data
+        for command in re.findall(r'"exec (.+)"', block.text):
+            here = command.replace("/data/", "").replace("$JOB_COMPLETION_INDEX", "0")
+            run_line(shlex.split(here), really=really)
     else:
         assert block.language == "text", f"a block without a known language: {block.text[:60]}"
 

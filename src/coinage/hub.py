@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path, PurePosixPath
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from coinage.config import HubConfig
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("coinage")
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds to wait for the hub
+THREAD = "upload"  # the name of the threads that send
 CHECK_PLACE = "check name, revision and login"
 REFUSED = (400, 401, 403, 404)  # HTTP status codes that will be the same later
 
 
 class Uploader:
-    """Sends saved files, in order, from a thread of its own.
+    """Sends saved files, in order, from a thread that lives while there is something to send.
 
     What cannot be sent is reported, and sent again with the next files. The process waits for a hub
     that does not answer no longer than `PATIENCE`, and can always end.
@@ -35,13 +36,20 @@ class Uploader:
     def __init__(self, hub: HubConfig, api: HfApi) -> None:
         self._hub, self._api = hub, api
         self._unsent: dict[str, bytes] = {}  # by path in the repository; the thread's alone
-        self._jobs = SimpleQueue[Callable[[], None]]()
+        self._jobs = deque[Callable[[], None]]()
+        self._works = False  # a thread takes jobs
+        self._guard = threading.Lock()  # of the two above
         self._last: Future[None] | None = None  # what was sent last
-        threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
+        """Do the jobs until none is left."""
         while True:
-            self._jobs.get()()
+            with self._guard:
+                if not self._jobs:
+                    self._works = False
+                    return
+                job = self._jobs.popleft()
+            job()
 
     def _begin(self, act: Callable[[], T]) -> Future[T]:
         """Have the thread run a function after those before it."""
@@ -53,7 +61,11 @@ class Uploader:
             except Exception as error:  # noqa: BLE001 - raised where it is waited for
                 answer.set_exception(error)
 
-        self._jobs.put(run)
+        with self._guard:
+            self._jobs.append(run)
+            if not self._works:
+                self._works = True
+                threading.Thread(target=self._work, name=THREAD, daemon=True).start()
         return answer
 
     def call(self, act: Callable[[], T]) -> T:

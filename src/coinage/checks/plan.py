@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,3 +101,13 @@ class Plan:
         """Give the run's name free for other runs."""
         if self.lock:
             self.lock.release()
+
+
+@contextmanager
+def released(plans: Sequence[Plan]) -> Iterator[None]:
+    """Give the names of runs free at the end."""
+    try:
+        yield
+    finally:
+        for plan in plans:
+            plan.release()

@@ -7,7 +7,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,13 @@ from coinage.system.launch import process_count
 from coinage.terminal.messages import fact, print_line, print_result, print_text
 
 if TYPE_CHECKING:
+    import torch
+
     from coinage.checks.plan import Plan
     from coinage.config import TrainConfig
     from coinage.settings.flag_values import FlagValues
     from coinage.training.observers.base import Observer
+    from coinage.training.processes import Processes
     from coinage.training.run import Run
     from coinage.training.session import Followers
 
@@ -66,19 +69,23 @@ def _train(values: FlagValues, followers: Callable[[], Followers] | None) -> Non
         print_line(f"wrote {write_config(values)}")
         return
     from coinage.checks import make_plans
+    from coinage.checks.plan import released
     from coinage.cli.plan import print_head, print_plan
     from coinage.cli.words import build_words, print_findings, show_datasets
 
     configs, labels = build_words(values)
     settings = configs[0].log
+    if values.share == "words" and not values.debug_dataset:
+        from coinage.cli.sharing import share_words
+
+        share_words(values, configs, labels, followers)
+        return
     set_up_log(settings.level, settings.file, simple=settings.simple, live=not settings.quiet)
     if values.debug_dataset:
         show_datasets(configs, labels, values.debug_dataset_out)
         return
     plans = make_plans(configs, labels, seed=_shared_seed(configs, values.ddp_timeout))
-    with ExitStack() as stack:
-        for plan in plans:
-            stack.callback(plan.release)
+    with released(plans):
         print_findings(plans)
         print_head(plans)
         if values.dry_run:
@@ -104,29 +111,46 @@ def _shared_seed(configs: Sequence[TrainConfig], timeout: int | None) -> int | N
 def run_training(
     plans: Sequence[Plan], timeout: int | None = None, followers: Followers | None = None
 ) -> None:
-    """Load the model, train its words, save. Everything heavy is imported here.
+    """Join the processes of the run, and train its words. Everything heavy is imported here.
 
     Args:
         plans: one for each word.
-        timeout: seconds that processes wait for each other; None: as torch does.
+        timeout: minutes that processes wait for each other; None: as torch does.
         followers: what follows the training beside the progress on the terminal.
     """
-    from coinage.checks.memory import fitted, free_memory, free_memory_problem
+    from coinage.training.processes import start_processes
+
+    processes, device = start_processes(timeout)
+    train_on(plans, processes, device, followers)
+
+
+def train_on(
+    plans: Sequence[Plan],
+    processes: Processes,
+    device: torch.device,
+    followers: Followers | None = None,
+    before: Run | None = None,
+) -> Run:
+    """Load the model, train its words, save.
+
+    Args:
+        plans: one for each word.
+        processes: that train together.
+        device: of the model.
+        followers: what follows the training beside the progress on the terminal.
+        before: a run whose model is used again.
+
+    Returns:
+        The run of the first word, which is complete.
+    """
     from coinage.cli.progress import progress_observers
     from coinage.cli.signals import stopping
     from coinage.models.quiet import quiet_libraries
-    from coinage.training.processes import start_processes
     from coinage.training.session import Followers, train_plans
 
     followers = followers or Followers()
     quiet_libraries()
-    processes, device = start_processes(timeout)
-    free = [size for size in processes.gather(free_memory(device)) if size is not None]
-    plans, lines = fitted(plans, min(free, default=None))
-    for line in lines if processes.main else ():
-        log.info("%s", line)
-    if processes.main and (problem := free_memory_problem(plans, device)):
-        log.warning("%s", problem)
+    plans = _fitted_like(plans, before) if before else _fitted(plans, processes, device)
 
     def observers(run: Run) -> Sequence[Observer]:
         shows_progress = processes.main and run.word_index == 0
@@ -147,6 +171,7 @@ def run_training(
             when_loaded=when_loaded,
             while_training=stopping,
             beside=followers.beside,
+            loaded=(before.parts, before.dtype) if before else None,
         )
     runs = [word.run for word in trained]
     if not all(run.complete for run in runs):
@@ -154,6 +179,31 @@ def run_training(
     for run in runs:
         if run.processes.main and run.config.log.quiet:
             print_result(str(run.config.output_file))
+    return runs[0]
+
+
+def _fitted(plans: Sequence[Plan], processes: Processes, device: torch.device) -> Sequence[Plan]:
+    """Return plans with what saves memory turned on where it must be, and say so."""
+    from coinage.checks.memory import fitted, free_memory, free_memory_problem
+
+    free = [size for size in processes.gather(free_memory(device)) if size is not None]
+    plans, lines = fitted(plans, min(free, default=None))
+    for line in lines if processes.main else ():
+        log.info("%s", line)
+    if processes.main and (problem := free_memory_problem(plans, device)):
+        log.warning("%s", problem)
+    return plans
+
+
+def _fitted_like(plans: Sequence[Plan], before: Run) -> Sequence[Plan]:
+    """Return plans that save memory as a run before them did, with whose model they go on."""
+    from coinage.settings.low_memory import in_low_memory
+
+    model = before.config.model
+    if not model.low_memory:
+        return plans
+    configs = [in_low_memory(plan.config, streamed=model.streamed)[0] for plan in plans]
+    return [replace(plan, config=config) for plan, config in zip(plans, configs, strict=True)]
 
 
 def _use_model(runs: Sequence[Run], state: Path | None) -> None:

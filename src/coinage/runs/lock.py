@@ -119,7 +119,7 @@ def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
         except OSError as error:
             owner = _owner(file)
             os.close(file)
-            if error.errno not in TAKEN or owner.startswith(f"{os.getpid()} "):
+            if error.errno not in TAKEN or owner == _own_name():
                 return Lock(path, None)
             process, _, host = owner.partition(" ")
             shown = f"process {process} on {host}" if host else "it"
@@ -134,8 +134,13 @@ def _hold(path: Path, findings: Findings, taken: str) -> Lock | None:
         os.close(file)  # the run before has just deleted it
     with suppress(OSError):
         os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()} {socket.gethostname()}".encode(errors="replace"))
+        os.write(file, _own_name().encode(errors="replace"))
     return Lock(path, file)
+
+
+def _own_name() -> str:
+    """Return process and host; in containers, each machine has a process of the same number."""
+    return f"{os.getpid()} {socket.gethostname()}"
 
 
 def _lock(file: int) -> None:

@@ -28,6 +28,7 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
     ),
     ("save_last_n_epochs_state", lambda v: not v.save_state, "has no effect without --save_state"),
     ("save_last_n_steps_state", lambda v: not v.save_state, "has no effect without --save_state"),
+    ("words_at_once", lambda v: v.share != "words", "has no effect without --share words"),
     ("dynamo_backend", lambda v: not v.torch_compile, "has no effect without --torch_compile"),
     ("full_fp16", lambda _: True, "applies to the model only; the trained vectors stay in float32"),
     ("full_bf16", lambda _: True, "applies to the model only; the trained vectors stay in float32"),

@@ -15,6 +15,18 @@ def process_count() -> int:
     return max(_number("WORLD_SIZE", 1), 1)
 
 
+def leave_group() -> tuple[int, int]:
+    """Make this process one of its own, whatever launcher started it.
+
+    Returns:
+        Its number among all processes, and among those of its machine; 0 without a launcher.
+    """
+    numbers = process_rank(), _number("LOCAL_RANK", 0)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    return numbers
+
+
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else default

@@ -118,6 +118,19 @@ def start_processes(timeout_minutes: int | None) -> tuple[Processes, torch.devic
     return Processes(state.process_index, state.num_processes, objects), state.device
 
 
+def device_of(number: int) -> torch.device:
+    """Return the device of a process that trains alone beside others.
+
+    Args:
+        number: of the process, among those of its machine. GPUs are taken in turn.
+    """
+    device = start_processes(None)[1]
+    if device.type == "cuda":
+        device = torch.device("cuda", number % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device
+
+
 def group_on_cpu(timeout_minutes: int | None) -> Any:
     """Return a group of all processes that exchanges objects in the computer's memory.
 

@@ -42,7 +42,7 @@ from coinage.training.run import Run
 from coinage.training.scores import load_scorers
 from coinage.training.search.autopilot import with_the_best
 from coinage.training.search.init_word import start_from_the_best
-from coinage.training.setup import prepare_all
+from coinage.training.setup import Loaded, prepare_all
 
 log = logging.getLogger("coinage")
 MAX_SHOWN = 3  # latents on disk that are named if they could not be used
@@ -127,6 +127,7 @@ def train_plans(
     optimizer: OptimizerFactory | None = None,
     beside: ObserversBeside = nobody_beside,
     scorers: Sequence[Scorer] = (),
+    loaded: Loaded | None = None,
 ) -> list[TrainedWord]:
     """Train one word, or several together, and save them.
 
@@ -142,13 +143,14 @@ def train_plans(
         optimizer: makes the optimizer of a word's rows, in place of the configured one.
         beside: called with each run and all its observers, for still more of them.
         scorers: in place of the configured ones, where scores decide which word is the best.
+        loaded: the model, where earlier words were trained with it.
 
     Raises:
         CoinageError: the training cannot start or continue; what was learned is saved.
     """
     outputs = open_outputs([plan.config for plan in plans], processes)
     scorers = scorers or load_scorers([plan.config for plan in plans], device)
-    runs = prepare_runs(plans, processes, device, loss, optimizer)
+    runs = prepare_runs(plans, processes, device, loss, optimizer, loaded)
     when_loaded(runs)
     runs = find_starts(runs)
     for run in runs:
@@ -199,16 +201,18 @@ def prepare_runs(
     device: torch.device,
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
+    loaded: Loaded | None = None,
 ) -> list[Run]:
     """Load the model, and make a run of each word ready for its first step or its next one.
 
-    UNet and text encoders stay on the CPU until `find_starts`.
+    UNet and text encoders of a model that is loaded here stay on the CPU until `find_starts`.
 
     Raises:
         CoinageError: the model, a word, the captions or an optimizer do not fit.
     """
     model = plans[0].config.model
-    fact("model", f"loading {model.source} ({FACTS[model.family].display_name})")
+    if loaded is None:
+        fact("model", f"loading {model.source} ({FACTS[model.family].display_name})")
     with LOADING_LOCK:
         return prepare_all(
             [plan.config for plan in plans],
@@ -219,6 +223,7 @@ def prepare_runs(
             loss=loss,
             optimizer=optimizer,
             staged=True,
+            loaded=loaded,
         )
 
 

@@ -19,7 +19,7 @@ from coinage.errors import ConfigError
 from coinage.models.base import Components
 from coinage.models.families import FAMILIES
 from coinage.models.loading_lock import LOADING_LOCK
-from coinage.models.placement import load_unplaced, place
+from coinage.models.placement import load_unplaced, place, place_vae
 from coinage.models.text_cache import FOLDER, TextCache
 from coinage.optim.factory import OptimizerFactory, make_optimizer, make_schedule
 from coinage.optim.reach import rate_problem
@@ -29,6 +29,7 @@ from coinage.training.run import Run
 from coinage.training.state import load_state
 
 log = logging.getLogger("coinage")
+Loaded = tuple[Components, torch.dtype]  # a model, and what it computes in
 
 
 def store_for(
@@ -97,6 +98,7 @@ def prepare_all(
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
     staged: bool = False,
+    loaded: Loaded | None = None,
 ) -> list[Run]:
     """Load the model and make everything ready for the first step, or for the next one after a saved state.
 
@@ -110,12 +112,15 @@ def prepare_all(
         optimizer: makes the optimizer over a word's rows, in place of the configured one. The
             configured schedule multiplies its learning rate.
         staged: leave UNet and text encoders on the CPU, for `placement.place` to move them later.
+        loaded: the model, where earlier runs have loaded it; their words are forgotten.
 
     Raises:
         ConfigError: a word, the captions or an optimizer do not fit.
         CoinageError: the model, a word's file or a state cannot be used.
     """
-    parts, dtype = load_unplaced(configs[0].model, device)
+    parts, dtype = loaded or load_unplaced(configs[0].model, device)
+    if loaded:
+        place_vae(parts)  # encoding images has sent it to the CPU
     parts.text_cache = text_store_for(configs[0].data)
     note_rescaled_weights(configs, parts)
     latents = []
