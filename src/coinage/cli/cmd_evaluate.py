@@ -16,7 +16,7 @@ from coinage.checks.output import make_folder
 from coinage.cli.cmd_generate import add_model_flags, free_path, model_config, open_model
 from coinage.cli.parse import Parser
 from coinage.config import ImageRules, ModelConfig
-from coinage.data.folder import list_folder
+from coinage.data.folder import list_folder, suffix_of
 from coinage.data.images import decode
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.models.hub_files import native_side
@@ -155,11 +155,13 @@ def _files_of(words: Sequence[Path], findings: Findings) -> list[Path]:
         if not is_folder(path):
             files.append(path)
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not inside:
+        before = len(findings.errors)
+        contents = list_folder(path, "WORD", "folder", findings)
+        inside = [name for name in sorted(contents.paths) if suffix_of(name) in SUFFIXES]
+        if not inside and len(findings.errors) == before:
             hint = f"files of words end in {', '.join(SUFFIXES)}"
             findings.error("no words in the folder", str(path), hint)
-        files += inside
+        files += [Path(contents.paths[name]) for name in inside]
     return list(dict.fromkeys(files))
 
 
