@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test coverage test-browser test-slow test-fuzz test-perf check docs full-size-check gpu-check format model clean
+.PHONY: demo test coverage test-browser test-slow test-fuzz test-perf check docs dist full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -39,10 +39,15 @@ check: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/flag_page.py --check
+	@$(BIN)/python tools/compared_page.py --check
 
 # Without network; a broken link or a name that is gone is an error.
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Builds into dist/, and uses the wheel outside the checkout; ARGS=--full installs all it needs anew.
+dist: $(READY)
+	@$(BIN)/python tools/dist_check.py $(ARGS)
 
 full-size-check: $(READY)
 	@$(BIN)/python tools/full_size_check.py $(ARGS)
@@ -55,6 +60,7 @@ format: $(READY)
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/python tools/flag_page.py
+	@$(BIN)/python tools/compared_page.py
 
 model: $(READY)
 	@$(BIN)/python tools/build_demo_world.py --out build/demo_world $(ARGS)

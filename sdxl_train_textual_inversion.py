@@ -2,7 +2,7 @@
 
 import sys
 
-from coinage.cli.train import train_command
+from coinage.sdxl_train_textual_inversion import main
 
 if __name__ == "__main__":
-    sys.exit(train_command("sdxl", prog="sdxl_train_textual_inversion.py"))
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""Train a Textual Inversion embedding for Stable Diffusion 1.x; flags as in kohya-ss/sd-scripts."""
+"""Train a Textual Inversion embedding for Stable Diffusion 1.x and 2.x; flags as in kohya-ss/sd-scripts."""
 
 import sys
 
-from coinage.cli.train import train_command
+from coinage.train_textual_inversion import main
 
 if __name__ == "__main__":
-    sys.exit(train_command("sd"))
+    sys.exit(main())

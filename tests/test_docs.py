@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from coinage.cli.cmd_demo import demo_parser
+from coinage.cli.cmd_doctor import doctor_parser
 from coinage.cli.cmd_ui import ui_parser
 from coinage.cli.main import COMMANDS, main
 from coinage.demo.concepts import CONCEPTS
@@ -31,7 +32,8 @@ from tests.helpers import captured, small_model
 from tests.tiny_models import write_clip, write_dino
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {ROOT / "docs" / "reference" / "flags.md"}  # `make check` compares it with the table
+# `make check` compares them with their tables
+GENERATED = {ROOT / "docs" / "reference" / "flags.md", ROOT / "docs" / "compared.md"}
 PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - GENERATED)
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 # These programs are not run here: `check_*` below reads their commands instead.
@@ -43,10 +45,11 @@ READ_ONLY = {
     "srun": "needs a SLURM cluster",
     "coinage demo": "takes a minute; tests/demo runs it",
     "coinage ui": "waits for a browser; tests/ui runs it",
+    "coinage doctor": "imports everything again; tests/doctor runs it",
     "python benchmarks/": "takes minutes to hours",
     "PowerShell": "needs Windows",
 }
-WAITING = {"demo": demo_parser, "ui": ui_parser}
+WAITING = {"demo": demo_parser, "doctor": doctor_parser, "ui": ui_parser}
 FASTER = {"generate": ("--steps=2",), "evaluate": ("--steps=2", "--count=1", "--prompts=few.txt")}
 IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
 WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
@@ -244,8 +247,9 @@ def run_command(words: Sequence[str], *, really: bool) -> str:
 
 
 def run_script(words: Sequence[str], *, really: bool) -> str:
-    """Run one of the scripts in this process."""
-    script = ROOT / words[0]
+    """Run one of the scripts in this process; a module of its name does the same."""
+    name = words[0].removeprefix("coinage.")
+    script = ROOT / (name if name.endswith(".py") else f"{name}.py")
 
     def train(argv: list[str]) -> int:
         with pytest.MonkeyPatch.context() as patch:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeVar, get_args, overload
+from typing import get_args, overload
 
 import torch
 from PIL import Image
@@ -19,8 +17,8 @@ from coinage.checks.model import model_problems, vae_problems
 from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word, load_word
-from coinage.errors import ConfigError, Findings, Problem, did_you_mean, reason_of
-from coinage.generate import draw
+from coinage.errors import ConfigError, Findings, Problem, reason_of
+from coinage.generate import Drawn, draw_with_maps
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.facts import DEFAULT
 from coinage.models.families import FAMILIES
@@ -40,7 +38,13 @@ from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
 from coinage.text.prompts import Prompt
 from coinage.text.samplers import SAMPLER_NAMES
-from coinage.training.arguments import check_callable, checked_configs, checked_observers
+from coinage.training.arguments import (
+    check_callable,
+    check_number,
+    checked_configs,
+    checked_observers,
+    one_of,
+)
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE, start_processes
@@ -52,7 +56,6 @@ MAX_GUIDANCE = 1000
 MAX_STEPS = 1000  # of the noise schedule
 Texts = str | Sequence[str]
 Size = int | tuple[int, int] | None
-T = TypeVar("T")
 
 
 @overload
@@ -179,7 +182,7 @@ def load_model(
     """
     chosen = default_device() if device is None else _usable_device(device)
     if clip_skip is not None:
-        _check_number("clip_skip", clip_skip, at_least=1)
+        check_number("clip_skip", clip_skip, at_least=1)
     if tokenizer_cache is not None:
         tokenizer_cache = as_path(tokenizer_cache, "tokenizer_cache")
     automatic: Precision = "no" if chosen.type == "cpu" else "fp16"
@@ -189,26 +192,14 @@ def load_model(
         vae=None if vae is None else str(vae),
         precision=precision or automatic,
         clip_skip=clip_skip,
-        prediction_type=_one_of("prediction_type", prediction_type, get_args(PredictionType)),
+        prediction_type=one_of("prediction_type", prediction_type, get_args(PredictionType)),
         zero_terminal_snr=zero_terminal_snr,
         tokenizer_cache=tokenizer_cache,
     )
-    _one_of("family", config.family, tuple(FAMILIES))
-    _one_of("precision", config.precision, tuple(DTYPES))
+    one_of("family", config.family, tuple(FAMILIES))
+    one_of("precision", config.precision, tuple(DTYPES))
     Findings(errors=model_problems(config) + vae_problems(config)).raise_errors()
     return Model(config, chosen)
-
-
-def _one_of(name: str, value: T, known: Sequence[str]) -> T:
-    """Return a value that is None or known.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if value is not None and value not in known:
-        hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}"
-        raise ConfigError([Problem(f"{name}: {value!r} is not known", hint=hint)])
-    return value
 
 
 def _usable_device(device: object) -> torch.device:
@@ -225,26 +216,6 @@ def _usable_device(device: object) -> torch.device:
         hint = f"leave it out for {default_device()}"
         raise ConfigError([Problem(what, hint=hint)]) from None
     return torch.device(chosen)
-
-
-def _check_number(
-    name: str, value: object, *, at_least: float, below: float = math.inf, whole: bool = True
-) -> None:
-    """See that an argument is a number in a range.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    wanted = f"a {'whole ' if whole else ''}number of at least {at_least:g}"
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        what = f"{name}: {value!r} is not {wanted}"
-    elif not float(value) >= at_least:
-        what = f"{name}: {value} is too small"
-    elif not float(value) < below:
-        what, wanted = f"{name}: {value} is too large", f"a number below {below:g}"
-    else:
-        return
-    raise ConfigError([Problem(what, hint=f"use {wanted}")])
 
 
 class Model:
@@ -358,7 +329,7 @@ class Model:
             CoinageError: the model cannot draw.
         """
         plain = self._prompt(steps, guidance, size, seed, sampler)
-        _check_number("batch_size", batch_size, at_least=1)
+        check_number("batch_size", batch_size, at_least=1)
         first = draw_seed() if seed is None else seed
         asked = [
             replace(plain, text=text, negative=negative, seed=first + number)
@@ -407,8 +378,8 @@ class Model:
         """
         check_scorers(scorers)
         plain = self._prompt(steps, guidance, size, seed, sampler)
-        _check_number("batch_size", batch_size, at_least=1)
-        _check_number("count", count, at_least=1)
+        check_number("batch_size", batch_size, at_least=1)
+        check_number("count", count, at_least=1)
         given = [words] if isinstance(words, Word | str | Path) else words
         candidates = [named(word, noun, number) for number, word in enumerate(given, 1)]
         if not candidates:
@@ -428,10 +399,26 @@ class Model:
         Raises:
             CoinageError: the model cannot draw.
         """
+        for drawn in self.draw_with_maps(prompts, batch_size, show_words=False):
+            yield drawn.pixels
+
+    def draw_with_maps(
+        self, prompts: Sequence[Prompt], batch_size: int = 1, *, show_words: bool = True
+    ) -> Iterator[Drawn]:
+        """Draw the same pictures, each with a map for every installed word of its prompt.
+
+        A map tells where in the picture the UNet attends to the word; see `Drawn`. Without
+        `show_words` there are none.
+
+        Raises:
+            CoinageError: the model cannot draw.
+        """
         low_precision = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, self.dtype, enabled=low_precision)
         with reported_as("the pictures", self._source, "cannot draw"):
-            yield from draw(self._kind, self.parts, prompts, batch_size, autocast)
+            yield from draw_with_maps(
+                self._kind, self.parts, prompts, batch_size, autocast, show_words=show_words
+            )
 
     @torch.no_grad()
     def encode(self, prompts: Texts) -> Conditioning:
@@ -455,11 +442,11 @@ class Model:
         Raises:
             ConfigError: the sampler is not known, or a number is out of range.
         """
-        _one_of("sampler", sampler, SAMPLER_NAMES)
-        _check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
-        _check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
+        one_of("sampler", sampler, SAMPLER_NAMES)
+        check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
+        check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
         if seed is not None:
-            _check_number("seed", seed, at_least=0, below=2**63)
+            check_number("seed", seed, at_least=0, below=2**63)
         width, height = self._size(size)
         return Prompt(
             text="", width=width, height=height, seed=seed, steps=steps, scale=guidance,
@@ -480,7 +467,7 @@ class Model:
             raise ConfigError([Problem(what, hint="use one number or two")])
         width, height = sides
         for side in sides:
-            _check_number("size", side, at_least=SIZE_UNIT * SIZE_UNIT)
+            check_number("size", side, at_least=SIZE_UNIT * SIZE_UNIT)
         return width // SIZE_UNIT * SIZE_UNIT, height // SIZE_UNIT * SIZE_UNIT
 
 

@@ -36,6 +36,8 @@ IMAGE_SUFFIXES = (
     ".jxl",
 )
 OPEN_SEED = -1
+Template = Literal["object", "style"] | tuple[str, ...]
+CAPTION_SLOT = "[filewords]"  # of a sentence of the user's own: the image's caption
 AUTO_PRECISION: Final = "auto"
 # Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
 LEAST_MASK = 0.02
@@ -103,8 +105,16 @@ class CaptionRules:
     warmup: float = 0
     prefix: str | None = None
     suffix: str | None = None
-    template: Literal["object", "style"] | None = None  # replaces the caption
+    # Sentences that replace the caption: built-in ones, or own ones with {} for the word
+    template: Template | None = None
     as_reference: bool = False  # join with ", " whatever the separator, keep empty tags
+
+    @property
+    def use_captions(self) -> bool:
+        """Whether the images' own captions are used, if only as a part of a sentence."""
+        if isinstance(self.template, tuple):
+            return any(CAPTION_SLOT in sentence for sentence in self.template)
+        return self.template is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +331,7 @@ class PreviewConfig:
     at_first: bool = False
     automatic: bool = False  # a few times over the run, where they take little of it
     sampler: str = "ddim"
+    show_word: bool = False  # see where in them the word acts, for the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

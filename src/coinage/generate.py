@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from coinage.data.latents import in_memory, placed, widened
 from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
+from coinage.models.word_attention import Place, WordAttention, find_words, watched
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt, parse_weights
 from coinage.text.samplers import find_sampler
@@ -77,7 +78,21 @@ def keep_times_at_hand(scheduler: Any) -> None:
     scheduler.set_timesteps, scheduler.step = set_and_copy, step_at_hand
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture, and where words act in it.
+
+    Attributes:
+        pixels: [H, W, 3] uint8 RGB.
+        word_maps: for each installed word of the prompt, or else of the negative prompt, the attention
+            to it relative to its mean over the picture, [h, w] float32, as fine as the UNet's finest
+            attention.
+    """
+
+    pixels: NDArray[np.uint8]
+    word_maps: Mapping[str, NDArray[np.float32]]
+
+
 def draw(
     family: ModelFamily,
     parts: Components,
@@ -91,11 +106,46 @@ def draw(
     batch must agree in everything but text, negative and seed. Global randomness is left untouched.
     Text is encoded under `autocast`; UNet and VAE work in their own precision.
     """
+    for drawn in draw_with_maps(family, parts, prompts, batch_size, autocast, show_words=False):
+        yield drawn.pixels
+
+
+@torch.no_grad()
+def draw_with_maps(
+    family: ModelFamily,
+    parts: Components,
+    prompts: Sequence[Prompt],
+    batch_size: int = 1,
+    autocast: AbstractContextManager[object] | None = None,
+    *,
+    show_words: bool = True,
+) -> Iterator[Drawn]:
+    """Draw each prompt as `draw` does, to the same bits, and see where the installed words act.
+
+    Without `show_words` there are no maps, and nothing is computed for them.
+    """
     for chunks, batch in _alike(family, parts, prompts, batch_size):
-        with autocast or nullcontext():
-            latents = _sample(family, replace(parts, chunks=chunks), batch)
+        prepared = replace(parts, chunks=chunks)
+        places = _places(family, prepared, batch) if show_words else []
+        attention = WordAttention(places) if places else None
+        watching = watched(parts.denoiser, attention.add) if attention else nullcontext()
+        with watching, autocast or nullcontext():
+            latents = _sample(family, prepared, batch)
         images = (_decode(parts, latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        yield from (images * 255).round().astype(np.uint8)
+        maps: list[dict[str, NDArray[np.float32]]] = [{} for _ in batch]
+        if attention:
+            height, width = latents.shape[-2:]
+            for place, word_map in zip(places, attention.maps((height, width)), strict=True):
+                maps[place.text][place.word] = word_map.numpy()
+        for image, word_maps in zip(images, maps, strict=True):
+            yield Drawn((image * 255).round().astype(np.uint8), word_maps)
+
+
+def _places(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> list[Place]:
+    """Return where the installed words stand in prompts that share their settings."""
+    is_guided = prompts[0].scale > 1  # else the pipeline does not read negative prompts
+    negatives = [prompt.negative for prompt in prompts] if is_guided else []
+    return find_words(family, parts, [prompt.text for prompt in prompts], negatives)
 
 
 def _decode(parts: Components, latents: Tensor) -> Tensor:

@@ -442,6 +442,9 @@ EFFECTS: dict[str, Row] = {
     "--early_stop": tested(
         "training/test_early_stop.py::test_measuring_takes_a_twentieth_of_the_passes"
     ),
+    "--show_word": tested(
+        "training/observers/test_reporter.py::test_the_page_shows_where_the_word_acts"
+    ),
     "--autopilot": acts("--autopilot=2", does=says("\ntried   ")),
     "--keep_best": acts("--keep_best", does=writes("zibu-best.safetensors")),
     "--score_clip": tested("training/test_scores.py::test_by_clip_and_dino"),

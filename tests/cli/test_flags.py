@@ -165,6 +165,10 @@ def test_flags_without_effect_are_named() -> None:
         "--log_config has no effect without --logging_dir or --log_with",
     ]
     assert sorted(notes(args)) == [*idle, NO_METADATA, f"--xformers {OWN_KERNELS}"]
+    no_previews = ["--show_word", "--sample_every_n_steps=0"]
+    assert notes(parse("sd", no_previews, "test")) == ["--show_word has no effect without previews"]
+    assert notes(parse("sd", no_previews[:1], "test")) == [], "there are automatic ones"
+    assert not any("show_word" in note for note in notes(parse("coinage", no_previews[1:], "test")))
 
 
 def test_all_missing_inputs_are_reported_together() -> None:

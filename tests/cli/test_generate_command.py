@@ -114,6 +114,27 @@ def test_words_say_what_their_vectors_say(tmp_path: Path) -> None:
     )
 
 
+def test_where_words_act_is_drawn_beside_the_picture(tmp_path: Path) -> None:
+    files = [word(tmp_path / "zibu.pt", "circle"), f"wobo={word(tmp_path / 'v.pt', 'black')}"]
+    prompts = ("a photo of a red zibu on a wobo background", "a photo of a red square")
+    small = (*SMALL, "--steps=2", "--seed=3")
+    plain = generate(MODEL, *prompts, *small, f"--output={tmp_path / 'a'}", "--embedding", *files)
+    done = generate(
+        MODEL, *prompts, *small, "--show-word", f"--output={tmp_path / 'b'}", "--embedding", *files
+    )
+    assert (plain.returncode, done.returncode) == (0, 0), done.stderr
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
+        "0000_3.png", "0000_3.word.png", "0000_3.word2.png", "0001_3.png",
+    ]  # fmt: skip
+    assert "0000_3.word2.png: where wobo acts" in done.stderr.replace("\n", "")
+    for name in ("0000_3.png", "0001_3.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    zibu, wobo = (picture(tmp_path / "b" / f"0000_3.{name}.png") for name in ("word", "word2"))
+    assert zibu.shape == (64, 64, 3)
+    assert not np.array_equal(zibu, wobo)
+    assert next_number(tmp_path / "b") == 2
+
+
 @pytest.mark.parametrize(
     ("family", "command"),
     [("sd2", generate), ("sdxl", generate), pytest.param("sdxl", start, marks=pytest.mark.slow)],
@@ -182,6 +203,7 @@ def test_what_cannot_work(tmp_path: Path) -> None:
             2,
         ),
         (["--steps=0"], "--steps 0 is out of range", 2),
+        (["--show-word"], "--show-word: there is no learned word", 2),
         (["--width=8"], "--width 8 is too small", 2),
         (["--sampler=eulr"], "invalid choice", 2),
         (["--output", tmp_path / "file" / "x"], "--output: cannot write there", 2),

@@ -36,6 +36,18 @@ def test_templates_replace_the_caption_and_cover_all_sentences() -> None:
     )
 
 
+def test_own_sentences_hold_the_word_and_the_varied_caption() -> None:
+    rules = CaptionRules(template=("a {}", "{}: [filewords]"), shuffle=True, keep_tokens=1)
+    drawn = {vary("x{}, y, z", rules, "zibu", rng_for(i)) for i in range(100)}
+    assert drawn == {"a zibu", "zibu: x{}, y, z", "zibu: x{}, z, y"}
+    assert {vary("", rules, "zibu", rng_for(i)) for i in range(50)} == {"a zibu"}
+    only = CaptionRules(template=("{}[filewords]!",))
+    assert vary("", only, "zibu", rng_for(0)) == "zibu!"
+    assert extreme_captions("a long caption", rules, "zibu") == ["zibu: a long caption"]
+    assert rules.use_captions
+    assert not CaptionRules(template=("a {}",)).use_captions
+
+
 @given(st.lists(TAG, min_size=1, max_size=8), st.integers(0, 9), st.integers(0, 2**31))
 def test_shuffling_keeps_the_head_and_loses_nothing(tags: list[str], keep: int, seed: int) -> None:
     rules = CaptionRules(shuffle=True, keep_tokens=keep)

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coinage.report.comparison import render_comparison
 from coinage.report.page import render_report
 from coinage.report.record import PreviewPrompt, Record, Shot, Standing
+from coinage.report.word_maps import layer_url
 from tests.browsers import browser, fits, needs_browser
 from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
@@ -82,6 +84,36 @@ def test_the_slider_shows_each_steps_pictures(browser: Any, tmp_path: Path) -> N
     assert page.text_content("[data-now]").startswith("step ")
     assert page.text_content("[data-value]") != before
     assert page.text_content("#settings ~ .copied code") == record.command
+    opened.close()
+
+
+def test_where_the_word_acts_is_laid_over_the_previews(browser: Any, tmp_path: Path) -> None:
+    record = samples.training()
+    for number, shot in enumerate(record.shots):
+        word_map = np.ones((8, 8), dtype=np.float32)
+        word_map[number % 8] = 3
+        shot.heat = [None, *([layer_url(word_map)] * (len(shot.pictures) - 1))]
+    opened = Opened(
+        browser,
+        written(tmp_path, "a-report.html", render_report(record)),
+        viewport={"width": 375, "height": 800},
+    )
+    page, last = opened.page, len(record.shots) - 1
+    layers = "[...document.querySelectorAll('.heat')].map(one => one.hidden ? null : one.src)"
+    assert page.evaluate(layers) == [None] * len(record.shots[0].pictures)
+    page.focus(".acts input")
+    page.keyboard.press("Space")
+    assert page.evaluate(layers) == record.shots[last].heat
+    box, layer = (page.locator(f"{one} >> nth=1").bounding_box() for one in (".picture", ".heat"))
+    assert box == layer
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert page.evaluate(layers) == record.shots[0].heat
+    assert opened.fits()
+    page.reload()
+    assert page.evaluate(layers) == record.shots[0].heat  # as it was before the page renewed itself
+    page.uncheck(".acts input")
+    assert page.evaluate(layers) == [None] * len(record.shots[0].pictures)
     opened.close()
 
 

@@ -182,6 +182,9 @@ def test_only_pictures_are_pictures() -> None:
     )
     assert found.images[0].thumbnail == ""
     assert found.shots[0].pictures == [None, None, None, "data:image/png;base64,AAAA"]
+    shot = replace(shot, heat=shot.pictures)
+    found = fit(replace(found, shots=[shot]))
+    assert found.shots[0].heat == found.shots[0].pictures
 
 
 def noise(size: int, seed: int) -> str:
@@ -193,7 +196,8 @@ def test_pictures_never_make_a_page_large(count: int, size: int, tmp_path: Path)
     record = samples.finished()
     url = noise(size, 0)
     record.shots = [
-        Shot(step=10 * i, pictures=[url, url[:-100], None, url[:-200]]) for i in range(count)
+        Shot(step=10 * i, pictures=[url, url[:-100], None], heat=[url[:-200], None])
+        for i in range(count)
     ]
     record.images = [replace(record.images[0], thumbnail=url[: size // 4]) for _ in range(count)]
     record.image_count = count

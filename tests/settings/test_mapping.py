@@ -35,10 +35,10 @@ LEFT_OUT = {
     "v_pred_like_loss", "metadata_is_negative_embedding", "huggingface_repo_type", "huggingface_repo_id",
     "huggingface_repo_visibility", "huggingface_path_in_repo", "save_state_to_huggingface", "resolution",
     "face_crop_aug_range", "background", "min_timestep", "max_timestep", "use_object_template",
-    "use_style_template", "norm_mode", "v2", "lr_warmup_steps", "random_crop", "color_aug",
-    "cache_latents", "cache_latents_to_disk", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
-    "caption_extension", "caption_extention", "caption_separator", "token_warmup_min", "enable_bucket",
-    "bucket_no_upscale",
+    "use_style_template", "caption_templates", "norm_mode", "v2", "lr_warmup_steps", "random_crop",
+    "color_aug", "cache_latents", "cache_latents_to_disk", "min_bucket_reso", "max_bucket_reso",
+    "bucket_reso_steps", "caption_extension", "caption_extention", "caption_separator", "token_warmup_min",
+    "enable_bucket", "bucket_no_upscale",
 }  # fmt: skip
 TEXT = st.text("abcXYZ 019_-é", min_size=1, max_size=8).filter(lambda text: text.strip() == text)
 

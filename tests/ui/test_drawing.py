@@ -53,7 +53,7 @@ def test_pictures_are_drawn_with_and_without_a_word_and_sent_to_its_page(
     site, client = served
     asked = {
         "model": "demo-sd1", "prompt": "a photo of zibu on a white background", "seeds": 2,
-        "first_seed": 7, "steps": 3, "words": [word_file(site)],
+        "first_seed": 7, "steps": 3, "words": [word_file(site)], "show_words": True,
     }  # fmt: skip
     answer = client.post("/api/try", json=asked)
     assert answer.status_code == 201, answer.text
@@ -71,6 +71,11 @@ def test_pictures_are_drawn_with_and_without_a_word_and_sent_to_its_page(
     drawn = [client.get(f"/api/try/{drawing_id}/{number}.png").content for number in range(4)]
     assert len(set(drawn)) == 4
     assert all(picture.startswith(b"\x89PNG") for picture in drawn)
+    assert [p["maps"] for p in last["pictures"]] == [["zibu"], [], ["zibu"], []]
+    maps = [client.get(f"/api/try/{drawing_id}/{number}.word.png") for number in range(4)]
+    assert [answer.status_code for answer in maps] == [200, 404, 200, 404]
+    assert maps[0].content.startswith(b"\x89PNG")
+    assert maps[0].content not in drawn
     assert client.get("/api/try").json()[0]["id"] == drawing_id
     word = client.post("/api/words", json={"token": "zibu"}).json()["id"]
     kept = client.post(f"/api/try/{drawing_id}/2/keep", json={"word": word})
@@ -78,7 +83,13 @@ def test_pictures_are_drawn_with_and_without_a_word_and_sent_to_its_page(
     (preview,) = client.get(f"/api/words/{word}").json()["previews"]
     assert preview["kept"]
     assert client.get(f"/api/words/{word}/previews/{preview['file']}").content == drawn[2]
-    for address in (f"{drawing_id}/9.png", f"{drawing_id}/..png", "0123456789ab/0.png", "x/0.png"):
+    for address in (
+        f"{drawing_id}/9.png",
+        f"{drawing_id}/..png",
+        f"{drawing_id}/0.wordx.png",
+        "0123456789ab/0.png",
+        "x/0.png",
+    ):
         assert client.get(f"/api/try/{address}").status_code == 404
 
 

@@ -74,6 +74,21 @@ def run_of(folder: WordFolder, job: Job) -> None:
     write_job(folder, job)
 
 
+def drawing_of(folder: Path) -> None:
+    """Leave what a drawing leaves that shows where two words act."""
+    words = ["zibu", HOSTILE]
+    pictures = []
+    for number, with_word in enumerate((True, False)):
+        maps = words if with_word else []
+        made = {"number": number, "prompt": HOSTILE, "seed": 7, "with_word": with_word}
+        pictures.append({**made, "maps": maps})
+    request = {"prompt": HOSTILE, "words": ["x"], "seeds": 1, "with_and_without": True}
+    shown = {"id": folder.name, "state": "done", "began": 1.0, "request": request}
+    write_json(folder / "try.json", {**shown, "pictures": pictures, "problems": []})
+    for name in ("0", "1", "0.word", "0.word2"):
+        (folder / f"{name}.png").write_bytes(picture(size=(64, 64)))
+
+
 @pytest.fixture(scope="module")
 def ids(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The words of a workspace, one in each state, and the workspace itself."""
@@ -90,6 +105,7 @@ def ids(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "failed": replace(over, state="failed", reason=f"the disk is full {HOSTILE}"),
     }
     ids = {"root": str(site.workspace.root)}
+    drawing_of(site.workspace.pictures / "0123456789ab")
     with client_of(site) as client:
         ids["draft"] = form_of(client, "zibu", 3)
         for state, job in jobs.items():
@@ -152,6 +168,20 @@ def run(page: Any) -> None:
     shown(page, "path.line >> nth=1")
 
 
+def drawing(page: Any) -> None:
+    page.click(".before")
+    shown(page, ".tile img[src$='/0.png']")
+    assert page.locator(".acts .chip").count() == 2
+    page.focus(".acts .chip >> nth=1")
+    page.keyboard.press("Enter")
+    shown(page, ".tile img[src$='/0.word2.png']")
+    page.click(".acts .chip >> nth=0")
+    shown(page, ".tile img[src$='/0.word.png']")
+    assert page.locator(".acts [aria-pressed=true]").count() == 1
+    shown(page, ".tile img[src$='/1.png']")  # without the word, there is nothing to see
+    assert "zibu" in page.get_attribute(".picture-button >> nth=0", "aria-label")
+
+
 VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "words": ("/", words),
     "comparison": ("/", comparison),
@@ -163,6 +193,7 @@ VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "stopped": ("/words/{stopped}", run),
     "failed": ("/words/{failed}", run),
     "try": ("/try", lambda page: shown(page, ".chip")),
+    "drawing": ("/try", drawing),
     "files": ("/files", lambda page: shown(page, ".patient")),
     "login": ("/login", lambda page: shown(page, "#password")),
 }

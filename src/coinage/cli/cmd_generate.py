@@ -18,6 +18,7 @@ from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.facts import DEFAULT
 from coinage.models.hub_files import detect_family, native_side
+from coinage.report.word_maps import map_path, overlay
 from coinage.seeding import draw_seed
 from coinage.settings.scripts import Script, asked_family
 from coinage.system.text_files import is_file, no_file
@@ -29,6 +30,7 @@ from coinage.wording import counted
 
 if TYPE_CHECKING:
     from coinage.api import Model
+    from coinage.generate import Drawn
 
 log = logging.getLogger("coinage")
 # Flags with their least and largest values
@@ -44,6 +46,7 @@ EXAMPLES = """\
 examples:
   coinage generate path/to/model "a photo of mychar on a beach" --embedding output/mychar.safetensors
   coinage generate model.safetensors "mychar, (red:1.3) hat" --embedding mychar.safetensors --count 4 --grid
+  coinage generate path/to/model "mychar on a beach" --embedding mychar.safetensors --show-word
   coinage generate sdxl.safetensors "a castle" --negative "blurry" --steps 25 --cfg 6 --sampler euler_a
 """
 
@@ -103,6 +106,11 @@ def generate_parser() -> Parser:
         "--grid",
         action="store_true",
         help="Also write all in one picture, grid.png: a row for each prompt.",
+    )
+    parser.add_argument(
+        "--show-word",
+        action="store_true",
+        help="Beside each picture, also write NAME.word.png: where in it the learned word acts.",
     )
     parser.add_argument(
         "--output",
@@ -204,6 +212,8 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     for _, file in args.embedding:
         if not is_file(file):
             findings.error(f"--embedding: {no_file(file)}", str(file))
+    if args.show_word and not args.embedding:
+        findings.error("--show-word: there is no learned word", hint="give it: --embedding FILE")
     for name, low, high in RANGES:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -304,18 +314,30 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
         log.info("%s: %s%s", name, counted(word.num_vectors, "vector"), unused)
     pictures, first = [], next_number(args.output)
     with progress.counted("drawing", len(prompts)) as on_picture:
-        for number, (prompt, picture) in enumerate(zip(prompts, model.draw(prompts), strict=True)):
+        all_drawn = model.draw_with_maps(prompts, show_words=args.show_word)
+        for number, (prompt, drawn) in enumerate(zip(prompts, all_drawn, strict=True)):
             path = args.output / f"{first + number:04d}_{prompt.seed}.png"
-            save_image(path, picture)
-            pictures.append(picture)
+            save_image(path, drawn.pixels)
+            pictures.append(drawn.pixels)
             on_picture(number + 1)
             log.info("%s: %s", path, prompt.text)
+            _write_maps(path, drawn)
     if args.grid:
         starts = range(0, len(pictures), args.count)
         rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in starts]
         path = free_path(args.output / "grid.png")
         save_image(path, np.concatenate(rows))
         log.info("%s", path)
+
+
+def _write_maps(picture: Path, drawn: Drawn) -> None:
+    """Write where each word acts, beside the picture."""
+    from coinage.system.files import save_image
+
+    for number, (word, word_map) in enumerate(drawn.word_maps.items()):
+        path = map_path(picture, number)
+        save_image(path, overlay(drawn.pixels, word_map))
+        log.info("%s: where %s acts", path, word)
 
 
 def next_number(folder: Path) -> int:

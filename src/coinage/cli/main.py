@@ -25,6 +25,7 @@ commands:
   convert  write a learned word as another kind of file; rescale and mix words
   verify   check that a file works in other tools as in training
   report   compare runs, from the reports that they wrote
+  doctor   find what keeps this machine from training, and how to mend it
   help     show this; help COMMAND shows the flags of a command
 
 examples:
@@ -40,8 +41,9 @@ examples:
 
 
 COMMANDS = (
-    "demo", "ui", "train", "dataset", "generate", "evaluate", "inspect", "convert", "verify", "report",
-)  # fmt: skip
+    *("demo", "ui", "train", "dataset", "generate", "evaluate", "inspect", "convert", "verify"),
+    *("report", "doctor"),
+)
 
 
 def _command_parser() -> Parser:

@@ -64,7 +64,7 @@ def captioned_images(subset: SubsetConfig, findings: Findings) -> list[Captioned
     else:
         images = _from_folder(subset.image_dir or Path(), subset, findings)
     missing = sum(not image.has_caption for image in images)
-    if missing and not subset.captions.template and not subset.regularisation:
+    if missing and subset.captions.use_captions and not subset.regularisation:
         have = "has" if missing == 1 else "have"
         what = f"{missing} of {counted(len(images), 'image')} {have} no caption"
         findings.warn(what, subset.where, _hint_for_captions(subset))
@@ -154,7 +154,7 @@ def _report_odd_captions(
 ) -> None:
     """Report caption files of two images and of none, and a suffix that fits no caption file."""
     folder, images = str(subset.image_dir or Path()), contents.images
-    uses_captions = not subset.captions.template
+    uses_captions = subset.captions.use_captions
     if uses_captions:
         _warn_of_shared_captions(matches, subset, findings)
     unused = unclaimed(contents.paths, matches, _caption_suffixes(subset))
@@ -228,7 +228,7 @@ def _caption_texts(
     contents: FolderContents, matches: Mapping[str, str], subset: SubsetConfig, findings: Findings
 ) -> dict[str, str]:
     """Return the caption of each image that has one: its own file's, else the metadata file's."""
-    if subset.captions.template:
+    if not subset.captions.use_captions:
         return {}
     paths = [contents.paths[caption] for caption in matches.values()]
     by_path = _read_captions(list(dict.fromkeys(paths)), subset, findings)

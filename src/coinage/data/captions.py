@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from coinage.config import CaptionRules
+from coinage.config import CAPTION_SLOT, CaptionRules, Template
 from coinage.text.placeholder import word_pattern
 
 # The 27 object and 19 style sentences of the original release (Gal et al. 2022, arXiv:2208.01618),
@@ -168,8 +168,25 @@ def apply_rules(caption: str, rules: CaptionRules, token: str, choices: Choices)
         token: the new word, which no rule leaves out.
         choices: decides what the rules leave open.
     """
+    text = _from_caption(caption, rules, token, choices) if rules.use_captions else ""
     if rules.template:
-        return choices.pick([text.format(token) for text in TEMPLATES[rules.template]])
+        return choices.pick(_filled(rules.template, token, text))
+    return text
+
+
+def _filled(template: Template, token: str, caption: str) -> list[str]:
+    """Return the sentences with the word and the caption in place.
+
+    Without a caption, those that need one are left out, unless there are no others.
+    """
+    sentences = TEMPLATES[template] if isinstance(template, str) else template
+    without = [text for text in sentences if CAPTION_SLOT not in text]
+    usable = sentences if caption or not without else without
+    return [text.replace("{}", token).replace(CAPTION_SLOT, caption) for text in usable]
+
+
+def _from_caption(caption: str, rules: CaptionRules, token: str, choices: Choices) -> str:
+    """Return the caption that all rules but the template make."""
     text = _line(caption, rules, choices)
     if rules.wildcard:
         text = fill_wildcards(text, choices.pick)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from coinage.config import (
     BucketConfig,
@@ -15,6 +15,7 @@ from coinage.config import (
     ImageRules,
     Interpolation,
     SubsetConfig,
+    Template,
 )
 from coinage.data.dataset_keys import caption_rules_in, check_ranges, image_rules_in, shown
 from coinage.errors import Findings
@@ -37,7 +38,7 @@ class DatasetDefaults:
     """What the command line supplies to every dataset."""
 
     layers: tuple[Layer, ...]  # defaults, then given flags
-    template: Literal["object", "style"] | None = None
+    template: Template | None = None
     cached: bool = False  # latents are cached: pixels must not vary
     bucket_unit: int = 64  # bucket sides are multiples of this: 64 for SD 1.x and 2.x, 32 for SDXL
     as_reference: bool = False

@@ -179,25 +179,29 @@ def _read_texture(mask: NDArray[np.bool_], darkness: Array) -> str:
     return best
 
 
-def read(image: NDArray[np.uint8]) -> Reading:
-    """Read a [64, 64, 3] uint8 RGB picture."""
+def objects_in(image: NDArray[np.uint8]) -> tuple[Array, list[NDArray[np.bool_]]]:
+    """Return a picture's ground, RGB [3], and a mask [64, 64] for each object on it."""
     pixels = image.astype(np.float64)
     edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     border = np.concatenate([edge.reshape(-1, 3) for edge in edges])
-    ground = np.median(border, axis=0)
-    background, error = _nearest(ground, BACKGROUNDS)
+    ground: Array = np.median(border, axis=0)
     mask = np.linalg.norm(pixels - ground, axis=2) > DISTANCE
     # Close one-pixel gaps, so that a dark stripe on a dark ground does not cut an object in two.
     grown = _shifted(mask.astype(np.int64)).max(axis=0)
     closed = _shifted(np.pad(grown, 1, constant_values=1)).min(axis=0)[1:-1, 1:-1] == 1
-    mask = closed | mask
-    objects = components(mask)
+    return ground, components(closed | mask)
+
+
+def read(image: NDArray[np.uint8]) -> Reading:
+    """Read a [64, 64, 3] uint8 RGB picture."""
+    ground, objects = objects_in(image)
+    background, error = _nearest(ground, BACKGROUNDS)
     known_background = background if error < MAX_COLOUR_ERROR else None
     if not objects:
         return Reading(None, None, known_background, None, 0)
     whole = np.logical_or.reduce(objects)
-    colour, dark = _read_colour(pixels[whole])
-    darkness = np.zeros(mask.shape)
+    colour, dark = _read_colour(image[whole].astype(np.float64))
+    darkness = np.zeros(whole.shape)
     darkness[whole] = dark
     shape = _read_shape(objects)
     textures = [_read_texture(part, darkness) for part in objects]

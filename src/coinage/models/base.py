@@ -218,6 +218,18 @@ class ModelFamily(Protocol):
         """
         ...
 
+    def joined(self, rows: Tensor, chunks: int) -> Tensor:
+        """Join the rows of each text as `encode` does for pictures.
+
+        Args:
+            rows: [B * chunks, 77, D].
+            chunks: rows per text, >= 1.
+
+        Returns:
+            [B, T, D].
+        """
+        ...
+
     def encode_ids(self, parts: Components, ids: Sequence[Tensor], sizes: Tensor) -> Conditioning:
         """Return the same of the ids of B captions; nothing is read from the CPU.
 

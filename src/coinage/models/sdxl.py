@@ -60,8 +60,11 @@ class StableDiffusionXL:
         states, pooled = _states(parts, [ids.to(parts.device) for ids, _ in found])
         weighed = []
         for hidden, (_, weights) in zip(states, found, strict=True):
-            weighed.append(weigh(hidden, join_chunks(weights, parts.chunks), keep_mean=False))
+            weighed.append(weigh(hidden, self.joined(weights, parts.chunks), keep_mean=False))
         return Conditioning(torch.cat(weighed, dim=-1), pooled, sizes.to(parts.device))
+
+    def joined(self, rows: Tensor, chunks: int) -> Tensor:
+        return join_chunks(rows, chunks)
 
     def encode_ids(self, parts: Components, ids: Sequence[Tensor], sizes: Tensor) -> Conditioning:
         states, pooled = _states(parts, ids)

@@ -64,8 +64,11 @@ class StableDiffusion:
         # sd-scripts does.
         rows, weights = rows_and_weights(parts.word_encoders[0], captions, parts.chunks)
         states = hidden_states(parts.text_encoders[0], rows.to(parts.device), parts.clip_skip)
-        joined = whole_chunks(states, parts.chunks)
-        return Conditioning(weigh(joined, whole_chunks(weights, parts.chunks), keep_mean=True))
+        joined = self.joined(states, parts.chunks)
+        return Conditioning(weigh(joined, self.joined(weights, parts.chunks), keep_mean=True))
+
+    def joined(self, rows: Tensor, chunks: int) -> Tensor:
+        return whole_chunks(rows, chunks)
 
     def encode_ids(
         self,

@@ -70,7 +70,8 @@ def fit_pictures(record: Record, room: int) -> Record:
     shots = []
     for shot in record.shots:
         pictures = [_picture(url) for url in shot.pictures[: len(record.prompts)]]
-        shots.append(replace(shot, pictures=pictures))
+        heat = [_picture(url) for url in shot.heat[: len(record.prompts)]]
+        shots.append(replace(shot, pictures=pictures, heat=heat))
     costs = [2 * (len(image.thumbnail) + HTML_PER_PICTURE) for image in images]
     shown_shots = _shots_within(shots, room - min(sum(costs), int(THUMBNAIL_SHARE * room)))
     shown_images = pick_evenly(images, _most_within(costs, room - _cost(shown_shots)))
@@ -88,7 +89,9 @@ def fit_pictures(record: Record, room: int) -> Record:
 def without_pictures(record: Record) -> Record:
     """Return the record with every picture gone; the places of previews stay."""
     images = [replace(image, thumbnail="") for image in record.images]
-    shots = [replace(shot, pictures=[None] * len(shot.pictures)) for shot in record.shots]
+    shots = []
+    for shot in record.shots:
+        shots.append(replace(shot, pictures=[None] * len(shot.pictures), heat=[]))
     return replace(record, images=images, shots=shots)
 
 
@@ -120,9 +123,9 @@ def _shots_within(shots: Sequence[Shot], room: int) -> list[Shot]:
         return pick_evenly(shots, most)
     pictures: list[str | None] = []
     for url in last.pictures:
-        fits = 2 * _size(replace(last, pictures=[*pictures, url])) <= room
+        fits = 2 * _size(replace(last, pictures=[*pictures, url], heat=[])) <= room
         pictures.append(url if fits else None)
-    return [replace(last, pictures=pictures)] if any(pictures) else []
+    return [replace(last, pictures=pictures, heat=[])] if any(pictures) else []
 
 
 def _cost(shots: Sequence[Shot]) -> int:
@@ -131,7 +134,7 @@ def _cost(shots: Sequence[Shot]) -> int:
 
 
 def _size(shot: Shot) -> int:
-    return sum(len(url) + HTML_PER_PICTURE for url in shot.pictures if url)
+    return sum(len(url) + HTML_PER_PICTURE for url in (*shot.pictures, *shot.heat) if url)
 
 
 def _drawn(shot: Shot) -> int:

@@ -51,6 +51,7 @@ class Stage:
         shots: for every run and position, which of its shots is shown.
         steps: and its step in words.
         columns: tiles beside each other on a wide page.
+        shows_word: it was measured where the word acts.
     """
 
     groups: list[tuple[Parts, list[Tile]]]
@@ -58,6 +59,7 @@ class Stage:
     shots: list[list[int]]
     steps: list[list[str]]
     columns: int
+    shows_word: bool = False
 
     @property
     def named(self) -> list[tuple[int, str]]:
@@ -91,6 +93,7 @@ def stage_of(record: Record) -> Stage | None:
         shots=[list(range(len(record.shots)))],
         steps=[labels],
         columns=columns_for([len(tiles) for _, tiles in groups]),
+        shows_word=any(any(shot.heat) for shot in record.shots),
     )
 
 

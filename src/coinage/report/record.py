@@ -58,10 +58,16 @@ class Image:
 
 @dataclass(kw_only=True)
 class Shot:
-    """The previews of one step: a data URL for each prompt, None where it was not drawn."""
+    """The previews of one step: a data URL for each prompt, None where it was not drawn.
+
+    Attributes:
+        heat: what is laid over each to show where the word acts, None where it is not in the prompt;
+            [] where that was not measured.
+    """
 
     step: int
     pictures: list[str | None]
+    heat: list[str | None] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

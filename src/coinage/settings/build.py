@@ -276,6 +276,7 @@ def _preview(values: FlagValues) -> PreviewConfig:
         at_first=values.sample_at_first,
         automatic=silent and not values.sample_at_first,
         sampler=values.sample_sampler,
+        show_word=values.show_word,
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import ImageColor
 
-from coinage.config import DataConfig, DatasetConfig
+from coinage.config import DataConfig, DatasetConfig, Template
 from coinage.data.dataset_config import DatasetDefaults, Layer
 from coinage.data.dataset_file import read_datasets, single_subset
 from coinage.data.dataset_folders import folder_layout
 from coinage.data.dataset_keys import KEYS
+from coinage.data.own_templates import read_templates
 from coinage.errors import Findings
 from coinage.models.facts import FACTS, FamilyFacts
 from coinage.settings.flag_values import FlagValues
@@ -105,29 +106,34 @@ def _fallback(
         given["resolution"] = OPEN_RESOLUTION
     if values.face_crop_aug_range:
         given["face_crop_aug_range"] = _face_range(values.face_crop_aug_range, findings)
-    if values.use_object_template and values.use_style_template:
-        what = "--use_object_template and --use_style_template exclude each other"
-        findings.error(what, hint="keep one of them")
     negative = values.role == "negative"
     if negative:
         findings.note(
             "--role negative: sentences with the word take the place of captions, "
             "since the word will be in negative prompts alone"
         )
-    template: Literal["object", "style"] | None = None
-    if values.use_style_template:
-        template = "style"
-    elif values.use_object_template or negative:
-        template = "object"
     return DatasetDefaults(
         layers=(Layer("default", defaults), Layer("command line", given)),
-        template=template,
+        template=_template(values, findings) or ("object" if negative else None),
         cached=values.cache_latents or values.cache_latents_to_disk,
         bucket_unit=facts.bucket_unit if facts else LEAST_BUCKET_UNIT,
         as_reference=values.data_as_reference,
         log_ratio=values.bucket_log_ratio,
         background=_color(values.background, findings),
     )
+
+
+def _template(values: FlagValues, findings: Findings) -> Template | None:
+    """Return the sentences that take the place of captions, if flags ask for some."""
+    flags = ("caption_templates", "use_style_template", "use_object_template")
+    given = [f"--{name}" for name in flags if getattr(values, name)]
+    if len(given) > 1:
+        findings.error(f"{' and '.join(given)} exclude each other", hint="keep one of them")
+    if values.caption_templates:
+        return read_templates(Path(values.caption_templates), values.token_string, findings)
+    if values.use_style_template:
+        return "style"
+    return "object" if values.use_object_template else None
 
 
 def _by_dataset_key(values: FlagValues) -> tuple[dict[str, Any], dict[str, Any]]:

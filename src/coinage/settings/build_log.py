@@ -22,7 +22,7 @@ TEXTS = (
 )  # fmt: skip
 PATHS = (  # sent without their folders
     "pretrained_model_name_or_path", "vae", "dataset_config", "train_data_dir", "reg_data_dir",
-    "conditioning_data_dir", "in_json", "weights", "sample_prompts",
+    "conditioning_data_dir", "in_json", "weights", "sample_prompts", "caption_templates",
 )  # fmt: skip
 TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
 REPO_TYPES = ("model", "dataset", "space")

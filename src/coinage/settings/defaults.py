@@ -25,13 +25,9 @@ def with_defaults(values: FlagValues) -> FlagValues:
     """
     if values.script != Script.COINAGE:
         return values
-    chosen = _optimizer(values)
+    chosen = _optimizer(values) | _switches(values)
     if values.init_word is None and not values.weights:
         chosen["init_word"] = AUTO
-    if values.early_stop is None:
-        chosen["early_stop"] = values.max_train_steps is None and values.max_train_epochs is None
-    if values.compare_images is None:
-        chosen["compare_images"] = True
     if not values.save_model_as:
         chosen["save_model_as"] = "safetensors"
     if values.cache_latents is None and values.train_data_dir and not values.dataset_config:
@@ -44,6 +40,13 @@ def with_defaults(values: FlagValues) -> FlagValues:
         if getattr(filled, flag.dest) is None:
             chosen[flag.dest] = flag.default
     return values.changed(**chosen)
+
+
+def _switches(values: FlagValues) -> dict[str, Any]:
+    """Return what is switched on where nothing was said."""
+    is_open = values.max_train_steps is None and values.max_train_epochs is None
+    on = {"early_stop": is_open, "compare_images": True, "show_word": True}
+    return {name: value for name, value in on.items() if getattr(values, name) is None}
 
 
 def _precision(values: FlagValues) -> str:

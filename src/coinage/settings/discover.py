@@ -116,7 +116,8 @@ def _with_own_images(values: FlagValues) -> FlagValues:
     extension = values.caption_extention or values.caption_extension
     plain = folder.is_dir() and not list_folder(folder, "", "folder", Findings()).folders
     captioned = bool(values.in_json) or has_captions(folder, extension)
-    if plain and not captioned and not values.use_style_template:
+    sentences = values.use_style_template or values.caption_templates
+    if plain and not captioned and not sentences:
         values = values.changed(use_object_template=True)
     source = values.pretrained_model_name_or_path
     values = with_own_size(values, source)

@@ -348,6 +348,7 @@ _OWN = _rows(
     _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative"), per_word=True),
     _own("--on_problem", "str", "stop", "What to do when a run turns out useless: before the first step, or within 20 steps that have the word.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat"), per_word=True),
+    _own("--caption_templates", "str", None, "File with a sentence a line that takes the place of the captions: {} is the word, [filewords] the image's caption.", path=True, per_word=True),
     _own("--require_token", "switch", False, "A caption that lacks the word is an error, not a warning.", per_word=True),
     _own("--skip_bad_images", "switch", False, "Leave out images that cannot be read, with a warning.", per_word=True),
     _own("--caption_tag_dropout_rate", "float", 0.0, "Probability that a tag is left out; never one with the word.", range=SHARE, per_word=True),
@@ -362,6 +363,7 @@ _OWN = _rows(
     _own("--validate_every_n_epochs", "int", None, "The same, every n epochs.", range=COUNT, per_word=True),
     _own("--early_stop", "switch", False, "End the run when the loss on a fixed set of images and noise no longer improves; implies --keep_best."),
     _own("--compare_images", "switch", False, "At the end, measure how much the word helps with each image, and name those that do not belong, where that takes at most a twentieth of the run."),
+    _own("--show_word", "switch", False, "See where in the previews the word acts, and show it in the report."),
     _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target"), per_word=True),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none.", range=Range(2, 64, hint="4 is a good number; or leave it out"), per_word=True),
     _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest; with scores, where pictures that are drawn with it score highest.", choices=("loss", "scores")),
@@ -392,6 +394,7 @@ DECIDED = (
     "--cache_latents",
     "--early_stop",
     "--compare_images",
+    "--show_word",
     "--mixed_precision",
 )
 
@@ -410,6 +413,7 @@ FOUND = {
     "--mixed_precision": "auto: bf16 on a GPU that computes in it, fp16 on an older one, else no",
     "--early_stop": "on, unless a number of steps or epochs is given",
     "--compare_images": "on",
+    "--show_word": "on",
 }
 
 

@@ -8,6 +8,15 @@ from coinage.optim.table import find_optimizer
 from coinage.settings.defaults import with_defaults
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.flags import BY_DEST
+from coinage.settings.scripts import Script
+
+
+def _draws(values: FlagValues) -> bool:
+    """Return whether previews are asked for."""
+    return bool(
+        values.sample_at_first or values.sample_every_n_steps or values.sample_every_n_epochs
+    )
+
 
 # A flag, the condition under which it has no effect, and the reason
 IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
@@ -203,8 +212,14 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
     ),
     ("clip_skip", lambda v: v.v2, "reads one layer further back than 2.x models are made for"),
     (
+        "show_word",
+        # `coinage train` has it on without being asked
+        lambda v: v.script != Script.COINAGE and v.sample_every_n_steps == 0 and not _draws(v),
+        "has no effect without previews",
+    ),
+    (
         "sample_prompts",
-        lambda v: not (v.sample_at_first or v.sample_every_n_steps or v.sample_every_n_epochs),
+        lambda v: not _draws(v),
         "draws nothing: add --sample_every_n_steps N or --sample_every_n_epochs N",
     ),
 )

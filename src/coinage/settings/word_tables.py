@@ -27,8 +27,9 @@ INSTEAD = {
     "train_data_dir": ("dataset_config",),
     "in_json": ("dataset_config",),
     "init_word": ("weights",),
-    "use_object_template": ("use_style_template",),
-    "use_style_template": ("use_object_template",),
+    "use_object_template": ("use_style_template", "caption_templates"),
+    "use_style_template": ("use_object_template", "caption_templates"),
+    "caption_templates": ("use_object_template", "use_style_template"),
 }
 # Flags that each word must set for itself, so that a command with several words does not have them
 ONLY_IN_TABLES = ("token_string", "output_name")

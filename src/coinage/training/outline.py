@@ -32,23 +32,23 @@ def _head_of_one(plan: Plan) -> list[Fact]:
     facts = [("word", f"{word.token}, {counted(word.num_vectors, 'vector')} from {start_of(word)}")]
     for number, line in enumerate(headlines(config.data, plan.samples)):
         facts.append(("" if number else "data", line))
-    for template in _templates(plan):
-        sentence = TEMPLATES[template][0].format(word.token)
-        facts.append(("", f'captions: sentences such as "{sentence}"'))
+    for sentence in _sentences(plan):
+        facts.append(("", f'captions: sentences such as "{sentence.replace("{}", word.token)}"'))
     length = f"{steps_of([plan])}, {counted(plan.epochs, 'epoch')}"
     facts.append(("run", f"{length}, {optim.name} at {optim.learning_rate:g}"))
     facts.append(("output", str(config.output_file)))
     return [*facts, _seed_of([plan])]
 
 
-def _templates(plan: Plan) -> list[str]:
-    """Return the kinds of sentences that stand in for captions."""
-    templates: set[str] = set()
+def _sentences(plan: Plan) -> list[str]:
+    """Return the first of each kind of sentences that stand in for captions."""
+    first: set[str] = set()
     for dataset in plan.config.data.datasets:
         for subset in dataset.subsets:
-            if subset.captions.template:
-                templates.add(subset.captions.template)
-    return sorted(templates)
+            template = subset.captions.template
+            if template:
+                first.add((TEMPLATES[template] if isinstance(template, str) else template)[0])
+    return sorted(first)
 
 
 def _head_of_several(plans: Sequence[Plan]) -> list[Fact]:

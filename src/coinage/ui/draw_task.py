@@ -18,6 +18,7 @@ from coinage.errors import Findings
 from coinage.models.hub_files import native_side
 from coinage.models.process_fit import fit_process
 from coinage.models.quiet import quiet_libraries
+from coinage.report.word_maps import map_path, overlay
 from coinage.system.files import save_image
 from coinage.text.placeholder import encoding_problems
 from coinage.text.prompts import Prompt
@@ -31,12 +32,13 @@ def draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
     Args:
         payload: `model`, `words` (paths), `prompt`, `negative`, `seeds` (how many), `first_seed`,
-            `with_and_without`, `steps`, `guidance`, `width`, `height` (0: the model's own), `sampler`,
-            `folder`.
+            `with_and_without`, `show_words`, `steps`, `guidance`, `width`, `height` (0: the model's own),
+            `sampler`, `folder`.
         tell: gets `phase`, `done` and `total` pictures, the `share` of the work, `seconds_left`.
 
     Returns:
-        `pictures`, each with its `number`, `prompt`, `seed` and `with_word`, and `words`.
+        `pictures`, each with its `number`, `prompt`, `seed`, `with_word` and `maps` (the words whose
+        maps lie beside it, in the order of `map_path`), and `words`.
     """
     texts = [("the prompt", payload["prompt"]), ("the negative prompt", payload["negative"])]
     Findings(errors=encoding_problems(texts)).raise_errors()
@@ -53,10 +55,14 @@ def draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     pictures = []
     with told.steps_of(model):
         for number, (prompt, with_word) in enumerate(asked):
-            (pixels,) = model.draw([prompt])
-            save_image(Path(payload["folder"]) / f"{number}.png", pixels)
+            (drawn,) = model.draw_with_maps([prompt], show_words=payload["show_words"])
+            path = Path(payload["folder"]) / f"{number}.png"
+            save_image(path, drawn.pixels)
+            for place, word_map in enumerate(drawn.word_maps.values()):
+                save_image(map_path(path, place), overlay(drawn.pixels, word_map))
             picture = {
                 "number": number, "prompt": prompt.text, "seed": prompt.seed, "with_word": with_word,
+                "maps": list(drawn.word_maps),
             }  # fmt: skip
             pictures.append(picture)
             told.picture(picture)

@@ -31,6 +31,7 @@ from coinage.ui.workspace import NotFoundError, read_json_or, write_json
 
 log = logging.getLogger("coinage")
 TRY_ID = re.compile(r"[0-9a-f]{12}")
+NUMBER = re.compile(r"[0-9]{1,9}(\.word[0-9]{0,3})?")  # of a picture, or of where a word acts in it
 MOST_LISTED = 50
 LONGEST_DRAWING = 3600.0  # seconds
 MOST_SEED = 2**53  # that a browser can count
@@ -52,6 +53,7 @@ class Ask:
         model: its id.
         words: ids of embedding files.
         seeds: how many seeds, each with one picture, or two of which one is without the words.
+        show_words: see where in the pictures the words act.
         first_seed: of the first picture; None: a random one.
         width, height: pixels; None: the model's own.
     """
@@ -61,6 +63,7 @@ class Ask:
     negative: str = ""
     words: list[str] = field(default_factory=list)
     with_and_without: bool = True
+    show_words: bool = False
     seeds: int | None = None
     first_seed: int | None = None
     steps: int | None = None
@@ -223,14 +226,14 @@ class Drawings:
         return drawings[:MOST_LISTED]
 
     def picture(self, drawing_id: str, number: str) -> Path:
-        """Return the file of a picture.
+        """Return the file of a picture, or of where a word acts in it: `0`, `0.word`, `0.word2`.
 
         Raises:
             NotFoundError: there is none.
         """
         path = self.folder(drawing_id) / f"{number}.png"
-        is_number = number.isascii() and number.isdecimal()
-        if not is_number or not path.is_file() or not self._site.workspace.holds(path):
+        is_name = NUMBER.fullmatch(number)
+        if not is_name or not path.is_file() or not self._site.workspace.holds(path):
             raise NotFoundError("picture")
         return path
 

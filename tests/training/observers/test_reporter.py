@@ -71,6 +71,23 @@ def test_a_run_has_its_page(
     assert again == first
 
 
+def test_the_page_shows_where_the_word_acts(moon_dataset: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("zibu --w 64 --h 64 --s 1 --d 1\nred --w 64 --h 64 --s 1 --d 1\n")
+    given = (f"--sample_prompts={prompts}", "--sample_every_n_steps=3")
+    pictures, rows = [], []
+    for name, more in (("with", ["--show_word"]), ("without", [])):
+        rows.append(trained(moon_dataset, tmp_path / name, *given, *more)[0].rows)
+        pictures.append([path.read_bytes() for path in (tmp_path / name / "sample").iterdir()])
+    assert sorted(pictures[0]) == sorted(pictures[1]), "the previews are the same"
+    assert torch.equal(rows[0][0], rows[1][0])
+    (shot,) = read_report(tmp_path / "with" / "zibu-report.html").shots
+    assert (shot.heat[0] or "").startswith("data:image/png;base64,")
+    assert shot.heat[1:] == [None]
+    (shot,) = read_report(tmp_path / "without" / "zibu-report.html").shots
+    assert shot.heat == []
+
+
 def test_a_run_that_goes_on_has_one_page(
     moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,10 +10,13 @@
 
   function stage(root) {
     const plan = data("plan");
-    const runs = data("pictures") ?? [data("record").shots.map((shot) => shot.pictures)];
+    const shots = data("record")?.shots; // none on a page that compares runs
+    const runs = data("pictures") ?? [shots.map((shot) => shot.pictures)];
     const range = root.querySelector("input"), told = root.querySelector("output"), end = plan.labels.length - 1;
     const printed = root.querySelector(".without-script");
     const tiles = all("[data-run]", root);
+    const acts = root.querySelector("[data-acts]"), wanted = acts?.querySelector("input");
+    let now = end;
     const drawn = (tile, shot) => runs[tile.dataset.run][shot]?.[tile.dataset.prompt];
     const url = (tile, at) => {
       let shot = plan.shots[tile.dataset.run][at];
@@ -21,7 +24,18 @@
       return drawn(tile, shot);
     };
 
+    function showHeat() {
+      if (!wanted) return;
+      for (const tile of tiles) {
+        const layer = tile.querySelector(".heat");
+        const source = wanted.checked && shots[plan.shots[tile.dataset.run][now]].heat[tile.dataset.prompt];
+        layer.hidden = !source;
+        if (source) layer.src = source;
+        tile.querySelector(".picture").classList.toggle("grey", Boolean(source));
+      }
+    }
     function show(at) {
+      now = at;
       range.value = at;
       told.textContent = printed.textContent = plan.labels[at];
       range.setAttribute("aria-valuetext", plan.labels[at]);
@@ -35,6 +49,7 @@
         const small = all(".strip img", tile), shown = small.filter((one) => one.dataset.place <= at).pop();
         for (const one of small) one.classList.toggle("shown", one === shown);
       }
+      showHeat();
     }
     function choose(at) {
       show(at);
@@ -53,6 +68,12 @@
         small.addEventListener("click", () => choose(at));
         tile.querySelector(".strip").append(small);
       }
+    }
+    if (wanted) {
+      acts.hidden = false;
+      wanted.checked = Boolean(recall().acts);
+      wanted.addEventListener("change", () => { keep({ acts: wanted.checked }); showHeat(); });
+      showHeat();
     }
     if (!range) return;
     root.querySelector(".slider").hidden = false;

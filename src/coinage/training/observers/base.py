@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -99,8 +99,10 @@ class Picture:
         index: number of its prompt, from 0.
         prompt: what it shows.
         pixels: [H, W, 3] uint8 RGB.
+        word_maps: where words act in it, by their token; see `coinage.generate.Drawn`.
     """
 
     index: int
     prompt: Prompt
     pixels: NDArray[np.uint8]
+    word_maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)

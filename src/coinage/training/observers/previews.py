@@ -12,7 +12,7 @@ from pathlib import Path
 from coinage.config import PreviewConfig
 from coinage.data.default_prompts import steps_for, times_within_share
 from coinage.errors import ConfigError
-from coinage.generate import draw
+from coinage.generate import draw_with_maps
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt, read_prompts
 from coinage.training.observers.base import Observer, Picture, Priority
@@ -150,9 +150,15 @@ class Previewer(Observer):
             try:
                 # Kept rows are averaged already
                 with run.averaged() if earlier is None else nullcontext():
-                    (image,) = draw(run.family, run.parts, [prompt], autocast=run.autocast())
-                drawn.append(Picture(index, prompt, image))
-                save_image(path, image)
+                    (one,) = draw_with_maps(
+                        run.family,
+                        run.parts,
+                        [prompt],
+                        autocast=run.autocast(),
+                        show_words=self._config.show_word,
+                    )
+                drawn.append(Picture(index, prompt, one.pixels, one.word_maps))
+                save_image(path, one.pixels)
                 log.debug("drew %s", path)
             except Exception as error:  # noqa: BLE001 - whatever a sampler raises, the run matters more
                 log.warning("preview %d failed; training continues: %s", index, error)

@@ -24,6 +24,7 @@ from coinage.report.pictures import data_url
 from coinage.report.record import PreviewPrompt, Record, Row, Shot, Status, Tool
 from coinage.report.standings import MeasuredStep, SavedFiles, standings
 from coinage.report.training_images import shown_images, shown_numbers
+from coinage.report.word_maps import layer_url
 from coinage.system.files import write_bytes
 from coinage.text.prompts import Prompt
 from coinage.training.image_losses import ImageLoss, foreign
@@ -108,10 +109,13 @@ class Reporter(Observer):
         """Take the previews of a step, which may be an earlier one, such as the best."""
         drawn = {self._place(picture.prompt): picture for picture in pictures}
         urls: list[str | None] = []
+        heat: list[str | None] = []
         for place in range(len(self.record.prompts)):
             picture = drawn.get(place)
             urls.append(data_url(picture.pixels, PREVIEW_SIZE) if picture else None)
-        shot = Shot(step=step, pictures=urls)
+            word_map = picture.word_maps.get(self.record.token) if picture else None
+            heat.append(None if word_map is None else layer_url(word_map))
+        shot = Shot(step=step, pictures=urls, heat=heat if any(heat) else [])
         others = [other for other in self.record.shots if other.step != step]
         shots = sorted([*others, shot], key=lambda shot: shot.step)
         if len(shots) > MAX_SHOTS and shot is shots[-1]:  # the best step's stay

@@ -1,4 +1,7 @@
-/** One drawing: its pictures with and without the words, seed by seed; each can be enlarged and kept. */
+/**
+ * One drawing: its pictures with and without the words, seed by seed, and where in them the words act;
+ * each can be enlarged and kept.
+ */
 
 import { call } from "./api.js";
 import { el } from "./dom.js";
@@ -6,7 +9,7 @@ import { act, openDialog, toast } from "./notices.js";
 import { t } from "./texts.js";
 
 /**
- * @typedef {{number: number, prompt: string, seed: number, with_word: boolean}} Picture
+ * @typedef {{number: number, prompt: string, seed: number, with_word: boolean, maps?: string[]}} Picture
  */
 
 /**
@@ -19,7 +22,9 @@ import { t } from "./texts.js";
 export function makeDrawing(id, request, words) {
   const both = request.with_and_without;
   const places = el("div.seeds", { class: both ? "seeds both" : "seeds" });
-  const element = el("div.drawn", {}, el("p.asked", { text: request.prompt }), places);
+  const views = []; // each shows a picture, or where the chosen word acts in it
+  const acts = makeActs(() => views.forEach((show) => show()));
+  const element = el("div.drawn", {}, el("p.asked", { text: request.prompt }), acts.element, places);
   const mine = words.filter((word) => word.files?.some((file) => request.words.includes(file.id)));
   const filled = new Set();
 
@@ -34,24 +39,30 @@ export function makeDrawing(id, request, words) {
     if (filled.has(picture.number)) return;
     filled.add(picture.number);
     if (places.children.length <= picture.number) expect(picture.number + 1);
-    const address = `/api/try/${id}/${picture.number}.png`;
     const seed = t("try.seed", { seed: picture.seed });
-    const label = `${t(picture.with_word ? "try.with" : "try.without")}, ${seed}`;
-    places.children[picture.number].replaceChildren(
-      el(
-        "button.picture-button",
-        {
-          type: "button",
-          "aria-label": t("try.enlarge", { label }),
-          onclick: () => enlarge(address, label, picture),
-        },
-        el("img", { src: address, alt: "" }),
-      ),
-      el("figcaption.soft", { text: request.words.length ? label : t("try.seed", { seed: picture.seed }) }),
-    );
+    const plain = request.words.length
+      ? `${t(picture.with_word ? "try.with" : "try.without")}, ${seed}`
+      : seed;
+    const image = el("img", { alt: "" });
+    const button = el("button.picture-button", { type: "button" }, image);
+    const caption = el("figcaption.soft");
+    const show = () => {
+      const map = acts.mapOf(picture);
+      const file = `${picture.number}${map}`;
+      const label = map ? t("try.acts.in", { token: acts.word(), label: seed }) : plain;
+      image.src = `/api/try/${id}/${file}.png`;
+      button.setAttribute("aria-label", t("try.enlarge", { label }));
+      button.onclick = () => enlarge(file, label, picture);
+      caption.textContent = label;
+    };
+    views.push(show);
+    acts.offer(picture.maps ?? []);
+    show();
+    places.children[picture.number].replaceChildren(button, caption);
   }
 
-  function enlarge(address, label, picture) {
+  function enlarge(file, label, picture) {
+    const address = `/api/try/${id}/${file}.png`;
     const keeps = mine.map((word) =>
       el("button", {
         type: "button",
@@ -72,7 +83,7 @@ export function makeDrawing(id, request, words) {
           "div.buttons.end",
           {},
           ...keeps,
-          el("a.button", { href: address, download: `${id}-${picture.number}.png`, text: t("download") }),
+          el("a.button", { href: address, download: `${id}-${file}.png`, text: t("download") }),
           el("button", { type: "button", text: t("close"), onclick: () => dialog.close() }),
         ),
       ],
@@ -80,4 +91,34 @@ export function makeDrawing(id, request, words) {
     );
   }
   return { element, expect, add };
+}
+
+/** Make the buttons, one for each word, that show where it acts; none is pressed at first. */
+function makeActs(changed) {
+  const buttons = new Map(); // by the word
+  const chips = el("div.chips");
+  const element = el("div.acts", { hidden: true }, chips, el("p.soft", { text: t("try.acts.help") }));
+  let chosen = "";
+
+  function choose(word) {
+    chosen = word === chosen ? "" : word;
+    for (const [each, button] of buttons) button.setAttribute("aria-pressed", String(each === chosen));
+    changed();
+  }
+  function offer(words) {
+    for (const word of words) {
+      if (buttons.has(word)) continue;
+      const text = t("try.acts.of", { token: word });
+      const how = { type: "button", "aria-pressed": "false", text, onclick: () => choose(word) };
+      buttons.set(word, el("button.chip", how));
+      chips.append(buttons.get(word));
+      element.hidden = false;
+    }
+  }
+  /** Return what the name of a picture's file goes on with: "" where the chosen word has no map. */
+  function mapOf(picture) {
+    const place = picture.maps?.indexOf(chosen) ?? -1;
+    return place < 0 ? "" : `.word${place ? place + 1 : ""}`;
+  }
+  return { element, offer, mapOf, word: () => chosen };
 }

@@ -74,6 +74,7 @@ function request() {
     negative: byId("negative").value.trim(),
     words: [...chosen.keys()],
     with_and_without: byId("both").checked && chosen.size > 0,
+    show_words: byId("show_words").checked && chosen.size > 0,
     seeds: number("seeds"),
     first_seed: number("first_seed"),
     steps: number("steps"),
