@@ -330,8 +330,14 @@ class SaveConfig:
     n_epoch_ratio: int | None = None  # wins over every_n_epochs
     keep_epochs: int | None = None  # saves at epochs: this many stay
     keep_steps: int | None = None  # saves at steps: those of this many last steps stay
-    keep_best: bool = False  # also write the word as it was where its evaluation loss was lowest
+    keep_best: bool = False  # also write the word as it was where it was best
+    best_by: Literal["loss", "scores"] = "loss"  # lowest evaluation loss, or highest scores
     metadata: tuple[tuple[str, str], ...] = ()  # ModelSpec fields given by the user
+
+    @property
+    def lowest_loss(self) -> bool:
+        """True where the word at the lowest evaluation loss is kept."""
+        return self.keep_best and self.best_by == "loss"
 
     def epochs_between(self, total_epochs: int) -> int | None:
         """Epochs from one save to the next in a run of so many; None where none are saved."""
@@ -364,6 +370,15 @@ class PreviewConfig:
     automatic: bool = False  # a few times over the run, where they take little of it
     sampler: str = "ddim"
     show_word: bool = False  # see where in them the word acts, for the report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringConfig:
+    """What scores the word during a run, and the prompts that are drawn for it."""
+
+    clip: str | None = None  # a transformers folder or a hub id
+    dino: str | None = None
+    prompts: str = "object"  # a set's name, or a text file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,6 +459,7 @@ class TrainConfig:
     state: StateConfig = StateConfig()
     preview: PreviewConfig = PreviewConfig()
     validation: ValidationConfig = ValidationConfig()
+    scoring: ScoringConfig = ScoringConfig()
     log: LogConfig = LogConfig()
     hub: HubConfig = HubConfig()
     # The values of flags that it was made from; None where it was not made from any

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coinage.checks import data, device, disk, model, output, several_words, word
+from coinage.checks import data, device, disk, model, output, scoring, several_words, word
 from coinage.checks.footprint import Footprint
 from coinage.checks.memory import needed_memory
 from coinage.checks.merging import merge_problems
@@ -96,6 +96,7 @@ CHECKS: tuple[Check | JointCheck, ...] = (
     Check(data.check_length),
     Check(word.check_naming),
     Check(data.check_prompts),
+    Check(scoring.check_scoring),
     Check(output.check_trackers),
     Check(device.settle_precision, When.WORD_IS_CLEAN),
     Check(data.check_state, When.WORD_IS_CLEAN),

@@ -134,7 +134,7 @@ def given_flags(values: FlagValues) -> tuple[GivenFlag, ...]:
         if value == flag.default or flag.dest in (*SECRETS, *ABOUT_THE_FILE):
             continue
         arguments: tuple[str, ...] = (str(value),)
-        if flag.kind == "switch":
+        if flag.kind == "switch" and not isinstance(value, str):
             arguments = ()
         elif flag.kind == "list":
             arguments = tuple(map(str, value))

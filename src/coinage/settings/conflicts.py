@@ -23,6 +23,12 @@ def conflicts(values: FlagValues) -> list[Problem]:
     _check_window(values, findings)
     _check_precision(values, findings)
     _check_sharding(values, findings)
+    if values.keep_best == "scores" and not (values.score_clip or values.score_dino):
+        what, hint = "--keep_best scores needs what scores", "add --score_clip or --score_dino"
+        findings.error(what, hint=hint)
+    if values.keep_best == "scores" and values.role == "negative":
+        what = "--keep_best scores draws the word in prompts, and it is for the negative one"
+        findings.error(what, hint="leave out scores")
     negative = values.metadata_is_negative_embedding
     if negative and negative.lower() not in ("true", "false"):
         findings.error(f"--metadata_is_negative_embedding {negative} is neither true nor false")

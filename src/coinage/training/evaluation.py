@@ -214,7 +214,7 @@ def _keep(run: Run, loss: float) -> None:
     rate = float(run.schedule.get_last_lr()[0])
     run.results.measurements[run.step] = Measurement(loss, rate, fmean(angles), fmean(norms))
     lowest = run.results.best.loss if run.results.best else math.inf
-    if run.config.save.keep_best and loss < lowest:
+    if run.config.save.lowest_loss and loss < lowest:
         run.results.best = Best(run.step, run.progress.epoch, loss, run.rows_to_save())
 
 
@@ -233,7 +233,7 @@ def _settle(runs: Sequence[Run]) -> None:
 def _interval(run: Run) -> tuple[int | None, int | None]:
     """Return steps and epochs from one measurement to the next; both None where nothing is to be measured."""
     config = run.config.validation
-    decides = run.config.loop.early_stop or run.config.save.keep_best
+    decides = run.config.loop.early_stop or run.config.save.lowest_loss
     if not decides and not any(sample.held_out for sample in run.samples):
         return None, None
     if config.every_n_steps or config.every_n_epochs:

@@ -14,6 +14,7 @@ from coinage.training.graphs import Recorder
 from coinage.training.observers.base import Observer
 from coinage.training.observers.notify import notify
 from coinage.training.run import Run
+from coinage.training.scores import BestByScores
 from coinage.training.supply import Supply
 from coinage.training.updates import (
     can_be_undone,
@@ -112,6 +113,7 @@ class Learner:
         self.run = run
         self.observers = observers
         self._evaluator = evaluator or Evaluator(run)
+        self._best_by_scores = BestByScores(run)
 
     def start(self, check: Check | None) -> None:
         """Begin, or go on from a state."""
@@ -148,6 +150,7 @@ class Learner:
     def _evaluate(self) -> None:
         if self._evaluator.evaluate(self.run):
             notify(self.observers, "measured", self.run)
+        self._best_by_scores.look(self.run)
 
     def _end_epoch(self) -> None:
         notify(self.observers, "epoch_ended", self.run)

@@ -20,6 +20,7 @@ from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
 from coinage.optim.factory import OptimizerFactory, averaged, class_name_of, make_optimizer
+from coinage.scoring.scorer import Scorer
 from coinage.text.placeholder import Placeholder
 from coinage.training.batches import Batch, epoch_batch
 from coinage.training.losses import Loss
@@ -127,6 +128,7 @@ class Run:
         processes: that train the word together.
         together: the runs whose words learn from the same batches, this one included; () if it has
             batches of its own.
+        scorers: of the word's pictures, where scores decide which word is the best.
         progress: its position.
         last: its last step.
         results: what it has found.
@@ -151,6 +153,7 @@ class Run:
     word_index: int = 0
     processes: Processes = ALONE
     together: Sequence[Run] = field(default=(), repr=False, compare=False)
+    scorers: Sequence[Scorer] = ()
     progress: Progress = field(default_factory=Progress)
     last: LastStep = field(default_factory=LastStep)
     results: Results = field(default_factory=Results)
