@@ -29,9 +29,9 @@ import numpy as np
 
 import coinage
 from coinage.cli.parse import parse
-from coinage.config import ImageRules
 from coinage.data.folder import is_image
 from coinage.data.images import decode
+from coinage.data_config import ImageRules
 from coinage.models.quiet import quiet_libraries
 from coinage.scoring.intervals import interval
 from coinage.scoring.prompts import PROMPT_SETS, asked_of

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from coinage.checks.word import tokenizer_of
-from coinage.config import DataConfig, LoopConfig, TrainConfig, WordConfig
+from coinage.config import LoopConfig, TrainConfig, WordConfig
 from coinage.data.batches import run_length
 from coinage.data.examine import ExaminedDataset, examine
 from coinage.data.summary import DatasetSummary, SampleSummary, summarize, summarize_sample
+from coinage.data_config import DataConfig
 from coinage.errors import Findings, Problem
 from coinage.text.placeholder import CHUNK, pieces_of, vocabulary_problems
 

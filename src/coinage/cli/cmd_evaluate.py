@@ -15,9 +15,10 @@ from coinage.checks.model import model_problems, vae_problems
 from coinage.checks.output import make_folder
 from coinage.cli.cmd_generate import add_model_flags, free_path, model_config, open_model
 from coinage.cli.parse import Parser
-from coinage.config import ImageRules, ModelConfig
+from coinage.config import ModelConfig
 from coinage.data.folder import list_folder, suffix_of
 from coinage.data.images import decode
+from coinage.data_config import ImageRules
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.models.hub_files import native_side
 from coinage.models.text_encoder_sizes import text_encoder_sizes

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from coinage.config import CAPTION_SLOT, CaptionRules, Template
+from coinage.data_config import CAPTION_SLOT, CaptionRules, Template
 from coinage.text.placeholder import word_pattern
 
 # The 27 object and 19 style sentences of the original release (Gal et al. 2022, arXiv:2208.01618),

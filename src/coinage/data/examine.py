@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from coinage import wording
-from coinage.config import LEAST_MASK, DataConfig, WordConfig
+from coinage.config import WordConfig
 from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.images import load_view
 from coinage.data.sample import MUCH_ENLARGED, Sample, uses_per_epoch
 from coinage.data.sampling import share_samples
 from coinage.data.scan import balance_regularisation, report_unusable, scan
+from coinage.data_config import LEAST_MASK, DataConfig
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
 from coinage.text.placeholder import (

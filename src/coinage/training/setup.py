@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from coinage.checks.model import prediction_problems
-from coinage.config import DataConfig, TrainConfig, WordConfig
+from coinage.config import TrainConfig, WordConfig
 from coinage.data.batches import run_length, updates_per_epoch
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latents, Memory
 from coinage.data.sample import Sample
+from coinage.data_config import DataConfig
 from coinage.embeddings.install import install_words, log_word_file
 from coinage.errors import ConfigError
 from coinage.models.base import Components
