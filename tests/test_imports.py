@@ -8,7 +8,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "wording": -2,
-    **dict.fromkeys(("errors", "later_fields"), -1),
+    **dict.fromkeys(("data_config", "errors", "later_fields"), -1),
     **dict.fromkeys(("config", "seeding", "system"), 0),
     **dict.fromkeys(("diffusion", "optim", "terminal", "text"), 1),
     "models": 2,
