@@ -71,10 +71,10 @@ def measure(folder: Path, model: str) -> dict[str, float]:
     """Time each stage in this process."""
     start = time.perf_counter()
     from coinage.checks.word import tokenizer_of
-    from coinage.config import BucketConfig, DataConfig, DatasetConfig, SubsetConfig
     from coinage.data.batches import plan_epoch
     from coinage.data.coverage import cover_captions
     from coinage.data.scan import scan
+    from coinage.data_config import BucketConfig, DataConfig, DatasetConfig, SubsetConfig
     from coinage.errors import Findings
     from coinage.text.placeholder import WordEncoder, clip_rows, placeholders_for
 
@@ -116,9 +116,9 @@ def encode(folder: Path, count: int) -> float:
     """Images per second through the demo's VAE, read by threads, batches of 8."""
     from diffusers import AutoencoderKL
 
-    from coinage.config import DataConfig, DatasetConfig, SubsetConfig
     from coinage.data.latents import Latents, Memory
     from coinage.data.scan import scan
+    from coinage.data_config import DataConfig, DatasetConfig, SubsetConfig
     from coinage.errors import Findings
 
     dataset = DatasetConfig(resolution_wh=(64, 64), subsets=(SubsetConfig(image_dir=folder),))

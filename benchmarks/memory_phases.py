@@ -29,19 +29,11 @@ from coinage.checks.footprint import (
     evaluated_at_once,
     phases,
 )
-from coinage.config import (
-    DataConfig,
-    DatasetConfig,
-    LoopConfig,
-    ModelConfig,
-    SaveConfig,
-    SubsetConfig,
-    TrainConfig,
-    WordConfig,
-)
+from coinage.config import LoopConfig, ModelConfig, SaveConfig, TrainConfig, WordConfig
 from coinage.data.buckets import cover
 from coinage.data.latents import tiled
 from coinage.data.sample import Sample
+from coinage.data_config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.models.base import Components
 from coinage.models.facts import FACTS
 from coinage.models.quiet import quiet_libraries

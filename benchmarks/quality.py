@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coinage.scoring.intervals import interval
 from coinage.system.files import write_bytes
 from quality_lab import REACHABLE, Lab, Result, Setting, as_json, from_json, words_for
 
@@ -91,14 +92,6 @@ def by_concept(results: Sequence[Result], value: Callable[[Result], float]) -> d
     return {
         name: float(np.mean([value(r) for r in results if r.concept == name])) for name in names
     }
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean, from 10,000 bootstrap samples."""
-    numbers = np.asarray(values)
-    means = np.random.default_rng(0).choice(numbers, (10_000, len(numbers))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def shown(values: Sequence[float], digits: int = 1) -> str:

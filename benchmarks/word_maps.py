@@ -36,7 +36,7 @@ from coinage.models.word_attention import (
     watched,
 )
 from coinage.report.word_maps import heat
-from quality import interval
+from coinage.scoring.intervals import interval
 from quality_lab import REACHABLE, Kept, Lab, Setting, Word, words_for
 
 Mask = NDArray[np.bool_]

@@ -29,6 +29,7 @@ from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
+from tests.tiny_models import write_clip, write_dino
 
 ROOT = Path(__file__).parents[1]
 # `make check` compares them with their tables
@@ -49,6 +50,7 @@ READ_ONLY = {
     "PowerShell": "needs Windows",
 }
 WAITING = {"demo": demo_parser, "doctor": doctor_parser, "ui": ui_parser}
+FASTER = {"generate": ("--steps=2",), "evaluate": ("--steps=2", "--count=1", "--prompts=few.txt")}
 IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
 WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
 SHORTER = ("--max_train_steps=2", "--sample_every_n_steps=0", "--on_problem=warn", "--seed=0")
@@ -125,6 +127,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / copy).parent.mkdir(exist_ok=True)
         shutil.copy(word, folder / copy)
     tensors(folder / "lora.safetensors", {"lora_unet_mid.lora_up.weight": torch.ones(2, 2)})
+    (folder / "few.txt").write_text("a {}\n")
+    write_clip(folder / "path/to/clip")
+    write_dino(folder / "path/to/dino")
     shutil.copytree(folder / "output", folder / "sweep/seed0")
     for name in ("demo", "demo_output"):
         shutil.copytree(folder / "path/to/model", folder / name / "model")
@@ -216,7 +221,7 @@ def run_coinage(rest: Sequence[str], *, really: bool) -> str:
         return ""
     if rest[0] == "train":
         return run_training(rest[1:], lambda argv: main(["train", *argv]), really=really)
-    faster = ["--steps=2"] if rest[0] == "generate" else []
+    faster = FASTER.get(rest[0], ())
     done = captured(lambda: main([*rest, *faster]))
     assert done.returncode == 0, done.stderr
     return done.stdout

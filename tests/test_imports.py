@@ -8,7 +8,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src" / "coinage"
 RANK = {
     "wording": -2,
-    **dict.fromkeys(("errors", "later_fields"), -1),
+    **dict.fromkeys(("data_config", "errors", "later_fields"), -1),
     **dict.fromkeys(("config", "seeding", "system"), 0),
     **dict.fromkeys(("diffusion", "optim", "terminal", "text"), 1),
     "models": 2,
@@ -16,20 +16,22 @@ RANK = {
     **dict.fromkeys(("report", "runs"), 4),
     **dict.fromkeys(("embeddings", "hub"), 5),
     **dict.fromkeys(("generate", "settings"), 6),
-    "checks": 7,
-    "training": 8,
-    "api": 9,
-    "demo": 10,
-    **dict.fromkeys(("doctor", "ui"), 11),
-    "cli": 12,
-    **dict.fromkeys(("train_textual_inversion", "sdxl_train_textual_inversion"), 13),
+    "scoring": 7,
+    "checks": 8,
+    "training": 9,
+    "api": 10,
+    "demo": 11,
+    **dict.fromkeys(("doctor", "ui"), 12),
+    "cli": 13,
+    **dict.fromkeys(("train_textual_inversion", "sdxl_train_textual_inversion"), 14),
 }
 # TrainConfig's methods from_mapping, from_toml and to_toml import it when they are called.
 LAZY = ("config", "settings")
 LIGHT = """
 checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.device checks.disk
 checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
-checks.run_length checks.several_words checks.word cli.cmd_convert cli.cmd_doctor cli.cmd_dataset cli.cmd_demo
+checks.run_length checks.scoring checks.several_words checks.word cli.cmd_convert cli.cmd_doctor
+cli.cmd_dataset cli.cmd_demo cli.cmd_evaluate
 cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_ui cli.cmd_verify cli.console cli.job
 cli.main cli.parse cli.plan cli.sharing cli.signals cli.train cli.words config data.augment data.batches
 data.buckets data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
@@ -43,7 +45,8 @@ models.hub_files models.prediction models.sizes models.text_encoder_sizes models
 optim.arguments optim.class_paths optim.reach optim.table report.charts report.comparison
 report.contact_sheet report.curves report.environment report.figures report.fit report.measures
 report.page report.pictures report.previews report.record report.word_maps runs.choice runs.digests
-runs.files runs.lock runs.names runs.sharing runs.states seeding settings.build
+runs.files runs.lock runs.names runs.sharing runs.states scoring.encoder_files scoring.intervals
+scoring.page scoring.prompts scoring.results scoring.scorer seeding settings.build
 settings.build_data settings.build_log settings.build_optimizer settings.conflicts
 settings.defaults settings.discover settings.flag_values
 settings.flags settings.foreign settings.idle_flags settings.mapping settings.number_range

@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+)
 
 from coinage.config import ModelConfig, WordConfig
 from coinage.demo.run import MODEL
@@ -84,6 +92,46 @@ def write_folder(folder: Path, family: str, prediction_type: str = "epsilon") ->
         shutil.copytree(MODEL / "tokenizer", folder / name, dirs_exist_ok=True)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder
+
+
+def write_clip(folder: Path, positions: int = 77) -> Path:
+    """A CLIP with random weights, in transformers' folder; it reads the demo's vocabulary."""
+    sides = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text = {
+        **sides, "num_attention_heads": 4, "vocab_size": VOCABULARY, "bos_token_id": 737,
+        "eos_token_id": 738, "pad_token_id": 738, "max_position_embeddings": positions,
+    }  # fmt: skip
+    vision = {**sides, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    with libraries_silenced():
+        CLIPModel(config).save_pretrained(folder)
+    shutil.copytree(MODEL / "tokenizer", folder, dirs_exist_ok=True)
+    write_preparation(folder, "CLIPImageProcessor", 32)
+    return folder
+
+
+def write_dino(folder: Path) -> Path:
+    """A DINOv2 with random weights, in transformers' folder."""
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14
+    )
+    with libraries_silenced():
+        Dinov2Model(config).save_pretrained(folder)
+    write_preparation(folder, "BitImageProcessor", 28)
+    return folder
+
+
+def write_preparation(folder: Path, kind: str, side: int) -> None:
+    """How pictures are made ready, as the released CLIP and DINOv2 say it."""
+    settings = {
+        "image_processor_type": kind, "do_resize": True, "size": {"shortest_edge": 32}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
+        "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28],
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
 def original_tensors(family: str) -> dict[str, torch.Tensor]:

@@ -30,16 +30,24 @@ if TYPE_CHECKING:
         Problem,
         TrainingError,
     )
+    from coinage.scoring.encoders import ClipScorer, DinoScorer
+    from coinage.scoring.prompts import Asked
+    from coinage.scoring.results import Evaluation
+    from coinage.scoring.scorer import Scorer, Scores
     from coinage.training.losses import Loss, LossInputs
     from coinage.training.observers.base import Observer, Priority
     from coinage.training.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
+    "Asked",
+    "ClipScorer",
     "CoinageError",
     "ConfigError",
     "DatasetReport",
+    "DinoScorer",
     "EmbeddingFileError",
+    "Evaluation",
     "Findings",
     "Loss",
     "LossInputs",
@@ -48,6 +56,8 @@ __all__ = [
     "Priority",
     "Problem",
     "Run",
+    "Scorer",
+    "Scores",
     "TrainConfig",
     "TrainingError",
     "Word",
@@ -70,9 +80,13 @@ _MODULES = {
     **dict.fromkeys(("Model", "load_model", "train"), "api"),
     **dict.fromkeys(("Word", "load_word"), "embeddings.word"),
     **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("ClipScorer", "DinoScorer"), "scoring.encoders"),
+    **dict.fromkeys(("Scorer", "Scores"), "scoring.scorer"),
     **dict.fromkeys(("Loss", "LossInputs"), "training.losses"),
     **dict.fromkeys(("Observer", "Priority"), "training.observers.base"),
     **dict.fromkeys(("DatasetReport", "summarize_dataset"), "checks.dataset"),
+    "Asked": "scoring.prompts",
+    "Evaluation": "scoring.results",
     "Run": "training.run",
     "check": "checks",
     "TrainConfig": "config",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from numbers import Integral, Real
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, get_args, overload
+from typing import get_args, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from coinage.checks import make_plans
@@ -19,7 +17,7 @@ from coinage.checks.model import model_problems, vae_problems
 from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word, load_word
-from coinage.errors import ConfigError, Findings, Problem, did_you_mean, reason_of
+from coinage.errors import ConfigError, Findings, Problem, reason_of
 from coinage.generate import Drawn, draw_with_maps
 from coinage.models.base import Components, Conditioning, ModelFamily
 from coinage.models.facts import DEFAULT
@@ -29,6 +27,10 @@ from coinage.models.loading import reported_as
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import DTYPES, place, place_vae
 from coinage.optim.factory import OptimizerFactory
+from coinage.scoring.evaluate import Studio, Trial, as_pixels, named, score_words
+from coinage.scoring.prompts import checked, templates_of
+from coinage.scoring.results import Evaluation
+from coinage.scoring.scorer import Pixels, Scorer, check_scorers
 from coinage.seeding import draw_seed
 from coinage.system.accelerator import default_device
 from coinage.system.launch import process_count
@@ -36,18 +38,24 @@ from coinage.system.text_files import as_path
 from coinage.text.placeholder import encoding_problems, pieces_of, vocabulary_problems
 from coinage.text.prompts import Prompt
 from coinage.text.samplers import SAMPLER_NAMES
-from coinage.training.arguments import check_callable, checked_configs, checked_observers
+from coinage.training.arguments import (
+    check_callable,
+    check_number,
+    checked_configs,
+    checked_observers,
+    one_of,
+)
 from coinage.training.losses import Loss
 from coinage.training.observers.base import Observer
 from coinage.training.processes import ALONE, start_processes
+from coinage.training.scores import by_scores
 from coinage.training.session import train_plans
 
 SIZE_UNIT = 8  # pixels: a latent's side
 MAX_GUIDANCE = 1000
 MAX_STEPS = 1000  # of the noise schedule
-Pixels = NDArray[np.uint8]
 Texts = str | Sequence[str]
-T = TypeVar("T")
+Size = int | tuple[int, int] | None
 
 
 @overload
@@ -56,6 +64,7 @@ def train(
     observers: Sequence[Observer] = ...,
     loss: Loss | None = ...,
     optimizer: OptimizerFactory | None = ...,
+    scorers: Sequence[Scorer] = ...,
 ) -> Word: ...
 @overload
 def train(
@@ -63,12 +72,14 @@ def train(
     observers: Sequence[Observer] = ...,
     loss: Loss | None = ...,
     optimizer: OptimizerFactory | None = ...,
+    scorers: Sequence[Scorer] = ...,
 ) -> list[Word]: ...
 def train(
     config: TrainConfig | Sequence[TrainConfig],
     observers: Sequence[Observer] = (),
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> Word | list[Word]:
     """Train a word, or several words together on one model, and save them.
 
@@ -92,6 +103,8 @@ def train(
         optimizer: makes the optimizer in place of the configured one: any callable that takes the
             trained parameters and returns a torch optimizer. The configured schedule is applied
             on top of its learning rate.
+        scorers: score the word during the run, in place of the configured ones; NAME-best is then
+            the word where they score it highest, as with `keep_best = "scores"`.
 
     Returns:
         The word after the last step, or a list of words for a sequence of configs.
@@ -103,6 +116,9 @@ def train(
     """
     single = isinstance(config, TrainConfig)
     configs = checked_configs(config)
+    check_scorers(scorers)
+    if scorers:
+        configs = [by_scores(config) for config in configs]
     own_observers = checked_observers(observers)
     check_callable("loss", loss, "a function of `LossInputs`")
     check_callable("optimizer", optimizer, "a function of the trained parameters")
@@ -122,6 +138,7 @@ def train(
             observers=lambda _: own_observers,
             loss=loss,
             optimizer=optimizer,
+            scorers=scorers,
         )
     words = [word.word for word in trained]
     return words[0] if single else words
@@ -165,7 +182,7 @@ def load_model(
     """
     chosen = default_device() if device is None else _usable_device(device)
     if clip_skip is not None:
-        _check_number("clip_skip", clip_skip, at_least=1)
+        check_number("clip_skip", clip_skip, at_least=1)
     if tokenizer_cache is not None:
         tokenizer_cache = as_path(tokenizer_cache, "tokenizer_cache")
     automatic: Precision = "no" if chosen.type == "cpu" else "fp16"
@@ -175,26 +192,14 @@ def load_model(
         vae=None if vae is None else str(vae),
         precision=precision or automatic,
         clip_skip=clip_skip,
-        prediction_type=_one_of("prediction_type", prediction_type, get_args(PredictionType)),
+        prediction_type=one_of("prediction_type", prediction_type, get_args(PredictionType)),
         zero_terminal_snr=zero_terminal_snr,
         tokenizer_cache=tokenizer_cache,
     )
-    _one_of("family", config.family, tuple(FAMILIES))
-    _one_of("precision", config.precision, tuple(DTYPES))
+    one_of("family", config.family, tuple(FAMILIES))
+    one_of("precision", config.precision, tuple(DTYPES))
     Findings(errors=model_problems(config) + vae_problems(config)).raise_errors()
     return Model(config, chosen)
-
-
-def _one_of(name: str, value: T, known: Sequence[str]) -> T:
-    """Return a value that is None or known.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if value is not None and value not in known:
-        hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}"
-        raise ConfigError([Problem(f"{name}: {value!r} is not known", hint=hint)])
-    return value
 
 
 def _usable_device(device: object) -> torch.device:
@@ -211,26 +216,6 @@ def _usable_device(device: object) -> torch.device:
         hint = f"leave it out for {default_device()}"
         raise ConfigError([Problem(what, hint=hint)]) from None
     return torch.device(chosen)
-
-
-def _check_number(
-    name: str, value: object, *, at_least: float, below: float = math.inf, whole: bool = True
-) -> None:
-    """See that an argument is a number in a range.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    wanted = f"a {'whole ' if whole else ''}number of at least {at_least:g}"
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        what = f"{name}: {value!r} is not {wanted}"
-    elif not float(value) >= at_least:
-        what = f"{name}: {value} is too small"
-    elif not float(value) < below:
-        what, wanted = f"{name}: {value} is too large", f"a number below {below:g}"
-    else:
-        return
-    raise ConfigError([Problem(what, hint=f"use {wanted}")])
 
 
 class Model:
@@ -318,7 +303,7 @@ class Model:
         *,
         steps: int = 30,
         guidance: float = 7.5,
-        size: int | tuple[int, int] | None = None,
+        size: Size = None,
         seed: int | None = None,
         sampler: str = "ddim",
         negative: str = "",
@@ -343,28 +328,67 @@ class Model:
             ConfigError: the sampler is not known, or the steps or the size are out of range.
             CoinageError: the model cannot draw.
         """
-        _one_of("sampler", sampler, SAMPLER_NAMES)
-        _check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
-        _check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
-        _check_number("batch_size", batch_size, at_least=1)
-        if seed is not None:
-            _check_number("seed", seed, at_least=0, below=2**63)
-        width, height = self._size(size)
+        plain = self._prompt(steps, guidance, size, seed, sampler)
+        check_number("batch_size", batch_size, at_least=1)
         first = draw_seed() if seed is None else seed
-        asked = []
-        for number, text in enumerate(_list_of(prompts)):
-            prompt = Prompt(
-                text=text,
-                negative=negative,
-                width=width,
-                height=height,
-                seed=first + number,
-                steps=steps,
-                scale=guidance,
-                sampler=sampler,
-            )
-            asked.append(prompt)
+        asked = [
+            replace(plain, text=text, negative=negative, seed=first + number)
+            for number, text in enumerate(_list_of(prompts))
+        ]
         return [Image.fromarray(pixels) for pixels in self.draw(asked, batch_size)]
+
+    def evaluate(
+        self,
+        words: Word | str | Path | Sequence[Word | str | Path],
+        *,
+        scorers: Sequence[Scorer] = (),
+        images: Sequence[Image.Image | Pixels] = (),
+        prompts: str | Sequence[str] = "object",
+        noun: str | None = None,
+        count: int = 2,
+        seed: int = 0,
+        steps: int = 30,
+        guidance: float = 7.5,
+        size: Size = None,
+        sampler: str = "ddim",
+        batch_size: int = 1,
+    ) -> Evaluation:
+        """Score words with the same prompts and seeds, as `coinage evaluate` does.
+
+        Without scorers nothing is drawn, and the words are only compared with the model's own. What
+        is installed stays as it is.
+
+        Args:
+            words: one or more, or the paths of their files.
+            scorers: such as `ClipScorer.load(folder)`, or objects of your own; see `Scorer`.
+            images: of what the words mean, as Pillow's or as [H, W, 3] uint8 RGB.
+            prompts: `object`, `live` or `style`, or texts with `{}` where the word stands.
+            noun: what the words are a kind of; "" for nothing; None: the init word in each file.
+            count: pictures of each prompt.
+            seed: of the first of them; the others count up.
+            steps: as for `generate`; so are the next four.
+            guidance: classifier-free guidance scale.
+            size: side, or (width, height), in pixels.
+            sampler: such as `ddim`.
+            batch_size: pictures that are drawn together.
+
+        Raises:
+            ConfigError: a setting is out of range, or words do not fit the model.
+            CoinageError: a file cannot be read, the model cannot draw, or a scorer fails.
+        """
+        check_scorers(scorers)
+        plain = self._prompt(steps, guidance, size, seed, sampler)
+        check_number("batch_size", batch_size, at_least=1)
+        check_number("count", count, at_least=1)
+        given = [words] if isinstance(words, Word | str | Path) else words
+        candidates = [named(word, noun, number) for number, word in enumerate(given, 1)]
+        if not candidates:
+            raise ConfigError([Problem("words: there are none", hint="give a word or its file")])
+        templates = templates_of(prompts) if isinstance(prompts, str) else checked(prompts)
+        studio = Studio(self._kind, self.parts, partial(self.draw, batch_size=batch_size))
+        trial = Trial(templates, count, seed, plain)
+        scored = score_words(candidates, studio, trial, scorers, [as_pixels(one) for one in images])
+        return Evaluation(self._source, tuple(scored))
 
     def draw(self, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Pixels]:
         """Draw prompts that each have settings of their own.
@@ -410,7 +434,26 @@ class Model:
         with reported_as("a prompt", self._source, "cannot encode"):
             return self._kind.encode(self.parts, texts, sizes)
 
-    def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    def _prompt(
+        self, steps: int, guidance: float, size: Size, seed: int | None, sampler: str
+    ) -> Prompt:
+        """Return a prompt without text, with checked settings.
+
+        Raises:
+            ConfigError: the sampler is not known, or a number is out of range.
+        """
+        one_of("sampler", sampler, SAMPLER_NAMES)
+        check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
+        check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
+        if seed is not None:
+            check_number("seed", seed, at_least=0, below=2**63)
+        width, height = self._size(size)
+        return Prompt(
+            text="", width=width, height=height, seed=seed, steps=steps, scale=guidance,
+            sampler=sampler,
+        )  # fmt: skip
+
+    def _size(self, size: Size) -> tuple[int, int]:
         """Return width and height in pixels.
 
         Raises:
@@ -424,7 +467,7 @@ class Model:
             raise ConfigError([Problem(what, hint="use one number or two")])
         width, height = sides
         for side in sides:
-            _check_number("size", side, at_least=SIZE_UNIT * SIZE_UNIT)
+            check_number("size", side, at_least=SIZE_UNIT * SIZE_UNIT)
         return width // SIZE_UNIT * SIZE_UNIT, height // SIZE_UNIT * SIZE_UNIT
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from coinage.data_config import DataConfig
+
 if TYPE_CHECKING:
     from coinage.settings.flag_values import FlagValues
 
@@ -23,23 +25,10 @@ Role = Literal["positive", "negative"]
 NormMode = Literal["none", "clip", "target"]
 OnProblem = Literal["stop", "warn"]
 TrackerName = Literal["tensorboard", "wandb"]
-# In any letter case. A JPEG has many names: .jfif is what Windows makes of one from a browser.
-IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".webp", ".bmp", ".avif", ".jxl",
-)  # fmt: skip
 OPEN_SEED = -1
-Template = Literal["object", "style"] | tuple[str, ...]
-CAPTION_SLOT = "[filewords]"  # of a sentence of the user's own: the image's caption
 AUTO_PRECISION: Final = "auto"
-TagDropout = Literal["random", "full", "random_weighted"]
-SpecialTags = Literal["whitelist", "blacklist"]
 TimestepDistribution = Literal[
     "uniform", "logit_normal", "heavy_tail", "beta", "cos_map", "sigmoid", "inverted_parabola"
-]
-# Mean of a mask, below which an image teaches next to nothing and normalizing would amplify noise
-LEAST_MASK = 0.02
-Interpolation = Literal[
-    "lanczos", "box", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"
 ]
 
 
@@ -74,7 +63,7 @@ class WordConfig:
     """One new word."""
 
     token: str  # as captions write it; case-sensitive
-    num_vectors: int = 1  # 1..75
+    num_vectors: int = 1  # 1..75; of a companion 0: as many as its file has, found before training
     init_word: str | None = None  # one or more known tokens
     # Find the init word by the loss on the images; `init_word` is None until it is found
     search: bool = False
@@ -83,140 +72,17 @@ class WordConfig:
     init_fit: Literal["error", "truncate", "repeat"] = "error"
     output_name: str = ""  # file name without suffix; the token when empty
     role: Role = "positive"  # negative: in the negative prompt; the images show what is not wanted
+    together: bool = False  # learns from the same batches as all other words that say so
+    start_step: int = 0  # steps of the run before its first update, >= 0
+    end_step: int | None = None  # step of its last update, > start_step; None: the run's last
 
+    def steps_of(self, total: int) -> int:
+        """Return in how many of a run's steps the word learns."""
+        return max(0, min(self.end_step or total, total) - self.start_step)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionRules:
-    """How a caption varies each time it is used."""
-
-    separator: str = ","
-    shuffle: bool = False
-    keep_tokens: int = 0  # leading tags that stay in place
-    # Text before its first, and after its second occurrence stays in place
-    keep_separator: str = ""
-    secondary_separator: str | None = None  # becomes the separator after shuffling
-    wildcard: bool = False  # random lines and {a|b} choices
-    tag_dropout: float = 0  # probability that a tag is left out, 0..1
-    # Each tag by itself, all together, or each by itself and the last ones more often
-    tag_dropout_mode: TagDropout = field(default="random", repr=False)
-    special_tags: tuple[str, ...] = field(default=(), repr=False)
-    # They always stay; or nothing else goes
-    special_tags_mode: SpecialTags = field(default="whitelist", repr=False)
-    # They are regular expressions for whole tags
-    special_tags_regex: bool = field(default=False, repr=False)
-    warmup_min: int = 1  # free tags used at the first step
-    # Optimizer steps until all free tags are used, or a fraction of the run when below 1
-    warmup: float = 0
-    prefix: str | None = None
-    suffix: str | None = None
-    # Sentences that replace the caption: built-in ones, or own ones with {} for the word
-    template: Template | None = None
-    as_reference: bool = False  # join with ", " whatever the separator, keep empty tags
-
-    @property
-    def use_captions(self) -> bool:
-        """Whether the images' own captions are used, if only as a part of a sentence."""
-        if isinstance(self.template, tuple):
-            return any(CAPTION_SLOT in sentence for sentence in self.template)
-        return self.template is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRules:
-    """How pixels are read and varied."""
-
-    flip: bool = False  # mirror half of the images
-    color: bool = False  # vary hue or gamma of a third of the images
-    random_crop: bool = False  # cut anywhere instead of in the middle
-    rotate: float = field(default=0.0, repr=False)  # turn by up to so many degrees, 0..180
-    # Of these, the largest change of a factor of 1; of hue, in half circles; 0 is off
-    brightness: float = field(default=0.0, repr=False)
-    contrast: float = field(default=0.0, repr=False)
-    saturation: float = field(default=0.0, repr=False)
-    hue: float = field(default=0.0, repr=False)
-    # lo, hi: the face takes 1/hi to 1/lo of the shorter side
-    face_crop: tuple[float, float] | None = None
-    interpolation: Interpolation | None = None  # None: area to shrink, Lanczos to enlarge
-    alpha_mask: bool = False  # the alpha channel weighs the loss
-    background: str = "white"  # colour behind transparent images
-    as_reference: bool = False  # ignore EXIF orientation and transparency, gamma on 0..255
-
-    @property
-    def vary_pixels(self) -> bool:
-        """Whether an image's pixels differ from use to use, apart from mirroring."""
-        varied = self.rotate or self.brightness or self.contrast or self.saturation or self.hue
-        return self.color or self.random_crop or self.face_crop is not None or bool(varied)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubsetConfig:
-    """Images with their rules: a folder, or what a metadata file lists."""
-
-    image_dir: Path | None = None  # None: the metadata file's paths are absolute
-    metadata_file: Path | None = None  # JSON or JSONL with captions; None: caption files
-    mask_dir: Path | None = None  # masks of the loss, named like the images
-    num_repeats: int = 1  # times each image is used per epoch, >= 1
-    # Images used per epoch, others each time; None: `num_repeats` counts
-    samples_per_epoch: int | None = field(default=None, repr=False)
-    loss_weight: float = field(default=1.0, repr=False)  # factor of the loss, >= 0
-    # Learn what the model predicts with the init word in the word's place, not what the images show
-    prior_prediction: bool = field(default=False, repr=False)
-    regularisation: bool = False  # balanced against the other images; need not hold the word
-    validation_split: float = 0  # share of images held out, 0..1
-    caption_extensions: tuple[str, ...] = (".caption", ".txt")  # the first that exists is read
-    class_tokens: str | None = None  # caption of images without a caption file
-    cache_sizes: bool = False  # remember image sizes between runs
-    captions: CaptionRules = CaptionRules()
-    images: ImageRules = ImageRules()
-    where: str = ""  # where it is configured, for messages
-    settings: tuple[tuple[str, str], ...] = ()  # (key = value, where it was set), defaults left out
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketConfig:
-    """Aspect-ratio buckets; sides in pixels."""
-
-    enabled: bool = False
-    min_side: int = 256
-    max_side: int = 1024
-    step: int = 64
-    no_upscale: bool = False  # never enlarge: the bucket is the image's own size, rounded down
-    log_ratio: bool = False  # choose by the ratio of aspect ratios, not their difference
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetConfig:
-    """Subsets that share a resolution and a batch size."""
-
-    resolution_wh: tuple[int, int]  # pixels
-    batch_size: int = 1
-    buckets: BucketConfig = BucketConfig()
-    validation_seed: int | None = None  # chooses the images held out; None: the run's seed
-    subsets: tuple[SubsetConfig, ...]
-    where: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """All images, and how they are read."""
-
-    datasets: tuple[DatasetConfig, ...]
-    cache_latents: bool = False
-    cache_to_disk: bool = False
-    cache_dir: Path | None = None  # None: `.coinage` in each image folder
-    cache_text: bool = False  # encodings of captions without the word
-    cache_text_to_disk: bool = False
-    trust_cache: bool = False  # take latents on disk as they are
-    vae_batch_size: int = 1
-    readers: int = 8  # threads
-    skip_bad_images: bool = False  # leave out images that cannot be read
-    require_word: bool = False  # a caption without the word is an error
-    masks_wanted: bool = False  # no mask at all is an error
-
-    @property
-    def batch_sizes(self) -> list[int]:
-        """Of each dataset."""
-        return [dataset.batch_size for dataset in self.datasets]
+    def learns_at(self, step: int) -> bool:
+        """Return whether the word learns at a step of the run, counted from 1."""
+        return self.start_step < step <= (self.end_step or step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,8 +185,14 @@ class SaveConfig:
     n_epoch_ratio: int | None = None  # wins over every_n_epochs
     keep_epochs: int | None = None  # saves at epochs: this many stay
     keep_steps: int | None = None  # saves at steps: those of this many last steps stay
-    keep_best: bool = False  # also write the word as it was where its evaluation loss was lowest
+    keep_best: bool = False  # also write the word as it was where it was best
+    best_by: Literal["loss", "scores"] = "loss"  # lowest evaluation loss, or highest scores
     metadata: tuple[tuple[str, str], ...] = ()  # ModelSpec fields given by the user
+
+    @property
+    def lowest_loss(self) -> bool:
+        """True where the word at the lowest evaluation loss is kept."""
+        return self.keep_best and self.best_by == "loss"
 
     def epochs_between(self, total_epochs: int) -> int | None:
         """Epochs from one save to the next in a run of so many; None where none are saved."""
@@ -353,6 +225,15 @@ class PreviewConfig:
     automatic: bool = False  # a few times over the run, where they take little of it
     sampler: str = "ddim"
     show_word: bool = False  # see where in them the word acts, for the report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringConfig:
+    """What scores the word during a run, and the prompts that are drawn for it."""
+
+    clip: str | None = None  # a transformers folder or a hub id
+    dino: str | None = None
+    prompts: str = "object"  # a set's name, or a text file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +272,7 @@ class LogConfig:
     settings: tuple[tuple[str, object], ...] = ()  # sent to the trackers
     program: str = "coinage train"
     given: tuple[GivenFlag, ...] = ()  # flags that differ from their defaults
+    typed: tuple[GivenFlag, ...] = ()  # those of a command line with a settings file, and that file
     level: str = "INFO"
     file: Path | None = None  # takes what the console would show
     simple: bool = False  # to stdout instead of stderr
@@ -420,6 +302,10 @@ class TrainConfig:
     model: ModelConfig
     word: WordConfig
     data: DataConfig
+    # Words of files that captions may hold, and that stay as they are
+    companions: tuple[WordConfig, ...] = ()
+    # The other words that learn from the same batches; found before training
+    learns_with: tuple[WordConfig, ...] = ()
     noise: NoiseConfig = NoiseConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
@@ -428,6 +314,7 @@ class TrainConfig:
     state: StateConfig = StateConfig()
     preview: PreviewConfig = PreviewConfig()
     validation: ValidationConfig = ValidationConfig()
+    scoring: ScoringConfig = ScoringConfig()
     log: LogConfig = LogConfig()
     hub: HubConfig = HubConfig()
     # The values of flags that it was made from; None where it was not made from any

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from coinage.checks.advice import Planned, advice, memory_problem, ways
 from coinage.checks.footprint import GB, footprint
-from coinage.config import ImageRules, ModelConfig, Precision
+from coinage.config import ModelConfig, Precision
+from coinage.data_config import ImageRules
 from coinage.models.facts import FACTS
 from coinage.settings.low_memory import in_low_memory
 from coinage.text.prompts import Prompt

@@ -23,19 +23,10 @@ from coinage.checks.footprint import (
 )
 from coinage.checks.memory import free_memory_problem
 from coinage.cli.train import train_command
-from coinage.config import (
-    DataConfig,
-    DatasetConfig,
-    ImageRules,
-    ModelConfig,
-    Precision,
-    SaveConfig,
-    SubsetConfig,
-    TrainConfig,
-    WordConfig,
-)
+from coinage.config import ModelConfig, Precision, SaveConfig, TrainConfig, WordConfig
 from coinage.data.buckets import cover
 from coinage.data.sample import Sample
+from coinage.data_config import DataConfig, DatasetConfig, ImageRules, SubsetConfig
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.facts import FACTS, ModelSizes
 from coinage.models.families import FAMILIES

@@ -5,7 +5,9 @@ from typing import Any
 
 from PIL import Image
 
-from coinage.config import (
+from coinage.data.sample import Sample
+from coinage.data.scan import scan
+from coinage.data_config import (
     BucketConfig,
     CaptionRules,
     DataConfig,
@@ -13,8 +15,6 @@ from coinage.config import (
     ImageRules,
     SubsetConfig,
 )
-from coinage.data.sample import Sample
-from coinage.data.scan import scan
 from coinage.errors import Findings
 
 

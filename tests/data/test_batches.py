@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.config import ImageRules, LoopConfig, SubsetConfig
+from coinage.config import LoopConfig
 from coinage.data.batches import batches_per_epoch, plan_epoch, run_length
 from coinage.data.buckets import Fit
 from coinage.data.sample import Sample
+from coinage.data_config import ImageRules, SubsetConfig
 
 
 def samples(*buckets: tuple[int, int], repeats: int = 1, flip: bool = False) -> list[Sample]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.config import BucketConfig
 from coinage.data.buckets import Size, bucket_sizes, cover, fit, letterbox, size_condition
+from coinage.data_config import BucketConfig
 
 ON = BucketConfig(enabled=True)
 SIDE = st.integers(16, 6000)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.config import CaptionRules
 from coinage.data.captions import TEMPLATES, extreme_captions, fill_wildcards, vary
+from coinage.data_config import CaptionRules
 from coinage.seeding import rng_for
 from coinage.text.placeholder import word_pattern
 

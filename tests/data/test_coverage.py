@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from coinage.config import CaptionRules
 from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.sample import Sample
+from coinage.data_config import CaptionRules
 from coinage.demo.run import MODEL
 from coinage.errors import Findings
 from coinage.text.clip_tokenizer import read_tokenizer

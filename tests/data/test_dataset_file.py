@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from coinage.cli.parse import parse
-from coinage.config import DataConfig
 from coinage.data.scan import scan
+from coinage.data_config import DataConfig
 from coinage.errors import ConfigError, Findings
 from coinage.models.facts import FACTS
 from coinage.settings.build_data import build_data

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from coinage.config import DataConfig
 from coinage.data.captioned_images import NO_CAPTIONS, has_captions
 from coinage.data.folder import OTHER_KINDS, is_image, match_captions
 from coinage.data.metadata import MOST_CAPTION
 from coinage.data.sample import Sample
 from coinage.data.scan import scan
+from coinage.data_config import DataConfig
 from coinage.errors import Findings
 from tests.data.pictures import dataset, picture, scanned, subset
 

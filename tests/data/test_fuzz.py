@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from coinage.cli.parse import parse
-from coinage.config import DataConfig, ImageRules
 from coinage.data.buckets import cover
 from coinage.data.captions import vary
 from coinage.data.dataset_keys import KEYS
@@ -30,6 +29,7 @@ from coinage.data.latents import Latent
 from coinage.data.sample import Sample
 from coinage.data.scan import scan
 from coinage.data.stored_sizes import SIZES_FILE
+from coinage.data_config import DataConfig, ImageRules
 from coinage.errors import CoinageError, Findings
 from coinage.seeding import rng_for
 from coinage.settings.discover import complete

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from coinage.config import ImageRules
 from coinage.data.headers import HEAD, MOST_TEXT, orientation_in, read_header
 from coinage.data.images import decode
+from coinage.data_config import ImageRules
 from tests.data.pictures import picture
 
 SIZE = (24, 16)

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from coinage.config import ImageRules, Interpolation
 from coinage.data.augment import (
     GAMMA,
     adjust_color,
@@ -29,6 +28,7 @@ from coinage.data.augment import (
 )
 from coinage.data.buckets import Fit, cover
 from coinage.data.images import decode, load_view, resize, sample_rows, shrink_rows
+from coinage.data_config import ImageRules, Interpolation
 from coinage.errors import CoinageError
 from coinage.seeding import rng_for
 from tests.data.pictures import one, picture

@@ -11,7 +11,6 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from coinage.config import DataConfig
 from coinage.data.batches import plan_epoch
 from coinage.data.buckets import cover
 from coinage.data.images import View
@@ -19,6 +18,7 @@ from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latents, Memory, Store, encode
 from coinage.data.sample import LATENTS, Sample
 from coinage.data.scan import scan
+from coinage.data_config import DataConfig
 from coinage.demo.run import MODEL
 from coinage.errors import CoinageError, ConfigError, Findings
 from tests.data.pictures import dataset, picture, scanned, subset

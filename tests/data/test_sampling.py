@@ -7,11 +7,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinage.config import SubsetConfig
 from coinage.data.batches import batches_per_epoch, plan_epoch
 from coinage.data.sample import Sample, uses_per_epoch
 from coinage.data.sampling import share_samples, shares
 from coinage.data.scan import balance_regularisation
+from coinage.data_config import SubsetConfig
 from coinage.errors import Findings
 from tests.data.test_batches import samples
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from coinage.config import BucketConfig, DataConfig, SubsetConfig
 from coinage.data.buckets import Fit
 from coinage.data.sample import Sample
 from coinage.data.scan import balance_regularisation, hold_out, regularisation_repeats, scan
 from coinage.data.stored_sizes import SIZES_FILE
+from coinage.data_config import BucketConfig, DataConfig, SubsetConfig
 from coinage.errors import Findings
 from tests.data.pictures import dataset, one, picture, scanned, subset
 

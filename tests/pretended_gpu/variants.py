@@ -46,16 +46,25 @@ init_word = "box"
 num_vectors_per_token = 2
 dataset_config = "OUT/more/dataset.toml"
 """
+ONE_PICTURE = """
+together = true
+dataset_config = "OUT/both/dataset.toml"
+[[words]]
+token_string = "zibu"
+init_word = "ball"
+[[words]]
+token_string = "wopo"
+init_word = "box"
+start_step = 1
+"""
 
 
 def train(family: str, *flags: str, words: Sequence[str] = WORD) -> list[str]:
     """A short training; OUT stands for the folder of the device."""
     model = [f"--pretrained_model_name_or_path={MODELS / family}", "--output_dir=OUT"]
-    own = (
-        ["--dataset_config=OUT/data/dataset.toml", *words]
-        if words
-        else ["--config_file=OUT/words.toml"]
-    )
+    own = list(words) or ["--config_file=OUT/words.toml"]
+    if words == WORD:
+        own = ["--dataset_config=OUT/data/dataset.toml", *words]
     return ["train", *model, *own, *SHORT, *(["--v2"] if family == "sd2" else []), *flags]
 
 
@@ -101,6 +110,9 @@ VARIANTS: dict[str, list[list[str]]] = {
     ],
     "sdxl bf16, fp8, checkpointing": [train("sdxl", BF16, CACHED, "--fp8_base", "--gradient_checkpointing")],
     "sd2 fp16, uncached": [train("sd2", FP16)],
+    "sd1 fp16, words of one picture": [
+        train("sd1", FP16, CACHED, words=("--config_file=OUT/picture.toml",))
+    ],
     "sdxl fp16, several words": [train("sdxl", FP16, CACHED, words=())],
     "sd1 bf16, low memory, previews": [train("sd1", BF16, "--low_memory", *PREVIEWS)],
     "sdxl fp16, low memory": [train("sdxl", FP16, "--low_memory")],
@@ -155,6 +167,11 @@ def write_inputs(out: Path) -> None:
     write_dataset(out / "data", CONCEPTS["moon"], "zibu", seed=0)
     write_dataset(out / "more", CONCEPTS["moon"], "wopo", seed=1)
     (out / "prompts.txt").write_text(PROMPT, encoding="utf-8")
+    for caption in (
+        write_dataset(out / "both", CONCEPTS["moon"], "zibu", seed=0).parent / "images"
+    ).glob("*.txt"):
+        caption.write_text("a wopo beside a zibu", encoding="utf-8")
+    (out / "picture.toml").write_text(ONE_PICTURE.replace("OUT", out.as_posix()), encoding="utf-8")
     (out / "words.toml").write_text(TWO_WORDS.replace("OUT", out.as_posix()), encoding="utf-8")
 
 

@@ -38,7 +38,8 @@ LEFT_OUT = {
     "use_style_template", "caption_templates", "norm_mode", "v2", "lr_warmup_steps", "random_crop",
     "color_aug", "cache_latents", "cache_latents_to_disk", "min_bucket_reso", "max_bucket_reso",
     "bucket_reso_steps", "caption_extension", "caption_extention", "caption_separator", "token_warmup_min",
-    "enable_bucket", "bucket_no_upscale", "noising_weight", "noising_bias",
+    "enable_bucket", "bucket_no_upscale", "train", "start_step", "end_step", "timestep_distribution",
+    "noising_weight", "noising_bias",
 }  # fmt: skip
 TEXT = st.text("abcXYZ 019_-é", min_size=1, max_size=8).filter(lambda text: text.strip() == text)
 

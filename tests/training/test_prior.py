@@ -9,10 +9,10 @@ import torch
 
 from coinage.checks import make_plans
 from coinage.cli.parse import parse
+from coinage.config import WordConfig
 from coinage.data.batches import plan_epoch
 from coinage.runs.states import fingerprint
 from coinage.settings.discover import complete
-from coinage.text.placeholder import Placeholder
 from coinage.training.evaluation import evaluation_loss, evaluation_set
 from coinage.training.loop import train_together
 from coinage.training.prior import own_caption
@@ -45,7 +45,13 @@ def move(run: Run, distance: float) -> None:
 def test_the_init_word_stands_for_the_word(
     caption: str, init_word: str | None, expected: str
 ) -> None:
-    assert own_caption(caption, Placeholder("zibu", 2, 100), init_word) == expected
+    word = WordConfig(token="zibu", num_vectors=2, init_word=init_word)
+    assert own_caption(caption, [word]) == expected
+
+
+def test_no_word_that_learns_is_left_in_the_own_caption() -> None:
+    words = [WordConfig(token="zibu", init_word="shape"), WordConfig(token="wopo")]
+    assert own_caption("a zibu with the wopo, at night", words) == "a shape with, at night"
 
 
 def test_the_least_weight_of_a_mask_is_that_of_what_it_hides(tmp_path: Path) -> None:

@@ -226,6 +226,14 @@ def test_a_command_of_sd_scripts(site: Site) -> None:
     assert found.images_of == ""
 
 
+def test_scores_are_left_to_the_command_line(site: Site) -> None:
+    """The page names no encoder by its path, so it keeps the word of the lowest loss."""
+    text = "coinage train --token_string zibu --keep_best scores --score_clip clip"
+    found = reopened(text, site.workspace, site.models)
+    assert found.form.flags == {"--keep_best": "true"}
+    assert any("--keep_best scores" in note and "--score_clip" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, features
 from starlette.testclient import TestClient
 
-from coinage.config import ImageRules
 from coinage.data.images import decode
+from coinage.data_config import ImageRules
 from coinage.ui import images
 from coinage.ui.image_list import pictures_of
 from coinage.ui.site import Site

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from coinage.checks.footprint import Footprint, footprint, in_gb
-from coinage.config import DatasetConfig, ModelConfig, TrainConfig
+from coinage.config import ModelConfig, TrainConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.data.sample import Sample
+from coinage.data_config import DatasetConfig
 from coinage.errors import Problem
 from coinage.models.facts import FACTS, ModelSizes
 from coinage.settings.low_memory import in_low_memory

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coinage.checks import data, device, disk, model, output, several_words, word
+from coinage.checks import data, device, disk, model, output, scoring, several_words, word
 from coinage.checks.footprint import Footprint
 from coinage.checks.memory import needed_memory
 from coinage.checks.merging import merge_problems
@@ -24,6 +24,7 @@ from coinage.config import OPEN_SEED, TrainConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.table import remark_on_optimizer
 from coinage.seeding import draw_seed
+from coinage.settings.companions import with_others
 from coinage.settings.discover import discover
 from coinage.settings.number_range import DRAW
 from coinage.system.garbage import not_collecting
@@ -80,6 +81,7 @@ def _check_compiler(draft: Draft) -> None:
 CHECKS: tuple[Check | JointCheck, ...] = (
     JointCheck(several_words.check_words_apart),
     JointCheck(several_words.check_names_apart),
+    JointCheck(several_words.check_together),
     JointCheck(several_words.choose_states),
     Check(several_words.apply_choice),
     Check(model.check_environment),
@@ -88,11 +90,13 @@ CHECKS: tuple[Check | JointCheck, ...] = (
     Check(word.read_draft_tokenizer, When.WORD_IS_CLEAN),
     Check(word.check_word),
     Check(data.check_images),
+    JointCheck(several_words.note_inseparable),
     Check(output.check_names),
     Check(word.check_init_word),
     Check(data.check_length),
     Check(word.check_naming),
     Check(data.check_prompts),
+    Check(scoring.check_scoring),
     Check(output.check_trackers),
     Check(device.settle_precision, When.WORD_IS_CLEAN),
     Check(data.check_state, When.WORD_IS_CLEAN),
@@ -216,7 +220,7 @@ def _checked(
         seed = draw_seed()
     drafts = []
     problems: list[Sequence[Problem]] = []
-    for config, label in zip(configs, labels, strict=True):
+    for config, label in zip(with_others(configs), labels, strict=True):
         of_word = Findings()
         try:
             complete = discover(config, of_word, seed)

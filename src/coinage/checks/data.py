@@ -24,6 +24,8 @@ def check_images(draft: Draft) -> None:
         draft.tokenizer,
         config.model.max_token_length // CHUNK,
         draft.findings,
+        beside=(*config.learns_with, *config.companions),
+        learning=[other.token for other in config.learns_with],
     )
     draft.samples = examined.samples
     _note_idle_masks(draft)

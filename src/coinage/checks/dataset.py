@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from coinage.checks.word import tokenizer_of
-from coinage.config import DataConfig, LoopConfig, TrainConfig
+from coinage.config import LoopConfig, TrainConfig, WordConfig
 from coinage.data.batches import run_length
 from coinage.data.examine import ExaminedDataset, examine
 from coinage.data.summary import DatasetSummary, SampleSummary, summarize, summarize_sample
+from coinage.data_config import DataConfig
 from coinage.errors import Findings, Problem
 from coinage.text.placeholder import CHUNK, pieces_of, vocabulary_problems
 
@@ -30,6 +31,8 @@ class DatasetQuery:
         seed: of the run.
         loop: length of the run, which is counted in steps where it is given.
         accumulation: batches per step.
+        beside: other words that captions may hold.
+        learning: those of them that learn from the same captions.
     """
 
     data: DataConfig
@@ -41,6 +44,8 @@ class DatasetQuery:
     seed: int = 0
     loop: LoopConfig | None = None
     accumulation: int = 1
+    beside: tuple[WordConfig, ...] = ()
+    learning: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,8 @@ def summarize_dataset(config: TrainConfig, findings: Findings | None = None) -> 
         seed=config.loop.seed,
         loop=config.loop,
         accumulation=config.optim.accumulation,
+        beside=(*config.learns_with, *config.companions),
+        learning=tuple(other.token for other in config.learns_with),
     )
     return check_dataset(query, findings or Findings())
 
@@ -147,6 +154,8 @@ def _examine(query: DatasetQuery, findings: Findings) -> ExaminedDataset:
         query.chunks,
         findings,
         decode=True,
+        beside=query.beside,
+        learning=query.learning,
     )
 
 

@@ -162,7 +162,7 @@ def _most(sizes: Iterable[int]) -> int:
 
 def is_measured(config: TrainConfig, samples: Sequence[Sample]) -> bool:
     """Return whether a run measures the evaluation loss."""
-    decides = config.loop.early_stop or config.save.keep_best
+    decides = config.loop.early_stop or config.save.lowest_loss
     return decides or any(sample.held_out for sample in samples)
 
 

@@ -55,7 +55,8 @@ def _judge_rate(plan: Plan, prefix: str, findings: Findings) -> None:
         findings.note(f"{prefix}the learning rate was not checked: {error.problems[0].what}")
         return
     width, length = words.table.shape[1], float(words.norms.mean())
-    problem = rate_problem(config.optim, plan.steps, width, length)
+    steps = config.word.steps_of(plan.steps)
+    problem = rate_problem(config.optim, steps, width, length)
     if problem:
         what = f"{prefix}{problem.what}"
         findings.warnings.append(Problem(what, problem.where, problem.hint))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from coinage.checks.advice import Planned, memory_problem, side_by_side
 from coinage.checks.footprint import CONTEXT, Footprint
+from coinage.checks.several_words import with_batches
 from coinage.config import TrainConfig
 from coinage.data.sample import Sample
 from coinage.errors import Problem
@@ -40,7 +41,11 @@ class Checked(Protocol):
 
 def joint_run(runs: Sequence[Checked]) -> Planned:
     """Return what the memory of words that train side by side depends on, as one run."""
-    planned = [Planned(run.config, run.samples, run.prompts) for run in runs]
+    leading = with_batches(runs)
+    planned = []
+    for run in runs:
+        samples = run.samples if any(run is one for one in leading) else ()
+        planned.append(Planned(run.config, samples, run.prompts))
     tried = max(planned, key=lambda run: run.config.loop.to_try)
     # Settings that --autopilot tries go through the model together, as words do
     more = tried.config.loop.to_try - len(planned)

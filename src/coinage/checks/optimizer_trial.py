@@ -30,7 +30,8 @@ Failure = str | ConfigError  # why a trial fails; "" where it does not
 def check_optimizer(draft: Draft) -> None:
     """Try the optimizer and its schedule."""
     steps, _ = draft.length()
-    draft.findings.errors += optimizer_trial(draft.config.optim, steps)
+    learning = max(1, draft.config.word.steps_of(steps))
+    draft.findings.errors += optimizer_trial(draft.config.optim, learning)
 
 
 def optimizer_trial(config: OptimConfig, total: int) -> list[Problem]:

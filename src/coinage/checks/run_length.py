@@ -25,7 +25,8 @@ def fit_into_run(config: TrainConfig, samples: Sequence[Sample], findings: Findi
     length = counted(steps, "step")
     if config.loop.max_epochs is not None:
         length += f" (--max_train_epochs {config.loop.max_epochs})"
-    _fit_schedule(config, steps, length, findings)
+    _fit_window(config, steps, length, findings)
+    _fit_schedule(config, config.word.steps_of(steps), length, findings)
     _fit_intervals(config, steps, epochs, length, findings)
     for dataset in config.data.datasets:
         for subset in dataset.subsets:
@@ -35,6 +36,17 @@ def fit_into_run(config: TrainConfig, samples: Sequence[Sample], findings: Findi
                 )
                 hint = f"use at most {steps}, or a fraction such as 0.5"
                 findings.warn(f"{what}: not all tags are ever used", subset.where, hint)
+
+
+def _fit_window(config: TrainConfig, steps: int, length: str, findings: Findings) -> None:
+    start, end = config.word.start_step, config.word.end_step
+    if start >= steps:
+        what = f"--start_step {start} leaves nothing of the run's {length} to learn in"
+        findings.error(what, hint=f"use less than {steps}, or more steps")
+    if end and end > steps:
+        findings.warn(
+            f"--end_step {end} is more than the run's {length}: the word learns to its end"
+        )
 
 
 def _fit_schedule(config: TrainConfig, steps: int, length: str, findings: Findings) -> None:

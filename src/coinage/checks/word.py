@@ -29,8 +29,10 @@ def check_word(draft: Draft) -> None:
     config = draft.config
     known = draft.tokenizer.get_vocab() if draft.tokenizer else {}
     problems = word_problems(config.word, known, config.model.source)
-    draft.findings.errors += problems
     draft.word_is_sound = not problems
+    for companion in config.companions:
+        problems += word_problems(companion, known, config.model.source)
+    draft.findings.errors += problems
 
 
 def check_init_word(draft: Draft) -> None:

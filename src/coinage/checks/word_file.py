@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coinage.checks.plan import Draft
-from coinage.config import TrainConfig
+from coinage.config import ModelConfig, WordConfig
 from coinage.embeddings.install import misfit, read_vectors
 from coinage.errors import CoinageError, Problem
 from coinage.models.text_encoder_sizes import text_encoder_sizes
@@ -13,19 +13,21 @@ from coinage.models.text_encoder_sizes import text_encoder_sizes
 
 def check_word_file(draft: Draft) -> None:
     """Find a file of `--weights` that does not fit the model."""
-    draft.findings.errors += weights_problems(draft.config)
+    config = draft.config
+    for word in (config.word, *config.companions):
+        draft.findings.errors += weights_problems(word, config.model)
 
 
-def weights_problems(config: TrainConfig) -> list[Problem]:
-    """Find out whether the word's file fits the model: the number, widths and values of its vectors."""
-    path = str(config.word.init_file)
+def weights_problems(word: WordConfig, model: ModelConfig) -> list[Problem]:
+    """Find out whether a word's file fits the model: the number, widths and values of its vectors."""
+    path = str(word.init_file)
     try:
-        given = read_vectors(config.word)
+        given = read_vectors(word)
     except CoinageError as error:
         return [replace(problem, what=f"--weights: {problem.what}") for problem in error.problems]
     if not given:
         return []
-    sizes = text_encoder_sizes(config.model)
+    sizes = text_encoder_sizes(model)
     widths = [size.width for size in sizes if size.width]
     wrong = None
     if len(widths) == len(sizes):

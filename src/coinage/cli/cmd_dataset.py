@@ -16,7 +16,7 @@ from coinage.checks.dataset import (
     summarize_dataset,
 )
 from coinage.cli.parse import Parser, parse
-from coinage.config import DataConfig, TrainConfig
+from coinage.config import TrainConfig
 from coinage.data.summary import (
     BucketSummary,
     CaptionSummary,
@@ -24,6 +24,7 @@ from coinage.data.summary import (
     SampleSummary,
     TokenSummary,
 )
+from coinage.data_config import DataConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.models.facts import DEFAULT, FACTS, SDXL
 from coinage.models.hub_files import detect_family

@@ -118,6 +118,12 @@ def generate_parser() -> Parser:
         default=Path("pictures"),
         help="Output folder; earlier pictures are kept. Default: pictures.",
     )
+    add_model_flags(parser)
+    return parser
+
+
+def add_model_flags(parser: Parser) -> None:
+    """Add the flags that say how a model is read and computed with."""
     parser.add_argument(
         "--v2",
         action="store_true",
@@ -143,7 +149,19 @@ def generate_parser() -> Parser:
     parser.add_argument(
         "--tokenizer_cache_dir", type=Path, help="Folder of tokenizers for single files."
     )
-    return parser
+
+
+def model_config(args: argparse.Namespace) -> ModelConfig:
+    """Return the model of the flags; its family as found, or as `--v2` says."""
+    facts = asked_family(Script.COINAGE, v2=args.v2) or DEFAULT
+    return ModelConfig(
+        source=args.model,
+        family=detect_family(args.model) or facts.name,
+        vae=args.vae,
+        prediction_type="v_prediction" if args.v_parameterization else None,
+        zero_terminal_snr=args.zero_terminal_snr,
+        tokenizer_cache=args.tokenizer_cache_dir,
+    )
 
 
 def generate_command(argv: Sequence[str]) -> None:
@@ -154,15 +172,7 @@ def generate_command(argv: Sequence[str]) -> None:
         CoinageError: a file cannot be read or written.
     """
     args = generate_parser().parse_args(argv)
-    facts = asked_family(Script.COINAGE, v2=args.v2) or DEFAULT
-    model = ModelConfig(
-        source=args.model,
-        family=detect_family(args.model) or facts.name,
-        vae=args.vae,
-        prediction_type="v_prediction" if args.v_parameterization else None,
-        zero_terminal_snr=args.zero_terminal_snr,
-        tokenizer_cache=args.tokenizer_cache_dir,
-    )
+    model = model_config(args)
     _check(args, model)
     _draw(args, model.family, prompts_of(args))
 
@@ -216,36 +226,24 @@ def _check(args: argparse.Namespace, model: ModelConfig) -> None:
     findings.raise_errors()
 
 
-def _load(args: argparse.Namespace, family: str) -> Model:
-    """Load the model, and install the words in it. Everything heavy is imported here.
+def open_model(args: argparse.Namespace, family: str) -> Model:
+    """Load the model of the flags on this machine's device. Everything heavy is imported here.
 
     Raises:
-        ConfigError: words cannot be used with the model, or with each other: all problems together.
-        CoinageError: a file cannot be read, or is for another kind of model.
+        ConfigError: the device cannot compute as `--precision` says.
+        CoinageError: a file cannot be read.
     """
     from coinage.api import load_model
     from coinage.checks.device import device_findings
-    from coinage.embeddings.pairs import open_with_other_half
-    from coinage.embeddings.reading import log_reading, words_in_lora
     from coinage.models.process_fit import fit_process
-    from coinage.models.quiet import quiet_libraries
     from coinage.system.accelerator import look_at
     from coinage.training.processes import start_processes
 
-    quiet_libraries()
     _, device = start_processes(None)  # the one that training takes, whatever its kind
     found = device_findings(look_at(device), args.precision)
     found.raise_errors()
     for warning in found.warnings:
         log.warning("%s", warning)
-    words = []
-    for name, path in args.embedding:
-        wanted_words: list[str | None] = [name] if name else [*words_in_lora(path)] or [None]
-        for wanted in wanted_words:
-            opened = open_with_other_half(path, wanted)
-            log_reading(path, opened)
-            word = opened.usable_word()
-            words.append((name or word.token or path.stem, word))
     log.info("loading %s", args.model)
     model = load_model(
         args.model,
@@ -258,6 +256,30 @@ def _load(args: argparse.Namespace, family: str) -> Model:
         tokenizer_cache=args.tokenizer_cache_dir,
     )
     fit_process(model.parts)
+    return model
+
+
+def _load(args: argparse.Namespace, family: str) -> Model:
+    """Load the model, and install the words in it.
+
+    Raises:
+        ConfigError: words cannot be used with the model, or with each other: all problems together.
+        CoinageError: a file cannot be read, or is for another kind of model.
+    """
+    from coinage.embeddings.pairs import open_with_other_half
+    from coinage.embeddings.reading import log_reading, words_in_lora
+    from coinage.models.quiet import quiet_libraries
+
+    quiet_libraries()
+    words = []
+    for name, path in args.embedding:
+        wanted_words: list[str | None] = [name] if name else [*words_in_lora(path)] or [None]
+        for wanted in wanted_words:
+            opened = open_with_other_half(path, wanted)
+            log_reading(path, opened)
+            word = opened.usable_word()
+            words.append((name or word.token or path.stem, word))
+    model = open_model(args, family)
     problems = name_conflicts(name for name, _ in words)
     for name, word in words:
         try:

@@ -20,6 +20,7 @@ commands:
   train    train on your own images; flags as in train_textual_inversion.py
   dataset  check a dataset and show what training would see
   generate draw pictures, with or without learned words
+  evaluate score learned words and checkpoints side by side
   inspect  show what an embedding file is, what it has learned, and where it works
   convert  write a learned word as another kind of file; rescale and mix words
   verify   check that a file works in other tools as in training
@@ -40,8 +41,8 @@ examples:
 
 
 COMMANDS = (
-    *("demo", "ui", "train", "dataset", "generate", "inspect", "convert", "verify", "report"),
-    "doctor",
+    *("demo", "ui", "train", "dataset", "generate", "evaluate", "inspect", "convert", "verify"),
+    *("report", "doctor"),
 )
 
 

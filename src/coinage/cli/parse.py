@@ -37,7 +37,13 @@ def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     note = f" ({flag.note})" if flag.note else ""
     shown = f" Default: {flag.shown_default}." if flag.shown_default else ""
     text = (flag.help + shown + note).replace("%", "%%")
-    if flag.kind == "switch":
+    if flag.kind == "switch" and flag.choices:
+        choices = "{" + ",".join(map(str, flag.choices)) + "}"
+        name = flag.name
+        parser.add_argument(
+            name, nargs="?", const=True, default=flag.default, help=text, metavar=choices
+        )
+    elif flag.kind == "switch":
         parser.add_argument(flag.name, action="store_true", default=flag.default, help=text)
     elif flag.kind == "list":
         parser.add_argument(flag.name, nargs="*", default=flag.default, help=text, metavar="K=V")

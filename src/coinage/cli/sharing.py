@@ -50,6 +50,9 @@ def share_words(
     if not values.words:
         hint = "give each word a table, as docs/guides/several-words.md shows"
         raise CoinageError("--share words needs a config file with [[words]] tables", hint=hint)
+    if any(config.word.together for config in configs):
+        what = "--share words divides words, and these learn together from the same images"
+        raise CoinageError(what, hint="leave out --share words, or together = true")
     rank, number = leave_group()
     settings = configs[0].log
     set_up_log(

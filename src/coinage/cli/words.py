@@ -11,6 +11,7 @@ from coinage.checks.plan import Plan
 from coinage.config import TrainConfig
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.settings.build import build
+from coinage.settings.companions import companions_apart, with_others
 from coinage.settings.discover import discover
 from coinage.settings.flag_values import FlagValues, WordValues
 from coinage.terminal.messages import print_line
@@ -24,19 +25,19 @@ def build_words(values: FlagValues) -> tuple[list[TrainConfig], list[str]]:
     Raises:
         ConfigError: all problems that flags and files show, those of all words together.
     """
-    words = values.words or (WordValues("", values),)
+    learning, companions, wrong = companions_apart(values.words or (WordValues("", values),))
     configs = []
     problems: list[Sequence[Problem]] = []
-    for word in words:
+    for word in learning:
         try:
             configs.append(build(word.values)[0])
             problems.append(())
         except ConfigError as error:
             problems.append(error.problems)
-    labels = [word.label for word in words]
-    if any(problems):
-        raise ConfigError(merge_problems(labels, problems))
-    return configs, labels
+    labels = [word.label for word in learning]
+    if wrong or any(problems):
+        raise ConfigError([*wrong, *(merge_problems(labels, problems) if labels else ())])
+    return with_others(configs, companions), labels
 
 
 def print_findings(plans: Sequence[Plan]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from coinage.config import ImageRules
 from coinage.data.buckets import Fit, Size, centred
+from coinage.data_config import ImageRules
 
 Pixels = NDArray[np.uint8]
 COLOR_RATE = 0.33  # share of images whose colours vary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from coinage.config import BucketConfig
+from coinage.data_config import BucketConfig
 
 Size = tuple[int, int]  # width, height in pixels
 

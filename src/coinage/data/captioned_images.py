@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coinage.config import SubsetConfig
 from coinage.data.folder import (
     CAPTION_SUFFIXES,
     FolderContents,
@@ -32,6 +31,7 @@ from coinage.data.metadata import (
     text_lines,
 )
 from coinage.data.parallel_reads import read_many
+from coinage.data_config import SubsetConfig
 from coinage.errors import Findings, Problem
 from coinage.system.text_files import SAVE_AS_UTF8, decoded
 from coinage.wording import counted, few

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from coinage.config import CAPTION_SLOT, CaptionRules, Template
+from coinage.data_config import CAPTION_SLOT, CaptionRules, Template
 from coinage.text.placeholder import word_pattern
 
 # The 27 object and 19 style sentences of the original release (Gal et al. 2022, arXiv:2208.01618),
@@ -126,6 +126,7 @@ def vary(
     rng: np.random.Generator,
     step: int = 0,
     total: int = 0,
+    others: Sequence[str] = (),
 ) -> str:
     """Return the caption as it is used this time.
 
@@ -136,11 +137,12 @@ def vary(
         rng: draws line, wildcards, template, order and dropped tags.
         step: optimizer steps done so far, for the tag warm-up.
         total: optimizer steps of the run, for a warm-up that is a fraction of it.
+        others: words that learn from the same captions; a tag that holds one is never left out either.
 
     Returns:
         The caption, one line; unchanged when no rule applies.
     """
-    return apply_rules(caption, rules, token, RandomChoices(rng, step, total))
+    return apply_rules(caption, rules, token, RandomChoices(rng, step, total), others)
 
 
 def extreme_captions(caption: str, rules: CaptionRules, token: str) -> list[str]:
@@ -160,7 +162,9 @@ def extreme_captions(caption: str, rules: CaptionRules, token: str) -> list[str]
     return list(captions)
 
 
-def apply_rules(caption: str, rules: CaptionRules, token: str, choices: Choices) -> str:
+def apply_rules(
+    caption: str, rules: CaptionRules, token: str, choices: Choices, others: Sequence[str] = ()
+) -> str:
     """Return the caption that the rules make, in sd-scripts' order of stages.
 
     Args:
@@ -168,8 +172,10 @@ def apply_rules(caption: str, rules: CaptionRules, token: str, choices: Choices)
         rules: template, lines, wildcards, prefix, suffix, tags.
         token: the new word, which no rule leaves out.
         choices: decides what the rules leave open.
+        others: words that no rule leaves out either.
     """
-    text = _from_caption(caption, rules, token, choices) if rules.use_captions else ""
+    kept = word_pattern([token, *others])
+    text = _from_caption(caption, rules, kept, choices) if rules.use_captions else ""
     if rules.template:
         return choices.pick(_filled(rules.template, token, text))
     return text
@@ -186,14 +192,16 @@ def _filled(template: Template, token: str, caption: str) -> list[str]:
     return [text.replace("{}", token).replace(CAPTION_SLOT, caption) for text in usable]
 
 
-def _from_caption(caption: str, rules: CaptionRules, token: str, choices: Choices) -> str:
-    """Return the caption that all rules but the template make."""
+def _from_caption(
+    caption: str, rules: CaptionRules, kept: re.Pattern[str], choices: Choices
+) -> str:
+    """Return the caption that all rules but the template make; no rule leaves out what is kept."""
     text = _line(caption, rules, choices)
     if rules.wildcard:
         text = fill_wildcards(text, choices.pick)
     if _has_tags(text, rules):
         head, free, tail = split_tags(text, rules)
-        free = _vary_tags(free, rules, token, choices)
+        free = _vary_tags(free, rules, kept, choices)
         text = _join([*head, *free, *tail], rules)
     if rules.secondary_separator:
         text = text.replace(rules.secondary_separator, rules.separator)
@@ -213,9 +221,10 @@ def _has_tags(text: str, rules: CaptionRules) -> bool:
     return rules.shuffle or rules.warmup > 0 or rules.tag_dropout > 0 or has_keep_separator
 
 
-def _vary_tags(tags: list[str], rules: CaptionRules, token: str, choices: Choices) -> list[str]:
+def _vary_tags(
+    tags: list[str], rules: CaptionRules, word: re.Pattern[str], choices: Choices
+) -> list[str]:
     """Warm up, shuffle and drop the tags that are free to vary; those with the word stay."""
-    word = word_pattern([token])
     used = max(0, choices.warm_up(len(tags), rules))
     tags = [*tags[:used], *filter(word.search, tags[used:])]
     if rules.shuffle:

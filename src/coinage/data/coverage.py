@@ -128,7 +128,12 @@ def _check_captions(
 
 
 def find_coverage_problems(
-    coverage: Coverage, token: str, findings: Findings, *, required: bool
+    coverage: Coverage,
+    token: str,
+    findings: Findings,
+    *,
+    required: bool,
+    others: Sequence[str] = (),
 ) -> None:
     """Report captions without the word, and captions that are too long.
 
@@ -137,6 +142,7 @@ def find_coverage_problems(
         token: the word.
         findings: gets an error if nothing would be learned, a warning if some images teach nothing.
         required: every caption must hold the word: the warning is an error too.
+        others: words that learn from the same captions; one that holds any of them is fine.
     """
     learns_nothing = coverage.total > 0 and not coverage.always and not coverage.sometimes
     report = findings.error if required or learns_nothing else findings.warn
@@ -145,9 +151,14 @@ def find_coverage_problems(
         hint += ", or pass --max_token_length 150"
         report(_cut_off(coverage, token), _examples(coverage.cut), hint)
     lacking = [*coverage.never, *coverage.sometimes]
+    words = [token]
+    if others and not learns_nothing:
+        pattern, words = word_pattern(others), sorted([token, *others])
+        lacking = [sample for sample in lacking if not pattern.search(sample.caption)]
     if lacking:
         where = f"{lacking[0].path.parent} ({_examples(lacking)})"
-        report(_lacking(coverage, token), where, _hint_for_lacking(coverage, token))
+        what = _lacking_all(lacking, coverage, words) if words[1:] else _lacking(coverage, token)
+        report(what, where, _hint_for_lacking(coverage, words[0]))
     too_long = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
     if too_long > 0:
         over = f"{counted(too_long, 'caption')} over {coverage.limit} tokens, cut after the word"
@@ -169,6 +180,14 @@ def _lacking(coverage: Coverage, token: str) -> str:
     if coverage.sometimes:
         what += f" ({len(coverage.sometimes)} of them not always)"
     return f"{what}: it learns nothing from {images}"
+
+
+def _lacking_all(lacking: Sequence[Sample], coverage: Coverage, words: Sequence[str]) -> str:
+    """Describe captions without any of the words that learn from them."""
+    do, those = ("does", "that image") if len(lacking) == 1 else ("do", "those images")
+    named = " nor ".join(f"`{word}`" for word in words)
+    of_all = f"{len(lacking)} of {counted(coverage.total, 'caption')}"
+    return f"{of_all} {do} contain neither {named}: they learn nothing from {those}"
 
 
 def _hint_for_lacking(coverage: Coverage, token: str) -> str:

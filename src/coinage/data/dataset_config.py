@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from coinage.config import (
+from coinage.data.dataset_keys import caption_rules_in, check_ranges, image_rules_in, shown
+from coinage.data_config import (
     BucketConfig,
     CaptionRules,
     DatasetConfig,
@@ -20,7 +21,6 @@ from coinage.config import (
     TagDropout,
     Template,
 )
-from coinage.data.dataset_keys import caption_rules_in, check_ranges, image_rules_in, shown
 from coinage.errors import Findings
 
 LARGEST_SIDE = 16384  # pixels

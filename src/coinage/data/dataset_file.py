@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coinage.config import DatasetConfig
 from coinage.data.dataset_config import DatasetDefaults, Layer, make_dataset
 from coinage.data.dataset_keys import KEYS, check_table
+from coinage.data_config import DatasetConfig
 from coinage.errors import CoinageError, Findings, Problem, did_you_mean
 from coinage.system.text_files import at_home, is_there, read_json, read_toml
 from coinage.wording import few

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coinage.config import DatasetConfig
 from coinage.data.dataset_config import DatasetDefaults, Layer, make_dataset
 from coinage.data.folder import (
     FolderContents,
@@ -13,6 +12,7 @@ from coinage.data.folder import (
     list_folder,
     report_other_kinds,
 )
+from coinage.data_config import DatasetConfig
 from coinage.errors import Findings
 from coinage.wording import few
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from coinage import wording
-from coinage.config import LEAST_MASK, DataConfig
+from coinage.config import WordConfig
 from coinage.data.coverage import Coverage, cover_captions, find_coverage_problems
 from coinage.data.images import load_view
 from coinage.data.sample import MUCH_ENLARGED, Sample, uses_per_epoch
 from coinage.data.sampling import share_samples
 from coinage.data.scan import balance_regularisation, report_unusable, scan
+from coinage.data_config import LEAST_MASK, DataConfig
 from coinage.errors import CoinageError, Findings, Problem
 from coinage.terminal.progress import counted
 from coinage.text.placeholder import (
@@ -60,6 +61,8 @@ def examine(
     findings: Findings,
     *,
     decode: bool | None = None,
+    beside: Sequence[WordConfig] = (),
+    learning: Sequence[str] = (),
 ) -> ExaminedDataset:
     """Find every image, read every caption, decode every pixel, and look for the word.
 
@@ -73,6 +76,8 @@ def examine(
         findings: gets everything that is wrong.
         decode: decode all images; None: unless they are many and will be decoded for caching
             anyway.
+        beside: other words that captions may hold.
+        learning: those of them that learn from the same captions, of which each needs one of all.
     """
     samples = scan(data, seed, findings)
     if decode is None:
@@ -87,12 +92,15 @@ def examine(
         findings.error("no images to train on", hint=hint)
     encoder = word = coverage = None
     if tokenizer is not None:
-        (word,) = placeholders_for([(token or "", num_vectors)], len(tokenizer))
-        encoder = WordEncoder(tokenizer, [word] if token else [], clip_rows(tokenizer))
+        others = [(other.token, other.num_vectors) for other in beside]
+        word, *more = placeholders_for([(token or "", num_vectors), *others], len(tokenizer))
+        encoder = WordEncoder(tokenizer, [word, *more] if token else more, clip_rows(tokenizer))
     if token and samples:
         coverage = cover_captions(samples, token, encoder, word, chunks)
-        find_coverage_problems(coverage, token, findings, required=data.require_word)
-        _warn_of_useless(samples, token, findings)
+        find_coverage_problems(
+            coverage, token, findings, required=data.require_word, others=learning
+        )
+        _warn_of_useless(samples, [token, *learning], findings)
     _note_sides(samples, findings)
     _note_enlarged(samples, findings)
     return ExaminedDataset(tuple(samples), coverage, encoder, word)
@@ -205,16 +213,17 @@ def _warn_of_flat_images(
         findings.warn(f"{of_all} {are} a single flat colour", names, "check the export")
 
 
-def _warn_of_useless(samples: Sequence[Sample], token: str, findings: Findings) -> None:
-    """Warn of images beside the word's own that have no word to teach."""
-    useless = [sample for sample in samples if sample.beside_without(token)]
+def _warn_of_useless(samples: Sequence[Sample], tokens: Sequence[str], findings: Findings) -> None:
+    """Warn of images beside the words' own that have no word to teach."""
+    useless = [s for s in samples if all(s.beside_without(token) for token in tokens)]
     prior = sum(sample.subset.prior_prediction for sample in useless)
+    words = " or ".join(tokens)
     for kind, count, hint in (
         ("regularisation image", len(useless) - prior, "leave them out for Textual Inversion"),
-        ("prior-prediction image", prior, f"write {token} where a caption names the thing"),
+        ("prior-prediction image", prior, f"write {words} where a caption names the thing"),
     ):
         if count:
-            what = f"{wording.counted(count, kind)} without the word {token} in the caption"
+            what = f"{wording.counted(count, kind)} without the word {words} in the caption"
             why = "only the word trains, so that costs time and teaches nothing"
             findings.warn(f"{what}: {why}", hint=hint)
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 
-from coinage.config import IMAGE_SUFFIXES
+from coinage.data_config import IMAGE_SUFFIXES
 from coinage.errors import Findings, Problem
 from coinage.wording import counted, few
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coinage.config import ImageRules, Interpolation
 from coinage.data.augment import (
     Pixels,
     adjust_color,
@@ -24,6 +23,7 @@ from coinage.data.augment import (
 from coinage.data.buckets import Fit, Size
 from coinage.data.headers import check_size, read_header
 from coinage.data.sample import Sample
+from coinage.data_config import ImageRules, Interpolation
 from coinage.errors import CoinageError
 
 Floats = NDArray[np.float32]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coinage.config import SubsetConfig
 from coinage.data.buckets import Size
 from coinage.data.folder import list_folder, normalized, report_other_kinds
 from coinage.data.group_problems import group_problems
 from coinage.data.headers import Header, read_header
 from coinage.data.parallel_reads import read_many
 from coinage.data.sample import Sample
+from coinage.data_config import SubsetConfig
 from coinage.errors import Findings
 from coinage.wording import few
 

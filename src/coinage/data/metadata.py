@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coinage.config import IMAGE_SUFFIXES, CaptionRules
+from coinage.data_config import IMAGE_SUFFIXES, CaptionRules
 from coinage.errors import CoinageError, Findings
 from coinage.system.text_files import MEGABYTE, read_text
 from coinage.text.placeholder import encodable

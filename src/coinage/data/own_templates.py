@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coinage.config import CAPTION_SLOT
+from coinage.data_config import CAPTION_SLOT
 from coinage.errors import CoinageError, Findings
 from coinage.system.text_files import MEGABYTE, read_text
 from coinage.text.placeholder import word_pattern

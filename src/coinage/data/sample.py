@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from coinage.config import SubsetConfig
 from coinage.data.buckets import Fit, Size
+from coinage.data_config import SubsetConfig
 from coinage.text.placeholder import word_pattern
 
 MUCH_ENLARGED = 2.0  # times

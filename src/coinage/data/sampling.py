@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from coinage.config import SubsetConfig
 from coinage.data.buckets import Size
 from coinage.data.sample import Draw, Sample
+from coinage.data_config import SubsetConfig
 from coinage.errors import Findings
 from coinage.seeding import rng_for
 from coinage.wording import counted

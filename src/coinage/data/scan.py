@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from coinage.config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.data.buckets import Fit, Size, bucket_sizes, fit
 from coinage.data.captioned_images import CaptionedImage, captioned_images
 from coinage.data.group_problems import group_problems
@@ -15,6 +14,7 @@ from coinage.data.headers import MAX_PIXELS, Header
 from coinage.data.masks import MaskFolders, displayed_size, match_masks
 from coinage.data.sample import Sample, uses_per_epoch
 from coinage.data.stored_sizes import read_headers
+from coinage.data_config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.errors import Findings, Problem
 from coinage.seeding import rng_for
 from coinage.wording import counted, few

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coinage.config import SubsetConfig
 from coinage.data.headers import MAX_PIXELS, Header, read_header
 from coinage.data.parallel_reads import read_many
+from coinage.data_config import SubsetConfig
 from coinage.errors import CoinageError, Findings
 from coinage.system.files import write_bytes
 from coinage.system.text_files import MEGABYTE, read_json

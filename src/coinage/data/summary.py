@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from coinage.config import DataConfig, DatasetConfig
 from coinage.data.batches import batches_per_epoch
 from coinage.data.buckets import Fit, Size, size_condition
 from coinage.data.captions import vary
 from coinage.data.coverage import Coverage
 from coinage.data.examine import ExaminedDataset
 from coinage.data.sample import MUCH_ENLARGED, Sample, uses_per_epoch
+from coinage.data_config import DataConfig, DatasetConfig
 from coinage.seeding import rng_for
 from coinage.text.placeholder import CHUNK, WordEncoder
 from coinage.wording import counted

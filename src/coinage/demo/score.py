@@ -15,6 +15,8 @@ from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, Words, phrase
 from coinage.demo.reader import Reading, read
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene
 from coinage.models.detect import read_config
+from coinage.scoring.prompts import Asked
+from coinage.scoring.scorer import Scores
 from coinage.text.prompts import Prompt
 
 STEPS = 25  # DDIM steps of every scored picture
@@ -150,6 +152,38 @@ def score(trials: Sequence[Trial], images: Sequence[NDArray[np.uint8]]) -> tuple
         shown.append(trial.shows_concept(reading))
         obeyed.append(trial.obeys(reading))
     return float(np.mean(shown)), float(np.mean(obeyed))
+
+
+class ReaderScorer:
+    """Scores pictures of a demo world by what the exact reader sees: S and E of each, 0 or 1.
+
+    A plug-in for `Model.evaluate`, which draws the prompts in `templates`.
+
+    Args:
+        trials: of a concept, made with `{}` as its token.
+    """
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._trials = {trial.prompt.text: trial for trial in trials}
+
+    @property
+    def templates(self) -> list[str]:
+        """The prompts that it can score, with `{}` where the word stands."""
+        return list(self._trials)
+
+    def score(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        asked: Sequence[Asked],
+        references: Sequence[NDArray[np.uint8]],  # noqa: ARG002 - the concept says it all
+    ) -> Scores:
+        """Return S as likeness and E as fidelity."""
+        found = [
+            (self._trials[one.template], read(p)) for p, one in zip(pictures, asked, strict=True)
+        ]
+        shown = [float(trial.shows_concept(reading)) for trial, reading in found]
+        obeyed = [float(trial.obeys(reading)) for trial, reading in found]
+        return Scores({"S": shown}, {"E": obeyed})
 
 
 def passes_gate(runs: Sequence[tuple[float, float]]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from coinage.config import LEAST_MASK, LossConfig
+from coinage.config import LossConfig
+from coinage.data_config import LEAST_MASK
 from coinage.diffusion.schedule import NoiseSchedule
 
 

@@ -36,7 +36,10 @@ def command_of(config: TrainConfig, process_count: int) -> str:
     loop = config.loop
     seed = loop.seed if loop.given_seed is None else loop.given_seed
     lines = [_start_of(config.log.program, process_count)]
-    for flag in config.log.given:
+    given = config.log.given
+    if config.log.typed and (config.learns_with or config.companions):
+        given = config.log.typed  # only the file names the other words
+    for flag in given:
         if flag.name not in NOT_REPEATED:
             lines.append(_typed(flag.name, *flag.arguments))
     lines.append(_typed("--seed", str(seed)))

@@ -162,6 +162,15 @@ def comparison_figures(records: Sequence[Record], names: Sequence[str]) -> list[
     return drawn
 
 
+def score_figure(title: str, note: str, scores: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
+    """Return a chart of scores over the steps, a line for each name with its points."""
+    lines = [
+        Line(name=name, points=points, style=f"s{place % HUES}", dots=True)
+        for place, (name, points) in enumerate(scores)
+    ]
+    return _figure(title, note, lines, "score")
+
+
 def _figure(
     title: str,
     note: str,

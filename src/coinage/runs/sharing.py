@@ -68,7 +68,8 @@ def _key_of(configs: Sequence[TrainConfig]) -> str:
             config.loss,
             config.optim,
         )
-        settings.append((*of_result, config.loop, config.validation, config.save.format))
+        of_run = (config.loop, config.validation, config.save.format, config.companions)
+        settings.append((*of_result, *of_run))
     return hashlib.sha256(repr(settings).encode(errors="surrogatepass")).hexdigest()[:32]
 
 

@@ -30,7 +30,11 @@ REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of 
 # What a run cannot go on with when it differs; a difference in the rest is a warning.
 NEEDED = ("family", "word", "vectors", "optimizer", "optimizer_args")
 MODEL, IMAGES = "weights", "images"  # digests of files; states of earlier versions have none
+COMPANIONS = "companion_files"
+# Of a run whose word learns from the first step to the last, and has no other words in its captions
+BESIDE: Mapping[str, Any] = {"learns_with": [], "companions": [], "start_step": 0, "end_step": None}
 WORDS = {
+    COMPANIONS: "files of words that stay as they are were replaced under their names",
     "dataset": "the dataset is another",
     MODEL: "the model's weights are others, under the same name",
     IMAGES: "images were replaced under their names",
@@ -87,7 +91,19 @@ def fingerprint(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any
         "dataset": digest_of(repr(images).encode(errors="surrogatepass")),
         "noise": with_set_later(config.noise),
         "loss": with_set_later(config.loss),
+    } | _beside(config)
+
+
+def _beside(config: TrainConfig) -> dict[str, Any]:
+    """Return what other words mean for a run, as far as it differs from `BESIDE`."""
+    word = config.word
+    fields = {
+        "learns_with": [[other.token, other.num_vectors] for other in config.learns_with],
+        "companions": [[other.token, other.num_vectors] for other in config.companions],
+        "start_step": word.start_step,
+        "end_step": word.end_step,
     }
+    return {name: value for name, value in fields.items() if value != BESIDE[name]}
 
 
 def _identity(sample: Sample) -> tuple[Any, ...]:
@@ -131,6 +147,9 @@ def content_digests(config: TrainConfig, samples: Sequence[Sample]) -> dict[str,
     images = digest_of_images(paths)
     if images:
         digests[IMAGES] = images
+    files = [word.init_file for word in config.companions if word.init_file]
+    if files and (companions := digest_of_images(files)):
+        digests[COMPANIONS] = companions
     return digests
 
 
@@ -293,8 +312,9 @@ def compare(
         where: the state's folder.
         findings: get an error where the run cannot go on, a warning otherwise.
     """
-    then = {"norm_mode": "none"} | dict(then)  # earlier versions wrote it only where it was another
-    now = json.loads(json.dumps(now))
+    # Some are written only where they are others
+    then = {"norm_mode": "none"} | dict(BESIDE) | dict(then)
+    now = dict(BESIDE) | json.loads(json.dumps(now))
     differing = []
     for field, value in now.items():
         if field in then and then[field] != value:

@@ -18,6 +18,7 @@ from coinage.config import (
     NoiseConfig,
     PreviewConfig,
     SaveConfig,
+    ScoringConfig,
     StateConfig,
     TrainConfig,
     ValidationConfig,
@@ -116,6 +117,7 @@ def build(
         state=_state(values, discovered.resume),
         preview=_preview(values),
         validation=_validation(values),
+        scoring=_scoring(values),
         log=log,
         hub=hub,
         values=given,
@@ -165,6 +167,9 @@ def _word(values: FlagValues) -> WordConfig:
         init_fit=values.weights_fit,
         output_name=output_name_of(values),
         role=values.role,
+        together=values.together,
+        start_step=values.start_step or 0,
+        end_step=values.end_step,
     )
 
 
@@ -216,6 +221,14 @@ def _loop(values: FlagValues, seed: int) -> LoopConfig:
     )
 
 
+def _scoring(values: FlagValues) -> ScoringConfig:
+    return ScoringConfig(
+        clip=values.score_clip,
+        dino=values.score_dino,
+        prompts=values.score_prompts or "object",
+    )
+
+
 def _validation(values: FlagValues) -> ValidationConfig:
     return ValidationConfig(
         every_n_steps=values.validate_every_n_steps,
@@ -244,7 +257,8 @@ def _save(values: FlagValues, thumbnail: str | None) -> SaveConfig:
         n_epoch_ratio=values.save_n_epoch_ratio,
         keep_epochs=values.save_last_n_epochs,
         keep_steps=values.save_last_n_steps,
-        keep_best=values.keep_best or values.early_stop,
+        keep_best=bool(values.keep_best) or values.early_stop,
+        best_by="scores" if values.keep_best == "scores" else "loss",
         metadata=_metadata(values, thumbnail),
     )
 

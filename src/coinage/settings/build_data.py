@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import ImageColor
 
-from coinage.config import DataConfig, DatasetConfig, Template
 from coinage.data.dataset_config import DatasetDefaults, Layer
 from coinage.data.dataset_file import read_datasets, single_subset
 from coinage.data.dataset_folders import folder_layout
 from coinage.data.dataset_keys import KEYS
 from coinage.data.own_templates import read_templates
+from coinage.data_config import DataConfig, DatasetConfig, Template
 from coinage.errors import Findings
 from coinage.models.facts import FACTS, FamilyFacts
 from coinage.settings.flag_values import FlagValues

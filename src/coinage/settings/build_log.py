@@ -54,6 +54,7 @@ def build_log(values: FlagValues, wandb_installed: bool | None, findings: Findin
         settings=tuple(sorted(settings_to_send(values).items())) if values.log_config else (),
         program=values.script.program,
         given=given_flags(values),
+        typed=typed_flags(values),
         level=_level(values, findings),
         file=Path(values.console_log_file) if values.console_log_file else None,
         simple=values.console_log_simple,
@@ -133,12 +134,22 @@ def given_flags(values: FlagValues) -> tuple[GivenFlag, ...]:
         if value == flag.default or flag.dest in (*SECRETS, *ABOUT_THE_FILE):
             continue
         arguments: tuple[str, ...] = (str(value),)
-        if flag.kind == "switch":
+        if flag.kind == "switch" and not isinstance(value, str):
             arguments = ()
         elif flag.kind == "list":
             arguments = tuple(map(str, value))
         given.append(GivenFlag(flag.group, flag.name, arguments))
     return tuple(given)
+
+
+def typed_flags(values: FlagValues) -> tuple[GivenFlag, ...]:
+    """Return the flags of a command line that names a settings file, that file included; else nothing."""
+    if "config_file" not in values.typed:
+        return ()
+    flag = BY_DEST["config_file"]
+    named = GivenFlag(flag.group, flag.name, (str(values.config_file),))
+    dests = {f"--{name}" for name in values.typed}
+    return named, *(given for given in given_flags(values) if given.name in dests)
 
 
 def build_hub(values: FlagValues, findings: Findings) -> HubConfig:

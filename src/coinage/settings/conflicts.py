@@ -6,6 +6,7 @@ from coinage.errors import Findings, Problem
 from coinage.settings.defaults import AUTO
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.scripts import Script
+from coinage.settings.word_tables import stays
 
 MOST_HEAVY = 1.75  # beyond it, and below -1, places would lie outside of the range
 MOST_BETA = 100
@@ -19,8 +20,15 @@ def conflicts(values: FlagValues) -> list[Problem]:
     _check_model(values, findings)
     _check_timesteps(values, findings)
     _check_start(values, findings)
+    _check_window(values, findings)
     _check_precision(values, findings)
     _check_sharding(values, findings)
+    if values.keep_best == "scores" and not (values.score_clip or values.score_dino):
+        what, hint = "--keep_best scores needs what scores", "add --score_clip or --score_dino"
+        findings.error(what, hint=hint)
+    if values.keep_best == "scores" and values.role == "negative":
+        what = "--keep_best scores draws the word in prompts, and it is for the negative one"
+        findings.error(what, hint="leave out scores")
     negative = values.metadata_is_negative_embedding
     if negative and negative.lower() not in ("true", "false"):
         findings.error(f"--metadata_is_negative_embedding {negative} is neither true nor false")
@@ -80,6 +88,20 @@ def _check_start(values: FlagValues, findings: Findings) -> None:
         findings.error("--init_word is empty", hint=hint)
     if values.init_word == AUTO and values.weights:
         findings.error("--init_word auto and --weights exclude each other", hint=KEEP_ONE)
+
+
+def _check_window(values: FlagValues, findings: Findings) -> None:
+    """Check that the word learns at all."""
+    start, end = values.start_step or 0, values.end_step
+    if end is not None and end <= start:
+        what = f"--end_step {end} must be after --start_step {start}"
+        findings.error(what, hint="leave out --end_step to learn until the run ends")
+    if stays(vars(values)):
+        hint = (
+            "give it a [[words]] table of its own in a config file, with train = false and weights, "
+            "beside a word that learns"
+        )
+        findings.error("--train false: no word learns", hint=hint)
 
 
 def _check_precision(values: FlagValues, findings: Findings) -> None:

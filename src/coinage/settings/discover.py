@@ -29,6 +29,7 @@ from coinage.settings.build import (
     output_name_of,
 )
 from coinage.settings.build_data import OPEN_RESOLUTION
+from coinage.settings.companions import with_lengths
 from coinage.settings.flag_values import FlagValues
 from coinage.settings.number_range import DRAW
 from coinage.settings.scripts import Script, asked_family
@@ -49,6 +50,7 @@ def discover(config: TrainConfig, findings: Findings, seed: int | None = None) -
     Raises:
         ConfigError: all problems of the values together.
     """
+    config = with_lengths(config, findings)
     if config.values is None:
         return _with_family_and_seed(config, seed)
     untouched, _ = build(config.values)

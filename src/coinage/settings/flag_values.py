@@ -24,11 +24,13 @@ class FlagValues(SimpleNamespace):
         script: whose flags and defaults these are.
         remarks: warnings and notes about the settings file that the values come from.
         words: where a settings file has `[[words]]` tables, the values of each word.
+        typed: names of the flags that the command line has.
     """
 
     script: Script
     remarks: Findings
     words: tuple[WordValues, ...]
+    typed: tuple[str, ...]
 
     def changed(self, **values: Any) -> FlagValues:
         """Return the same values but for those given."""
@@ -63,5 +65,5 @@ def make_values(
     """Return the values of all flags of a script: those given, and defaults for the others."""
     defaults = {flag.dest: flag.default for flag in flags_of(script)}
     return FlagValues(
-        **{**defaults, **values}, script=script, remarks=remarks or Findings(), words=()
+        **{**defaults, **values}, script=script, remarks=remarks or Findings(), words=(), typed=()
     )

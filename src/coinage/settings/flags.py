@@ -33,7 +33,8 @@ class Flag:
     """One command-line flag. `kind` "ratio" is an integer, a fraction below 1, or a percentage.
 
     Attributes:
-        choices: the values that the help names; letter case does not count.
+        choices: the values that the help names; letter case does not count. The first one of a switch
+            is what it means alone.
         also: further values that other tools write into files, and what they mean here; None: unset.
         note: said once when the flag is given and does not act as asked.
         own: the flag is Coinage's, not sd-scripts'.
@@ -326,6 +327,14 @@ _WORD = _rows(
     Flag("--use_style_template", "switch", False, 'Replace captions by sentences such as "a painting in the style of {}".'),
 )  # fmt: skip
 
+_SEVERAL = _rows(
+    "words of one picture",
+    _own("--together", "switch", False, "Words of a config file whose captions name them together: they learn from the same images, and a step whose captions lack a word leaves it as it is."),
+    _own("--train", "str", "true", "false: the word of --weights may stand in captions beside words that learn, and stays as it is.", ("true", "false"), also=(("true", "true"), ("false", "false"))),
+    _own("--start_step", "int", 0, "Steps of the run that pass before the word begins to learn.", range=ANY_COUNT),
+    _own("--end_step", "int", None, "Step of the run after which the word stays as it is. Default: the last one.", range=COUNT),
+)  # fmt: skip
+
 _SDXL = _rows(
     "SDXL",
     replace(Flag("--disable_mmap_load_safetensors", "switch", False, "Read the checkpoint into memory instead of mapping it."), sdxl_only=True),
@@ -381,7 +390,10 @@ _OWN = _rows(
     _own("--show_word", "switch", False, "See where in the previews the word acts, and show it in the report."),
     _own("--norm_mode", "str", "none", "How long a vector may become: as the optimizer makes it, 1.6 times as long as at its start (clip), or as long as there (target). Directional keeps lengths anyway.", choices=("none", "clip", "target"), per_word=True),
     _own("--autopilot", "int", None, "Before the run, try so many settings side by side for a while (init words, vectors, learning rates, seeds), and train with the best. Default: none.", range=Range(2, 64, hint="4 is a good number; or leave it out"), per_word=True),
-    _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest."),
+    _own("--keep_best", "switch", False, "Also write NAME-best: the word as it was where that loss was lowest; with scores, where pictures that are drawn with it score highest.", choices=("loss", "scores")),
+    _own("--score_clip", "str", None, "With --keep_best scores: CLIP, which scores likeness and obedience; a transformers folder or a hub id.", path=True),
+    _own("--score_dino", "str", None, "The same: DINO, DINOv2 or DINOv3, which scores likeness.", path=True),
+    _own("--score_prompts", "str", None, "With --keep_best scores: what is drawn: object, live, style, or a text file with a prompt a line and {} where the word stands. Default: object.", path=True, per_word=True),
     _own("--quiet", "switch", False, "Print warnings and errors only, and at the end the path of the file."),
     _own("--verbose", "switch", False, "Also show what is cached, drawn and saved, and where in the code an error occurred."),
     _own("--debug_dataset_out", "str", None, "With --debug_dataset: folder for a contact sheet (dataset.html) and dataset.json.", path=True),
@@ -389,7 +401,8 @@ _OWN = _rows(
 
 FLAGS: tuple[Flag, ...] = (
     *_WORD, *_MODEL, *_DATASET, *_CAPTION, *_BUCKETS, *_OUTPUT, *_STATE, *_HUB, *_LENGTH, *_MEMORY, *_OPTIMIZER,
-    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SDXL, *_CONFIG, *_OWN,
+    *_SCHEDULER, *_NOISE, *_PREVIEWS, *_LOGGING, *_METADATA, *_SHARDING, *_SEVERAL, *_SDXL, *_CONFIG,
+    *_OWN,
 )  # fmt: skip
 
 SECRETS = tuple(flag.dest for flag in FLAGS if flag.secret)

@@ -114,6 +114,21 @@ IDLE: tuple[tuple[str, Callable[[FlagValues], object], str], ...] = (
         "does not help with Directional; use it with other optimizers",
     ),
     (
+        "score_clip",
+        lambda v: v.keep_best != "scores",
+        "has no effect without --keep_best scores",
+    ),
+    (
+        "score_dino",
+        lambda v: v.keep_best != "scores",
+        "has no effect without --keep_best scores",
+    ),
+    (
+        "score_prompts",
+        lambda v: v.keep_best != "scores",
+        "has no effect without --keep_best scores",
+    ),
+    (
         "norm_mode",
         lambda v: find_optimizer(v.optimizer_type).turns,
         "has no effect: Directional keeps the lengths anyway",

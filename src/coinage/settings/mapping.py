@@ -15,6 +15,7 @@ from coinage.config import TrainConfig
 from coinage.errors import ConfigError, Findings, Problem, did_you_mean
 from coinage.settings import word_tables
 from coinage.settings.build import build
+from coinage.settings.companions import companions_apart, with_others
 from coinage.settings.flag_values import ABOUT_THE_FILE, FlagValues, WordValues, make_values
 from coinage.settings.flags import Flag, flags_of
 from coinage.settings.foreign import meant
@@ -64,15 +65,17 @@ def configs_from_toml(path: str | Path, script: str) -> list[TrainConfig]:
     flags = {flag.dest: flag for flag in flags_of(kind)}
     settings = read_settings(as_path(path, "path"), flags, strict=True)
     values, problems = merge(kind, flags, {}, settings)
+    learning, companions, wrong = companions_apart(values.words or (WordValues("", values),))
+    problems += wrong
     configs = []
-    for word in values.words or (WordValues("", values),):
+    for word in learning:
         try:
             configs.append(build(word.values)[0])
         except ConfigError as error:
             problems += [problem.within(word.label) for problem in error.problems]
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    return configs
+    return with_others(configs, companions)
 
 
 def config_to_toml(config: TrainConfig, path: str | Path | None) -> str:
@@ -126,7 +129,7 @@ def merge(
         remarks = Findings(warnings=[*settings.remarks.warnings], notes=[*settings.remarks.notes])
         tidied, wrong = tidy(make_values(script, {**values, **command}, remarks), flags)
         problems.extend(wrong)
-        return tidied
+        return tidied.changed(typed=tuple(command))
 
     shared = finished(settings.shared)
     words = []

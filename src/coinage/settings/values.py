@@ -41,7 +41,7 @@ def from_file(flag: Flag, value: Any) -> Any:
 def read_value(flag: Flag, value: Any) -> Any:
     """Return a value as the flag has it, whether it comes as text or as a number; raises as `from_file`."""
     if flag.kind == "switch":
-        return _switch(value)
+        return _switch(flag, value)
     if flag.kind == "list":
         return _list(value)
     if isinstance(value, list):
@@ -74,10 +74,14 @@ def _choice(flag: Flag, value: Any) -> Any:
     return known[_name(value)]
 
 
-def _switch(value: Any) -> bool:
-    switch = WORDS.get(_name(value))
+def _switch(flag: Flag, value: Any) -> bool | str:
+    """Return whether a switch is on; of one with choices, any but the first stays what it is."""
+    name = _name(value)
+    if name in flag.choices:
+        return name == flag.choices[0] or name
+    switch = WORDS.get(name)
     if switch is None:
-        raise ValueError("must be true or false")
+        raise ValueError(" or ".join(("must be true or false", *map(str, flag.choices[1:]))))
     return switch
 
 

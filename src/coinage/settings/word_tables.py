@@ -13,6 +13,7 @@ TABLE = "words"
 # Groups of flags of which each word may have its own values; of other groups some flags, by their rows
 GROUPS_PER_WORD = (
     "the new word",
+    "words of one picture",
     "captions",
     "optimizer",
     "learning rate schedule",
@@ -34,6 +35,8 @@ INSTEAD = {
 # Flags that each word must set for itself, so that a command with several words does not have them
 ONLY_IN_TABLES = ("token_string", "output_name")
 DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json")
+# Of a word that does not learn
+OF_COMPANIONS = ("token_string", "weights", "train")
 
 
 def allowed(known: Collection[str]) -> list[str]:
@@ -73,7 +76,16 @@ def key_problems(values: Mapping[str, Any], known: Sequence[str], where: str) ->
         elif name not in per_word:
             what = f"`{name}` is shared by all words"
             problems.append(Problem(what, where, f"give it above all [[{TABLE}]]"))
+        elif stays(values) and name not in OF_COMPANIONS:
+            what = f"`{name}` has no effect on a word that stays as it is"
+            hint = f"leave it out: with train = false a word has {' and '.join(OF_COMPANIONS[:2])}"
+            problems.append(Problem(what, where, hint))
     return problems
+
+
+def stays(values: Mapping[str, Any]) -> bool:
+    """Return whether values of a file or of flags say that a word does not learn."""
+    return str(values.get("train")).strip().lower() == "false"
 
 
 def merged(shared: Mapping[str, Any], of_word: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""Check the arguments of `coinage.train`, before anything is done."""
+"""Check the arguments of `coinage.train` and of a model, before anything is done."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from math import isfinite
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
+from typing import TypeVar
 
 from coinage.config import TrainConfig
-from coinage.errors import Findings
+from coinage.errors import ConfigError, Findings, Problem, did_you_mean
 from coinage.training.observers.base import Observer
 
+T = TypeVar("T")
 CONFIG_HINT = "make a TrainConfig with TrainConfig.from_mapping or TrainConfig.from_toml"
 
 
@@ -73,6 +76,38 @@ def check_callable(name: str, value: object, what: str) -> None:
         findings.raise_errors()
 
 
+def one_of(name: str, value: T, known: Sequence[str]) -> T:
+    """Return a value that is None or known.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value is not None and value not in known:
+        hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}"
+        raise ConfigError([Problem(f"{name}: {value!r} is not known", hint=hint)])
+    return value
+
+
+def check_number(
+    name: str, value: object, *, at_least: float, below: float = math.inf, whole: bool = True
+) -> None:
+    """See that an argument is a number in a range.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    wanted = f"a {'whole ' if whole else ''}number of at least {at_least:g}"
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        what = f"{name}: {value!r} is not {wanted}"
+    elif not float(value) >= at_least:
+        what = f"{name}: {value} is too small"
+    elif not float(value) < below:
+        what, wanted = f"{name}: {value} is too large", f"a number below {below:g}"
+    else:
+        return
+    raise ConfigError([Problem(what, hint=f"use {wanted}")])
+
+
 def _listed(values: object) -> list[object]:
     """Return the members of a sequence; anything else as its only member."""
     if isinstance(values, str) or not isinstance(values, Iterable):
@@ -87,4 +122,4 @@ def _kind(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, int | float) and math.isfinite(value)

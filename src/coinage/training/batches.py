@@ -136,13 +136,13 @@ def epoch_batch(
         epoch: counted from 0.
         step: optimizer steps before this one; it counts for the tag warm-up.
     """
-    seed, token = run.config.loop.seed, run.placeholder.token
+    seed, token, others = run.config.loop.seed, run.placeholder.token, run.tokens_beside
     captions, weights, masks, priors = [], [], [], []
     for item, latent in zip(planned, latents, strict=True):
         sample = run.samples[item.sample]
         rng = rng_for(seed, "caption", epoch, item.position)
         rules = sample.subset.captions
-        captions.append(vary(sample.caption, rules, token, rng, step, run.total_steps))
+        captions.append(vary(sample.caption, rules, token, rng, step, run.total_steps, others))
         weights.append(_weight(run, sample))
         masks.append(_used_mask(run, latent, epoch, item))
         priors.append(_prior(run, sample, captions[-1], masks[-1]))
@@ -178,7 +178,7 @@ def _prior(run: Run, sample: Sample, caption: str, mask: Tensor | None) -> Prior
     whole = sample.subset.prior_prediction
     if not whole and (mask is None or not run.config.loss.mask_prior_weight):
         return None
-    return Prior(own_caption(caption, run.placeholder, run.config.word.init_word), whole)
+    return Prior(own_caption(caption, [run.config.word, *run.config.learns_with]), whole)
 
 
 def _sizes(run: Run, item: Item, latent: Latent) -> list[int]:
@@ -231,4 +231,5 @@ def final_caption(run: Run, sample: int, rng: np.random.Generator) -> str:
     """
     chosen = run.samples[sample]
     rules, total = replace(chosen.subset.captions, tag_dropout=0), run.total_steps
-    return vary(chosen.caption, rules, run.placeholder.token, rng, total, total)
+    token, others = run.placeholder.token, run.tokens_beside
+    return vary(chosen.caption, rules, token, rng, total, total, others)

@@ -136,7 +136,7 @@ def draws_at_once(run: Run, batch: Batch) -> int:
     return evaluated_at_once(
         config.model,
         math.prod(batch.moments.shape[-2:]) * scale**2,
-        max(config.data.batch_sizes) * run.word_count,
+        max(config.data.batch_sizes) * run.batch_count,
     )
 
 
@@ -155,12 +155,14 @@ def _joined(batches: Sequence[Batch]) -> Iterator[Batch]:
 class Evaluator:
     """Measures the loss of a run where it is due: before the first step, at intervals, and at the end.
 
-    A run that goes on from a state measures where it would have, had it never stopped.
+    A run that goes on from a state measures where it would have, had it never stopped. Words that
+    learn together have one evaluator: their loss is that of the same images, and they end together.
     """
 
     def __init__(self, run: Run) -> None:
         self._batches: list[Batch] = []  # made when they are first needed
         self._every_steps, self._every_epochs = _interval(run)
+        self._untold: list[Run] = []  # measured with another one, and not asked for since
 
     def evaluate(self, run: Run) -> bool:
         """Measure where it is due; keep the best word and settle the run, where it asks for that.
@@ -168,17 +170,18 @@ class Evaluator:
         Returns:
             True if the loss was measured.
         """
-        due, results = self.due(run), run.results
-        if due:
-            measurement = results.measurements[run.step] = self.measure(run)
-            lowest = results.best.loss if results.best else math.inf
-            if run.config.save.keep_best and measurement.loss < lowest:
-                epoch, rows = run.progress.epoch, run.rows_to_save()
-                results.best = Best(run.step, epoch, measurement.loss, rows)
-        measured = run.step in results.measurements  # now, or by the run that saved the state
+        runs = run.together or (run,)
+        if self.due(run):
+            loss = self.loss(run)
+            for one in runs:
+                _keep(one, loss)
+            self._untold = list(runs)
+        measured = run.step in run.results.measurements  # now, or by the run that saved the state
         if run.config.loop.early_stop and measured and not run.over:
-            results.settled = convergence.judge(results.measurements, convergence.RULE)
-        return due
+            _settle(runs)
+        told = [one for one in self._untold if one is run]
+        self._untold = [one for one in self._untold if one is not run]
+        return bool(told)
 
     def due(self, run: Run) -> bool:
         """Return whether this step is one to measure at, and is not measured yet."""
@@ -198,20 +201,39 @@ class Evaluator:
         at_end = run.progress.done == run.updates_per_epoch
         return at_end and run.progress.epoch % self._every_epochs == 0
 
-    def measure(self, run: Run) -> Measurement:
+    def loss(self, run: Run) -> float:
         """Measure with the rows that would be saved."""
         self._batches = self._batches or evaluation_set(run)
-        norms, angles = movement(run.rows, run.start)
         with run.averaged():
-            loss = evaluation_loss(run, self._batches)
-        rate = float(run.schedule.get_last_lr()[0])
-        return Measurement(loss, rate, fmean(angles), fmean(norms))
+            return evaluation_loss(run, self._batches)
+
+
+def _keep(run: Run, loss: float) -> None:
+    """Write down a loss with the state of the word, and the word if it is the best so far."""
+    norms, angles = movement(run.rows, run.start)
+    rate = float(run.schedule.get_last_lr()[0])
+    run.results.measurements[run.step] = Measurement(loss, rate, fmean(angles), fmean(norms))
+    lowest = run.results.best.loss if run.results.best else math.inf
+    if run.config.save.lowest_loss and loss < lowest:
+        run.results.best = Best(run.step, run.progress.epoch, loss, run.rows_to_save())
+
+
+def _settle(runs: Sequence[Run]) -> None:
+    """End runs whose words no longer improve: all of them, once all have learned for long enough."""
+    begun = max(run.config.word.start_step for run in runs)
+    verdicts = []
+    for run in runs:
+        since = {step: one for step, one in run.results.measurements.items() if step >= begun}
+        verdicts.append(convergence.judge(since, convergence.RULE))
+    if all(verdicts):
+        for run, verdict in zip(runs, verdicts, strict=True):
+            run.results.settled = verdict
 
 
 def _interval(run: Run) -> tuple[int | None, int | None]:
     """Return steps and epochs from one measurement to the next; both None where nothing is to be measured."""
     config = run.config.validation
-    decides = run.config.loop.early_stop or run.config.save.keep_best
+    decides = run.config.loop.early_stop or run.config.save.lowest_loss
     if not decides and not any(sample.held_out for sample in run.samples):
         return None, None
     if config.every_n_steps or config.every_n_epochs:

@@ -19,7 +19,7 @@ from coinage.training.batches import Batch, join
 from coinage.training.diagnosis import OVERFLOWS, full_precision, not_finite, where_not_finite
 from coinage.training.graphs import EAGER, Recorder
 from coinage.training.losses import identity_of
-from coinage.training.run import Run, StepInput
+from coinage.training.run import Run, StepInput, leader_of
 from coinage.training.step import Inputs, StepResult, compute, prepare
 from coinage.training.step_statistics import GradientStatistics, StepTotals, finish_gradient
 from coinage.training.transfer import read
@@ -33,13 +33,14 @@ class Part:
 
     Attributes:
         run: whose samples they are.
-        number: of the run, among those that take the step.
+        learners: numbers of the runs that learn from it, among those that take the step; one, unless
+            words learn together.
         batch: the run's own.
         sample_count: samples of the run's whole step, in all processes.
     """
 
     run: Run
-    number: int
+    learners: tuple[int, ...]
     batch: Batch
     sample_count: int
 
@@ -55,7 +56,9 @@ class SharedBatch:
     def layout(self) -> Hashable:
         """All that the device's work depends on but the numbers in the inputs."""
         shapes = self.inputs.mapped(lambda tensor: cast(Tensor, (tensor.shape, tensor.dtype)))
-        sizes = [(part.number, len(part.batch.captions), part.sample_count) for part in self.parts]
+        sizes = [
+            (part.learners, len(part.batch.captions), part.sample_count) for part in self.parts
+        ]
         return shapes, tuple(sizes)
 
     def of(self, tensors: Sequence[Tensor]) -> SharedBatch:
@@ -249,13 +252,20 @@ def joined(runs: Sequence[Run], inputs: Sequence[StepInput]) -> Iterator[list[Pa
     """Yield what goes through the model together: the first batch of each run, then the second, and so on.
 
     Only batches of one latent size, with the same noise settings and the same loss, are put together.
+    The batches of words that learn together go through it once.
     """
-    for batches in zip_longest(*(step_input.batches for step_input in inputs)):
+    learners: dict[int, list[int]] = {}  # by the number of the run with the batches
+    for number, run in enumerate(runs):
+        leader = leader_of(run, runs)
+        first = next(place for place, other in enumerate(runs) if other is leader)
+        learners.setdefault(first, []).append(number)
+    for batches in zip_longest(*(inputs[number].batches for number in learners)):
         groups: dict[Hashable, list[Part]] = {}
-        for number, (run, batch) in enumerate(zip(runs, batches, strict=True)):
+        for (number, numbers), batch in zip(learners.items(), batches, strict=True):
+            run = runs[number]
             if batch is not None:
                 key = (batch.moments.shape[2:], run.config.noise, identity_of(run.loss))
-                part = Part(run, number, batch, inputs[number].sample_count)
+                part = Part(run, tuple(numbers), batch, inputs[number].sample_count)
                 groups.setdefault(key, []).append(part)
         yield from groups.values()
 
@@ -275,7 +285,8 @@ def backward(shared: SharedBatch, totals: Sequence[StepTotals], *, precise: bool
     for part, part_result in zip(shared.parts, _split(shared, result), strict=True):
         loss = part_result.per_sample.sum() / part.sample_count
         scaled.append(part.run.scaler.scale(loss))
-        totals[part.number].add(loss.detach(), part_result, first.parts.schedule)
+        for number in part.learners:
+            totals[number].add(loss.detach(), part_result, first.parts.schedule)
     total = torch.stack(scaled).sum()
     if total.requires_grad:  # not where no caption has a word, and their encodings are kept
         total.backward()

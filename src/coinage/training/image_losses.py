@@ -48,17 +48,29 @@ class ImageLoss:
 
 def draws_for(run: Run) -> int:
     """Return the timesteps at which each image is measured; 0 where it takes too long or tells little."""
-    count = sum(sample.trains for sample in run.samples)
+    count = len(measured_samples(run))
     if count < FEWEST_IMAGES:
         return 0
     passes = 2 * run.step * run.images_per_step  # forward and backward
+    passes /= max(1, len(run.together))  # each word measures
     draws = min(MOST_DRAWS, int(SHARE * passes / (2 * count)))
     return draws if draws >= LEAST_DRAWS else 0
 
 
+def measured_samples(run: Run) -> list[int]:
+    """Return the numbers of the images that teach the word."""
+    numbers = []
+    for number, sample in enumerate(run.samples):
+        # Images of the other words alone gain nothing from this one
+        apart = run.together and not run.placeholder.is_in(sample.caption)
+        if sample.trains and not apart:
+            numbers.append(number)
+    return numbers
+
+
 @torch.no_grad()
 def image_losses(run: Run, draws: int) -> list[ImageLoss]:
-    """Measure every training image with the word as it was before the first step and as it is.
+    """Measure every image that teaches the word, with the word before the first step and as it is.
 
     Noise and timesteps are the same for all images, whatever the run's seed; the rows are as before
     afterwards, to the bit.
@@ -75,19 +87,17 @@ def image_losses(run: Run, draws: int) -> list[ImageLoss]:
         with holding(run.rows, run.start_on_device):
             before = _losses(run, draws)
     found = []
-    for number, sample in enumerate(run.samples):
-        if sample.trains:
-            old, new = before[number].double(), after[number].double()
-            gain = float((old / new).log().mean())
-            found.append(ImageLoss(number, float(old.mean()), float(new.mean()), gain))
+    for number in measured_samples(run):
+        old, new = before[number].double(), after[number].double()
+        gain = float((old / new).log().mean())
+        found.append(ImageLoss(number, float(old.mean()), float(new.mean()), gain))
     return found
 
 
 def _losses(run: Run, draws: int) -> Tensor:
     """Return the loss of every sample at every timestep, [samples, draws] float32 on the CPU."""
     timesteps = run.parts.schedule.spread_times(run.config.noise, draws)
-    numbers = [number for number, sample in enumerate(run.samples) if sample.trains]
-    shared = run.processes.share(numbers)
+    shared = run.processes.share(measured_samples(run))
     uses = [
         FixedUse(
             sample=number,

@@ -14,6 +14,7 @@ from coinage.training.graphs import Recorder
 from coinage.training.observers.base import Observer
 from coinage.training.observers.notify import notify
 from coinage.training.run import Run
+from coinage.training.scores import BestByScores
 from coinage.training.supply import Supply
 from coinage.training.updates import (
     can_be_undone,
@@ -60,7 +61,7 @@ def train_together(
     """
     if len(runs) == 1:
         return [train(runs[0], observers[0], check)]
-    learners = list(map(Learner, runs, observers))
+    learners = _learners(runs, observers)
     going = list(learners)
     with reporting_failures(going):
         for learner in learners:
@@ -74,6 +75,15 @@ def train_together(
             if going:
                 _step_together(going, supply, recorder)
     return [run.embedding() for run in runs]
+
+
+def _learners(runs: Sequence[Run], observers: Sequence[Sequence[Observer]]) -> list[Learner]:
+    """Return a learner of each run; words that learn together are measured together."""
+    joint = next((Evaluator(run) for run in runs if run.together), None)
+    return [
+        Learner(run, of_run, joint if run.together else None)
+        for run, of_run in zip(runs, observers, strict=True)
+    ]
 
 
 def _step_together(learners: Sequence[Learner], supply: Supply, recorder: Recorder) -> None:
@@ -90,15 +100,20 @@ def _step_together(learners: Sequence[Learner], supply: Supply, recorder: Record
         run.progress.images += step_input.sample_count
     for learner in learners:
         learner.end_step()
+    for learner in learners:
+        learner.end_epoch_if_done()
 
 
 class Learner:
     """A run in training, with its observers and what measures it."""
 
-    def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, run: Run, observers: Sequence[Observer], evaluator: Evaluator | None = None
+    ) -> None:
         self.run = run
         self.observers = observers
-        self._evaluator = Evaluator(run)
+        self._evaluator = evaluator or Evaluator(run)
+        self._best_by_scores = BestByScores(run)
 
     def start(self, check: Check | None) -> None:
         """Begin, or go on from a state."""
@@ -110,9 +125,12 @@ class Learner:
             self._end_epoch()
 
     def end_step(self) -> None:
-        """Report a step that is done; evaluate and end the epoch where it is time."""
+        """Report a step that is done, and evaluate where it is time."""
         notify(self.observers, "stepped", self.run)
         self._evaluate()
+
+    def end_epoch_if_done(self) -> None:
+        """End the epoch where it is time: all words that share the step are evaluated by then."""
         epoch_done = self.run.epoch_done or self.run.complete
         if epoch_done and not self.run.progress.ending:
             self._end_epoch()
@@ -132,6 +150,7 @@ class Learner:
     def _evaluate(self) -> None:
         if self._evaluator.evaluate(self.run):
             notify(self.observers, "measured", self.run)
+        self._best_by_scores.look(self.run)
 
     def _end_epoch(self) -> None:
         notify(self.observers, "epoch_ended", self.run)

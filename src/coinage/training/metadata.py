@@ -84,6 +84,9 @@ def _own_fields(run: Run) -> dict[str, str]:
         fields["ti.init_search"] = "auto"
     if config.loop.chosen:
         fields["ti.autopilot"] = config.loop.chosen
+    beside = [word.token for word in (*config.learns_with, *config.companions)]
+    if beside:
+        fields["ti.learned_with"] = ", ".join(beside)
     return fields | {
         "ti.step": str(run.step),
         "ti.epoch": str(run.progress.epoch),

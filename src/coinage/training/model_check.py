@@ -120,7 +120,7 @@ def left_over(run: Run, batch: Batch) -> dict[PredictionType, tuple[float, float
     if not isinstance(schedule, DiffusionSchedule):
         return {}
     latents, noise, timesteps = _noised(run, batch)
-    pattern = word_pattern([run.placeholder.token])
+    pattern = word_pattern(word.token for word in run.parts.word_encoders[0].placeholders)
     captions = [pattern.sub("", caption) for caption in batch.captions]
     with run.autocast():
         cond = run.family.encode(run.parts, captions, batch.sizes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coinage.checks.disk import latent_bytes, saved_bytes, saves
+from coinage.checks.several_words import with_batches
 from coinage.data.batches import images_per_step
 from coinage.data.captions import TEMPLATES
 from coinage.data.summary import headlines
@@ -34,8 +35,10 @@ def _head_of_one(plan: Plan) -> list[Fact]:
         facts.append(("" if number else "data", line))
     for sentence in _sentences(plan):
         facts.append(("", f'captions: sentences such as "{sentence.replace("{}", word.token)}"'))
+    facts += _companions([plan])
     length = f"{steps_of([plan])}, {counted(plan.epochs, 'epoch')}"
-    facts.append(("run", f"{length}, {optim.name} at {optim.learning_rate:g}"))
+    learning = f"{optim.name} at {optim.learning_rate:g}{_window_of(word)}"
+    facts.append(("run", f"{length}, {learning}"))
     facts.append(("output", str(config.output_file)))
     return [*facts, _seed_of([plan])]
 
@@ -52,20 +55,43 @@ def _sentences(plan: Plan) -> list[str]:
 
 
 def _head_of_several(plans: Sequence[Plan]) -> list[Fact]:
+    joint = sum(plan.config.word.together for plan in plans)
     how = "trained together in one batch; each learns what it would learn alone"
+    if joint:
+        which = "they" if joint == len(plans) else f"{joint} of them"
+        how = f"trained together in one batch; {which} learn from the same images"
     facts = [("words", f"{len(plans)}, {how}")]
     images_a_step = 0.0
+    leading = with_batches(plans)
     for plan in plans:
         config = plan.config
         word, optim = config.word, config.optim
         vectors = counted(word.num_vectors, "vector")
         images = counted(sum(sample.trains for sample in plan.samples), "image")
-        learning = f"{images}, {optim.name} at {optim.learning_rate:g}"
+        learning = f"{images}, {optim.name} at {optim.learning_rate:g}{_window_of(word)}"
         start = f"{word.token}, {vectors} from {start_of(word)}"
         facts.append(("", f"{start}: {learning}, {config.output_file}"))
-        images_a_step += images_per_step(config, plan.samples, process_count())
+        if any(plan is one for one in leading):
+            images_a_step += images_per_step(config, plan.samples, process_count())
+    facts += _companions(plans)
     facts.append(("run", f"{steps_of(plans)}, each with {counted(round(images_a_step), 'image')}"))
     return [*facts, _seed_of(plans)]
+
+
+def _window_of(word: WordConfig) -> str:
+    """Return in which steps of the run a word learns, "" where in all."""
+    after = f" after step {word.start_step}" if word.start_step else ""
+    return f"{after} to step {word.end_step}" if word.end_step else after
+
+
+def _companions(plans: Sequence[Plan]) -> list[Fact]:
+    """Return the words that captions may hold and that stay as they are."""
+    words = dict.fromkeys(word for plan in plans for word in plan.config.companions)
+    facts = []
+    for number, word in enumerate(words):
+        text = f"{word.token}, {counted(word.num_vectors, 'vector')} of {word.init_file}, stays as it is"
+        facts.append(("" if number else "beside", text))
+    return facts
 
 
 def _seed_of(plans: Sequence[Plan]) -> Fact:
@@ -109,7 +135,8 @@ def latents_of(plans: Sequence[Plan]) -> str:
     if not data.cache_latents:
         return ""
     facts = FACTS[plans[0].config.model.family]
-    size = sum(latent_bytes(sample, facts) for plan in plans for sample in plan.samples)
+    leading = with_batches(plans)
+    size = sum(latent_bytes(sample, facts) for plan in leading for sample in plan.samples)
     place = "on the disk" if data.cache_to_disk else "in memory"
     return f"{sized(size)} of latents {place}"
 

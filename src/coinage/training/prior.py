@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coinage.config import WordConfig
 from coinage.data.default_prompts import without_word
 from coinage.models.base import Components, ModelFamily
 from coinage.models.text_cache import TextInputs, encode_inputs, look_up
-from coinage.text.placeholder import Placeholder, word_pattern
+from coinage.text.placeholder import pieces_of, word_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,16 @@ class Prior:
     whole: bool
 
 
-def own_caption(caption: str, placeholder: Placeholder, init_word: str | None) -> str:
-    """Return a caption with the init word in the word's place, or with the word left out if there is none."""
-    names = word_pattern([*placeholder.pieces, " ".join(placeholder.pieces)])
-    if init_word:
-        return names.sub(lambda _: init_word, caption)
-    return without_word(names.sub(lambda _: placeholder.token, caption), placeholder.token)
+def own_caption(caption: str, words: Sequence[WordConfig]) -> str:
+    """Return a caption with each word's init word in its place; one that has none is left out."""
+    for word in words:
+        pieces = pieces_of(word.token, word.num_vectors)
+        names = word_pattern([*pieces, " ".join(pieces)])
+        # In a template of `re`, backslashes would mean something
+        caption = names.sub((word.init_word or word.token).replace("\\", r"\\"), caption)
+        if not word.init_word:
+            caption = without_word(caption, word.token)
+    return caption
 
 
 @dataclass(frozen=True, slots=True)

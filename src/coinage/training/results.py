@@ -36,12 +36,18 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The word at its lowest evaluation loss; `rows` has one [N, D] float32 CPU tensor per text encoder."""
+    """The word where it was best; `rows` has one [N, D] float32 CPU tensor per text encoder.
+
+    Attributes:
+        loss: lowest evaluation loss; not a number where scores decide.
+        score: highest overall score; None where the loss decides.
+    """
 
     step: int
     epoch: int
     loss: float
     rows: Sequence[Tensor]
+    score: float | None = None
 
 
 @dataclass(slots=True)
@@ -50,7 +56,8 @@ class Results:
 
     Attributes:
         measurements: by step; written by the evaluator and by a loaded state.
-        best: lowest of the measurements, where the run keeps it.
+        best: lowest of the measurements, or highest of the scores, where the run keeps it.
+        scores: the overall score by step, where scores decide.
         settled: why the run ends early; None as long as it goes on.
         init_words: init words that were compared before the first step, best first.
         float32_steps: steps that were computed again in float32 because half precision overflowed.
@@ -58,6 +65,7 @@ class Results:
 
     measurements: dict[int, Measurement] = field(default_factory=dict)
     best: Best | None = None
+    scores: dict[int, float] = field(default_factory=dict)
     settled: Settled | None = None
     init_words: Sequence[InitWordLosses] = ()
     float32_steps: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -20,11 +20,13 @@ from coinage.errors import TrainingError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.token_embedding import initial_rows, table_of
 from coinage.optim.factory import OptimizerFactory, averaged, class_name_of, make_optimizer
+from coinage.scoring.scorer import Scorer
 from coinage.text.placeholder import Placeholder
 from coinage.training.batches import Batch, epoch_batch
 from coinage.training.losses import Loss
 from coinage.training.processes import ALONE, Processes
 from coinage.training.results import InitWordLosses, Results
+from coinage.training.rows import holding
 from coinage.wording import counted
 
 log = logging.getLogger("coinage")
@@ -79,6 +81,8 @@ class LastStep:
         rows: as they are after the step, for each text encoder [n, D] float32 on the CPU.
         touched: for each text encoder, [n] bool on the CPU: rows that had a gradient.
         skipped: the gradient overflowed, so that the rows are as before.
+        rests: the word does not learn at this step, or no caption of it has the word, so that the
+            rows and the optimizer are as before.
         bands: mean loss in each part of the timesteps; None in a part without samples.
     """
 
@@ -91,6 +95,7 @@ class LastStep:
     rows: Sequence[torch.Tensor] = ()
     touched: Sequence[torch.Tensor] = ()
     skipped: bool = False
+    rests: bool = False
     bands: Sequence[float | None] = (None,) * BANDS
 
 
@@ -121,6 +126,9 @@ class Run:
         start: the rows before the first step, on the CPU.
         word_index: of the word among those that learn on the model.
         processes: that train the word together.
+        together: the runs whose words learn from the same batches, this one included; () if it has
+            batches of its own.
+        scorers: of the word's pictures, where scores decide which word is the best.
         progress: its position.
         last: its last step.
         results: what it has found.
@@ -144,6 +152,8 @@ class Run:
     optimizer_factory: OptimizerFactory | None = None
     word_index: int = 0
     processes: Processes = ALONE
+    together: Sequence[Run] = field(default=(), repr=False, compare=False)
+    scorers: Sequence[Scorer] = ()
     progress: Progress = field(default_factory=Progress)
     last: LastStep = field(default_factory=LastStep)
     results: Results = field(default_factory=Results)
@@ -185,7 +195,17 @@ class Run:
     @property
     def word_count(self) -> int:
         """Number of words that learn side by side on the model, this one included."""
-        return len(self.parts.embeddings[0].words)
+        return sum(rows.requires_grad for rows in self.parts.embeddings[0].words)
+
+    @property
+    def batch_count(self) -> int:
+        """Number of words with batches of their own that share a step."""
+        return self.word_count - max(0, len(self.together) - 1)
+
+    @property
+    def tokens_beside(self) -> list[str]:
+        """The other words that learn from the same batches."""
+        return [other.token for other in self.config.learns_with]
 
     @property
     def rows(self) -> list[torch.nn.Parameter]:
@@ -311,9 +331,24 @@ class Run:
             self.parts.device.type, self.dtype, enabled=enabled, cache_enabled=False
         )
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Have the rows hold what is saved and shown, where the optimizer trains at another point."""
-        return averaged(self.optimizer, self.rows)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the rows hold what is saved and shown, where the optimizer trains at another point.
+
+        So do those of the words that learn with it.
+        """
+        with ExitStack() as stack:
+            for run in self.together or (self,):
+                stack.enter_context(averaged(run.optimizer, run.rows))
+            yield
+
+    def holding_best(self) -> AbstractContextManager[None]:
+        """Have the rows hold the best word so far, and so those of the words that learn with it."""
+        held = [run for run in self.together or (self,) if run.results.best]
+        rows = [row for run in held for row in run.rows]
+        return holding(
+            rows, [row for run in held if run.results.best for row in run.results.best.rows]
+        )
 
     def rows_to_save(self) -> list[torch.Tensor]:
         """Return a copy of the rows as they are saved, float32 on the CPU."""
@@ -324,3 +359,15 @@ class Run:
         """Return the word as it is now."""
         vectors = dict(zip(self.family.embedding_keys, self.rows_to_save(), strict=True))
         return Word(vectors, self.placeholder.token, self.step)
+
+
+def leader_of(run: Run, runs: Sequence[Run]) -> Run:
+    """Return the run whose batches a run learns from: itself, or the first of those that learn with it.
+
+    Args:
+        run: one of `runs`.
+        runs: that take a step.
+    """
+    if not run.together:
+        return run
+    return next(other for other in runs if other.together is run.together)

@@ -25,6 +25,7 @@ from coinage.models.facts import FACTS
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import give_back_memory, place
 from coinage.optim.factory import OptimizerFactory
+from coinage.scoring.scorer import Scorer
 from coinage.terminal.messages import fact
 from coinage.terminal.progress import counted
 from coinage.training.final_check import check_saved_file
@@ -37,7 +38,8 @@ from coinage.training.observers.reporter import Reporter
 from coinage.training.observers.standard import observers_for
 from coinage.training.observers.trackers import Writer, open_writers
 from coinage.training.processes import Processes
-from coinage.training.run import Run
+from coinage.training.run import Run, leader_of
+from coinage.training.scores import load_scorers
 from coinage.training.search.autopilot import with_the_best
 from coinage.training.search.init_word import start_from_the_best
 from coinage.training.setup import Loaded, prepare_all
@@ -124,6 +126,7 @@ def train_plans(
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
     beside: ObserversBeside = nobody_beside,
+    scorers: Sequence[Scorer] = (),
     loaded: Loaded | None = None,
 ) -> list[TrainedWord]:
     """Train one word, or several together, and save them.
@@ -139,15 +142,19 @@ def train_plans(
         loss: in place of the configured one.
         optimizer: makes the optimizer of a word's rows, in place of the configured one.
         beside: called with each run and all its observers, for still more of them.
+        scorers: in place of the configured ones, where scores decide which word is the best.
         loaded: the model, where earlier words were trained with it.
 
     Raises:
         CoinageError: the training cannot start or continue; what was learned is saved.
     """
     outputs = open_outputs([plan.config for plan in plans], processes)
+    scorers = scorers or load_scorers([plan.config for plan in plans], device)
     runs = prepare_runs(plans, processes, device, loss, optimizer, loaded)
     when_loaded(runs)
     runs = find_starts(runs)
+    for run in runs:
+        run.scorers = scorers
     watched = observe(runs, plans, outputs, observers, warnings, beside)
     words = train_runs(runs, [watch.observers for watch in watched], while_training)
     trained = []
@@ -237,13 +244,14 @@ def find_starts(runs: Sequence[Run]) -> list[Run]:
 
 def cache_latents(runs: Sequence[Run]) -> None:
     """Encode every image of runs that share a model once; each process encodes its share."""
-    for run in runs:
+    apart = [run for run in runs if leader_of(run, runs) is run]  # the others have the same latents
+    for run in apart:
         _encode(run)
     if runs and len(runs) == runs[0].word_count:
         vae, device = runs[0].parts.vae, runs[0].parts.device
         vae.to("cpu")  # back on its device for each preview
         give_back_memory(device)
-    for run in runs:
+    for run in apart:
         for latents in run.processes.gather(run.latents.kept()):
             run.latents.keep(latents)
         _warn_of_unused(run)

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from coinage.checks.model import prediction_problems
-from coinage.config import DataConfig, TrainConfig, WordConfig
+from coinage.config import TrainConfig, WordConfig
 from coinage.data.batches import run_length, updates_per_epoch
 from coinage.data.latent_cache import DiskCache
 from coinage.data.latents import Latents, Memory
 from coinage.data.sample import Sample
+from coinage.data_config import DataConfig
 from coinage.embeddings.install import install_words, log_word_file
 from coinage.errors import ConfigError
 from coinage.models.base import Components
@@ -123,11 +124,18 @@ def prepare_all(
         place_vae(parts)  # encoding images has sent it to the CPU
     parts.text_cache = text_store_for(configs[0].data)
     note_rescaled_weights(configs, parts)
-    latents = []
+    latents: list[Latents] = []
+    joint: Latents | None = None  # of words that learn together
     for config, own_samples in zip(configs, samples, strict=True):
         log_word_file(config.word)
+        if config.word.together and joint:
+            latents.append(joint)
+            continue
         store = store_for(config.data, own_samples, parts)
         latents.append(Latents(parts.vae, own_samples, config.data.readers, store))
+        joint = latents[-1] if config.word.together else joint
+    for companion in companions_of(configs):
+        log_word_file(companion)
     runs = prepare_on(
         parts, dtype, configs, samples, processes, latents, loss=loss, optimizer=optimizer
     )
@@ -170,9 +178,13 @@ def prepare_on(
         CoinageError: a word's file cannot be used.
     """
     family = FAMILIES[configs[0].model.family]
-    words = [*(config.word for config in configs), *beside]
+    companions = companions_of(configs)
+    words = [*(config.word for config in configs), *beside, *companions]
     with LOADING_LOCK:
         placeholders = install_words(parts, words, family.embedding_keys)
+    for number in range(len(words) - len(companions), len(words)):
+        for row in parts.rows(number):
+            row.requires_grad_(False)
     runs = []
     for index, (config, own_samples, own_latents) in enumerate(
         zip(configs, samples, latents, strict=True)
@@ -192,7 +204,7 @@ def prepare_on(
             loss=ConfiguredLoss(config.loss) if loss is None else loss,
             optimizer=made,
             optimizer_factory=optimizer,
-            schedule=make_schedule(config.optim, made, total_steps),
+            schedule=make_schedule(config.optim, made, config.word.steps_of(total_steps)),
             scaler=torch.amp.GradScaler(parts.device.type, enabled=dtype == torch.float16),
             dtype=dtype,
             total_steps=total_steps,
@@ -203,7 +215,15 @@ def prepare_on(
             processes=processes,
         )
         runs.append(run)
+    joint = tuple(run for run in runs if run.config.word.together)
+    for run in joint:
+        run.together = joint
     return runs
+
+
+def companions_of(configs: Sequence[TrainConfig]) -> list[WordConfig]:
+    """Return the words that captions may hold and that stay as they are, each once."""
+    return list(dict.fromkeys(word for config in configs for word in config.companions))
 
 
 def warn_of_rate(run: Run) -> None:
@@ -212,7 +232,8 @@ def warn_of_rate(run: Run) -> None:
         return
     table = run.parts.embeddings[0].table
     width, norm = table.shape[1], float(table.float().norm(dim=1).mean())
-    problem = rate_problem(run.config.optim, run.total_steps, width, norm)
+    steps = run.config.word.steps_of(run.total_steps)
+    problem = rate_problem(run.config.optim, steps, width, norm)
     if problem:
         prefix = f"{run.placeholder.token}: " if run.word_count > 1 else ""
         log.warning("%s%s", prefix, problem)

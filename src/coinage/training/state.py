@@ -64,7 +64,7 @@ def _packed(run: Run, epoch: int, done: int, folder: Path) -> bytes:
     """
     results = run.results
     measurements = {step: tuple(measurement) for step, measurement in results.measurements.items()}
-    content = {
+    content: dict[str, Any] = {
         "place": (run.step, epoch, done),
         "rows": [row.detach().cpu() for row in run.rows],
         "optimizer": state_to_save(run.optimizer),
@@ -75,6 +75,8 @@ def _packed(run: Run, epoch: int, done: int, folder: Path) -> bytes:
         "measured": measurements,
         "best": _best_as_table(results.best),
     }
+    if results.scores:
+        content["scores"] = dict(results.scores)
     buffer = io.BytesIO()
     try:
         torch.save(content, buffer)
@@ -89,7 +91,8 @@ def _packed(run: Run, epoch: int, done: int, folder: Path) -> bytes:
 def _best_as_table(best: Best | None) -> dict[str, Any] | None:
     if best is None:
         return None
-    return {"step": best.step, "epoch": best.epoch, "loss": best.loss, "rows": best.rows}
+    table = {"step": best.step, "epoch": best.epoch, "loss": best.loss, "rows": best.rows}
+    return table if best.score is None else table | {"score": best.score}
 
 
 def plugged_in(run: Run) -> dict[str, str]:
@@ -170,6 +173,7 @@ def _restore_content(run: Run, content: Mapping[str, Any]) -> None:
         # The loss alone in older states
         numbers = values if isinstance(values, tuple) else (values,)
         run.results.measurements[step] = Measurement(*numbers)
+    run.results.scores.update(content.get("scores", {}))
     best = content.get("best")
     run.results.best = Best(**best) if best else None
 

@@ -44,6 +44,7 @@ def check_content(content: object, summary: Summary, rows: Sequence[Tensor]) -> 
     best = content.get("best")
     _require(best is None or _is_best(best, rows), "the best word so far is damaged")
     _require(_are_measurements(content["measured"]), "the measured losses are not numbers")
+    _require(_are_scores(content.get("scores", {})), "the measured scores are damaged")
     _require(_is_scaler(content["scaler"]), "the state of the loss scaler is damaged")
     _require(
         _are_init_words(content.get("starts", [])),
@@ -142,10 +143,19 @@ def _are_rows(saved: object, rows: Sequence[Tensor]) -> bool:
 
 
 def _is_best(best: object, rows: Sequence[Tensor]) -> bool:
-    if not isinstance(best, dict) or set(best) != {"step", "epoch", "loss", "rows"}:
+    if not isinstance(best, dict) or {*best} - {"score"} != {"step", "epoch", "loss", "rows"}:
         return False
     counts = _is_count(best["step"]) and _is_count(best["epoch"])
-    return counts and _is_finite(best["loss"]) and _are_rows(best["rows"], rows)
+    value = best.get("score", best["loss"])
+    is_number = _is_number(best["loss"]) and _is_finite(value)
+    return counts and is_number and _are_rows(best["rows"], rows)
+
+
+def _are_scores(scores: object) -> bool:
+    """Return whether it is a table of steps with a finite number each."""
+    if not isinstance(scores, dict):
+        return False
+    return all(map(_is_count, scores)) and all(map(_is_finite, scores.values()))
 
 
 def _are_measurements(measured: object) -> bool:

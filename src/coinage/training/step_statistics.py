@@ -86,13 +86,33 @@ def finish_gradient(run: Run) -> Tensor:
     gradients = [row.grad for row in rows if row.grad is not None]
     overflow = torch.zeros((), device=gradients[0].device)
     if run.scaler.is_enabled():
-        largest = torch.stack([gradient.abs().max() for gradient in gradients])
-        overflow = largest.isfinite().logical_not().any().float()
+        of_all = [row.grad for other in run.together for row in other.rows]
+        largest = [
+            gradient.abs().max() for gradient in (*gradients, *of_all) if gradient is not None
+        ]
+        overflow = torch.stack(largest).isfinite().logical_not().any().float()
         run.scaler.unscale_(run.optimizer)
+        if run.together:  # one scaled loss is for all of them
+            note_overflow(run.scaler, run.optimizer, overflow)
     max_norm = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     norm = torch.nn.utils.clip_grad_norm_(rows, max_norm)
     touched = [(gradient != 0).any(dim=1).float() for gradient in gradients]
     return torch.cat([torch.stack([norm.float(), overflow]), *touched])
+
+
+def note_overflow(
+    scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, overflow: Tensor
+) -> None:
+    """Have a scaler know of an overflow that is not in the optimizer's own gradient.
+
+    Args:
+        scaler: after its `unscale_`.
+        optimizer: whose gradient it has unscaled.
+        overflow: 1 or 0, a scalar float32 on the device.
+    """
+    seen: dict[str, dict[torch.device, Tensor]] = scaler._per_optimizer_states[id(optimizer)]  # noqa: SLF001
+    for found in seen["found_inf_per_device"].values():
+        found.copy_(overflow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +136,8 @@ class GradientStatistics:
         ]
         last.grad_norm, overflow = self.values[TOTALS : TOTALS + 2].tolist()
         last.skipped = overflow > 0
+        absent = run.config.word.together and not last.captions_with_word
+        last.rests = absent or not run.config.word.learns_at(run.step + 1)
         flags = self.values[TOTALS + 2 : self.length(run)].bool()
         last.touched = flags.split([len(row) for row in run.rows])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from coinage.training.gradients import Ahead, SharedBatch, prepared
-from coinage.training.run import Run, StepInput
+from coinage.training.run import Run, StepInput, leader_of
 
 
 class Supply:
@@ -35,7 +35,7 @@ class Supply:
         """
         if self._error:
             raise self._error
-        inputs = [self._input_of(run) for run in runs]
+        inputs = _for_all(runs, self._input_of)
         if runs[0].parts.device.type == "cpu":
             return inputs, None
         batches, self._batches = self._batches, []
@@ -56,11 +56,23 @@ class Supply:
         if not all(map(_has_next, runs)):
             return
         try:
-            inputs = [next(self._inputs[id(run)]) for run in runs]
+            inputs = _for_all(runs, lambda run: next(self._inputs[id(run)]))
             self._fetched = {id(run): one for run, one in zip(runs, inputs, strict=True)}
             self._batches, self._made_for = list(prepared(runs, inputs)), _key(runs)
         except Exception as error:  # noqa: BLE001 - it is raised in its time
             self._error = error
+
+
+def _for_all(runs: Sequence[Run], fetch: Callable[[Run], StepInput]) -> list[StepInput]:
+    """Return the input of each run; words that learn together have the same one."""
+    fetched: dict[int, StepInput] = {}
+    inputs = []
+    for run in runs:
+        leader = leader_of(run, runs)
+        if id(leader) not in fetched:
+            fetched[id(leader)] = fetch(leader)
+        inputs.append(fetched[id(leader)])
+    return inputs
 
 
 def _has_next(run: Run) -> bool:

@@ -95,8 +95,8 @@ def step_and_check(
         _take_back(undo)
         raise
     if all(map(_is_good, runs)):
-        for run, now in zip(runs, rows, strict=True):
-            _conclude(run, now)
+        for run, now, before in zip(runs, rows, undo, strict=True):
+            _conclude(run, before.rows_restored() if run.last.rests else now)
         return
     _take_back(undo)
     raise_first(mended(runs, inputs))
@@ -179,6 +179,11 @@ class Undo:
             if row not in self._kept:
                 self._state.pop(row, None)
 
+    def rows_restored(self) -> list[Tensor]:
+        """Take the step back, and return the rows, on the CPU."""
+        self.take_back()
+        return [before.cpu() for _, before in self._rows]
+
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {
@@ -203,7 +208,7 @@ def update(run: Run) -> None:
     norm = run.last.grad_norm
     if not math.isfinite(norm) and not run.scaler.is_enabled():
         raise not_finite(f"the gradient of step {run.step + 1} is {norm}", "", run)
-    if not run.last.skipped:
+    if not (run.last.skipped or run.last.rests):
         _apply(run)
     (rows,) = read([flat(run.rows)])
     _conclude(run, unflatten(rows, run.rows))
@@ -236,7 +241,7 @@ def _conclude(run: Run, rows: Sequence[Tensor]) -> None:
     last = run.last
     last.rate = float(run.schedule.get_last_lr()[0])
     run.scaler.update()
-    if not last.skipped:
+    if not (last.skipped or last.rests):
         run.schedule.step()
     run.optimizer.zero_grad(set_to_none=True)
     last.rows = rows

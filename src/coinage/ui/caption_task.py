@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from coinage.config import ImageRules
 from coinage.data.images import decode
+from coinage.data_config import ImageRules
 from coinage.errors import CoinageError, reason_of
 from coinage.models.quiet import quiet_libraries
 

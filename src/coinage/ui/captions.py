@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from coinage.config import CaptionRules
 from coinage.data.folder import stem_of, suffix_of
 from coinage.data.metadata import caption_of as caption_in
 from coinage.data.metadata import read_entries
+from coinage.data_config import CaptionRules
 from coinage.errors import CoinageError, Findings
 from coinage.models.tokenizer_files import local_tokenizer
 from coinage.system.text_files import decoded

@@ -63,7 +63,7 @@ OWN = frozenset((
 # Flags that the page has buttons for, or that make a run unlike one that it can follow
 APART = frozenset((
     "dry_run", "debug_dataset", "quiet", "verbose", "console_log_level", "console_log_simple",
-    "resume_from_huggingface", "dataset_class",
+    "resume_from_huggingface", "dataset_class", "together", "train", "start_step", "end_step",
 ))  # fmt: skip
 CAPTIONS, MASKS, PROMPTS = "captions.json", "run-masks", "sample-prompts.json"
 

@@ -165,6 +165,8 @@ def _form(
         flag = panel.get(f"--{name}")
         if flag is not None:
             chosen[flag.name] = _text(flag, value)
+            if flag.kind == "switch" and isinstance(value, str):
+                left.append(f"{flag.name} {value}")
         elif name not in OWN and value not in (None, False):
             left.append(f"--{name}")
     if left:

@@ -129,7 +129,7 @@ def test_a_word_that_few_captions_hold_is_waited_for(
 ) -> None:
     """Twenty steps without it prove nothing, where an epoch has more; an epoch without it does."""
 
-    def vary(caption: str, _rules: object, _token: str, _rng: object, step: int, _: int) -> str:
+    def vary(caption: str, _rules: object, _token: str, _rng: object, step: int, *_: object) -> str:
         return caption if step >= first else "a circle"
 
     monkeypatch.setattr("coinage.training.batches.vary", vary)

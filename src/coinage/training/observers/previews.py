@@ -16,7 +16,6 @@ from coinage.generate import draw_with_maps
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt, read_prompts
 from coinage.training.observers.base import Observer, Picture, Priority
-from coinage.training.rows import holding
 from coinage.training.run import Run
 
 log = logging.getLogger("coinage")
@@ -83,7 +82,8 @@ class Previewer(Observer):
     def started(self, run: Run) -> None:
         self._begun = run.step
         if self._config.automatic:
-            times = times_within_share(self._prompts, run.total_steps, run.images_per_step)
+            images = run.images_per_step / max(1, len(run.together))  # each word draws its own
+            times = times_within_share(self._prompts, run.total_steps, images)
             self._steps = steps_for(times, run.total_steps)
         # A run that goes on has drawn it
         if not run.step and (self._config.at_first or 0 in self._steps):
@@ -107,7 +107,7 @@ class Previewer(Observer):
         if run.step not in self._drawn:
             self._draw(run, f"{run.step:06d}")
         if run.results.best and run.results.best.step not in self._drawn:
-            with holding(run.rows, run.results.best.rows):
+            with run.holding_best():
                 self._draw(run, f"{run.results.best.step:06d}-best", earlier=run.results.best.step)
 
     def draw_now(self, run: Run) -> None:

@@ -199,8 +199,11 @@ class Saver(Observer):
         best, path = run.results.best, self.path(BEST)
         if best is None:
             return
-        step, loss = str(best.step), f"{best.loss:.6g}"
-        fields = {"ti.step": step, "ti.epoch": str(best.epoch), "ti.evaluation_loss": loss}
+        fields = {"ti.step": str(best.step), "ti.epoch": str(best.epoch)}
+        if best.score is None:
+            fields["ti.evaluation_loss"] = f"{best.loss:.6g}"
+        else:
+            fields["ti.score"] = f"{best.score:.6g}"
         vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
         metadata = describe(run, path.stem) | fields
         file = Word(vectors, run.placeholder.token, best.step, metadata)
@@ -214,10 +217,12 @@ class Saver(Observer):
 
 def best_sentence(best: Best, last: int, file: str) -> str:
     """Return a sentence on which file of a finished run to use, and why."""
-    loss = f"{best.loss:.4f}"
+    what, value = ("lowest loss", best.loss)
+    if best.score is not None:
+        what, value = "highest score", best.score
     if best.step == last:
-        return f"lowest loss at the last step, {best.step} ({loss}): use {file}"
-    return f"lowest loss at step {best.step} ({loss}), saved as {file}: try this file first"
+        return f"{what} at the last step, {best.step} ({value:.4f}): use {file}"
+    return f"{what} at step {best.step} ({value:.4f}), saved as {file}: try this file first"
 
 
 def file_to_use(run: Run) -> Path:

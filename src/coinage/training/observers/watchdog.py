@@ -70,6 +70,8 @@ class Watchdog(Observer):
         self._sums = checksums(run) if run.word_index == 0 else {}  # the model is that of all words
 
     def stepped(self, run: Run) -> None:
+        if run.last.rests:
+            return
         self._steps += 1
         self._skipped += run.last.skipped
         if self._judged:

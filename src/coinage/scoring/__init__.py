@@ -1,0 +1,1 @@
+"""Scores of learned words: how much pictures look like the images, and obey their prompts."""
