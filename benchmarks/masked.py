@@ -4,7 +4,7 @@ Words are learned from eight snapshots each: all on one ground and in one colour
 name neither. The ground is what a word should not learn. Masks show where the object is. S is the
 share of pictures that show the concept, E the share in which all else that the prompt asks for is
 there. Differences to the first row are paired by concept; their 95 % intervals are bootstrapped over
-the concepts. Eight words take half an hour of one busy core.
+the concepts. Eight words take two to three minutes of one core for each row.
 """
 
 from __future__ import annotations
