@@ -300,6 +300,42 @@ def test_words_for_the_negative_prompt_are_compared(folder: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("folder")
+def test_captions_hold_what_is_learned_beside_the_word() -> None:
+    from nuisance import WAYS, caption
+    from quality_lab import words_for
+
+    alone, named, fixed, residual, _, shared = WAYS
+    (word,) = words_for(["moon"], [1])
+    captions = {}
+    for way in WAYS:
+        names = way.names(word)
+        captions[way] = [caption(word, word.token, i, way, name) for i, name in enumerate(names)]
+    assert captions[alone][0] == f"a photo of a {word.token}"
+    assert all(re.search("on a [a-z]+ background$", text) for text in captions[named])
+    assert captions[fixed] == captions[residual]
+    pairs = zip(captions[alone], residual.names(word), strict=True)
+    assert captions[residual] == [f"{text} with {name}" for text, name in pairs]
+    assert len(set(residual.names(word))) == 8
+    assert len(set(shared.names(word))) == 1
+
+
+@pytest.mark.slow
+def test_residual_vectors_are_learned_beside_the_word(folder: Path, tmp_path: Path) -> None:
+    from nuisance import WAYS, learn
+    from quality_lab import Lab, words_for
+
+    words = words_for(["moon", "checkered"], [1])
+    found = []
+    for number, way in enumerate(WAYS[2:5]):
+        kept = learn(Lab("sd1", tmp_path / str(number), 1), words, way, (), 3)
+        assert [own.passes for own in kept] == [12, 12]
+        found.append([own.file.vectors["emb_params"] for own in kept])
+    for fixed, residual, excluded in zip(*found, strict=True):
+        assert not torch.equal(fixed, residual)
+        assert not torch.equal(residual, excluded)
+
+
 def result(concept: str, found: float, obeyed: float, length: float = 1.0) -> Any:
     from quality_lab import Result
 
@@ -481,3 +517,21 @@ def test_the_seconds_around_the_steps_are_those_of_the_process(
     assert all(took["CPU"] >= took["imports"] >= 0 for took in phases.values())
     assert phases["checks"]["imports"] > 0.1, "that of torch"
     assert cells(table("no", medians([phases])), "checks")[1] == round(phases["checks"]["CPU"], 2)
+
+
+@pytest.mark.slow
+def test_words_of_one_picture_are_taught_in_every_way(folder: Path, tmp_path: Path) -> None:
+    """Pictures with one word are read; a second call takes what the first one has measured."""
+    kept = tmp_path / "results.json"
+    command = [sys.executable, folder / "one_picture.py", "--pairs=1", "--steps=1", "--pictures=4"]
+    tables = []
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, f"--results={kept}"], capture_output=True, text=True, check=True, cwd=folder
+        )
+        tables.append(done.stdout)
+    assert tables[0] == tables[1]
+    ways = ("together", "apart", "beside a frozen word", "together, some alone")
+    for way in (*ways, "together, vague start"):
+        assert tables[0].count(f"| {way} | shape |") == tables[0].count(f"| {way} | pattern |") == 1
+    assert not done.stderr, "nothing was measured again"
