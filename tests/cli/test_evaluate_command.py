@@ -113,7 +113,7 @@ def test_all_that_is_wrong_is_told_at_once(models: Path, encoders: Path, tmp_pat
     done = evaluate(
         good, wide, tmp_path / "broken.pt", tmp_path / "empty", tmp_path / "missing.pt",
         f"--model={models / 'sd1'}", f"--images={tmp_path / 'images'}", "--clip=no/where/at/all",
-        f"--dino={encoders / 'clip'}", "--prompts=objects", "--count=0",
+        f"--dino={encoders / 'clip'}", "--prompts=objects", "--count=0", "--cfg=nan",
         f"--output={tmp_path / 'out'}",
     )  # fmt: skip
     assert done.returncode == 2
@@ -121,9 +121,10 @@ def test_all_that_is_wrong_is_told_at_once(models: Path, encoders: Path, tmp_pat
         "48 wide, and the model takes emb_params 32 wide", "broken.pt", "no words in the folder",
         "missing.pt", "a.png", "--clip: no such folder", "--dino: the model is 'clip', not dinov2",
         "--prompts: no such set", "--count 0 is out of range",
+        "--cfg nan is out of range",
     ):  # fmt: skip
         assert told in done.stderr, told
-    assert done.stderr.count("error:") == 9
+    assert done.stderr.count("error:") == 10
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -133,6 +133,24 @@ def test_where_words_act_is_drawn_beside_the_picture(tmp_path: Path) -> None:
     assert zibu.shape == (64, 64, 3)
     assert not np.array_equal(zibu, wobo)
     assert next_number(tmp_path / "b") == 2
+    assert "draws nothing" not in done.stderr
+
+
+def test_a_map_of_no_word_is_not_drawn_in_silence(tmp_path: Path) -> None:
+    given = ("--embedding", word(tmp_path / "zibu.pt", "circle"), "--show-word")
+    # A flag that is given twice adds to the first
+    more = (
+        "--embedding",
+        f"wobo={word(tmp_path / 'v.pt', 'black')}",
+        *SMALL,
+        "--steps=1",
+        "--cfg=1",
+    )
+    done = generate(MODEL, "a red square", *given, *more, "--negative=zibu", f"--output={tmp_path}")
+    assert done.returncode == 0
+    assert "zibu: 1 vector" in done.stderr
+    assert "wobo: 1 vector" in done.stderr
+    assert "warning: --show-word draws nothing" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -203,6 +221,7 @@ def test_what_cannot_work(tmp_path: Path) -> None:
             2,
         ),
         (["--steps=0"], "--steps 0 is out of range", 2),
+        (["--cfg=nan"], "--cfg nan is out of range", 2),
         (["--show-word"], "--show-word: there is no learned word", 2),
         (["--width=8"], "--width 8 is too small", 2),
         (["--sampler=eulr"], "invalid choice", 2),

@@ -219,7 +219,7 @@ def test_a_single_word_cannot_be_shared(
 ) -> None:
     data, out = f"--dataset_config={datasets['moon']}", f"--output_dir={tmp_path / 'o'}"
     argv = [data, out, f"--pretrained_model_name_or_path={small_model()}", "--token_string=zibu"]
-    assert train_command("coinage", [*argv, "--share=words"]) == 1
+    assert train_command("coinage", [*argv, "--share=words"]) == 2
     assert "needs a config file with [[words]] tables" in capsys.readouterr().err
 
 

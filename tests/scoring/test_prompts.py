@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coinage.errors import ConfigError
+from coinage.errors import CoinageError, ConfigError
 from coinage.scoring.prompts import PROMPT_SETS, TOKEN, asked_of, plain, templates_of
 
 
@@ -50,6 +50,9 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
         "prompts: 'a dog' lacks {}", "prompts: 'a cat' lacks {}",
     ]  # fmt: skip
     path.write_text("# nothing\n", encoding="utf-8")
-    for name, told in ((str(path), "there are 0"), ("objcet", "no such set")):
+    for name, told in ((str(path), "there are none"), ("objcet", "no such set")):
         with pytest.raises(ConfigError, match=told):
             templates_of(name)
+    path.write_bytes(b"a {} \xff")
+    with pytest.raises(CoinageError, match=r"^prompts: the file is not text"):
+        templates_of(str(path))

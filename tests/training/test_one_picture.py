@@ -500,7 +500,7 @@ def test_the_dataset_is_shown_with_the_ids_of_all_words(
 def test_words_that_learn_together_are_not_divided(
     write_config: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train_command("sd", [f"--config_file={write_config()}", "--share=words"]) == 1
+    assert train_command("sd", [f"--config_file={write_config()}", "--share=words"]) == 2
     assert "--share words divides words, and these learn together" in capsys.readouterr().err
 
 

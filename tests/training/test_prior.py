@@ -11,6 +11,7 @@ from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.data.batches import plan_epoch
+from coinage.errors import ConfigError
 from coinage.runs.states import fingerprint
 from coinage.settings.discover import complete
 from coinage.training.evaluation import evaluation_loss, evaluation_set
@@ -148,6 +149,16 @@ def test_such_a_subset_is_no_part_of_the_evaluation(tmp_path: Path) -> None:
     assert evaluation_loss(run, evaluation_set(run)) == evaluation_loss(
         plain, evaluation_set(plain)
     )
+
+
+@pytest.mark.parametrize("flag", ["--early_stop", "--keep_best", "--autopilot=2"])
+def test_without_other_images_there_is_nothing_to_measure(tmp_path: Path, flag: str) -> None:
+    file = dataset(tmp_path, "prior_prediction = true")
+    config = complete(parse("coinage", flags(file, tmp_path / "o", flag), "test"))[0]
+    with pytest.raises(
+        ConfigError, match=f"{flag.partition('=')[0]}: no image shows what the word means"
+    ):
+        make_plans([config])
 
 
 def test_what_is_dropped_or_ignored_at_random_leaves_the_evaluation_alone(tmp_path: Path) -> None:

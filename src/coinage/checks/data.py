@@ -29,6 +29,22 @@ def check_images(draft: Draft) -> None:
     )
     draft.samples = examined.samples
     _note_idle_masks(draft)
+    _find_nothing_to_measure(draft)
+
+
+def _find_nothing_to_measure(draft: Draft) -> None:
+    """Find flags that measure images of what the word means, where there is none."""
+    config = draft.config
+    asking = {
+        "--early_stop": config.loop.early_stop,
+        "--keep_best": config.save.lowest_loss and not config.loop.early_stop,
+        "--autopilot": config.loop.to_try,
+    }
+    flags = [flag for flag, value in asking.items() if value]
+    if flags and draft.samples and all(sample.beside for sample in draft.samples):
+        what = f"{', '.join(flags)}: no image shows what the word means, so there is nothing to measure"
+        hint = "add a subset without prior_prediction, or leave the flag out"
+        draft.findings.error(what, hint=hint)
 
 
 def _note_idle_masks(draft: Draft) -> None:

@@ -41,7 +41,13 @@ log = logging.getLogger("coinage")
 SUFFIXES = (".safetensors", ".pt", ".bin")  # of the words of a folder
 TABLE_WIDTH = 160  # columns that the table may take, also in a narrow or unknown terminal
 # Flags with their least and largest values
-RANGES = (("count", 1, 1000), ("steps", 1, 1000), ("seed", 0, 2**63), ("batch_size", 1, 1000))
+RANGES = (
+    ("count", 1, 1000),
+    ("steps", 1, 1000),
+    ("seed", 0, 2**63),
+    ("batch_size", 1, 1000),
+    ("cfg", -1000, 1000),
+)
 EXAMPLES = f"""\
 examples:
   coinage evaluate mychar.safetensors --model path/to/model

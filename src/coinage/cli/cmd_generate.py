@@ -40,6 +40,7 @@ RANGES = (
     ("width", 0, 8192),
     ("height", 0, 8192),
     ("seed", 0, 2**63),
+    ("cfg", -1000, 1000),
 )
 NUMBERED = re.compile(r"([0-9]{1,9})_.*\.png")  # a picture of an earlier command
 EXAMPLES = """\
@@ -77,6 +78,7 @@ def generate_parser() -> Parser:
     parser.add_argument(
         "--embedding",
         nargs="+",
+        action="extend",
         default=[],
         type=_named,
         metavar="FILE",
@@ -312,7 +314,7 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
         used = any(name in prompt.text or name in prompt.negative for prompt in prompts)
         unused = "" if used else " (not in any prompt)"
         log.info("%s: %s%s", name, counted(word.num_vectors, "vector"), unused)
-    pictures, first = [], next_number(args.output)
+    pictures, first, any_map = [], next_number(args.output), False
     with progress.counted("drawing", len(prompts)) as on_picture:
         all_drawn = model.draw_with_maps(prompts, show_words=args.show_word)
         for number, (prompt, drawn) in enumerate(zip(prompts, all_drawn, strict=True)):
@@ -322,6 +324,10 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
             on_picture(number + 1)
             log.info("%s: %s", path, prompt.text)
             _write_maps(path, drawn)
+            any_map = any_map or bool(drawn.word_maps)
+    if args.show_word and not any_map:
+        why = "no prompt holds a learned word, or only the negative one, without guidance"
+        log.warning("--show-word draws nothing: %s", why)
     if args.grid:
         starts = range(0, len(pictures), args.count)
         rows = [np.concatenate(pictures[i : i + args.count], axis=1) for i in starts]

@@ -45,14 +45,16 @@ def share_words(
         followers: called before each group, for what follows its training.
 
     Raises:
+        ConfigError: there are no words to divide, or they learn together.
         CoinageError: some words could not be trained.
     """
     if not values.words:
         hint = "give each word a table, as docs/guides/several-words.md shows"
-        raise CoinageError("--share words needs a config file with [[words]] tables", hint=hint)
+        what = "--share words needs a config file with [[words]] tables"
+        raise ConfigError([Problem(what, hint=hint)])
     if any(config.word.together for config in configs):
         what = "--share words divides words, and these learn together from the same images"
-        raise CoinageError(what, hint="leave out --share words, or together = true")
+        raise ConfigError([Problem(what, hint="leave out --share words, or together = true")])
     rank, number = leave_group()
     settings = configs[0].log
     set_up_log(

@@ -110,7 +110,7 @@ def templates_of(name: str) -> tuple[str, ...]:
     if not path.is_file():
         hint = f"use {', '.join(PROMPT_SETS)}, or a text file with a prompt a line"
         raise ConfigError([Problem("prompts: no such set, and no such file", name, hint)])
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line.strip() for line in read_text(path, "prompts").splitlines()]
     return checked([line for line in lines if line and not line.startswith("#")], name)
 
 
@@ -127,8 +127,8 @@ def checked(templates: Sequence[str], where: str = "") -> tuple[str, ...]:
         if WORD not in template
     ]
     if not 0 < len(templates) <= MOST_PROMPTS:
-        what = f"prompts: there are {len(templates)}"
-        problems.append(Problem(what, where, f"use 1 to {MOST_PROMPTS}"))
+        what = f"prompts: there are {len(templates)}" if templates else "prompts: there are none"
+        problems.append(Problem(what, where, f"give 1 to {MOST_PROMPTS}"))
     if problems:
         raise ConfigError(problems)
     return tuple(dict.fromkeys(templates))
