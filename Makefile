@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test coverage test-browser test-slow test-fuzz test-perf check docs dist full-size-check gpu-check format model clean
+.PHONY: demo test coverage test-browser test-pretended test-slow test-fuzz test-perf check docs dist full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
@@ -23,6 +23,10 @@ coverage: $(READY)
 # The page of `coinage ui`, as people use it, in the system's Chromium.
 test-browser: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not slow" tests/ui $(ARGS)
+
+# Every kind of step on a pretended GPU: the numbers of a CPU, the rules of CUDA.
+test-pretended: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "pretended and not slow" tests/pretended_gpu $(ARGS)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -19,7 +19,7 @@ from coinage.checks.word import tokenizer_of
 from coinage.checks.word_file import weights_problems
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
-from coinage.config import ModelConfig, OptimConfig, TrainConfig, WordConfig
+from coinage.config import ModelConfig, OptimConfig, WordConfig
 from coinage.demo.run import MODEL, MODELS
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.class_paths import find_module, import_problems, names_in
@@ -581,7 +581,8 @@ def test_the_words_file_is_measured_before_the_model(
     made: dict[str, Any], message: str, moon_dataset: Path, tmp_path: Path
 ) -> None:
     file = word_file(tmp_path / "word.safetensors", **made)
-    found = weights_problems(config_for(moon_dataset, tmp_path, TAUGHT, f"--weights={file}"))
+    config = config_for(moon_dataset, tmp_path, TAUGHT, f"--weights={file}")
+    found = weights_problems(config.word, config.model)
     assert [message in problem.what for problem in found] == ([True] if message else [])
 
 
@@ -589,8 +590,7 @@ def test_a_words_file_of_another_family(tmp_path: Path, moon_dataset: Path) -> N
     file = word_file(tmp_path / "word.safetensors")
     config = config_for(moon_dataset, tmp_path, f"--weights={file}")
     model = ModelConfig(source=str(MODELS / "sdxl"), family="sdxl")
-    other = TrainConfig(model=model, word=config.word, data=config.data, save=config.save)
-    assert [problem.what for problem in weights_problems(other)] == [
+    assert [problem.what for problem in weights_problems(config.word, model)] == [
         (
             "--weights: this file has vectors for emb_params 128 wide, "
             "and the model takes clip_l 128 wide and clip_g 64 wide"

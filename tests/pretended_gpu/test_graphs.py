@@ -36,6 +36,7 @@ def check(both: Sequence[dict[str, Any]], *, replayed: int = STEPS) -> dict[str,
     return graphs
 
 
+@pytest.mark.pretended
 def test_a_replayed_step_is_a_step(tmp_path: Path) -> None:
     seen = seen_by(["graphs alone", "recorded: sd1 bf16"], tmp_path)
     check(seen["recorded: sd1 bf16"])

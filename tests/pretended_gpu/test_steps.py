@@ -41,6 +41,7 @@ def check_undone(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert first == second
 
 
+@pytest.mark.pretended
 def test_what_a_step_costs_and_that_it_can_be_undone(tmp_path: Path) -> None:
     """In one process, which imports once."""
     undone = ["undone: sd1 bf16, unet", "undone: sd1 bf16, gradient"]

@@ -69,6 +69,7 @@ def check(gpu: dict[str, Any], cpu: dict[str, Any]) -> None:
     assert cpu["kernels"] == cpu["waits"] == 0
 
 
+@pytest.mark.pretended
 def test_a_gpu_does_what_a_cpu_does(tmp_path: Path) -> None:
     """In one process, which imports once."""
     seen = seen_by(USUAL, tmp_path)
