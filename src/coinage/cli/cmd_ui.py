@@ -16,7 +16,6 @@ from coinage.system.text_files import read_text
 from coinage.terminal.messages import fact, print_line
 
 FOLDER = Path("~/coinage")
-LANGUAGES = ("en", "ja")
 VARIABLE = "COINAGE_PASSWORD"
 LEAST_PASSWORD = 8  # characters
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognised, not used
@@ -27,7 +26,9 @@ def ui_parser() -> Parser:
     parser = Parser(
         prog="coinage ui",
         description="Make words in the browser: on this computer, without a network.",
+        lang_help="Language of the pages, and of this help. Default: the browser's.",
     )
+    parser.set_defaults(lang=None)
     add = parser.add_argument
     add("folder", nargs="?", type=Path, default=FOLDER, metavar="FOLDER",
         help="Folder for words, models and pictures. Default: ~/coinage.")  # fmt: skip
@@ -41,7 +42,6 @@ def ui_parser() -> Parser:
     add("--models", action="append", default=[], type=Path, metavar="FOLDER",
         help="A folder whose models may be chosen; it is remembered; may be repeated.")  # fmt: skip
     add("--no-browser", action="store_true", help="Print the address, and open no browser.")
-    add("--lang", choices=LANGUAGES, help="Language of the pages. Default: the browser's.")
     return parser
 
 
