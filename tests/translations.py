@@ -10,7 +10,7 @@ from tests.pages import FENCE, Block
 
 HEADING = re.compile(r"^(#{1,6}) ", re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
-CODE = re.compile(r"`([^`]+)`")
+CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")  # and no mark of a block
 FIGURE = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)*(?:e-?\d+)?", re.ASCII)
 JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # Browsers show a space there, which Japanese has not
@@ -24,7 +24,7 @@ WORDS = {
     "4": "four|fourth|quarter|quarters",
     "5": "five|fifth", "6": "six|sixth", "7": "seven|seventh", "8": "eight|eighth",
     "9": "nine|ninth", "10": "ten|tenth|tens", "11": "eleven", "12": "twelve|dozen",
-    "15": "fifteen", "16": "sixteen", "20": "twenty", "30": "thirty", "40": "forty",
+    "15": "fifteen", "16": "sixteen", "20": "twenty|twentieth", "30": "thirty", "40": "forty",
     "50": "fifty|half", "60": "sixty", "63": "sixty-three",
     "100": "hundred|hundreds|million", "1000": "thousand|thousands", "10000": "million",
     "1000000": "million",
