@@ -15,6 +15,11 @@ TRANSLATIONS = sorted(
 # Pages that a translation must stand beside: what users read first, and while they work
 TRANSLATED = [
     "docs/index.md",
+    "docs/reference/commands.md",
+    "docs/reference/exit-codes.md",
+    "docs/reference/files.md",
+    "docs/reference/flags.md",
+    "docs/reference/messages.md",
 ]
 PAGE = """# A page
 
