@@ -14,7 +14,15 @@ TRANSLATIONS = sorted(
 )
 # Pages that a translation must stand beside: what users read first, and while they work
 TRANSLATED = [
+    "README.md",
     "docs/index.md",
+    "docs/get-started.md",
+    "docs/guides/browser.md",
+    "docs/guides/gpu.md",
+    "docs/guides/previews.md",
+    "docs/guides/resuming.md",
+    "docs/guides/troubleshooting.md",
+    "docs/guides/windows.md",
 ]
 PAGE = """# A page
 
@@ -84,7 +92,8 @@ def headings_of(text: str) -> list[str]:
 def test_a_translation_follows_its_page(page: Path) -> None:
     english = english_of(page)
     assert english.is_file(), f"{name_of(page)} translates no page"
-    assert faults_of(described(english), described(page)) == []
+    faults = faults_of(described(english), described(page))
+    assert not faults, "\n".join(faults)
 
 
 def test_the_user_guide_is_translated() -> None:
@@ -148,6 +157,12 @@ def test_japanese_headings_have_english_anchors() -> None:
 def test_headings_without_a_partner_are_refused(translated: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_anchors_of(PAGE, translated)
+
+
+def test_the_translated_readme_leads_to_translated_pages() -> None:
+    text = (ROOT / "README.ja.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\((docs/[\w/-]+)\.md[#)]", text)
+    assert [name for name in linked if (ROOT / f"{name}.ja.md").exists()] == []
 
 
 def test_links_of_a_translated_readme_are_compared_with_the_english_ones() -> None:
