@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.docs_hook import anchors_of, with_anchors_of
+from tools.docs_hook import anchors_of, with_anchors_of, with_note
 
 from tests.pages import FENCE, ROOT, english_of, is_translation, name_of
 from tests.translations import HEADING, faults_of
@@ -157,6 +157,16 @@ def test_japanese_headings_have_english_anchors() -> None:
 def test_headings_without_a_partner_are_refused(translated: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_anchors_of(PAGE, translated)
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [("# A page\n\nText.\n", "# A page\n\n!!! note"), ('--8<-- "a.md"\n', "\n!!! note")],
+)
+def test_a_page_without_translation_says_so_below_its_title(text: str, start: str) -> None:
+    noted = with_note(text, "ja")
+    assert noted.startswith(start)
+    assert noted.endswith(f"\n\n{text.removeprefix('# A page').lstrip()}")
 
 
 def test_the_translated_readme_leads_to_translated_pages() -> None:
