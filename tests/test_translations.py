@@ -71,16 +71,16 @@ def with_english_links(text: str) -> str:
     """The text with links to English pages in place of those to translated ones."""
 
     def english(found: re.Match[str]) -> str:
-        name, anchor = found[1], found[2]
+        name, ending, anchor = found.groups()
         if not anchor:
-            return f"]({name}.md)"
+            return f"]({name}.{ending})"
         translated = (ROOT / f"{name}.ja.md").read_text(encoding="utf-8")
         headings = [line.lstrip("# ") for line in headings_of(translated)]
         anchors = anchors_of((ROOT / f"{name}.md").read_text(encoding="utf-8"))
         there = [github_anchor(heading) for heading in headings]
         return f"]({name}.md#{anchors[there.index(anchor)]})"
 
-    return re.sub(r"\]\(([\w/-]+)\.ja\.md(?:#([^)]+))?\)", english, text)
+    return re.sub(r"\]\(([\w/-]+)\.ja\.(md|png)(?:#([^)]+))?\)", english, text)
 
 
 def headings_of(text: str) -> list[str]:
@@ -171,11 +171,13 @@ def test_a_page_without_translation_says_so_below_its_title(text: str, start: st
 
 def test_the_translated_readme_leads_to_translated_pages() -> None:
     text = (ROOT / "README.ja.md").read_text(encoding="utf-8")
-    linked = re.findall(r"\]\((docs/[\w/-]+)\.md[#)]", text)
-    assert [name for name in linked if (ROOT / f"{name}.ja.md").exists()] == []
+    linked = re.findall(r"\]\((docs/[\w/-]+)(\.md|\.png)[#)]", text)
+    assert len(linked) > 5
+    assert [name for name, end in linked if (ROOT / f"{name}.ja{end}").exists()] == []
 
 
 def test_links_of_a_translated_readme_are_compared_with_the_english_ones() -> None:
+    assert with_english_links("![a](docs/a.ja.png)") == "![a](docs/a.png)"
     assert with_english_links("[a](docs/index.ja.md)") == "[a](docs/index.md)"
     assert with_english_links("[a](docs/index.ja.md#coinage)") == "[a](docs/index.md#coinage)"
     with pytest.raises(ValueError, match="is not in list"):
