@@ -30,6 +30,8 @@ Press [the button](x.md#part) once, or `coinage train` for 1,000 steps.
 ```bash
 make demo # a comment
 ```
+
+Write `<word>` in a prompt.
 """
 GOOD = """# ページ
 
@@ -45,6 +47,8 @@ GOOD = """# ページ
 ```bash
 make demo # コメント
 ```
+
+プロンプトには `<word>` と書くこと。
 """
 
 
