@@ -15,6 +15,20 @@ TRANSLATIONS = sorted(
 # Pages that a translation must stand beside: what users read first, and while they work
 TRANSLATED = [
     "docs/index.md",
+    "docs/guides/autopilot.md",
+    "docs/guides/dataset-check.md",
+    "docs/guides/dataset-files.md",
+    "docs/guides/datasets.md",
+    "docs/guides/from-sd-scripts.md",
+    "docs/guides/logging.md",
+    "docs/guides/lora.md",
+    "docs/guides/low-memory.md",
+    "docs/guides/negative-words.md",
+    "docs/guides/python.md",
+    "docs/guides/scores.md",
+    "docs/guides/several-gpus.md",
+    "docs/guides/several-words.md",
+    "docs/guides/using-words.md",
 ]
 PAGE = """# A page
 
