@@ -17,11 +17,25 @@ TRANSLATED = [
     "README.md",
     "docs/index.md",
     "docs/get-started.md",
+    "docs/guides/autopilot.md",
     "docs/guides/browser.md",
+    "docs/guides/dataset-check.md",
+    "docs/guides/dataset-files.md",
+    "docs/guides/datasets.md",
+    "docs/guides/from-sd-scripts.md",
     "docs/guides/gpu.md",
+    "docs/guides/logging.md",
+    "docs/guides/lora.md",
+    "docs/guides/low-memory.md",
+    "docs/guides/negative-words.md",
     "docs/guides/previews.md",
+    "docs/guides/python.md",
     "docs/guides/resuming.md",
+    "docs/guides/scores.md",
+    "docs/guides/several-gpus.md",
+    "docs/guides/several-words.md",
     "docs/guides/troubleshooting.md",
+    "docs/guides/using-words.md",
     "docs/guides/windows.md",
 ]
 PAGE = """# A page
@@ -38,6 +52,8 @@ Press [the button](x.md#part) once, or `coinage train` for 1,000 steps.
 ```bash
 make demo # a comment
 ```
+
+Write `<word>` in a prompt.
 """
 GOOD = """# ページ
 
@@ -53,6 +69,8 @@ GOOD = """# ページ
 ```bash
 make demo # コメント
 ```
+
+プロンプトには `<word>` と書くこと。
 """
 
 
