@@ -2,7 +2,8 @@
 
 The blocks of a page run in order, in a folder that has what the pages speak of: a model, images, a
 trained word. Trainings are shortened. What cannot run here (see `READ_ONLY`) is read by the parser
-of the program that would run it. `make docs` checks links and anchors.
+of the program that would run it. Blocks that a translation shares with its English page run once.
+`make docs` checks links and anchors.
 """
 
 import logging

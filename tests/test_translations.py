@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.docs_hook import anchors_of, with_anchors_of
+from tools.docs_hook import anchors_of, with_anchors_of, with_note
 
 from tests.pages import FENCE, ROOT, english_of, is_translation, name_of
 from tests.translations import HEADING, faults_of
@@ -14,7 +14,29 @@ TRANSLATIONS = sorted(
 )
 # Pages that a translation must stand beside: what users read first, and while they work
 TRANSLATED = [
+    "README.md",
     "docs/index.md",
+    "docs/get-started.md",
+    "docs/guides/autopilot.md",
+    "docs/guides/browser.md",
+    "docs/guides/dataset-check.md",
+    "docs/guides/dataset-files.md",
+    "docs/guides/datasets.md",
+    "docs/guides/from-sd-scripts.md",
+    "docs/guides/gpu.md",
+    "docs/guides/logging.md",
+    "docs/guides/lora.md",
+    "docs/guides/low-memory.md",
+    "docs/guides/negative-words.md",
+    "docs/guides/previews.md",
+    "docs/guides/python.md",
+    "docs/guides/resuming.md",
+    "docs/guides/scores.md",
+    "docs/guides/several-gpus.md",
+    "docs/guides/several-words.md",
+    "docs/guides/troubleshooting.md",
+    "docs/guides/using-words.md",
+    "docs/guides/windows.md",
 ]
 PAGE = """# A page
 
@@ -30,6 +52,8 @@ Press [the button](x.md#part) once, or `coinage train` for 1,000 steps.
 ```bash
 make demo # a comment
 ```
+
+Write `<word>` in a prompt.
 """
 GOOD = """# ページ
 
@@ -45,6 +69,8 @@ GOOD = """# ページ
 ```bash
 make demo # コメント
 ```
+
+プロンプトには `<word>` と書くこと。
 """
 
 
@@ -63,16 +89,16 @@ def with_english_links(text: str) -> str:
     """The text with links to English pages in place of those to translated ones."""
 
     def english(found: re.Match[str]) -> str:
-        name, anchor = found[1], found[2]
+        name, ending, anchor = found.groups()
         if not anchor:
-            return f"]({name}.md)"
+            return f"]({name}.{ending})"
         translated = (ROOT / f"{name}.ja.md").read_text(encoding="utf-8")
         headings = [line.lstrip("# ") for line in headings_of(translated)]
         anchors = anchors_of((ROOT / f"{name}.md").read_text(encoding="utf-8"))
         there = [github_anchor(heading) for heading in headings]
         return f"]({name}.md#{anchors[there.index(anchor)]})"
 
-    return re.sub(r"\]\(([\w/-]+)\.ja\.md(?:#([^)]+))?\)", english, text)
+    return re.sub(r"\]\(([\w/-]+)\.ja\.(md|png)(?:#([^)]+))?\)", english, text)
 
 
 def headings_of(text: str) -> list[str]:
@@ -84,7 +110,8 @@ def headings_of(text: str) -> list[str]:
 def test_a_translation_follows_its_page(page: Path) -> None:
     english = english_of(page)
     assert english.is_file(), f"{name_of(page)} translates no page"
-    assert faults_of(described(english), described(page)) == []
+    faults = faults_of(described(english), described(page))
+    assert not faults, "\n".join(faults)
 
 
 def test_the_user_guide_is_translated() -> None:
@@ -150,7 +177,25 @@ def test_headings_without_a_partner_are_refused(translated: str, message: str) -
         with_anchors_of(PAGE, translated)
 
 
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [("# A page\n\nText.\n", "# A page\n\n!!! note"), ('--8<-- "a.md"\n', "\n!!! note")],
+)
+def test_a_page_without_translation_says_so_below_its_title(text: str, start: str) -> None:
+    noted = with_note(text, "ja")
+    assert noted.startswith(start)
+    assert noted.endswith(f"\n\n{text.removeprefix('# A page').lstrip()}")
+
+
+def test_the_translated_readme_leads_to_translated_pages() -> None:
+    text = (ROOT / "README.ja.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\((docs/[\w/-]+)(\.md|\.png)[#)]", text)
+    assert len(linked) > 5
+    assert [name for name, end in linked if (ROOT / f"{name}.ja{end}").exists()] == []
+
+
 def test_links_of_a_translated_readme_are_compared_with_the_english_ones() -> None:
+    assert with_english_links("![a](docs/a.ja.png)") == "![a](docs/a.png)"
     assert with_english_links("[a](docs/index.ja.md)") == "[a](docs/index.md)"
     assert with_english_links("[a](docs/index.ja.md#coinage)") == "[a](docs/index.md#coinage)"
     with pytest.raises(ValueError, match="is not in list"):

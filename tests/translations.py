@@ -11,7 +11,7 @@ from tests.pages import FENCE, Block
 HEADING = re.compile(r"^(#{1,6}) ", re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
-FIGURE = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)*(?:e-?\d+)?", re.ASCII)
+FIGURE = re.compile(r"(?<![A-Za-z_\d])\d+(?:,\d{3})*(?:\.\d+)*(?:e-?\d+)?", re.ASCII)
 JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # Browsers show a space there, which Japanese has not
 BROKEN = re.compile(
@@ -22,9 +22,9 @@ WORDS = {
     "2": "two|both|twice|second|double|pair|half|halves|either|other",
     "3": "three|third|thirds",
     "4": "four|fourth|quarter|quarters",
-    "5": "five|fifth", "6": "six|sixth", "7": "seven|seventh", "8": "eight|eighth",
+    "5": "five|fifth", "6": "six|sixth", "7": "seven|seventh", "8": "eight|eighth|august",
     "9": "nine|ninth", "10": "ten|tenth|tens", "11": "eleven", "12": "twelve|dozen",
-    "15": "fifteen", "16": "sixteen", "20": "twenty", "30": "thirty", "40": "forty",
+    "15": "fifteen", "16": "sixteen", "20": "twenty|twentieth", "30": "thirty", "40": "forty",
     "50": "fifty|half", "60": "sixty", "63": "sixty-three",
     "100": "hundred|hundreds|million", "1000": "thousand|thousands", "10000": "million",
     "1000000": "million",
@@ -53,17 +53,17 @@ class Section:
 
     @cached_property
     def prose(self) -> str:
-        """The text without targets of links, attributes and bare addresses."""
-        text = LINK.sub(r"\2", self.text)
-        return re.sub(r"<[^>]*>|\{[:#.][^}]*\}|https?://\S+", "", text)
+        """The text without code, addresses and HTML."""
+        text = CODE.sub("", LINK.sub(r"\2", self.text))
+        return re.sub(r"<[^>]*>|https?://\S+", "", text)
 
     @cached_property
     def code(self) -> set[str]:
-        return {" ".join(found.split()) for found in CODE.findall(self.prose)}
+        return {" ".join(found.split()) for found in CODE.findall(LINK.sub(r"\2", self.text))}
 
     @cached_property
     def figures(self) -> Counter[str]:
-        return Counter(found.replace(",", "") for found in FIGURE.findall(CODE.sub("", self.prose)))
+        return Counter(found.replace(",", "") for found in FIGURE.findall(self.prose))
 
     @cached_property
     def words(self) -> set[str]:
@@ -75,11 +75,11 @@ def kind_of(part: str) -> str:
         return f"a table of {part.count(chr(10)) + 1} rows"
     if re.match(r"- |\d+\. ", part):
         return f"a list of {len(re.findall(r'^(?:- |[0-9]+[.] )', part, re.MULTILINE))}"
-    return "a block" if part == "```" else "text"
+    return "a block" if part == "~~~" else "text"
 
 
 def sections_of(text: str) -> list[Section]:
-    text = FENCE.sub("```", text)
+    text = FENCE.sub("~~~", text)
     starts = [0, *(found.start() for found in HEADING.finditer(text))]
     parts = [text[start:end] for start, end in zip_longest(starts, starts[1:])]
     return [Section(part) for part in parts if part.strip()]

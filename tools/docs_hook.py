@@ -14,6 +14,7 @@ FETCHED = re.compile(
     r"<(?:script|img|iframe|source|link\b(?![^>]*rel=\"?canonical))\b[^>]*"
     r"(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
 )
+UNTRANSLATED = {"ja": '!!! note "このページは英語で書かれています"\n    日本語訳はまだありません。'}
 FENCED_OR_HEADING = re.compile(r"^```.*?^```|^#{1,6} [^\n]+$", re.MULTILINE | re.DOTALL)
 
 
@@ -49,6 +50,12 @@ def with_anchors_of(english: str, translated: str) -> str:
     return text
 
 
+def with_note(markdown: str, language: str) -> str:
+    """An English page for readers of another language, which says so below its title."""
+    title, rest = re.fullmatch(r"(# [^\n]+\n)?(.*)", markdown, re.DOTALL).groups("")
+    return f"{title}\n{UNTRANSLATED[language]}\n\n{rest}"
+
+
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     """Return the text of a page, a translated one with the anchors of the English page.
 
@@ -57,7 +64,8 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     """
     path = Path(page.file.abs_src_path)
     if not path.name.endswith(".ja.md"):
-        return markdown
+        language = page.file.locale_alternate_of
+        return markdown if language == "en" else with_note(markdown, language)
     try:
         english = path.with_name(path.name.replace(".ja.md", ".md")).read_text(encoding="utf-8")
         return with_anchors_of(english, markdown)
