@@ -19,6 +19,7 @@ TRANSLATED = [
     "docs/get-started.md",
     "docs/guides/autopilot.md",
     "docs/guides/browser.md",
+    "docs/guides/containers.md",
     "docs/guides/dataset-check.md",
     "docs/guides/dataset-files.md",
     "docs/guides/datasets.md",
