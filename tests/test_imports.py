@@ -56,7 +56,7 @@ settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file
 settings.word_tables system.accelerator system.files system.full_memory system.launch system.nvidia
 system.text_files system.typed_json terminal.messages terminal.progress terminal.wrapping text.clip_tokenizer
 text.init_words text.placeholder text.prompts text.samplers training.convergence training.outline
-training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.events ui.files ui.form
+training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.ending ui.events ui.files ui.form
 ui.image_list ui.images ui.job ui.job_process ui.jobs ui.library ui.models ui.previews ui.processes ui.queue
 ui.reopened ui.security ui.server ui.sessions ui.site ui.starting ui.task_process ui.tasks ui.trash
 ui.texts ui.web ui.words ui.workspace wording
