@@ -31,13 +31,13 @@ from coinage.checks.footprint import (
 )
 from coinage.config import LoopConfig, ModelConfig, SaveConfig, TrainConfig, WordConfig
 from coinage.data.buckets import cover
-from coinage.data.latents import tiled
 from coinage.data.sample import Sample
 from coinage.data_config import DataConfig, DatasetConfig, SubsetConfig
 from coinage.models.base import Components
 from coinage.models.facts import FACTS
 from coinage.models.quiet import quiet_libraries
 from coinage.models.streaming import LEAST, LIMIT, blocks_of
+from coinage.models.vae import tiled
 from coinage.settings.low_memory import in_low_memory
 from coinage.text.prompts import Prompt
 from memory import Built, Tracker, as_on_cuda, components, known, train_step, vae_work

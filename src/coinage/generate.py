@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coinage.data.latents import in_memory, placed, widened
 from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
+from coinage.models.vae import in_memory, placed, widened
 from coinage.models.word_attention import Place, WordAttention, find_words, watched
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt, parse_weights

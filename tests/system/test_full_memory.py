@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from coinage.cli.console import exit_code_of
 from coinage.data.buckets import Fit
 from coinage.data.images import View
-from coinage.data.latents import encode, placed
+from coinage.data.latents import encode
 from coinage.demo.run import MODEL
 from coinage.generate import _decode
+from coinage.models.vae import placed
 from coinage.system.full_memory import is_full
 from coinage.training.diagnosis import as_training_error, smaller
 from tests.helpers import config_for, libraries_told

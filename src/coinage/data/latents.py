@@ -6,9 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -22,16 +20,14 @@ from coinage.data.buckets import Fit, Size
 from coinage.data.images import View, load_view, shrink_rows
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, ConfigError, Problem
-from coinage.models.placement import wider
+from coinage.models.vae import in_memory, side_factor, widened
 from coinage.seeding import rng_for
-from coinage.system.full_memory import tried
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 log = logging.getLogger("coinage")
 AHEAD = 3  # batches whose images are read before they are needed
-LARGEST_TILE = 64  # latents along a side, 512 pixels; what the VAE of Stable Diffusion was made for
 Key = tuple[int, bool]  # index of the sample, mirrored
 T = TypeVar("T")
 R = TypeVar("R")
@@ -109,111 +105,12 @@ def encode(vae: AutoencoderKL, views: Sequence[View], paths: Sequence[object]) -
     return latents
 
 
-def widened(vae: AutoencoderKL, device: torch.device) -> bool:
-    """Have a VAE that overflows compute in a wider precision from now on; False if there is none.
-
-    Args:
-        vae: the VAE.
-        device: on which it computes, where it may not be at the moment.
-    """
-    narrow = vae.dtype
-    if narrow == torch.float32:
-        return False
-    wide = wider(device) if narrow == torch.float16 else torch.float32
-    torch.nn.Module.to(vae, dtype=wide)
-    text = "note: the VAE overflows in %s: it computes in %s from now on"
-    log.info(text, *(str(dtype).removeprefix("torch.") for dtype in (narrow, wide)))
-    return True
-
-
-@contextmanager
-def placed(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Put a VAE on a device and in a dtype for a while."""
-    home = vae.device, vae.dtype
-    # diffusers' own warns each time of parts that no VAE has
-    move = partial(torch.nn.Module.to, vae)
-    if home != (device, dtype):
-        move(device, dtype)
-    try:
-        yield
-    finally:
-        if home != (device, dtype):
-            move(*home)
-
-
-def in_memory(
-    vae: AutoencoderKL, work: Callable[[], T], count: int, side: int, *, sparing: bool = False
-) -> T:
-    """Return what a VAE makes of pictures that may not fit in the GPU's memory.
-
-    They are tried as they are, then one by one, then in tiles.
-
-    Args:
-        vae: the VAE.
-        work: calls it; called again where memory was full, when everything from the failed attempt
-            is gone.
-        count: pictures that it works on.
-        side: the longer one of a picture, in latents.
-        sparing: begin with tiles, where a picture is larger than one.
-
-    Raises:
-        RuntimeError: the memory is full even so.
-    """
-    result = None
-    sparing = sparing and side > LARGEST_TILE
-    if not sparing:
-        result = tried(work)
-    if result is None and count > 1 and not sparing:
-        with _one_by_one(vae):
-            result = tried(work)
-    if result is None:
-        with _one_by_one(vae) if count > 1 else nullcontext(), tiled(vae, side):
-            result = work()
-    return result
-
-
-@contextmanager
-def _one_by_one(vae: AutoencoderKL) -> Iterator[None]:
-    """Let a VAE work on one picture of a batch after the other, which does not change them."""
-    before = vae.use_slicing
-    vae.use_slicing = True
-    try:
-        yield
-    finally:
-        vae.use_slicing = before
-
-
-@contextmanager
-def tiled(vae: AutoencoderKL, side: int) -> Iterator[None]:
-    """Let a VAE work on overlapping parts of a picture.
-
-    diffusers does so only for pictures larger than a tile, and its tiles are as large as the
-    pictures that a model was made for.
-
-    Args:
-        vae: the VAE.
-        side: the longer one of a picture, in latents; a tile has half of it, and at most `LARGEST_TILE`.
-    """
-    names = ("use_tiling", "tile_latent_min_size", "tile_sample_min_size")
-    before = [getattr(vae, name) for name in names]
-    # Tiles overlap by a quarter, which must be whole latents
-    tile = max(4, min(LARGEST_TILE, side // 2) // 4 * 4)
-    pixels = tile * 2 ** (len(vae.config.block_out_channels) - 1)
-    try:
-        for name, value in zip(names, (True, tile, pixels), strict=True):
-            setattr(vae, name, value)
-        yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(vae, name, value)
-
-
 def _moments(vae: AutoencoderKL, batch: Tensor) -> Tensor:
     def encoded() -> Tensor:
         posterior = vae.encode(batch.to(vae.dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1)
 
-    side = max(batch.shape[-2:]) // 2 ** (len(vae.config.block_out_channels) - 1)
+    side = max(batch.shape[-2:]) // side_factor(vae)
     return in_memory(vae, encoded, len(batch), side).float().cpu()
 
 

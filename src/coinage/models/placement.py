@@ -16,6 +16,7 @@ from coinage.models.families import FAMILIES
 from coinage.models.fewer_kernels import join_kernels
 from coinage.models.streaming import stream
 from coinage.models.token_embedding import TokenEmbedding
+from coinage.models.vae import wider
 from coinage.system.accelerator import look_at
 
 log = logging.getLogger("coinage")
@@ -89,13 +90,6 @@ def place(parts: Components) -> None:
 def is_compiled(module: torch.nn.Module) -> bool:
     """Return whether torch compiles a module where it is called."""
     return module._compiled_call_impl is not None  # noqa: SLF001 - torch has no other name for it
-
-
-def wider(device: torch.device) -> torch.dtype:
-    """Return the fastest dtype with the range of float32 that a device computes in."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
 
 
 def give_back_memory(device: torch.device) -> None:

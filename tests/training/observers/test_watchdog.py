@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinage.data.latents import placed, widened
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.generate import draw
 from coinage.models.relaid import Layouts, RelaidLinear, relay_weights
+from coinage.models.vae import placed, widened
 from coinage.text.prompts import Prompt
 from coinage.training import loop
 from coinage.training.observers.watchdog import PATIENCE, Watchdog, checksums
