@@ -81,10 +81,31 @@ def parts_of(family: str) -> dict[str, torch.nn.Module]:
     return parts
 
 
-def write_folder(folder: Path, family: str, prediction_type: str = "epsilon") -> Path:
+def with_inputs(
+    parts: dict[str, torch.nn.Module], channels: int, scale: float = 0.0
+) -> dict[str, torch.nn.Module]:
+    """The parts of a model whose UNet reads more channels, as those that were made from it do.
+
+    Its weights for them are 0 where training begins, or random in this scale.
+    """
+    plain: Any = parts["unet"]
+    unet: Any = UNet2DConditionModel(**{**plain.config, "in_channels": channels})
+    weights, first = plain.state_dict(), "conv_in.weight"
+    more = torch.randn(len(weights[first]), channels - 4, 3, 3, generator=torch.manual_seed(5))
+    weights[first] = torch.cat([weights[first], scale * more], dim=1)
+    unet.load_state_dict(weights)
+    return {**parts, "unet": unet.requires_grad_(False).eval()}
+
+
+def write_folder(
+    folder: Path,
+    family: str,
+    prediction_type: str = "epsilon",
+    parts: dict[str, torch.nn.Module] | None = None,
+) -> Path:
     """A diffusers folder; nothing is shown, as a test may be watching the terminal."""
     with libraries_silenced():
-        for name, module in parts_of(family).items():
+        for name, module in (parts or parts_of(family)).items():
             module.save_pretrained(folder / name)  # type: ignore[operator]
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     DDIMScheduler(**betas, prediction_type=prediction_type).save_pretrained(folder / "scheduler")
@@ -134,7 +155,9 @@ def write_preparation(folder: Path, kind: str, side: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
-def original_tensors(family: str) -> dict[str, torch.Tensor]:
+def original_tensors(
+    family: str, parts: dict[str, torch.nn.Module] | None = None
+) -> dict[str, torch.Tensor]:
     """The same model under the original layout's names."""
     spec = importlib.util.spec_from_file_location(
         "original_layout", Path(__file__).parents[1] / "tools" / "original_layout.py"
@@ -143,7 +166,7 @@ def original_tensors(family: str) -> dict[str, torch.Tensor]:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    tensors: dict[str, torch.Tensor] = module.original_tensors(family, parts_of(family))
+    tensors: dict[str, torch.Tensor] = module.original_tensors(family, parts or parts_of(family))
     return tensors
 
 

@@ -404,9 +404,9 @@ def tampered(
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
-    "inpainting": (
-        lambda t: t | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)},
-        "9 input channels",
+    "editing": (
+        lambda t: t | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 8, 3, 3)},
+        "8 input channels",
     ),
     "refiner": (
         lambda t: {

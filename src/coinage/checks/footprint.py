@@ -38,6 +38,7 @@ STREAM_BUFFERS, NOT_STREAMED = 2 * 64 * MB, 40
 ENCODED, DRAWN = "while images are encoded", "while previews are drawn"
 FIRST_LOOK, MEASURED = "at the first look at the model", "while the loss is measured"
 CHECKED = "while the file is checked"
+GREY = "while the masked picture of an inpainting model is encoded"
 MOST_AT_ONCE = 16  # samples that are measured together
 
 
@@ -152,6 +153,9 @@ def phases(
         sampled = activations_without_gradient(model, sizes, drawn, 2)
         found.append(Phase(DRAWN, stays, sampled + held))
         found.append(Phase(DRAWN, trained + vae, decoding(model, sizes, drawn) + held))
+    if sizes.inpaints:
+        largest = max((pixels for pixels, _ in loads), default=0)
+        found.append(Phase(GREY, trained + vae, vae_work(model, sizes, largest * ENCODING) + held))
     text = costs.text * math.sqrt(sizes.text / facts.released.text)
     return [*found, Phase(CHECKED, stays, int(text))]
 

@@ -34,8 +34,12 @@ SETTINGS = (*(f"{part}/config.json" for part in PARTS), "scheduler/scheduler_con
 CONFIGS = Path(__file__).parent / "configs"  # settings of the released models
 UNREADABLE, AGAIN = "the model's settings cannot be read", "download the model again"
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
-INPUT_CHANNELS = 4  # of a UNet that gets nothing but latents
-SPECIAL = "an inpainting or other special model: its UNet has {} input channels"
+INPUT_CHANNELS = (4, 9)  # of a UNet: noisy latents, or a mask and a masked picture beside them
+SPECIAL = {  # by the input channels of its UNet
+    5: "a depth model",
+    7: "an upscaler",
+    8: "a model that edits pictures (InstructPix2Pix)",
+}
 LONE_UNET = "a diffusers UNet alone: give its folder with model_index.json"
 EDM = "an EDM model, whose noise schedule is different (its file has edm_ tensors)"
 REFINER = "an SDXL refiner, which cannot be trained on"
@@ -159,7 +163,7 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
         raise CoinageError("not a model file", str(path), "give a .safetensors or .ckpt file")
     names = pickled_names(path)
     # The texts do not show shapes: a UNet with other input channels is noticed when it is loaded
-    shapes = dict.fromkeys(names, (0, INPUT_CHANNELS))
+    shapes = dict.fromkeys(names, (0, INPUT_CHANNELS[0]))
     return kind_of_checkpoint(shapes, own_vae=own_vae) if _has(shapes, UNET) else None
 
 
@@ -205,19 +209,25 @@ def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool =
 
 def _unusable(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool) -> str:
     """Return why a single file cannot be trained on, "" if nothing speaks against it."""
-    channels = shapes.get(FIRST_CONV, (0, INPUT_CHANNELS))[1]
+    channels = shapes.get(FIRST_CONV, (0, INPUT_CHANNELS[0]))[1]
     is_lora = _has(shapes, "lora_") or any(".lora." in name for name in shapes)
     is_refiner = _has(shapes, "conditioner.") and not _has(shapes, SDXL.file_prefix)
     reasons = (
         (is_lora, "a LoRA, not a model"),
         (_has(shapes, "down_blocks.", "unet.down_blocks."), LONE_UNET),
         (not _has(shapes, UNET), "not a Stable Diffusion model: it has no UNet"),
-        (channels != INPUT_CHANNELS, SPECIAL.format(channels)),
+        (channels not in INPUT_CHANNELS, _special(channels)),
         (_has(shapes, "edm_"), EDM),
         (is_refiner, REFINER),
         (own_vae and not _has(shapes, VAE), "a model without VAE: add --vae"),
     )
     return next((reason for applies, reason in reasons if applies), "")
+
+
+def _special(channels: int) -> str:
+    """Return what a model is whose UNet reads something else beside latents."""
+    kind = SPECIAL.get(channels, "a special model")
+    return f"{kind}: its UNet has {channels} input channels; 4 are usual, 9 for inpainting"
 
 
 def _has(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> bool:
@@ -233,11 +243,11 @@ def kind_of_folder(folder: Path) -> Kind:
     for file in SETTINGS:
         _check_kinds(folder / file, read_config(folder / file), _usual_kinds(file))
     unet = read_config(folder / "unet" / "config.json")
-    channels = unet.get("in_channels", INPUT_CHANNELS)
+    channels = unet.get("in_channels", INPUT_CHANNELS[0])
     if type(channels) is not int:
         raise CoinageError(UNREADABLE, str(folder / "unet" / "config.json"), AGAIN)
-    if channels != INPUT_CHANNELS:
-        return Kind(None, SPECIAL.format(channels))
+    if channels not in INPUT_CHANNELS:
+        return Kind(None, _special(channels))
     if (folder / "text_encoder_2").is_dir() or unet.get("addition_embed_type") == "text_time":
         is_base = (folder / "text_encoder").is_dir()
         return Kind(SDXL.name) if is_base else Kind(None, REFINER)

@@ -57,6 +57,7 @@ class ModelSizes:
         vae: of the VAE.
         text_tables: token tables among those.
         from_model: counted in the model itself; off: at least one part is the released model's.
+        inpaints: the UNet also reads a mask and a masked picture, as far as its files show it.
     """
 
     unet: int
@@ -66,6 +67,7 @@ class ModelSizes:
     vae: int
     text_tables: int = 0
     from_model: bool = False
+    inpaints: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from coinage.diffusion.schedule import (
 from coinage.errors import CoinageError, Problem, reason_of
 from coinage.models.base import Components
 from coinage.models.detect import (
+    FIRST_CONV,
     UNET,
     VAE,
     kind_of_checkpoint,
@@ -31,6 +32,7 @@ from coinage.models.detect import (
 )
 from coinage.models.facts import FamilyFacts, TextEncoderFacts
 from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
+from coinage.models.inpainting import paint_everything
 from coinage.models.libraries import import_libraries
 from coinage.models.own_precision import lower_inputs
 from coinage.models.prediction import (
@@ -80,7 +82,11 @@ class Source:
         """Load the UNet in `dtype`."""
         from diffusers import UNet2DConditionModel
 
-        return self._module(UNet2DConditionModel, "unet", dtype)
+        more = {}
+        if self.tensors is not None and FIRST_CONV in self.tensors:
+            # The settings for single files are those of the ordinary models
+            more["in_channels"] = self.tensors[FIRST_CONV].shape[1]
+        return self._module(UNet2DConditionModel, "unet", dtype, **more)
 
     def vae(self, model: ModelConfig, dtype: torch.dtype) -> AutoencoderKL:
         """Load the VAE in `dtype`: the model's own, or that of `--vae`.
@@ -114,7 +120,7 @@ class Source:
             local_files_only=True,
         )
 
-    def _module(self, cls: Any, name: str, dtype: torch.dtype) -> Any:
+    def _module(self, cls: Any, name: str, dtype: torch.dtype, **settings: Any) -> Any:
         if self.tensors is None:
             return _pretrained(cls, self.path, name, torch_dtype=dtype)
         return cls.from_single_file(
@@ -123,6 +129,7 @@ class Source:
             subfolder=name,
             torch_dtype=dtype,
             local_files_only=True,
+            **settings,
         )
 
     def scheduler_config(self, model: ModelConfig) -> Mapping[str, Any]:
@@ -386,6 +393,7 @@ def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> C
     with reported_as("UNet", path):
         denoiser = _whole(source.unet(dtype), "UNet", path)
         lower_inputs(denoiser)
+        paint_everything(denoiser, vae)
     row_formats = []
     for tokenizer, encoder_facts in zip(tokenizers, facts.text_encoders, strict=True):
         row_formats.append(_row_format(tokenizer, encoder_facts))

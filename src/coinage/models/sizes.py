@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
-from coinage.models.detect import UNET, VAE, safetensors_shapes
+from coinage.models.detect import FIRST_CONV, INPUT_CHANNELS, UNET, VAE, safetensors_shapes
 from coinage.models.facts import FACTS, FamilyFacts, ModelSizes, stays_whole
 from coinage.models.hub_files import local_path
 from coinage.system.text_files import is_file
@@ -19,6 +19,7 @@ KEPT = ("embedding", "norm", "ln_")  # in the names of a text encoder's tables a
 TABLES = ("token_embedding",)  # of tokens
 NOT_LOADED = ("position_ids", "logit_scale")
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+FIRST, MASKED = (FIRST_CONV, "conv_in.weight"), INPUT_CHANNELS[1:]  # a UNet's, and what it reads
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -36,7 +37,8 @@ def model_sizes(model: ModelConfig) -> ModelSizes:
     sizes = facts.released
     if shapes["unet"]:
         small = sum(math.prod(shape) for shape in shapes["unet"].values() if stays_whole(shape))
-        sizes = replace(sizes, unet=_count(shapes["unet"]), unet_small=small)
+        inpaints = any(shapes["unet"].get(name, ())[1:2] == MASKED for name in FIRST)
+        sizes = replace(sizes, unet=_count(shapes["unet"]), unet_small=small, inpaints=inpaints)
     if shapes["text"]:
         text = text_kept = tables = 0
         for name, shape in shapes["text"].items():
