@@ -15,6 +15,7 @@ from PIL import Image
 from coinage.checks import make_plans
 from coinage.checks.model import model_problems, vae_problems
 from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
+from coinage.embeddings.base_model import base_of_model, log_other_base
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.word import Word, load_word
 from coinage.errors import ConfigError, Findings, Problem, reason_of
@@ -231,7 +232,7 @@ class Model:
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self._kind: ModelFamily = FAMILIES[config.family]
-        self._source = config.source
+        self._config = config
         self.family = config.family
         self.embedding_keys = self._kind.embedding_keys
         self.device = device
@@ -239,6 +240,7 @@ class Model:
         self.words: dict[str, Word] = {}
         with LOADING_LOCK:
             self.parts: Components = self._kind.load(config, self.dtype)
+            self._base = base_of_model(config, self.parts.schedule.prediction_type)
             self.parts.home = device
             place_vae(self.parts)
             place(self.parts)
@@ -246,7 +248,7 @@ class Model:
 
     def __repr__(self) -> str:
         words = f", words {', '.join(self.words)}" if self.words else ""
-        return f"Model({self._source!r}, {self.family} on {self.device}{words})"
+        return f"Model({self._config.source!r}, {self.family} on {self.device}{words})"
 
     def install(self, word: Word | str | Path, token: str | None = None) -> str:
         """Add a learned word, beside those that the model has already.
@@ -278,6 +280,7 @@ class Model:
         with LOADING_LOCK:
             install_embeddings(self.parts, self.embedding_keys, list(words.items()))
         self.words = words
+        log_other_base(name, word.metadata, self._base)
         return name
 
     def _check_name(self, name: str, word: Word) -> None:
@@ -384,11 +387,13 @@ class Model:
         candidates = [named(word, noun, number) for number, word in enumerate(given, 1)]
         if not candidates:
             raise ConfigError([Problem("words: there are none", hint="give a word or its file")])
+        for one in candidates:
+            log_other_base(one.name, one.word.metadata, self._base)
         templates = templates_of(prompts) if isinstance(prompts, str) else checked(prompts)
         studio = Studio(self._kind, self.parts, partial(self.draw, batch_size=batch_size))
         trial = Trial(templates, count, seed, plain)
         scored = score_words(candidates, studio, trial, scorers, [as_pixels(one) for one in images])
-        return Evaluation(self._source, tuple(scored))
+        return Evaluation(self._config.source, tuple(scored))
 
     def draw(self, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Pixels]:
         """Draw prompts that each have settings of their own.
@@ -415,7 +420,7 @@ class Model:
         """
         low_precision = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, self.dtype, enabled=low_precision)
-        with reported_as("the pictures", self._source, "cannot draw"):
+        with reported_as("the pictures", self._config.source, "cannot draw"):
             yield from draw_with_maps(
                 self._kind, self.parts, prompts, batch_size, autocast, show_words=show_words
             )
@@ -431,7 +436,7 @@ class Model:
         texts = _list_of(prompts)
         side = self._kind.facts.side
         sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(texts))
-        with reported_as("a prompt", self._source, "cannot encode"):
+        with reported_as("a prompt", self._config.source, "cannot encode"):
             return self._kind.encode(self.parts, texts, sizes)
 
     def _prompt(
@@ -460,7 +465,7 @@ class Model:
             ConfigError: a side is too short.
         """
         if size is None:
-            size = native_side(self._source) or self._kind.facts.side
+            size = native_side(self._config.source) or self._kind.facts.side
         sides = size if isinstance(size, tuple | list) else (size, size)
         if len(sides) != 2:
             what = f"size: {size!r} is neither a side nor (width, height)"

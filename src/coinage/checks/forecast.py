@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coinage.checks.memory import fitted, free_memory, free_memory_problem
-from coinage.checks.model import prediction_of
 from coinage.checks.plan import Plan
 from coinage.errors import CoinageError, Findings, Problem
+from coinage.models.prediction import prediction_of
 from coinage.models.vocabulary import read_vocabularies
 from coinage.optim.reach import rate_problem
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from coinage.models.detect import (
     Kind,
     kind_of_file,
     kind_of_folder,
-    pickled_names,
     read_config,
-    safetensors_shapes,
+    tensor_names,
     wrong_kind,
 )
 from coinage.models.facts import FACTS
-from coinage.models.hub_files import HUB_ID, hub_folder, local_path, reach_hub
+from coinage.models.hub_files import HUB_ID, hub_folder, reach_hub
+from coinage.models.prediction import prediction_of
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.system.text_files import is_file, is_folder, is_there
 
@@ -112,19 +111,6 @@ def settings_problems(config: TrainConfig) -> list[Problem]:
     return problems
 
 
-def prediction_of(model: ModelConfig) -> str | None:
-    """Return what a model predicts, `epsilon` or `v_prediction`; None where flag and settings do not say."""
-    if model.prediction_type:
-        return model.prediction_type
-    folder = local_path(model.source)
-    try:
-        settings = read_config(folder / "scheduler" / "scheduler_config.json")
-    except CoinageError:
-        return None
-    prediction = settings.get("prediction_type")
-    return prediction if isinstance(prediction, str) else None
-
-
 def prediction_problems(config: TrainConfig, predicts: str | None) -> list[Problem]:
     """Find losses that are for another kind of prediction; nothing is known of None."""
     if config.loss.scale_v and predicts == "epsilon":
@@ -171,7 +157,7 @@ def _vae_folder_problems(path: Path) -> list[Problem]:
 
 def _vae_file_problems(path: Path) -> list[Problem]:
     try:
-        names = _tensor_names(path)
+        names = tensor_names(path)
     except CoinageError as error:
         return _prefixed("--vae", error)
     except OSError as error:
@@ -180,13 +166,6 @@ def _vae_file_problems(path: Path) -> list[Problem]:
         return []
     hint = "give a VAE file, a diffusers folder or a hub id"
     return [Problem("--vae: the file does not contain a VAE", str(path), hint)]
-
-
-def _tensor_names(path: Path) -> Iterable[str]:
-    """Return the names of a file's tensors, of pickles without reading them as such."""
-    if path.suffix.lower() == ".safetensors":
-        return safetensors_shapes(path)
-    return pickled_names(path)
 
 
 def _kind_problems(kind: Kind | None, model: ModelConfig) -> list[Problem]:

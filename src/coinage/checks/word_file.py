@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from coinage.checks.plan import Draft
 from coinage.config import ModelConfig, WordConfig
+from coinage.embeddings.base_model import base_of_model, other_base
 from coinage.embeddings.install import misfit, read_vectors
+from coinage.embeddings.pairs import open_with_other_half
 from coinage.errors import CoinageError, Problem
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 
@@ -15,7 +18,18 @@ def check_word_file(draft: Draft) -> None:
     """Find a file of `--weights` that does not fit the model."""
     config = draft.config
     for word in (config.word, *config.companions):
-        draft.findings.errors += weights_problems(word, config.model)
+        problems = weights_problems(word, config.model)
+        draft.findings.errors += problems
+        if not problems and word.init_file is not None:
+            _warn_of_other_base(draft, word)
+
+
+def _warn_of_other_base(draft: Draft, word: WordConfig) -> None:
+    """Find a word that was trained on another model than this run's."""
+    path = str(word.init_file)
+    metadata = open_with_other_half(Path(path), word.token).word.metadata
+    if warning := other_base(path, metadata, base_of_model(draft.config.model)):
+        draft.findings.warn(f"--weights: {warning}")
 
 
 def weights_problems(word: WordConfig, model: ModelConfig) -> list[Problem]:

@@ -207,6 +207,7 @@ def _candidates(
     args: argparse.Namespace, model: ModelConfig, files: Sequence[Path], findings: Findings
 ) -> list[Candidate]:
     """Return the words in files; of a folder, what is no word is left out with a warning."""
+    from coinage.embeddings.base_model import base_of_model, log_other_base
     from coinage.embeddings.install import misfit
     from coinage.embeddings.pairs import open_with_other_half
     from coinage.embeddings.reading import log_reading
@@ -214,6 +215,7 @@ def _candidates(
 
     sizes = text_encoder_sizes(model)
     keys, widths = [size.key for size in sizes], [size.width or 0 for size in sizes]
+    base = base_of_model(model)
     found = []
     for path in files:
         try:
@@ -228,6 +230,7 @@ def _candidates(
         log_reading(path, opened)
         problem = misfit(word.vectors, keys, widths, str(path)) if all(widths) else None
         findings.errors += [problem] if problem else []
+        log_other_base(str(path), word.metadata, base)
         if word.metadata.get("ti.role") == "negative":
             log.warning("%s is for the negative prompt; here it stands in the prompt", path)
         found.append(Candidate(_name(path, files), word, noun_for(word, args.noun)))

@@ -65,6 +65,8 @@ def print_inspection(inspected: Mapping[str, Any]) -> None:
     print_line(f"{inspected['file']}: {inspected['family_name']}, {vectors}{token}")
     layout = inspected["layout"]["name"]
     print_line(f"format: {layout}, {inspected['dtype']}, {inspected['bytes']} bytes")
+    if inspected["base"]:
+        print_line(_base_line(inspected["base"]))
     for encoder in inspected["encoders"]:
         _print_encoder(encoder)
     if inspected["metadata"]:
@@ -78,6 +80,13 @@ def print_inspection(inspected: Mapping[str, Any]) -> None:
         print_line(f"note: {note}")
     for warning in inspected["warnings"]:
         print_line(f"warning: {warning}")
+
+
+def _base_line(base: Mapping[str, str | None]) -> str:
+    names = {"v_prediction": "v", "epsilon": "the noise"}
+    model = " ".join(filter(None, (base["name"], base["hash"] and f"({base['hash']})")))
+    predicts = names.get(base["predicts"] or "")
+    return f"trained on: {model}" + (f", which predicts {predicts}" if predicts else "")
 
 
 def _hash_line(hashes: Mapping[str, str | None]) -> str:

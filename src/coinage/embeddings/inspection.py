@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from coinage.config import ModelConfig
+from coinage.embeddings.base_model import BaseModel, base_of_model, base_of_word, other_base
 from coinage.embeddings.formats import layout_title
 from coinage.embeddings.pairs import half_note, open_with_other_half, other_half
 from coinage.embeddings.reading import OpenedFile
@@ -41,10 +42,12 @@ class ComparedModel:
 
     Attributes:
         family: its name; None without a model.
+        base: what words know it by.
         vocabularies: one for each text encoder, by the key of its vectors; empty without a model.
     """
 
     family: str | None = None
+    base: BaseModel = field(default_factory=BaseModel)
     vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
 
 
@@ -68,7 +71,7 @@ def read_model(source: str | None, tokenizer_cache: Path | None = None) -> Compa
             "give a file, a diffusers folder or a hub id",
         )
     model = ModelConfig(source=source, family=family, tokenizer_cache=tokenizer_cache)
-    return ComparedModel(family, read_vocabularies(model))
+    return ComparedModel(family, base_of_model(model), read_vocabularies(model))
 
 
 def inspect_word(word: Word, model: str | None, tokenizer_cache: Path | None) -> dict[str, Any]:
@@ -114,6 +117,8 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         warnings += _comparison_warnings(key, rows, vocabulary, encoders[-1])
     if not other:
         warnings += _key_warnings(word, model)
+    if model.base and (warning := other_base(path.name, word.metadata, model.base)):
+        warnings.append(warning)
     hashes = _hashes(path, word.metadata.get("modelspec.hash_sha256"))
     if not _is_as_stored(hashes):
         warnings.append(CHANGED_TENSORS)
@@ -129,6 +134,7 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         "family": family,
         "family_name": FACTS[family].display_name if family else "unknown model",
         "token": word.token,
+        "base": _base(word),
         "vectors": word.num_vectors,
         "dtype": str(opened.dtype).removeprefix("torch."),
         "encoders": encoders,
@@ -138,6 +144,14 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         "warnings": list(dict.fromkeys(warnings)),
         "tools": _tools(path, opened, target_family, target_widths),
     }
+
+
+def _base(word: Word) -> dict[str, str | None] | None:
+    """Return the model that the word was trained on; None if its header does not name it."""
+    base = base_of_word(word.metadata)
+    if not base:
+        return None
+    return {"name": base.name, "hash": base.digits, "predicts": base.predicts}
 
 
 def _notes(path: Path, opened: OpenedFile, other: Path | None) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coinage.config import ModelConfig
+from coinage.embeddings.base_model import base_of_model, log_other_base
 from coinage.embeddings.in_diffusers import conditioning_in_diffusers, used_names
 from coinage.embeddings.pairs import HOW_TO_JOIN
 from coinage.embeddings.reading import open_file
@@ -104,6 +105,8 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
                 str(path),
                 "give the word's own model",
             )
+    base = base_of_model(model, parts.schedule.prediction_type)
+    log_other_base(str(path), word.metadata, base)
     token = token or word.token or path.stem
     Findings(errors=encoding_problems([("--token", token)])).raise_errors()
     with reported_as("a prompt", model.source, "cannot encode"):

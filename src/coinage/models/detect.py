@@ -11,7 +11,7 @@ import pickletools
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,6 +165,17 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
     # The texts do not show shapes: a UNet with other input channels is noticed when it is loaded
     shapes = dict.fromkeys(names, (0, INPUT_CHANNELS[0]))
     return kind_of_checkpoint(shapes, own_vae=own_vae) if _has(shapes, UNET) else None
+
+
+def tensor_names(path: Path) -> Collection[str]:
+    """Return the names of a file's tensors, of pickles without reading them as such.
+
+    Raises:
+        CoinageError: a safetensors file that cannot be read.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return safetensors_shapes(path)
+    return pickled_names(path)
 
 
 def pickled_names(path: Path) -> set[str]:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from coinage.config import ModelConfig, PredictionType
+from coinage.errors import CoinageError
+from coinage.models.detect import read_config, safetensors_metadata, tensor_names
 from coinage.models.facts import FACTS
+from coinage.models.hub_files import local_path
+from coinage.system.text_files import is_file
 
 V_PRED, ZTSNR = "v_pred", "ztsnr"
 HEADER = "modelspec.prediction_type"
@@ -63,6 +68,36 @@ def read_declaration(names: Collection[str], header: Mapping[str, str]) -> Decla
     if ZTSNR in names:
         entries.append(ZTSNR)
     return Declaration(prediction_type, ZTSNR in names, tuple(entries))
+
+
+def declared_in(path: Path) -> Declaration:
+    """Return what a single file declares, from its header; of a pickle, from its texts.
+
+    Raises:
+        CoinageError: a safetensors file that cannot be read.
+    """
+    header = safetensors_metadata(path) if path.suffix.lower() == ".safetensors" else {}
+    return read_declaration(tensor_names(path), header)
+
+
+def prediction_of(model: ModelConfig) -> PredictionType | None:
+    """Return what a model predicts, before it is loaded; None where flag, settings and file do not say."""
+    if model.prediction_type:
+        return model.prediction_type
+    path = local_path(model.source)
+    try:
+        if is_file(path):
+            return declared_in(path).prediction_type
+        settings = read_config(path / "scheduler" / "scheduler_config.json")
+    except (CoinageError, OSError):  # what is broken is an error elsewhere
+        return None
+    return SPELLINGS.get(str(settings.get("prediction_type")))
+
+
+def usual_prediction(model: ModelConfig) -> PredictionType | None:
+    """Return the same, or what models of the family predict where nothing is said; None for 2.x."""
+    silent = None if FACTS[model.family].file_hides_prediction else SPELLINGS["epsilon"]
+    return prediction_of(model) or silent
 
 
 def resolved_settings(

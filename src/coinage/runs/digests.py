@@ -12,6 +12,11 @@ from coinage.models.hub_files import HUB_ID
 
 HEAD = 16 * 1024  # bytes of an image that are read; its size counts too
 BLOCKS, BLOCK = 16, 4096  # of a model's file: evenly spread blocks, and bytes of each
+PLACE, LENGTH, SHORT_DIGITS = (
+    0x100000,
+    0x10000,
+    8,
+)  # of the short hash: where it reads, and its digits
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 WEIGHTS = (".safetensors", ".bin")  # in the order of preference
 
@@ -54,6 +59,28 @@ def digest_of_weights(source: str, vae: str | None = None) -> str:
     except OSError:
         return ""
     return str(digest.hexdigest())
+
+
+def short_hash(source: str) -> str:
+    """Return the eight digits by which AUTOMATIC1111 and others know a model; "" without a file.
+
+    They are a digest of 64 kB within the file; of the UNet's, where the model is a folder, or a hub
+    id in the local cache.
+    """
+    path = Path(source)
+    if not path.is_file():
+        folder = path if path.is_dir() or not HUB_ID.fullmatch(source) else _cached(source)
+        files = _weights_in(folder / "unet") if folder else []
+        if not files:
+            return ""
+        path = files[0]
+    try:
+        with path.open("rb") as file:
+            file.seek(PLACE)
+            data = file.read(LENGTH)
+    except OSError:
+        return ""
+    return hashlib.sha256(data).hexdigest()[:SHORT_DIGITS] if data else ""
 
 
 def weight_files(source: str) -> Sequence[Path]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
 from coinage.embeddings.header import usage_hint, utc_now
+from coinage.runs.digests import short_hash
 
 if TYPE_CHECKING:
     from coinage.training.run import Run
@@ -97,27 +97,3 @@ def _own_fields(run: Run) -> dict[str, str]:
         "ti.base_model": Path(config.model.source).name,
         "ti.base_model_hash": short_hash(config.model.source),
     }
-
-
-def short_hash(source: str) -> str:
-    """Return the eight digits by which AUTOMATIC1111 and others know a model; "" without a file.
-
-    They are a digest of 64 kB within the file; of the UNet's, where the model is a folder.
-    """
-    path = Path(source)
-    if path.is_dir():
-        path = _unet_file(path)
-    try:
-        with path.open("rb") as file:
-            file.seek(0x100000)
-            return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-    except OSError:
-        return ""
-
-
-def _unet_file(model: Path) -> Path:
-    """Return the first file of a model folder's UNet; the folder itself where there is none."""
-    for pattern in ("*.safetensors", "*.bin"):
-        for file in sorted((model / "unet").glob(pattern)):
-            return file
-    return model
