@@ -21,6 +21,7 @@ Precision = Literal["no", "fp16", "bf16"]
 AskedPrecision = Literal["auto", "no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
+TrainedEncoders = Literal["both", "l", "g"]
 Role = Literal["positive", "negative"]
 NormMode = Literal["none", "clip", "target"]
 OnProblem = Literal["stop", "warn"]
@@ -72,6 +73,8 @@ class WordConfig:
     init_fit: Literal["error", "truncate", "repeat"] = "error"
     output_name: str = ""  # file name without suffix; the token when empty
     role: Role = "positive"  # negative: in the negative prompt; the images show what is not wanted
+    # Of SDXL: CLIP-L's half alone, bigG's alone, or both; the other one stays as it starts
+    train_encoders: TrainedEncoders = "both"
     together: bool = False  # learns from the same batches as all other words that say so
     start_step: int = 0  # steps of the run before its first update, >= 0
     end_step: int | None = None  # step of its last update, > start_step; None: the run's last

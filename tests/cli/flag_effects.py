@@ -451,6 +451,9 @@ EFFECTS: dict[str, Row] = {
     "--score_dino": tested("training/test_scores.py::test_by_clip_and_dino"),
     "--score_prompts": tested("training/test_scores.py::test_the_highest_score_is_kept"),
     "--role": acts("--role=negative"),
+    "--train_encoders": tested(
+        "training/test_train_encoders.py::test_one_half_learns_and_the_other_stays_as_it_starts"
+    ),
     "--quiet": acts("--quiet", does=says_only_where),
     "--verbose": acts("--verbose", "--cache_latents", says("latents are in memory")),
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from coinage.checks.memory import fitted, free_memory, free_memory_problem
 from coinage.checks.plan import Plan
 from coinage.errors import CoinageError, Findings, Problem
+from coinage.models.facts import FACTS
 from coinage.models.prediction import prediction_of
 from coinage.models.vocabulary import read_vocabularies
 from coinage.optim.reach import rate_problem
@@ -50,7 +51,9 @@ def _judge_rate(plan: Plan, prefix: str, findings: Findings) -> None:
     """Compare the learning rate with the lengths of the model's words, which are read without the model."""
     config = plan.config
     try:
-        words = next(iter(read_vocabularies(config.model).values()))
+        vocabularies = list(read_vocabularies(config.model).values())
+        learns_in = FACTS[config.model.family].learns_in(config.word.train_encoders)
+        words = vocabularies[learns_in.index(True)]
     except CoinageError as error:
         findings.note(f"{prefix}the learning rate was not checked: {error.problems[0].what}")
         return

@@ -48,6 +48,19 @@ def check_model(draft: Draft) -> None:
     draft.findings.errors += vae_problems(config.model)
     problems = model_problems(config.model) or settings_problems(config)
     draft.findings.errors += problems
+    _check_encoders(draft)
+
+
+def _check_encoders(draft: Draft) -> None:
+    """Find a choice among text encoders that the model does not have."""
+    choice, facts = draft.config.word.train_encoders, FACTS[draft.config.model.family]
+    if choice == "both" or not all(facts.learns_in(choice)):
+        return
+    what = f"--train_encoders {choice}: {facts.display_name} has one text encoder"
+    if choice == "l":
+        draft.findings.note(f"{what}, in which the word learns anyway")
+    else:
+        draft.findings.error(what, hint="leave it out; it is for SDXL")
 
 
 def model_problems(model: ModelConfig) -> list[Problem]:

@@ -142,9 +142,9 @@ def _left(seconds: float | None) -> Cell:
 
 def _learned(run: Run, loss: float, *, plain: bool) -> list[Cell]:
     """Return epoch and loss, and the mean angle and length of the vectors against their start."""
-    first_lengths = torch.cat([rows.norm(dim=1) for rows in run.start]).tolist()
-    length = fmean(run.last.norms) / max(fmean(first_lengths), 1e-9)
-    angle = f"{fmean(run.last.angles):2.0f}"
+    first_lengths = run.of_trained(torch.cat([rows.norm(dim=1) for rows in run.start]).tolist())
+    length = fmean(run.of_trained(run.last.norms)) / max(fmean(first_lengths), 1e-9)
+    angle = f"{fmean(run.of_trained(run.last.angles)):2.0f}"
     digits = len(str(run.total_epochs))
     epoch = f"{run.progress.epoch:{digits}d}/{run.total_epochs}"
     degrees, times = (" deg", "x") if plain else ("°", "×")

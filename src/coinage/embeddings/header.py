@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from coinage.embeddings.word import Word
 
 HINT_END = "was written in training"
+TRAINED = "ti.trained_encoders"  # keys of the only vectors that have learned, ", " between them
 USAGE_HINT = "modelspec.usage_hint"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.embeddings.base_model import BaseModel, base_of_model, base_of_word, other_base
 from coinage.embeddings.formats import layout_title
+from coinage.embeddings.header import TRAINED
 from coinage.embeddings.pairs import half_note, open_with_other_half, other_half
 from coinage.embeddings.reading import OpenedFile
 from coinage.embeddings.saving import save_word
@@ -114,7 +115,8 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
         vocabulary = model.vocabularies.get(key)
         encoders.append(_encoder(key, rows, vocabulary, word.metadata.get("ti.init_word")))
         warnings += _length_warnings(key, rows)
-        warnings += _comparison_warnings(key, rows, vocabulary, encoders[-1])
+        learned = key in word.metadata.get(TRAINED, key).split(", ")
+        warnings += _comparison_warnings(key, rows, vocabulary, encoders[-1], learned=learned)
     if not other:
         warnings += _key_warnings(word, model)
     if model.base and (warning := other_base(path.name, word.metadata, model.base)):
@@ -255,8 +257,14 @@ def _key_warnings(word: Word, model: ComparedModel) -> list[str]:
 
 
 def _comparison_warnings(
-    key: str, rows: Tensor, vocabulary: Vocabulary | None, encoder: dict[str, Any]
+    key: str,
+    rows: Tensor,
+    vocabulary: Vocabulary | None,
+    encoder: dict[str, Any],
+    *,
+    learned: bool,
 ) -> list[str]:
+    """Return warnings about vectors beside a model's words; what has not learned may be one of them."""
     if vocabulary is None:
         return []
     width, expected = rows.shape[1], vocabulary.table.shape[1]
@@ -265,11 +273,14 @@ def _comparison_warnings(
         return [f"{widths}: made for another model"]
     warnings = []
     for number, entry in enumerate(encoder["rows"], 1):
-        warnings += _vector_warnings(f"{key}, vector {number}", entry["ratio"], entry["nearest"])
+        name, nearest = f"{key}, vector {number}", entry["nearest"][0]
+        warnings += _length_against_words(name, entry["ratio"])
+        if learned and nearest["cosine"] > SAME_WORD_COSINE:
+            warnings.append(f"{name}: is the word {nearest['word']!r} itself: nothing was learned")
     return warnings
 
 
-def _vector_warnings(name: str, ratio: float, nearest: Sequence[Mapping[str, Any]]) -> list[str]:
+def _length_against_words(name: str, ratio: float) -> list[str]:
     warnings = []
     if ratio > LONG_VECTOR:
         warnings.append(
@@ -280,8 +291,6 @@ def _vector_warnings(name: str, ratio: float, nearest: Sequence[Mapping[str, Any
         warnings.append(
             f"{name}: {ratio:.2f} of the length of the model's words, so it will have little effect"
         )
-    if nearest[0]["cosine"] > SAME_WORD_COSINE:
-        warnings.append(f"{name}: is the word {nearest[0]['word']!r} itself: nothing was learned")
     return warnings
 
 

@@ -24,6 +24,7 @@ class TextEncoderFacts:
         width: numbers in a token embedding, in the released models.
         layers: of the released models, as far as they are used.
         open_clip: trained by OpenCLIP, which pads texts with `!`.
+        letter: by which --train_encoders chooses it; "" where a family has no choice.
     """
 
     key: str
@@ -34,6 +35,7 @@ class TextEncoderFacts:
     width: int
     layers: int
     open_clip: bool
+    letter: str = ""
 
 
 def stays_whole(shape: Sequence[int]) -> bool:
@@ -128,6 +130,15 @@ class FamilyFacts:
         """Widths of the token embeddings, one for each text encoder."""
         return tuple(encoder.width for encoder in self.text_encoders)
 
+    def learns_in(self, choice: str) -> tuple[bool, ...]:
+        """Return for each text encoder whether a word learns there.
+
+        Args:
+            choice: the letter of one; any other text: all of them.
+        """
+        letters = [encoder.letter for encoder in self.text_encoders]
+        return tuple(choice not in letters or choice == letter for letter in letters)
+
     @property
     def vector_width(self) -> int:
         """Numbers in one vector of a word, over all text encoders."""
@@ -186,6 +197,7 @@ SDXL = FamilyFacts(
             width=768,
             layers=12,
             open_clip=False,
+            letter="l",
         ),
         TextEncoderFacts(
             key="clip_g",
@@ -195,6 +207,7 @@ SDXL = FamilyFacts(
             width=1280,
             layers=32,
             open_clip=True,
+            letter="g",
         ),
     ),
     side=1024,

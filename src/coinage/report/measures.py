@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 
 from coinage.report.record import Record
@@ -64,8 +65,11 @@ def column(table: Sequence[Values], number: int) -> list[float | None]:
 
 
 def mean_angles(record: Record) -> list[float | None]:
-    """Return the mean angle of the vectors from where they started, degrees, at every point."""
-    return [mean_of(line) for line in record.curves.angles]
+    """Return the mean angle of the vectors that learn from where they started, degrees, at every point."""
+    learns = [row.learns for row in record.rows]
+    if all(learns):
+        return [mean_of(line) for line in record.curves.angles]
+    return [mean_of(compress(line, learns)) for line in record.curves.angles]
 
 
 def relative_lengths(record: Record) -> list[float | None]:

@@ -86,15 +86,13 @@ class PreviewPrompt:
 
 @dataclass(kw_only=True)
 class Row:
-    """One trained vector: its text encoder's key, its number from 1, and its nearest words.
-
-    Each word has its cosine.
-    """
+    """One vector: its text encoder's key, its number from 1, and its nearest words, each with its cosine."""
 
     key: str
     number: int
     first: list[tuple[str, float]] = field(default_factory=list)  # before the first step
     now: list[tuple[str, float]] = field(default_factory=list)
+    learns: bool = True  # off: it stays as it starts
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from coinage.data.batches import length_of
 from coinage.data.sample import Sample
 from coinage.errors import CoinageError, Findings
 from coinage.later_fields import set_later, with_set_later
+from coinage.models.facts import FACTS
 from coinage.runs.digests import digest_of_images, digest_of_weights
 from coinage.runs.files import STATE, rest_of
 from coinage.system.launch import process_count
@@ -31,8 +32,15 @@ REFERENCE = ("optimizer.bin", "random_states_0.pkl")  # in the state folders of 
 NEEDED = ("family", "word", "vectors", "optimizer", "optimizer_args")
 MODEL, IMAGES = "weights", "images"  # digests of files; states of earlier versions have none
 COMPANIONS = "companion_files"
-# Of a run whose word learns from the first step to the last, and has no other words in its captions
-BESIDE: Mapping[str, Any] = {"learns_with": [], "companions": [], "start_step": 0, "end_step": None}
+ENCODERS = "train_encoders"  # needed too, where states have it
+# Of a run whose word learns everywhere from the first step to the last, without other words in its captions
+BESIDE: Mapping[str, Any] = {
+    "learns_with": [],
+    "companions": [],
+    "start_step": 0,
+    "end_step": None,
+    ENCODERS: "both",
+}
 WORDS = {
     COMPANIONS: "files of words that stay as they are were replaced under their names",
     "dataset": "the dataset is another",
@@ -103,6 +111,8 @@ def _beside(config: TrainConfig) -> dict[str, Any]:
         "start_step": word.start_step,
         "end_step": word.end_step,
     }
+    if not all(FACTS[config.model.family].learns_in(word.train_encoders)):
+        fields[ENCODERS] = word.train_encoders
     return {name: value for name, value in fields.items() if value != BESIDE[name]}
 
 
@@ -325,7 +335,7 @@ def compare(
         differing.remove("model")  # the same file under another name
     for field in differing:
         shown = WORDS.get(field) or f"{field} was {then[field]!r} and is {now[field]!r}"
-        if field in NEEDED:
+        if field in (*NEEDED, ENCODERS):
             findings.error(
                 f"--resume: {shown}", where, "pass the value that the state was trained with"
             )

@@ -167,6 +167,7 @@ def _word(values: FlagValues) -> WordConfig:
         init_fit=values.weights_fit,
         output_name=output_name_of(values),
         role=values.role,
+        train_encoders=values.train_encoders,
         together=values.together,
         start_step=values.start_step or 0,
         end_step=values.end_step,

@@ -354,6 +354,7 @@ _OWN = _rows(
     _own("--share", "str", "batches", "What several processes divide among themselves: the batches of each step, or the words of the config file, of which each process then trains some and takes more when it has done them.", choices=("batches", "words")),
     _own("--words_at_once", "int", 8, "With --share words: how many words go through one model side by side.", range=Range(1, 1000, hint="8 is a good number")),
     _own("--role", "str", "positive", "Where the word is to be written. negative: in the negative prompt; the images show what is not wanted, and sentences such as a photo of a {} take the place of captions.", choices=("positive", "negative"), per_word=True),
+    _own("--train_encoders", "str", "both", "Of SDXL's two text encoders, those in which the word learns: l (CLIP-L) or g (OpenCLIP bigG) alone, or both. In the other one it stays as it starts.", choices=("l", "g", "both"), per_word=True),
     _own("--on_problem", "str", "stop", "What to do when a run turns out useless: before the first step, or within 20 steps that have the word.", choices=("stop", "warn")),
     _own("--weights_fit", "str", "error", "Where --weights has more or fewer vectors than the word: stop, take the first ones, or take them in turn.", choices=("error", "truncate", "repeat"), per_word=True),
     _own("--caption_templates", "str", None, "File with a sentence a line that takes the place of the captions: {} is the word, [filewords] the image's caption.", path=True, per_word=True),

@@ -212,7 +212,9 @@ def _keep(run: Run, loss: float) -> None:
     """Write down a loss with the state of the word, and the word if it is the best so far."""
     norms, angles = movement(run.rows, run.start)
     rate = float(run.schedule.get_last_lr()[0])
-    run.results.measurements[run.step] = Measurement(loss, rate, fmean(angles), fmean(norms))
+    run.results.measurements[run.step] = Measurement(
+        loss, rate, fmean(run.of_trained(angles)), fmean(run.of_trained(norms))
+    )
     lowest = run.results.best.loss if run.results.best else math.inf
     if run.config.save.lowest_loss and loss < lowest:
         run.results.best = Best(run.step, run.progress.epoch, loss, run.rows_to_save())

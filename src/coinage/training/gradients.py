@@ -212,14 +212,14 @@ def launch(
 
         recorder.do(shared.layout, work, shared.inputs.tensors())
     for run in runs:
-        for row in run.rows:
+        for row in run.trained_rows:
             if row.grad is None:  # a process may be left without a batch
                 row.grad = torch.zeros_like(row)
     processes = runs[0].processes
     if processes.count > 1:
         for run, step_input, sums in zip(runs, inputs, totals, strict=True):
             sums.add_host(run, step_input)
-        gradients = [row.grad for run in runs for row in run.rows if row.grad is not None]
+        gradients = [row.grad for run in runs for row in run.trained_rows if row.grad is not None]
         processes.sum_([*gradients, *(sums.packed for sums in totals)])
     return totals
 

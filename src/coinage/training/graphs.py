@@ -93,7 +93,7 @@ class Graphs:
             self._made_for = made_for
         for run in runs:
             keep_counts_on_device(run.optimizer)
-            for row in run.rows:
+            for row in run.trained_rows:
                 if row not in self._gradients:
                     self._gradients[row] = torch.zeros_like(row)
                 row.grad = self._gradients[row].zero_()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
-from coinage.embeddings.header import usage_hint, utc_now
+from coinage.embeddings.header import TRAINED, usage_hint, utc_now
 from coinage.runs.digests import short_hash
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def _own_fields(run: Run) -> dict[str, str]:
         fields["ti.init_search"] = "auto"
     if config.loop.chosen:
         fields["ti.autopilot"] = config.loop.chosen
+    if not all(run.learns_in):
+        fields[TRAINED] = ", ".join(compress(run.family.embedding_keys, run.learns_in))
     beside = [word.token for word in (*config.learns_with, *config.companions)]
     if beside:
         fields["ti.learned_with"] = ", ".join(beside)

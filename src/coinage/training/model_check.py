@@ -139,7 +139,7 @@ def gradient(run: Run, batch: Batch) -> Tensor:
 
     The gradients of the rows themselves are left alone.
     """
-    schedule, rows = run.parts.schedule, run.rows
+    schedule, rows = run.parts.schedule, run.trained_rows
     latents, noise, timesteps = _noised(run, batch)
     with run.autocast():
         cond = run.family.encode(run.parts, batch.captions, batch.sizes)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import compress, count
 
 import torch
 
@@ -115,7 +115,7 @@ class Run:
         samples: the images.
         latents: of these images.
         loss: training loss; called once for each batch.
-        optimizer: over `rows`.
+        optimizer: over `trained_rows`.
         optimizer_factory: the user's own way to make the optimizer; None: as configured.
         schedule: of the learning rate.
         scaler: of the loss, at work with fp16 only.
@@ -195,7 +195,8 @@ class Run:
     @property
     def word_count(self) -> int:
         """Number of words that learn side by side on the model, this one included."""
-        return sum(rows.requires_grad for rows in self.parts.embeddings[0].words)
+        by_word = zip(*(embedding.words for embedding in self.parts.embeddings), strict=True)
+        return sum(any(row.requires_grad for row in rows) for rows in by_word)
 
     @property
     def batch_count(self) -> int:
@@ -209,8 +210,25 @@ class Run:
 
     @property
     def rows(self) -> list[torch.nn.Parameter]:
-        """The parameters that are trained: the word's rows, one [n, D] float32 tensor per text encoder."""
+        """The word's rows, one [n, D] float32 tensor per text encoder."""
         return self.parts.rows(self.word_index)
+
+    @property
+    def learns_in(self) -> tuple[bool, ...]:
+        """For each text encoder whether the word learns there."""
+        return self.family.facts.learns_in(self.config.word.train_encoders)
+
+    @property
+    def trained_rows(self) -> list[torch.nn.Parameter]:
+        """The parameters that are trained: the rows of the text encoders in which the word learns."""
+        return [row for row, learns in zip(self.rows, self.learns_in, strict=True) if learns]
+
+    def of_trained(self, values: Sequence[float]) -> list[float]:
+        """Return those of the trained rows, of numbers of the rows of all text encoders in turn."""
+        learns: list[bool] = []
+        for rows, does in zip(self.rows, self.learns_in, strict=True):
+            learns += [does] * len(rows)
+        return list(compress(values, learns))
 
     @property
     def optimizer_name(self) -> str:

@@ -191,7 +191,12 @@ def prepare_on(
     ):
         check_prediction(config, parts)
         rows = parts.rows(index)
-        made = make_optimizer(config.optim, optimizer, rows)
+        for row, learns in zip(
+            rows, family.facts.learns_in(config.word.train_encoders), strict=True
+        ):
+            row.requires_grad_(learns)
+        trained = [row for row in rows if row.requires_grad]
+        made = make_optimizer(config.optim, optimizer, trained)
         updates = updates_per_epoch(config, own_samples, processes.count)
         total_steps, total_epochs = run_length(config.loop, 1, updates)
         run = Run(
@@ -230,7 +235,7 @@ def warn_of_rate(run: Run) -> None:
     """Warn of a configured learning rate that can teach nothing, or goes too far."""
     if run.optimizer_factory:
         return
-    table = run.parts.embeddings[0].table
+    table = run.parts.embeddings[run.learns_in.index(True)].table
     width, norm = table.shape[1], float(table.float().norm(dim=1).mean())
     steps = run.config.word.steps_of(run.total_steps)
     problem = rate_problem(run.config.optim, steps, width, norm)

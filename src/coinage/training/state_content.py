@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def try_optimizer(run: Run, content: Mapping[str, Any]) -> None:
         ValueError: a tensor is larger or smaller than the optimizer's own, or the rate is not a number.
     """
     rows = []
-    for row, values in zip(run.rows, content["rows"], strict=True):
+    for row, values in zip(run.trained_rows, compress(content["rows"], run.learns_in), strict=True):
         copied = torch.nn.Parameter(values.to(row.device, row.dtype, copy=True))
         copied.grad = torch.full_like(copied, TRIAL_GRADIENT)
         rows.append(copied)

@@ -82,7 +82,7 @@ def finish_gradient(run: Run) -> Tensor:
         Its length before clipping, whether it overflowed under the scaler, and for each row of all
         text encoders in turn whether it had a gradient: [2 + N] float32 on the device.
     """
-    rows = run.rows
+    rows = run.trained_rows
     gradients = [row.grad for row in rows if row.grad is not None]
     overflow = torch.zeros((), device=gradients[0].device)
     if run.scaler.is_enabled():
@@ -96,7 +96,10 @@ def finish_gradient(run: Run) -> Tensor:
             note_overflow(run.scaler, run.optimizer, overflow)
     max_norm = run.config.optim.max_grad_norm or math.inf  # without a limit, only measured
     norm = torch.nn.utils.clip_grad_norm_(rows, max_norm)
-    touched = [(gradient != 0).any(dim=1).float() for gradient in gradients]
+    touched = []
+    for row in run.rows:
+        flags = norm.new_zeros(len(row)) if row.grad is None else (row.grad != 0).any(dim=1)
+        touched.append(flags.float())
     return torch.cat([torch.stack([norm.float(), overflow]), *touched])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any
 
 import torch
@@ -228,7 +228,8 @@ def _apply(run: Run) -> None:
         what = f"the optimizer {run.optimizer_name} failed: {described(error)}"
         hint = "use one whose step() needs no arguments and takes dense gradients, such as AdamW"
         raise TrainingError(what, f"step {run.step + 1}", hint) from error
-    hold_lengths(run.rows, run.start_on_device, run.config.optim.norm_mode)
+    starts = compress(run.start_on_device, run.learns_in)
+    hold_lengths(run.trained_rows, list(starts), run.config.optim.norm_mode)
 
 
 def _conclude(run: Run, rows: Sequence[Tensor]) -> None:

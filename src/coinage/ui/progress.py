@@ -95,7 +95,7 @@ class ProgressFile(Observer):
             "epochs": run.total_epochs,
             "seconds_left": None if left is None else round(left, 1),
             "loss": _finite(self._loss.value),
-            "angle": _finite(fmean(run.last.angles)) if run.last.angles else None,
+            "angle": _finite(fmean(run.of_trained(run.last.angles))) if run.last.angles else None,
             "images_per_second": None if speed is None else round(speed, 2),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -125,13 +126,16 @@ class Watchdog(Observer):
     def _dead(self, run: Run) -> TrainingError | None:
         """Return an error about rows that no gradient has reached; None if there are none."""
         dead = []
-        for key, touched in zip(run.family.embedding_keys, self._touched, strict=True):
+        trained = compress(
+            zip(run.family.embedding_keys, self._touched, strict=True), run.learns_in
+        )
+        for key, touched in trained:
             for number, had_gradient in enumerate(touched.tolist(), 1):
                 if not had_gradient:
                     dead.append(f"vector {number} of {key}")
         if not dead:
             return None
-        all_are = len(dead) == sum(len(touched) for touched in self._touched)
+        all_are = len(dead) == sum(map(len, compress(self._touched, run.learns_in)))
         which = "the word" if all_are else ", ".join(dead)
         steps = counted(self._steps, "step")
         what = f"no gradient has reached {which} in {steps}, so nothing is learned there"
@@ -143,7 +147,7 @@ class Watchdog(Observer):
         if finds_own_rate or not any(self._rates):
             return None  # the rate begins with next to nothing
         rows = zip(run.family.embedding_keys, run.rows, self._begin, self._furthest, strict=True)
-        for key, now, begin, furthest in rows:
+        for key, now, begin, furthest in compress(rows, run.learns_in):
             band = None
             if run.optimizer_factory is None:
                 band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])

@@ -236,13 +236,14 @@ class Search:
 
     def _learned(self, starts: Sequence[Rows]) -> list[Rows]:
         """Return the starts after a few steps, each on the same draws."""
-        trained, turn = list(starts), self._settings.turn
+        trained = list(starts)
+        turns = [self._settings.turn if learns else 0.0 for learns in self._run.learns_in]
         for step in range(self._settings.steps):
             draws = draws_of(self._run, self._settings.step_draws, f"step {step}")
             slopes = self.slopes(trained, draws)
             for number, (start, slope) in enumerate(zip(trained, slopes, strict=True)):
-                pairs = zip(start, slope, strict=True)
-                trained[number] = tuple(turned(rows, gradient, turn) for rows, gradient in pairs)
+                triples = zip(start, slope, turns, strict=True)
+                trained[number] = tuple(turned(*triple) for triple in triples)
         return trained
 
     @contextmanager
