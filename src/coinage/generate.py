@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coinage.diffusion.schedule import alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
 from coinage.models.vae import in_memory, placed, widened
@@ -28,6 +29,7 @@ from coinage.text.samplers import find_sampler
 log = logging.getLogger("coinage")
 # Of guidance on a schedule that ends in pure noise, which would overexpose (Lin et al. 2023, section 3.4)
 GUIDANCE_RESCALE = 0.7
+LEAST_SIGNAL = 2.0**-24  # of the variance, where a schedule ends in pure noise
 MOST_CHUNKS = 3  # of 75 tokens, in a prompt
 
 # Scheduler settings that describe the model, whatever the sampler
@@ -51,11 +53,30 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     if "steps_offset" in parameters:
         settings["steps_offset"] = 1  # as the released Stable Diffusion models
     settings |= sampler.settings
-    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" in parameters:
-        # Sampling must begin at the last step, where there is only noise (Lin et al. 2023,
-        # arXiv:2305.08891, section 3.3)
-        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if config.get("rescale_betas_zero_snr"):
+        if "timestep_spacing" in parameters:
+            # Sampling must begin at the last step, where there is only noise (Lin et al. 2023,
+            # arXiv:2305.08891, section 3.3)
+            settings["timestep_spacing"] = "trailing"
+        if "rescale_betas_zero_snr" in parameters:
+            settings["rescale_betas_zero_snr"] = True
+        else:
+            settings["trained_betas"] = betas_to_noise(config)
     return factory(**settings)
+
+
+def betas_to_noise(config: Mapping[str, Any]) -> list[float]:
+    """Return the betas of a model's schedule that ends in pure noise, for schedulers that know none such.
+
+    They divide by the last signal variance, so it is as small as diffusers makes it in the others.
+    """
+    first, last = config["beta_start"], config["beta_end"]
+    steps, kind = config["num_train_timesteps"], config["beta_schedule"]
+    plain = alphas_cumprod_from_betas(first, last, steps, kind)
+    signal = rescale_zero_terminal_snr(plain).clamp(min=LEAST_SIGNAL)
+    before = torch.cat([torch.ones(1), signal[:-1]])
+    betas: list[float] = (1 - signal / before).tolist()
+    return betas
 
 
 def keep_times_at_hand(scheduler: Any) -> None:
