@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 import warnings
@@ -34,6 +35,7 @@ SHORT = [
     "--sample_every_n_steps=0",
 ]
 PREVIEWS = ["--sample_every_n_steps=1", "--sample_prompts=OUT/prompts.txt"]
+INPAINTING = "--pretrained_model_name_or_path=OUT/inpainting"
 PROMPT = "a photo of zibu --w 64 --h 64 --s 2 --d 1\n"
 TWO_WORDS = """
 [[words]]
@@ -133,6 +135,9 @@ VARIANTS: dict[str, list[list[str]]] = {
         verify("sdxl"),
     ],
     "sdxl bf16, VAE in float32": [train("sdxl", BF16, CACHED, "--no_half_vae", *PREVIEWS)],
+    "sd1 inpainting bf16, previews": [train("sd1", BF16, CACHED, *PREVIEWS, INPAINTING)],
+    "sd1 inpainting fp16, fp8, uncached": [train("sd1", FP16, "--fp8_base", INPAINTING)],
+    "sdxl fp16, one encoder": [train("sdxl", FP16, CACHED, "--train_encoders=g")],
     "sd1 bf16, search, early stop": [
         train("sd1", BF16, CACHED, "--init_word=auto", "--early_stop", "--keep_best")
     ],
@@ -175,12 +180,26 @@ def write_inputs(out: Path) -> None:
     (out / "words.toml").write_text(TWO_WORDS.replace("OUT", out.as_posix()), encoding="utf-8")
 
 
+def write_inpainting(out: Path) -> None:
+    """The demo's model, whose UNet also reads a mask and a masked picture."""
+    from diffusers import UNet2DConditionModel
+
+    from tests.tiny_models import with_inputs
+
+    shutil.copytree(MODELS / "sd1", out)
+    unet = UNet2DConditionModel.from_pretrained(out / "unet")
+    parts = with_inputs({"unet": unet}, 9, 0.1)
+    parts["unet"].save_pretrained(out / "unet")  # type: ignore[operator]
+
+
 def run(commands: Sequence[Sequence[str]], out: Path, *, gpu: bool) -> Seen:
     """Run commands one after the other, in this process."""
     from tests.helpers import libraries_told
     from tests.pretended_gpu.tensors import pretended_gpu
 
     write_inputs(out)
+    if INPAINTING in commands[0]:
+        write_inpainting(out / "inpainting")
     seen, text = Seen(), StringIO()
     for command in commands:
         forget()
