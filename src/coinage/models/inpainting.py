@@ -25,7 +25,6 @@ NOTE = (
     "this is an inpainting model: it trains and draws with a full mask, as if everything were to be "
     "painted; the word works in ordinary models of its family too"
 )
-MOST_SIZES = 64  # of pictures, whose grey latents are kept
 
 
 class FullMask:
@@ -43,7 +42,7 @@ class FullMask:
     def beside(self, latents: Tensor) -> Tensor:
         """Return mask and masked picture for [B, C, h, w] noisy latents: [B, 1 + C, h, w] of their dtype.
 
-        Those of a size are computed once, and stay where they are in memory.
+        Those of a size are computed once, and stay where they are in memory, as recorded steps need it.
 
         Raises:
             CoinageError: the VAE makes no finite latents of grey.
@@ -51,8 +50,6 @@ class FullMask:
         height, width = latents.shape[-2:]
         key = height, width, latents.device
         if key not in self._kept:
-            if len(self._kept) >= MOST_SIZES:
-                self._kept.clear()
             grey = self._grey(height, width, latents.device)
             self._kept[key] = torch.cat([torch.ones_like(grey[:, :1]), grey], dim=1)
         return self._kept[key].to(latents.dtype).expand(len(latents), -1, -1, -1)
