@@ -178,7 +178,10 @@ def test_the_wrong_script_or_flag_names_both_families(
     ("change", "message"),
     [
         ({"text_encoder_2": None}, "Stable Diffusion XL model"),
-        ({"unet/config.json": '{"in_channels": 9}'}, "an inpainting or other special model"),
+        (
+            {"unet/config.json": '{"in_channels": 5}'},
+            "a depth model: its UNet has 5 input channels",
+        ),
         ({"unet/config.json": "[]"}, "settings cannot be read"),
         ({"unet/config.json": "{"}, "settings cannot be read"),
         ({"unet/config.json": '{"cross_attention_dim": 1024}'}, "a Stable Diffusion 2.x model"),
