@@ -134,9 +134,19 @@ function Initialize-Venv {
     Write-Host "setting up .venv (once, a few minutes), torch from $page"
     & $found[0] @words -m venv $Venv
     if ($LASTEXITCODE -ne 0) { Stop-Plainly ".venv cannot be made" "delete the folder .venv, and try again" }
-    $install = "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt"
-    Invoke-Own "python" ($install + "torch", "--index-url", $page)
-    Invoke-Own "python" ($install + "--editable", ".[dev]")
+    $install = "-m", "pip", "install", "--quiet", "--disable-pip-version-check"
+    $limits = "--constraint", "constraints.txt"
+    if ($page -eq "${Pages}cpu") {
+        Invoke-Own "python" ($install + $limits + "torch", "--index-url", $page)
+    }
+    else {
+        # Not every page has the torch that constraints.txt names: what it has is taken, and kept
+        Invoke-Own "python" ($install + "torch", "--index-url", $page)
+        $others = Join-Path $Venv "constraints.txt"
+        Get-Content "constraints.txt" | Where-Object { $_ -notmatch "^torch==" } | Set-Content $others
+        $limits = "--constraint", $others
+    }
+    Invoke-Own "python" ($install + $limits + "--editable", ".[dev]")
     New-Item -ItemType File -Force -Path $Ready | Out-Null
 }
 
