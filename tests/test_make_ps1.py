@@ -100,8 +100,8 @@ def test_it_deletes_what_make_deletes() -> None:
 def test_what_it_names_is_there(script: Any) -> None:
     variables = {name.strip("$@{}") for kind in VARIABLES for name in texts(script, kind)}
     text = SCRIPT.read_text(encoding="utf-8")
-    assigned = set(re.findall(r"\$(\w+)(?:, \$\w+)* \+?= |, \$(\w+) = |foreach \(\$(\w+) in", text))
-    assigned = {name for names in assigned for name in names}
+    lists = re.findall(r"((?:\$\w+, )*\$\w+) \+?= |foreach \((\$\w+) in", text)
+    assigned = {name for each in lists for name in re.findall(r"\w+", " ".join(each))}
     parameters = set(re.findall(r"\[string(?:\[\])?\] \$(\w+)", text))
     assert variables <= assigned | parameters | AUTOMATIC
     functions = set(texts(script, "function_name"))

@@ -9,6 +9,7 @@ memory, as safetensors does. Python opens files there without leave to delete th
 
 import errno
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,6 +91,55 @@ def windows_files() -> Iterator[list[str]]:
     }
     with patch.multiple(os, **changed):
         yield refused
+
+
+@contextmanager
+def letters_alike() -> Iterator[None]:
+    """Have files found and renamed by names in other letters, upper or lower case, for a while."""
+    stat, rename = os.stat, os.rename
+
+    def spelled(path: Any) -> Any:
+        if not isinstance(path, (str, os.PathLike)) or os.path.lexists(path):
+            return path
+        whole = Path(path)
+        alike = [p for p in whole.parent.glob("*") if p.name.casefold() == whole.name.casefold()]
+        return alike[0] if alike else path
+
+    changed = {
+        "stat": lambda path, **more: stat(spelled(path), **more),
+        "rename": lambda source, target, **more: rename(spelled(source), target, **more),
+    }
+    with patch.multiple(os, **changed):
+        yield
+
+
+class LikeMsvcrt:
+    """The part of Python's msvcrt that locks bytes of an open file: for one opening of it alone."""
+
+    LK_NBLCK = 2
+
+    @staticmethod
+    def locking(file: int, mode: int, count: int) -> None:
+        import fcntl
+
+        assert mode == LikeMsvcrt.LK_NBLCK
+        start = os.lseek(file, 0, os.SEEK_CUR)
+        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, count, 0)
+        try:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+        except OSError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+
+class LikeWindows:
+    """Python's os as Windows has it, as far as names tell: for one module at a time."""
+
+    name = "nt"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("pathconf", "killpg", "getuid", "fork"):
+            raise AttributeError(name)
+        return getattr(os, name)
 
 
 @contextmanager
