@@ -54,6 +54,7 @@ $Tasks = [ordered]@{
         "ruff check --quiet .",
         "mypy --no-error-summary",
         "python tools/flag_page.py --check",
+        "python tools/messages_page.py --check",
         "python tools/compared_page.py --check"
     )
     "docs" = @("python -m mkdocs build --strict --quiet")
@@ -64,6 +65,7 @@ $Tasks = [ordered]@{
         "ruff format --quiet .",
         "ruff check --quiet --fix .",
         "python tools/flag_page.py",
+        "python tools/messages_page.py",
         "python tools/compared_page.py"
     )
     "model" = @("python tools/build_demo_world.py --out build/demo_world ARGS")

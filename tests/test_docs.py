@@ -27,6 +27,7 @@ from coinage.cli.cmd_ui import ui_parser
 from coinage.cli.main import COMMANDS, main
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from tests.containers import coinage_words
 from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
 from tests.pages import ROOT, Block, blocks_of, is_translation, name_of, own_blocks_of
@@ -43,6 +44,10 @@ READ_ONLY = {
     "accelerate": "starts processes; its script is run in this one",
     "torchrun": "starts processes, on several GPUs or machines",
     "srun": "needs a SLURM cluster",
+    "sbatch": "needs a SLURM cluster; tests/test_containers.py runs the script",
+    "docker": "needs an engine; tests/containers.py reads it, and what is told to Coinage is checked",
+    "apptainer": "the same",
+    "curl": "needs the network",
     "coinage demo": "takes a minute; tests/demo runs it",
     "coinage ui": "waits for a browser; tests/ui runs it",
     "coinage doctor": "imports everything again; tests/doctor runs it",
@@ -51,7 +56,9 @@ READ_ONLY = {
 }
 WAITING = {"demo": demo_parser, "doctor": doctor_parser, "ui": ui_parser}
 FASTER = {"generate": ("--steps=2",), "evaluate": ("--steps=2", "--count=1", "--prompts=few.txt")}
-IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
+IGNORED = (  # of the shell
+    "source", ".", "read", "export", "mkdir", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1"
+)  # fmt: skip
 WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
 SHORTER = ("--max_train_steps=2", "--sample_every_n_steps=0", "--on_problem=warn", "--seed=0")
 # Pages whose trainings run also in the default suite; those of the others are only checked there.
@@ -157,6 +164,13 @@ def check_benchmark(words: Sequence[str]) -> None:
         assert f'"{flag}"' in source, f"{words[1]} has no {flag}"
 
 
+def check_files(words: Sequence[str]) -> None:
+    """Check that the files of ours are there that a command hands to another computer."""
+    named = [word.removeprefix("@") for word in words if "examples/" in word]
+    assert named
+    assert all((ROOT / name).is_file() for name in named)
+
+
 def script_of(words: Sequence[str]) -> list[str]:
     """The script and its arguments, of what a launcher starts in several processes."""
     if words[0] == "accelerate":
@@ -172,7 +186,12 @@ def script_of(words: Sequence[str]) -> list[str]:
     return ["coinage", *args.training_script_args]
 
 
-CHECKED: dict[str, Callable[[Sequence[str]], None]] = {"make": check_make, "pip": check_pip}
+CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
+    "make": check_make,
+    "pip": check_pip,
+    "sbatch": check_files,
+    "curl": check_files,
+}
 
 
 def run_training(argv: Sequence[str], train: Callable[[list[str]], int], *, really: bool) -> str:
@@ -223,6 +242,9 @@ def run_command(words: Sequence[str], *, really: bool) -> str:
     if program in CHECKED:
         CHECKED[program](words)
         return ""
+    if program in ("docker", "apptainer"):
+        rest = coinage_words(words)
+        return run_coinage(rest, really=really) if rest else ""
     if program == "coinage":
         return run_coinage(rest, really=really)
     assert program in ("python", "python3", "py"), f"unknown program: {shlex.join(words)}"
