@@ -16,7 +16,7 @@ from coinage.runs.files import earlier_files, rest_of, set_aside, tidy
 from coinage.runs.lock import claim, hold
 from coinage.runs.states import latest_state
 from tests.helpers import config_for, trained
-from tests.windows import LikeMsvcrt, LikeWindows, letters_alike, windows_files
+from tests.windows import ON_WINDOWS, LikeMsvcrt, LikeWindows, letters_alike, windows_files
 
 HOLD = """
 import sys
@@ -204,7 +204,7 @@ def test_a_name_in_other_letters_is_the_same_where_the_file_system_says_so(tmp_p
     names = ("zibu-log.jsonl", "zibu-report.html", "zibu-000002.safetensors", "zibulon-log.jsonl")
     for name in names:
         (tmp_path / name).write_bytes(b"x")
-    assert set_aside(tmp_path, "Zibu") == [], "here they are two"
+    assert ON_WINDOWS or set_aside(tmp_path, "Zibu") == [], "here they are two"
     with letters_alike():
         assert len(earlier_files(tmp_path, "Zibu")) == 3
         assert len(set_aside(tmp_path, "Zibu")) == 3
@@ -216,6 +216,7 @@ def test_a_name_in_other_letters_is_the_same_where_the_file_system_says_so(tmp_p
     ]
 
 
+@pytest.mark.skipif(ON_WINDOWS, reason="it has them")
 def test_locks_as_windows_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coinage.runs.lock.os", LikeWindows())
     monkeypatch.setitem(sys.modules, "msvcrt", LikeMsvcrt)
