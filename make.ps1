@@ -7,7 +7,7 @@
 .PARAMETER Task
     What to do, such as setup, demo, test, check, docs or dist; "setup" only sets up.
 .PARAMETER Torch
-    The build of torch: cpu, or a name such as cu128 of a page below https://download.pytorch.org/whl/.
+    The build of torch: cpu, or a name such as cu130 of a page below https://download.pytorch.org/whl/.
     Without it, the one that suits the graphics card. It counts when .venv is set up.
 .PARAMETER Python
     The Python to set up with, where py does not find one from 3.11 on.
@@ -16,7 +16,7 @@
 .EXAMPLE
     .\make.ps1 demo
 .EXAMPLE
-    .\make.ps1 setup -Torch cu128
+    .\make.ps1 setup -Torch cu130
 #>
 [CmdletBinding(PositionalBinding = $false)]
 param(
@@ -115,12 +115,16 @@ function Find-Page {
     if (-not (Get-Command "nvidia-smi" -ErrorAction SilentlyContinue)) { return "${Pages}cpu" }
     $found = @(& nvidia-smi "--query-gpu=compute_cap,driver_version" "--format=csv,noheader")
     if ($LASTEXITCODE -ne 0 -or -not $found) { return "${Pages}cpu" }
-    $capability, $driver = $found[0].Split(",") | ForEach-Object { $_.Trim() }
-    # The choices of `coinage doctor`: drivers before CUDA 12, cards before Turing, all others
-    if ([int] $driver.Split(".")[0] -lt 525) { return "${Pages}cu118" }
+    $capability, $version = $found[0].Split(",") | ForEach-Object { $_.Trim() }
+    $driver = [int] $version.Split(".")[0]
     $major, $minor = $capability.Split(".") | ForEach-Object { [int] $_ }
-    if ($major * 10 + $minor -lt 75) { return "${Pages}cu126" }
-    return "${Pages}cu128"
+    $card = $major * 10 + $minor
+    # What `coinage doctor` chooses; a test compares the two
+    if ($driver -lt 525) { return "${Pages}cu118" }
+    if ($card -lt 75) { return "${Pages}cu126" }
+    if ($driver -ge 580) { return "${Pages}cu130" }
+    if ($card -ge 100) { return "${Pages}cu128" }
+    return "${Pages}cu126"
 }
 
 # Makes .venv unless it is there and as new as the files that it is made from.

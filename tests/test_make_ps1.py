@@ -1,5 +1,6 @@
 """`make.ps1` does on Windows what `make` does: it is parsed here, as there is no PowerShell to run it."""
 
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,9 +113,20 @@ def test_what_it_names_is_there(script: Any) -> None:
 
 def test_it_installs_from_the_pages_that_the_doctor_names() -> None:
     text = SCRIPT.read_text(encoding="utf-8")
-    pages = re.findall(r'"\$\{Pages\}(cu\d+)"', text)
-    chosen = (device.OLD_DRIVERS_PAGE, device.OLD_CARDS_PAGE, device.USUAL_PAGE)
-    assert [f"{device.PAGE}{page}" for page in pages] == list(chosen)
-    assert f'$Pages = "{device.PAGE}"' in text
-    major, minor = device.TURING
-    assert f"-lt {major * 10 + minor}" in text
+    assert f'$Pages = "{device.PAGES}"' in text
+    rule = re.compile(
+        r"^    (?:if \(\$(driver|card) -(lt|ge) (\d+)\) \{ )?return \"\$\{Pages\}(cu\d+)\"",
+        re.MULTILINE,
+    )
+    rules = rule.findall(text)
+    assert len(rules) == 5
+    compare = {"lt": operator.lt, "ge": operator.ge, "": lambda *_: True}
+    for capability in ((6, 1), (7, 0), (7, 5), (8, 6), (9, 0), (10, 0), (12, 0)):
+        for driver in (450, 524, 525, 572, 580, 610):
+            values = {"card": 10 * capability[0] + capability[1], "driver": driver, "": 0}
+            chosen = next(
+                build
+                for what, how, than, build in rules
+                if compare[how](values[what], int(than or 0))
+            )
+            assert chosen == device.build_for(capability, device.cuda_of(f"{driver}.10"))
