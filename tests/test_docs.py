@@ -146,6 +146,17 @@ def check_make(words: Sequence[str]) -> None:
     assert given <= set(targets), f"not a target: {shlex.join(words)}"
 
 
+def check_make_script(words: Sequence[str]) -> None:
+    """Its tasks are those of make, and setup alone; test_make_ps1.py reads it."""
+    _, task, *given = words
+    if task != "setup":
+        check_make(["make", task])
+    script = (ROOT / "make.ps1").read_text(encoding="utf-8")
+    parameters = re.findall(r"\[string\] \$(\w+)", script)
+    named = [word.removeprefix("-") for word in given if word.startswith("-")]
+    assert set(named) <= set(parameters), f"not a parameter: {shlex.join(words)}"
+
+
 def check_pip(words: Sequence[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = {"torch", ".", *(f".[{extra}]" for extra in project["optional-dependencies"])}
@@ -188,6 +199,7 @@ def script_of(words: Sequence[str]) -> list[str]:
 
 CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
     "make": check_make,
+    "./make.ps1": check_make_script,
     "pip": check_pip,
     "sbatch": check_files,
     "curl": check_files,

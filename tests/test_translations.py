@@ -28,6 +28,7 @@ TRANSLATED = [
     "docs/guides/logging.md",
     "docs/guides/lora.md",
     "docs/guides/low-memory.md",
+    "docs/guides/mac.md",
     "docs/guides/negative-words.md",
     "docs/guides/previews.md",
     "docs/guides/python.md",
