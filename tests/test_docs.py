@@ -41,6 +41,9 @@ PAGES = sorted(page for page in WRITTEN if own_blocks_of(page) or not is_transla
 READ_ONLY = {
     "make": "runs this suite, or trains for minutes",
     "pip": "changes the environment",
+    "uvx": "installs a package",
+    "uv": "the same",
+    "pipx": "the same",
     "accelerate": "starts processes; its script is run in this one",
     "torchrun": "starts processes, on several GPUs or machines",
     "srun": "needs a SLURM cluster",
@@ -169,6 +172,16 @@ def check_pip(words: Sequence[str]) -> None:
             assert word in known, f"unknown package or extra: {shlex.join(words)}"
 
 
+def check_installer(words: Sequence[str]) -> None:
+    """It installs the wheel that `make dist` builds, and may run its command."""
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    (at,) = (at for at, word in enumerate(words) if word.endswith(".whl"))
+    assert words[at] == f"dist/{name.replace('-', '_')}-*.whl"
+    if words[at + 1 :]:
+        assert words[at + 1] == "coinage"
+        run_coinage(words[at + 2 :], really=False)
+
+
 def check_benchmark(words: Sequence[str]) -> None:
     source = (ROOT / words[1]).read_text(encoding="utf-8")
     for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
@@ -201,6 +214,9 @@ CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
     "make": check_make,
     "./make.ps1": check_make_script,
     "pip": check_pip,
+    "uvx": check_installer,
+    "uv": check_installer,
+    "pipx": check_installer,
     "sbatch": check_files,
     "curl": check_files,
 }

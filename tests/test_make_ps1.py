@@ -12,7 +12,10 @@ from coinage.checks import device
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "make.ps1"
-NOT_ON_WINDOWS = {"test-pretended": "compiles a device of Linux with g++"}
+NOT_ON_WINDOWS = {
+    "test-pretended": "compiles a device of Linux with g++",
+    "test-oldest": "sets up an environment of its own",
+}
 OF_ITS_OWN = {"clean"}  # rm -rf there, Remove-Item here
 # PowerShell's own variables, and those of the environment
 AUTOMATIC = {
