@@ -97,4 +97,4 @@ $(OLDEST)/.ready: $(READY)
 	@touch $(OLDEST)/.ready
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build demo_output .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest build demo_output .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -70,7 +70,7 @@ $Tasks = [ordered]@{
     )
     "model" = @("python tools/build_demo_world.py --out build/demo_world ARGS")
 }
-$Made = ".venv", "build", "demo_output", ".coverage*", ".pytest_cache", ".mypy_cache", ".ruff_cache"
+$Made = ".venv", ".venv-oldest", "build", "demo_output", ".coverage*", ".pytest_cache", ".mypy_cache", ".ruff_cache"
 
 # Says what is wrong and how to mend it, without a stack of PowerShell's own, and ends.
 function Stop-Plainly([string] $What, [string] $Hint) {
