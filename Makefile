@@ -27,9 +27,9 @@ coverage: $(READY)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-# The page of `coinage ui`, as people use it, in the system's Chromium.
+# The page of `coinage ui` and the report, as people use them, in the system's Chromium.
 test-browser: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not slow" tests/ui $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not slow" tests/ui tests/report $(ARGS)
 
 # Every kind of step on a pretended GPU: the numbers of a CPU, the rules of CUDA.
 test-pretended: $(READY)

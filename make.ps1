@@ -45,7 +45,7 @@ $Tasks = [ordered]@{
         "coverage combine --quiet",
         "coverage report"
     )
-    "test-browser" = @("python -m pytest -n 2 --dist loadfile -m 'browser and not slow' tests/ui ARGS")
+    "test-browser" = @("python -m pytest -n 2 --dist loadfile -m 'browser and not slow' tests/ui tests/report ARGS")
     "test-slow" = @("python -m pytest -m slow ARGS")
     "test-fuzz" = @("python -m pytest -n 2 -m fuzz ARGS")
     "test-perf" = @("python -m pytest -m perf ARGS")
