@@ -128,7 +128,8 @@ def draw(parts: Components, batch: Batch, config: NoiseConfig) -> Draws:
     noise = draw_noise(latents, config, batch.generators)
     times = batch.timesteps
     if times is None:
-        times = parts.schedule.draw_times(config, batch.generators)
+        schedule = parts.schedule.at_size(*latents.shape[-2:])
+        times = schedule.draw_times(config, batch.generators)
     return Draws(latents, noise, perturb(noise, config, batch.generators), times)
 
 
