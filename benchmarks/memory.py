@@ -214,6 +214,7 @@ def components(model: Built, chunks: int = 1) -> Components:
         vae=cast(Any, torch.nn.Module()),
         denoiser=meta_part(model.configs, "unet", model.dtype),
         schedule=cast(Any, None),
+        keys=tuple(names),
         scheduler_config={},
         chunks=chunks,
         row_formats=tuple(RowFormat((737,), (738,), 0) for _ in names),

@@ -155,6 +155,6 @@ def loaded(family: str, source: Path, models: Path, **more: Any) -> Components:
     install_word(
         parts,
         WordConfig(token="zibu", num_vectors=2, init_word="circle"),
-        FAMILIES[family].embedding_keys,
+        FAMILIES[family].facts.keys,
     )
     return parts

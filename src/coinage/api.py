@@ -233,12 +233,12 @@ class Model:
         self._kind: ModelFamily = FAMILIES[config.family]
         self._source = config.source
         self.family = config.family
-        self.embedding_keys = self._kind.embedding_keys
         self.device = device
         self.dtype = DTYPES[config.precision]
         self.words: dict[str, Word] = {}
         with LOADING_LOCK:
             self.parts: Components = self._kind.load(config, self.dtype)
+            self.embedding_keys = self.parts.keys
             self.parts.home = device
             place_vae(self.parts)
             place(self.parts)

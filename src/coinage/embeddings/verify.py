@@ -94,8 +94,8 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
         CoinageError: the file or the model cannot be read, or they do not belong together.
     """
     word, family = open_file(path, token=token).usable_word(), FAMILIES[model.family]
-    word = _word_for(word, family, path)
     parts = family.load(model, torch.float32)
+    word = _word_for(word, parts.keys, path)
     for (key, rows), encoder in zip(word.vectors.items(), parts.text_encoders, strict=True):
         width = table_of(encoder).shape[1]
         if rows.shape[1] != width:
@@ -111,20 +111,20 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
     return Verification(token, tuple(checks))
 
 
-def _word_for(word: Word, family: ModelFamily, path: Path) -> Word:
-    """Return a word with vectors under the family's own keys.
+def _word_for(word: Word, keys: Sequence[str], path: Path) -> Word:
+    """Return a word with vectors under the model's own keys.
 
     Raises:
         CoinageError: it has none for a text encoder.
     """
     vectors = {}
-    for key in family.embedding_keys:
+    for key in keys:
         rows = vectors_for(word.vectors, key)
         if rows is not None:
             vectors[key] = rows
-    if len(vectors) < len(family.embedding_keys):
-        has, takes = ", ".join(word.vectors), ", ".join(family.embedding_keys)
-        is_pair = len(family.embedding_keys) > 1
+    if len(vectors) < len(keys):
+        has, takes = ", ".join(word.vectors), ", ".join(keys)
+        is_pair = len(keys) > 1
         raise CoinageError(
             f"the file has {has}, and the model takes {takes}",
             str(path),
@@ -169,7 +169,7 @@ class _Comparison:
     encoded: list[tuple[list[Tensor], Conditioning]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        vectors = [self.word.vectors[key] for key in self.family.embedding_keys]
+        vectors = [self.word.vectors[key] for key in self.parts.keys]
         self.encoded.append((vectors, self._encode(vectors)))
 
     def check(self, verdict: Verdict) -> Check:
@@ -194,9 +194,9 @@ class _Comparison:
         if verdict.tool == "diffusers":
             prompt = prompt_for(self.token, self.word.num_vectors)
             return conditioning_in_diffusers(self.path, self.family, self.parts, self.token, prompt)
-        if set(verdict.vectors) != set(self.family.embedding_keys):
+        if set(verdict.vectors) != set(self.parts.keys):
             return None
-        vectors = [verdict.vectors[key] for key in self.family.embedding_keys]
+        vectors = [verdict.vectors[key] for key in self.parts.keys]
         for before, conditioning in self.encoded:
             if all(map(torch.equal, before, vectors)):
                 return conditioning

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 LEAST_CHANNELS = 16  # of a convolution in 8 bits; latents have 4, or 9 where a mask goes with them
+
+
+TextEncoderKind = Literal["clip", "projected", "t5"]  # projected: CLIP with a pooled vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,9 @@ class TextEncoderFacts:
         width: numbers in a token embedding, in the released models.
         layers: of the released models, as far as they are used.
         open_clip: trained by OpenCLIP, which pads texts with `!`.
+        kind: of the text encoder.
+        optional: a model may come without it.
+        room: tokens of a text that fit in one row.
     """
 
     key: str
@@ -33,7 +40,10 @@ class TextEncoderFacts:
     prefix: str = "cond_stage_model."
     width: int
     layers: int
-    open_clip: bool
+    open_clip: bool = False
+    kind: TextEncoderKind = "clip"
+    optional: bool = False
+    room: int = 75
 
 
 def stays_whole(shape: Sequence[int]) -> bool:
@@ -84,6 +94,11 @@ class FamilyFacts:
         bucket_unit: sides of buckets are multiples of it, in pixels.
         latent_channels: of the VAE's latents.
         latent_scale: pixels along a side for one of the latents.
+        patch: latents along a side that the denoiser takes as one.
+        denoiser: folder of what predicts, in a diffusers model.
+        is_flow: trained by flow matching; otherwise by diffusion.
+        cross_attends: layers of the denoiser read the text alone, which shows where a word acts.
+        most_chunks: rows of 75 tokens that a text may take.
         takes_sizes: the UNet also reads a pooled text vector and the picture's sizes.
         reads_clip_skip: the layer of the text encoder can be chosen.
         fills_prompts: prompts take as many chunks as captions in training, in sd-scripts.
@@ -108,6 +123,11 @@ class FamilyFacts:
     bucket_unit: int = 64
     latent_channels: int = 4
     latent_scale: int = 8
+    patch: int = 1
+    denoiser: str = "unet"
+    is_flow: bool = False
+    cross_attends: bool = True
+    most_chunks: int = 3
     takes_sizes: bool = False
     reads_clip_skip: bool = True
     fills_prompts: bool = False
@@ -125,6 +145,19 @@ class FamilyFacts:
     def widths(self) -> tuple[int, ...]:
         """Widths of the token embeddings, one for each text encoder."""
         return tuple(encoder.width for encoder in self.text_encoders)
+
+    @property
+    def size_unit(self) -> int:
+        """Pixels that the sides of a picture are multiples of."""
+        return self.latent_scale * self.patch
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders that a diffusers model needs, the VAE's last."""
+        needed = [encoder for encoder in self.text_encoders if not encoder.optional]
+        texts = [encoder.folder for encoder in needed]
+        tokenizers = [encoder.tokenizer_folder for encoder in needed[:1]]
+        return ("scheduler", *texts, *tokenizers, self.denoiser, "vae")
 
     @property
     def vector_width(self) -> int:
@@ -193,6 +226,7 @@ SDXL = FamilyFacts(
             width=1280,
             layers=32,
             open_clip=True,
+            kind="projected",
         ),
     ),
     side=1024,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import (
     DiffusionSchedule,
+    NoiseSchedule,
     alphas_cumprod_from_betas,
     rescale_zero_terminal_snr,
 )
@@ -96,19 +97,30 @@ class Source:
             return _vae_file(model.vae, self.configs, dtype)
         return _vae_folder(model.vae, model.family, dtype)
 
-    def text_encoder(self, name: str, dtype: torch.dtype) -> Any:
-        """Load `text_encoder` as CLIPTextModel, `text_encoder_2` as CLIPTextModelWithProjection."""
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    def text_encoder(self, facts: TextEncoderFacts, dtype: torch.dtype) -> Any:
+        """Load a text encoder in `dtype`."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
-        cls = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        classes = {
+            "clip": CLIPTextModel,
+            "projected": CLIPTextModelWithProjection,
+            "t5": T5EncoderModel,
+        }
+        cls: Any = classes[facts.kind]
         if self.tensors is None:
-            return _pretrained(cls, self.path, name, dtype=dtype)
-        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+            return pretrained(cls, self.path, facts.folder, dtype=dtype)
+        from diffusers.loaders import single_file_utils
 
-        return create_diffusers_clip_model_from_ldm(
+        is_t5 = facts.kind == "t5"
+        create: Any = (
+            single_file_utils.create_diffusers_t5_model_from_checkpoint
+            if is_t5
+            else single_file_utils.create_diffusers_clip_model_from_ldm
+        )
+        return create(
             cls,
             dict(self.tensors),
-            subfolder=name,
+            subfolder=facts.folder,
             config=self.configs,
             torch_dtype=dtype,
             local_files_only=True,
@@ -116,7 +128,7 @@ class Source:
 
     def _module(self, cls: Any, name: str, dtype: torch.dtype) -> Any:
         if self.tensors is None:
-            return _pretrained(cls, self.path, name, torch_dtype=dtype)
+            return pretrained(cls, self.path, name, torch_dtype=dtype)
         return cls.from_single_file(
             dict(self.tensors),
             config=self.configs,
@@ -125,18 +137,28 @@ class Source:
             local_files_only=True,
         )
 
+    def has(self, facts: TextEncoderFacts) -> bool:
+        """Return whether the model comes with a text encoder."""
+        if self.tensors is not None:
+            return any(name.startswith(facts.prefix) for name in self.tensors)
+        return bool(_files_of(self.path, facts.folder))
+
+    def settings_of_scheduler(self) -> dict[str, Any]:
+        """Return the model's own scheduler settings."""
+        config = read_config(Path(self.configs) / "scheduler" / "scheduler_config.json")
+        if not config:
+            from diffusers import DDIMScheduler
+
+            config = dict(DDIMScheduler.load_config(self.path, subfolder="scheduler"))
+        return {key: value for key, value in config.items() if not key.startswith("_")}
+
     def scheduler_config(self, model: ModelConfig) -> Mapping[str, Any]:
         """Return the model's scheduler settings, with what its file and the flags say about its prediction.
 
         Raises:
             CoinageError: settings that training would get wrong.
         """
-        config = read_config(Path(self.configs) / "scheduler" / "scheduler_config.json")
-        if not config:
-            from diffusers import DDIMScheduler
-
-            config = dict(DDIMScheduler.load_config(self.path, subfolder="scheduler"))
-        config = {key: value for key, value in config.items() if not key.startswith("_")}
+        config = self.settings_of_scheduler()
         unsupported = unsupported_settings(config)
         if unsupported:
             shown = ", ".join(f"{key} = {config.get(key)!r}" for key in unsupported)
@@ -162,7 +184,7 @@ def unsupported_settings(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
+def pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
     """Load a part of a diffusers folder or hub id.
 
     Its fp16 variant is loaded where that alone is there, and tried first where fp16 is wanted.
@@ -314,7 +336,7 @@ def _vae_folder(source: str, family: str, dtype: torch.dtype) -> AutoencoderKL:
     reason: Exception | None = None
     for place in ("", "vae"):
         try:
-            vae: AutoencoderKL = _pretrained(AutoencoderKL, source, place, torch_dtype=dtype)
+            vae: AutoencoderKL = pretrained(AutoencoderKL, source, place, torch_dtype=dtype)
         except (OSError, ValueError) as error:
             reason = error
             continue
@@ -343,51 +365,75 @@ def make_schedule(config: Mapping[str, Any]) -> DiffusionSchedule:
     return DiffusionSchedule(alphas_cumprod, prediction_type)
 
 
-def load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> Components:
-    """Load the parts of a model, frozen: UNet and VAE in `dtype`, text encoders in float32.
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How a family's denoiser and schedule are made.
+
+    Attributes:
+        denoiser: loads it in a dtype.
+        schedule: returns the schedule, and the scheduler settings that samplers are made from.
+    """
+
+    denoiser: Callable[[Source, torch.dtype], Any]
+    schedule: Callable[[Source, ModelConfig], tuple[NoiseSchedule, Mapping[str, Any]]]
+
+
+def _diffusion(source: Source, model: ModelConfig) -> tuple[NoiseSchedule, Mapping[str, Any]]:
+    config = source.scheduler_config(model)
+    return make_schedule(config), config
+
+
+DIFFUSION = Build(Source.unet, _diffusion)
+
+
+def load_parts(
+    model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts, build: Build = DIFFUSION
+) -> Components:
+    """Load the parts of a model, frozen: denoiser and VAE in `dtype`, text encoders in float32.
 
     Nothing is printed, and the settings of the libraries stay as they are.
 
     Args:
         model: where it is, and how it is read; with `low_precision_text` the text encoders are in
             `dtype` too.
-        dtype: of UNet and VAE.
-        facts: of its family.
+        dtype: of denoiser and VAE.
+        facts: of its family; optional text encoders that the model lacks are left out.
+        build: makes denoiser and schedule.
 
     Raises:
         CoinageError: the file cannot be read, or its settings are not supported.
     """
     with libraries_silenced():
         import_libraries()
-        return _load_parts(model, dtype, facts)
+        return _load_parts(model, dtype, facts, build)
 
 
-def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> Components:
+def _load_parts(
+    model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts, build: Build
+) -> Components:
     path = model.source
     source = open_source(model, facts.name, dtype)
     with reported_as("scheduler settings", path):
-        config = source.scheduler_config(model)
-        schedule = make_schedule(config)
+        schedule, config = build.schedule(source, model)
+    present = [one for one in facts.text_encoders if not one.optional or source.has(one)]
     with reported_as("tokenizer", path):
-        tokenizers = []
-        for encoder_facts in facts.text_encoders:
-            tokenizers.append(_tokenizer(model, encoder_facts.tokenizer_folder))
+        tokenizers = [_tokenizer(model, encoder_facts) for encoder_facts in present]
     with reported_as("text encoder", path):
         text_dtype = dtype if model.low_precision_text else torch.float32
         text_encoders = []
-        for encoder_facts in facts.text_encoders:
-            folder = encoder_facts.folder
-            text_encoders.append(_whole(source.text_encoder(folder, text_dtype), folder, path))
+        for encoder_facts in present:
+            encoder = source.text_encoder(encoder_facts, text_dtype)
+            text_encoders.append(_whole(encoder, encoder_facts.folder, path))
     for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
         _check_vocabulary(tokenizer, encoder.config.vocab_size, path)
     with reported_as("VAE", path):
         vae_dtype = torch.float32 if model.full_precision_vae else dtype
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
-    with reported_as("UNet", path):
-        denoiser = _whole(source.unet(dtype), "UNet", path)
+    with reported_as("transformer" if facts.is_flow else "UNet", path):
+        denoiser = _whole(build.denoiser(source, dtype), "UNet", path)
         lower_inputs(denoiser)
     row_formats = []
-    for tokenizer, encoder_facts in zip(tokenizers, facts.text_encoders, strict=True):
+    for tokenizer, encoder_facts in zip(tokenizers, present, strict=True):
         row_formats.append(_row_format(tokenizer, encoder_facts))
     return Components(
         tokenizers=tuple(tokenizers),
@@ -397,16 +443,18 @@ def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> C
         denoiser=denoiser,
         schedule=schedule,
         scheduler_config=config,
+        keys=tuple(encoder_facts.key for encoder_facts in present),
         clip_skip=model.clip_skip,
-        chunks=model.max_token_length // CHUNK,
+        chunks=min(model.max_token_length // CHUNK, facts.most_chunks),
     ).frozen()
 
 
-def _tokenizer(model: ModelConfig, name: str) -> FramingTokenizer:
-    from transformers import CLIPTokenizer
+def _tokenizer(model: ModelConfig, encoder: TextEncoderFacts) -> FramingTokenizer:
+    from transformers import AutoTokenizer, CLIPTokenizer
 
-    folder = find_tokenizer(model.source, name, model.tokenizer_cache)
-    return cast(FramingTokenizer, CLIPTokenizer.from_pretrained(folder))
+    folder = find_tokenizer(model.source, encoder.tokenizer_folder, model.tokenizer_cache)
+    cls: Any = AutoTokenizer if encoder.kind == "t5" else CLIPTokenizer
+    return cast(FramingTokenizer, cls.from_pretrained(folder))
 
 
 def _check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:
@@ -422,11 +470,14 @@ def _check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:
 
 
 def _row_format(tokenizer: FramingTokenizer, encoder: TextEncoderFacts) -> RowFormat:
-    """Return how a CLIP text encoder takes ids.
+    """Return how a text encoder takes ids.
 
-    The padding is the family's, whatever the tokenizer's files say: those of another model may
+    CLIP's padding is the family's, whatever the tokenizer's files say: those of another model may
     stand in, with the same vocabulary. OpenCLIP pads with id 0, which is `!`.
     """
+    if encoder.kind == "t5":
+        end = (tokenizer.eos_token_id,)
+        return RowFormat((), end, tokenizer.pad_token_id, encoder.room)
     if encoder.open_clip:
         return clip_rows(tokenizer, tokenizer.get_vocab().get("!", tokenizer.pad_token_id))
     return clip_rows(tokenizer, tokenizer.eos_token_id)

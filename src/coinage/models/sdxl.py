@@ -35,10 +35,6 @@ class StableDiffusionXL:
     def name(self) -> str:
         return self.facts.name
 
-    @property
-    def embedding_keys(self) -> tuple[str, ...]:
-        return self.facts.keys
-
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         if model.clip_skip:
             log.info(

@@ -12,7 +12,7 @@ from coinage.models.hub_files import HUB_ID
 
 HEAD = 16 * 1024  # bytes of an image that are read; its size counts too
 BLOCKS, BLOCK = 16, 4096  # of a model's file: evenly spread blocks, and bytes of each
-PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer", "vae")
 WEIGHTS = (".safetensors", ".bin")  # in the order of preference
 
 
@@ -84,7 +84,7 @@ def _cached(hub_id: str) -> Path | None:
     """Return the folder of a hub id in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    for name in ("model_index.json", "config.json", "unet/config.json"):
+    for name in ("model_index.json", "config.json", "unet/config.json", "transformer/config.json"):
         file = try_to_load_from_cache(hub_id, name)
         if isinstance(file, str):
             return Path(file.removesuffix(name))

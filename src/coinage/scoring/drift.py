@@ -59,7 +59,7 @@ def drift_of(word: Word, family: ModelFamily, parts: Components, templates: Sequ
         parts: of the model; what is installed in it stays as it is.
         templates: prompts with `{}` where the word stands.
     """
-    rows = rows_of(word, family)
+    rows = rows_of(word, parts)
     vocabularies = [
         Vocabulary(table_of(encoder).float().cpu(), tokenizer)
         for encoder, tokenizer in zip(parts.text_encoders, parts.tokenizers, strict=True)
@@ -77,10 +77,10 @@ def drift_of(word: Word, family: ModelFamily, parts: Components, templates: Sequ
     )
 
 
-def rows_of(word: Word, family: ModelFamily) -> list[Tensor]:
+def rows_of(word: Word, parts: Components) -> list[Tensor]:
     """Return a word's vectors for each text encoder of a model that it fits, [n, D] float32."""
     found = []
-    for key in family.embedding_keys:
+    for key in parts.keys:
         rows = vectors_for(word.vectors, key)
         if rows is not None:
             found.append(rows.float().cpu())

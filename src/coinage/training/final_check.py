@@ -97,7 +97,7 @@ def _as_saved(run: Run, path: Path) -> Word:
     rows = best.rows if best else run.rows_to_save()
     dtype = DTYPES[run.config.save.precision]
     rounded = [row.to(dtype).float() for row in rows]
-    vectors = dict(zip(run.family.embedding_keys, rounded, strict=True))
+    vectors = dict(zip(run.parts.keys, rounded, strict=True))
     return Word(vectors, run.placeholder.token)
 
 

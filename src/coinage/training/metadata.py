@@ -117,7 +117,7 @@ def short_hash(source: str) -> str:
 
 def _unet_file(model: Path) -> Path:
     """Return the first file of a model folder's UNet; the folder itself where there is none."""
-    for pattern in ("*.safetensors", "*.bin"):
-        for file in sorted((model / "unet").glob(pattern)):
+    for pattern in ("unet/*.safetensors", "transformer/*.safetensors", "unet/*.bin"):
+        for file in sorted(model.glob(pattern)):
             return file
     return model

@@ -357,7 +357,7 @@ class Run:
 
     def embedding(self) -> Word:
         """Return the word as it is now."""
-        vectors = dict(zip(self.family.embedding_keys, self.rows_to_save(), strict=True))
+        vectors = dict(zip(self.parts.keys, self.rows_to_save(), strict=True))
         return Word(vectors, self.placeholder.token, self.step)
 
 

@@ -181,7 +181,7 @@ def prepare_on(
     companions = companions_of(configs)
     words = [*(config.word for config in configs), *beside, *companions]
     with LOADING_LOCK:
-        placeholders = install_words(parts, words, family.embedding_keys)
+        placeholders = install_words(parts, words, parts.keys)
     for number in range(len(words) - len(companions), len(words)):
         for row in parts.rows(number):
             row.requires_grad_(False)

@@ -188,10 +188,10 @@ class Reporter(Observer):
         shown = [run.samples[number] for number in shown_numbers(run.samples)]
         record.images = shown_images(shown, record.token)
         record.rows = []
-        for key, rows in zip(run.family.embedding_keys, run.start, strict=True):
+        for key, rows in zip(run.parts.keys, run.start, strict=True):
             record.rows += [Row(key=key, number=number) for number in range(1, len(rows) + 1)]
         vocabularies = _vocabularies(run)
-        for key, vocabulary in zip(run.family.embedding_keys, vocabularies, strict=True):
+        for key, vocabulary in zip(run.parts.keys, vocabularies, strict=True):
             record.vocabulary[key] = vocabulary.usual_lengths
         for row, words in zip(record.rows, _nearest(vocabularies, run.start), strict=True):
             row.first = words
