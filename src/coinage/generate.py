@@ -41,9 +41,14 @@ MODEL_SETTINGS = (
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """Return the diffusers scheduler of a sampler name, with the model's betas and prediction type."""
+    """Return the diffusers scheduler of a sampler name, with the model's betas and prediction type.
+
+    A model of flow matching is always drawn with its own sampler, Euler's.
+    """
     import diffusers
 
+    if is_flow(config):
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(config))
     sampler = find_sampler(name)
     factory = getattr(diffusers, sampler.class_name)
     parameters = inspect.signature(factory.__init__).parameters
@@ -56,6 +61,11 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         # arXiv:2305.08891, section 3.3)
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return factory(**settings)
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Return whether scheduler settings are those of flow matching, which has a sampler of its own."""
+    return "beta_schedule" not in config
 
 
 def keep_times_at_hand(scheduler: Any) -> None:

@@ -53,6 +53,8 @@ class Check:
         same: whether that is within rounding.
         write: what to write in a prompt there.
         why: if it does not load, could not be tried, or loads only with care: the reason.
+        in_part: the tool has no words for a text encoder that a model may lack as well, and leaves
+            out that one's vectors; there is nothing to compare.
     """
 
     tool: str
@@ -61,11 +63,12 @@ class Check:
     same: bool
     write: str
     why: str
+    in_part: bool = False
 
     @property
     def untried(self) -> bool:
         """True where the check itself failed, which says nothing about the file."""
-        return self.loads and self.difference is None
+        return self.loads and self.difference is None and not self.in_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +184,20 @@ class _Comparison:
             why = f"{names} is already in the model's vocabulary; give it another name there."
         difference = None
         trained = self.encoded[0][1]
-        if loads:
+        in_part = loads and self._leaves_out(verdict)
+        if loads and not in_part:
             try:
                 difference = _difference(trained, self._conditioning_in(verdict))
             except Exception as error:  # noqa: BLE001 - it says nothing about the file
                 why = reason_of(error)
         same = difference is not None and difference <= _tolerance(trained, self.parts)
-        return Check(verdict.tool, loads, difference, same, verdict.write, why)
+        return Check(verdict.tool, loads, difference, same, verdict.write, why, in_part)
+
+    def _leaves_out(self, verdict: Verdict) -> bool:
+        """Return whether a tool takes all vectors but those of text encoders that models may lack."""
+        optional = {one.key for one in self.family.facts.text_encoders if one.optional}
+        left_out = set(self.parts.keys) - set(verdict.vectors)
+        return bool(left_out) and left_out <= optional
 
     def _conditioning_in(self, verdict: Verdict) -> Conditioning | None:
         """Return a tool's conditioning; None if its vectors do not even fit into our prompt."""

@@ -26,6 +26,7 @@ from coinage.models.detect import (
     UNET,
     VAE,
     kind_of_checkpoint,
+    kind_of_file,
     read_config,
     safetensors_metadata,
     wrong_kind,
@@ -117,7 +118,7 @@ class Source:
             if is_t5
             else single_file_utils.create_diffusers_clip_model_from_ldm
         )
-        return create(
+        encoder = create(
             cls,
             dict(self.tensors),
             subfolder=facts.folder,
@@ -125,6 +126,9 @@ class Source:
             torch_dtype=dtype,
             local_files_only=True,
         )
+        if is_t5:  # its table has two names, and files may leave out the second
+            encoder.set_input_embeddings(encoder.get_input_embeddings())
+        return encoder
 
     def _module(self, cls: Any, name: str, dtype: torch.dtype) -> Any:
         if self.tensors is None:
@@ -288,11 +292,14 @@ def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
     wanted = {UNET: dtype, VAE: torch.float32 if model.full_precision_vae else dtype}
     tensors = read_tensors(file, wanted, mapped=model.map_weights)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    kind = kind_of_checkpoint(shapes, own_vae=model.vae is None)
+    own_vae = model.vae is None
+    in_safetensors = file.suffix.lower() == ".safetensors"
+    kind = kind_of_file(file, own_vae=own_vae) if in_safetensors else None
+    kind = kind or kind_of_checkpoint(shapes, own_vae=own_vae)
     if kind.family != family:
         problem = wrong_kind(kind, family, path)
         raise CoinageError(problem.what, path, problem.hint)
-    header = safetensors_metadata(file) if file.suffix.lower() == ".safetensors" else {}
+    header = safetensors_metadata(file) if in_safetensors else {}
     return Source(path, tensors, str(CONFIGS / family), read_declaration(tensors, header))
 
 

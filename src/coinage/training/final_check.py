@@ -113,6 +113,8 @@ def log_checks(path: Path, checks: Sequence[Check]) -> None:
             log.info("note: does not work in %s%s", check.tool, why)
         elif check.untried:
             log.warning("%s could not be checked in %s%s", path.name, check.tool, why)
+        elif check.in_part:
+            log.info("note: %s takes a part of the word%s", check.tool, why)
         elif not check.same:
             text = "in %s this word gives different results (by %.1e)%s"
             log.warning(text, check.tool, check.difference, why)
