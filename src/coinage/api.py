@@ -160,7 +160,7 @@ def load_model(
 
     Args:
         source: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face id.
-        family: `sd1`, `sd2` or `sdxl`; None: as the files show.
+        family: `sd1`, `sd2`, `sdxl` or `sd3`; None: as the files show.
         vae: in place of the model's own: a file, a folder or an id.
         precision: `no` is float32, `fp16` or `bf16`; None: fp16 on a GPU, float32 on a CPU.
         device: such as `cuda:1`; None: the accelerator of this machine, or the CPU.
@@ -222,7 +222,7 @@ class Model:
     """A loaded model, with the words that were installed in it; `load_model` returns it.
 
     Attributes:
-        family: `sd1`, `sd2` or `sdxl`.
+        family: `sd1`, `sd2`, `sdxl` or `sd3`.
         embedding_keys: the names of its text encoders in embedding files, such as `emb_params`.
         device: that the model is on.
         dtype: that it computes in.

@@ -13,6 +13,7 @@ from torch import Tensor
 from coinage.checks.model import model_problems
 from coinage.config import ModelConfig, WordConfig
 from coinage.embeddings.install import install_word
+from coinage.embeddings.word import Word
 from coinage.errors import CoinageError
 from coinage.generate import draw
 from coinage.models.detect import kind_of_file, kind_of_folder
@@ -22,6 +23,7 @@ from coinage.models.sizes import model_sizes
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.models.vocabulary import read_vocabularies
+from coinage.scoring.drift import drift_of
 from coinage.text.prompts import Prompt
 from coinage.text.unigram_tokenizer import read_unigram
 from coinage.training.setup import rate_scales
@@ -180,6 +182,14 @@ def test_the_light_tokenizer_agrees_with_transformers(sd3: Path) -> None:
         ids = light.encode(caption)
         assert [*ids, light.eos_token_id] == stock(caption).input_ids
     assert (len(light), light.pad_token_id) == (len(stock), stock.pad_token_id)
+
+
+def test_a_words_drift_is_told(sd3: Path, tmp_path: Path) -> None:
+    parts = loaded("sd3", sd3, tmp_path)
+    rows = dict(zip(parts.keys, (row.detach().cpu() for row in parts.rows()), strict=True))
+    told = drift_of(Word(rows, "zibu"), FAMILY, parts, ["a photo of {} on blue"])
+    assert told.nearest[0] == "circle"
+    assert told.pull is not None
 
 
 def test_a_rate_is_scaled_to_the_length_of_t5s_rows(sd3: Path, tmp_path: Path) -> None:

@@ -101,10 +101,19 @@ def test_the_commands_take_the_word(
 def test_a_model_without_t5_gives_a_word_for_clip(
     sd3_without_t5: Path, moon_dataset: Path, tmp_path: Path
 ) -> None:
-    words = command(sd3_without_t5, moon_dataset, tmp_path)
+    words = command(sd3_without_t5, moon_dataset, tmp_path, "--max_train_steps=1")
     assert train_command("coinage", words) == 0
     learned = Word.load(tmp_path / "zibu.safetensors")
     assert sorted(learned.vectors) == ["clip_g", "clip_l"]
+
+
+def test_a_start_is_found_among_words_that_all_text_encoders_know(
+    sd3: Path, moon_dataset: Path, tmp_path: Path
+) -> None:
+    more = ("--init_word=auto", "--max_train_steps=1")
+    assert train_command("coinage", command(sd3, moon_dataset, tmp_path, *more)) == 0
+    found = Word.load(tmp_path / "zibu.safetensors").metadata["ti.init_word"]
+    assert found in ("photo", "red", "circle", "square", "shape", "blue", "on", "in", "the", "of")
 
 
 def test_flags_of_diffusion_say_once_that_they_have_no_effect(

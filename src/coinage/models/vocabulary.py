@@ -20,6 +20,7 @@ from coinage.system.text_files import is_file, is_folder
 from coinage.text.clip_tokenizer import read_tokenizer
 from coinage.text.placeholder import Tokenizer
 from coinage.text.unigram_tokenizer import read_unigram
+from coinage.text.whole_words import bare
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,7 @@ class Vocabulary:
         for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
             row = []
             for value, index in zip(row_values, row_indices, strict=True):
-                row.append(
-                    (words.get(index, f"id {index}").removesuffix("</w>").removeprefix("▁"), value)
-                )
+                row.append((bare(words.get(index, f"id {index}")), value))
             neighbours.append(row)
         return neighbours
 

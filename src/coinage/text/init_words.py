@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from coinage.config import WordConfig
 from coinage.errors import Findings
 from coinage.text.placeholder import Tokenizer, encodable
+from coinage.text.whole_words import bare
 from coinage.wording import counted, few
 
 
@@ -62,4 +63,4 @@ def tokens_of(text: str, tokenizer: Tokenizer) -> list[str]:
     """Return a text's tokens as they are written."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     names = {index: name for name, index in tokenizer.get_vocab().items()}
-    return [names[index].removesuffix("</w>").removeprefix("▁") for index in ids]
+    return [bare(names[index]) for index in ids]
