@@ -105,7 +105,7 @@ os._exit(0)
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(ORDER, id="order"),
+        pytest.param(ORDER, id="order", marks=pytest.mark.pretended),
         pytest.param(LOW, id="low memory", marks=pytest.mark.slow),
         pytest.param(VAE, id="VAE", marks=pytest.mark.slow),
     ],

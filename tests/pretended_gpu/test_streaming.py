@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.pretended_gpu.device import built
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +75,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.pretended
 def test_copies_are_made_behind_what_is_computed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PASSES, str(built())],
