@@ -188,8 +188,18 @@ def test_a_words_drift_is_told(sd3: Path, tmp_path: Path) -> None:
     parts = loaded("sd3", sd3, tmp_path)
     rows = dict(zip(parts.keys, (row.detach().cpu() for row in parts.rows()), strict=True))
     told = drift_of(Word(rows, "zibu"), FAMILY, parts, ["a photo of {} on blue"])
-    assert told.nearest[0] == "circle"
+    assert told.nearest[0][0] == "circle"
     assert told.pull is not None
+
+
+def test_one_file_of_t5s_tokenizer_is_enough(sd3: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd3, tmp_path / "model")
+    for path in (folder / "tokenizer_3").iterdir():
+        if path.name != "tokenizer.json":
+            path.unlink()
+    whole, alone = loaded("sd3", sd3, tmp_path), loaded("sd3", folder, tmp_path)
+    for ours, theirs in zip(alone.token_ids(CAPTIONS), whole.token_ids(CAPTIONS), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_rate_is_scaled_to_the_length_of_t5s_rows(sd3: Path, tmp_path: Path) -> None:

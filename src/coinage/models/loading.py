@@ -457,11 +457,18 @@ def _load_parts(
 
 
 def _tokenizer(model: ModelConfig, encoder: TextEncoderFacts) -> FramingTokenizer:
-    from transformers import AutoTokenizer, CLIPTokenizer
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
     folder = find_tokenizer(model.source, encoder.tokenizer_folder, model.tokenizer_cache)
-    cls: Any = AutoTokenizer if encoder.kind == "t5" else CLIPTokenizer
-    return cast(FramingTokenizer, cls.from_pretrained(folder))
+    if encoder.kind == "t5":  # of the hub's cache this one file may be all that is there
+        made: Any = PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / "tokenizer.json"),
+            eos_token="</s>",
+            pad_token="<pad>",
+            unk_token="<unk>",
+        )
+        return cast(FramingTokenizer, made)
+    return cast(FramingTokenizer, CLIPTokenizer.from_pretrained(folder))
 
 
 def _check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:
