@@ -119,5 +119,9 @@ def test_other_files_say_what_they_are(name: str, what: str, tmp_path: Path) -> 
 def test_missing_weights_are_told(file: Path, caches: Path, tmp_path: Path) -> None:
     start = "model.diffusion_model.context_embedder."
     path = without(file, tmp_path / "a.safetensors", start)
-    with pytest.raises(CoinageError, match="context_embedder"):
+    with pytest.raises(CoinageError, match="the transformer lacks weights") as caught:
         loaded("sd3", path, caches)
+    assert "context_embedder" in str(caught.value)
+    start = "model.diffusion_model.joint_blocks.0.x_block.mlp.fc1."
+    with pytest.raises(CoinageError, match="cannot load the model's transformer"):
+        loaded("sd3", without(file, tmp_path / "b.safetensors", start), caches)

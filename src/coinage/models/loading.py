@@ -436,8 +436,9 @@ def _load_parts(
     with reported_as("VAE", path):
         vae_dtype = torch.float32 if model.full_precision_vae else dtype
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
-    with reported_as("transformer" if facts.is_flow else "UNet", path):
-        denoiser = _whole(build.denoiser(source, dtype), "UNet", path)
+    what = "transformer" if facts.transformer else "UNet"
+    with reported_as(what, path):
+        denoiser = _whole(build.denoiser(source, dtype), what, path)
         lower_inputs(denoiser)
     row_formats = []
     for tokenizer, encoder_facts in zip(tokenizers, present, strict=True):
