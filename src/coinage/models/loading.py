@@ -390,7 +390,7 @@ def _diffusion(source: Source, model: ModelConfig) -> tuple[NoiseSchedule, Mappi
     return make_schedule(config), config
 
 
-DIFFUSION = Build(Source.unet, _diffusion)
+DIFFUSION = Build(lambda source, dtype: source.unet(dtype), _diffusion)
 
 
 def load_parts(
