@@ -177,7 +177,9 @@ def random_weights(configs: Path, device: str) -> Iterator[None]:
     with (
         patch.object(loading.Source, "unet", lambda _, dtype: part("unet", dtype)),
         patch.object(loading.Source, "vae", vae),
-        patch.object(loading.Source, "text_encoder", lambda _, name, dtype: part(name, dtype)),
+        patch.object(
+            loading.Source, "text_encoder", lambda _, facts, dtype: part(facts.folder, dtype)
+        ),
     ):
         yield
 

@@ -212,11 +212,17 @@ def components(model: Built, chunks: int = 1) -> Components:
         tokenizers=tuple(cast(Tokenizer, read_tokenizer(MODEL / "tokenizer")) for _ in names),
         text_encoders=encoders,
         vae=cast(Any, torch.nn.Module()),
-        denoiser=meta_part(model.configs, "unet", model.dtype),
+        denoiser=meta_part(model.configs, FACTS[model.family].denoiser, model.dtype),
         schedule=cast(Any, None),
+        keys=tuple(names),
         scheduler_config={},
         chunks=chunks,
-        row_formats=tuple(RowFormat((737,), (738,), 0) for _ in names),
+        row_formats=tuple(
+            RowFormat((), (1,), 0, facts.room)
+            if facts.kind == "t5"
+            else RowFormat((737,), (738,), 0)
+            for facts in FACTS[model.family].text_encoders
+        ),
     ).frozen()
     parts.install(
         [("zibu", 1)],

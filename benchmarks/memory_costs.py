@@ -1,7 +1,7 @@
 """Count what each phase of a run takes, and write it to `coinage.models.costs`.
 
-Usage: `python benchmarks/memory_costs.py`, a minute of computing. To be run again after a change in
-what is computed where, or in what precision.
+Usage: `python benchmarks/memory_costs.py [FAMILY ...]`, minutes of computing. To be
+run again after a change in what is computed where, or in what precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from coinage.models.attention import plain_attention
 from coinage.models.base import Components
-from coinage.models.costs import Arithmetic, Cost, Costs
+from coinage.models.costs import COSTS, Arithmetic, Cost, Costs
 from coinage.models.facts import FACTS
 from coinage.models.families import FAMILIES
 from coinage.models.quiet import quiet_libraries
@@ -99,11 +99,11 @@ def costs(family: str, dtype: torch.dtype, *, eight_bits: bool) -> Costs:
 
 
 def main() -> None:
-    """Count all families, and rewrite their table."""
+    """Count the families that are named, or all, and rewrite their rows of the table."""
     quiet_libraries()
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    rows: dict[str, dict[Arithmetic, Costs]] = {}
-    for family in FACTS:
+    rows = {family: dict(costs) for family, costs in COSTS.items()}
+    for family in sys.argv[1:] or FACTS:
         rows[family] = {}
         for name, (dtype, eight_bits) in ARITHMETIC.items():
             rows[family][name] = costs(family, dtype, eight_bits=eight_bits)

@@ -243,7 +243,7 @@ def leaks(lab: Lab, words: Sequence[Word], kept: Sequence[Kept]) -> list[float]:
     """For each word the share of pictures on the training images' ground, where none is asked for."""
     family, parts = FAMILIES[lab.family], lab.load()
     named = [(word.token, own.file) for word, own in zip(words, kept, strict=True)]
-    install_embeddings(parts, family.embedding_keys, named)
+    install_embeddings(parts, family.facts.keys, named)
     prompts, grounds = [], []
     for word in words:
         scene = training_scenes(word.concept, word.seed)[0]

@@ -236,7 +236,7 @@ WAYS: dict[str, Way] = {
 def judged(lab: Lab, pair: Pair, words: Sequence[Word]) -> tuple[Scores, Scores]:
     """Return S, E and leak of each word, read from pictures with it alone."""
     family, parts = FAMILIES[lab.family], lab.load()
-    install_embeddings(parts, family.embedding_keys, list(zip(pair.tokens, words, strict=True)))
+    install_embeddings(parts, family.facts.keys, list(zip(pair.tokens, words, strict=True)))
     results = []
     concepts = pair.shape, pair.pattern
     for number, (concept, token) in enumerate(zip(concepts, pair.tokens, strict=True)):

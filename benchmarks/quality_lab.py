@@ -216,7 +216,7 @@ class Lab:
         family, parts = FAMILIES[self.family], self.load()
         install_embeddings(
             parts,
-            family.embedding_keys,
+            family.facts.keys,
             [(word.token, own.file) for word, own in zip(words, kept, strict=True)],
         )
         asked = [self.trials(word) for word in words]
@@ -249,7 +249,7 @@ class Lab:
 
     def untrained(self, words: Sequence[Word]) -> list[Result]:
         """The words as they start."""
-        keys, parts = FAMILIES[self.family].embedding_keys, self.load()
+        keys, parts = FAMILIES[self.family].facts.keys, self.load()
         install_words(parts, [self.config(word, Setting(""), 1).word for word in words], keys)
         rows = [[own.detach() for own in parts.rows(place)] for place in range(len(words))]
         return self.judge(

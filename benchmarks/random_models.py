@@ -28,6 +28,8 @@ CLASSES = {
     "vae": "diffusers.AutoencoderKL",
     "text_encoder": "transformers.CLIPTextModel",
     "text_encoder_2": "transformers.CLIPTextModelWithProjection",
+    "text_encoder_3": "transformers.T5EncoderModel",
+    "transformer": "diffusers.SD3Transformer2DModel",
 }
 PICTURES = 4
 USES = 10  # batches that each picture is in, an epoch
@@ -51,13 +53,14 @@ def meta_part(configs: Path, name: str, dtype: torch.dtype | None = None) -> Any
     import transformers
 
     library, _, kind = CLASSES[name].partition(".")
-    cls = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
     config = read_config(configs / name / "config.json")
+    (kind,) = config.get("architectures", [kind])
+    cls = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
     torch.set_default_dtype(dtype or torch.bfloat16)
     try:
         with torch.device("meta"):
             return (
-                cls(transformers.CLIPTextConfig(**config))
+                cls(cls.config_class(**config))
                 if library == "transformers"
                 else cls.from_config(config)
             )

@@ -93,7 +93,7 @@ def untrained(lab: Lab, words: Sequence[Word]) -> list[Kept]:
     """The words as they start."""
     parts = lab.load()
     configs = [lab.config(word, Setting(""), 1).word for word in words]
-    keys = FAMILIES[lab.family].embedding_keys
+    keys = FAMILIES[lab.family].facts.keys
     install_words(parts, configs, keys)
     kept = []
     for place in range(len(words)):
@@ -123,7 +123,7 @@ def at_checkpoint(
     """The words as they are after a step."""
     family, parts = FAMILIES[lab.family], lab.load()
     named = [(word.token, own.file) for word, own in zip(words, kept, strict=True)]
-    install_embeddings(parts, family.embedding_keys, named)
+    install_embeddings(parts, family.facts.keys, named)
     asked = [lab.trials(word) for word in words]
     images = list(draw(family, parts, [trial.prompt for own in asked for trial in own], DRAWN))
     found = []

@@ -72,6 +72,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD 3.5 as a diffusers folder, with T5."""
+    from tests.tiny_models import write_sd3
+
+    return write_sd3(tmp_path_factory.mktemp("sd3") / "whole")
+
+
+@pytest.fixture(scope="session")
+def sd3_without_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without T5."""
+    from tests.tiny_models import write_sd3
+
+    return write_sd3(tmp_path_factory.mktemp("sd3") / "without", t5=False)
+
+
 @pytest.fixture
 def small_configs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single files are read with the tiny models' settings instead of the released models'."""

@@ -23,6 +23,7 @@ COMMIT = "c" * 40
 @dataclass
 class Repo:
     private: bool = False
+    gated: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
@@ -131,7 +132,9 @@ class Handler(BaseHTTPRequestHandler):
         repo, _, rest = path.strip("/").partition("/resolve/")
         known = self.hub.repos.get(f"{kind}/{repo}")
         data = known.files.get(rest.partition("/")[2]) if known else None
-        if known is None or data is None:
+        if known is not None and known.gated:
+            self._refuse(403, "GatedRepo")
+        elif known is None or data is None:
             self._refuse(404, "RepoNotFound" if known is None else "EntryNotFound")
         else:
             self._answer(

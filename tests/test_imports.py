@@ -29,7 +29,7 @@ RANK = {
 LAZY = ("config", "settings")
 LIGHT = """
 checks.advice checks.checklist checks.compiler checks.data checks.dataset checks.device checks.disk
-checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
+checks.flow checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
 checks.run_length checks.scoring checks.several_words checks.word cli.cmd_convert cli.cmd_doctor
 cli.cmd_dataset cli.cmd_demo cli.cmd_evaluate
 cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_ui cli.cmd_verify cli.console
@@ -55,7 +55,8 @@ settings.idle_flags settings.mapping settings.number_range
 settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file settings.values
 settings.word_tables system.accelerator system.files system.full_memory system.launch system.nvidia
 system.text_files system.typed_json terminal.messages terminal.progress terminal.wrapping text.clip_tokenizer
-text.init_words text.placeholder text.prompts text.samplers training.convergence training.outline
+text.init_words text.placeholder text.prompts text.samplers text.unigram_tokenizer
+text.whole_words training.convergence training.outline
 training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.ending ui.events ui.files ui.form
 ui.image_list ui.images ui.job ui.job_process ui.jobs ui.library ui.models ui.previews ui.processes ui.queue
 ui.reopened ui.security ui.server ui.sessions ui.site ui.starting ui.task_process ui.tasks ui.trash
@@ -104,7 +105,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_families_do_not_import_each_other() -> None:
-    families = ("stable_diffusion", "sdxl")
+    families = ("stable_diffusion", "sdxl", "sd3")
     for name in families:
         others = {f"coinage.models.{other}" for other in families if other != name}
         assert not imported(SRC / "models" / f"{name}.py", top_only=False) & others

@@ -34,6 +34,7 @@ TRANSLATED = [
     "docs/guides/python.md",
     "docs/guides/resuming.md",
     "docs/guides/scores.md",
+    "docs/guides/sd3.md",
     "docs/guides/several-gpus.md",
     "docs/guides/several-words.md",
     "docs/guides/troubleshooting.md",

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -16,6 +22,9 @@ from transformers import (
     CLIPTextModelWithProjection,
     Dinov2Config,
     Dinov2Model,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
 )
 
 from coinage.config import ModelConfig, WordConfig
@@ -25,6 +34,7 @@ from coinage.models.families import FAMILIES, Components
 from coinage.models.quiet import libraries_silenced
 
 FAMILY_NAMES = ("sd1", "sd2", "sdxl")
+T5_WIDTH = 128
 CONTEXT = {"sd1": 32, "sd2": 32, "sdxl": 32 + 64}
 VOCABULARY = 739
 
@@ -97,6 +107,62 @@ def with_inputs(
     return {**parts, "unet": unet.requires_grad_(False).eval()}
 
 
+def sd3_parts(*, t5: bool = True) -> dict[str, torch.nn.Module]:
+    """The modules of a tiny SD 3.5 with random weights, the same each time."""
+    torch.manual_seed(0)
+    parts: dict[str, torch.nn.Module] = {
+        "transformer": SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2,
+            attention_head_dim=8, num_attention_heads=4, joint_attention_dim=T5_WIDTH,
+            caption_projection_dim=32, pooled_projection_dim=32 + 64, pos_embed_max_size=16,
+            dual_attention_layers=(0,), qk_norm="rms_norm",
+        ),
+        "vae": AutoencoderKL(
+            block_out_channels=(16, 32, 32, 32), norm_num_groups=16, layers_per_block=1,
+            sample_size=64, latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609,
+            use_quant_conv=False, use_post_quant_conv=False,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        "text_encoder": CLIPTextModelWithProjection(clip_config(32, 3, "quick_gelu", 32)),
+        "text_encoder_2": CLIPTextModelWithProjection(clip_config(64, 3, "gelu", 64)),
+    }  # fmt: skip
+    if t5:
+        parts["text_encoder_3"] = T5EncoderModel(
+            T5Config(
+                vocab_size=512, d_model=T5_WIDTH, d_kv=16, num_heads=4, d_ff=128, num_layers=2,
+                feed_forward_proj="gated-gelu", dropout_rate=0.1,
+            )
+        )  # fmt: skip
+    for module in parts.values():
+        module.requires_grad_(False).eval()
+    return parts
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """T5's kind of tokenizer with a few words; anything else is read letter by letter."""
+    words = ("a", "photo", "of", "red", "circle", "square", "shape", "on", "in", "blue", "the")
+    letters = [*map(chr, range(97, 123)), *",.-:()0123456789"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary += [(f"\u2581{word}", -5.0) for word in words]
+    vocabulary += [("\u2581", -8.0), *((letter, -12.0) for letter in letters)]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=77)
+
+
+def write_sd3(folder: Path, *, t5: bool = True) -> Path:
+    """A diffusers folder of a tiny SD 3.5, with or without T5; nothing is shown."""
+    with libraries_silenced():
+        for name, module in sd3_parts(t5=t5).items():
+            module.save_pretrained(folder / name)  # type: ignore[operator]
+        FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+        for name in ("tokenizer", "tokenizer_2"):
+            shutil.copytree(MODEL / "tokenizer", folder / name, dirs_exist_ok=True)
+        if t5:
+            t5_tokenizer().save_pretrained(folder / "tokenizer_3")
+    index = {"_class_name": "StableDiffusion3Pipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def write_folder(
     folder: Path,
     family: str,
@@ -155,10 +221,8 @@ def write_preparation(folder: Path, kind: str, side: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
-def original_tensors(
-    family: str, parts: dict[str, torch.nn.Module] | None = None
-) -> dict[str, torch.Tensor]:
-    """The same model under the original layout's names."""
+def original_layout() -> Any:
+    """The module that writes the original layout's names."""
     spec = importlib.util.spec_from_file_location(
         "original_layout", Path(__file__).parents[1] / "tools" / "original_layout.py"
     )
@@ -166,7 +230,16 @@ def original_tensors(
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    tensors: dict[str, torch.Tensor] = module.original_tensors(family, parts or parts_of(family))
+    return module
+
+
+def original_tensors(
+    family: str, parts: dict[str, torch.nn.Module] | None = None
+) -> dict[str, torch.Tensor]:
+    """The same model under the original layout's names."""
+    tensors: dict[str, torch.Tensor] = original_layout().original_tensors(
+        family, parts or parts_of(family)
+    )
     return tensors
 
 
@@ -178,6 +251,6 @@ def loaded(family: str, source: Path, models: Path, **more: Any) -> Components:
     install_word(
         parts,
         WordConfig(token="zibu", num_vectors=2, init_word="circle"),
-        FAMILIES[family].embedding_keys,
+        parts.keys,
     )
     return parts

@@ -161,7 +161,7 @@ def load_model(
 
     Args:
         source: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face id.
-        family: `sd1`, `sd2` or `sdxl`; None: as the files show.
+        family: `sd1`, `sd2`, `sdxl` or `sd3`; None: as the files show.
         vae: in place of the model's own: a file, a folder or an id.
         precision: `no` is float32, `fp16` or `bf16`; None: fp16 on a GPU, float32 on a CPU.
         device: such as `cuda:1`; None: the accelerator of this machine, or the CPU.
@@ -223,7 +223,7 @@ class Model:
     """A loaded model, with the words that were installed in it; `load_model` returns it.
 
     Attributes:
-        family: `sd1`, `sd2` or `sdxl`.
+        family: `sd1`, `sd2`, `sdxl` or `sd3`.
         embedding_keys: the names of its text encoders in embedding files, such as `emb_params`.
         device: that the model is on.
         dtype: that it computes in.
@@ -234,13 +234,13 @@ class Model:
         self._kind: ModelFamily = FAMILIES[config.family]
         self._config = config
         self.family = config.family
-        self.embedding_keys = self._kind.embedding_keys
         self.device = device
         self.dtype = DTYPES[config.precision]
         self.words: dict[str, Word] = {}
         with LOADING_LOCK:
             self.parts: Components = self._kind.load(config, self.dtype)
             self._base = base_of_model(config, self.parts.schedule.prediction_type)
+            self.embedding_keys = self.parts.keys
             self.parts.home = device
             place_vae(self.parts)
             place(self.parts)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Precision = Literal["no", "fp16", "bf16"]
 AskedPrecision = Literal["auto", "no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
+FlowWeighting = Literal["none", "sigma_sqrt", "cosmap"]
 SaveFormat = Literal["safetensors", "pt", "ckpt"]
 TrainedEncoders = Literal["both", "l", "g"]
 Role = Literal["positive", "negative"]
@@ -128,6 +129,7 @@ class LossConfig:
     unmasked_weight: float = field(default=0.0, repr=False)  # weight of what a mask hides, 0..1
     # Weight of what a mask hides, compared with the model's own prediction without the word
     mask_prior_weight: float = field(default=0.0, repr=False)
+    flow_weighting: FlowWeighting = field(default="none", repr=False)  # of flow matching, by noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

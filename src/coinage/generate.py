@@ -43,9 +43,14 @@ MODEL_SETTINGS = (
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """Return the diffusers scheduler of a sampler name, with the model's betas and prediction type."""
+    """Return the diffusers scheduler of a sampler name, with the model's betas and prediction type.
+
+    A model of flow matching is always drawn with its own sampler, Euler's.
+    """
     import diffusers
 
+    if is_flow(config):
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(config))
     sampler = find_sampler(name)
     factory = getattr(diffusers, sampler.class_name)
     parameters = inspect.signature(factory.__init__).parameters
@@ -77,6 +82,11 @@ def betas_to_noise(config: Mapping[str, Any]) -> list[float]:
     before = torch.cat([torch.ones(1), signal[:-1]])
     betas: list[float] = (1 - signal / before).tolist()
     return betas
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Return whether scheduler settings are those of flow matching, which has a sampler of its own."""
+    return "beta_schedule" not in config
 
 
 def keep_times_at_hand(scheduler: Any) -> None:
@@ -166,6 +176,8 @@ def _places(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     """Return where the installed words stand in prompts that share their settings."""
     is_guided = prompts[0].scale > 1  # else the pipeline does not read negative prompts
     negatives = [prompt.negative for prompt in prompts] if is_guided else []
+    if not family.facts.cross_attends:
+        return []
     return find_words(family, parts, [prompt.text for prompt in prompts], negatives)
 
 
@@ -180,7 +192,7 @@ def _decode(parts: Components, latents: Tensor) -> Tensor:
     vae = parts.vae
     while True:
         with placed(vae, parts.device, vae.dtype):
-            pixels = _decoded(parts, latents.to(vae.dtype) / parts.scaling_factor).float()
+            pixels = _decoded(parts, parts.unscaled(latents.to(vae.dtype))).float()
         if torch.isfinite(pixels).all():
             return pixels
         if not widened(vae, parts.device):
@@ -206,14 +218,15 @@ def _chunks(family: ModelFamily, parts: Components, prompt: Prompt) -> int:
     for words in parts.word_encoders:
         for text in (prompt.text, prompt.negative):
             longest = max(longest, words.chunks_of(parse_weights(text, words.names)))
-    if longest > MOST_CHUNKS:
+    most = min(MOST_CHUNKS, family.facts.most_chunks)
+    if longest > most:
         log.warning(
             "a prompt is longer than %d tokens; the rest is cut: %s",
-            MOST_CHUNKS * CHUNK,
+            most * CHUNK,
             prompt.text,
         )
     least = parts.chunks if family.facts.fills_prompts else 1
-    return min(max(longest, least), MOST_CHUNKS)
+    return min(max(longest, least), most)
 
 
 def _alike(
@@ -232,7 +245,11 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
     scheduler = make_scheduler(first.sampler, parts.scheduler_config)
     keep_times_at_hand(scheduler)
     pipeline: Any = family.pipeline(parts, scheduler)
-    width, height = first.width or family.facts.side, first.height or family.facts.side
+    facts = family.facts
+    width, height = (
+        (side or facts.side) // facts.size_unit * facts.size_unit
+        for side in (first.width, first.height)
+    )
     sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
     cond = family.encode(parts, [p.text for p in prompts], sizes, weighted=True)
     blank = family.encode(parts, [p.negative for p in prompts], sizes, weighted=True)
@@ -245,7 +262,7 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
             "negative_pooled_prompt_embeds": blank.pooled.to(dtype),
         }
     ends_in_noise = parts.scheduler_config.get("rescale_betas_zero_snr")
-    rescale = GUIDANCE_RESCALE if ends_in_noise else 0.0
+    rescale = {"guidance_rescale": GUIDANCE_RESCALE} if ends_in_noise else {}
     with parts.own_precision():
         latents: Tensor = pipeline(
             prompt_embeds=cond.encoder_hidden_states.to(dtype),
@@ -254,9 +271,9 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
             height=height,
             num_inference_steps=min(first.steps, parts.scheduler_config["num_train_timesteps"] - 1),
             guidance_scale=first.scale,
-            guidance_rescale=rescale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
             **pooled,
+            **rescale,
         ).images
     return latents

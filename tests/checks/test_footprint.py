@@ -190,6 +190,7 @@ def test_sizes_of_the_released_models(monkeypatch: pytest.MonkeyPatch) -> None:
     from random_models import RELEASED as CONFIGS
     from random_models import meta_part, part_names
 
+    kept = ("norm", "embedding", "shared", "attention_bias")
     for family, facts in FACTS.items():
         sizes = facts.released
         parts = {
@@ -202,14 +203,15 @@ def test_sizes_of_the_released_models(monkeypatch: pytest.MonkeyPatch) -> None:
             if name.startswith("text")
             for key, p in parts[name].items()
         }
-        assert sizes.unet == sum(p.numel() for p in parts["unet"].values())
-        unet = meta_part(CONFIGS / family, "unet")
+        unet = meta_part(CONFIGS / family, facts.denoiser)
+        assert sizes.unet == sum(p.numel() for p in unet.state_dict().values())
         keep_in_eight_bits(unet)
         whole = [p.numel() for p in unet.parameters() if p.dtype != torch.int8]
+        whole += [t.numel() for name, t in unet.named_buffers() if name.endswith("pos_embed")]
         assert sizes.unet_small == sum(whole)
         assert sizes.text == sum(p.numel() for p in text.values())
         assert sizes.text_kept == sum(
-            p.numel() for key, p in text.items() if "norm" in key or "embedding" in key
+            p.numel() for key, p in text.items() if any(word in key for word in kept)
         )
         assert sizes.vae == sum(p.numel() for p in parts["vae"].values())
 

@@ -1,7 +1,6 @@
-"""Another kind of schedule fits: a toy flow matching runs through the training step unchanged."""
+"""Flow matching runs through the training step that discrete diffusion takes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from coinage.config import LossConfig, NoiseConfig
+from coinage.diffusion.flow import FlowSchedule
 from coinage.diffusion.schedule import NoiseSchedule
 from coinage.models.families import FAMILIES
 from coinage.training.batches import Batch
@@ -17,49 +17,7 @@ from coinage.training.step import forward, noised, prepare
 from coinage.training.step_statistics import StepTotals
 from tests.tiny_models import loaded
 
-
-@dataclass(frozen=True)
-class FlowMatching:
-    """Straight paths from picture to noise (Lipman et al. 2023, arXiv:2210.02747): times are in 0..1."""
-
-    prediction_type: str = "velocity"
-
-    def draw_times(self, config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
-        low, high = config.min_timestep / 1000, config.max_timestep / 1000
-        normal = torch.cat([torch.randn(1, generator=generator) for generator in generators])
-        return low + (high - low) * normal.sigmoid()
-
-    def spread_times(self, config: NoiseConfig, count: int) -> Tensor:
-        low, high = config.min_timestep / 1000, config.max_timestep / 1000
-        return low + (high - low) * (torch.arange(count) + 0.5) / count
-
-    def time_at(self, progress: float) -> Tensor:
-        return torch.tensor([progress])
-
-    def bands(self, times: Tensor, count: int) -> Tensor:
-        return (times * count).long().clamp(max=count - 1)
-
-    def band_limits(self, count: int) -> list[tuple[int, int]]:
-        return [(1000 * i // count, 1000 * (i + 1) // count) for i in range(count)]
-
-    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        share = times.view(-1, 1, 1, 1)
-        return (1 - share) * latents + share * noise
-
-    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:  # noqa: ARG002
-        return noise - latents
-
-    def loss_weight(self, times: Tensor, config: LossConfig) -> Tensor:  # noqa: ARG002
-        return 2 * times
-
-    def huber_threshold(self, times: Tensor, config: LossConfig) -> Tensor:
-        return config.huber_c * (1 - times).clamp(min=0.1)
-
-    def weights_note(self, config: LossConfig) -> str:  # noqa: ARG002
-        return ""
-
-
-SCHEDULE: NoiseSchedule = FlowMatching()
+SCHEDULE: NoiseSchedule = FlowSchedule(shift=3.0)
 
 
 def batch(times: Tensor | None = None) -> Batch:

@@ -32,7 +32,7 @@ def word_for(name: str, parts: Components, word: str = "zibu") -> Word:
     torch.manual_seed(0)
     rows = {
         key: 0.5 * torch.randn(3, e.rows.shape[1])
-        for key, e in zip(FAMILIES[name].embedding_keys, parts.embeddings, strict=True)
+        for key, e in zip(FAMILIES[name].facts.keys, parts.embeddings, strict=True)
     }
     return Word(rows, word)
 

@@ -13,7 +13,9 @@ from coinage.models.families import FAMILIES
 SRC = Path(__file__).parents[2] / "src" / "coinage"
 CONFIGS = SRC / "models" / "configs"
 ROOMS_OF_FAMILIES = ("models", "diffusion")
-FLAG_NAMES = Path("settings/foreign.py")  # a table of flags, one of which is --sdxl
+# A table of flags, one of which is --sdxl, and that of programs that read words, by family
+TABLES = (Path("settings/foreign.py"), Path("embeddings/tools/newer_families.py"))
+NAMES = ("hidden_size", "num_hidden_layers")
 
 
 def settings(facts: FamilyFacts, part: str) -> dict[str, object]:
@@ -27,11 +29,11 @@ def settings(facts: FamilyFacts, part: str) -> dict[str, object]:
 def test_facts_are_those_of_the_released_models(facts: FamilyFacts) -> None:
     for encoder in facts.text_encoders:
         config = settings(facts, encoder.folder)
-        assert (config["hidden_size"], config["num_hidden_layers"]) == (
-            encoder.width,
-            encoder.layers,
-        )
-    unet, vae = settings(facts, "unet"), settings(facts, "vae")
+        names = ("d_model", "num_layers") if encoder.kind == "t5" else NAMES
+        assert tuple(config[name] for name in names) == (encoder.width, encoder.layers)
+    unet, vae = settings(facts, facts.denoiser), settings(facts, "vae")
+    assert unet.get("patch_size", 1) == facts.patch
+    assert facts.transformer in ("", unet["_class_name"])
     assert unet["sample_size"] == facts.side // facts.latent_scale
     assert unet["in_channels"] == vae["latent_channels"] == facts.latent_channels
     assert (unet.get("addition_embed_type") == "text_time") == facts.takes_sizes
@@ -46,6 +48,9 @@ def test_facts_are_those_of_the_released_models(facts: FamilyFacts) -> None:
         ({"emb_params": 1024}, "sd2"),
         ({"clip_g": 1280}, "sdxl"),
         ({"clip_l": 768, "clip_g": 1280}, "sdxl"),
+        ({"clip_l": 768, "clip_g": 1280, "t5xxl": 4096}, "sd3"),
+        ({"clip_l": 768, "t5xxl": 4096}, None),
+        ({"t5xxl": 4096}, None),
         ({"clip_l": 1280, "clip_g": 768}, None),
         ({"emb_params": 768, "clip_l": 768}, None),
         ({"emb_params": 1280}, None),
@@ -58,7 +63,7 @@ def test_family_of_vectors(widths: dict[str, int], family: str | None) -> None:
 
 
 def test_known_widths() -> None:
-    assert {768, 1024, 1280} == KNOWN_WIDTHS
+    assert {768, 1024, 1280, 4096} == KNOWN_WIDTHS
 
 
 def compared(tree: ast.AST) -> Iterator[ast.expr]:
@@ -88,7 +93,7 @@ def test_nothing_else_asks_which_family_it_is() -> None:
     questions = []
     for path in SRC.rglob("*.py"):
         place = path.relative_to(SRC)
-        if place.parts[0] in ROOMS_OF_FAMILIES or place == FLAG_NAMES:
+        if place.parts[0] in ROOMS_OF_FAMILIES or place in TABLES:
             continue
         nodes = compared(ast.parse(path.read_text(encoding="utf-8")))
         questions += [f"{place}:{n.lineno}: {ast.unparse(n)}" for n in nodes if names_a_family(n)]

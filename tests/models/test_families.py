@@ -153,7 +153,7 @@ def test_only_the_rows_get_a_gradient(family: str, models: Path) -> None:
         for name, p in module.named_parameters()
         if p.grad is not None
     ]
-    assert len(named) == len(parts.rows()) == len(FAMILIES[family].embedding_keys)
+    assert len(named) == len(parts.rows()) == len(FAMILIES[family].facts.keys)
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -218,7 +218,7 @@ def test_a_run_to_the_end(
     config, _ = complete(parse(script, words, "test"))
     assert config.model.family == family
     model, word = trained(moon_dataset, tmp_path, config=config)
-    keys = FAMILIES[family].embedding_keys
+    keys = FAMILIES[family].facts.keys
     assert tuple(word.vectors) == keys
     saved = read(tmp_path / "zibu.safetensors")
     assert {key: tuple(v.shape) for key, v in saved.vectors.items()} == {

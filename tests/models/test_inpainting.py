@@ -183,7 +183,7 @@ def test_a_word_that_learned_on_it_works_in_the_ordinary_model(
     file = load_word(run.config.output_file)
     assert list(file.vectors) == list(word.vectors)
     plain = loaded(family, models / family, models)
-    vectors = [file.vectors[key] for key in FAMILIES[family].embedding_keys]
+    vectors = [file.vectors[key] for key in FAMILIES[family].facts.keys]
     with plain.with_words([("zibu", file.num_vectors)], vectors):
         pictures = list(draw(FAMILIES[family], plain, [PROMPT]))
     own = list(draw(FAMILIES[family], run.parts, [PROMPT]))

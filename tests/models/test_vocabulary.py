@@ -23,7 +23,7 @@ def test_the_table_is_that_of_the_loaded_model(family: str, suffix: str, models:
         ModelConfig(source=str(source), family=family, tokenizer_cache=models / "tokenizers")
     )
     parts = loaded(family, source, models)
-    assert tuple(found) == FAMILIES[family].embedding_keys
+    assert tuple(found) == FAMILIES[family].facts.keys
     for vocabulary, encoder, tokenizer in zip(
         found.values(), parts.text_encoders, parts.tokenizers, strict=True
     ):

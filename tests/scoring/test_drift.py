@@ -27,9 +27,7 @@ def loaded(request: pytest.FixtureRequest) -> tuple[str, Components]:
 def known(family: str, parts: Components, name: str, factor: float = 1, count: int = 1) -> Word:
     """A known word of the model, made longer."""
     vectors = {}
-    encoders = zip(
-        FAMILIES[family].embedding_keys, parts.text_encoders, parts.tokenizers, strict=True
-    )
+    encoders = zip(FAMILIES[family].facts.keys, parts.text_encoders, parts.tokenizers, strict=True)
     for key, encoder, tokenizer in encoders:
         vectors[key] = factor * initial_rows(table_of(encoder), tokenizer, name, count)
     return Word(vectors, "zibu", metadata={"ti.init_word": "circle"})
@@ -76,7 +74,7 @@ def test_what_is_not_known_is_not_told(loaded: tuple[str, Components]) -> None:
 def test_installed_words_stay(tmp_path, moon_dataset) -> None:  # type: ignore[no-untyped-def]
     config = config_for(moon_dataset, tmp_path)
     parts = FAMILIES["sd1"].load(config.model, torch.float32)
-    install_word(parts, config.word, FAMILIES["sd1"].embedding_keys)
+    install_word(parts, config.word, FAMILIES["sd1"].facts.keys)
     rows = [row.clone() for row in parts.rows()]
     drift_of(Word({"emb_params": torch.ones(2, 32)}), FAMILIES["sd1"], parts, TEMPLATES)
     assert all(map(torch.equal, rows, parts.rows()))

@@ -240,7 +240,9 @@ def named(models: Models) -> dict[str, tuple[str | None, str, str]]:
     return {m.name: (m.family, m.kind, m.problem) for m in models.all() if m.kind != "demo"}
 
 
-def test_models_are_found_and_told_apart(site: Site, models: Models, tmp_path: Path) -> None:
+def test_models_are_found_and_told_apart(
+    site: Site, models: Models, sd3: Path, tmp_path: Path
+) -> None:
     place = site.workspace.models
     tensors(place / "sub" / "base.safetensors", *CHECKPOINT)
     tensors(place / "lora.safetensors", "lora_unet.x")
@@ -252,13 +254,15 @@ def test_models_are_found_and_told_apart(site: Site, models: Models, tmp_path: P
     (elsewhere / "tiny").mkdir(parents=True)
     for part in ("unet", "text_encoder", "vae"):
         (elsewhere / "tiny" / part).symlink_to(MODELS / "sd2" / part)
+    (elsewhere / "flows").symlink_to(sd3)
     models.allow([elsewhere])
     found = named(Models(site.workspace, tmp_path))  # remembered by another server
     assert found["sub/base.safetensors"] == ("sd1", "file", "")
     assert found["tiny"] == ("sd2", "folder", "")
+    assert found["flows"] == ("sd3", "folder", "")
     assert found["lora.safetensors"] == (None, "file", "this is a LoRA, not a model")
     assert found["broken.safetensors"][2] == "this is a web page, not a model"
-    assert len(found) == 4
+    assert len(found) == 5
     assert {m.id for m in models.all() if m.kind == "demo"} == {"demo-sd1", "demo-sd2", "demo-sdxl"}
     with pytest.raises(CoinageError, match="no folder"):
         models.allow([tmp_path / "none"])

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coinage.checks import data, device, disk, model, output, scoring, several_words, word
+from coinage.checks import data, device, disk, flow, model, output, scoring, several_words, word
 from coinage.checks.footprint import Footprint
 from coinage.checks.memory import needed_memory
 from coinage.checks.merging import merge_problems
@@ -86,6 +86,7 @@ CHECKS: tuple[Check | JointCheck, ...] = (
     JointCheck(several_words.choose_states),
     Check(several_words.apply_choice),
     Check(model.check_environment),
+    Check(flow.set_aside_flags),
     Check(model.check_model),
     Check(_remark_on_optimizer),
     Check(word.read_draft_tokenizer, When.WORD_IS_CLEAN),

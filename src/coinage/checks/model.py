@@ -30,7 +30,6 @@ FLAG = "--pretrained_model_name_or_path"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 # A VAE is recognised by the latter, in every layout
 VAE_CLASS, VAE_BEGIN = "AutoencoderKL", "decoder.conv_in"
-MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 CHECK_PATH = "check the path; a hub id looks like owner/name"
 
 
@@ -67,7 +66,7 @@ def model_problems(model: ModelConfig) -> list[Problem]:
     """Find out from names, shapes and settings whether the source holds a model of its family."""
     path = Path(model.source)
     if is_folder(path):
-        problems = _folder_problems(path, model)
+        problems = _other_family(path, model) or _folder_problems(path, model)
         if problems:
             return problems
     elif not is_file(path):
@@ -90,13 +89,29 @@ def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
     return kind_of_folder(path) if is_folder(path) else kind_of_file(path, own_vae=own_vae)
 
 
+def _other_family(path: Path, model: ModelConfig) -> list[Problem]:
+    """Find a folder of a family that has its own folders, which the command is not for."""
+    try:
+        kind = kind_of_folder(path)
+    except CoinageError:
+        return []  # told with what is missing
+    if kind.family is None or not FACTS[kind.family].transformer:
+        return []
+    return _kind_problems(kind, model)
+
+
 def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
-    needed = [part for part in MODEL_PARTS if part != "vae" or model.vae is None]
+    facts = FACTS[model.family]
+    needed = [part for part in facts.folders if part != "vae" or model.vae is None]
     missing = [part for part in needed if not (path / part).is_dir()]
     if not missing:
         return []
     what = f"{FLAG}: not a diffusers model: {', '.join(missing)} missing"
-    return [Problem(what, model.source, "give the folder with model_index.json")]
+    optional = [encoder.folder for encoder in facts.text_encoders if encoder.optional]
+    hint = "give the folder with model_index.json"
+    if optional and (path / "model_index.json").is_file():
+        hint = f"download the whole model; of its text encoders only {optional[0]} may be missing"
+    return [Problem(what, model.source, hint)]
 
 
 def _problems_elsewhere(path: Path, source: str) -> list[Problem]:
@@ -191,16 +206,20 @@ def _kind_problems(kind: Kind | None, model: ModelConfig) -> list[Problem]:
 def _hub_problems(source: str) -> list[Problem]:
     """Find out whether a hub id is in the local cache or on the hub; one request, no retries."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError
 
     if isinstance(try_to_load_from_cache(source, "model_index.json"), str):
         return []
-    reason = "not in the local cache, and the hub cannot be reached"
+    reason, hint = "not in the local cache, and the hub cannot be reached", CHECK_PATH
     if not constants.HF_HUB_OFFLINE:
         try:
             reach_hub()
             if HfApi().file_exists(source, "model_index.json"):
                 return []
             reason = "not found on the hub"
+        except GatedRepoError:
+            reason = "its repository on the hub is gated"
+            hint = "accept the licence on its page, and log in with `hf auth login`"
         except Exception as error:  # noqa: BLE001 - whatever the network raises means the same
             log.debug("hub: %s", error)
-    return [Problem(f"{FLAG}: no such folder, and {reason}", source, CHECK_PATH)]
+    return [Problem(f"{FLAG}: no such folder, and {reason}", source, hint)]

@@ -15,7 +15,8 @@ from coinage.models.tokenizer_files import find_tokenizer
 from coinage.system.text_files import is_file, no_file
 from coinage.text import init_words
 from coinage.text.clip_tokenizer import ClipTokenizer, read_tokenizer
-from coinage.text.placeholder import pieces_of, vocabulary_problems
+from coinage.text.placeholder import Tokenizer, pieces_of, vocabulary_problems
+from coinage.text.unigram_tokenizer import read_unigram
 
 
 def read_draft_tokenizer(draft: Draft) -> None:
@@ -64,15 +65,26 @@ def tokenizer_of(
     return None
 
 
-def second_tokenizer(model: ModelConfig) -> list[ClipTokenizer]:
+def second_tokenizer(model: ModelConfig) -> list[Tokenizer]:
     """Return a folder's tokenizers beside the first one, such as SDXL's; they may have other words."""
-    tokenizers = []
+    tokenizers: list[Tokenizer] = []
     for encoder in FACTS[model.family].text_encoders[1:]:
         folder = Path(model.source) / encoder.tokenizer_folder
-        tokenizer = tokenizer_of(folder, Findings()) if folder.is_dir() else None
+        if not folder.is_dir():
+            continue
+        is_t5 = encoder.kind == "t5"
+        tokenizer = _unigram_of(folder) if is_t5 else tokenizer_of(folder, Findings())
         if tokenizer:
             tokenizers.append(tokenizer)
     return tokenizers
+
+
+def _unigram_of(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer of T5; None where it cannot be read, which is an error elsewhere."""
+    try:
+        return read_unigram(folder)
+    except CoinageError:
+        return None
 
 
 def word_problems(word: WordConfig, vocabulary: Iterable[str], where: str) -> list[Problem]:

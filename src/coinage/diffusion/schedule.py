@@ -28,6 +28,10 @@ class NoiseSchedule(Protocol):
         """What the model predicts, such as `epsilon`."""
         ...
 
+    def at_size(self, height: int, width: int) -> NoiseSchedule:
+        """Return the schedule for latents of this height and width."""
+        ...
+
     def draw_times(self, config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw a time from each generator within the range of `config`, [B] on the CPU."""
         ...
@@ -89,6 +93,10 @@ class DiffusionSchedule:
     def num_timesteps(self) -> int:
         """Number of steps T."""
         return len(self.alphas_cumprod)
+
+    def at_size(self, height: int, width: int) -> DiffusionSchedule:  # noqa: ARG002
+        """Return the same schedule: it is one for all sizes."""
+        return self
 
     def draw_times(self, config: NoiseConfig, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw steps in min_timestep..max_timestep - 1, one from each generator: [B] int64."""

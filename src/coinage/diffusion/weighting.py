@@ -1,15 +1,18 @@
-"""Weights of losses by signal-to-noise ratio, in float32."""
+"""Weights of losses by signal-to-noise ratio, or by the share of noise; in float32."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from coinage.config import LossConfig, PredictionType
+from coinage.config import FlowWeighting, LossConfig, PredictionType
 
 MOST_SNR = 1000.0  # as in sd-scripts
 # The plain schedule's last value. On a schedule that ends in pure noise, weights go no further than there.
 LEAST_SNR = 0.00468191
+LEAST_NOISE = 1e-3  # share of noise, below which no weight grows
 
 
 def huber_threshold(progress: Tensor, snr: Tensor, config: LossConfig) -> Tensor:
@@ -67,6 +70,25 @@ def snr_weight(snr: Tensor, config: LossConfig, prediction_type: PredictionType)
             1 / (clamped + 1) if prediction_type == "v_prediction" else clamped.rsqrt()
         )
     return weight
+
+
+def flow_weight(sigma: Tensor, kind: FlowWeighting) -> Tensor:
+    """Return the weight of a flow model's loss at each share of noise (Esser et al. 2024, section 3.1).
+
+    With t = `sigma`: `none` 1; `sigma_sqrt` 1 / t^2; `cosmap` 2 / (pi (1 - 2 t + 2 t^2)).
+
+    Args:
+        sigma: shares of noise, [B] float32 in 0..1; `sigma_sqrt` goes no further than at 0.001.
+        kind: of the weight.
+
+    Returns:
+        [B] float32.
+    """
+    if kind == "sigma_sqrt":
+        return sigma.clamp(min=LEAST_NOISE).pow(-2)
+    if kind == "cosmap":
+        return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
+    return torch.ones_like(sigma)
 
 
 def weights_note(snr: Tensor, config: LossConfig) -> str:

@@ -23,7 +23,7 @@ from coinage.embeddings.stored_tensors import (
     stored_tensors,
     write_tensors,
 )
-from coinage.embeddings.word import PAIR, Word, as_sd1_word
+from coinage.embeddings.word import PAIR, T5, Word, as_sd1_word
 from coinage.embeddings.writing import precision_of, rounded_vectors
 from coinage.errors import CoinageError, EmbeddingFileError
 from coinage.models.facts import FACTS
@@ -188,6 +188,9 @@ def _write(out: Path, lora: Lora, words: Mapping[str, Sequence[StoredTensor]]) -
 def _stored(word: NamedWord) -> list[StoredTensor]:
     """Return the tensors of a word in a LoRA."""
     rounded = rounded_vectors(as_sd1_word(word.word), word.where, word.precision)
+    if T5 in rounded:
+        hint = "give the word's file beside the LoRA"
+        raise EmbeddingFileError("programs read no T5 vectors in a LoRA", word.where, hint)
     if tuple(rounded) != PAIR and tuple(rounded) != ("emb_params",):
         hint = "join its two files first: coinage convert ONE WORD.safetensors --second OTHER"
         raise EmbeddingFileError("only half of an SDXL word", word.where, hint)

@@ -72,7 +72,7 @@ FORMATS = (
     FileFormat(layouts={layouts.IN_A_LORA: "embedding in a LoRA"}, rule=layouts.bundled),
     FileFormat(rule=layouts.refuse_model),
     FileFormat(rule=layouts.refuse_outputs),
-    # `clip_l`, `clip_g`, or one of them; `text_encoders_0`, `text_encoders_1`
+    # `clip_l`, `clip_g`, or one of them, `t5xxl`; `text_encoders_0`, `text_encoders_1`
     FileFormat(
         rule=layouts.halves,
         layouts={
@@ -80,6 +80,7 @@ FORMATS = (
             "Xpt": "SDXL pair (clip_l, clip_g), pickled",
             "P": "diffusers, pivotal tuning (clip_l or clip_g)",
             "PTI": "diffusers, embeddings.pti",
+            "S3": "SD 3 (clip_l, clip_g, t5xxl), or a part of it",
         },
     ),
     # `emb_params`; SDXL's words are written as a pair

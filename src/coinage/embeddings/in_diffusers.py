@@ -72,7 +72,7 @@ def conditioning_in_diffusers(
 
 def _load(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
     """Make the calls that `verify.usage` shows."""
-    if len(family.embedding_keys) == 1:
+    if len(family.facts.keys) == 1:
         pipe.load_textual_inversion(
             str(path.parent), weight_name=path.name, token=token, local_files_only=True
         )

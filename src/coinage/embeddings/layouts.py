@@ -14,13 +14,14 @@ from typing import Any
 from torch import Tensor
 
 from coinage.embeddings.pickles import ParameterDict
-from coinage.embeddings.word import PAIR
+from coinage.embeddings.word import PAIR, T5
 from coinage.errors import EmbeddingFileError
 from coinage.models.facts import SD2, SDXL
 
 MOST_VECTORS = 10_000
 SHOWN_NAMES = 8  # of many, in a message
 GENERIC_KEYS = ("emb_params", "emp_params", "weight", "embedding", "*")  # name a tensor, not a word
+T5_NAMES = (T5, "t5")  # the latter OneTrainer's
 HALVES = (PAIR, ("text_encoders_0", "text_encoders_1"))
 XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
 LORA_KEY = re.compile(
@@ -42,7 +43,7 @@ BUNDLE_KEY = re.compile(
     re.DOTALL,
 )
 # What OneTrainer learns behind a text encoder
-OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g)_out")
+OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g|t5|t5xxl)_out")
 ONLY_OUTPUT = "the word is in its output vectors, which only OneTrainer reads"
 RETRAIN = "train it again in OneTrainer with the output embedding off"
 IN_A_LORA = "B"
@@ -240,12 +241,12 @@ def refuse_outputs(content: FileContent) -> None:
 
 def halves(content: FileContent) -> Recognised | None:
     """Recognise SDXL's two halves, or one of them."""
+    if any(name in content.named for name in T5_NAMES):
+        return _with_t5(content)
     for names in HALVES:
         present = [name for name in names if name in content.named]
         if not present or content.key not in (None, *present):
             continue
-        if any(name.startswith("t5") for name in content.named):
-            raise EmbeddingFileError("made for Flux or Stable Diffusion 3: it has vectors for T5")
         extras = [name for name in content.named if name not in present]
         has_outputs = any(OUTPUT_KEY.fullmatch(name) for name in extras)
         parts = []
@@ -257,6 +258,25 @@ def halves(content: FileContent) -> Recognised | None:
             layout = "OT" if has_outputs else _pair_layout(len(present), content.pickled)
         return Recognised(layout, tuple(parts), notes=_left_out(extras), has_outputs=has_outputs)
     return None
+
+
+def _with_t5(content: FileContent) -> Recognised:
+    """Recognise vectors for T5, with those for CLIP beside them or alone."""
+    t5 = next(name for name in T5_NAMES if name in content.named)
+    keys = {**{half: half for half in PAIR}, t5: T5}
+    present = [name for name in keys if name in content.named]
+    wanted = [name for name in present if content.key in (None, name)]
+    if not wanted:
+        what = f"it holds no tensor {quoted(content.key)}, but {listed(present)}"
+        raise EmbeddingFileError(what, hint=CHOOSE)
+    extras = [name for name in content.named if name not in present]
+    has_outputs = any(OUTPUT_KEY.fullmatch(name) for name in extras)
+    return Recognised(
+        "S3" if t5 == T5 and not has_outputs else "OT",
+        tuple((keys[name], content.named[name]) for name in wanted),
+        notes=_left_out(extras),
+        has_outputs=has_outputs,
+    )
 
 
 def _pair_layout(count: int, pickled: bool) -> str:

@@ -15,7 +15,7 @@ from coinage.models.facts import KNOWN_WIDTHS, SDXL
 from coinage.text.placeholder import CHUNK
 
 READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-MOST_NUMBERS = MOST_VECTORS * max(KNOWN_WIDTHS)
+MOST_NUMBERS = MOST_VECTORS * max(SDXL.widths)
 FLAT = "one-dimensional, read as one vector"
 
 

@@ -54,6 +54,8 @@ class Check:
         same: whether that is within rounding.
         write: what to write in a prompt there.
         why: if it does not load, could not be tried, or loads only with care: the reason.
+        in_part: the tool has no words for a text encoder that a model may lack as well, and leaves
+            out that one's vectors; there is nothing to compare.
     """
 
     tool: str
@@ -62,11 +64,12 @@ class Check:
     same: bool
     write: str
     why: str
+    in_part: bool = False
 
     @property
     def untried(self) -> bool:
         """True where the check itself failed, which says nothing about the file."""
-        return self.loads and self.difference is None
+        return self.loads and self.difference is None and not self.in_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,8 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
         CoinageError: the file or the model cannot be read, or they do not belong together.
     """
     word, family = open_file(path, token=token).usable_word(), FAMILIES[model.family]
-    word = _word_for(word, family, path)
     parts = family.load(model, torch.float32)
+    word = _word_for(word, parts.keys, path)
     for (key, rows), encoder in zip(word.vectors.items(), parts.text_encoders, strict=True):
         width = table_of(encoder).shape[1]
         if rows.shape[1] != width:
@@ -114,20 +117,20 @@ def verify_file(path: Path, model: ModelConfig, token: str | None = None) -> Ver
     return Verification(token, tuple(checks))
 
 
-def _word_for(word: Word, family: ModelFamily, path: Path) -> Word:
-    """Return a word with vectors under the family's own keys.
+def _word_for(word: Word, keys: Sequence[str], path: Path) -> Word:
+    """Return a word with vectors under the model's own keys.
 
     Raises:
         CoinageError: it has none for a text encoder.
     """
     vectors = {}
-    for key in family.embedding_keys:
+    for key in keys:
         rows = vectors_for(word.vectors, key)
         if rows is not None:
             vectors[key] = rows
-    if len(vectors) < len(family.embedding_keys):
-        has, takes = ", ".join(word.vectors), ", ".join(family.embedding_keys)
-        is_pair = len(family.embedding_keys) > 1
+    if len(vectors) < len(keys):
+        has, takes = ", ".join(word.vectors), ", ".join(keys)
+        is_pair = len(keys) > 1
         raise CoinageError(
             f"the file has {has}, and the model takes {takes}",
             str(path),
@@ -172,7 +175,7 @@ class _Comparison:
     encoded: list[tuple[list[Tensor], Conditioning]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        vectors = [self.word.vectors[key] for key in self.family.embedding_keys]
+        vectors = [self.word.vectors[key] for key in self.parts.keys]
         self.encoded.append((vectors, self._encode(vectors)))
 
     def check(self, verdict: Verdict) -> Check:
@@ -184,22 +187,29 @@ class _Comparison:
             why = f"{names} is already in the model's vocabulary; give it another name there."
         difference = None
         trained = self.encoded[0][1]
-        if loads:
+        in_part = loads and self._leaves_out(verdict)
+        if loads and not in_part:
             try:
                 difference = _difference(trained, self._conditioning_in(verdict))
             except Exception as error:  # noqa: BLE001 - it says nothing about the file
                 why = reason_of(error)
         same = difference is not None and difference <= _tolerance(trained, self.parts)
-        return Check(verdict.tool, loads, difference, same, verdict.write, why)
+        return Check(verdict.tool, loads, difference, same, verdict.write, why, in_part)
+
+    def _leaves_out(self, verdict: Verdict) -> bool:
+        """Return whether a tool takes all vectors but those of text encoders that models may lack."""
+        optional = {one.key for one in self.family.facts.text_encoders if one.optional}
+        left_out = set(self.parts.keys) - set(verdict.vectors)
+        return bool(left_out) and left_out <= optional
 
     def _conditioning_in(self, verdict: Verdict) -> Conditioning | None:
         """Return a tool's conditioning; None if its vectors do not even fit into our prompt."""
         if verdict.tool == "diffusers":
             prompt = prompt_for(self.token, self.word.num_vectors)
             return conditioning_in_diffusers(self.path, self.family, self.parts, self.token, prompt)
-        if set(verdict.vectors) != set(self.family.embedding_keys):
+        if set(verdict.vectors) != set(self.parts.keys):
             return None
-        vectors = [verdict.vectors[key] for key in self.family.embedding_keys]
+        vectors = [verdict.vectors[key] for key in self.parts.keys]
         for before, conditioning in self.encoded:
             if all(map(torch.equal, before, vectors)):
                 return conditioning

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from coinage.embeddings.format_names import FormatName, Precision
 from coinage.errors import ConfigError, Problem
-from coinage.models.facts import SDXL, family_of_vectors
+from coinage.models.facts import SD3, SDXL, family_of_vectors
 from coinage.system.text_files import as_path
 
 PAIR = SDXL.keys
+T5 = SD3.keys[-1]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -27,7 +28,8 @@ class Word:
 
     Attributes:
         vectors: one [n, D] float32 tensor for each text encoder, by its key in embedding files:
-            `emb_params` for Stable Diffusion 1.x and 2.x, `clip_l` and `clip_g` for SDXL.
+            `emb_params` for Stable Diffusion 1.x and 2.x, `clip_l` and `clip_g` for SDXL, and for
+            Stable Diffusion 3 `t5xxl` beside them.
         token: the word as it was written in the captions of its training; None if unknown.
         step: optimizer steps that it was trained for; 0 if unknown.
         metadata: of its file's header, names to texts. Only .safetensors files store it.
@@ -97,8 +99,9 @@ class Word:
 
     @property
     def family(self) -> str | None:
-        """`sd1`, `sd2` or `sdxl`, as the widths of the vectors show; None if no model has them."""
-        facts = family_of_vectors({key: rows.shape[1] for key, rows in self.vectors.items()})
+        """`sd1`, `sd2`, `sdxl` or `sd3`, as vectors and header show; None if no model has them."""
+        widths = {key: rows.shape[1] for key, rows in self.vectors.items()}
+        facts = family_of_vectors(widths, self.metadata.get("modelspec.architecture", ""))
         return facts.name if facts else None
 
     @classmethod

@@ -2,7 +2,7 @@
 
 SD 1 and SD 2 words in .safetensors files are one tensor `emb_params` [n, D]; .pt files hold
 AUTOMATIC1111's dictionary, re-zipped so that its pickle gate accepts them. SDXL has `clip_l` and
-`clip_g` in both.
+`clip_g` in both, and Stable Diffusion 3 `t5xxl` beside them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from coinage.embeddings.word import PAIR, Word
+from coinage.embeddings.word import PAIR, T5, Word
 from coinage.errors import CoinageError
 from coinage.system.files import write_bytes
 
@@ -28,6 +28,7 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+ONETRAINER_T5 = "t5"
 WEBUI_RECORDS = ("data.pkl", "version")  # of a torch zip, beside those of data
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # always the same, for equal bytes
 
@@ -147,10 +148,16 @@ def one_file(path: Path, word: Word, precision: str) -> dict[Path, bytes]:
 
 
 def onetrainer_files(path: Path, word: Word, precision: str) -> dict[Path, bytes]:
-    """Return OneTrainer's file: `emp_params`, or SDXL's pair as any .safetensors file has it."""
+    """Return OneTrainer's file: `emp_params`, or SDXL's pair as any .safetensors file has it.
+
+    T5's vectors have a name of their own there.
+    """
+    tensors = rounded_vectors(word, str(path), precision)
+    if T5 in tensors:
+        renamed = {ONETRAINER_T5 if key == T5 else key: rows for key, rows in tensors.items()}
+        return {path: _bare_bytes(path, renamed)}
     if tuple(word.vectors) == PAIR:
         return one_file(path, word, precision)
-    tensors = rounded_vectors(word, str(path), precision)
     return {path: _bare_bytes(path, {"emp_params": next(iter(tensors.values()))})}
 
 
@@ -160,6 +167,12 @@ def diffusers_files(path: Path, word: Word, precision: str) -> dict[Path, bytes]
     Raises:
         CoinageError: the word is unknown, or a vector is not finite.
     """
+    if PAIR[1] in word.vectors and T5 in word.vectors:
+        raise CoinageError(
+            "diffusers loads no words into Stable Diffusion 3",
+            str(path),
+            "write --to safetensors, which ComfyUI, SwarmUI and SD.Next read",
+        )
     if word.token is None:
         raise CoinageError(
             "a diffusers file holds the word, and this file does not name it",

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
 from coinage.models.base import Components
 
 
@@ -25,12 +27,35 @@ def plain_attention(parts: Components) -> Iterator[None]:
 
 
 def use_plain_attention(parts: Components) -> None:
-    """Make UNet and text encoders compute attention step by step, without fused kernels."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    parts.denoiser.set_attn_processor(AttnProcessor())
+    """Make denoiser and text encoders compute attention step by step, without fused kernels."""
+    parts.denoiser.set_attn_processor(_plain_processors(parts.denoiser))
     for encoder in parts.text_encoders:
         encoder.set_attn_implementation("eager")
+
+
+class _StepByStep:
+    """Has another processor of diffusers compute without fused kernels."""
+
+    def __init__(self, processor: Any) -> None:
+        self.inner = processor
+
+    def __call__(self, attn: Any, *args: Any, **more: Any) -> Any:
+        """Return what the other one does."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.inner(attn, *args, **more)
+
+
+def _plain_processors(denoiser: Any) -> Any:
+    """Return what makes a denoiser's attention plain: one processor for all, or one for each layer.
+
+    diffusers has a plain one for UNets; those of transformers differ from family to family.
+    """
+    from diffusers.models.attention_processor import AttnProcessor
+
+    processors = dict(denoiser.attn_processors)
+    if all("Joint" not in type(one).__name__ for one in processors.values()):
+        return AttnProcessor()
+    return {name: _StepByStep(one) for name, one in processors.items()}
 
 
 def attention_of(parts: Components) -> list[str]:

@@ -25,7 +25,7 @@ from coinage.text.placeholder import (
 )
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DiffusionPipeline
 
     from coinage.models.text_cache import TextCache
 
@@ -41,9 +41,10 @@ class Components:
     text_encoders: tuple[Any, ...]  # such as CLIPTextModel and CLIPTextModelWithProjection
     row_formats: tuple[RowFormat, ...]  # how each text encoder takes ids
     vae: AutoencoderKL
-    denoiser: UNet2DConditionModel
+    denoiser: Any  # a UNet2DConditionModel, or a transformer
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
+    keys: tuple[str, ...]  # name of each text encoder's vectors in embedding files
     clip_skip: int | None = None
     chunks: int = 1  # rows of ids per caption
     word_encoders: tuple[WordEncoder, ...] = ()
@@ -57,6 +58,17 @@ class Components:
     def scaling_factor(self) -> float:
         """Factor that VAE latents are multiplied by before the UNet sees them."""
         return float(self.vae.config.scaling_factor)
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Return VAE latents as the denoiser sees them."""
+        shift = getattr(self.vae.config, "shift_factor", None)
+        return (latents - shift if shift else latents) * self.scaling_factor
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Return latents that the denoiser sees as the VAE decodes them."""
+        shift = getattr(self.vae.config, "shift_factor", None)
+        latents = latents / self.scaling_factor
+        return latents + shift if shift else latents
 
     @property
     def device(self) -> torch.device:
@@ -172,7 +184,7 @@ class Conditioning:
 
     Attributes:
         encoder_hidden_states: [B, T, D].
-        pooled: [B, P], SDXL only.
+        pooled: [B, P], not for SD 1 and 2.
         time_ids: original height and width, crop top and left, target height and width: [B, 6],
             SDXL only.
     """
@@ -183,7 +195,7 @@ class Conditioning:
 
 
 class ModelFamily(Protocol):
-    """One kind of Stable Diffusion."""
+    """One kind of model."""
 
     @property
     def facts(self) -> FamilyFacts:
@@ -193,11 +205,6 @@ class ModelFamily(Protocol):
     @property
     def name(self) -> str:
         """Its name in the table of families."""
-        ...
-
-    @property
-    def embedding_keys(self) -> tuple[str, ...]:
-        """Tensor names in an embedding file, one per text encoder."""
         ...
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:

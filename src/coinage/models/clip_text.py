@@ -115,3 +115,16 @@ def end_of_text(ids: Tensor, end_id: int) -> Tensor:
     A new word's ids are larger than the end's, so that the largest id is not the end.
     """
     return (ids == end_id).int().argmax(dim=1)
+
+
+def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
+    """Return the projected hidden state at the end of each text, [B, P].
+
+    Not the encoder's own pooled output: with its old settings it pools at the largest id, which is
+    the new word.
+    """
+    at = end_of_text(ids, end_id)
+    projected: Tensor = encoder.text_projection(
+        last_hidden[torch.arange(len(ids), device=ids.device), at]
+    )
+    return projected

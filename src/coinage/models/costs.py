@@ -116,6 +116,29 @@ COSTS: Mapping[str, Mapping[Arithmetic, Costs]] = {
             text=18297088,
         ),
     },
+    "sd3": {
+        "float32": Costs(
+            kept=Cost(pixel=743174, chunk=3061030450, fixed=402654872),
+            checkpointed=Cost(pixel=72045, chunk=189242722, fixed=16777240),
+            measured=22282,
+            first_look=(4129648338, 297771850),
+            text=89154768,
+        ),
+        "half": Costs(
+            kept=Cost(pixel=486032, chunk=1759166759, fixed=201328928),
+            checkpointed=Cost(pixel=39566, chunk=157746242, fixed=16777272),
+            measured=11538,
+            first_look=(2829188122, 225098802),
+            text=76565216,
+        ),
+        "8 bits": Costs(
+            kept=Cost(pixel=485926, chunk=1759602306, fixed=220203288),
+            checkpointed=Cost(pixel=39566, chunk=157746242, fixed=35651640),
+            measured=11538,
+            first_look=(2848062490, 243973170),
+            text=76565216,
+        ),
+    },
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickletools
 import struct
 import zipfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coinage.errors import CoinageError, Problem
-from coinage.models.facts import FACTS, SD1, SD2, SDXL
+from coinage.models.facts import FACTS, SD1, SD2, SDXL, FamilyFacts
 from coinage.system.text_files import MEGABYTE, is_there, read_json
 
 LONGEST_NAME = 300  # characters of a tensor's name
@@ -29,7 +30,7 @@ MOST_PICKLE = 100 * MEGABYTE  # whose texts are looked through
 MOST_SETTINGS = MEGABYTE  # of one part of a model, which has a few kB
 LARGEST = 2**63  # no size or place in a file is larger
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 SETTINGS = (*(f"{part}/config.json" for part in PARTS), "scheduler/scheduler_config.json")
 CONFIGS = Path(__file__).parent / "configs"  # settings of the released models
 UNREADABLE, AGAIN = "the model's settings cannot be read", "download the model again"
@@ -41,8 +42,12 @@ SPECIAL = {  # by the input channels of its UNet
     8: "a model that edits pictures (InstructPix2Pix)",
 }
 LONE_UNET = "a diffusers UNet alone: give its folder with model_index.json"
+LONE_TRANSFORMER = "a transformer alone: give the folder with model_index.json"
+FLUX = "a FLUX model, which cannot be trained on yet"
 EDM = "an EDM model, whose noise schedule is different (its file has edm_ tensors)"
 REFINER = "an SDXL refiner, which cannot be trained on"
+NO_TEXT = "a {} model without its text encoders {}: give a file with them, or the diffusers folder"
+EIGHT_BITS = "a model whose T5 text encoder is in fp8: give one with T5 in fp16, or without T5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +147,10 @@ def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
         return Problem(f"this is {kind.why_not}", source, f"give a {wanted_name} model")
     facts = FACTS[kind.family]
     what = f"this is a {facts.display_name} model, and the command is for {wanted_name}"
-    return Problem(
-        what, source, f"use {facts.script_hint}, or coinage train, which detects the family"
-    )
+    hint = f"use {facts.script_hint}, or coinage train, which detects the family"
+    if facts.transformer:
+        hint = "use coinage train"
+    return Problem(what, source, hint)
 
 
 def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
@@ -154,11 +160,15 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
         CoinageError: neither a safetensors file nor a pickle, or a broken one.
     """
     if path.suffix.lower() == ".safetensors":
-        return kind_of_checkpoint(safetensors_shapes(path), own_vae=own_vae)
+        kind = kind_of_checkpoint(safetensors_shapes(path), own_vae=own_vae)
+        return Kind(None, EIGHT_BITS) if _has_t5_in_eight_bits(kind, path) else kind
     with path.open("rb") as file:
         start = file.read(4)
     if start[:1] == b"<":
         raise _web_page(path)
+    if start == b"GGUF":
+        hint = "give the model in fp16 or bf16, as a .safetensors file or a diffusers folder"
+        raise CoinageError("a GGUF file: quantised models cannot be trained on", str(path), hint)
     if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle
         raise CoinageError("not a model file", str(path), "give a .safetensors or .ckpt file")
     names = pickled_names(path)
@@ -176,6 +186,18 @@ def tensor_names(path: Path) -> Collection[str]:
     if path.suffix.lower() == ".safetensors":
         return safetensors_shapes(path)
     return pickled_names(path)
+
+
+def _has_t5_in_eight_bits(kind: Kind, path: Path) -> bool:
+    """Return whether a number of T5's in a safetensors file takes one byte."""
+    if kind.family is None:
+        return False
+    encoders = FACTS[kind.family].text_encoders
+    starts = tuple(encoder.prefix for encoder in encoders if encoder.kind == "t5")
+    return any(
+        name.startswith(starts) and len(shape) > 1 and end - start == math.prod(shape)
+        for name, (shape, start, end) in safetensors_places(path).items()
+    )
 
 
 def pickled_names(path: Path) -> set[str]:
@@ -214,8 +236,17 @@ def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool =
         return Kind(None, reason)
     for facts in reversed(list(FACTS.values())):
         if _has(shapes, facts.file_prefix):
-            return Kind(facts.name)
+            return _with_texts(facts, shapes)
     return Kind(None, "a UNet without text encoder")
+
+
+def _with_texts(facts: FamilyFacts, shapes: Mapping[str, tuple[int, ...]]) -> Kind:
+    """Return a family's kind, or that its file lacks text encoders."""
+    needed = [encoder for encoder in facts.text_encoders if not encoder.optional]
+    missing = [encoder.key for encoder in needed if not _has(shapes, encoder.prefix)]
+    if missing and facts.transformer:
+        return Kind(None, NO_TEXT.format(facts.display_name, " and ".join(missing)))
+    return Kind(facts.name)
 
 
 def _unusable(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool) -> str:
@@ -226,6 +257,8 @@ def _unusable(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool) -> str:
     reasons = (
         (is_lora, "a LoRA, not a model"),
         (_has(shapes, "down_blocks.", "unet.down_blocks."), LONE_UNET),
+        (_has(shapes, "double_blocks.", f"{UNET}double_blocks."), FLUX),
+        (_has(shapes, "joint_blocks.", "transformer_blocks."), LONE_TRANSFORMER),
         (not _has(shapes, UNET), "not a Stable Diffusion model: it has no UNet"),
         (channels not in INPUT_CHANNELS, _special(channels)),
         (_has(shapes, "edm_"), EDM),
@@ -251,6 +284,9 @@ def kind_of_folder(folder: Path) -> Kind:
     Raises:
         CoinageError: the settings of a part cannot be read.
     """
+    transformer = _kind_by_transformer(folder)
+    if transformer:
+        return transformer
     for file in SETTINGS:
         _check_kinds(folder / file, read_config(folder / file), _usual_kinds(file))
     unet = read_config(folder / "unet" / "config.json")
@@ -268,6 +304,19 @@ def kind_of_folder(folder: Path) -> Kind:
     text = read_config(folder / "text_encoder" / "config.json")
     activation = text.get("hidden_act", "gelu" if wide else "quick_gelu")
     return Kind(SD2.name if activation == "gelu" else SD1.name)
+
+
+def _kind_by_transformer(folder: Path) -> Kind | None:
+    """Return the kind of a folder with a transformer; None where it has a UNet."""
+    settings = read_config(folder / "transformer" / "config.json")
+    pipeline = read_config(folder / "model_index.json").get("_class_name")
+    name = settings.get("_class_name")
+    for facts in FACTS.values():
+        if facts.transformer and (name == facts.transformer or pipeline == facts.pipeline):
+            return Kind(facts.name)
+    if not settings:
+        return None
+    return Kind(None, f"a model with a {name}, which cannot be trained on")
 
 
 @cache

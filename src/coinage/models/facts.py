@@ -5,10 +5,14 @@ Code outside `models/` and `diffusion/` asks a row for a fact and never which fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 LEAST_CHANNELS = 16  # of a convolution in 8 bits; latents have 4, or 9 where a mask goes with them
+
+
+TextEncoderKind = Literal["clip", "projected", "t5"]  # projected: CLIP with a pooled vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,9 @@ class TextEncoderFacts:
         layers: of the released models, as far as they are used.
         open_clip: trained by OpenCLIP, which pads texts with `!`.
         letter: by which --train_encoders chooses it; "" where a family has no choice.
+        kind: of the text encoder.
+        optional: a model may come without it.
+        room: tokens of a text that fit in one row.
     """
 
     key: str
@@ -34,17 +41,22 @@ class TextEncoderFacts:
     prefix: str = "cond_stage_model."
     width: int
     layers: int
-    open_clip: bool
+    open_clip: bool = False
     letter: str = ""
+    kind: TextEncoderKind = "clip"
+    optional: bool = False
+    room: int = 75
 
 
 def stays_whole(shape: Sequence[int]) -> bool:
     """Return whether a weight is not kept in 8 bits: biases, norms, and convolutions from or to latents.
 
+    Nor is a transformer's table of places, which is no weight of a layer.
+
     Those convolutions are few, and each number of the prediction goes through the last one: with it
     in 8 bits a word's gradient at much noise has a cosine of 0.97 to the right one, without 0.99.
     """
-    return len(shape) == 1 or (len(shape) == 4 and min(shape[:2]) < LEAST_CHANNELS)
+    return len(shape) in (1, 3) or (len(shape) == 4 and min(shape[:2]) < LEAST_CHANNELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,13 @@ class FamilyFacts:
         bucket_unit: sides of buckets are multiples of it, in pixels.
         latent_channels: of the VAE's latents.
         latent_scale: pixels along a side for one of the latents.
+        patch: latents along a side that the denoiser takes as one.
+        denoiser: folder of what predicts, in a diffusers model.
+        transformer: its class, where it is no UNet.
+        pipeline: class that a folder with such a transformer names.
+        is_flow: trained by flow matching; otherwise by diffusion.
+        cross_attends: layers of the denoiser read the text alone, which shows where a word acts.
+        most_chunks: rows of 75 tokens that a text may take.
         takes_sizes: the UNet also reads a pooled text vector and the picture's sizes.
         reads_clip_skip: the layer of the text encoder can be chosen.
         fills_prompts: prompts take as many chunks as captions in training, in sd-scripts.
@@ -108,10 +127,17 @@ class FamilyFacts:
     script_hint: str
     file_prefix: str
     text_encoders: tuple[TextEncoderFacts, ...]
+    transformer: str = ""
+    pipeline: str = ""
     side: int
     bucket_unit: int = 64
     latent_channels: int = 4
     latent_scale: int = 8
+    patch: int = 1
+    denoiser: str = "unet"
+    is_flow: bool = False
+    cross_attends: bool = True
+    most_chunks: int = 3
     takes_sizes: bool = False
     reads_clip_skip: bool = True
     fills_prompts: bool = False
@@ -130,14 +156,29 @@ class FamilyFacts:
         """Widths of the token embeddings, one for each text encoder."""
         return tuple(encoder.width for encoder in self.text_encoders)
 
-    def learns_in(self, choice: str) -> tuple[bool, ...]:
+    def learns_in(self, choice: str, keys: Collection[str] = ()) -> tuple[bool, ...]:
         """Return for each text encoder whether a word learns there.
 
         Args:
             choice: the letter of one; any other text: all of them.
+            keys: of the text encoders that a model has; () for all of the family.
         """
-        letters = [encoder.letter for encoder in self.text_encoders]
-        return tuple(choice not in letters or choice == letter for letter in letters)
+        letters = {encoder.key: encoder.letter for encoder in self.text_encoders}
+        chosen = choice in letters.values()
+        return tuple(not chosen or letters[key] == choice for key in keys or letters)
+
+    @property
+    def size_unit(self) -> int:
+        """Pixels that the sides of a picture are multiples of."""
+        return self.latent_scale * self.patch
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders that a diffusers model needs, the VAE's last."""
+        needed = [encoder for encoder in self.text_encoders if not encoder.optional]
+        texts = [encoder.folder for encoder in needed]
+        tokenizers = [encoder.tokenizer_folder for encoder in needed[:1]]
+        return ("scheduler", *texts, *tokenizers, self.denoiser, "vae")
 
     @property
     def vector_width(self) -> int:
@@ -208,6 +249,7 @@ SDXL = FamilyFacts(
             layers=32,
             open_clip=True,
             letter="g",
+            kind="projected",
         ),
     ),
     side=1024,
@@ -220,7 +262,61 @@ SDXL = FamilyFacts(
         2_567_463_684, 1_606_404, 817_720_320, 101_550_080, 83_653_863, 101_187_584
     ),
 )
-FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL)}
+SD3 = FamilyFacts(
+    name="sd3",
+    display_name="Stable Diffusion 3",
+    architecture="stable-diffusion-3",
+    v_architecture="stable-diffusion-3",
+    base_version="sd3",
+    v_base_version="sd3",
+    script="coinage train",
+    script_hint="coinage train",
+    file_prefix="model.diffusion_model.joint_blocks.",
+    text_encoders=(
+        TextEncoderFacts(
+            key="clip_l",
+            prefix="text_encoders.clip_l.",
+            width=768,
+            layers=12,
+            kind="projected",
+        ),
+        TextEncoderFacts(
+            key="clip_g",
+            folder="text_encoder_2",
+            tokenizer_folder="tokenizer_2",
+            prefix="text_encoders.clip_g.",
+            width=1280,
+            layers=32,
+            open_clip=True,
+            kind="projected",
+        ),
+        TextEncoderFacts(
+            key="t5xxl",
+            other_keys=("t5",),
+            folder="text_encoder_3",
+            tokenizer_folder="tokenizer_3",
+            prefix="text_encoders.t5xxl.",
+            width=4096,
+            layers=24,
+            kind="t5",
+            optional=True,
+            room=255,
+        ),
+    ),
+    transformer="SD3Transformer2DModel",
+    pipeline="StableDiffusion3Pipeline",
+    side=1024,
+    latent_channels=16,
+    patch=2,
+    denoiser="transformer",
+    is_flow=True,
+    cross_attends=False,
+    most_chunks=1,
+    released=ModelSizes(
+        2_469_663_936, 227_742_912, 5_580_620_800, 233_349_120, 83_819_683, 232_783_872
+    ),
+)
+FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL, SD3)}
 DEFAULT = SD1  # where neither the model nor a flag names a family
 KNOWN_WIDTHS = frozenset(width for facts in FACTS.values() for width in facts.widths)
 
@@ -230,18 +326,24 @@ def fits_other_families(family: str | None) -> bool:
     return family is not None and any(e.other_keys for e in FACTS[family].text_encoders)
 
 
-def family_of_vectors(widths: Mapping[str, int]) -> FamilyFacts | None:
+def family_of_vectors(widths: Mapping[str, int], architecture: str = "") -> FamilyFacts | None:
     """Return the family that an embedding file's vectors are made for; None if no family has such.
 
     One of SDXL's two halves counts as SDXL's, unless another family has the same text encoder.
 
     Args:
         widths: of the vectors, by their key in the file.
+        architecture: that the file's header names, which tells apart families with the same text
+            encoders; "" if it names none.
     """
-    for facts in FACTS.values():
+    named = [facts for facts in FACTS.values() if architecture.startswith(facts.architecture)]
+    for facts in (*named, *FACTS.values()):
         known = set[tuple[str, int]]()
         for encoder in facts.text_encoders:
             known |= {(key, encoder.width) for key in (encoder.key, *encoder.other_keys)}
+        needed = {encoder.key for encoder in facts.text_encoders if not encoder.optional}
+        if len(needed) < len(facts.text_encoders) and not needed <= set(widths):
+            continue
         if 0 < len(widths) <= len(facts.text_encoders) and set(widths.items()) <= known:
             return facts
     return None

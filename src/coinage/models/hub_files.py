@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,15 +45,24 @@ def is_hub_id(source: str) -> bool:
 def hub_folder(hub_id: str) -> Path | None:
     """Return the folder of a hub id in the local cache; None when it is out of reach.
 
-    The settings of UNet, text encoder and VAE, which show family and size, are downloaded if they
-    are missing.
+    The settings of the denoiser, the text encoders and the VAE, which show family and size, are
+    downloaded if they are missing.
     """
-    folder: Path | None = None
-    for part in ("unet", "text_encoder", "vae"):
-        path = _settings_file(hub_id, f"{part}/config.json")
+    for denoiser in dict.fromkeys(facts.denoiser for facts in FACTS.values()):
+        path = _settings_file(hub_id, f"{denoiser}/config.json")
         if path is not None:
-            folder = path.parents[1]
-    return folder if folder and (folder / "unet" / "config.json").is_file() else None
+            for part in dict.fromkeys(_parts_beside(denoiser)):
+                _settings_file(hub_id, f"{part}/config.json")
+            return path.parents[1]
+    return None
+
+
+def _parts_beside(denoiser: str) -> Iterator[str]:
+    """Yield the folders of text encoders and VAE that models with a denoiser may have."""
+    for facts in FACTS.values():
+        if facts.denoiser == denoiser:
+            yield from (encoder.folder for encoder in facts.text_encoders)
+    yield "vae"
 
 
 def _settings_file(hub_id: str, name: str) -> Path | None:
@@ -102,7 +112,9 @@ def native_side(source: str) -> int | None:
 
 def _side_of_folder(folder: Path) -> int | None:
     """Return the side that a folder's settings name, in pixels; None if they make no sense."""
-    latents: Any = read_config(folder / "unet" / "config.json").get("sample_size")
+    names = dict.fromkeys(facts.denoiser for facts in FACTS.values())
+    found = [read_config(folder / name / "config.json").get("sample_size") for name in names]
+    latents: Any = next((side for side in found if side is not None), None)
     blocks: Any = read_config(folder / "vae" / "config.json").get("block_out_channels")
     if not isinstance(latents, int) or not 0 < latents < MOST_LATENTS:
         return None

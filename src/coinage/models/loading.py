@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.diffusion.schedule import (
     DiffusionSchedule,
+    NoiseSchedule,
     alphas_cumprod_from_betas,
     rescale_zero_terminal_snr,
 )
@@ -26,12 +26,12 @@ from coinage.models.detect import (
     UNET,
     VAE,
     kind_of_checkpoint,
+    kind_of_file,
     read_config,
     safetensors_metadata,
     wrong_kind,
 )
 from coinage.models.facts import FamilyFacts, TextEncoderFacts
-from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
 from coinage.models.inpainting import paint_everything
 from coinage.models.libraries import import_libraries
 from coinage.models.own_precision import lower_inputs
@@ -41,6 +41,7 @@ from coinage.models.prediction import (
     read_declaration,
     resolved_settings,
 )
+from coinage.models.pretrained import files_of, pretrained
 from coinage.models.quiet import libraries_silenced
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.models.weight_files import read_tensors
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coinage")
 CONFIGS = Path(__file__).parent / "configs"  # settings of the released models, for single files
-HALF = re.compile(r"\.fp16[.-]")  # in names of files, also of one that is one of several
 NEEDED_SETTINGS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 NOISELESS_END = Problem(
     "--zero_terminal_snr needs a v-prediction model",
@@ -102,27 +102,41 @@ class Source:
             return _vae_file(model.vae, self.configs, dtype)
         return _vae_folder(model.vae, model.family, dtype)
 
-    def text_encoder(self, name: str, dtype: torch.dtype) -> Any:
-        """Load `text_encoder` as CLIPTextModel, `text_encoder_2` as CLIPTextModelWithProjection."""
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    def text_encoder(self, facts: TextEncoderFacts, dtype: torch.dtype) -> Any:
+        """Load a text encoder in `dtype`."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
-        cls = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        classes = {
+            "clip": CLIPTextModel,
+            "projected": CLIPTextModelWithProjection,
+            "t5": T5EncoderModel,
+        }
+        cls: Any = classes[facts.kind]
         if self.tensors is None:
-            return _pretrained(cls, self.path, name, dtype=dtype)
-        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+            return pretrained(cls, self.path, facts.folder, dtype=dtype)
+        from diffusers.loaders import single_file_utils
 
-        return create_diffusers_clip_model_from_ldm(
+        is_t5 = facts.kind == "t5"
+        create: Any = (
+            single_file_utils.create_diffusers_t5_model_from_checkpoint
+            if is_t5
+            else single_file_utils.create_diffusers_clip_model_from_ldm
+        )
+        encoder = create(
             cls,
             dict(self.tensors),
-            subfolder=name,
+            subfolder=facts.folder,
             config=self.configs,
             torch_dtype=dtype,
             local_files_only=True,
         )
+        if is_t5:  # its table has two names, and files may leave out the second
+            encoder.set_input_embeddings(encoder.get_input_embeddings())
+        return encoder
 
     def _module(self, cls: Any, name: str, dtype: torch.dtype, **settings: Any) -> Any:
         if self.tensors is None:
-            return _pretrained(cls, self.path, name, torch_dtype=dtype)
+            return pretrained(cls, self.path, name, torch_dtype=dtype)
         return cls.from_single_file(
             dict(self.tensors),
             config=self.configs,
@@ -132,18 +146,28 @@ class Source:
             **settings,
         )
 
+    def has(self, facts: TextEncoderFacts) -> bool:
+        """Return whether the model comes with a text encoder."""
+        if self.tensors is not None:
+            return any(name.startswith(facts.prefix) for name in self.tensors)
+        return bool(files_of(self.path, facts.folder))
+
+    def settings_of_scheduler(self) -> dict[str, Any]:
+        """Return the model's own scheduler settings."""
+        config = read_config(Path(self.configs) / "scheduler" / "scheduler_config.json")
+        if not config:
+            from diffusers import DDIMScheduler
+
+            config = dict(DDIMScheduler.load_config(self.path, subfolder="scheduler"))
+        return {key: value for key, value in config.items() if not key.startswith("_")}
+
     def scheduler_config(self, model: ModelConfig) -> Mapping[str, Any]:
         """Return the model's scheduler settings, with what its file and the flags say about its prediction.
 
         Raises:
             CoinageError: settings that training would get wrong.
         """
-        config = read_config(Path(self.configs) / "scheduler" / "scheduler_config.json")
-        if not config:
-            from diffusers import DDIMScheduler
-
-            config = dict(DDIMScheduler.load_config(self.path, subfolder="scheduler"))
-        config = {key: value for key, value in config.items() if not key.startswith("_")}
+        config = self.settings_of_scheduler()
         unsupported = unsupported_settings(config)
         if unsupported:
             shown = ", ".join(f"{key} = {config.get(key)!r}" for key in unsupported)
@@ -167,63 +191,6 @@ def unsupported_settings(config: Mapping[str, Any]) -> list[str]:
     if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
         names.append("prediction_type")
     return list(dict.fromkeys(names))
-
-
-def _pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
-    """Load a part of a diffusers folder or hub id.
-
-    Its fp16 variant is loaded where that alone is there, and tried first where fp16 is wanted.
-
-    Raises:
-        CoinageError: weights are missing from the file.
-        OSError: it is not there.
-    """
-    reason: OSError | ValueError | None = None
-    for variant in _variants(_files_of(path, folder), half=torch.float16 in more.values()):
-        try:
-            part, info = cls.from_pretrained(
-                path, subfolder=folder, variant=variant, output_loading_info=True, **more
-            )
-        except (OSError, ValueError) as error:
-            reason = error if variant is None or reason is None else reason
-            continue
-        missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
-        if missing:
-            part_name = folder or "the VAE"
-            what = f"{len(missing)} weights are missing from {part_name}, such as {min(missing)}"
-            raise CoinageError(what, path, "download the model again")
-        return part
-    raise reason or OSError(f"nothing to load in {folder}")
-
-
-def _variants(files: Sequence[str], *, half: bool) -> Sequence[str | None]:
-    """Return the available variants of a part's weights, the wanted one first; the usual one if none is seen.
-
-    Asking for a missing one makes diffusers warn of it, and of pickles, on each run.
-    """
-    available: set[str | None] = set()
-    for name in files:
-        if name.endswith((".safetensors", ".bin")):
-            available.add("fp16" if HALF.search(name) else None)
-    order = ("fp16", None) if half else (None, "fp16")
-    return [variant for variant in order if variant in available] or [None]
-
-
-def _files_of(path: str, folder: str) -> list[str]:
-    """Return the names of a part's files: in a folder, on the hub, or else in the hub's local cache."""
-    place = Path(path)
-    if is_hub_id(path):
-        from huggingface_hub import HfApi, constants
-
-        try:
-            if not constants.HF_HUB_OFFLINE:
-                reach_hub()
-                names = map(PurePosixPath, HfApi().list_repo_files(path))
-                return [name.name for name in names if str(name.parent) == (folder or ".")]
-        except Exception:  # noqa: BLE001 - whatever the network or a bad id raises means the same
-            log.debug("the hub does not list %s", path)
-        place = hub_folder(path) or place
-    return [file.name for file in (place / folder).glob("*")]
 
 
 @contextmanager
@@ -273,11 +240,14 @@ def open_source(model: ModelConfig, family: str, dtype: torch.dtype) -> Source:
     wanted = {UNET: dtype, VAE: torch.float32 if model.full_precision_vae else dtype}
     tensors = read_tensors(file, wanted, mapped=model.map_weights)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    kind = kind_of_checkpoint(shapes, own_vae=model.vae is None)
+    own_vae = model.vae is None
+    in_safetensors = file.suffix.lower() == ".safetensors"
+    kind = kind_of_file(file, own_vae=own_vae) if in_safetensors else None
+    kind = kind or kind_of_checkpoint(shapes, own_vae=own_vae)
     if kind.family != family:
         problem = wrong_kind(kind, family, path)
         raise CoinageError(problem.what, path, problem.hint)
-    header = safetensors_metadata(file) if file.suffix.lower() == ".safetensors" else {}
+    header = safetensors_metadata(file) if in_safetensors else {}
     return Source(path, tensors, str(CONFIGS / family), read_declaration(tensors, header))
 
 
@@ -321,7 +291,7 @@ def _vae_folder(source: str, family: str, dtype: torch.dtype) -> AutoencoderKL:
     reason: Exception | None = None
     for place in ("", "vae"):
         try:
-            vae: AutoencoderKL = _pretrained(AutoencoderKL, source, place, torch_dtype=dtype)
+            vae: AutoencoderKL = pretrained(AutoencoderKL, source, place, torch_dtype=dtype)
         except (OSError, ValueError) as error:
             reason = error
             continue
@@ -350,52 +320,77 @@ def make_schedule(config: Mapping[str, Any]) -> DiffusionSchedule:
     return DiffusionSchedule(alphas_cumprod, prediction_type)
 
 
-def load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> Components:
-    """Load the parts of a model, frozen: UNet and VAE in `dtype`, text encoders in float32.
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How a family's denoiser and schedule are made.
+
+    Attributes:
+        denoiser: loads it in a dtype.
+        schedule: returns the schedule, and the scheduler settings that samplers are made from.
+    """
+
+    denoiser: Callable[[Source, torch.dtype], Any]
+    schedule: Callable[[Source, ModelConfig], tuple[NoiseSchedule, Mapping[str, Any]]]
+
+
+def _diffusion(source: Source, model: ModelConfig) -> tuple[NoiseSchedule, Mapping[str, Any]]:
+    config = source.scheduler_config(model)
+    return make_schedule(config), config
+
+
+DIFFUSION = Build(lambda source, dtype: source.unet(dtype), _diffusion)
+
+
+def load_parts(
+    model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts, build: Build = DIFFUSION
+) -> Components:
+    """Load the parts of a model, frozen: denoiser and VAE in `dtype`, text encoders in float32.
 
     Nothing is printed, and the settings of the libraries stay as they are.
 
     Args:
         model: where it is, and how it is read; with `low_precision_text` the text encoders are in
             `dtype` too.
-        dtype: of UNet and VAE.
-        facts: of its family.
+        dtype: of denoiser and VAE.
+        facts: of its family; optional text encoders that the model lacks are left out.
+        build: makes denoiser and schedule.
 
     Raises:
         CoinageError: the file cannot be read, or its settings are not supported.
     """
     with libraries_silenced():
         import_libraries()
-        return _load_parts(model, dtype, facts)
+        return _load_parts(model, dtype, facts, build)
 
 
-def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> Components:
+def _load_parts(
+    model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts, build: Build
+) -> Components:
     path = model.source
     source = open_source(model, facts.name, dtype)
     with reported_as("scheduler settings", path):
-        config = source.scheduler_config(model)
-        schedule = make_schedule(config)
+        schedule, config = build.schedule(source, model)
+    present = [one for one in facts.text_encoders if not one.optional or source.has(one)]
     with reported_as("tokenizer", path):
-        tokenizers = []
-        for encoder_facts in facts.text_encoders:
-            tokenizers.append(_tokenizer(model, encoder_facts.tokenizer_folder))
+        tokenizers = [_tokenizer(model, encoder_facts) for encoder_facts in present]
     with reported_as("text encoder", path):
         text_dtype = dtype if model.low_precision_text else torch.float32
         text_encoders = []
-        for encoder_facts in facts.text_encoders:
-            folder = encoder_facts.folder
-            text_encoders.append(_whole(source.text_encoder(folder, text_dtype), folder, path))
+        for encoder_facts in present:
+            encoder = source.text_encoder(encoder_facts, text_dtype)
+            text_encoders.append(_whole(encoder, encoder_facts.folder, path))
     for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
         _check_vocabulary(tokenizer, encoder.config.vocab_size, path)
     with reported_as("VAE", path):
         vae_dtype = torch.float32 if model.full_precision_vae else dtype
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
-    with reported_as("UNet", path):
-        denoiser = _whole(source.unet(dtype), "UNet", path)
+    what = "transformer" if facts.transformer else "UNet"
+    with reported_as(what, path):
+        denoiser = _whole(build.denoiser(source, dtype), what, path)
         lower_inputs(denoiser)
         paint_everything(denoiser, vae)
     row_formats = []
-    for tokenizer, encoder_facts in zip(tokenizers, facts.text_encoders, strict=True):
+    for tokenizer, encoder_facts in zip(tokenizers, present, strict=True):
         row_formats.append(_row_format(tokenizer, encoder_facts))
     return Components(
         tokenizers=tuple(tokenizers),
@@ -405,15 +400,24 @@ def _load_parts(model: ModelConfig, dtype: torch.dtype, facts: FamilyFacts) -> C
         denoiser=denoiser,
         schedule=schedule,
         scheduler_config=config,
+        keys=tuple(encoder_facts.key for encoder_facts in present),
         clip_skip=model.clip_skip,
-        chunks=model.max_token_length // CHUNK,
+        chunks=min(model.max_token_length // CHUNK, facts.most_chunks),
     ).frozen()
 
 
-def _tokenizer(model: ModelConfig, name: str) -> FramingTokenizer:
-    from transformers import CLIPTokenizer
+def _tokenizer(model: ModelConfig, encoder: TextEncoderFacts) -> FramingTokenizer:
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-    folder = find_tokenizer(model.source, name, model.tokenizer_cache)
+    folder = find_tokenizer(model.source, encoder.tokenizer_folder, model.tokenizer_cache)
+    if encoder.kind == "t5":  # of the hub's cache this one file may be all that is there
+        made: Any = PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / "tokenizer.json"),
+            eos_token="</s>",
+            pad_token="<pad>",
+            unk_token="<unk>",
+        )
+        return cast(FramingTokenizer, made)
     return cast(FramingTokenizer, CLIPTokenizer.from_pretrained(folder))
 
 
@@ -430,11 +434,14 @@ def _check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:
 
 
 def _row_format(tokenizer: FramingTokenizer, encoder: TextEncoderFacts) -> RowFormat:
-    """Return how a CLIP text encoder takes ids.
+    """Return how a text encoder takes ids.
 
-    The padding is the family's, whatever the tokenizer's files say: those of another model may
+    CLIP's padding is the family's, whatever the tokenizer's files say: those of another model may
     stand in, with the same vocabulary. OpenCLIP pads with id 0, which is `!`.
     """
+    if encoder.kind == "t5":
+        end = (tokenizer.eos_token_id,)
+        return RowFormat((), end, tokenizer.pad_token_id, encoder.room)
     if encoder.open_clip:
         return clip_rows(tokenizer, tokenizer.get_vocab().get("!", tokenizer.pad_token_id))
     return clip_rows(tokenizer, tokenizer.eos_token_id)

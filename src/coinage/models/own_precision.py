@@ -33,12 +33,12 @@ def _lowered(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     dtype = computing_dtype(unet)
     positions = {0: "sample", 2: "encoder_hidden_states"}  # 1: the timestep
+    names = {*positions.values(), "hidden_states", "pooled_projections"}  # of transformers too
 
     def lowered(value: Any) -> Any:
         return value.to(dtype) if isinstance(value, Tensor) else value
 
     given = [lowered(value) if i in positions else value for i, value in enumerate(args)]
     return tuple(given), {
-        name: lowered(value) if name in positions.values() else value
-        for name, value in kwargs.items()
+        name: lowered(value) if name in names else value for name, value in kwargs.items()
     }

@@ -137,5 +137,6 @@ def checkpoint_gradients(parts: Components) -> None:
     for module in (parts.denoiser, *parts.text_encoders):
         module.train()  # checkpointing is skipped in eval mode
         for layer in module.modules():
-            if isinstance(layer, torch.nn.Dropout):
-                layer.eval()
+            rate = vars(layer).get("dropout")  # a number, in the attention of T5
+            if isinstance(layer, torch.nn.Dropout) or (isinstance(rate, float) and rate):
+                layer.training = False

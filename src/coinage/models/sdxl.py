@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.models.base import Components, Conditioning
-from coinage.models.clip_text import end_of_text, join_chunks, rows_and_weights, weigh
+from coinage.models.clip_text import join_chunks, pool, rows_and_weights, weigh
 from coinage.models.facts import FamilyFacts
 from coinage.models.loading import load_parts
 
@@ -34,10 +34,6 @@ class StableDiffusionXL:
     @property
     def name(self) -> str:
         return self.facts.name
-
-    @property
-    def embedding_keys(self) -> tuple[str, ...]:
-        return self.facts.keys
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         if model.clip_skip:
@@ -118,16 +114,3 @@ def _states(parts: Components, ids: Sequence[Tensor]) -> tuple[list[Tensor], Ten
             projected = pool(encoder, output.last_hidden_state, rows, end_id)
             pooled = projected[:: parts.chunks]
     return states, pooled
-
-
-def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
-    """Return the projected hidden state at the end of each text, [B, P].
-
-    Not the encoder's own pooled output: with its old settings it pools at the largest id, which is
-    the new word.
-    """
-    at = end_of_text(ids, end_id)
-    projected: Tensor = encoder.text_projection(
-        last_hidden[torch.arange(len(ids), device=ids.device), at]
-    )
-    return projected

@@ -14,10 +14,11 @@ from coinage.models.facts import FACTS, FamilyFacts, ModelSizes, stays_whole
 from coinage.models.hub_files import local_path
 from coinage.system.text_files import is_file
 
-TEXT = ("cond_stage_model.", "conditioner.embedders.")
-KEPT = ("embedding", "norm", "ln_")  # in the names of a text encoder's tables and norms
-TABLES = ("token_embedding",)  # of tokens
-NOT_LOADED = ("position_ids", "logit_scale")
+TEXT = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
+# In the names of a text encoder's tables and norms
+KEPT = ("embedding", "norm", "ln_", "shared.", "attention_bias")
+TABLES = ("token_embedding", "shared.")  # of tokens
+NOT_LOADED = ("position_ids", "logit_scale", "encoder.embed_tokens.weight")
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 FIRST, MASKED = (FIRST_CONV, "conv_in.weight"), INPUT_CHANNELS[1:]  # a UNet's, and what it reads
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,10 +31,10 @@ def model_sizes(model: ModelConfig) -> ModelSizes:
     the family's released model.
     """
     path = local_path(model.source)
-    shapes = _shapes_of_file(path) if is_file(path) else _shapes_of_folder(path)
+    facts = FACTS[model.family]
+    shapes = _shapes_of_file(path) if is_file(path) else _shapes_of_folder(path, facts)
     if model.vae is not None:
         shapes["vae"] = _shapes_of_vae(Path(model.vae))
-    facts = FACTS[model.family]
     sizes = facts.released
     if shapes["unet"]:
         small = sum(math.prod(shape) for shape in shapes["unet"].values() if stays_whole(shape))
@@ -81,9 +82,9 @@ def _under(start: str | tuple[str, ...], shapes: Shapes) -> Shapes:
     return {name: shape for name, shape in shapes.items() if name.startswith(start)}
 
 
-def _shapes_of_folder(folder: Path) -> dict[str, Shapes]:
+def _shapes_of_folder(folder: Path, facts: FamilyFacts) -> dict[str, Shapes]:
     """Return the shapes of a diffusers folder's tensors, by part; empty without safetensors files."""
-    text_folders = [folder / name for name in ("text_encoder", "text_encoder_2")]
+    text_folders = [folder / encoder.folder for encoder in facts.text_encoders]
     text: dict[str, tuple[int, ...]] = {}
     text_complete = True
     for path in text_folders:
@@ -93,7 +94,7 @@ def _shapes_of_folder(folder: Path) -> dict[str, Shapes]:
             for name, shape in shapes.items():
                 text[f"{path.name}.{name}"] = shape
     return {
-        "unet": _shapes_in(folder / "unet"),
+        "unet": _shapes_in(folder / facts.denoiser),
         "text": text if text_complete else {},
         "vae": _shapes_in(folder / "vae"),
     }

@@ -36,10 +36,6 @@ class StableDiffusion:
     def name(self) -> str:
         return self.facts.name
 
-    @property
-    def embedding_keys(self) -> tuple[str, ...]:
-        return self.facts.keys
-
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         parts = load_parts(model, dtype, self.facts)
         layers = parts.text_encoders[0].config.num_hidden_layers

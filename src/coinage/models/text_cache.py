@@ -109,7 +109,9 @@ def digest_of_text_encoders(parts: Components) -> str:
     """Return a digest of all text encoders' frozen weights, and of the setting that weights do not show."""
     named = []
     for number, encoder in enumerate(parts.text_encoders):
-        named.append((f"{number}.{encoder.config.hidden_act}", torch.empty(0)))
+        config = encoder.config
+        act = getattr(config, "hidden_act", None) or config.feed_forward_proj  # the latter T5's
+        named.append((f"{number}.{act}", torch.empty(0)))
         for name, tensor in encoder.state_dict().items():
             if ".words." not in name:
                 named.append((f"{number}.{name}", tensor))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
 from coinage.models.detect import read_config, safetensors_shapes
-from coinage.models.facts import FACTS, TextEncoderFacts
+from coinage.models.facts import FACTS, TextEncoderFacts, TextEncoderKind
 from coinage.models.hub_files import local_path
 
-TABLE = "token_embedding.weight"
+# Ends of the names of token tables, by the kind of text encoder
+TABLES: Mapping[TextEncoderKind, str] = {
+    "clip": "token_embedding.weight",
+    "projected": "token_embedding.weight",
+    "t5": "shared.weight",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,8 @@ def text_encoder_sizes(model: ModelConfig) -> list[TextEncoderSize]:
     path = local_path(model.source)
     sizes = []
     for facts in FACTS[model.family].text_encoders:
+        if facts.optional and not has_encoder(model, facts):
+            continue
         try:
             size = _of_file(path, facts) if path.is_file() else _of_settings(path, facts)
         except (CoinageError, OSError):  # what is broken is an error elsewhere
@@ -39,13 +47,24 @@ def text_encoder_sizes(model: ModelConfig) -> list[TextEncoderSize]:
     return sizes
 
 
+def has_encoder(model: ModelConfig, facts: TextEncoderFacts) -> bool:
+    """Return whether a model comes with a text encoder; yes where its files are not here."""
+    path = local_path(model.source)
+    try:
+        if path.is_file() and path.suffix.lower() == ".safetensors":
+            return any(name.startswith(facts.prefix) for name in safetensors_shapes(path))
+    except (CoinageError, OSError):  # what is broken is an error elsewhere
+        return True
+    return not path.is_dir() or any((path / facts.folder).glob("*.*"))
+
+
 def _of_settings(folder: Path, facts: TextEncoderFacts) -> TextEncoderSize:
     """Return the size that a text encoder's settings in a diffusers folder name."""
     settings = read_config(folder / facts.folder / "config.json")
     return TextEncoderSize(
         facts.key,
-        layers=_number(settings.get("num_hidden_layers")),
-        width=_number(settings.get("hidden_size")),
+        layers=_number(settings.get("num_hidden_layers", settings.get("num_layers"))),
+        width=_number(settings.get("hidden_size", settings.get("d_model"))),
     )
 
 
@@ -61,6 +80,10 @@ def _of_file(path: Path, facts: TextEncoderFacts) -> TextEncoderSize:
     """
     if path.suffix.lower() == ".safetensors":
         for name, shape in safetensors_shapes(path).items():
-            if name.startswith(facts.prefix) and name.endswith(TABLE) and len(shape) == 2:
+            if (
+                name.startswith(facts.prefix)
+                and name.endswith(TABLES[facts.kind])
+                and len(shape) == 2
+            ):
                 return TextEncoderSize(facts.key, width=shape[1])
     return TextEncoderSize(facts.key)

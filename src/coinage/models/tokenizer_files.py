@@ -15,6 +15,7 @@ from coinage.errors import CoinageError
 from coinage.system.cache_folder import cache_folder
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_file, is_folder, is_there
+from coinage.text.unigram_tokenizer import is_unigram
 
 # Where the released models take their tokenizers from: hub id, folder in it. All have the same vocabulary.
 HUB = {
@@ -27,6 +28,9 @@ HUB = {
         ("openai/clip-vit-large-patch14", ""),
     ),
 }
+T5 = "tokenizer_3"
+# T5's vocabulary is one for all its sizes
+T5_HUB = ("google-t5/t5-base", "google-t5/t5-small")
 FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 OPEN_CLIP = "bpe_simple_vocab_16e6.txt.gz"
 MOST_BYTES = 16 * 2**20  # that the list unpacks to; it has 3 MB
@@ -38,13 +42,15 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
 
     Args:
         model: a diffusers folder, hub id or single file.
-        name: "tokenizer", or "tokenizer_2" for SDXL's second text encoder.
+        name: "tokenizer", "tokenizer_2" for the second text encoder, or "tokenizer_3" for T5.
         cache: `--tokenizer_cache_dir`.
 
     Raises:
         CoinageError: there is none; the message says how to get one.
     """
     folder = Path(model)
+    if name == T5:
+        return _find_t5(model, cache)
     if is_folder(folder):
         for candidate in (folder / name, folder / "tokenizer"):
             if _holds_vocabulary(candidate):
@@ -62,6 +68,46 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
         )
         raise CoinageError("no CLIP tokenizer found for the single file", model, "; or ".join(ways))
     return other
+
+
+def _find_t5(model: str, cache: Path | None) -> Path:
+    """Return the folder of T5's tokenizer: with the model, in a folder of tokenizers, or on the hub.
+
+    Raises:
+        CoinageError: there is none; the message says how to get one.
+    """
+    own, within = Path(model) / T5, sorted(cache.glob("*")) if cache and is_folder(cache) else []
+    for folder in (own, *([cache] if cache else []), *within):
+        if _holds_t5(folder):
+            return folder
+    places = [] if is_there(model) else [(model, f"{T5}/tokenizer.json")]
+    places += [(hub_id, "tokenizer.json") for hub_id in T5_HUB]
+    for download in (False, True):
+        for hub_id, path in places:
+            file = _hub_file(hub_id, path, download=download)
+            if file:
+                return file.parent
+    ways = "pass --tokenizer_cache_dir with a folder that holds T5's tokenizer.json"
+    what = "no tokenizer of T5 found for the model"
+    raise CoinageError(what, model, f"{ways}; or connect to the hub once")
+
+
+def _holds_t5(folder: Path) -> bool:
+    path = folder / "tokenizer.json"
+    return is_file(path) and is_unigram(path)
+
+
+def _hub_file(hub_id: str, path: str, *, download: bool) -> Path | None:
+    """Return a file of a hub repository; None when it is out of reach."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(hub_id, path)
+        if not isinstance(cached, str) and download and not constants.HF_HUB_OFFLINE:
+            cached = hf_hub_download(hub_id, path)
+    except Exception:  # noqa: BLE001 - whatever the network or a bad id raises means the same
+        return None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def local_tokenizer(model: str = "", name: str = "tokenizer") -> Path | None:

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError, reason_of
-from coinage.models.facts import FACTS
+from coinage.models.facts import FACTS, TextEncoderFacts
 from coinage.models.hub_files import reach_hub
-from coinage.models.text_encoder_sizes import TABLE
+from coinage.models.text_encoder_sizes import TABLES, has_encoder
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.models.weight_files import read_tensors
 from coinage.system.text_files import is_file, is_folder
 from coinage.text.clip_tokenizer import read_tokenizer
 from coinage.text.placeholder import Tokenizer
+from coinage.text.unigram_tokenizer import read_unigram
+from coinage.text.whole_words import bare
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Vocabulary:
         for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
             row = []
             for value, index in zip(row_values, row_indices, strict=True):
-                row.append((words.get(index, f"id {index}").removesuffix("</w>"), value))
+                row.append((bare(words.get(index, f"id {index}")), value))
             neighbours.append(row)
         return neighbours
 
@@ -71,9 +73,12 @@ def read_vocabularies(model: ModelConfig) -> Mapping[str, Vocabulary]:
     """
     vocabularies = {}
     for facts in FACTS[model.family].text_encoders:
-        table = _table(model.source, facts.folder, facts.prefix)
+        if facts.optional and not has_encoder(model, facts):
+            continue
+        table = _table(model.source, facts)
         folder = find_tokenizer(model.source, facts.tokenizer_folder, model.tokenizer_cache)
-        tokenizer = read_tokenizer(folder)
+        read = read_unigram if facts.kind == "t5" else read_tokenizer
+        tokenizer: Tokenizer | None = read(folder)
         if tokenizer is None:
             hint = "give a diffusers folder, or --tokenizer_cache_dir"
             raise CoinageError("no tokenizer found", model.source, hint)
@@ -81,14 +86,14 @@ def read_vocabularies(model: ModelConfig) -> Mapping[str, Vocabulary]:
     return vocabularies
 
 
-def _table(source: str, folder: str, start: str) -> Tensor:
-    path = Path(source)
+def _table(source: str, facts: TextEncoderFacts) -> Tensor:
+    path, folder, end = Path(source), facts.folder, TABLES[facts.kind]
     if is_file(path):
-        return _named([path], start, source)
+        return _named([path], facts.prefix, end, source)
     if is_folder(path):
         files = sorted((path / folder).glob("*.safetensors"))
         files = files or sorted((path / folder).glob("*.bin"))
-        return _named(files, "", source)
+        return _named(files, "", end, source)
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     name = f"{folder}/model.safetensors"
@@ -101,34 +106,34 @@ def _table(source: str, folder: str, start: str) -> Tensor:
         raise CoinageError(
             "the model is not in the local cache, and the hub cannot be reached", source
         ) from error
-    return _named([Path(cached)], "", source)
+    return _named([Path(cached)], "", end, source)
 
 
-def _named(files: Sequence[Path], start: str, source: str) -> Tensor:
+def _named(files: Sequence[Path], start: str, end: str, source: str) -> Tensor:
     """Return the one tensor that is a token table; of a safetensors file nothing else is read."""
     for path in files:
         in_safetensors = path.suffix.lower() == ".safetensors"
         read_table = _table_in_safetensors if in_safetensors else _table_in_pickle
-        table = read_table(path, start)
+        table = read_table(path, start, end)
         if table is not None:
             return table.float()
     raise CoinageError("the model holds no table of token embeddings", source, "give a whole model")
 
 
-def _table_in_pickle(path: Path, start: str) -> Tensor | None:
+def _table_in_pickle(path: Path, start: str, end: str) -> Tensor | None:
     for name, tensor in read_tensors(path).items():
-        if name.startswith(start) and name.endswith(TABLE):
+        if name.startswith(start) and name.endswith(end):
             return tensor
     return None
 
 
-def _table_in_safetensors(path: Path, start: str) -> Tensor | None:
+def _table_in_safetensors(path: Path, start: str, end: str) -> Tensor | None:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dictionary
-                if name.startswith(start) and name.endswith(TABLE):
+                if name.startswith(start) and name.endswith(end):
                     table: Tensor = file.get_tensor(name)
                     return table
     except (OSError, SafetensorError) as error:

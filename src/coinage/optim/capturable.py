@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coinage.optim.directional import Directional
+from coinage.optim.factory import RATE_SCALE
 
 
 def keep_counts_on_device(optimizer: torch.optim.Optimizer) -> None:
@@ -44,14 +45,17 @@ def rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> Te
 
 @contextmanager
 def at_rate(optimizer: torch.optim.Optimizer, rate: Tensor | None) -> Iterator[None]:
-    """Have an optimizer of one group step with a rate that is a tensor; None: with its own."""
-    (group,) = optimizer.param_groups
-    own = group["lr"]
+    """Have an optimizer step with a rate that is a tensor; None: with its own."""
+    groups = optimizer.param_groups
+    own = [group["lr"] for group in groups]
     try:
-        group["lr"] = own if rate is None else rate
+        for group in groups if rate is not None else ():
+            scale = group.get(RATE_SCALE, 1.0)
+            group["lr"] = rate if scale == 1 else rate * scale
         yield
     finally:
-        group["lr"] = own
+        for group, value in zip(groups, own, strict=True):
+            group["lr"] = value
 
 
 def state_to_save(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -36,12 +36,15 @@ from coinage.optim.table import (
 from coinage.system.full_memory import is_full
 
 Optimizer = torch.optim.Optimizer
+RATE_SCALE = "rate_scale"  # of a group of parameters: its rate over the configured one
 # Makes an optimizer over the rows of a word, float32
 OptimizerFactory = Callable[[list[torch.nn.Parameter]], Optimizer]
 
 
-def choose_optimizer(config: OptimConfig) -> OptimizerFactory:
+def choose_optimizer(config: OptimConfig) -> Callable[[list[Any]], Optimizer]:
     """Return a function that makes the configured optimizer; the arguments are checked at once.
+
+    It takes parameters, or groups of them as torch's optimizers do.
 
     Raises:
         ConfigError: not an optimizer, or arguments that it does not take. The function raises it too.
@@ -54,7 +57,7 @@ def choose_optimizer(config: OptimConfig) -> OptimizerFactory:
     arguments: dict[str, Any] = {**dict(entry.defaults), **dict(config.arguments)}
     arguments["lr"] = None if config.relative_step else config.learning_rate
 
-    def make(rows: list[torch.nn.Parameter]) -> Optimizer:
+    def make(rows: list[Any]) -> Optimizer:
         try:
             made: Any = optimizer_class(rows, **arguments)
         except Exception as error:
@@ -115,16 +118,34 @@ def call_factory(factory: OptimizerFactory, rows: list[torch.nn.Parameter]) -> O
 
 
 def make_optimizer(
-    config: OptimConfig, factory: OptimizerFactory | None, rows: Sequence[torch.nn.Parameter]
+    config: OptimConfig,
+    factory: OptimizerFactory | None,
+    rows: Sequence[torch.nn.Parameter],
+    scales: Sequence[float] = (),
 ) -> Optimizer:
     """Return the optimizer of rows that a user's function makes, or the configured one without.
+
+    Args:
+        config: the configured one.
+        factory: the user's function.
+        rows: of a word, for each text encoder.
+        scales: factor of each one's learning rate, where it is a distance and not an angle or found
+            by the optimizer itself; () for none.
 
     Raises:
         ConfigError: it cannot be made.
     """
-    if factory is None:
+    if factory is not None:
+        return call_factory(factory, list(rows))
+    entry = find_optimizer(config.name)
+    takes_scales = not (entry.turns or entry.finds_own_rate or config.relative_step)
+    if not takes_scales or all(scale == 1 for scale in scales):
         return choose_optimizer(config)(list(rows))
-    return call_factory(factory, list(rows))
+    groups = []
+    for row, scale in zip(rows, scales, strict=True):
+        rate = config.learning_rate * scale
+        groups.append({"params": [row], "lr": rate, RATE_SCALE: scale})
+    return choose_optimizer(config)(groups)
 
 
 def class_name_of(optimizer: Optimizer) -> str:

@@ -17,7 +17,7 @@ PLACE, LENGTH, SHORT_DIGITS = (
     0x10000,
     8,
 )  # of the short hash: where it reads, and its digits
-PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer", "vae")
 WEIGHTS = (".safetensors", ".bin")  # in the order of preference
 
 
@@ -70,7 +70,9 @@ def short_hash(source: str) -> str:
     path = Path(source)
     if not path.is_file():
         folder = path if path.is_dir() or not HUB_ID.fullmatch(source) else _cached(source)
-        files = _weights_in(folder / "unet") if folder else []
+        if folder is None:
+            return ""
+        files = _weights_in(folder / "unet") or _weights_in(folder / "transformer")
         if not files:
             return ""
         path = files[0]
@@ -111,7 +113,7 @@ def _cached(hub_id: str) -> Path | None:
     """Return the folder of a hub id in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    for name in ("model_index.json", "config.json", "unet/config.json"):
+    for name in ("model_index.json", "config.json", "unet/config.json", "transformer/config.json"):
         file = try_to_load_from_cache(hub_id, name)
         if isinstance(file, str):
             return Path(file.removesuffix(name))

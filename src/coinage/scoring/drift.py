@@ -21,12 +21,12 @@ from coinage.models.token_embedding import initial_rows, table_of
 from coinage.models.vocabulary import Vocabulary
 from coinage.scoring.prompts import TOKEN, WORD
 from coinage.seeding import rng_for
-from coinage.text.placeholder import Tokenizer, WordEncoder
+from coinage.text.placeholder import WordEncoder
+from coinage.text.whole_words import END_OF_WORD, id_of
 
 USUAL_WORDS = 8  # that a word is compared with
 MOST_TEMPLATES = 8  # prompts that are encoded with each
 FEWEST_LETTERS = 3  # of a usual word
-END_OF_WORD = "</w>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def drift_of(word: Word, family: ModelFamily, parts: Components, templates: Sequ
         parts: of the model; what is installed in it stays as it is.
         templates: prompts with `{}` where the word stands.
     """
-    rows = rows_of(word, family)
+    rows = rows_of(word, parts)
     vocabularies = [
         Vocabulary(table_of(encoder).float().cpu(), tokenizer)
         for encoder, tokenizer in zip(parts.text_encoders, parts.tokenizers, strict=True)
@@ -77,10 +77,10 @@ def drift_of(word: Word, family: ModelFamily, parts: Components, templates: Sequ
     )
 
 
-def rows_of(word: Word, family: ModelFamily) -> list[Tensor]:
+def rows_of(word: Word, parts: Components) -> list[Tensor]:
     """Return a word's vectors for each text encoder of a model that it fits, [n, D] float32."""
     found = []
-    for key in family.embedding_keys:
+    for key in parts.keys:
         rows = vectors_for(word.vectors, key)
         if rows is not None:
             found.append(rows.float().cpu())
@@ -170,29 +170,30 @@ def _usual(count: int, parts: Components) -> list[list[Tensor]]:
     They are whole words of the vocabulary's first half, where those that are often used stand; the
     same each time.
     """
-    names = _whole_words(parts.tokenizers[0])
+    vocabularies = [tokenizer.get_vocab() for tokenizer in parts.tokenizers]
+    names = _whole_words(vocabularies)
     names = names[: max(count, len(names) // 2)]
     found = []
     for number in range(USUAL_WORDS):
         order = rng_for("usual words", number).permutation(len(names))
         chosen = [names[order[at % len(names)]] for at in range(count)]
         rows = []
-        for encoder, tokenizer in zip(parts.text_encoders, parts.tokenizers, strict=True):
-            vocabulary = tokenizer.get_vocab()
-            ids = torch.tensor([vocabulary[name] for name in chosen])
+        for encoder, vocabulary in zip(parts.text_encoders, vocabularies, strict=True):
+            ids = torch.tensor([id_of(name, vocabulary) for name in chosen])
             table = table_of(encoder)
             rows.append(table[ids.to(table.device)].float().cpu())
         found.append(rows)
     return found
 
 
-def _whole_words(tokenizer: Tokenizer) -> list[str]:
-    """Return the vocabulary's tokens that are words of letters, in the order of their ids."""
-    vocabulary = tokenizer.get_vocab()
+def _whole_words(vocabularies: Sequence[Mapping[str, int]]) -> list[str]:
+    """Return the words of letters that all vocabularies have, in the order of their ids in the first."""
+    first, *others = vocabularies
     words = []
-    for name in sorted(vocabulary, key=lambda name: vocabulary[name]):
+    for name in sorted(first, key=lambda name: first[name]):
         letters = name.removesuffix(END_OF_WORD)
         is_word = len(letters) >= FEWEST_LETTERS and not set(letters) - set(string.ascii_lowercase)
-        if letters != name and is_word:
-            words.append(name)
+        known = all(id_of(letters, other) is not None for other in others)
+        if letters != name and is_word and known:
+            words.append(letters)
     return words

@@ -98,7 +98,7 @@ class Trial:
 
 def fit_problems(candidates: Sequence[Candidate], studio: Studio) -> list[Problem]:
     """Return a problem for each word that was made for another kind of model."""
-    keys = studio.family.embedding_keys
+    keys = studio.parts.keys
     widths = [table_of(encoder).shape[1] for encoder in studio.parts.text_encoders]
     found = [misfit(one.word.vectors, keys, widths, one.name) for one in candidates]
     return [problem for problem in found if problem]
@@ -155,7 +155,7 @@ def pictures_of(
 ) -> Iterator[Pixels]:
     """Yield a picture for each thing asked, drawn with a word that is installed meanwhile."""
     prompts = [replace(trial.prompt, text=one.text, seed=one.seed) for one in asked]
-    rows = rows_of(word, studio.family)
+    rows = rows_of(word, studio.parts)
     with studio.parts.with_words([(TOKEN, word.num_vectors)], rows):
         yield from studio.draw(prompts)
 

@@ -207,6 +207,7 @@ def _loss(values: FlagValues) -> LossConfig:
         unmasked_probability=values.unmasked_probability,
         unmasked_weight=values.unmasked_weight,
         mask_prior_weight=values.masked_prior_preservation_weight,
+        flow_weighting=values.flow_weighting,
     )
 
 

@@ -26,7 +26,9 @@ class Script(StrEnum):
 
 
 def script_for(facts: FamilyFacts) -> Script:
-    """Return sd-scripts' command for a family."""
+    """Return sd-scripts' command for a family; `coinage train` where it has none."""
+    if facts.script == Script.COINAGE.program:
+        return Script.COINAGE
     return Script.SDXL if facts.script == Script.SDXL.program else Script.SD
 
 

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from coinage.config import WordConfig
 from coinage.errors import Findings
-from coinage.text.clip_tokenizer import ClipTokenizer
-from coinage.text.placeholder import encodable
+from coinage.text.placeholder import Tokenizer, encodable
+from coinage.text.whole_words import bare
 from coinage.wording import counted, few
 
 
-def check_init_word(
-    word: WordConfig, tokenizers: Sequence[ClipTokenizer], findings: Findings
-) -> None:
+def check_init_word(word: WordConfig, tokenizers: Sequence[Tokenizer], findings: Findings) -> None:
     """Report where a word does not start from its init word as one would expect.
 
     Args:
@@ -61,7 +59,8 @@ def readable(tokens: Sequence[str]) -> bool:
     return "".join(tokens).isascii()
 
 
-def tokens_of(text: str, tokenizer: ClipTokenizer) -> list[str]:
+def tokens_of(text: str, tokenizer: Tokenizer) -> list[str]:
     """Return a text's tokens as they are written."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
     names = {index: name for name, index in tokenizer.get_vocab().items()}
-    return [names[index].removesuffix("</w>") for index in tokenizer.encode(text)]
+    return [bare(names[index]) for index in ids]

@@ -99,7 +99,7 @@ def _as_saved(run: Run, path: Path) -> Word:
     rows = best.rows if best else run.rows_to_save()
     dtype = DTYPES[run.config.save.precision]
     rounded = [row.to(dtype).float() for row in rows]
-    vectors = dict(zip(run.family.embedding_keys, rounded, strict=True))
+    vectors = dict(zip(run.parts.keys, rounded, strict=True))
     return Word(vectors, run.placeholder.token)
 
 
@@ -115,6 +115,8 @@ def log_checks(path: Path, checks: Sequence[Check]) -> None:
             log.info("note: does not work in %s%s", check.tool, why)
         elif check.untried:
             log.warning("%s could not be checked in %s%s", path.name, check.tool, why)
+        elif check.in_part:
+            log.info("note: %s takes a part of the word%s", check.tool, why)
         elif not check.same:
             text = "in %s this word gives different results (by %.1e)%s"
             log.warning(text, check.tool, check.difference, why)

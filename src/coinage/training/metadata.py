@@ -46,6 +46,7 @@ def _model_spec(run: Run, stem: str, *, predicts_v: bool) -> dict[str, str]:
     width, height = run.config.data.datasets[0].resolution_wh
     facts = run.family.facts
     architecture = facts.v_architecture if predicts_v else facts.architecture
+    prediction = {} if facts.is_flow else {"prediction_type": "v" if predicts_v else "epsilon"}
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
@@ -55,7 +56,7 @@ def _model_spec(run: Run, stem: str, *, predicts_v: bool) -> dict[str, str]:
         "modelspec.title": stem,
         "modelspec.date": utc_now(),
         "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+        **{f"modelspec.{key}": value for key, value in prediction.items()},
         "modelspec.trigger_phrase": stem,
     }
 
@@ -86,7 +87,7 @@ def _own_fields(run: Run) -> dict[str, str]:
     if config.loop.chosen:
         fields["ti.autopilot"] = config.loop.chosen
     if not all(run.learns_in):
-        fields[TRAINED] = ", ".join(compress(run.family.embedding_keys, run.learns_in))
+        fields[TRAINED] = ", ".join(compress(run.parts.keys, run.learns_in))
     beside = [word.token for word in (*config.learns_with, *config.companions)]
     if beside:
         fields["ti.learned_with"] = ", ".join(beside)

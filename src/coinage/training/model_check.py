@@ -160,7 +160,7 @@ def _noised(run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return latents, noise and timesteps of the check, on the model's device; the same each time."""
     device = run.parts.device
     batch.rewind()
-    latents = batch.moments[:, 0] * run.parts.scaling_factor
+    latents = run.parts.scaled(batch.moments[:, 0])
     noise = torch.randn(latents.shape, generator=batch.generators[0])
     timesteps = run.parts.schedule.time_at(MUCH_NOISE)
     return latents.to(device), noise.to(device), timesteps.to(device)

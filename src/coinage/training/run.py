@@ -117,6 +117,7 @@ class Run:
         loss: training loss; called once for each batch.
         optimizer: over `trained_rows`.
         optimizer_factory: the user's own way to make the optimizer; None: as configured.
+        rate_scales: factor of the learning rate for each text encoder; () where all are 1.
         schedule: of the learning rate.
         scaler: of the loss, at work with fp16 only.
         dtype: in which the model computes.
@@ -150,6 +151,7 @@ class Run:
     updates_per_epoch: int
     start: Sequence[torch.Tensor]
     optimizer_factory: OptimizerFactory | None = None
+    rate_scales: Sequence[float] = ()
     word_index: int = 0
     processes: Processes = ALONE
     together: Sequence[Run] = field(default=(), repr=False, compare=False)
@@ -216,7 +218,7 @@ class Run:
     @property
     def learns_in(self) -> tuple[bool, ...]:
         """For each text encoder whether the word learns there."""
-        return self.family.facts.learns_in(self.config.word.train_encoders)
+        return self.family.facts.learns_in(self.config.word.train_encoders, self.parts.keys)
 
     @property
     def trained_rows(self) -> list[torch.nn.Parameter]:
@@ -339,7 +341,7 @@ class Run:
 
     def make_optimizer(self, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Return a new optimizer of the run's kind over other rows."""
-        return make_optimizer(self.config.optim, self.optimizer_factory, rows)
+        return make_optimizer(self.config.optim, self.optimizer_factory, rows, self.rate_scales)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in low precision where that is configured; the UNet has its own precision."""
@@ -375,7 +377,7 @@ class Run:
 
     def embedding(self) -> Word:
         """Return the word as it is now."""
-        vectors = dict(zip(self.family.embedding_keys, self.rows_to_save(), strict=True))
+        vectors = dict(zip(self.parts.keys, self.rows_to_save(), strict=True))
         return Word(vectors, self.placeholder.token, self.step)
 
 

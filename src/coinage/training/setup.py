@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from coinage.data.sample import Sample
 from coinage.data_config import DataConfig
 from coinage.embeddings.install import install_words, log_word_file
 from coinage.errors import ConfigError
-from coinage.models.base import Components
+from coinage.models.base import Components, ModelFamily
 from coinage.models.families import FAMILIES
 from coinage.models.loading_lock import LOADING_LOCK
 from coinage.models.placement import load_unplaced, place, place_vae
@@ -181,22 +182,22 @@ def prepare_on(
     companions = companions_of(configs)
     words = [*(config.word for config in configs), *beside, *companions]
     with LOADING_LOCK:
-        placeholders = install_words(parts, words, family.embedding_keys)
+        placeholders = install_words(parts, words, parts.keys)
     for number in range(len(words) - len(companions), len(words)):
         for row in parts.rows(number):
             row.requires_grad_(False)
+    scales = rate_scales(parts, family)
     runs = []
     for index, (config, own_samples, own_latents) in enumerate(
         zip(configs, samples, latents, strict=True)
     ):
         check_prediction(config, parts)
         rows = parts.rows(index)
-        for row, learns in zip(
-            rows, family.facts.learns_in(config.word.train_encoders), strict=True
-        ):
+        learns_in = family.facts.learns_in(config.word.train_encoders, parts.keys)
+        for row, learns in zip(rows, learns_in, strict=True):
             row.requires_grad_(learns)
-        trained = [row for row in rows if row.requires_grad]
-        made = make_optimizer(config.optim, optimizer, trained)
+        trained = list(compress(rows, learns_in))
+        made = make_optimizer(config.optim, optimizer, trained, tuple(compress(scales, learns_in)))
         updates = updates_per_epoch(config, own_samples, processes.count)
         total_steps, total_epochs = run_length(config.loop, 1, updates)
         run = Run(
@@ -209,6 +210,7 @@ def prepare_on(
             loss=ConfiguredLoss(config.loss) if loss is None else loss,
             optimizer=made,
             optimizer_factory=optimizer,
+            rate_scales=scales,
             schedule=make_schedule(config.optim, made, config.word.steps_of(total_steps)),
             scaler=torch.amp.GradScaler(parts.device.type, enabled=dtype == torch.float16),
             dtype=dtype,
@@ -229,6 +231,20 @@ def prepare_on(
 def companions_of(configs: Sequence[TrainConfig]) -> list[WordConfig]:
     """Return the words that captions may hold and that stay as they are, each once."""
     return list(dict.fromkeys(word for config in configs for word in config.companions))
+
+
+def rate_scales(parts: Components, family: ModelFamily) -> tuple[float, ...]:
+    """Return the factor of the learning rate for each text encoder; () where all are 1.
+
+    T5's rows are some twenty times as long as CLIP's, and a rate that is a distance must be as much
+    larger to turn them by the same angle.
+    """
+    kinds = {encoder.key: encoder.kind for encoder in family.facts.text_encoders}
+    if all(kinds[key] != "t5" for key in parts.keys):
+        return ()
+    lengths = [float(one.table.float().norm(dim=1).mean()) for one in parts.embeddings]
+    ratios = zip(parts.keys, lengths, strict=True)
+    return tuple(length / lengths[0] if kinds[key] == "t5" else 1.0 for key, length in ratios)
 
 
 def warn_of_rate(run: Run) -> None:

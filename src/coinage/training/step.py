@@ -124,11 +124,12 @@ def draw(parts: Components, batch: Batch, config: NoiseConfig) -> Draws:
     """
     mean, std = batch.moments.unbind(dim=1)
     posterior = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in batch.generators])
-    latents = (mean + std * posterior) * parts.scaling_factor
+    latents = parts.scaled(mean + std * posterior)
     noise = draw_noise(latents, config, batch.generators)
     times = batch.timesteps
     if times is None:
-        times = parts.schedule.draw_times(config, batch.generators)
+        schedule = parts.schedule.at_size(*latents.shape[-2:])
+        times = schedule.draw_times(config, batch.generators)
     return Draws(latents, noise, perturb(noise, config, batch.generators), times)
 
 

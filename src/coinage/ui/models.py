@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ LEAST_BYTES = 2**20  # of a model's file; embeddings and settings are smaller
 DEMO_MODELS = Path(demo.__file__).parent / "models"
 DEPTH = 3  # of folders that are looked into
 MOST_ENTRIES = 5000  # that are looked at in one folder of models
-PART = Path("unet") / "config.json"
+# What a diffusers folder has, of its family's denoiser
+PARTS = tuple(dict.fromkeys(Path(facts.denoiser) / "config.json" for facts in FACTS.values()))
 MOVED = "the model is not where it was: put it back, or choose another one"
 NOT_CACHED = "it is not on this computer yet; training will download it"
 
@@ -215,7 +217,7 @@ def _candidates(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     """Yield the files and folders that may be models, in the order of their names."""
     try:
         entries = sorted(folder.iterdir())[:MOST_ENTRIES]
-        if (folder / PART).is_file():
+        if _settings_in(folder):
             yield folder
             return
         if (folder / "config.json").is_file():  # a model of another kind, such as a captioner
@@ -235,6 +237,11 @@ def _candidates(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
             continue
 
 
+def _settings_in(folder: Path) -> Path | None:
+    """Return the settings of a diffusers folder's denoiser; None of anything else."""
+    return next((folder / part for part in PARTS if (folder / part).is_file()), None)
+
+
 def _model_at(path: Path, folder: Path) -> Model:
     family, problem = _kind_of(path)
     source = str(path.absolute())
@@ -247,7 +254,7 @@ def _model_at(path: Path, folder: Path) -> Model:
 def _kind_of(path: Path) -> tuple[str | None, str]:
     """Return a model's family, and why it cannot be used."""
     try:
-        mark = (path / PART if path.is_dir() else path).stat()
+        mark = (_settings_in(path) or path).stat()
         kind = _looked_at(path, mark.st_mtime_ns, mark.st_size)
     except CoinageError as error:
         return None, error.problems[0].what
@@ -273,7 +280,8 @@ def _usual_hub_cache() -> Path:
 def _in_hub_cache(cache: Path) -> dict[str, Path]:
     """Return the diffusers models in the hub's cache: id, and the newest snapshot's folder."""
     found: dict[str, Path] = {}
-    for settings in sorted(cache.glob("models--*/snapshots/*/unet/config.json")):
+    every = chain.from_iterable(cache.glob(f"models--*/snapshots/*/{part}") for part in PARTS)
+    for settings in sorted(every):
         snapshot = settings.parents[1]
         hub_id = snapshot.parents[1].name.removeprefix("models--").replace("--", "/", 1)
         newer = hub_id not in found or _age(snapshot) >= _age(found[hub_id])

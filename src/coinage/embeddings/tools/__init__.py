@@ -2,7 +2,8 @@
 
 Each tool's rule is stated anew, from what is publicly known of it, as one function on the file's
 content. The rules were compared with the tools in 2026; a tool may change. To add a tool, write its
-rule in a module of its own and add a row to `TOOLS`.
+rule in a module of its own and add a row to `TOOLS`. A family that tools treat differently has a row in
+`newer_families.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from coinage.embeddings.tools.comfyui import comfyui
 from coinage.embeddings.tools.diffusers import diffusers
 from coinage.embeddings.tools.invokeai import invokeai
 from coinage.embeddings.tools.loras import has_words, rule_for_loras
+from coinage.embeddings.tools.newer_families import NEWER_FAMILIES
 from coinage.embeddings.tools.onetrainer import onetrainer
 from coinage.embeddings.tools.rules import Rule, TargetModel, Verdict, judge
 from coinage.embeddings.tools.sd_scripts import sd_scripts
@@ -43,7 +45,7 @@ def verdicts(
 
     Args:
         path: the embedding file; a broken or missing one is refused by every tool.
-        family: "sd1", "sd2" or "sdxl".
+        family: "sd1", "sd2", "sdxl" or "sd3".
         widths: of the model's text encoders: (768,), (1024,) and (768, 1280) in the released ones.
         token: the word to pass to diffusers; default: the file's own, or the stem of its name.
     """
@@ -51,7 +53,8 @@ def verdicts(
     model = TargetModel(family, widths)
     in_lora = has_words(file)
     found = []
-    for tool, rule in TOOLS.items():
+    for tool, usual in TOOLS.items():
+        rule = NEWER_FAMILIES.get(family, {}).get(tool, usual)
         due = rule_for_loras(tool) if in_lora else rule
         found.append(judge(tool, due, file, model, token))
     return found

@@ -95,7 +95,7 @@ def _tensor_for(model_key: str, width: int, content: Any) -> Tensor:
         return _tensor(first_value(content["string_to_param"]))
     if isinstance(content, list):
         return _tensor_of_list(content, width)
-    key = "clip_g" if model_key == "clip_g" else "clip_l"
+    key = "clip_l" if model_key == "emb_params" else model_key
     if key in content:
         return _tensor(content[key])
     for ending in (".string_to_param.*", f".{key}"):

@@ -13,21 +13,24 @@ from coinage.embeddings.tools.rules import (
 )
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
+OWN_NAMES = {"emb_params": "emp_params", "t5xxl": "t5"}
 WHERE_THE_WORD_IS_SET = "The word is the placeholder text that you set there."
 
 
 def onetrainer(file: RawFile, model: TargetModel, token: str | None) -> ToolReading:
-    """Apply OneTrainer's rule: its own key `emp_params`, or SDXL's pair."""
+    """Apply OneTrainer's rule: its own keys `emp_params` and `t5`, and SDXL's pair."""
     content = content_of(file, SUFFIXES)
     by_key = {}
     for key, width in zip(model.keys, model.widths, strict=True):
-        name = "emp_params" if key == "emb_params" else key
+        name = OWN_NAMES.get(key, key)
         if not isinstance(content, dict) or name not in content:
-            what_to_do = "convert the file for OneTrainer" if key == "emb_params" else OTHER_FAMILY
+            what_to_do = "convert the file for OneTrainer" if key in OWN_NAMES else OTHER_FAMILY
             refuse(f"it looks for a tensor named {name}; {what_to_do}.")
         check_width(content[name], width)
         by_key[key] = content[name]
-    has_output_vectors = any(f"{name}_out" in content for name in ("emp_params", *model.keys))
+    has_output_vectors = any(
+        f"{name}_out" in content for name in (*OWN_NAMES.values(), *model.keys)
+    )
     return ToolReading(
         by_key,
         token or file.path.stem,

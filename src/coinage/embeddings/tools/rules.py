@@ -49,8 +49,11 @@ class TargetModel:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of the text encoders' vectors in Coinage, in the order of the widths."""
-        return FACTS[self.family].keys
+        """The keys of the text encoders' vectors in Coinage, in the order of the widths.
+
+        A model may lack the last text encoder.
+        """
+        return FACTS[self.family].keys[: len(self.widths)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,9 @@ def _cautions(
     cautions = []
     if warns_of_zeros and not any(tensor.any() for tensor in vectors.values()):
         cautions.append("Its vectors are all zero: the word does nothing.")
-    if len(vectors) < len(model.keys):
+    if len(model.keys) > 2 and len(vectors) < len(model.keys):
+        cautions.append(f"It acts on {' and '.join(vectors)} alone.")
+    elif len(vectors) < len(model.keys):
         cautions.append(
             "It acts on only one of the two text encoders; train the word on SDXL instead."
         )

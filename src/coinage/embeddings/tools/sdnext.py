@@ -37,11 +37,12 @@ def sdnext(file: RawFile, model: TargetModel, _token: str | None) -> ToolReading
         refuse(
             f"it holds {len(widths)} tensors, more than this model has text encoders; {CONVERT}."
         )
-    if len(set(widths)) < len(model.widths):
+    if len(set(widths)) < min(2, len(model.widths)):
         refuse(f"it has vectors for one text encoder and this model has two: {OTHER_FAMILY}.")
     # The first tensor says how many tokens there are; a longer second one is cut.
     count = len(tensors[0])
     by_key = {}
     for key, width in zip(model.keys, model.widths, strict=True):
-        by_key[key] = tensors[widths.index(width)][:count]
+        if width in widths:
+            by_key[key] = tensors[widths.index(width)][:count]
     return ToolReading(by_key, escaped(file.path.stem))

@@ -188,13 +188,11 @@ class Reporter(Observer):
         shown = [run.samples[number] for number in shown_numbers(run.samples)]
         record.images = shown_images(shown, record.token)
         record.rows = []
-        for key, rows, learns in zip(
-            run.family.embedding_keys, run.start, run.learns_in, strict=True
-        ):
+        for key, rows, learns in zip(run.parts.keys, run.start, run.learns_in, strict=True):
             for number in range(1, len(rows) + 1):
                 record.rows.append(Row(key=key, number=number, learns=learns))
         vocabularies = _vocabularies(run)
-        for key, vocabulary in zip(run.family.embedding_keys, vocabularies, strict=True):
+        for key, vocabulary in zip(run.parts.keys, vocabularies, strict=True):
             record.vocabulary[key] = vocabulary.usual_lengths
         for row, words in zip(record.rows, _nearest(vocabularies, run.start), strict=True):
             row.first = words

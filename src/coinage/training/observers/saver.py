@@ -204,7 +204,7 @@ class Saver(Observer):
             fields["ti.evaluation_loss"] = f"{best.loss:.6g}"
         else:
             fields["ti.score"] = f"{best.score:.6g}"
-        vectors = dict(zip(run.family.embedding_keys, best.rows, strict=True))
+        vectors = dict(zip(run.parts.keys, best.rows, strict=True))
         metadata = describe(run, path.stem) | fields
         file = Word(vectors, run.placeholder.token, best.step, metadata)
         try:

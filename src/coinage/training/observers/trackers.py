@@ -215,7 +215,7 @@ def measures(run: Run) -> dict[str, float]:
     if run.scaler.is_enabled():
         values["loss_scale"] = run.scaler.get_scale()
     count = run.placeholder.num_vectors
-    for number, key in enumerate(run.family.embedding_keys):
+    for number, key in enumerate(run.parts.keys):
         rows = slice(number * count, (number + 1) * count)
         values[f"row_norm/{key}"] = fmean(run.last.norms[rows])
         values[f"movement/{key}"] = fmean(run.last.angles[rows])

@@ -126,9 +126,7 @@ class Watchdog(Observer):
     def _dead(self, run: Run) -> TrainingError | None:
         """Return an error about rows that no gradient has reached; None if there are none."""
         dead = []
-        trained = compress(
-            zip(run.family.embedding_keys, self._touched, strict=True), run.learns_in
-        )
+        trained = compress(zip(run.parts.keys, self._touched, strict=True), run.learns_in)
         for key, touched in trained:
             for number, had_gradient in enumerate(touched.tolist(), 1):
                 if not had_gradient:
@@ -146,7 +144,7 @@ class Watchdog(Observer):
         finds_own_rate = own_rate_factor(run.optimizer) is not None
         if finds_own_rate or not any(self._rates):
             return None  # the rate begins with next to nothing
-        rows = zip(run.family.embedding_keys, run.rows, self._begin, self._furthest, strict=True)
+        rows = zip(run.parts.keys, run.rows, self._begin, self._furthest, strict=True)
         for key, now, begin, furthest in compress(rows, run.learns_in):
             band = None
             if run.optimizer_factory is None:

@@ -25,6 +25,7 @@ from coinage.optim.directional import tangent
 from coinage.seeding import generator_for, rng_for
 from coinage.terminal.messages import fact
 from coinage.text.placeholder import word_pattern
+from coinage.text.whole_words import END_OF_WORD, id_of
 from coinage.training.batches import (
     Batch,
     FixedUse,
@@ -57,7 +58,6 @@ GENERIC_NOUNS = tuple(
 )
 NEUTRAL = ""  # stands for the vocabulary's mean
 Rows = tuple[Tensor, ...]  # [n, D] for each text encoder
-END_OF_WORD = "</w>"  # in CLIP's vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +140,15 @@ class Search:
     def find(self) -> list[MeasuredStart]:
         """Return the starts that were measured to the end, best first, the vocabulary's mean among them.
 
-        Without a caption that has the word there are none.
+        Without a caption that has the word there are none, nor without words that all text encoders
+        know.
         """
         if not self._draws:
             return []
-        texts, losses = self._with_phrases(*self._halved(self._texts_to_try()))
+        texts = self._texts_to_try()
+        if not texts:
+            return []
+        texts, losses = self._with_phrases(*self._halved(texts))
         texts = [*texts, NEUTRAL]
         starts = [self.rows(text) for text in texts]
         done = losses.shape[1]
@@ -205,7 +209,7 @@ class Search:
         pairs = zip(parts.text_encoders, parts.tokenizers, strict=True)
         for place, (encoder, tokenizer) in enumerate(pairs):
             table, vocabulary = table_of(encoder), tokenizer.get_vocab()
-            ids = [vocabulary[f"{name}{END_OF_WORD}"] for name in names]
+            ids = [index for name in names if (index := id_of(name, vocabulary)) is not None]
             rows = table[torch.tensor(ids, device=table.device)].to(parts.device).float()
             for slope in slopes:  # where it was taken adds the same to all words
                 promised -= (rows @ slope[place].nan_to_num().sum(dim=0)).cpu()
@@ -361,6 +365,7 @@ def whole_words(run: Run) -> list[str]:
         word = token.removesuffix(END_OF_WORD)
         if not token.endswith(END_OF_WORD) or not word.isalpha() or len(word) < SHORTEST_WORD:
             continue
-        if word not in FUNCTION_WORDS and all(token in other for other in others):
+        known = all(id_of(word, other) is not None for other in others)
+        if known and word not in FUNCTION_WORDS:
             words.append(word)
     return words

@@ -1,0 +1,45 @@
+"""What tools make of words for families beyond SDXL, where it differs from their usual rule: a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from coinage.embeddings.raw_file import RawFile
+from coinage.embeddings.tools.automatic1111 import automatic1111, forge
+from coinage.embeddings.tools.rules import Rule, TargetModel, ToolReading, refuse
+from coinage.models.facts import SD3
+
+WITHOUT_T5 = "It leaves out the vectors for T5."
+
+
+def _clip_alone(rule: Rule) -> Rule:
+    """Return the rule of a tool that gives words to CLIP and none to T5."""
+
+    def read(file: RawFile, model: TargetModel, token: str | None) -> ToolReading:
+        reading = rule(file, replace(model, widths=model.widths[:2]), token)
+        if len(model.widths) == len(reading.tensors):
+            return reading
+        return replace(reading, why=f"{reading.why} {WITHOUT_T5}".strip())
+
+    return read
+
+
+def _none(why: str) -> Rule:
+    """Return the rule of a tool that has no words for a family."""
+
+    def read(_: RawFile, __: TargetModel, ___: str | None) -> ToolReading:
+        return refuse(why)
+
+    return read
+
+
+NEWER_FAMILIES: Mapping[str, Mapping[str, Rule]] = {
+    SD3.name: {
+        "AUTOMATIC1111": _clip_alone(automatic1111),
+        "Forge": _clip_alone(forge),
+        "InvokeAI": _none("it draws no words with Stable Diffusion 3."),
+        "diffusers": _none("its pipeline of Stable Diffusion 3 loads no words."),
+        "sd-scripts": _none("it draws no words with Stable Diffusion 3."),
+    },
+}
