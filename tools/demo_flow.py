@@ -1,0 +1,235 @@
+"""Train a flow-matching demo world's transformer on latents and text states that were made before.
+
+A picture x0 and noise e are mixed as (1 - s) x0 + s e, and the transformer learns e - x0 (rectified
+flow; Esser et al. 2024, arXiv:2403.03206). It computes in bfloat16; the weights are float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from demo_flow_texts import States
+
+# How often a caption is read by CLIP-L, CLIP-G and T5; by default each encoder learns to be alone.
+READ_BY = {
+    (1, 1, 1): 0.36,
+    (1, 1, 0): 0.12,
+    (0, 0, 1): 0.22,
+    (1, 0, 0): 0.08,
+    (0, 1, 0): 0.06,
+    (1, 0, 1): 0.04,
+    (0, 1, 1): 0.04,
+    (0, 0, 0): 0.08,
+}
+LEFT_ZERO = 0.35  # of the captions that an encoder does not read: zeros stand for them, else ""
+SHIFTED = 0.5  # of the samples: their noise is shifted as SD 3 shifts it
+SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how fast, and how large a batch: captions, each with `draws` noises.
+
+    Rates rise over `warm_up` steps and fall to nothing over the last `falling` of them.
+    """
+
+    steps: int
+    falling: int
+    captions: int = 64
+    draws: int = 1
+    matrix_rate: float = 4e-3
+    rate: float = 2e-3
+    warm_up: int = 50
+    average: float = 0.998
+
+    def share(self, step: int) -> float:
+        return min(1.0, (step + 1) / self.warm_up, (self.steps - step) / max(1, self.falling))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Latents [N, C, H, W], and the states of `per_picture` captions each; the states of "" stand last."""
+
+    latents: Tensor
+    states: States
+    per_picture: int
+
+
+def choose_states(pool: Pool, pictures: Tensor) -> States:
+    """States of a caption of each picture, as the encoders that READ_BY chooses see it."""
+    count = len(pictures)
+    rows = pictures * pool.per_picture + torch.randint(0, pool.per_picture, (count,))
+    weights = torch.tensor(list(READ_BY.values()))
+    masks = torch.tensor(list(READ_BY))[torch.multinomial(weights, count, replacement=True)]
+    zero = torch.rand(count) < LEFT_ZERO
+    out = []
+    for part, reader in zip(pool.states.parts(), (0, 1, 2, 0, 1), strict=True):
+        read = masks[:, reader].bool()
+        kept = part[torch.where(read, rows, len(part) - 1)]
+        kept[~read & zero] = 0
+        out.append(kept)
+    return States((out[0], out[1], out[2]), (out[3], out[4]))
+
+
+def draw_noise_levels(count: int) -> Tensor:
+    """[count] in 0..1: logit-normal, some of them shifted towards 1."""
+    levels = torch.sigmoid(torch.randn(count))
+    shifted = SHIFT * levels / (1 + (SHIFT - 1) * levels)
+    return torch.where(torch.rand(count) < SHIFTED, shifted, levels)
+
+
+Predict = Callable[[nn.Module, Tensor, Tensor, States], Tensor]
+
+
+def velocity_loss(
+    model: nn.Module, predict: Predict, latents: Tensor, states: States, draws: int
+) -> Tensor:
+    """Mean squared error of the velocity, with several noises for each picture."""
+    x0 = latents.float().repeat(draws, 1, 1, 1)
+    s = draw_noise_levels(len(x0))
+    noise = torch.randn_like(x0)
+    at = s[:, None, None, None]
+    hidden = [h.repeat(draws, 1, 1) for h in states.hidden]
+    pooled = [p.repeat(draws, 1) for p in states.pooled]
+    repeated = States((hidden[0], hidden[1], hidden[2]), (pooled[0], pooled[1]))
+    mixed = ((1 - at) * x0 + at * noise).bfloat16()
+    return (predict(model, mixed, s, repeated).float() - (noise - x0)).square().mean()
+
+
+class PlainAttention:
+    """Joint attention in plain matrix products, which bfloat16 on a CPU multiplies fastest."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,  # noqa: ARG002 - the model calls so
+    ) -> tuple[Tensor, Tensor]:
+        batch, length = hidden_states.shape[:2]
+
+        def split(x: Tensor) -> Tensor:
+            return x.view(batch, -1, attn.heads, x.shape[-1] // attn.heads)
+
+        words = encoder_hidden_states
+        q = [attn.norm_q(split(attn.to_q(hidden_states)))]
+        k = [attn.norm_k(split(attn.to_k(hidden_states)))]
+        v = [split(attn.to_v(hidden_states)), split(attn.add_v_proj(words))]
+        q.append(attn.norm_added_q(split(attn.add_q_proj(words))))
+        k.append(attn.norm_added_k(split(attn.add_k_proj(words))))
+        query, key, value = (torch.cat(x, 1).transpose(1, 2) for x in (q, k, v))
+        weights = torch.softmax(query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2), -1)
+        out = (weights @ value).transpose(1, 2).reshape(batch, query.shape[2], -1)
+        image, text = attn.to_out[0](out[:, :length]), out[:, length:]
+        return image, text if attn.context_pre_only else attn.to_add_out(text)
+
+
+def optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for all else."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        inner = "transformer_blocks" in name and parameter.ndim == 2 and "norm" not in name
+        (matrices if inner else rest).append(parameter)
+    muon = torch.optim.Muon(
+        matrices, lr=plan.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0)]
+
+
+class Trainer:
+    """A transformer that learns, its running average, and a checkpoint to go on from."""
+
+    def __init__(self, model: nn.Module, predict: Predict, plan: Plan, out: Path) -> None:
+        self.live, self.predict, self.plan, self.out = model, predict, plan, out
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.half = copy.deepcopy(model).bfloat16()  # what computes
+        self.optimizers = optimizers(model, plan)
+        self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self.step, self.spent, self.smooth, self.loss = 0, 0.0, float("nan"), float("nan")
+        if (out / "state.pt").is_file():
+            self.load()
+        self._copy_weights()
+
+    def use_compiled_blocks(self) -> None:
+        """Compile what computes, where there is a C++ compiler; about twice as fast."""
+        if hasattr(self.half, "set_attn_processor"):
+            self.half.set_attn_processor(PlainAttention())
+        if shutil.which("g++"):
+            for name in ("transformer_blocks", "single_transformer_blocks"):
+                for block in getattr(self.half, name, []):
+                    block.compile(dynamic=False)
+
+    def _copy_weights(self) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.half.parameters()), list(self.live.parameters()))
+
+    def take_step(self, pool: Pool) -> None:
+        plan, start = self.plan, time.process_time()
+        pictures = torch.randint(0, len(pool.latents), (plan.captions,))
+        states = choose_states(pool, pictures)
+        loss = velocity_loss(self.half, self.predict, pool.latents[pictures], states, plan.draws)
+        loss.backward()
+        for parameter, half in zip(self.live.parameters(), self.half.parameters(), strict=True):
+            parameter.grad = None if half.grad is None else half.grad.float()
+            half.grad = None
+        nn.utils.clip_grad_norm_(self.live.parameters(), 1.0)
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * plan.share(self.step)
+            optimizer.step()
+        self._copy_weights()
+        decay = min(plan.average, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.live.parameters()), 1 - decay
+        )
+        value = self.loss = loss.item()
+        self.smooth = value if np.isnan(self.smooth) else 0.98 * self.smooth + 0.02 * value
+        self.step += 1
+        self.spent += time.process_time() - start
+
+    def run(self, pool: Pool, measure: Callable[[nn.Module], str], every: int) -> nn.Module:
+        """Train to the plan's end; returns the running average."""
+        while self.step < self.plan.steps:
+            self.take_step(pool)
+            ended = self.step == self.plan.steps
+            if self.step % 50 == 0 or ended:
+                self._say(f"loss {self.smooth:.4f}")
+            if self.step % 100 == 0 or ended:
+                self.save()
+            if self.step % every == 0 or ended:
+                self._say(measure(self.average))
+        return self.average
+
+    def _say(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} step {self.step} {self.spent:.0f} CPU s {text}"
+        print(line, flush=True)
+
+    def save(self) -> None:
+        content = {
+            "live": self.live.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "at": (self.step, self.spent, self.smooth),
+            "random": torch.get_rng_state(),
+        }
+        torch.save(content, self.out / "state.tmp")
+        (self.out / "state.tmp").replace(self.out / "state.pt")
+
+    def load(self) -> None:
+        content = torch.load(self.out / "state.pt", weights_only=True)
+        self.live.load_state_dict(content["live"])
+        self.average.load_state_dict(content["average"])
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.spent, self.smooth = content["at"]
+        torch.set_rng_state(content["random"])
