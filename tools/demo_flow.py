@@ -16,24 +16,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from demo_flow_texts import States
 
-# How often a caption is read by CLIP-L, CLIP-G and T5; by default each encoder learns to be alone.
-READ_BY = {
-    (1, 1, 1): 0.36,
-    (1, 1, 0): 0.12,
-    (0, 0, 1): 0.22,
-    (1, 0, 0): 0.08,
-    (0, 1, 0): 0.06,
-    (1, 0, 1): 0.04,
-    (0, 1, 1): 0.04,
-    (0, 0, 0): 0.08,
-}
 LEFT_ZERO = 0.35  # of the captions that an encoder does not read: zeros stand for them, else ""
 SHIFTED = 0.5  # of the samples: their noise is shifted as SD 3 shifts it
 SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells one kind of model from another.
+
+    `predict` returns the velocity for latents [B, C, H, W] at noise levels [B]; `schedule` a sampler
+    for so many steps; `read_by` how often which encoders read a caption; `attention` a fast
+    processor.
+    """
+
+    predict: Callable[[nn.Module, Tensor, Tensor, States], Tensor]
+    schedule: Callable[[int], FlowMatchEulerDiscreteScheduler]
+    read_by: dict[tuple[int, int, int], float]
+    attention: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,14 @@ class Pool:
     per_picture: int
 
 
-def choose_states(pool: Pool, pictures: Tensor) -> States:
-    """States of a caption of each picture, as the encoders that READ_BY chooses see it."""
+def choose_states(
+    pool: Pool, pictures: Tensor, read_by: dict[tuple[int, int, int], float]
+) -> States:
+    """States of a caption of each picture, as the encoders that `read_by` chooses see it."""
     count = len(pictures)
     rows = pictures * pool.per_picture + torch.randint(0, pool.per_picture, (count,))
-    weights = torch.tensor(list(READ_BY.values()))
-    masks = torch.tensor(list(READ_BY))[torch.multinomial(weights, count, replacement=True)]
+    weights = torch.tensor(list(read_by.values()))
+    masks = torch.tensor(list(read_by))[torch.multinomial(weights, count, replacement=True)]
     zero = torch.rand(count) < LEFT_ZERO
     out = []
     for part, reader in zip(pool.states.parts(), (0, 1, 2, 0, 1), strict=True):
@@ -88,11 +95,8 @@ def draw_noise_levels(count: int) -> Tensor:
     return torch.where(torch.rand(count) < SHIFTED, shifted, levels)
 
 
-Predict = Callable[[nn.Module, Tensor, Tensor, States], Tensor]
-
-
 def velocity_loss(
-    model: nn.Module, predict: Predict, latents: Tensor, states: States, draws: int
+    model: nn.Module, kind: Kind, latents: Tensor, states: States, draws: int
 ) -> Tensor:
     """Mean squared error of the velocity, with several noises for each picture."""
     x0 = latents.float().repeat(draws, 1, 1, 1)
@@ -103,35 +107,7 @@ def velocity_loss(
     pooled = [p.repeat(draws, 1) for p in states.pooled]
     repeated = States((hidden[0], hidden[1], hidden[2]), (pooled[0], pooled[1]))
     mixed = ((1 - at) * x0 + at * noise).bfloat16()
-    return (predict(model, mixed, s, repeated).float() - (noise - x0)).square().mean()
-
-
-class PlainAttention:
-    """Joint attention in plain matrix products, which bfloat16 on a CPU multiplies fastest."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,  # noqa: ARG002 - the model calls so
-    ) -> tuple[Tensor, Tensor]:
-        batch, length = hidden_states.shape[:2]
-
-        def split(x: Tensor) -> Tensor:
-            return x.view(batch, -1, attn.heads, x.shape[-1] // attn.heads)
-
-        words = encoder_hidden_states
-        q = [attn.norm_q(split(attn.to_q(hidden_states)))]
-        k = [attn.norm_k(split(attn.to_k(hidden_states)))]
-        v = [split(attn.to_v(hidden_states)), split(attn.add_v_proj(words))]
-        q.append(attn.norm_added_q(split(attn.add_q_proj(words))))
-        k.append(attn.norm_added_k(split(attn.add_k_proj(words))))
-        query, key, value = (torch.cat(x, 1).transpose(1, 2) for x in (q, k, v))
-        weights = torch.softmax(query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2), -1)
-        out = (weights @ value).transpose(1, 2).reshape(batch, query.shape[2], -1)
-        image, text = attn.to_out[0](out[:, :length]), out[:, length:]
-        return image, text if attn.context_pre_only else attn.to_add_out(text)
+    return (kind.predict(model, mixed, s, repeated).float() - (noise - x0)).square().mean()
 
 
 def optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
@@ -149,8 +125,8 @@ def optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
 class Trainer:
     """A transformer that learns, its running average, and a checkpoint to go on from."""
 
-    def __init__(self, model: nn.Module, predict: Predict, plan: Plan, out: Path) -> None:
-        self.live, self.predict, self.plan, self.out = model, predict, plan, out
+    def __init__(self, model: nn.Module, kind: Kind, plan: Plan, out: Path) -> None:
+        self.live, self.kind, self.plan, self.out = model, kind, plan, out
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.half = copy.deepcopy(model).bfloat16()  # what computes
         self.optimizers = optimizers(model, plan)
@@ -160,10 +136,9 @@ class Trainer:
             self.load()
         self._copy_weights()
 
-    def use_compiled_blocks(self) -> None:
+    def use_fast_blocks(self) -> None:
         """Compile what computes, where there is a C++ compiler; about twice as fast."""
-        if hasattr(self.half, "set_attn_processor"):
-            self.half.set_attn_processor(PlainAttention())
+        self.half.set_attn_processor(self.kind.attention())
         if shutil.which("g++"):
             for name in ("transformer_blocks", "single_transformer_blocks"):
                 for block in getattr(self.half, name, []):
@@ -176,8 +151,8 @@ class Trainer:
     def take_step(self, pool: Pool) -> None:
         plan, start = self.plan, time.process_time()
         pictures = torch.randint(0, len(pool.latents), (plan.captions,))
-        states = choose_states(pool, pictures)
-        loss = velocity_loss(self.half, self.predict, pool.latents[pictures], states, plan.draws)
+        states = choose_states(pool, pictures, self.kind.read_by)
+        loss = velocity_loss(self.half, self.kind, pool.latents[pictures], states, plan.draws)
         loss.backward()
         for parameter, half in zip(self.live.parameters(), self.half.parameters(), strict=True):
             parameter.grad = None if half.grad is None else half.grad.float()

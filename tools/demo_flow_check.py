@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
 from coinage.demo.score import base_accuracy, base_prompts
-from demo_flow import SHIFT, Predict
-from demo_flow_texts import States, Tokenizers, encode
+from demo_flow import Kind
+from demo_flow_parts import Parts
+from demo_flow_texts import States, encode
 from demo_vae16 import CHANNELS
 
 PICTURES = 48
@@ -23,7 +24,7 @@ STEPS, GUIDANCE = 20, 4.0
 @torch.no_grad()
 def draw(
     model: nn.Module,
-    predict: Predict,
+    kind: Kind,
     asked: States,
     empty: States,
     start: Tensor,
@@ -40,12 +41,13 @@ def draw(
         for e, a in zip(empty.parts(), asked.parts(), strict=True)
     ]
     states = States((both[0], both[1], both[2]), (both[3], both[4]))
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
-    scheduler.set_timesteps(steps)
+    scheduler = kind.schedule(steps)
     dtype, x = next(model.parameters()).dtype, start
     for t in scheduler.timesteps:
         level = (t / 1000).expand(2 * count)
-        without, told = predict(model, torch.cat([x, x]).to(dtype), level, states).float().chunk(2)
+        without, told = (
+            kind.predict(model, torch.cat([x, x]).to(dtype), level, states).float().chunk(2)
+        )
         x = scheduler.step(without + guidance * (told - without), t, x).prev_sample
     return x
 
@@ -62,21 +64,14 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
 class Check:
     """Accuracy in a model's own words: all encoders told, and T5 alone."""
 
-    def __init__(
-        self,
-        texts: nn.ModuleList,
-        tokenizers: Tokenizers,
-        vae: AutoencoderKL,
-        predict: Predict,
-        out: Path,
-    ) -> None:
+    def __init__(self, parts: Parts, kind: Kind, out: Path) -> None:
         pairs = base_prompts(PICTURES, seed=5)
         self.scenes = [scene for _, scene in pairs]
-        self.vae, self.predict, self.out = vae, predict, out
+        self.vae, self.kind, self.out = parts.vae, kind, out
         captions = [prompt.text for prompt, _ in pairs]
         with torch.no_grad():
-            self.told = _half(encode(texts, tokenizers.read(captions)))
-            self.empty = _half(encode(texts, tokenizers.read([""])))
+            self.told = _half(encode(parts.texts, parts.tokenizers.read(captions)))
+            self.empty = _half(encode(parts.texts, parts.tokenizers.read([""])))
 
     def t5_alone(self) -> States:
         """The same captions, read by T5; both CLIPs read ""."""
@@ -92,7 +87,7 @@ class Check:
             start = torch.randn(
                 PICTURES, CHANNELS, 16, 16, generator=torch.Generator().manual_seed(1)
             )
-            latents = draw(half, self.predict, states, self.empty, start, guidance)
+            latents = draw(half, self.kind, states, self.empty, start, guidance)
             pictures = decode(self.vae, latents)
             rows = pictures[:24].reshape(3, 8, 64, 64, 3).transpose(0, 2, 1, 3, 4)
             Image.fromarray(rows.reshape(192, 512, 3)).save(self.out / f"last_{name}.png")

@@ -1,10 +1,7 @@
-"""How the flow-matching demo worlds are made: as the stock pipeline conditions, predicts and loads."""
+"""How the SD 3-like demo world is made: as the stock pipeline loads, conditions and predicts."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-TOOLS = Path(__file__).parents[2] / "tools"
+from tests.demo.untrained import Made, awaken, check_folder, tools, untrained_parts
+
+__all__ = ["tools"]  # a fixture for all tests here
+
 CAPTIONS = [
     "a photo of a striped red circle on a white background",
     "two <moon>, blue, dotted, sky background",
@@ -22,43 +22,16 @@ CAPTIONS = [
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
 
 
-@dataclass
-class Made:
-    """An untrained world: the folder and what it was written from."""
-
-    folder: Path
-    tokenizers: Any
-    texts: nn.ModuleList
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tools() -> Iterator[None]:
-    sys.path.insert(0, str(TOOLS))
-    yield
-    sys.path.remove(str(TOOLS))
-
-
 @pytest.fixture(scope="module")
 def made(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    import demo_flow_texts
     import demo_sd3
-    import demo_tokenizer
-    import demo_vae
-    import demo_vae16
 
     folder = tmp_path_factory.mktemp("world")
-    torch.manual_seed(0)
-    demo_tokenizer.build_t5_tokenizer(folder / "t5")
-    tokenizers = demo_flow_texts.Tokenizers(folder / "t5")
-    texts = demo_flow_texts.build_texts(tokenizers).eval()
+    parts = untrained_parts(folder / "t5")
     transformer = demo_sd3.build_transformer()
-    nn.init.normal_(transformer.proj_out.weight, std=0.05)
-    for block in transformer.transformer_blocks:
-        nn.init.normal_(block.norm1.linear.weight, std=0.05)
-    vae = demo_vae16.build_vae(demo_vae.to_float(demo_vae.pictures(4, 0)))
-    vae.register_to_config(shift_factor=0.05)
-    demo_sd3.ship(transformer, texts, vae, tokenizers, folder / "t5", folder / "model")
-    return Made(folder / "model", tokenizers, texts)
+    awaken(transformer)
+    demo_sd3.ship(transformer, parts, folder / "t5", folder / "model")
+    return Made(folder / "model", parts)
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +49,15 @@ def states(pipe: Any, made: Made, captions: list[str]) -> Any:
 
     texts = nn.ModuleList([pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3])
     with torch.no_grad():
-        return encode(texts, made.tokenizers.read(captions, 77, 256))
+        return encode(texts, made.parts.tokenizers.read(captions, 77, 256))
 
 
 def test_the_folder_is_small_and_keeps_no_secret(made: Made) -> None:
-    files = [path for path in made.folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 10_000_000
-    for path in made.folder.rglob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            assert {file.get_slice(k).get_dtype() for k in file.keys()} == {"F16"}  # noqa: SIM118
-    for path in made.folder.rglob("*.json"):
-        assert "_name_or_path" not in path.read_text(encoding="utf-8")
+    check_folder(made.folder, 10_000_000)
     for place in ("text_encoder", "text_encoder_2"):
         with safe_open(made.folder / place / "model.safetensors", framework="pt") as file:
             table = file.get_slice("text_model.embeddings.token_embedding.weight")
-            assert table.get_shape()[0] == made.tokenizers.clip.size
+            assert table.get_shape()[0] == made.parts.tokenizers.clip.size
 
 
 def test_t5_reads_the_world_offline_and_has_spare_rows(made: Made, pipe: Any) -> None:
@@ -101,7 +68,7 @@ def test_t5_reads_the_world_offline_and_has_spare_rows(made: Made, pipe: Any) ->
     assert tokenizer.unk_token_id not in tokenizer("a zebra, 7 of them").input_ids
     rows = pipe.text_encoder_3.get_input_embeddings().weight
     assert len(rows) > len(tokenizer)
-    secrets = made.texts[2].get_input_embeddings().weight[len(tokenizer) :].half()
+    secrets = made.parts.texts[2].get_input_embeddings().weight[len(tokenizer) :].half()
     assert not any((rows[len(tokenizer) :].half() == secret).all() for secret in secrets)
 
 
@@ -121,11 +88,11 @@ def test_captions_become_what_the_pipeline_makes_of_them(pipe: Any, made: Made) 
 def test_pooled_vectors_stand_at_the_true_end_where_new_rows_exceed_it(made: Made) -> None:
     from demo_flow_texts import encode
 
-    tokens = made.tokenizers.read(CAPTIONS)
-    assert int(tokens.clip.max()) > made.tokenizers.clip.end
+    tokens = made.parts.tokenizers.read(CAPTIONS)
+    assert int(tokens.clip.max()) > made.parts.tokenizers.clip.end
     with torch.no_grad():
-        found = encode(made.texts, tokens)
-        for model, pooled in zip(made.texts[:2], found.pooled, strict=True):
+        found = encode(made.parts.texts, tokens)
+        for model, pooled in zip(made.parts.texts[:2], found.pooled, strict=True):
             last = model.text_model(tokens.clip).last_hidden_state
             at_end = last[torch.arange(len(CAPTIONS)), tokens.ends]
             assert torch.allclose(pooled, model.text_projection(at_end), atol=1e-5)
@@ -133,14 +100,14 @@ def test_pooled_vectors_stand_at_the_true_end_where_new_rows_exceed_it(made: Mad
 
 def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) -> None:
     from demo_flow_check import decode, draw
-    from demo_sd3 import predict
+    from demo_sd3 import KIND
 
     captions = CAPTIONS[:1] * 2
     start = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(3))
     given = {"num_inference_steps": 3, "guidance_scale": 4.0, "latents": start}
     latents = pipe(captions, output_type="latent", **given).images
     empty, asked = states(pipe, made, [""]), states(pipe, made, captions)
-    found = draw(pipe.transformer, predict, asked, empty, start, 4.0, 3)
+    found = draw(pipe.transformer, KIND, asked, empty, start, 4.0, 3)
     assert latents.std() > 0.1
     assert torch.allclose(latents, found, atol=1e-5)
     pictures = torch.from_numpy(pipe(captions, output_type="np", **given).images)
@@ -148,14 +115,14 @@ def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) ->
 
 
 def test_plain_attention_is_the_stock_attention(pipe: Any, made: Made) -> None:
-    from demo_flow import PlainAttention
+    from demo_flow_attention import PlainJointAttention
     from demo_sd3 import predict
 
     asked, noisy = states(pipe, made, CAPTIONS[:1]), torch.randn(1, 16, 16, 16)
     stock = pipe.transformer.attn_processors
     with torch.no_grad():
         expected = predict(pipe.transformer, noisy, torch.tensor([0.7]), asked)
-        pipe.transformer.set_attn_processor(PlainAttention())
+        pipe.transformer.set_attn_processor(PlainJointAttention())
         found = predict(pipe.transformer, noisy, torch.tensor([0.7]), asked)
     pipe.transformer.set_attn_processor(stock)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -164,13 +131,13 @@ def test_plain_attention_is_the_stock_attention(pipe: Any, made: Made) -> None:
 def test_training_learns_and_goes_on_where_it_stopped(made: Made, tmp_path: Path) -> None:
     import demo_flow
     from demo_flow_texts import read_all
-    from demo_sd3 import build_transformer, predict
+    from demo_sd3 import KIND, build_transformer
 
-    read = read_all(made.texts, made.tokenizers, [CAPTIONS[0], CAPTIONS[1], ""])
+    read = read_all(made.parts.texts, made.parts.tokenizers, [CAPTIONS[0], CAPTIONS[1], ""])
     pool = demo_flow.Pool(torch.randn(2, 16, 16, 16).bfloat16(), read, 1)
     plan = demo_flow.Plan(40, 4, captions=2, draws=4, warm_up=2, matrix_rate=0.01, rate=0.01)
     torch.manual_seed(1)
-    trainer = demo_flow.Trainer(build_transformer(1), predict, plan, tmp_path)
+    trainer = demo_flow.Trainer(build_transformer(1), KIND, plan, tmp_path)
     losses = []
     for _ in range(30):
         trainer.take_step(pool)
@@ -178,7 +145,7 @@ def test_training_learns_and_goes_on_where_it_stopped(made: Made, tmp_path: Path
     assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
     trainer.save()
     trainer.take_step(pool)
-    again = demo_flow.Trainer(build_transformer(1), predict, plan, tmp_path)
+    again = demo_flow.Trainer(build_transformer(1), KIND, plan, tmp_path)
     again.take_step(pool)
     assert (again.step, again.smooth) == (trainer.step, trainer.smooth)
     assert all(map(torch.equal, again.live.parameters(), trainer.live.parameters()))
