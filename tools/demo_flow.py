@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from demo_flow_texts import States
 
 LEFT_ZERO = 0.35  # of the captions that an encoder does not read: zeros stand for them, else ""
-SHIFTED = 0.5  # of the samples: their noise is shifted as SD 3 shifts it
-SHIFT = 3.0
+# Shapes are decided at high noise, and the decoder bears noise that is left: most samples are shifted.
+SHIFTED, SHIFT = 0.75, 4.5
+PADDINGS = (0.0, 0.2, 1.0, 1.0, 1.0, 2.0)  # of T5, in lengths of 256 tokens: each step draws one
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,19 @@ class Kind:
 
     `predict` returns the velocity for latents [B, C, H, W] at noise levels [B]; `schedule` a sampler
     for so many steps; `read_by` how often which encoders read a caption; `attention` a fast
-    processor.
+    processor; `weights` what its tokens weigh with so much of T5's padding.
     """
 
     predict: Callable[[nn.Module, Tensor, Tensor, States], Tensor]
     schedule: Callable[[int], FlowMatchEulerDiscreteScheduler]
     read_by: dict[tuple[int, int, int], float]
-    attention: Callable[[], Any]
+    attention: Callable[[Tensor], Any]
+    weights: Callable[[float], Tensor]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how fast, and how large a batch: captions, each with `draws` noises.
+    """How long, how fast, and how large a batch.
 
     Rates rise over `warm_up` steps and fall to nothing over the last `falling` of them.
     """
@@ -51,7 +53,6 @@ class Plan:
     steps: int
     falling: int
     captions: int = 64
-    draws: int = 1
     matrix_rate: float = 4e-3
     rate: float = 2e-3
     warm_up: int = 50
@@ -63,11 +64,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pool:
-    """Latents [N, C, H, W], and the states of `per_picture` captions each; the states of "" stand last."""
+    """Latents [N, C, H, W], and the states of their captions; those of "" stand last."""
 
     latents: Tensor
     states: States
-    per_picture: int
 
 
 def choose_states(
@@ -75,14 +75,13 @@ def choose_states(
 ) -> States:
     """States of a caption of each picture, as the encoders that `read_by` chooses see it."""
     count = len(pictures)
-    rows = pictures * pool.per_picture + torch.randint(0, pool.per_picture, (count,))
     weights = torch.tensor(list(read_by.values()))
     masks = torch.tensor(list(read_by))[torch.multinomial(weights, count, replacement=True)]
     zero = torch.rand(count) < LEFT_ZERO
     out = []
     for part, reader in zip(pool.states.parts(), (0, 1, 2, 0, 1), strict=True):
         read = masks[:, reader].bool()
-        kept = part[torch.where(read, rows, len(part) - 1)]
+        kept = part[torch.where(read, pictures, len(part) - 1)]
         kept[~read & zero] = 0
         out.append(kept)
     return States((out[0], out[1], out[2]), (out[3], out[4]))
@@ -95,19 +94,14 @@ def draw_noise_levels(count: int) -> Tensor:
     return torch.where(torch.rand(count) < SHIFTED, shifted, levels)
 
 
-def velocity_loss(
-    model: nn.Module, kind: Kind, latents: Tensor, states: States, draws: int
-) -> Tensor:
-    """Mean squared error of the velocity, with several noises for each picture."""
-    x0 = latents.float().repeat(draws, 1, 1, 1)
+def velocity_loss(model: nn.Module, kind: Kind, latents: Tensor, states: States) -> Tensor:
+    """Mean squared error of the velocity."""
+    x0 = latents.float()
     s = draw_noise_levels(len(x0))
     noise = torch.randn_like(x0)
     at = s[:, None, None, None]
-    hidden = [h.repeat(draws, 1, 1) for h in states.hidden]
-    pooled = [p.repeat(draws, 1) for p in states.pooled]
-    repeated = States((hidden[0], hidden[1], hidden[2]), (pooled[0], pooled[1]))
     mixed = ((1 - at) * x0 + at * noise).bfloat16()
-    return (kind.predict(model, mixed, s, repeated).float() - (noise - x0)).square().mean()
+    return (kind.predict(model, mixed, s, states).float() - (noise - x0)).square().mean()
 
 
 def optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
@@ -129,6 +123,8 @@ class Trainer:
         self.live, self.kind, self.plan, self.out = model, kind, plan, out
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.half = copy.deepcopy(model).bfloat16()  # what computes
+        self.weights = kind.weights(1.0)
+        self.half.set_attn_processor(kind.attention(self.weights))
         self.optimizers = optimizers(model, plan)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.step, self.spent, self.smooth, self.loss = 0, 0.0, float("nan"), float("nan")
@@ -136,9 +132,8 @@ class Trainer:
             self.load()
         self._copy_weights()
 
-    def use_fast_blocks(self) -> None:
+    def compile_blocks(self) -> None:
         """Compile what computes, where there is a C++ compiler; about twice as fast."""
-        self.half.set_attn_processor(self.kind.attention())
         if shutil.which("g++"):
             for name in ("transformer_blocks", "single_transformer_blocks"):
                 for block in getattr(self.half, name, []):
@@ -151,8 +146,10 @@ class Trainer:
     def take_step(self, pool: Pool) -> None:
         plan, start = self.plan, time.process_time()
         pictures = torch.randint(0, len(pool.latents), (plan.captions,))
+        padding = PADDINGS[int(torch.randint(0, len(PADDINGS), ()))]
+        self.weights.copy_(self.kind.weights(padding))
         states = choose_states(pool, pictures, self.kind.read_by)
-        loss = velocity_loss(self.half, self.kind, pool.latents[pictures], states, plan.draws)
+        loss = velocity_loss(self.half, self.kind, pool.latents[pictures], states)
         loss.backward()
         for parameter, half in zip(self.live.parameters(), self.half.parameters(), strict=True):
             parameter.grad = None if half.grad is None else half.grad.float()

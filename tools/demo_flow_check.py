@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coinage.demo.score import base_accuracy, base_prompts
 from demo_flow import Kind
 from demo_flow_parts import Parts
-from demo_flow_texts import States, encode
+from demo_flow_texts import States, encode, shortened
 from demo_vae16 import CHANNELS
 
 PICTURES = 48
@@ -70,8 +70,8 @@ class Check:
         self.vae, self.kind, self.out = parts.vae, kind, out
         captions = [prompt.text for prompt, _ in pairs]
         with torch.no_grad():
-            self.told = _half(encode(parts.texts, parts.tokenizers.read(captions)))
-            self.empty = _half(encode(parts.texts, parts.tokenizers.read([""])))
+            self.told = shortened(encode(parts.texts, parts.tokenizers.read(captions)))
+            self.empty = shortened(encode(parts.texts, parts.tokenizers.read([""])))
 
     def t5_alone(self) -> States:
         """The same captions, read by T5; both CLIPs read ""."""
@@ -81,7 +81,8 @@ class Check:
         return States(hidden, (pooled[0].expand(count, -1), pooled[1].expand(count, -1)))
 
     def __call__(self, model: nn.Module, guidance: float = GUIDANCE) -> str:
-        half = _copy_half(model)
+        half = copy.deepcopy(model).bfloat16().eval()
+        half.set_attn_processor(self.kind.attention(self.kind.weights(1.0)))
         lines = []
         for name, states in (("all", self.told), ("T5", self.t5_alone())):
             start = torch.randn(
@@ -94,12 +95,3 @@ class Check:
             found = base_accuracy(self.scenes, list(pictures))
             lines.append(name + " " + " ".join(f"{k} {v:.2f}" for k, v in found.items()))
         return " | ".join(lines)
-
-
-def _half(states: States) -> States:
-    one, two, t5, *pooled = (part.bfloat16() for part in states.parts())
-    return States((one, two, t5), (pooled[0], pooled[1]))
-
-
-def _copy_half(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).bfloat16().eval()

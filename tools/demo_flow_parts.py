@@ -12,16 +12,15 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from coinage.demo.concepts import Concept
 from coinage.demo.world import Scene, render
 from demo_captions import draw_captions, training_scene
 from demo_flow import Pool
-from demo_flow_texts import Tokenizers, build_texts, pretrain, read_all
+from demo_flow_texts import States, Tokenizers, build_texts, joined, pretrain, read_all
 from demo_tokenizer import build_t5_tokenizer
 from demo_vae import to_float
 from demo_vae16 import train_vae
 
-CAPTIONS = 2  # of each picture
+SHARD = 2000  # pictures whose latents are kept in one file
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,19 @@ class Parts:
     latents: Tensor
     captions: list[str]
 
-    def pool(self) -> Pool:
-        """Latents, and the states of their captions; read anew, in a minute or two."""
-        states = read_all(self.texts, self.tokenizers, [*self.captions, ""])
-        return Pool(self.latents, states, CAPTIONS)
+    def pool(self, out: Path) -> Pool:
+        """Latents, and the states of their captions, which files in `out` keep."""
+        states = []
+        for number in range(0, len(self.captions), SHARD):
+            path = out / f"states_{number // SHARD}.pt"
+            if not path.is_file():
+                read = read_all(self.texts, self.tokenizers, self.captions[number : number + SHARD])
+                keep(list(read.parts()), path)
+                print(f"{path.name} read", flush=True)
+            one, two, t5, *pooled = torch.load(path, weights_only=True)
+            states.append(States((one, two, t5), (pooled[0], pooled[1])))
+        empty = read_all(self.texts, self.tokenizers, [""])
+        return Pool(self.latents, joined([*states, empty]))
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
@@ -51,7 +59,7 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     add("--ship_to", type=Path, default=Path(f"build/demo_{name}/model"))
     add("--vae_steps", type=int, default=400)
     add("--text_steps", type=int, default=400)
-    add("--images", type=int, default=6000)
+    add("--shards", type=int, default=9, help=f"of {SHARD} pictures each")
     add("--steps", type=int, default=8000)
     add("--falling", type=int, default=2500, help="last steps, over which the rates fall")
     add("--check_every", type=int, default=250)
@@ -77,31 +85,31 @@ def prepared(args: argparse.Namespace) -> Parts:
         keep(texts.state_dict(), folder / "texts.pt")
     texts.load_state_dict(torch.load(folder / "texts.pt", weights_only=True))
     texts.eval().requires_grad_(False)
-    if not (folder / "latents.pt").is_file():
-        keep(latents_of(vae, args.images, args.seed + 1), folder / "latents.pt")
-    latents = torch.load(folder / "latents.pt", weights_only=True)
-    scenes = scenes_of(len(latents), np.random.default_rng(args.seed + 1))
-    rng = np.random.default_rng(args.seed + 2)
-    captions = draw_captions([scene for scene in scenes for _ in range(CAPTIONS)], rng)[0]
-    return Parts(vae, texts, tokenizers, latents, captions)
+    shards = [shard_of(vae, number, args) for number in range(args.shards)]
+    captions = [caption for _, told in shards for caption in told]
+    return Parts(vae, texts, tokenizers, torch.cat([latents for latents, _ in shards]), captions)
 
 
-def scenes_of(count: int, rng: np.random.Generator) -> list[tuple[Scene, Concept | None]]:
-    return [training_scene(rng) for _ in range(count)]
+def shard_of(vae: AutoencoderKL, number: int, args: argparse.Namespace) -> tuple[Tensor, list[str]]:
+    """Latents and captions of SHARD pictures, from the file that keeps them, or made anew."""
+    path = args.parts / f"latents_{number}.pt"
+    rng = np.random.default_rng([args.seed, number])
+    scenes = [training_scene(rng) for _ in range(SHARD)]
+    captions = draw_captions(scenes, rng)[0]
+    if not path.is_file():
+        keep(latents_of(vae, [scene for scene, _ in scenes], rng), path)
+        print(f"{path.name} of {args.shards}", flush=True)
+    return torch.load(path, weights_only=True), captions
 
 
 @torch.no_grad()
-def latents_of(vae: AutoencoderKL, count: int, seed: int) -> Tensor:
-    """[count, 16, 16, 16] bfloat16: new pictures, normed as the pipeline norms."""
-    rng = np.random.default_rng(seed)
-    scenes = scenes_of(count, rng)
+def latents_of(vae: AutoencoderKL, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
+    """[N, 16, 16, 16] bfloat16: new pictures, normed as the pipeline norms."""
     out = []
-    for i in range(0, count, 32):
-        pixels = np.stack([render(scene, rng) for scene, _ in scenes[i : i + 32]])
+    for i in range(0, len(scenes), 32):
+        pixels = np.stack([render(scene, rng) for scene in scenes[i : i + 32]])
         z = vae.encode(to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2))).latent_dist.mode()
         out.append(((z - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16())
-        if i % 320 == 0:
-            print(f"latents {i}/{count}", flush=True)
     return torch.cat(out)
 
 

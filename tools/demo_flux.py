@@ -8,6 +8,7 @@ after another and goes on where it stopped.
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from demo_flow_attention import PlainRotaryAttention
 from demo_flow_check import Check
 from demo_flow_parts import Parts, parser, prepared
 from demo_flow_ship import ship_rest, ship_t5, ship_tokenizers
-from demo_flow_texts import WIDTHS, States
+from demo_flow_texts import WIDTHS, States, token_weights
 from demo_ship import ship_text_encoder
 from demo_vae16 import CHANNELS
 
@@ -95,7 +96,7 @@ def schedule(steps: int) -> FlowMatchEulerDiscreteScheduler:
     return scheduler
 
 
-KIND = Kind(predict, schedule, READ_BY, PlainRotaryAttention)
+KIND = Kind(predict, schedule, READ_BY, PlainRotaryAttention, partial(token_weights, False))
 
 INDEX = {
     "_class_name": "FluxPipeline",
@@ -132,8 +133,8 @@ def main() -> None:
     parts = without_projection(prepared(args))
     torch.manual_seed(args.seed)
     trainer = Trainer(build_transformer(), KIND, Plan(args.steps, args.falling), args.out)
-    trainer.use_fast_blocks()
-    average = trainer.run(parts.pool(), Check(parts, KIND, args.out), args.check_every)
+    trainer.compile_blocks()
+    average = trainer.run(parts.pool(args.out), Check(parts, KIND, args.out), args.check_every)
     ship(average, parts, args.parts / "tokenizer_3", args.ship_to)
 
 

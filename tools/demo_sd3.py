@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from demo_flow_attention import PlainJointAttention
 from demo_flow_check import Check
 from demo_flow_parts import Parts, parser, prepared
 from demo_flow_ship import ship_rest, ship_t5, ship_tokenizers
-from demo_flow_texts import WIDTHS, States
+from demo_flow_texts import WIDTHS, States, token_weights
 from demo_ship import ship_projected_encoder
 from demo_vae16 import CHANNELS
 
@@ -84,7 +85,7 @@ def schedule(steps: int) -> FlowMatchEulerDiscreteScheduler:
     return scheduler
 
 
-KIND = Kind(predict, schedule, READ_BY, PlainJointAttention)
+KIND = Kind(predict, schedule, READ_BY, PlainJointAttention, partial(token_weights, True))
 
 
 def ship(transformer: nn.Module, parts: Parts, t5_tokenizer: Path, out: Path) -> None:
@@ -104,8 +105,8 @@ def main() -> None:
     parts = prepared(args)
     torch.manual_seed(args.seed)
     trainer = Trainer(build_transformer(), KIND, Plan(args.steps, args.falling), args.out)
-    trainer.use_fast_blocks()
-    average = trainer.run(parts.pool(), Check(parts, KIND, args.out), args.check_every)
+    trainer.compile_blocks()
+    average = trainer.run(parts.pool(args.out), Check(parts, KIND, args.out), args.check_every)
     ship(average, parts, args.parts / "tokenizer_3", args.ship_to)
 
 

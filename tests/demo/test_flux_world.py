@@ -86,7 +86,7 @@ def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) ->
         latents=pack(start), output_type="latent",
     ).images  # fmt: skip
     empty, asked = states(pipe, made, [""]), states(pipe, made, [CAPTION])
-    pipe.transformer.set_attn_processor(PlainRotaryAttention())
+    pipe.transformer.set_attn_processor(PlainRotaryAttention(torch.zeros(512)))
     found = draw(pipe.transformer, KIND, asked, empty, start, 4.0, 3)
     assert latents.std() > 0.1
     assert torch.allclose(unpack(latents), found, atol=1e-5)

@@ -114,17 +114,34 @@ def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) ->
     assert (pictures * 255 - torch.from_numpy(decode(pipe.vae, found))).abs().max() <= 1
 
 
-def test_plain_attention_is_the_stock_attention(pipe: Any, made: Made) -> None:
+def test_few_tokens_stand_for_all_padding(pipe: Any, made: Made) -> None:
+    """Where padding is equal, a weighted token of it does exactly what all of it does."""
     from demo_flow_attention import PlainJointAttention
+    from demo_flow_texts import T5_PADDING, States, shortened, token_weights
     from demo_sd3 import predict
 
-    asked, noisy = states(pipe, made, CAPTIONS[:1]), torch.randn(1, 16, 16, 16)
+    full = states(pipe, made, CAPTIONS[:1])
+    one, two, t5 = (h.clone() for h in full.hidden)
+    for hidden, first, last in ((one, 20, 40), (one, 40, 77), (two, 20, 40), (two, 40, 77)):
+        hidden[:, first:last] = hidden[:, min(first + 6, 38)][:, None]
+    t5[:, 20:] = t5[:, list(T5_PADDING)]
+    equal, noisy = States((one, two, t5), full.pooled), torch.randn(1, 16, 16, 16)
     stock = pipe.transformer.attn_processors
+    few = [part.float() for part in shortened(equal).parts()]
+    rounded = [part.bfloat16().float() for part in equal.parts()]
     with torch.no_grad():
-        expected = predict(pipe.transformer, noisy, torch.tensor([0.7]), asked)
-        pipe.transformer.set_attn_processor(PlainJointAttention())
-        found = predict(pipe.transformer, noisy, torch.tensor([0.7]), asked)
+        expected = predict(
+            pipe.transformer,
+            noisy,
+            torch.tensor([0.7]),
+            States(tuple(rounded[:3]), tuple(rounded[3:])),
+        )
+        pipe.transformer.set_attn_processor(PlainJointAttention(token_weights(True)))
+        found = predict(
+            pipe.transformer, noisy, torch.tensor([0.7]), States(tuple(few[:3]), tuple(few[3:]))
+        )
     pipe.transformer.set_attn_processor(stock)
+    assert few[0].shape[1] + few[2].shape[1] < 50
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -134,8 +151,8 @@ def test_training_learns_and_goes_on_where_it_stopped(made: Made, tmp_path: Path
     from demo_sd3 import KIND, build_transformer
 
     read = read_all(made.parts.texts, made.parts.tokenizers, [CAPTIONS[0], CAPTIONS[1], ""])
-    pool = demo_flow.Pool(torch.randn(2, 16, 16, 16).bfloat16(), read, 1)
-    plan = demo_flow.Plan(40, 4, captions=2, draws=4, warm_up=2, matrix_rate=0.01, rate=0.01)
+    pool = demo_flow.Pool(torch.randn(2, 16, 16, 16).bfloat16(), read)
+    plan = demo_flow.Plan(40, 4, captions=8, warm_up=2, matrix_rate=0.01, rate=0.01)
     torch.manual_seed(1)
     trainer = demo_flow.Trainer(build_transformer(1), KIND, plan, tmp_path)
     losses = []
