@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +91,20 @@ def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) ->
     found = draw(pipe.transformer, KIND, asked, empty, start, 4.0, 3)
     assert latents.std() > 0.1
     assert torch.allclose(unpack(latents), found, atol=1e-5)
+
+
+def test_training_learns(made: Made, tmp_path: Path) -> None:
+    from demo_flow import Plan, Pool, Trainer
+    from demo_flow_texts import read_all
+    from demo_flux import KIND, build_transformer
+
+    read = read_all(made.parts.texts, made.parts.tokenizers, [CAPTION, "two red stars", ""])
+    torch.manual_seed(1)
+    pool = Pool(torch.randn(2, 16, 16, 16).bfloat16(), read)
+    plan = Plan(40, 4, captions=8, warm_up=2, matrix_rate=0.01, rate=0.01)
+    trainer = Trainer(build_transformer(1, 1), KIND, plan, tmp_path)
+    losses = []
+    for _ in range(20):
+        trainer.take_step(pool)
+        losses.append(trainer.loss)
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
