@@ -43,6 +43,7 @@ check: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/flag_page.py --check
+	@$(BIN)/python tools/messages_page.py --check
 	@$(BIN)/python tools/compared_page.py --check
 
 # Without network; a broken link or a name that is gone is an error.
@@ -64,6 +65,7 @@ format: $(READY)
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/python tools/flag_page.py
+	@$(BIN)/python tools/messages_page.py
 	@$(BIN)/python tools/compared_page.py
 
 model: $(READY)

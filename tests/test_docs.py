@@ -2,7 +2,8 @@
 
 The blocks of a page run in order, in a folder that has what the pages speak of: a model, images, a
 trained word. Trainings are shortened. What cannot run here (see `READ_ONLY`) is read by the parser
-of the program that would run it. `make docs` checks links and anchors.
+of the program that would run it. Blocks that a translation shares with its English page run once.
+`make docs` checks links and anchors.
 """
 
 import logging
@@ -14,7 +15,6 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -27,15 +27,16 @@ from coinage.cli.cmd_ui import ui_parser
 from coinage.cli.main import COMMANDS, main
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
+from tests.containers import coinage_words
 from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
+from tests.pages import ROOT, Block, blocks_of, is_translation, name_of, own_blocks_of
 from tests.tiny_models import write_clip, write_dino
 
-ROOT = Path(__file__).parents[1]
 # `make check` compares them with their tables
 GENERATED = {ROOT / "docs" / "reference" / "flags.md", ROOT / "docs" / "compared.md"}
-PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - GENERATED)
-FENCE = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
+WRITTEN = {*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")} - GENERATED
+PAGES = sorted(page for page in WRITTEN if own_blocks_of(page) or not is_translation(page))
 # These programs are not run here: `check_*` below reads their commands instead.
 READ_ONLY = {
     "make": "runs this suite, or trains for minutes",
@@ -43,6 +44,10 @@ READ_ONLY = {
     "accelerate": "starts processes; its script is run in this one",
     "torchrun": "starts processes, on several GPUs or machines",
     "srun": "needs a SLURM cluster",
+    "sbatch": "needs a SLURM cluster; tests/test_containers.py runs the script",
+    "docker": "needs an engine; tests/containers.py reads it, and what is told to Coinage is checked",
+    "apptainer": "the same",
+    "curl": "needs the network",
     "coinage demo": "takes a minute; tests/demo runs it",
     "coinage ui": "waits for a browser; tests/ui runs it",
     "coinage doctor": "imports everything again; tests/doctor runs it",
@@ -51,28 +56,13 @@ READ_ONLY = {
 }
 WAITING = {"demo": demo_parser, "doctor": doctor_parser, "ui": ui_parser}
 FASTER = {"generate": ("--steps=2",), "evaluate": ("--steps=2", "--count=1", "--prompts=few.txt")}
-IGNORED = ("source", ".", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1")  # of the shell
+IGNORED = (  # of the shell
+    "source", ".", "read", "export", "mkdir", "Set-ExecutionPolicy", ".venv/Scripts/Activate.ps1"
+)  # fmt: skip
 WRITE_SETTINGS = ("--config_file=parsed.toml", "--output_config")
 SHORTER = ("--max_train_steps=2", "--sample_every_n_steps=0", "--on_problem=warn", "--seed=0")
 # Pages whose trainings run also in the default suite; those of the others are only checked there.
 TRAINED = ("README.md",)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block of a page: its language, its file name if it has one, and its text."""
-
-    language: str
-    title: str
-    text: str
-
-
-def blocks_of(page: Path) -> list[Block]:
-    return [Block(*found) for found in FENCE.findall(page.read_text(encoding="utf-8"))]
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 def commands_of(block: Block) -> list[list[str]]:
@@ -174,6 +164,13 @@ def check_benchmark(words: Sequence[str]) -> None:
         assert f'"{flag}"' in source, f"{words[1]} has no {flag}"
 
 
+def check_files(words: Sequence[str]) -> None:
+    """Check that the files of ours are there that a command hands to another computer."""
+    named = [word.removeprefix("@") for word in words if "examples/" in word]
+    assert named
+    assert all((ROOT / name).is_file() for name in named)
+
+
 def script_of(words: Sequence[str]) -> list[str]:
     """The script and its arguments, of what a launcher starts in several processes."""
     if words[0] == "accelerate":
@@ -189,7 +186,12 @@ def script_of(words: Sequence[str]) -> list[str]:
     return ["coinage", *args.training_script_args]
 
 
-CHECKED: dict[str, Callable[[Sequence[str]], None]] = {"make": check_make, "pip": check_pip}
+CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
+    "make": check_make,
+    "pip": check_pip,
+    "sbatch": check_files,
+    "curl": check_files,
+}
 
 
 def run_training(argv: Sequence[str], train: Callable[[list[str]], int], *, really: bool) -> str:
@@ -240,6 +242,9 @@ def run_command(words: Sequence[str], *, really: bool) -> str:
     if program in CHECKED:
         CHECKED[program](words)
         return ""
+    if program in ("docker", "apptainer"):
+        rest = coinage_words(words)
+        return run_coinage(rest, really=really) if rest else ""
     if program == "coinage":
         return run_coinage(rest, really=really)
     assert program in ("python", "python3", "py"), f"unknown program: {shlex.join(words)}"
@@ -315,12 +320,11 @@ def run_block(block: Block, names: dict[str, object], *, really: bool) -> None:
 
 def run_page(page: Path, *, really: bool) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
-    blocks = blocks_of(page)
-    for block in blocks:
+    for block in blocks_of(page):
         if block.title:
             Path(block.title).parent.mkdir(exist_ok=True)
             Path(block.title).write_text(shortened(block.text), encoding="utf-8")
-    for block in blocks:
+    for block in own_blocks_of(page):
         run_block(block, names, really=really)
 
 
@@ -344,8 +348,8 @@ def test_the_reference_names_every_command_of_the_program() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert pages == set(listed)
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if not is_translation(page)]
+    assert {page.relative_to(ROOT / "docs").as_posix() for page in pages} == set(listed)
 
 
 def test_contributing_names_files_that_exist() -> None:

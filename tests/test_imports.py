@@ -32,7 +32,8 @@ checks.advice checks.checklist checks.compiler checks.data checks.dataset checks
 checks.footprint checks.memory checks.merging checks.model checks.output checks.plan
 checks.run_length checks.scoring checks.several_words checks.word cli.cmd_convert cli.cmd_doctor
 cli.cmd_dataset cli.cmd_demo cli.cmd_evaluate
-cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_ui cli.cmd_verify cli.console cli.job
+cli.cmd_generate cli.cmd_inspect cli.cmd_report cli.cmd_ui cli.cmd_verify cli.console
+cli.japanese_help cli.job cli.language
 cli.main cli.parse cli.plan cli.sharing cli.signals cli.train cli.words config data.augment data.batches
 data.buckets data.captioned_images data.captions data.coverage data.dataset_config data.dataset_file
 data.dataset_folders data.dataset_keys data.default_prompts data.examine data.folder
@@ -49,12 +50,13 @@ runs.files runs.lock runs.names runs.sharing runs.states scoring.encoder_files s
 scoring.page scoring.prompts scoring.results scoring.scorer seeding settings.build
 settings.build_data settings.build_log settings.build_optimizer settings.conflicts
 settings.defaults settings.discover settings.flag_values
-settings.flags settings.foreign settings.idle_flags settings.mapping settings.number_range
+settings.flags settings.foreign settings.help_texts
+settings.idle_flags settings.mapping settings.number_range
 settings.pairs settings.ranges settings.scripts settings.tidy settings.toml_file settings.values
 settings.word_tables system.accelerator system.files system.full_memory system.launch system.nvidia
-system.text_files system.typed_json terminal.messages terminal.progress text.clip_tokenizer
+system.text_files system.typed_json terminal.messages terminal.progress terminal.wrapping text.clip_tokenizer
 text.init_words text.placeholder text.prompts text.samplers training.convergence training.outline
-training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.events ui.files ui.form
+training.results ui.actions ui.app ui.captioner ui.captions ui.drawing ui.ending ui.events ui.files ui.form
 ui.image_list ui.images ui.job ui.job_process ui.jobs ui.library ui.models ui.previews ui.processes ui.queue
 ui.reopened ui.security ui.server ui.sessions ui.site ui.starting ui.task_process ui.tasks ui.trash
 ui.texts ui.web ui.words ui.workspace wording

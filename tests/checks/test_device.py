@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from coinage.checks import check, device, make_plans
-from coinage.checks.device import device_findings, unused_card_problems
+from coinage.checks.device import build_for, cuda_of, device_findings, unused_card_problems
 from coinage.cli.main import main
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
@@ -16,7 +16,7 @@ from coinage.config import TrainConfig
 from coinage.demo.run import MODEL
 from coinage.errors import ConfigError
 from coinage.settings.build import build
-from coinage.system.accelerator import Accelerator
+from coinage.system.accelerator import Accelerator, Capability
 from coinage.system.nvidia import Card
 from tests.helpers import flags
 
@@ -172,6 +172,29 @@ def test_a_card_without_kernels_is_told_before_the_model_is_loaded(
     assert problem.hint.endswith("--index-url https://download.pytorch.org/whl/cu128")
 
 
+@pytest.mark.parametrize(
+    ("card", "driver", "build"),
+    [
+        ((8, 6), "591.2", "cu130"),
+        ((7, 5), "580.65.06", "cu130"),
+        ((8, 9), "579.9", "cu126"),
+        ((7, 0), "591.2", "cu126"),  # no build for CUDA 13 has kernels for it
+        ((6, 1), "535.1", "cu126"),
+        ((12, 0), "575.1", "cu128"),
+        ((12, 0), "580.1", "cu130"),
+        ((12, 0), "", "cu128"),
+        ((8, 6), "", "cu126"),
+        ((8, 6), "470.256.02", "cu118"),
+        (None, "591.2", "cu126"),
+        (None, "unknown", "cu126"),
+    ],
+)
+def test_the_build_of_torch_for_a_card_and_its_driver(
+    card: Capability | None, driver: str, build: str
+) -> None:
+    assert build_for(card, cuda_of(driver)) == build
+
+
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version {}). Please update your GPU driver"
 )
@@ -181,7 +204,7 @@ TOO_OLD = (
     ("built_for", "card", "reason", "what", "hint"),
     [
         (None, None, "", "", ""),
-        (None, Card("RTX 3060", "535.1", (8, 6)), "", "without CUDA", "whl/cu128"),
+        (None, Card("RTX 3060", "535.1", (8, 6)), "", "without CUDA", "whl/cu126"),
         (None, Card("GTX 1080", "535.1", (6, 1)), "", "without CUDA", "whl/cu126"),
         (None, Card(), "", "not the NVIDIA card", "whl/cu126"),
         (
@@ -189,7 +212,7 @@ TOO_OLD = (
             Card("RTX 3060", "535.1", (8, 6)),
             TOO_OLD.format(12020),
             "driver 535.1, for CUDA 12.2, is too old for this torch, which is built for CUDA 13.0",
-            "whl/cu128",
+            "whl/cu126",
         ),
         ("12.8", Card("K80", "450.1"), TOO_OLD.format(11040), "for CUDA 11.4", "whl/cu118"),
         (

@@ -287,6 +287,16 @@ def test_the_panel_names_no_file_and_no_secret() -> None:
     assert json.dumps(shown_flags())
 
 
+def test_the_panel_in_japanese() -> None:
+    english, japanese = shown_flags(), shown_flags("ja")
+    alike = [{**row, "help": ""} for row in english]
+    assert alike == [{**row, "help": ""} for row in japanese]
+    rows = {row["name"]: row["help"] for row in japanese}
+    assert rows["--clip_skip"] == "テキストエンコーダーの後ろから n 番目の層を使う。1 は最後の層。"
+    assert "（不要。" in rows["--sdpa"]
+    assert not {row["help"] for row in english} & set(rows.values())
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [

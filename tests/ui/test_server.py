@@ -221,6 +221,36 @@ def test_the_password_may_come_from_the_environment(
         assert login.status_code == 200
 
 
+def test_a_container_is_told_by_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("of the file\n")
+    monkeypatch.setenv("COINAGE_PASSWORD", "of the variable")
+    monkeypatch.setenv("COINAGE_PASSWORD_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("COINAGE_HOSTS", "box.example localhost")
+    with served(tmp_path / "work", "--listen", "::") as (_, address), browser(address) as page:
+        named = {"host": "box.example", "origin": "https://box.example"}
+        wrong = page.post("/api/login", json={"password": "of the variable"}, headers=named)
+        right = page.post("/api/login", json={"password": "of the file"}, headers=named)
+        other = page.post("/api/login", json={"password": "x"}, headers={"host": "evil.example"})
+    assert (wrong.status_code, right.status_code, other.status_code) == (403, 200, 403)
+
+
+def test_a_container_without_a_password_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COINAGE_HOSTS", "localhost")
+    monkeypatch.setenv("COINAGE_PASSWORD", "")
+    command = ["ui", str(tmp_path / "work"), "--listen", "::", "--no-browser"]
+    done = captured(lambda: main(command))
+    assert done.returncode != 0
+    assert "set COINAGE_PASSWORD" in done.stderr
+    monkeypatch.setenv("COINAGE_PASSWORD_FILE", str(tmp_path / "none"))
+    done = captured(lambda: main(command))
+    assert "COINAGE_PASSWORD_FILE: file not found" in done.stderr
+    assert not (tmp_path / "work").exists()
+
+
 def test_what_strangers_send_prints_nothing(tmp_path: Path) -> None:
     with served(tmp_path / "work") as (process, address), browser(address) as client:
         client.get(address)

@@ -180,6 +180,11 @@ def test_pages_and_what_is_not_there(client: TestClient, word: str) -> None:
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert 'lang="ja"' in client.get("/", headers={"accept-language": "ja"}).text
+    helps = {
+        lang: client.get(f"/api/flags?lang={lang}").json()[0]["help"] for lang in ("en", "ja", "x")
+    }
+    assert "学習" in helps["ja"]
+    assert helps["en"] == helps["x"] == client.get("/api/flags").json()[0]["help"]
     for missing in ("/words/none", "/api/words/none", "/none", "/static/none.js"):
         answer = client.get(missing)
         assert answer.status_code == 404

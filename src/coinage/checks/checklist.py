@@ -2,8 +2,9 @@
 
 A check is a function that looks at a word's `Draft` and adds what it finds to it: errors, warnings, notes,
 or what later steps need, such as the images. Some look at all words together. To add one: write the function
-in the file of its subject, and give it a row in `CHECKS`, at the place where what it needs is known. Nothing
-else is to be done: `coinage train`, `--dry_run`, `checks.check` and the Python API all go through the list.
+in the file of its subject, and give it a row in `CHECKS`, at the place where what it needs is known, and an
+entry in `docs/reference/messages.toml`. `coinage train`, `--dry_run`, `checks.check` and the Python API all
+go through the list.
 
 Light checks come first; the last ones import torch. None makes a folder or loads a model.
 """

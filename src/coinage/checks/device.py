@@ -22,12 +22,10 @@ from coinage.system.nvidia import Card, find_card
 
 NAMES: dict[Precision, str] = {"no": "float32", "fp16": "fp16", "bf16": "bf16"}
 OTHERWISE = "--mixed_precision chooses another"
-# Pages with builds of torch. Builds for CUDA 12 run with every driver for CUDA 12; those from 12.8 on
-# have kernels for Blackwell, and none for cards before Turing.
-PAGE = "https://download.pytorch.org/whl/"
-USUAL_PAGE, OLD_CARDS_PAGE, OLD_DRIVERS_PAGE = f"{PAGE}cu128", f"{PAGE}cu126", f"{PAGE}cu118"
+PAGES = "https://download.pytorch.org/whl/"  # with builds of torch
 TURING: Capability = (7, 5)
-CUDA_12 = 12000  # as the driver counts
+BLACKWELL: Capability = (10, 0)
+FIRST_DRIVERS = {13: 580, 12: 525, 11: 450}  # for each CUDA, by its first number
 DRIVERS = "https://www.nvidia.com/drivers"
 FOUND_VERSION = re.compile(r"found version (\d+)")
 
@@ -127,7 +125,7 @@ def unused_card_problems() -> list[Problem]:
     where = f"torch {torch.__version__}"
     if torch.version.cuda is None:
         what = f"this torch is built without CUDA: the run uses the CPU, and not {card.name}"
-        return [Problem(what, where, _install(card.capability))]
+        return [Problem(what, where, _install(card.capability, cuda=cuda_of(card.driver)))]
     return [_driver_problem(card, torch.version.cuda, _cuda_error(), where)]
 
 
@@ -145,8 +143,8 @@ def _driver_problem(card: Card, built_for: str, reason: str, where: str) -> Prob
         f"{driver} is too old for this torch, which is built for CUDA {built_for}: the run uses the CPU, "
         f"and not {card.name}"
     )
-    old = version is not None and version < CUDA_12
-    hint = f"update the driver ({DRIVERS}), or {_install(card.capability, old_driver=old)}"
+    cuda = version // 1000 if version else cuda_of(card.driver)
+    hint = f"update the driver ({DRIVERS}), or {_install(card.capability, cuda=cuda)}"
     return Problem(what, where, hint)
 
 
@@ -161,8 +159,32 @@ def _cuda_error() -> str:
     return "CUDA starts, but finds no device"
 
 
-def _install(capability: Capability | None, *, old_driver: bool = False) -> str:
-    """Return the command that installs a torch for a card and its driver."""
-    page = USUAL_PAGE if capability and capability >= TURING else OLD_CARDS_PAGE
-    page = OLD_DRIVERS_PAGE if old_driver else page
-    return f"pip install --force-reinstall torch --index-url {page}"
+def _install(capability: Capability | None, *, cuda: int = 0) -> str:
+    """Return the command that installs a torch for a card and the CUDA of its driver, 0 if not known."""
+    return f"pip install --force-reinstall torch --index-url {PAGES}{build_for(capability, cuda)}"
+
+
+def build_for(capability: Capability | None, cuda: int) -> str:
+    """Return the build of torch that has kernels for a card and runs with its driver.
+
+    Builds for CUDA 12 run with every driver for CUDA 12 or 13. Those for 12.6 have kernels for cards
+    from Maxwell to Hopper; those for 12.8, which end with torch 2.11, and for 13.0 for Turing and newer.
+
+    Args:
+        capability: of the card, such as (8, 6); None where it is not known.
+        cuda: what the driver is for, such as 12; 0 where it is not known.
+    """
+    if cuda and cuda < 12:
+        return "cu118"
+    if capability is None or capability < TURING:
+        return "cu126"
+    if cuda >= 13:
+        return "cu130"
+    return "cu128" if capability >= BLACKWELL else "cu126"
+
+
+def cuda_of(driver: str) -> int:
+    """Return the CUDA, by its first number, that a driver such as `535.183.01` is for; 0 if not known."""
+    first = driver.partition(".")[0]
+    number = int(first) if first.isdecimal() else 0
+    return next((cuda for cuda, least in FIRST_DRIVERS.items() if number >= least), 0)

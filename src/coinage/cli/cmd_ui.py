@@ -16,8 +16,9 @@ from coinage.system.text_files import read_text
 from coinage.terminal.messages import fact, print_line
 
 FOLDER = Path("~/coinage")
-LANGUAGES = ("en", "ja")
-VARIABLE = "COINAGE_PASSWORD"
+VARIABLE, FILE_VARIABLE = "COINAGE_PASSWORD", "COINAGE_PASSWORD_FILE"
+HOSTS_VARIABLE = "COINAGE_HOSTS"
+RUNS = {False: "and runs go on", True: "and the runs, which save first"}
 LEAST_PASSWORD = 8  # characters
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognised, not used
 
@@ -27,7 +28,9 @@ def ui_parser() -> Parser:
     parser = Parser(
         prog="coinage ui",
         description="Make words in the browser: on this computer, without a network.",
+        lang_help="Language of the pages, and of this help. Default: the browser's.",
     )
+    parser.set_defaults(lang=None)
     add = parser.add_argument
     add("folder", nargs="?", type=Path, default=FOLDER, metavar="FOLDER",
         help="Folder for words, models and pictures. Default: ~/coinage.")  # fmt: skip
@@ -35,13 +38,16 @@ def ui_parser() -> Parser:
     add("--listen", default="", metavar="ADDRESS",
         help="Let other computers in, at this address of this computer; needs a password.")  # fmt: skip
     add("--password-file", type=Path, metavar="FILE",
-        help=f"File with the password on its first line. Default: the variable {VARIABLE}.")  # fmt: skip
-    add("--allow-host", action="append", default=[], metavar="NAME",
-        help="A further name of this computer in browsers, as of a proxy; may be repeated.")  # fmt: skip
+        help="File with the password on its first line. Default: the file that the variable "
+        f"{FILE_VARIABLE} names, or else the variable {VARIABLE} itself.")  # fmt: skip
+    add("--allow-host", action="append", metavar="NAME",
+        help="A further name of this computer in browsers, as of a proxy; may be repeated. "
+        f"Default: the names in the variable {HOSTS_VARIABLE}, with spaces between them.")  # fmt: skip
     add("--models", action="append", default=[], type=Path, metavar="FOLDER",
         help="A folder whose models may be chosen; it is remembered; may be repeated.")  # fmt: skip
     add("--no-browser", action="store_true", help="Print the address, and open no browser.")
-    add("--lang", choices=LANGUAGES, help="Language of the pages. Default: the browser's.")
+    add("--end-runs", action="store_true",
+        help="End the runs with the page, with all saved. Default: they go on.")  # fmt: skip
     return parser
 
 
@@ -54,7 +60,8 @@ def ui_command(argv: Sequence[str]) -> None:
     """
     args = ui_parser().parse_args(argv)
     password = _password(args.password_file) if args.listen else ""
-    _check(args.listen, password, args.allow_host, args.port)
+    names = args.allow_host or os.environ.get(HOSTS_VARIABLE, "").split()
+    _check(args.listen, password, names, args.port)
     if not all(map(importlib.util.find_spec, ("starlette", "uvicorn"))):
         hint = 'install it: pip install "coinage-ti[ui]"'
         raise ConfigError([Problem("the page's server is not installed", hint=hint)])
@@ -65,16 +72,17 @@ def ui_command(argv: Sequence[str]) -> None:
         port=args.port,
         listen=args.listen,
         password=password,
-        names=args.allow_host,
+        names=names,
         models=args.models,
         language=args.lang,
+        ends_runs=args.end_runs,
     )
 
     def started(address: str) -> None:
         fact("folder", str(args.folder.expanduser().absolute()))
         # On stdout, as what a program that starts this one waits for
         print_line(address)
-        print_line("the address works once; Ctrl-C ends the page, and runs go on", "stderr")
+        print_line(f"the address works once; Ctrl-C ends the page, {RUNS[args.end_runs]}", "stderr")
         if not args.no_browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
@@ -82,8 +90,11 @@ def ui_command(argv: Sequence[str]) -> None:
         serve(settings, started)
 
 
-def _password(file: Path | None) -> str:
-    text = read_text(file, "--password-file", 4096) if file else os.environ.get(VARIABLE, "")
+def _password(given: Path | None) -> str:
+    named = os.environ.get(FILE_VARIABLE)
+    file = given or (Path(named) if named else None)
+    where = "--password-file" if given else FILE_VARIABLE
+    text = read_text(file, where, 4096) if file else os.environ.get(VARIABLE, "")
     return (text.splitlines() or [""])[0].strip()
 
 

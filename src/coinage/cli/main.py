@@ -9,7 +9,7 @@ from importlib import import_module
 
 from coinage import __version__
 from coinage.cli.console import exit_code_of
-from coinage.cli.parse import Parser
+from coinage.cli.parse import LANG, Parser
 from coinage.errors import ConfigError, Problem, did_you_mean
 from coinage.wording import visible
 
@@ -46,7 +46,8 @@ COMMANDS = (
 )
 
 
-def _command_parser() -> Parser:
+def command_parser() -> Parser:
+    """Return the parser of the bare command."""
     parser = Parser(
         prog="coinage",
         description="Teach Stable Diffusion a new word (Textual Inversion).",
@@ -59,13 +60,24 @@ def _command_parser() -> Parser:
     return parser
 
 
-def asked(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line, with `help` and `help COMMAND` as `--help` and `COMMAND --help`."""
-    return [*words[1:2], "--help"] if list(words[:1]) == ["help"] else list(words)
+def asked(words: list[str]) -> list[str]:
+    """Return the words of a command line, with `help` and `help COMMAND` as `--help` and `COMMAND --help`.
+
+    `--lang` may come first; it goes to the end then, where every command takes it.
+    """
+    lang: list[str] = []
+    if words and words[0].partition("=")[0] == LANG:
+        count = 1 if "=" in words[0] else 2
+        words, lang = words[count:] or ["--help"], words[:count]
+    if words[:1] == ["help"]:
+        command = [word for word in words[1:2] if not word.startswith("-")]
+        words = [*command, "--help", *words[1 + len(command) :]]
+    return [*words, *lang]
 
 
 def _run(words: Sequence[str]) -> None:
-    name = _command_parser().parse_args(words[:1] or ["--help"]).command
+    own = words if words[:1] and words[0].startswith("-") else words[:1]
+    name = command_parser().parse_args(own or ["--help"]).command
     if name not in COMMANDS:
         hint = did_you_mean(name.lower(), COMMANDS) or f"the commands are {', '.join(COMMANDS)}"
         raise ConfigError([Problem(f"`{visible(name)}` is not a command of coinage", hint=hint)])
@@ -76,7 +88,7 @@ def _run(words: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = asked(sys.argv[1:] if argv is None else argv)
+    words = asked(sys.argv[1:] if argv is None else list(argv))
     if words[:1] == ["train"]:
         from coinage.cli.train import train_command
 

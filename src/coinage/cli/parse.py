@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coinage.cli.language import LANGUAGES, can_show, language_of
 from coinage.errors import ConfigError, Problem
 from coinage.settings import word_tables
 from coinage.settings.flag_values import FlagValues
@@ -20,13 +23,40 @@ from coinage.settings.values import values_of_command
 from coinage.system.files import write_bytes
 from coinage.wording import few
 
-HELP = ("-h", "--help")
+LANG = "--lang"
+LANG_HELP = "Language of this help, and of nothing else. Default: that of LANG and the like."
+HELP = ("-h", "--help", LANG)
 # Not a negative number, and no text that begins with a dash
 FLAG = re.compile(rf"[{DASHES}]+[^\W\d][^\s=]*(=|$)")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are short, with a hint, and exit code 2."""
+    """An argument parser whose errors are short, with a hint, and exit code 2.
+
+    Its help is in the language of `--lang`, or of the environment.
+    """
+
+    def __init__(self, *, lang_help: str = LANG_HELP, **more: Any) -> None:
+        super().__init__(**more)
+        self._words: Sequence[str] = ()
+        self.add_argument(LANG, choices=LANGUAGES, default=argparse.SUPPRESS, help=lang_help)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse words as the base class does, and keep them: `--help` may come before `--lang`."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._words, namespace)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, in English where the stream cannot show another language."""
+        stream = sys.stdout if file is None else file
+        if language_of(self._words, os.environ) == "ja":
+            from coinage.cli.japanese_help import japanese_help
+
+            text = japanese_help(self)
+            if can_show(text, stream):
+                self._print_message(text, stream)
+                return
+        super().print_help(stream)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError([Problem(message, hint=f"see {self.prog} --help")])
@@ -124,6 +154,7 @@ def _command(
         hint = f"see {parser.prog} --help"
         problems.append(Problem(f"unexpected word {word!r}", hint=hint))
     given = {name: value for name, value in vars(parsed).items() if value is not unset}
+    given.pop("lang", None)  # it is for the help
     values, wrong = values_of_command(given, flags)
     return values, problems + wrong
 

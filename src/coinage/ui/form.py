@@ -19,6 +19,7 @@ from coinage.models.hub_files import native_side
 from coinage.settings.build_log import given_flags
 from coinage.settings.flag_values import ABOUT_THE_FILE, FlagValues
 from coinage.settings.flags import Flag, flags_of
+from coinage.settings.help_texts import help_in
 from coinage.settings.mapping import merge, values_to_toml
 from coinage.settings.ranges import range_problems
 from coinage.settings.scripts import Script
@@ -157,8 +158,8 @@ def panel_flags() -> dict[str, Flag]:
     return flags
 
 
-def shown_flags() -> list[dict[str, Any]]:
-    """Return what the page needs to know of each flag that it offers."""
+def shown_flags(language: str = "en") -> list[dict[str, Any]]:
+    """Return what the page needs to know of each flag that it offers, with help in `en` or `ja`."""
     shown = []
     for flag in panel_flags().values():
         limits = flag.range and {"least": flag.range.least, "most": flag.range.most}
@@ -168,7 +169,7 @@ def shown_flags() -> list[dict[str, Any]]:
                 "kind": flag.kind,
                 "default": flag.shown_default,
                 "choices": [str(choice) for choice in flag.choices],
-                "help": f"{flag.help} ({flag.note})" if flag.note else flag.help,
+                "help": help_in(language, flag),
                 "group": flag.group,
                 "range": limits,
             }

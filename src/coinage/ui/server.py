@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import secrets
@@ -14,6 +15,7 @@ import uvicorn
 
 from coinage.errors import CoinageError
 from coinage.ui.app import guarded_app
+from coinage.ui.ending import ask_runs, runs_ended
 from coinage.ui.models import Models
 from coinage.ui.security import Guard
 from coinage.ui.sessions import Entrance, kept_secret
@@ -38,6 +40,7 @@ class Settings:
         names: further names that this server goes by.
         models: folders whose models may be chosen; they are remembered.
         language: of the pages; None: what the browser prefers.
+        ends_runs: the runs end with the server, with all saved.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class Settings:
     names: Sequence[str] = ()
     models: Sequence[Path] = ()
     language: str | None = None
+    ends_runs: bool = False
 
 
 def hosts_of(port: int, listen: str = "", names: Sequence[str] = ()) -> frozenset[str]:
@@ -160,13 +164,27 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         app = guarded_app(site, hosts, entrance, settings.language)
         shown = LOOPBACK if not settings.listen or _is_any(settings.listen) else settings.listen
         address = f"http://{_in_address(shown)}:{port}/?token={token}"
-        _Server(app, lambda: started(address), site.tasks.end_soon).run(sockets=[bound])
+        runs = site.workspace if settings.ends_runs else None
+        _Server(app, lambda: started(address), site.tasks.end_soon, runs).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
-    """Says when it has started. It logs no requests, since addresses may hold the token."""
+    """Says when it has started. It logs no requests, since addresses may hold the token.
 
-    def __init__(self, app: Guard, started: Callable[[], None], ending: Callable[[], None]) -> None:
+    Args of the constructor:
+        app: that answers.
+        started: called when it does.
+        ending: called before it ends.
+        runs: workspace whose runs end with it; None: they go on.
+    """
+
+    def __init__(
+        self,
+        app: Guard,
+        started: Callable[[], None],
+        ending: Callable[[], None],
+        runs: Workspace | None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             http="h11",
@@ -180,7 +198,7 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=SECONDS_TO_END,
         )
         super().__init__(config)
-        self._has_started, self._ends = started, ending
+        self._has_started, self._ends, self._runs = started, ending, runs
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
@@ -191,4 +209,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End; streams that would go on for ever are told so first."""
         self._ends()
+        if self._runs:  # they save while streams end
+            await asyncio.to_thread(ask_runs, self._runs)
         await super().shutdown(sockets)
+        if self._runs:
+            await runs_ended(self._runs)

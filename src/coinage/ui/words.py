@@ -34,6 +34,7 @@ from coinage.ui.library import Library
 from coinage.ui.previews import list_previews
 from coinage.ui.reopened import reopened
 from coinage.ui.site import Site
+from coinage.ui.texts import LANGUAGES
 from coinage.ui.trash import to_trash
 from coinage.ui.web import RefusedError, in_thread, read_as, read_json
 from coinage.ui.workspace import (
@@ -336,8 +337,8 @@ def routes_of(site: Site) -> list[BaseRoute]:
         all_cards = [*cards.all(), *library.cards()]
         return JSONResponse(sorted(all_cards, key=lambda card: -card["changed"]))
 
-    def flags(_: Request) -> Response:
-        return JSONResponse(shown_flags())
+    def flags(request: Request) -> Response:
+        return JSONResponse(shown_flags(request.query_params.get("lang", LANGUAGES[0])))
 
     async def added(request: Request) -> Response:
         asked = await read_as(request, NewWord)

@@ -156,7 +156,7 @@ function makeRow(flag, set) {
     { class: flag.kind === "switch" ? "flag switch" : "flag" },
     el("label.mono", { for: id, text: flag.name }),
     el("div.row", {}, input, reset),
-    el("p.help", { id: `${id}-help`, lang: "en", text: `${flag.help}${limits}` }),
+    el("p.help", { id: `${id}-help`, text: `${flag.help}${limits}` }),
   );
   return {
     flag,
