@@ -3,15 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := $(VENV)-oldest
 ARGS ?=
 
-.PHONY: demo test coverage test-browser test-pretended test-slow test-fuzz test-perf check docs dist full-size-check gpu-check format model clean
+.PHONY: demo test test-oldest coverage test-browser test-pretended test-slow test-fuzz test-perf check docs dist full-size-check gpu-check format model clean
 
 demo: $(READY)
 	@$(BIN)/coinage demo $(ARGS)
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The same tests, without those of the page and the documentation, with the oldest versions that
+# pyproject.toml admits. Libraries of that age warn of things that are gone by now: no errors here.
+test-oldest: $(OLDEST)/.ready
+	@$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W default --disable-warnings \
+		--ignore tests/ui --ignore tests/test_docs.py $(ARGS)
 
 # The same tests; fails where they run fewer of the lines than pyproject.toml asks for.
 coverage: $(READY)
@@ -20,9 +27,9 @@ coverage: $(READY)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-# The page of `coinage ui`, as people use it, in the system's Chromium.
+# The page of `coinage ui` and the report, as people use them, in the system's Chromium.
 test-browser: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not slow" tests/ui $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not slow" tests/ui tests/report $(ARGS)
 
 # Every kind of step on a pretended GPU: the numbers of a CPU, the rules of CUDA.
 test-pretended: $(READY)
@@ -80,5 +87,14 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
+$(OLDEST)/.ready: $(READY)
+	@echo "setting up $(OLDEST) (once, some minutes)"
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(BIN)/python tools/oldest_versions.py > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt torch
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(OLDEST)/constraints.txt --editable '.[optimizers,test,ui,wandb]'
+	@touch $(OLDEST)/.ready
+
 clean:
-	rm -rf $(VENV) build demo_output .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest build demo_output .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -41,6 +41,9 @@ PAGES = sorted(page for page in WRITTEN if own_blocks_of(page) or not is_transla
 READ_ONLY = {
     "make": "runs this suite, or trains for minutes",
     "pip": "changes the environment",
+    "uvx": "installs a package",
+    "uv": "the same",
+    "pipx": "the same",
     "accelerate": "starts processes; its script is run in this one",
     "torchrun": "starts processes, on several GPUs or machines",
     "srun": "needs a SLURM cluster",
@@ -146,6 +149,17 @@ def check_make(words: Sequence[str]) -> None:
     assert given <= set(targets), f"not a target: {shlex.join(words)}"
 
 
+def check_make_script(words: Sequence[str]) -> None:
+    """Its tasks are those of make, and setup alone; test_make_ps1.py reads it."""
+    _, task, *given = words
+    if task != "setup":
+        check_make(["make", task])
+    script = (ROOT / "make.ps1").read_text(encoding="utf-8")
+    parameters = re.findall(r"\[string\] \$(\w+)", script)
+    named = [word.removeprefix("-") for word in given if word.startswith("-")]
+    assert set(named) <= set(parameters), f"not a parameter: {shlex.join(words)}"
+
+
 def check_pip(words: Sequence[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = {"torch", ".", *(f".[{extra}]" for extra in project["optional-dependencies"])}
@@ -156,6 +170,16 @@ def check_pip(words: Sequence[str]) -> None:
             assert value.startswith("https://") or (ROOT / value).is_file()
         elif not word.startswith("-"):
             assert word in known, f"unknown package or extra: {shlex.join(words)}"
+
+
+def check_installer(words: Sequence[str]) -> None:
+    """It installs the wheel that `make dist` builds, and may run its command."""
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    (at,) = (at for at, word in enumerate(words) if word.endswith(".whl"))
+    assert words[at] == f"dist/{name.replace('-', '_')}-*.whl"
+    if words[at + 1 :]:
+        assert words[at + 1] == "coinage"
+        run_coinage(words[at + 2 :], really=False)
 
 
 def check_benchmark(words: Sequence[str]) -> None:
@@ -188,7 +212,11 @@ def script_of(words: Sequence[str]) -> list[str]:
 
 CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
     "make": check_make,
+    "./make.ps1": check_make_script,
     "pip": check_pip,
+    "uvx": check_installer,
+    "uv": check_installer,
+    "pipx": check_installer,
     "sbatch": check_files,
     "curl": check_files,
 }

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.docs_hook import anchors_of, with_anchors_of, with_note
+from tools.docs_hook import anchors_of, with_anchors_of, with_note, with_whole_flags
 
 from tests.pages import FENCE, ROOT, english_of, is_translation, name_of
 from tests.translations import HEADING, faults_of
@@ -28,6 +28,7 @@ TRANSLATED = [
     "docs/guides/logging.md",
     "docs/guides/lora.md",
     "docs/guides/low-memory.md",
+    "docs/guides/mac.md",
     "docs/guides/negative-words.md",
     "docs/guides/previews.md",
     "docs/guides/python.md",
@@ -191,6 +192,15 @@ def test_a_page_without_translation_says_so_below_its_title(text: str, start: st
     noted = with_note(text, "ja")
     assert noted.startswith(start)
     assert noted.endswith(f"\n\n{text.removeprefix('# A page').lstrip()}")
+
+
+def test_a_flag_is_marked_as_a_whole_and_nothing_else_is() -> None:
+    flag = '<span class="flag">--seed</span>'
+    assert with_whole_flags("<p><code>--seed 1</code>、--seed</p>") == (
+        f"<p><code>{flag} 1</code>、{flag}</p>"
+    )
+    for same in ('<a href="x.html#--seed">a--b, --&gt;</a>', "<pre><code>--seed 1\n</code></pre>"):
+        assert with_whole_flags(same) == same
 
 
 def test_the_translated_readme_leads_to_translated_pages() -> None:

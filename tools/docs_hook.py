@@ -1,4 +1,7 @@
-"""Hook of mkdocs: translated pages have the anchors of the English ones; no page loads from elsewhere."""
+"""Hook of mkdocs: translated pages have the anchors of the English ones; no page loads from elsewhere.
+
+Names of flags are never broken at their dashes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ FETCHED = re.compile(
     r"(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
 )
 UNTRANSLATED = {"ja": '!!! note "このページは英語で書かれています"\n    日本語訳はまだありません。'}
+# A flag in the text of a page; tags and blocks of code are passed over
+FLAG = re.compile(r"(<pre\b.*?</pre>|<[^>]*>)|(?<![\w-])(--[a-z]\w*)", re.DOTALL)
 FENCED_OR_HEADING = re.compile(r"^```.*?^```|^#{1,6} [^\n]+$", re.MULTILINE | re.DOTALL)
 
 
@@ -54,6 +59,16 @@ def with_note(markdown: str, language: str) -> str:
     """An English page for readers of another language, which says so below its title."""
     title, rest = re.fullmatch(r"(# [^\n]+\n)?(.*)", markdown, re.DOTALL).groups("")
     return f"{title}\n{UNTRANSLATED[language]}\n\n{rest}"
+
+
+def with_whole_flags(html: str) -> str:
+    """The page, with each flag marked so that no line ends between its dashes."""
+    return FLAG.sub(lambda found: found[1] or f'<span class="flag">{found[2]}</span>', html)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Return the body of a page, with its flags marked."""
+    return with_whole_flags(html)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -278,3 +279,14 @@ def test_paths_and_names_are_taken_out(
         monkeypatch.setenv(name, "annasmith")
     names = {"home": home, "cwd": here, "user": "annasmith"}
     assert anonymous(text.format(**names)) == due.format(**names)
+
+
+def test_a_mac_is_told_with_its_system_and_memory(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(hardware, "accelerator_here", lambda: Accelerator("mps", "mps"))
+    monkeypatch.setattr("platform.mac_ver", lambda: ("15.3", ("", "", ""), "arm64"))
+    (result,) = hardware.look_at_device()
+    assert result.state == "ok"
+    assert result.found.startswith("the GPU of a Mac (mps) on macOS 15.3, ")
+    assert re.search(
+        r" [\d.]+ [GT]B of memory shared with the processor, float32; torch \d", result.found
+    )

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("device.cpp")
+# Which one is pretended: cuda, or mps as on a Mac
+KIND = os.environ.get("PRETENDED_GPU", "cuda")
 BUILDS = Path(__file__).parents[2] / "build" / "pretended_gpu"
 
 
@@ -32,7 +34,7 @@ def built() -> Path:
     if spec is None or spec.origin is None:
         raise CannotBuildError("there is no torch")
     torch = Path(spec.origin).parent
-    content = SOURCE.read_bytes() + (torch / "version.py").read_bytes() + str(torch).encode()
+    content = SOURCE.read_bytes() + (torch / "version.py").read_bytes() + f"{torch}{KIND}".encode()
     library = BUILDS / f"device-{hashlib.sha256(content).hexdigest()[:16]}.so"
     if library.is_file():
         return library
@@ -40,6 +42,7 @@ def built() -> Path:
     # Several processes may compile it at the same time
     half = library.with_suffix(f".{os.getpid()}")
     options = ["-std=c++20", "-O0", "-shared", "-fPIC", f"-I{torch / 'include'}"]
+    options += ["-DPRETENDED_MPS"] if KIND == "mps" else []
     links = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch / 'lib'}"]
     done = subprocess.run(
         [compiler, *options, str(SOURCE), "-o", str(half), *links],

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from tests.pretended_gpu.device import KIND
 from tests.pretended_gpu.graphs import Graph, recorded
 
-CUDA = torch.device("cuda", 0)
+ONLY = torch.device(KIND, 0)
 NAME = "Pretended GPU"
 GIGABYTES = 2**30
 aten = torch.ops.aten
@@ -56,6 +57,7 @@ FREE = {
     aten.lift_fresh.default,
     aten._unsafe_view.default,
 }
+MISSING_ON_MAC = {torch.float64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2}
 plain_data = torch._C.TensorBase.__dict__["data"]
 
 
@@ -191,7 +193,7 @@ class OnGpu(Tensor):
             storage_offset=host.storage_offset(),
             dtype=host.dtype,
             layout=host.layout,
-            device=CUDA,
+            device=ONLY,
         )
         made.host, made.gpu = host, gpu
         return made
@@ -231,7 +233,7 @@ class OnGpu(Tensor):
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use "
+            f"can't convert {ONLY} device type tensor to numpy. Use "
             "Tensor.cpu() to copy the tensor to host memory first."
         )
 
@@ -270,9 +272,25 @@ class Everything(TorchDispatchMode):
         return run(self.gpu, func, args, kwargs or {})
 
 
-def is_cuda(device: Any) -> bool:
+def is_gpu(device: Any) -> bool:
     """Whether a device, or its name, is a GPU; None is not."""
-    return device is not None and torch.device(device).type == "cuda"
+    return device is not None and torch.device(device).type == KIND
+
+
+def check_for_mac(func: Operation, tensors: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse what Metal refuses: numbers of 64 bits with a point, and 8-bit ones; pinned memory.
+
+    Raises:
+        TypeError, RuntimeError: in torch's words, or near them.
+    """
+    dtypes = {x.dtype for x in tensors} | {kwargs.get("dtype")}
+    if dtypes & MISSING_ON_MAC:
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
+            f"float64. Please use float32 instead. ({func})"
+        )
+    if kwargs.get("pin_memory"):
+        raise RuntimeError("Cannot pin memory for MPS")
 
 
 def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -285,12 +303,16 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
     flat, form = tree_flatten((args, kwargs))
     ours = [x for x in flat if isinstance(x, OnGpu)]
     device = kwargs.get("device")
-    if kwargs.get("pin_memory") and not is_cuda(device):
+    if kwargs.get("pin_memory") and not is_gpu(device) and KIND == "cuda":
         made = func(*args, **{**kwargs, "pin_memory": False})
         gpu.pin(made)
         return made
-    if not ours and not is_cuda(device):
+    if not ours and not is_gpu(device):
         return func(*args, **kwargs)
+    if KIND == "mps":
+        target = kwargs.get("device")
+        stays = target is None or is_gpu(target)
+        check_for_mac(func, ours, kwargs if stays else {})
     gpu.kernels += not (func.is_view or func in FREE or gpu.recording)
     check(func, args, flat, ours)
     for kind in waits_of(gpu, func, args, kwargs):
@@ -306,7 +328,7 @@ def run(gpu: Gpu, func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any
     result = done(gpu, func, inner_args, in_ram(func, inner_kwargs))
     if func is aten.copy_.default:
         return args[0]
-    if func is aten._to_copy.default and device is not None and not is_cuda(device):
+    if func is aten._to_copy.default and device is not None and not is_gpu(device):
         return result
     known = {id(x.host): x for x in ours}  # an operation in place returns what it was given
 
@@ -331,8 +353,8 @@ def check(func: Operation, args: Sequence[Any], flat: Sequence[Any], ours: Seque
         RuntimeError: in CUDA's words.
     """
     for x in flat:
-        if isinstance(x, torch.Generator) and not is_cuda(x.device):
-            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        if isinstance(x, torch.Generator) and not is_gpu(x.device):
+            raise RuntimeError(f"Expected a '{KIND}' device type for generator but found 'cpu'")
     others = [x for x in flat if isinstance(x, Tensor) and not isinstance(x, OnGpu)]
     if not others or not ours or func in COPIES or func is aten.set_.source_Tensor:
         return
@@ -342,7 +364,7 @@ def check(func: Operation, args: Sequence[Any], flat: Sequence[Any], ours: Seque
     if not (takes_numbers and all(x.dim() == 0 for x in others)):
         raise RuntimeError(
             "Expected all tensors to be on the same device, but "
-            f"found at least two devices, cuda:0 and cpu! ({func})"
+            f"found at least two devices, {ONLY} and cpu! ({func})"
         )
 
 
@@ -372,7 +394,7 @@ def _wait_of_copy(
 ) -> Iterator[str]:
     if func is aten._to_copy.default:
         source, device = args[0], kwargs.get("device")
-        target = isinstance(source, OnGpu) if device is None else is_cuda(device)
+        target = isinstance(source, OnGpu) if device is None else is_gpu(device)
         free = kwargs.get("non_blocking", False)
     else:
         source, target = args[1], isinstance(args[0], OnGpu)
@@ -458,6 +480,50 @@ def _answers(gpu: Gpu) -> dict[str, Callable[..., Any]]:
     }
 
 
+def _answers_of_mac(gpu: Gpu) -> dict[str, Callable[..., Any]]:
+    """What functions of `torch.mps` answer."""
+    return {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "empty_cache": lambda: None,
+        "manual_seed": lambda _: None,
+        "current_allocated_memory": lambda: 0,
+        "driver_allocated_memory": lambda: 0,
+        "synchronize": lambda: gpu.wait("synchronize"),
+    }
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Attention step by step: where torch is not built for Macs, it finds no fused one and stops."""
+    assert not enable_gqa
+    result: Tensor = aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale
+    )[0]
+    return result
+
+
+@contextmanager
+def _answering(gpu: Gpu) -> Iterator[None]:
+    """Have the device's own module of torch answer, and no other device."""
+    if KIND == "cuda":
+        with patch.multiple(torch.cuda, **_answers(gpu)):
+            yield
+        return
+    with (
+        patch.multiple(torch.mps, **_answers_of_mac(gpu)),
+        patch.object(nn.functional, "scaled_dot_product_attention", _attention),
+        patch.multiple(
+            torch.backends.mps, is_available=lambda: True, is_built=lambda: True,
+            is_macos_or_newer=lambda *_: True, is_macos13_or_newer=lambda *_: True,
+        ),
+    ):  # fmt: skip
+        yield
+
+
 @contextmanager
 def pretended_gpu(package: str = "coinage") -> Iterator[Gpu]:
     """Have a GPU for a while.
@@ -475,7 +541,7 @@ def pretended_gpu(package: str = "coinage") -> Iterator[Gpu]:
     # A parameter cannot change its class where it is
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        with patch.multiple(torch.cuda, **_answers(gpu)), Everything(gpu):
+        with _answering(gpu), Everything(gpu):
             yield gpu
     finally:
         torch._C._set_only_lift_cpu_tensors(lifts)

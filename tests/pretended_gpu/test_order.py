@@ -25,7 +25,7 @@ from coinage.models.quiet import quiet_libraries
 from coinage.training.processes import ALONE
 from coinage.training.session import find_starts, open_outputs, prepare_runs
 from tests.helpers import config_for
-from tests.pretended_gpu.tensors import CUDA, pretended_gpu
+from tests.pretended_gpu.tensors import ONLY, pretended_gpu
 
 out = Path(sys.argv[2])
 write_inputs(out)
@@ -35,7 +35,7 @@ def prepared(*flags):
     model = f"--pretrained_model_name_or_path={MODELS / 'sd1'}"
     config = config_for(out / "data" / "dataset.toml", out, model, "--init_word=ball", *flags)
     (plan,) = make_plans([config])
-    (run,) = prepare_runs([plan], ALONE, CUDA)
+    (run,) = prepare_runs([plan], ALONE, ONLY)
     plan.release()
     return run
 
@@ -49,7 +49,7 @@ with pretended_gpu():
         parts, seen = run.parts, []
         rest = (parts.denoiser, *parts.text_encoders)
         look = lambda *_: seen.append((frozen_on(parts.vae), frozen_on(*rest)))
-        assert parts.device == CUDA and {row.device for row in run.rows} == {CUDA}
+        assert parts.device == ONLY and {row.device for row in run.rows} == {ONLY}
         with parts.vae.encoder.register_forward_pre_hook(look):
             (run,) = find_starts([run])
         assert seen == [({"cuda"}, {"cpu"})] * encoded, seen
@@ -73,7 +73,7 @@ with pretended_gpu():
         assert frozen_on(*(layer for e in parts.text_encoders for layer in e.modules()
                            if isinstance(layer, torch.nn.Linear))) == {"cuda"}
     assert parts.embeddings[0].table.device.type == "cpu", "only a caption's rows are copied"
-    assert {row.device for row in run.rows} == {CUDA} and set(sizes) == {1}
+    assert {row.device for row in run.rows} == {ONLY} and set(sizes) == {1}
     assert frozen_on(parts.denoiser) == {"cuda"} and frozen_on(parts.vae) == {"cpu"}
     weights = [layer.weight.dtype for module in (parts.denoiser, *parts.text_encoders)
                for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
@@ -94,7 +94,7 @@ with pretended_gpu():
         from coinage.config import ModelConfig
         parts = FAMILIES["sd1"].load(ModelConfig(source=str(MODELS / "sd1")), torch.float16)
         parts.vae.register_to_config(force_upcast=upcast)
-        parts.home = CUDA
+        parts.home = ONLY
         placement.place_vae(parts)
         assert {p.dtype for p in parts.vae.parameters()} == {expected}
         assert frozen_on(parts.vae) == {"cuda"} and frozen_on(parts.denoiser) == {"cpu"}
@@ -105,7 +105,7 @@ os._exit(0)
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(ORDER, id="order"),
+        pytest.param(ORDER, id="order", marks=pytest.mark.pretended),
         pytest.param(LOW, id="low memory", marks=pytest.mark.slow),
         pytest.param(VAE, id="VAE", marks=pytest.mark.slow),
     ],

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.pretended_gpu.device import built
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +21,7 @@ from coinage.models import streaming
 from coinage.models.bit_sums import sum_of_bits
 from coinage.models.eight_bit import keep_in_eight_bits
 from coinage.models.streaming import stream
-from tests.pretended_gpu.tensors import CUDA, pretended_gpu
+from tests.pretended_gpu.tensors import ONLY, pretended_gpu
 
 def module(eight_bits):
     torch.manual_seed(0)
@@ -46,10 +48,10 @@ for eight_bits in (False, True):
         expected = passed(module(eight_bits), x, checkpointed)
         with pretended_gpu() as gpu:
             parts = module(eight_bits)
-            stream(parts, CUDA, limit=8192, least=0)
-            parts.to(CUDA)
+            stream(parts, ONLY, limit=8192, least=0)
+            parts.to(ONLY)
             assert not parts[0][0].weight.is_cuda and parts[0][0].bias.is_cuda
-            moved = x.detach().to(CUDA)
+            moved = x.detach().to(ONLY)
             passed(parts, moved, checkpointed)
             bits = sum_of_bits([*parts.parameters()])
             for _ in range(2):
@@ -65,14 +67,15 @@ for eight_bits in (False, True):
 with pretended_gpu() as gpu:
     streaming._Buffer.acquire = lambda buffer: None
     parts = module(True)
-    stream(parts, CUDA, limit=8192, least=0)
-    parts.to(CUDA)
-    made, _ = passed(parts, x.detach().to(CUDA), False)
+    stream(parts, ONLY, limit=8192, least=0)
+    parts.to(ONLY)
+    made, _ = passed(parts, x.detach().to(ONLY), False)
     assert not torch.equal(made.cpu(), expected[0]), "what does not wait for a copy is wrong here"
 os._exit(0)
 """
 
 
+@pytest.mark.pretended
 def test_copies_are_made_behind_what_is_computed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PASSES, str(built())],

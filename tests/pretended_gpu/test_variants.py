@@ -91,7 +91,7 @@ from pathlib import Path
 from tests.pretended_gpu import device
 device.load(Path(sys.argv[1]))
 import torch
-from tests.pretended_gpu.tensors import CUDA, WaitError, pretended_gpu
+from tests.pretended_gpu.tensors import ONLY, WaitError, pretended_gpu
 
 def refused(work, words):
     try:
@@ -103,7 +103,7 @@ def refused(work, words):
 
 with pretended_gpu() as gpu:
     numbers, layer = torch.arange(6.0, device="cuda").reshape(2, 3), torch.nn.Linear(3, 2).to("cuda")
-    assert numbers.is_cuda and numbers.device == CUDA and layer.weight.device == CUDA
+    assert numbers.is_cuda and numbers.device == ONLY and layer.weight.device == ONLY
     with torch.autocast("cuda", torch.bfloat16):
         made = layer(numbers)
         assert made.dtype == torch.bfloat16

@@ -15,7 +15,7 @@ from tests.report import samples
 from tests.report.test_page import HOSTILE, hostile
 
 __all__ = ["browser"]
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.browser]
 SHOWN = "document.querySelectorAll('.picture')"
 
 

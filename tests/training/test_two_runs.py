@@ -16,6 +16,7 @@ from coinage.runs.files import earlier_files, rest_of, set_aside, tidy
 from coinage.runs.lock import claim, hold
 from coinage.runs.states import latest_state
 from tests.helpers import config_for, trained
+from tests.windows import ON_WINDOWS, LikeMsvcrt, LikeWindows, letters_alike, windows_files
 
 HOLD = """
 import sys
@@ -197,3 +198,38 @@ def test_a_command_that_is_given_again_after_a_kill_begins_again(
     trained(moon_dataset, tmp_path, "--max_train_steps=2", "--resume=latest")
     assert not (tmp_path / "zibu-log-1.jsonl").exists()
     assert len((tmp_path / "zibu-log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_name_in_other_letters_is_the_same_where_the_file_system_says_so(tmp_path: Path) -> None:
+    names = ("zibu-log.jsonl", "zibu-report.html", "zibu-000002.safetensors", "zibulon-log.jsonl")
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    assert ON_WINDOWS or set_aside(tmp_path, "Zibu") == [], "here they are two"
+    with letters_alike():
+        assert len(earlier_files(tmp_path, "Zibu")) == 3
+        assert len(set_aside(tmp_path, "Zibu")) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "Zibu-000002-1.safetensors",
+        "Zibu-log-1.jsonl",
+        "Zibu-report-1.html",
+        "zibulon-log.jsonl",
+    ]
+
+
+@pytest.mark.skipif(ON_WINDOWS, reason="it has them")
+def test_locks_as_windows_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coinage.runs.lock.os", LikeWindows())
+    monkeypatch.setitem(sys.modules, "msvcrt", LikeMsvcrt)
+    path = tmp_path / ".zibu.lock"
+    with windows_files() as refused:
+        first = hold(path)
+        assert first
+        assert first.file is not None
+        path.write_bytes(b"77 elsewhere")  # who has it can be read: the locked byte lies far behind
+        assert hold(path) is None
+        first.release()
+        assert not path.exists()
+        second = hold(path)
+        assert second
+        second.release()
+    assert refused == []

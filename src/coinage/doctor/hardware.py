@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def look_at_device() -> Sequence[Result]:
     built = torch.version.cuda and f"CUDA {torch.version.cuda}"
     built = built or (torch.version.hip and f"ROCm {torch.version.hip}") or "no graphics card"
     for_what = f"torch {torch.__version__}, built for {built}"
+    if accelerator.kind == "mps":
+        shared = f"{sized(_all_memory())} of memory shared with the processor"
+        found = f"the GPU of a Mac (mps) on macOS {platform.mac_ver()[0]}, {shared}, float32"
+        return [Result("device", f"{found}; torch {torch.__version__}", findings)]
     if not accelerator.is_gpu:
         _check_unused(findings)
         cores = os.cpu_count() or 1
@@ -71,6 +76,11 @@ def look_at_memory() -> Sequence[Result]:
         what = f"only {sized(free)} of memory are free: loading SD 1.5 takes about 4 GB, SDXL 10 GB"
         findings.warn(what, hint="close other programs, or enlarge the swap file")
     return [Result("memory", f"{sized(free)} free", findings)]
+
+
+def _all_memory() -> int:
+    """Return the bytes of memory of a computer that is not Windows."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_memory() -> int | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import safetensors
 
 from coinage.errors import CoinageError, reason_of
-from coinage.system.files import temporary_of
+from coinage.system.files import cannot_write, put_in_place, temporary_of
 from coinage.system.text_files import is_file, no_file
 
 CHUNK_BYTES = 2**20
@@ -147,11 +147,9 @@ def write_tensors(
         if file_digest(temporary, len(header)) != digest:
             what, hint = "the file does not hold what was written", "choose another folder"
             raise CoinageError(what, str(path), hint)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except OSError as error:
-        hint = "free some space or choose another folder"
-        what = f"cannot write the file: {error.strerror or reason_of(error)}"
-        raise CoinageError(what, str(path), hint) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -52,6 +52,19 @@ def rest_of(path: Path, name: str) -> tuple[str, str] | None:
     return None
 
 
+def listed(folder: Path, name: str) -> Iterator[Path]:
+    """Yield what is in a folder, in order.
+
+    Where upper and lower case are one to the file system, as on Windows and most Macs, the files of
+    Zibu are those of zibu: they are given as the run spells its name.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        start, rest = path.name[: len(name)], path.name[len(name) :]
+        own = path.with_name(name + rest)
+        is_alike = start != name and start.casefold() == name.casefold()
+        yield own if is_alike and own.exists() and own.samefile(path) else path
+
+
 def _can_be_of(moment: str, ending: str) -> bool:
     """Return whether a run writes files with an ending at a moment."""
     if ending in (LOG, REPORT, CHOICE):
@@ -69,7 +82,7 @@ def earlier_files(folder: Path, name: str) -> list[Path]:
         return []
     files = []
     has_learned = False
-    for path in sorted(folder.iterdir()):
+    for path in listed(folder, name):
         rest = rest_of(path, name)
         if rest is None:
             continue

@@ -16,7 +16,7 @@ from coinage.data.sample import Sample
 from coinage.errors import CoinageError, Findings
 from coinage.later_fields import set_later, with_set_later
 from coinage.runs.digests import digest_of_images, digest_of_weights
-from coinage.runs.files import STATE, rest_of
+from coinage.runs.files import STATE, listed, rest_of
 from coinage.system.launch import process_count
 from coinage.system.text_files import read_json
 from coinage.system.typed_json import decode
@@ -190,8 +190,8 @@ def states_of(folder: Path, name: str) -> dict[int, Path]:
     States of another run whose name begins alike are not among them.
     """
     states: dict[int, Path] = {}
-    for path in sorted(folder.glob(f"*{STATE}"), reverse=True):
-        if rest_of(path, name) is None or not path.is_dir():
+    for path in reversed(list(listed(folder, name))):
+        if not path.name.endswith(STATE) or rest_of(path, name) is None or not path.is_dir():
             continue
         summary = read_summary(path)
         if summary:

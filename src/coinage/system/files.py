@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from coinage.errors import CoinageError, reason_of
 
 # Bytes of a name that a temporary file may repeat; some file systems take names of 143 bytes.
 LONGEST_NAME = 64
+# What Windows answers while another program has a file open: access denied, sharing violation
+HELD = (5, 32)
+PATIENCE = 3.0  # seconds for which others may hold a file; a virus scanner needs less than one
+LOOKS = 0.05  # seconds between two attempts
+HELD_BY_OTHER = "another program has it open, or it is read-only"
+CLOSE_IT = "close what shows or edits it, then try again; or choose another folder"
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -40,13 +47,49 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except (OSError, ValueError) as error:  # ValueError: the system cannot write such a name
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", "") or reason_of(error)
-        hint = "free some space or choose another folder"
-        raise CoinageError(f"cannot write the file: {reason}", str(path), hint) from error
+        raise cannot_write(path, error) from error
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file its name, in place of an older file of that name.
+
+    On Windows no file can be replaced while another program has it open, as virus scanners and
+    indexers do for a moment: there it is tried again for `PATIENCE` seconds.
+
+    Raises:
+        OSError: it cannot be replaced; `cannot_write` says why.
+    """
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            if not is_held(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(LOOKS)
+        else:
+            return
+
+
+def is_held(error: BaseException) -> bool:
+    """Return whether Windows refuses something because another program has the file open.
+
+    A file that is read-only gives the same error.
+    """
+    return getattr(error, "winerror", None) in HELD
+
+
+def cannot_write(path: Path, error: BaseException) -> CoinageError:
+    """Return what to tell of a file that cannot be written: the reason, and how to mend it."""
+    if is_held(error):
+        return CoinageError(f"cannot write the file: {HELD_BY_OTHER}", str(path), CLOSE_IT)
+    reason = getattr(error, "strerror", "") or reason_of(error)
+    hint = "free some space or choose another folder"
+    return CoinageError(f"cannot write the file: {reason}", str(path), hint)
 
 
 def temporary_of(path: Path) -> Path:

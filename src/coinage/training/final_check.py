@@ -67,7 +67,9 @@ def mending_offer(run: Run, path: Path) -> str:
     saved = _as_saved(run, path).vectors.values()
     longest = 0.0
     for rows, embedding in zip(saved, run.parts.embeddings, strict=True):
-        usual = float(embedding.table.norm(dim=1, dtype=torch.float32).max())
+        # Tensor.norm takes no dtype on a Mac
+        lengths = torch.linalg.vector_norm(embedding.table, dim=1, dtype=torch.float32)
+        usual = float(lengths.max())
         longest = max(longest, float(rows.norm(dim=1).max()) / usual)
     if longest <= 1:
         return ""

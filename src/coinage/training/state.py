@@ -190,4 +190,5 @@ def remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise CoinageError(f"cannot delete an older save: {error.strerror}", str(path)) from error
+        what = f"an older save cannot be deleted, and stays: {error.strerror}"
+        raise CoinageError(what, str(path), "delete it by hand") from error

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from coinage.embeddings.format_names import FormatName, Precision
 from coinage.errors import CoinageError
 from coinage.report.page import read_report
+from coinage.system.files import put_in_place
 from coinage.system.typed_json import decode
 from coinage.ui.images import received
 from coinage.ui.jobs import REPORT_POLICY
@@ -210,7 +211,7 @@ class Doctor:
         path = folder / name
         try:
             upload = await received(request, folder)
-            upload.replace(path)
+            put_in_place(upload, path)
             task = self._site.tasks.run("inspect", {"path": str(path)})
             found = await while_asked(request, task)
         except BaseException as error:

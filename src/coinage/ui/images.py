@@ -27,7 +27,7 @@ from coinage.data.buckets import Size
 from coinage.data.headers import check_size, orientation_in, read_header
 from coinage.data.images import UPRIGHT
 from coinage.errors import CoinageError
-from coinage.system.files import write_bytes
+from coinage.system.files import put_in_place, write_bytes
 from coinage.ui.image_list import (
     CAPTION_SUFFIX,
     image_file,
@@ -206,7 +206,7 @@ def store_image(
         folder.images.mkdir(exist_ok=True)
         write_bytes(thumb, picture.thumb, sync=False)
         if picture.png is None:
-            upload.replace(path)
+            put_in_place(upload, path)
         else:
             write_bytes(path, picture.png, sync=False)
         width, height = picture.size_wh

@@ -115,7 +115,7 @@ class Saver(Observer):
         ):
             old = outdated_step(step, every, keep) if keep else None
             if old:
-                remove(path(_at_step(old)))
+                _forget(path(_at_step(old)))
 
     def _forget_epochs(self, epoch: int, total: int) -> None:
         """Delete the embedding and the state that are too old after those of an epoch."""
@@ -128,7 +128,7 @@ class Saver(Observer):
         ):
             old = outdated_epoch(epoch, every, keep) if keep else None
             if old:
-                remove(path(_at_epoch(old)))
+                _forget(path(_at_epoch(old)))
 
     def finished(self, run: Run) -> None:
         self._ended = True
@@ -239,3 +239,11 @@ def _at_step(step: int) -> str:
 
 def _at_epoch(epoch: int) -> str:
     return f"-{epoch:06d}"
+
+
+def _forget(path: Path) -> None:
+    """Delete an older save; one that stays, such as a file that a viewer has open, stops no run."""
+    try:
+        remove(path)
+    except CoinageError as error:
+        log.warning("%s", error)
