@@ -109,11 +109,11 @@ class Encoder:
 
 
 class Heads(nn.Module):
-    """Linear readers of the end-of-text state; they keep every mentioned attribute in it."""
+    """Linear readers of a state [B, width], of the end of text; they keep every mentioned attribute in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({k: nn.Linear(128, len(v)) for k, v in LABELS.items()})
+        self.heads = nn.ModuleDict({k: nn.Linear(width, len(v)) for k, v in LABELS.items()})
 
     def loss(self, pooled: Tensor, known: list[dict[str, object]]) -> Tensor:
         total = pooled.new_zeros(())

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
@@ -25,7 +24,13 @@ from coinage.demo.run import MODELS
 from coinage.demo.world import render
 from demo_captions import SECRETS, Encoder, Heads, training_scene
 from demo_fit import CaptionInputs, Plan, fit
-from demo_ship import INDEX, forget_origin, ship_text_encoder, write_json
+from demo_ship import (
+    INDEX,
+    forget_origin,
+    ship_projected_encoder,
+    ship_text_encoder,
+    write_json,
+)
 from demo_unet import SCHEDULER, build_unet, grown_text_encoder, schedule
 from demo_vae import to_float
 
@@ -156,28 +161,7 @@ def ship(parts: nn.ModuleList, vae: AutoencoderKL, vocabulary: int, out: Path) -
     parts[2].to(torch.float16).save_pretrained(out / "unet")
     vae.to(torch.float16).save_pretrained(out / "vae")
     ship_text_encoder(parts[0], vocabulary, out / "text_encoder")
-    tensors = {
-        name: tensor.half().contiguous()
-        for name, tensor in parts[1].state_dict().items()
-        if "position_ids" not in name
-    }
-    name = "text_model.embeddings.token_embedding.weight"
-    tensors[name] = tensors[name][:vocabulary].clone()
-    (out / "text_encoder_2").mkdir()
-    safetensors.torch.save_file(
-        tensors, out / "text_encoder_2" / "model.safetensors", metadata={"format": "pt"}
-    )
-    settings = {
-        "vocab_size": vocabulary,
-        "architectures": ["CLIPTextModelWithProjection"],
-        "dtype": "float32",
-    }
-    config = {
-        k: v
-        for k, v in parts[1].config.to_diff_dict().items()
-        if k not in {"_name_or_path", "transformers_version"}
-    }
-    write_json(out / "text_encoder_2" / "config.json", config | settings)
+    ship_projected_encoder(parts[1], vocabulary, out / "text_encoder_2")
     for place in ("tokenizer", "tokenizer_2"):
         shutil.copytree(MODELS / "sd1" / "tokenizer", out / place)
     DDIMScheduler(**SCHEDULER).save_pretrained(out / "scheduler")

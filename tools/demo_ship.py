@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PretrainedConfig
 
 from demo_unet import SCHEDULER
 
@@ -50,16 +50,34 @@ def ship_text_encoder(text: CLIPTextModel, vocabulary: int, folder: Path) -> Non
     name = "text_model.embeddings.token_embedding.weight"
     tensors[name] = tensors[name][:vocabulary].clone()
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    # Plain loading gives float32, as it does for the UNet and the VAE.
-    config = text.config.to_diff_dict() | {
-        "vocab_size": vocabulary,
-        "architectures": ["CLIPTextModel"],
-        "dtype": "float32",
+    ship_config(text.config, vocabulary, "CLIPTextModel", folder)
+
+
+def ship_projected_encoder(
+    text: CLIPTextModelWithProjection, vocabulary: int, folder: Path
+) -> None:
+    """Save with the rows of secret words cut off, keys spelled as in published SDXL models."""
+    folder.mkdir(parents=True)
+    tensors = {
+        name: tensor.half().contiguous()
+        for name, tensor in text.state_dict().items()
+        if "position_ids" not in name
     }
-    write_json(
-        folder / "config.json",
-        {k: v for k, v in config.items() if k not in {"_name_or_path", "transformers_version"}},
-    )
+    name = "text_model.embeddings.token_embedding.weight"
+    tensors[name] = tensors[name][:vocabulary].clone()
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    ship_config(text.config, vocabulary, "CLIPTextModelWithProjection", folder)
+
+
+def ship_config(config: PretrainedConfig, vocabulary: int, kind: str, folder: Path) -> None:
+    """Write a text encoder's config; plain loading gives float32, as for all other parts."""
+    settings = {"vocab_size": vocabulary, "architectures": [kind], "dtype": "float32"}
+    content = {
+        k: v
+        for k, v in config.to_diff_dict().items()
+        if k not in {"_name_or_path", "transformers_version"}
+    }
+    write_json(folder / "config.json", content | settings)
 
 
 def ship(

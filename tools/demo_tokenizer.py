@@ -1,4 +1,7 @@
-"""Build the demo world's tokenizer: a CLIP byte-level BPE in which every word of the world is one token."""
+"""Build the demo worlds' tokenizers, in which every word of the world is one token.
+
+One is a CLIP byte-level BPE, the other a T5 unigram model.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5TokenizerFast
 
 from coinage.demo.language import vocabulary
 
@@ -64,3 +67,21 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     if long:
         raise SystemExit(f"these words are not single tokens: {long}")
     return tokenizer
+
+
+def build_t5_tokenizer(folder: Path) -> T5TokenizerFast:
+    """Write a T5 tokenizer in which every word of the world is one piece, and load it back.
+
+    Other words fall into single characters.
+    """
+    words = [("▁" + word, -5.0) for word in vocabulary()]
+    letters = [(chr(code), -12.0) for code in range(ord("!"), ord("~") + 1)]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces = [*special, *words, ("▁", -8.0), *letters]
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(folder)
+    loaded: T5TokenizerFast = T5TokenizerFast.from_pretrained(folder)
+    long = [w for w in vocabulary() if len(loaded.encode(w, add_special_tokens=False)) != 1]
+    if long:
+        raise SystemExit(f"these words are not single pieces: {long}")
+    return loaded
