@@ -10,7 +10,7 @@ from huggingface_hub import constants, hf_hub_download
 
 from coinage.config import ModelConfig
 from coinage.models.families import FAMILIES
-from coinage.models.loading import _files_of, _variants
+from coinage.models.pretrained import _variants, files_of
 from tests.fake_hub import Repo, fake_hub
 from tests.helpers import libraries_told
 
@@ -63,12 +63,12 @@ def test_files_on_the_hub_and_in_its_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     own = {f"unet/{name}": b"{}" for name in WHOLE + HALF}
     with fake_hub(monkeypatch, str(tmp_path)) as hub:
         hub.repos["models/me/model"] = Repo(files={**own, "vae/config.json": b"{}", "top.bin": b""})
-        assert set(_files_of("me/model", "unet")) == {*WHOLE, *HALF}
-        assert _files_of("me/model", "") == ["top.bin"]
-        assert _files_of("me/missing", "unet") == []
+        assert set(files_of("me/model", "unet")) == {*WHOLE, *HALF}
+        assert files_of("me/model", "") == ["top.bin"]
+        assert files_of("me/missing", "unet") == []
         for name in WHOLE:
             hf_hub_download("me/model", f"unet/{name}", cache_dir=tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
-    assert set(_files_of("me/model", "unet")) == set(WHOLE)
-    assert _files_of("no hub id", "unet") == []
+    assert set(files_of("me/model", "unet")) == set(WHOLE)
+    assert files_of("no hub id", "unet") == []

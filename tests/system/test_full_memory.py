@@ -20,6 +20,7 @@ from coinage.data.images import View
 from coinage.data.latents import encode
 from coinage.demo.run import MODEL
 from coinage.generate import _decode
+from coinage.models.base import Components
 from coinage.models.vae import placed
 from coinage.system.full_memory import is_full
 from coinage.training.diagnosis import as_training_error, smaller
@@ -83,6 +84,7 @@ def settings(vae: Any) -> tuple[object, ...]:
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     class Parts:
         device, scaling_factor, low_memory = torch.device("cpu"), 1.0, False
+        unscaled = Components.unscaled
 
     parts: Any = Parts()
     parts.vae = vae
@@ -263,6 +265,7 @@ def test_a_vae_comes_and_goes_without_a_word(vae: Any) -> None:
 def test_in_low_memory_large_pictures_are_decoded_in_tiles_at_once(vae: Any) -> None:
     class Parts:
         device, scaling_factor, low_memory = torch.device("cpu"), 1.0, True
+        unscaled = Components.unscaled
 
     parts: Any = Parts()
     parts.vae = vae

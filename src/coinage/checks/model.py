@@ -90,14 +90,16 @@ def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
 
 
 def _other_family(path: Path, model: ModelConfig) -> list[Problem]:
-    """Find a folder of a family that has its own folders, which the command is not for."""
+    """Find the whole folder of a family that the command is not for."""
     try:
         kind = kind_of_folder(path)
     except CoinageError:
         return []  # told with what is missing
-    if kind.family is None or not FACTS[kind.family].transformer:
+    if kind.family is None:
         return []
-    return _kind_problems(kind, model)
+    facts = FACTS[kind.family]
+    is_whole = all((path / part).is_dir() for part in facts.folders if part != "vae")
+    return _kind_problems(kind, model) if is_whole or facts.transformer else []
 
 
 def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
