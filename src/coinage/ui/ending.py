@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 
 from coinage.errors import CoinageError
@@ -11,7 +10,6 @@ from coinage.ui.job import STOP, Job, ask, is_asked, read_job
 from coinage.ui.processes import ask_to_stop
 from coinage.ui.workspace import NotFoundError, WordFolder, Workspace
 
-log = logging.getLogger("coinage")
 LOOKS = 0.2  # seconds between looks whether the runs have ended
 
 
@@ -39,9 +37,5 @@ def _ask_once(folder: WordFolder, job: Job) -> None:
 
 async def runs_ended(workspace: Workspace) -> None:
     """Wait until no run is at work; those that have begun meanwhile are asked, too."""
-    waits = False
-    while at_work := await asyncio.to_thread(ask_runs, workspace):
-        if not waits:
-            log.warning("waiting until runs are saved: %s", ", ".join(at_work))
-        waits = True
+    while await asyncio.to_thread(ask_runs, workspace):  # noqa: ASYNC110 - in processes of their own
         await asyncio.sleep(LOOKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from coinage.ui.sessions import Entrance, kept_secret
 from coinage.ui.site import Site
 from coinage.ui.workspace import Workspace
 
+log = logging.getLogger("coinage")
 PORT = 8484
 MOST_TRIED = 20  # ports above `PORT`
 LOOPBACK = "127.0.0.1"
@@ -210,7 +212,9 @@ class _Server(uvicorn.Server):
         """End; streams that would go on for ever are told so first."""
         self._ends()
         if self._runs:  # they save while streams end
-            await asyncio.to_thread(ask_runs, self._runs)
+            asked = await asyncio.to_thread(ask_runs, self._runs)
+            if asked:
+                log.warning("waiting until runs are saved: %s", ", ".join(asked))
         await super().shutdown(sockets)
         if self._runs:
             await runs_ended(self._runs)
