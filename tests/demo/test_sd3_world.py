@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from tests.demo.untrained import Made, awaken, check_folder, tools, untrained_parts
+from tests.demo.untrained import Made, awaken, check_folder, needs_muon, tools, untrained_parts
 
 __all__ = ["tools"]  # a fixture for all tests here
 
@@ -145,6 +145,7 @@ def test_few_tokens_stand_for_all_padding(pipe: Any, made: Made) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@needs_muon
 def test_training_learns_and_goes_on_where_it_stopped(made: Made, tmp_path: Path) -> None:
     import demo_flow
     from demo_flow_texts import read_all
