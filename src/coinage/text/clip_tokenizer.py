@@ -17,7 +17,26 @@ WORDS = (
 )
 
 
-class ClipTokenizer:
+class LibraryTokenizer:
+    """What the tokenizers have in common that wrap one of the tokenizers library, `_tokenizer`."""
+
+    _tokenizer: Any
+
+    def _id(self, token: str) -> int:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
+            raise ValueError(f"{token!r} is not in the vocabulary")
+        return int(index)
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return every token with its id."""
+        return dict(self._tokenizer.get_vocab())
+
+
+class ClipTokenizer(LibraryTokenizer):
     """Byte-pair encoding with CLIP's rules; ids as transformers' CLIPTokenizer gives them."""
 
     def __init__(
@@ -58,15 +77,6 @@ class ClipTokenizer:
         self.eos_token_id = self._id(special["eos"])
         self.pad_token_id = self._id(special["pad"])
 
-    def _id(self, token: str) -> int:
-        index = self._tokenizer.token_to_id(token)
-        if index is None:
-            raise ValueError(f"{token!r} is not in the vocabulary")
-        return int(index)
-
-    def __len__(self) -> int:
-        return int(self._tokenizer.get_vocab_size())
-
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Return the ids of a text, without start and end.
 
@@ -77,10 +87,6 @@ class ClipTokenizer:
             raise ValueError("start and end are added with the padding")
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
-
-    def get_vocab(self) -> dict[str, int]:
-        """Return every token with its id."""
-        return dict(self._tokenizer.get_vocab())
 
 
 def read_tokenizer(folder: Path) -> ClipTokenizer | None:

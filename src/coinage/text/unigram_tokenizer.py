@@ -7,13 +7,13 @@ from typing import Any
 
 from coinage.errors import CoinageError, reason_of
 from coinage.system.text_files import is_there, read_json, read_text
-from coinage.text.clip_tokenizer import AGAIN, UNREADABLE
+from coinage.text.clip_tokenizer import AGAIN, UNREADABLE, LibraryTokenizer
 
 END, PAD = "</s>", "<pad>"
 KIND = "Unigram"
 
 
-class UnigramTokenizer:
+class UnigramTokenizer(LibraryTokenizer):
     """A tokenizer that takes the likeliest pieces of a text; ids as transformers' T5 tokenizer gives them.
 
     Args of the constructor:
@@ -25,15 +25,6 @@ class UnigramTokenizer:
         self.eos_token_id = self._id(END)
         self.pad_token_id = self._id(PAD)
 
-    def _id(self, token: str) -> int:
-        index = self._tokenizer.token_to_id(token)
-        if index is None:
-            raise ValueError(f"{token!r} is not in the vocabulary")
-        return int(index)
-
-    def __len__(self) -> int:
-        return int(self._tokenizer.get_vocab_size())
-
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Return the ids of a text, without its end.
 
@@ -44,10 +35,6 @@ class UnigramTokenizer:
             raise ValueError("the end is added with the padding")
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
-
-    def get_vocab(self) -> dict[str, int]:
-        """Return every token with its id."""
-        return dict(self._tokenizer.get_vocab())
 
 
 def read_unigram(folder: Path) -> UnigramTokenizer | None:
