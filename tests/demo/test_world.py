@@ -16,7 +16,7 @@ from coinage.demo.language import Words, phrase, tags, vocabulary
 from coinage.demo.reader import Reading, components, read
 from coinage.demo.run import MODEL
 from coinage.demo.score import base_accuracy, base_prompts, score, showcase, trials
-from coinage.demo.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, render
+from coinage.demo.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, place, render
 
 SCENES = st.builds(
     Scene,
@@ -68,6 +68,18 @@ def test_pictures_stay_on_their_ground(scene: Scene, seed: int) -> None:
     for border in (image[0], image[:, -1]):  # the tip of a bolt, fish or bowtie may reach it
         assert (border != BACKGROUNDS[scene.background]).any(axis=-1).sum() <= 8
     assert np.array_equal(image, render(scene, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_places_spread_as_far_as_asked(count: int) -> None:
+    def ranges(spread: float) -> list[float]:
+        placed = [place(count, np.random.default_rng(seed), spread) for seed in range(200)]
+        numbers = np.array([[[at.x, at.y, at.radius, at.tilt] for at in one] for one in placed])
+        return list(np.ptp(numbers, axis=0).ravel())
+
+    assert max(ranges(0.0)) == 0
+    least, most = ranges(0.25), ranges(1.0)
+    assert all(0.1 < few / many < 0.35 for few, many in zip(least, most, strict=True))
 
 
 def test_captions() -> None:

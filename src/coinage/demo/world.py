@@ -177,27 +177,31 @@ class Placement:
     phase: tuple[float, float]
 
 
-def place(count: int, rng: np.random.Generator) -> list[Placement]:
-    """Return random places for `count` (1 to 3) objects that do not touch."""
+def place(count: int, rng: np.random.Generator, spread: float = 1.0) -> list[Placement]:
+    """Return random places for `count` (1 to 3) objects that do not touch.
+
+    `spread` in 0..1 is how far places, sizes and tilts may lie from their middle, as a share.
+    """
+
+    def draw(low: float, high: float) -> float:
+        middle, half = (low + high) / 2, (high - low) / 2 * spread
+        return rng.uniform(middle - half, middle + half)
+
     if count == 1:
-        radius = rng.uniform(14, 21)
+        radius = draw(14, 21)
         slack = 30 - 1.1 * radius
-        centres = [(32 + rng.uniform(-slack, slack), 32 + rng.uniform(-slack, slack))]
+        centres = [(32 + draw(-slack, slack), 32 + draw(-slack, slack))]
     elif count == 2:
-        radius = rng.uniform(11, 13)
+        radius = draw(11, 13)
         centres = [
-            (17 + rng.uniform(-2, 1.5), 32 + rng.uniform(-9, 9)),
-            (47 + rng.uniform(-1.5, 2), 32 + rng.uniform(-9, 9)),
+            (17 + draw(-2, 1.5), 32 + draw(-9, 9)),
+            (47 + draw(-1.5, 2), 32 + draw(-9, 9)),
         ]
     else:
-        radius = rng.uniform(10, 11.5)
-        jitter = rng.uniform(-1.5, 1.5, (3, 2))
-        centres = [
-            (16 + jitter[0, 0], 18 + jitter[0, 1]),
-            (48 + jitter[1, 0], 18 + jitter[1, 1]),
-            (32 + jitter[2, 0], 47 + jitter[2, 1]),
-        ]
-    tilt = rng.uniform(-10, 10)
+        radius = draw(10, 11.5)
+        middles = ((16, 18), (48, 18), (32, 47))
+        centres = [(x + draw(-1.5, 1.5), y + draw(-1.5, 1.5)) for x, y in middles]
+    tilt = draw(-10, 10)
     phase = (float(rng.uniform(0, 24)), float(rng.uniform(0, 24)))
     return [Placement(float(x), float(y), float(radius), float(tilt), phase) for x, y in centres]
 
@@ -227,12 +231,12 @@ def _shrink(image: Array) -> Array:
     return small
 
 
-def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw a scene at a random place, size and tilt: [64, 64, 3] uint8 RGB."""
+def render(scene: Scene, rng: np.random.Generator, spread: float = 1.0) -> NDArray[np.uint8]:
+    """Draw a scene at a random place, size and tilt (see `place`): [64, 64, 3] uint8 RGB."""
     x, y = _pixel_grid(SUPERSAMPLE)
     light = np.zeros((SIZE, SIZE, 1))
     dark = np.zeros((SIZE, SIZE, 1))
-    for at in place(scene.count, rng):
+    for at in place(scene.count, rng, spread):
         mask = shape_mask(scene.shape, at)
         shade = TEXTURES[scene.texture](x - at.x, y - at.y, at.radius, *at.phase) & mask
         dark[..., 0] += _shrink(shade.astype(np.float64))
