@@ -50,12 +50,12 @@ def _plain_processors(denoiser: Any) -> Any:
 
     diffusers has a plain one for UNets; those of transformers differ from family to family.
     """
+    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
 
-    processors = dict(denoiser.attn_processors)
-    if all("Joint" not in type(one).__name__ for one in processors.values()):
+    if isinstance(denoiser, UNet2DConditionModel):
         return AttnProcessor()
-    return {name: _StepByStep(one) for name, one in processors.items()}
+    return {name: _StepByStep(one) for name, one in denoiser.attn_processors.items()}
 
 
 def attention_of(parts: Components) -> list[str]:
