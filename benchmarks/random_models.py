@@ -29,7 +29,7 @@ CLASSES = {
     "text_encoder": "transformers.CLIPTextModel",
     "text_encoder_2": "transformers.CLIPTextModelWithProjection",
     "text_encoder_3": "transformers.T5EncoderModel",
-    "transformer": "diffusers.SD3Transformer2DModel",
+    "transformer": "diffusers.",  # its settings name it
 }
 PICTURES = 4
 USES = 10  # batches that each picture is in, an epoch
@@ -54,7 +54,7 @@ def meta_part(configs: Path, name: str, dtype: torch.dtype | None = None) -> Any
 
     library, _, kind = CLASSES[name].partition(".")
     config = read_config(configs / name / "config.json")
-    (kind,) = config.get("architectures", [kind])
+    (kind,) = config.get("architectures", [config.get("_class_name", kind)])
     cls = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
     torch.set_default_dtype(dtype or torch.bfloat16)
     try:

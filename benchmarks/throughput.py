@@ -38,7 +38,7 @@ from coinage.demo.run import MODELS as DEMO
 from random_models import write_dataset
 
 HERE = Path(__file__).parent
-SIDES = {"demo": 64, "sd1": 512, "sd2": 768, "sdxl": 1024, "sd3": 1024}
+SIDES = {"demo": 64, "sd1": 512, "sd2": 768, "sdxl": 1024, "sd3": 1024, "flux": 1024}
 GB = 2**30
 # Of a step, in a record
 PARTS = ("data", "captions to ids", "text encoder forward", "UNet forward", "backward", "optimizer")

@@ -88,6 +88,22 @@ def sd3_without_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sd3(tmp_path_factory.mktemp("sd3") / "without", t5=False)
 
 
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny FLUX.1 as a diffusers folder, with a guidance embedding."""
+    from tests.tiny_models import write_flux
+
+    return write_flux(tmp_path_factory.mktemp("flux") / "dev")
+
+
+@pytest.fixture(scope="session")
+def flux_without_guidance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without it."""
+    from tests.tiny_models import write_flux
+
+    return write_flux(tmp_path_factory.mktemp("flux") / "without", guidance=False)
+
+
 @pytest.fixture
 def small_configs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single files are read with the tiny models' settings instead of the released models'."""

@@ -31,7 +31,7 @@ from tests.containers import coinage_words
 from tests.embeddings.files import tensors
 from tests.helpers import captured, small_model
 from tests.pages import ROOT, Block, blocks_of, is_translation, name_of, own_blocks_of
-from tests.tiny_models import write_clip, write_dino, write_sd3
+from tests.tiny_models import write_clip, write_dino, write_flux, write_sd3
 
 # `make check` compares them with their tables
 GENERATED = {ROOT / "docs" / "reference" / "flags.md", ROOT / "docs" / "compared.md"}
@@ -124,6 +124,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(folder / "path/to/clip")
     write_dino(folder / "path/to/dino")
     write_sd3(folder / "path/to/sd3")
+    write_flux(folder / "path/to/flux")
     shutil.copytree(folder / "output", folder / "sweep/seed0")
     for name in ("demo", "demo_output"):
         shutil.copytree(folder / "path/to/model", folder / name / "model")

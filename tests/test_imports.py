@@ -105,7 +105,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_families_do_not_import_each_other() -> None:
-    families = ("stable_diffusion", "sdxl", "sd3")
+    families = ("stable_diffusion", "sdxl", "sd3", "flux")
     for name in families:
         others = {f"coinage.models.{other}" for other in families if other != name}
         assert not imported(SRC / "models" / f"{name}.py", top_only=False) & others

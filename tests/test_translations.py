@@ -23,6 +23,7 @@ TRANSLATED = [
     "docs/guides/dataset-check.md",
     "docs/guides/dataset-files.md",
     "docs/guides/datasets.md",
+    "docs/guides/flux.md",
     "docs/guides/from-sd-scripts.md",
     "docs/guides/gpu.md",
     "docs/guides/logging.md",

@@ -11,6 +11,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
@@ -136,6 +137,52 @@ def sd3_parts(*, t5: bool = True) -> dict[str, torch.nn.Module]:
     for module in parts.values():
         module.requires_grad_(False).eval()
     return parts
+
+
+def flux_parts(*, guidance: bool = True) -> dict[str, torch.nn.Module]:
+    """The modules of a tiny FLUX.1 with random weights, with or without a guidance embedding."""
+    parts = sd3_parts()
+    torch.manual_seed(0)
+    t5, vae = parts["text_encoder_3"], parts["vae"]
+    vae.register_to_config(scaling_factor=0.3611, shift_factor=0.1159)  # type: ignore[operator]
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=32,
+        num_attention_heads=2, joint_attention_dim=T5_WIDTH, pooled_projection_dim=32,
+        guidance_embeds=guidance, axes_dims_rope=(4, 14, 14),
+    )  # fmt: skip
+    clip = CLIPTextModel(clip_config(32, 3, "quick_gelu", 32))
+    made = {"transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}
+    for module in made.values():
+        module.requires_grad_(False).eval()
+    return made
+
+
+FLUX_INDEX = {
+    "_class_name": "FluxPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+
+
+def write_flux(folder: Path, *, guidance: bool = True) -> Path:
+    """A diffusers folder of a tiny FLUX.1: dev, or without guidance embedding; nothing is shown."""
+    with libraries_silenced():
+        for name, module in flux_parts(guidance=guidance).items():
+            module.save_pretrained(folder / name)  # type: ignore[operator]
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, **DYNAMIC)
+        scheduler.save_pretrained(folder / "scheduler")
+        shutil.copytree(MODEL / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+        t5_tokenizer().save_pretrained(folder / "tokenizer_2")
+    (folder / "model_index.json").write_text(json.dumps(FLUX_INDEX))
+    return folder
 
 
 def t5_tokenizer() -> T5TokenizerFast:

@@ -161,7 +161,7 @@ def load_model(
 
     Args:
         source: a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face id.
-        family: `sd1`, `sd2`, `sdxl` or `sd3`; None: as the files show.
+        family: `sd1`, `sd2`, `sdxl`, `sd3` or `flux`; None: as the files show.
         vae: in place of the model's own: a file, a folder or an id.
         precision: `no` is float32, `fp16` or `bf16`; None: fp16 on a GPU, float32 on a CPU.
         device: such as `cuda:1`; None: the accelerator of this machine, or the CPU.
@@ -223,7 +223,7 @@ class Model:
     """A loaded model, with the words that were installed in it; `load_model` returns it.
 
     Attributes:
-        family: `sd1`, `sd2`, `sdxl` or `sd3`.
+        family: `sd1`, `sd2`, `sdxl`, `sd3` or `flux`.
         embedding_keys: the names of its text encoders in embedding files, such as `emb_params`.
         device: that the model is on.
         dtype: that it computes in.
@@ -305,7 +305,7 @@ class Model:
         prompts: Texts,
         *,
         steps: int = 30,
-        guidance: float = 7.5,
+        guidance: float | None = None,
         size: Size = None,
         seed: int | None = None,
         sampler: str = "ddim",
@@ -319,7 +319,7 @@ class Model:
         Args:
             prompts: one or more; `(word:1.3)` gives a word more weight.
             steps: of the sampler.
-            guidance: classifier-free guidance scale.
+            guidance: its scale; None: the model's own, 7.5, for FLUX.1 3.5.
             size: side, or (width, height), in pixels, rounded down to multiples of 8; None: the
                 size that the model was made for.
             seed: of the first picture; the others count up from it. None: a random one.
@@ -351,7 +351,7 @@ class Model:
         count: int = 2,
         seed: int = 0,
         steps: int = 30,
-        guidance: float = 7.5,
+        guidance: float | None = None,
         size: Size = None,
         sampler: str = "ddim",
         batch_size: int = 1,
@@ -370,7 +370,7 @@ class Model:
             count: pictures of each prompt.
             seed: of the first of them; the others count up.
             steps: as for `generate`; so are the next four.
-            guidance: classifier-free guidance scale.
+            guidance: its scale; None: the model's own, 7.5, for FLUX.1 3.5.
             size: side, or (width, height), in pixels.
             sampler: such as `ddim`.
             batch_size: pictures that are drawn together.
@@ -440,7 +440,7 @@ class Model:
             return self._kind.encode(self.parts, texts, sizes)
 
     def _prompt(
-        self, steps: int, guidance: float, size: Size, seed: int | None, sampler: str
+        self, steps: int, guidance: float | None, size: Size, seed: int | None, sampler: str
     ) -> Prompt:
         """Return a prompt without text, with checked settings.
 
@@ -449,7 +449,9 @@ class Model:
         """
         one_of("sampler", sampler, SAMPLER_NAMES)
         check_number("steps", steps, at_least=1, below=MAX_STEPS + 1)
-        check_number("guidance", guidance, at_least=-MAX_GUIDANCE, below=MAX_GUIDANCE, whole=False)
+        if guidance is not None:
+            most = MAX_GUIDANCE
+            check_number("guidance", guidance, at_least=-most, below=most, whole=False)
         if seed is not None:
             check_number("seed", seed, at_least=0, below=2**63)
         width, height = self._size(size)

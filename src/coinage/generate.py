@@ -20,6 +20,8 @@ from torch import Tensor
 from coinage.diffusion.schedule import alphas_cumprod_from_betas, rescale_zero_terminal_snr
 from coinage.errors import CoinageError
 from coinage.models.base import Components, ModelFamily
+from coinage.models.guidance import guidance_of
+from coinage.models.packing import unpack
 from coinage.models.vae import in_memory, placed, widened
 from coinage.models.word_attention import Place, WordAttention, find_words, watched
 from coinage.text.placeholder import CHUNK
@@ -174,10 +176,11 @@ def draw_with_maps(
 
 def _places(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -> list[Place]:
     """Return where the installed words stand in prompts that share their settings."""
-    is_guided = prompts[0].scale > 1  # else the pipeline does not read negative prompts
-    negatives = [prompt.negative for prompt in prompts] if is_guided else []
     if not family.facts.cross_attends:
         return []
+    (scale,) = guidance_of(family.facts, parts, prompts[0].scale).values()
+    # Without guidance the pipeline does not read negative prompts
+    negatives = [prompt.negative for prompt in prompts] if scale > 1 else []
     return find_words(family, parts, [prompt.text for prompt in prompts], negatives)
 
 
@@ -270,10 +273,14 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
             width=width,
             height=height,
             num_inference_steps=min(first.steps, parts.scheduler_config["num_train_timesteps"] - 1),
-            guidance_scale=first.scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
+            **guidance_of(facts, parts, first.scale),
             **pooled,
             **rescale,
         ).images
+    if facts.packs:
+        return unpack(
+            latents, height // facts.latent_scale, width // facts.latent_scale, facts.patch
+        )
     return latents

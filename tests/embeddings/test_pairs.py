@@ -188,7 +188,7 @@ def test_inspect_and_convert_know_a_half(
     found = told(halves[0])
     assert found["family"] == "sd1"
     assert any(
-        "or the first half of an SDXL word, whose other file would be zibu_2" in note
+        "or the first half of a word for SDXL or FLUX.1, whose other file would be zibu_2" in note
         for note in found["notes"]
     )  # type: ignore[attr-defined]
 

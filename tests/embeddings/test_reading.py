@@ -421,7 +421,7 @@ def test_two_files_of_a_pair(tmp_path: Path) -> None:
     agrees(open_embedding(two, second=one), "D2", PAIR, "<zibu>", "sdxl")
     assert "the second file is the first one again" in refusal(one, second=one)
     other = tensors(tmp_path / "again.safetensors", {"<zibu>": PAIR["clip_l"]})
-    assert "not an SDXL pair" in refusal(one, second=other)
+    assert "not a pair for SDXL or FLUX.1" in refusal(one, second=other)
     assert "2 and 3 vectors" in refusal(
         one, second=tensors(tmp_path / "b", {"x": vectors(3, 1280)})
     )

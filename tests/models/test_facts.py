@@ -32,10 +32,12 @@ def test_facts_are_those_of_the_released_models(facts: FamilyFacts) -> None:
         names = ("d_model", "num_layers") if encoder.kind == "t5" else NAMES
         assert tuple(config[name] for name in names) == (encoder.width, encoder.layers)
     unet, vae = settings(facts, facts.denoiser), settings(facts, "vae")
-    assert unet.get("patch_size", 1) == facts.patch
+    assert unet.get("patch_size", 1) == (1 if facts.packs else facts.patch)
     assert facts.transformer in ("", unet["_class_name"])
-    assert unet["sample_size"] == facts.side // facts.latent_scale
-    assert unet["in_channels"] == vae["latent_channels"] == facts.latent_channels
+    latents = facts.side // facts.latent_scale
+    assert unet.get("sample_size", latents) == latents
+    assert unet["in_channels"] == facts.input_channels
+    assert vae["latent_channels"] == facts.latent_channels
     assert (unet.get("addition_embed_type") == "text_time") == facts.takes_sizes
     assert FAMILIES[facts.name].facts is facts
 
@@ -49,8 +51,9 @@ def test_facts_are_those_of_the_released_models(facts: FamilyFacts) -> None:
         ({"clip_g": 1280}, "sdxl"),
         ({"clip_l": 768, "clip_g": 1280}, "sdxl"),
         ({"clip_l": 768, "clip_g": 1280, "t5xxl": 4096}, "sd3"),
-        ({"clip_l": 768, "t5xxl": 4096}, None),
-        ({"t5xxl": 4096}, None),
+        ({"clip_l": 768, "t5xxl": 4096}, "flux"),
+        ({"t5xxl": 4096}, "flux"),
+        ({"clip_g": 1280, "t5xxl": 4096}, None),
         ({"clip_l": 1280, "clip_g": 768}, None),
         ({"emb_params": 768, "clip_l": 768}, None),
         ({"emb_params": 1280}, None),

@@ -135,7 +135,7 @@ def drawn_by_diffusers(family: str, parts: Components, beside: torch.Tensor) -> 
         width=64,
         height=96,
         num_inference_steps=PROMPT.steps,
-        guidance_scale=PROMPT.scale,
+        guidance_scale=7.5,
         generator=torch.Generator().manual_seed(3),
         output_type="latent",
         **pooled,

@@ -87,7 +87,7 @@ def test_a_file_without_clip_says_which_is_missing(file: Path, tmp_path: Path) -
     path = without(file, tmp_path / "a.safetensors", "text_encoders.")
     (problem,) = model_problems(ModelConfig(source=str(path), family="sd3"))
     assert "without its text encoders clip_l and clip_g" in problem.what
-    assert "give a file with them, or the diffusers folder" in problem.what
+    assert "give a file with them, or the diffusers folder" in problem.hint
 
 
 def test_t5_in_fp8_is_refused(file: Path, caches: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_t5_in_fp8_is_refused(file: Path, caches: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("joint_blocks.0.a", "a transformer alone"), ("double_blocks.0.a", "a FLUX model")],
+    [("joint_blocks.0.a", "a transformer alone"), ("double_blocks.0.a", "a FLUX.1 model without")],
 )
 def test_other_files_say_what_they_are(name: str, what: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"

@@ -111,8 +111,10 @@ def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
     what = f"{FLAG}: not a diffusers model: {', '.join(missing)} missing"
     optional = [encoder.folder for encoder in facts.text_encoders if encoder.optional]
     hint = "give the folder with model_index.json"
-    if optional and (path / "model_index.json").is_file():
-        hint = f"download the whole model; of its text encoders only {optional[0]} may be missing"
+    if (path / "model_index.json").is_file():
+        hint = "download the whole model"
+        if optional:
+            hint = f"{hint}; of its text encoders only {optional[0]} may be missing"
     return [Problem(what, model.source, hint)]
 
 

@@ -81,7 +81,7 @@ def evaluate_parser() -> Parser:
     add("--count", type=int, default=2, help="Pictures of each prompt. Default: 2.")
     add("--seed", type=int, default=0, help="Of the first picture of each prompt. Default: 0.")
     add("--steps", type=int, default=30, help="Sampling steps. Default: 30.")
-    add("--cfg", type=float, default=7.5, help="Guidance scale. Default: 7.5.")
+    add("--cfg", type=float, help="Guidance scale. Default: 7.5, FLUX.1: 3.5.")
     names = ", ".join(SAMPLER_NAMES)
     add("--sampler", default="ddim", choices=SAMPLER_NAMES, metavar="NAME", help=f"{names}.")
     add("--batch_size", type=int, default=1, help="Pictures drawn together. Default: 1.")
@@ -140,7 +140,7 @@ def _check(
         findings.error("--dino needs --images", hint=hint)
     for name, low, high in RANGES:
         value = getattr(args, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             findings.error(f"--{name} {value} is out of range", hint=f"use {low} to {high}")
     images = [] if args.images is None else _images_in(args.images, findings)
     return templates, _files_of(args.words, findings), images
@@ -319,7 +319,8 @@ def _settings(args: argparse.Namespace, inputs: _Inputs) -> str:
         return "No pictures were drawn."
     prompts = counted(len(inputs.trial.templates), "prompt")
     drawn = f"{prompts} ({Path(args.prompts).name}), {counted(args.count, 'picture')} of each"
-    how = f"{args.steps} steps of {args.sampler}, guidance {args.cfg:g}, seeds from {args.seed}"
+    guidance = "the model's own guidance" if args.cfg is None else f"guidance {args.cfg:g}"
+    how = f"{args.steps} steps of {args.sampler}, {guidance}, seeds from {args.seed}"
     compared = (
         f"compared with {counted(len(inputs.references), 'image')}" if inputs.references else ""
     )

@@ -86,7 +86,7 @@ def generate_parser() -> Parser:
     )
     parser.add_argument("--negative", default="", help="What not to draw.")
     parser.add_argument("--steps", type=int, default=30, help="Sampling steps. Default: 30.")
-    parser.add_argument("--cfg", type=float, default=7.5, help="Guidance scale. Default: 7.5.")
+    parser.add_argument("--cfg", type=float, help="Guidance scale. Default: 7.5, FLUX.1: 3.5.")
     parser.add_argument(
         "--sampler",
         default="ddim",

@@ -23,10 +23,10 @@ from coinage.embeddings.stored_tensors import (
     stored_tensors,
     write_tensors,
 )
-from coinage.embeddings.word import PAIR, T5, Word, as_sd1_word
+from coinage.embeddings.word import PAIR, Word, as_sd1_word
 from coinage.embeddings.writing import precision_of, rounded_vectors
 from coinage.errors import CoinageError, EmbeddingFileError
-from coinage.models.facts import FACTS
+from coinage.models.facts import FACTS, T5
 from coinage.runs.names import DEVICES
 from coinage.system.text_files import is_there
 from coinage.text.placeholder import CHUNK

@@ -80,7 +80,7 @@ FORMATS = (
             "Xpt": "SDXL pair (clip_l, clip_g), pickled",
             "P": "diffusers, pivotal tuning (clip_l or clip_g)",
             "PTI": "diffusers, embeddings.pti",
-            "S3": "SD 3 (clip_l, clip_g, t5xxl), or a part of it",
+            "S3": "SD 3 (clip_l, clip_g, t5xxl) or FLUX.1 (clip_l, t5xxl), or a part of it",
         },
     ),
     # `emb_params`; SDXL's words are written as a pair
@@ -95,7 +95,7 @@ FORMATS = (
         writer=Writer("onetrainer", (".safetensors",), writing.onetrainer_files),
         layouts={"OT": "OneTrainer"},
     ),
-    # One tensor under the word; for SDXL in two files
+    # One tensor under the word; for SDXL and FLUX.1 in two files
     FileFormat(
         rule=layouts.diffusers,
         writer=Writer("diffusers", (".safetensors", ".bin"), writing.diffusers_files),

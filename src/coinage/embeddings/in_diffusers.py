@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,12 @@ def conditioning_in_diffusers(
             text, padding="max_length", max_length=CHUNK + 2, truncation=True, return_tensors="pt"
         ).input_ids
         return Conditioning(hidden_states(encoders[0], ids.to(parts.device), parts.clip_skip))
-    encoded = pipe.encode_prompt(
-        prompt, device=parts.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-    )
-    return Conditioning(encoded[0], encoded[2] if family.facts.takes_sizes else None)
+    # Some pipelines encode a negative prompt with it, and return that one's states in between
+    negates = "do_classifier_free_guidance" in signature(pipe.encode_prompt).parameters
+    more = {"do_classifier_free_guidance": False} if negates else {}
+    encoded = pipe.encode_prompt(prompt, device=parts.device, num_images_per_prompt=1, **more)
+    pooled = encoded[2 if negates else 1] if family.facts.pools else None
+    return Conditioning(encoded[0], pooled)
 
 
 def _load(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
@@ -78,14 +81,14 @@ def _load(pipe: Any, path: Path, family: ModelFamily, token: str) -> None:
         )
         return
     halves = read(path).vectors
-    pipe.load_textual_inversion(
-        halves["clip_l"], token=token, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer
-    )
-    pipe.load_textual_inversion(
-        halves["clip_g"], token=token, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2
-    )
-    # Otherwise it pools at the largest id, which is the word's.
-    pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
+    for facts in family.facts.text_encoders:
+        encoder, tokenizer = getattr(pipe, facts.folder), getattr(pipe, facts.tokenizer_folder)
+        pipe.load_textual_inversion(
+            halves[facts.key], token=token, text_encoder=encoder, tokenizer=tokenizer
+        )
+        if facts.pools:
+            # Otherwise it pools at the largest id, which is the word's
+            getattr(encoder, "text_model", encoder).eos_token_id = tokenizer.eos_token_id
 
 
 def _plain_copy(encoder: Any) -> Any:

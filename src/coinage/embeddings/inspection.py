@@ -16,14 +16,14 @@ from coinage.config import ModelConfig
 from coinage.embeddings.base_model import BaseModel, base_of_model, base_of_word, other_base
 from coinage.embeddings.formats import layout_title
 from coinage.embeddings.header import TRAINED
-from coinage.embeddings.pairs import half_note, open_with_other_half, other_half
+from coinage.embeddings.pairs import half_note, open_with_other_half, other_half, pair_with
 from coinage.embeddings.reading import OpenedFile
 from coinage.embeddings.saving import save_word
 from coinage.embeddings.stored_tensors import body_start, file_digest
 from coinage.embeddings.tools import verdicts
 from coinage.embeddings.word import Word
 from coinage.errors import CoinageError
-from coinage.models.facts import FACTS, SDXL
+from coinage.models.facts import FACTS
 from coinage.models.hub_files import detect_family
 from coinage.models.token_embedding import initial_rows
 from coinage.models.vocabulary import Vocabulary, read_vocabularies
@@ -124,7 +124,7 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
     hashes = _hashes(path, word.metadata.get("modelspec.hash_sha256"))
     if not _is_as_stored(hashes):
         warnings.append(CHANGED_TENSORS)
-    family = SDXL.name if other else word.family
+    family = pair_with(path, other).name if other else word.family
     target_family = model.family or family
     target_widths = _target_widths(model, target_family)
     if family is None and _widths(word) == target_widths:

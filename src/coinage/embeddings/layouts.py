@@ -14,14 +14,14 @@ from typing import Any
 from torch import Tensor
 
 from coinage.embeddings.pickles import ParameterDict
-from coinage.embeddings.word import PAIR, T5
+from coinage.embeddings.word import PAIR
 from coinage.errors import EmbeddingFileError
-from coinage.models.facts import SD2, SDXL
+from coinage.models.facts import FACTS, ONETRAINER_NAMES, SD2, SDXL, T5
 
 MOST_VECTORS = 10_000
 SHOWN_NAMES = 8  # of many, in a message
 GENERIC_KEYS = ("emb_params", "emp_params", "weight", "embedding", "*")  # name a tensor, not a word
-T5_NAMES = (T5, "t5")  # the latter OneTrainer's
+T5_NAMES = (T5, ONETRAINER_NAMES[T5])
 HALVES = (PAIR, ("text_encoders_0", "text_encoders_1"))
 XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
 LORA_KEY = re.compile(
@@ -43,7 +43,8 @@ BUNDLE_KEY = re.compile(
     re.DOTALL,
 )
 # What OneTrainer learns behind a text encoder
-OUTPUT_KEY = re.compile(r"(emb_params|emp_params|clip_l|clip_g|t5|t5xxl)_out")
+KEYS = {key for facts in FACTS.values() for key in facts.keys}
+OUTPUT_KEY = re.compile(f"({'|'.join(sorted({*KEYS, *ONETRAINER_NAMES.values()}))})_out")
 ONLY_OUTPUT = "the word is in its output vectors, which only OneTrainer reads"
 RETRAIN = "train it again in OneTrainer with the output embedding off"
 IN_A_LORA = "B"

@@ -1,4 +1,4 @@
-"""Find and join SDXL words that diffusers writes as two files, one for each text encoder."""
+"""Find and join words that diffusers writes as two files, one for each of two text encoders."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from torch import Tensor
 
 from coinage.embeddings.layouts import quoted
 from coinage.embeddings.reading import OpenedFile, open_file
-from coinage.embeddings.word import PAIR, Word
+from coinage.embeddings.word import Word
 from coinage.errors import EmbeddingFileError
-from coinage.models.facts import KNOWN_WIDTHS, SDXL, fits_other_families
+from coinage.models.facts import (
+    KNOWN_WIDTHS,
+    PAIRS,
+    SDXL,
+    FamilyFacts,
+    fits_other_families,
+    pair_of_widths,
+)
 
+NAMES = " or ".join(facts.short_name for facts in PAIRS)
+FIRST_HALF = f"the first half of a word for {NAMES}"
 HOW_TO_JOIN = (
     "if it is one of two files that diffusers wrote: "
     "coinage convert ONE WORD.safetensors --second OTHER joins them"
@@ -25,7 +34,7 @@ def open_embedding(path: Path, *, key: str | None = None, second: Path | None = 
     Args:
         path: the file; its content counts, not its suffix.
         key: the placeholder, word or tensor to take from a file with several.
-        second: the other file of an SDXL pair that diffusers wrote as two.
+        second: the other file of a word that diffusers wrote as two.
 
     Raises:
         EmbeddingFileError: missing, unreadable, not an embedding, or one must be chosen with `key`.
@@ -43,7 +52,7 @@ def open_embedding(path: Path, *, key: str | None = None, second: Path | None = 
 
 
 def open_with_other_half(path: Path, token: str | None = None) -> OpenedFile:
-    """Read an embedding, together with the other half of an SDXL word if that is beside it.
+    """Read an embedding, together with the other half of its word if that is beside it.
 
     Args:
         path: the file; its content counts, not its suffix.
@@ -59,12 +68,13 @@ def open_with_other_half(path: Path, token: str | None = None) -> OpenedFile:
     path_is_second = other.name != _other_names(path)[0]
     files = (other, path) if path_is_second else (path, other)
     pair = open_embedding(files[0], second=files[1])
-    note = f"read together with {other.name}, the other half of this SDXL word"
+    name = _pair(opened.word, open_file(other).word).short_name
+    note = f"read together with {other.name}, the other half of this {name} word"
     return replace(pair, word=replace(pair.word, path=path), notes=(note, *pair.notes))
 
 
 def other_half(path: Path, opened: OpenedFile) -> Path | None:
-    """Return the file beside one of diffusers' with the other half of its SDXL word; None without one.
+    """Return the file beside one of diffusers' with the other half of its word; None without one.
 
     diffusers writes NAME and NAME_2, and in training NAME-steps-500 and NAME_2-steps-500; both hold
     one tensor under the word, equally many vectors, of the two text encoders' widths.
@@ -85,34 +95,53 @@ def other_half(path: Path, opened: OpenedFile) -> Path | None:
 
 
 def _are_halves(word: Word, other: Word) -> bool:
-    """Return whether two words of one tensor each may be the halves of one SDXL word."""
+    """Return whether two words of one tensor each may be the halves of one word."""
     if (word.token, word.num_vectors) != (other.token, other.num_vectors):
         return False
-    widths = {_only_rows(half).shape[1] for half in (word, other)}
-    is_sdxl = widths == set(SDXL.widths)
+    widths = _widths(word, other)
     is_no_released_model = not widths & KNOWN_WIDTHS
-    return len(widths) == 2 and (is_sdxl or is_no_released_model)
+    return len(widths) == 2 and (pair_of_widths(widths) is not None or is_no_released_model)
+
+
+def _widths(*halves: Word) -> set[int]:
+    return {_only_rows(half).shape[1] for half in halves}
+
+
+def _pair(word: Word, other: Word) -> FamilyFacts:
+    """Return the family of two halves; SDXL where their widths are no released model's."""
+    return pair_of_widths(_widths(word, other)) or SDXL
+
+
+def pair_with(path: Path, other: Path) -> FamilyFacts:
+    """Return the family of a word whose halves are in two files.
+
+    Raises:
+        EmbeddingFileError: one of them is no embedding.
+    """
+    return _pair(open_file(path).word, open_file(other).word)
 
 
 def half_note(path: Path, opened: OpenedFile, other: Path | None) -> str:
-    """Return a note on a file that is, or may be, one of the two files of an SDXL word; "" for others."""
+    """Return a note on a file that is, or may be, one of the two files of a word; "" for others."""
     if other is not None:
+        name = pair_with(path, other).short_name
         return (
-            f"half of a pair: {other.name} holds the other half of this SDXL word; "
+            f"half of a pair: {other.name} holds the other half of this {name} word; "
             f"--second {other} reads both"
         )
-    if tuple(opened.word.vectors) == ("clip_g",):
-        return "only the second half of an SDXL word; --second names the file of the first"
+    for facts in PAIRS:
+        if tuple(opened.word.vectors) == facts.keys[1:]:
+            return (
+                f"only the second half of a word for {facts.short_name}; "
+                "--second names the file of the first"
+            )
     if not fits_other_families(opened.word.family):
         return ""
     if opened.layout == "P":
-        return "an SD 1.x word, or the first half of an SDXL word"
+        return f"an SD 1.x word, or {FIRST_HALF}"
     if opened.layout == "D":
         other_name = _other_names(path)[0]
-        return (
-            "an SD 1.x word, or the first half of an SDXL word, "
-            f"whose other file would be {other_name}"
-        )
+        return f"an SD 1.x word, or {FIRST_HALF}, whose other file would be {other_name}"
     return ""
 
 
@@ -126,7 +155,7 @@ def _other_names(path: Path) -> list[str]:
 
 
 def _joined(first: OpenedFile, second: OpenedFile, where: str) -> OpenedFile:
-    """Return SDXL's halves from a file each as one word.
+    """Return two halves from a file each as one word.
 
     Their widths say which is which; where they do not, the order given counts.
     """
@@ -139,7 +168,7 @@ def _joined(first: OpenedFile, second: OpenedFile, where: str) -> OpenedFile:
     warnings = tuple(dict.fromkeys((*first.warnings, *second.warnings)))
     halves = (_only_rows(first.word), _only_rows(second.word))
     word = Word(
-        vectors=dict(zip(PAIR, halves, strict=True)),
+        vectors=dict(zip(_pair(first.word, second.word).keys, halves, strict=True)),
         token=tokens[0] if tokens else None,
         step=first.word.step,
         metadata={**second.word.metadata, **first.word.metadata},
@@ -150,7 +179,7 @@ def _joined(first: OpenedFile, second: OpenedFile, where: str) -> OpenedFile:
 
 
 def _in_order(first: OpenedFile, second: OpenedFile, where: str) -> tuple[OpenedFile, OpenedFile]:
-    """Return two halves in the order of SDXL's text encoders.
+    """Return two halves in the order of the text encoders.
 
     Raises:
         EmbeddingFileError: they are not the halves of one word.
@@ -160,12 +189,12 @@ def _in_order(first: OpenedFile, second: OpenedFile, where: str) -> tuple[Opened
             "one of the two files holds both halves already", where, "give it alone"
         )
     widths = (_only_rows(first.word).shape[1], _only_rows(second.word).shape[1])
-    if widths == SDXL.widths[::-1]:
+    pair = pair_of_widths(widths)
+    if pair is not None and widths == pair.widths[::-1]:
         first, second = second, first
-    elif widths != SDXL.widths and KNOWN_WIDTHS.intersection(widths):
+    elif pair is None and KNOWN_WIDTHS.intersection(widths):
         raise EmbeddingFileError(
-            "the two files are not an SDXL pair: "
-            f"their vectors are {widths[0]} and {widths[1]} wide",
+            f"the two files are not a pair for {NAMES}: their vectors are {widths[0]} and {widths[1]} wide",
             where,
         )
     counts = (first.word.num_vectors, second.word.num_vectors)

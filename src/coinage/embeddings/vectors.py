@@ -11,7 +11,7 @@ from torch import Tensor
 from coinage.embeddings.layouts import MOST_VECTORS
 from coinage.embeddings.word import PAIR
 from coinage.errors import EmbeddingFileError
-from coinage.models.facts import KNOWN_WIDTHS, SDXL
+from coinage.models.facts import KNOWN_WIDTHS, SDXL, key_of_width
 from coinage.text.placeholder import CHUNK
 
 READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -24,7 +24,7 @@ def gather(
 ) -> tuple[dict[str, Tensor], torch.dtype, tuple[str, ...]]:
     """Return a file's vectors: [n, d] float32 by key, copied; their dtype in the file; what is odd.
 
-    A single tensor as wide as SDXL's second text encoder is its half, whatever its name.
+    A single tensor as wide as the second text encoder of a pair is its half, whatever its name.
 
     Raises:
         EmbeddingFileError: no floating-point vectors, not finite, too many, or rows that do not match.
@@ -39,8 +39,9 @@ def gather(
             notes.append(FLAT)
     if len(views) == 1:
         (only,) = views.values()
-        if only[0].shape[1] == SDXL.widths[1]:
-            views = {PAIR[1]: only}
+        half = key_of_width(only[0].shape[1])
+        if half is not None:
+            views = {half: only}
     counts = {key: sum(map(len, rows)) for key, rows in views.items()}
     _check_counts(counts, {key: rows[0].shape[1] for key, rows in views.items()})
     vectors = {key: _copied(rows) for key, rows in views.items()}

@@ -20,7 +20,7 @@ from coinage.embeddings.tools import Verdict, verdicts
 from coinage.embeddings.word import Word, vectors_for
 from coinage.errors import CoinageError, Findings, reason_of
 from coinage.models.base import Components, Conditioning, ModelFamily
-from coinage.models.facts import FACTS
+from coinage.models.facts import FACTS, TextEncoderFacts
 from coinage.models.families import FAMILIES
 from coinage.models.loading import reported_as
 from coinage.models.token_embedding import table_of
@@ -36,10 +36,7 @@ WHERE_TO_PUT_FILES = {
     "SD.Next": "put it into models/embeddings/",
 }
 COMPARED = (*WHERE_TO_PUT_FILES, "diffusers")
-POOL_AT_THE_END = (
-    "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"
-    "  # pools at the end of the text, as in training"
-)
+AT_THE_END = "  # pools at the end of the text, as in training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +287,26 @@ def _diffusers_lines(path: Path, family: str, token: str) -> list[str]:
     if path.suffix != ".safetensors":
         read_halves = f"torch.load({name}, weights_only=True)"
     calls = [f"halves = {read_halves}"]
-    for key, ending in (("clip_l", ""), ("clip_g", "_2")):
+    for encoder in FACTS[family].text_encoders:
         calls.append(
-            f'pipe.load_textual_inversion(halves["{key}"], token={word}, '
-            f"text_encoder=pipe.text_encoder{ending}, tokenizer=pipe.tokenizer{ending})"
+            f'pipe.load_textual_inversion(halves["{encoder.key}"], token={word}, '
+            f"text_encoder=pipe.{encoder.folder}, tokenizer=pipe.{encoder.tokenizer_folder})"
         )
-    calls.append(POOL_AT_THE_END)
+    calls += [_pooling(encoder) for encoder in FACTS[family].text_encoders if encoder.pools]
     return ["diffusers:", *(f"  {call}" for call in calls)]
+
+
+def _pooling(encoder: TextEncoderFacts) -> str:
+    """Return the line that has a text encoder pool at the end of a text.
+
+    Without it transformers may pool at the largest id, which is the word's. Since its version 5.6 the
+    class without a projection is its own `text_model`.
+    """
+    name = f"pipe.{encoder.folder}"
+    model = f'getattr({name}, "text_model", {name})'
+    if encoder.kind == "projected":
+        model = f"{name}.text_model"
+    return f"{model}.eos_token_id = pipe.{encoder.tokenizer_folder}.eos_token_id{AT_THE_END}"
 
 
 def _quoted(text: str) -> str:

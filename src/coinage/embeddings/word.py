@@ -12,11 +12,10 @@ from torch import Tensor
 
 from coinage.embeddings.format_names import FormatName, Precision
 from coinage.errors import ConfigError, Problem
-from coinage.models.facts import SD3, SDXL, family_of_vectors
+from coinage.models.facts import SDXL, family_of_vectors
 from coinage.system.text_files import as_path
 
 PAIR = SDXL.keys
-T5 = SD3.keys[-1]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -28,8 +27,8 @@ class Word:
 
     Attributes:
         vectors: one [n, D] float32 tensor for each text encoder, by its key in embedding files:
-            `emb_params` for Stable Diffusion 1.x and 2.x, `clip_l` and `clip_g` for SDXL, and for
-            Stable Diffusion 3 `t5xxl` beside them.
+            `emb_params` for Stable Diffusion 1.x and 2.x, `clip_l` and `clip_g` for SDXL, for Stable
+            Diffusion 3 `t5xxl` beside them, and for FLUX.1 `clip_l` and `t5xxl`.
         token: the word as it was written in the captions of its training; None if unknown.
         step: optimizer steps that it was trained for; 0 if unknown.
         metadata: of its file's header, names to texts. Only .safetensors files store it.
@@ -99,7 +98,7 @@ class Word:
 
     @property
     def family(self) -> str | None:
-        """`sd1`, `sd2`, `sdxl` or `sd3`, as vectors and header show; None if no model has them."""
+        """`sd1`, `sd2`, `sdxl`, `sd3` or `flux`, as vectors and header show; None if no model has them."""
         widths = {key: rows.shape[1] for key, rows in self.vectors.items()}
         facts = family_of_vectors(widths, self.metadata.get("modelspec.architecture", ""))
         return facts.name if facts else None
@@ -109,8 +108,8 @@ class Word:
         """Read a word from an embedding file of any tool; as `coinage.load_word`.
 
         Args:
-            path: the file; its content counts, not its suffix. If diffusers wrote an SDXL word as
-                two files beside each other, either of them gives the whole word.
+            path: the file; its content counts, not its suffix. If diffusers wrote a word
+                as two files beside each other, either of them gives the whole word.
             token: the word; default: what the file names, if it names one.
 
         Raises:
@@ -139,7 +138,7 @@ class Word:
             overwrite: whether an existing file is replaced.
 
         Returns:
-            The files written: one, or for an SDXL word in the format of diffusers two.
+            The files written: one, or for a word of SDXL or FLUX.1 in the format of diffusers two.
 
         Raises:
             CoinageError: the suffix fits no format, a file exists and `overwrite` is False, the
@@ -188,7 +187,7 @@ def load_word(path: str | os.PathLike[str], token: str | None = None) -> Word:
     invoke-training and others. No code in a file is run.
 
     Args:
-        path: the file; its content counts, not its suffix. If diffusers wrote an SDXL word as two
+        path: the file; its content counts, not its suffix. If diffusers wrote a word as two
             files beside each other, either of them gives the whole word.
         token: the word; default: what the file names, if it names one. Of a LoRA with several words
             in it, it also says which one to read.

@@ -2,7 +2,7 @@
 
 SD 1 and SD 2 words in .safetensors files are one tensor `emb_params` [n, D]; .pt files hold
 AUTOMATIC1111's dictionary, re-zipped so that its pickle gate accepts them. SDXL has `clip_l` and
-`clip_g` in both, and Stable Diffusion 3 `t5xxl` beside them.
+`clip_g` in both, Stable Diffusion 3 `t5xxl` beside them, and FLUX.1 `clip_l` and `t5xxl`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from coinage.embeddings.word import PAIR, T5, Word
+from coinage.embeddings.word import PAIR, Word
 from coinage.errors import CoinageError
+from coinage.models.facts import FACTS, ONETRAINER_NAMES, T5
 from coinage.system.files import write_bytes
 
 DTYPES: dict[str, torch.dtype] = {
@@ -28,7 +29,6 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-ONETRAINER_T5 = "t5"
 WEBUI_RECORDS = ("data.pkl", "version")  # of a torch zip, beside those of data
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # always the same, for equal bytes
 
@@ -154,22 +154,24 @@ def onetrainer_files(path: Path, word: Word, precision: str) -> dict[Path, bytes
     """
     tensors = rounded_vectors(word, str(path), precision)
     if T5 in tensors:
-        renamed = {ONETRAINER_T5 if key == T5 else key: rows for key, rows in tensors.items()}
+        renamed = {ONETRAINER_NAMES.get(key, key): rows for key, rows in tensors.items()}
         return {path: _bare_bytes(path, renamed)}
     if tuple(word.vectors) == PAIR:
         return one_file(path, word, precision)
-    return {path: _bare_bytes(path, {"emp_params": next(iter(tensors.values()))})}
+    name = ONETRAINER_NAMES["emb_params"]
+    return {path: _bare_bytes(path, {name: next(iter(tensors.values()))})}
 
 
 def diffusers_files(path: Path, word: Word, precision: str) -> dict[Path, bytes]:
-    """Return the files of diffusers: the tensor under the word itself; for SDXL one for each text encoder.
+    """Return the files of diffusers: the tensor under the word itself, one for each text encoder.
 
     Raises:
         CoinageError: the word is unknown, or a vector is not finite.
     """
-    if PAIR[1] in word.vectors and T5 in word.vectors:
+    families = [facts for facts in FACTS.values() if set(word.vectors) <= set(facts.keys)]
+    if families and not any(facts.in_diffusers for facts in families):
         raise CoinageError(
-            "diffusers loads no words into Stable Diffusion 3",
+            f"diffusers loads no words into {families[0].display_name}",
             str(path),
             "write --to safetensors, which ComfyUI, SwarmUI and SD.Next read",
         )
@@ -192,7 +194,7 @@ def diffusers_files(path: Path, word: Word, precision: str) -> dict[Path, bytes]
 
 def diffusers_paths(path: Path, word: Word) -> list[Path]:
     """Return the files that `diffusers_files` names."""
-    if tuple(word.vectors) != PAIR:
+    if len(word.vectors) == 1:
         return [path]
     return [path, path.with_name(f"{path.stem}_2{path.suffix}")]
 

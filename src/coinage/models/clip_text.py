@@ -117,14 +117,17 @@ def end_of_text(ids: Tensor, end_id: int) -> Tensor:
     return (ids == end_id).int().argmax(dim=1)
 
 
-def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
-    """Return the projected hidden state at the end of each text, [B, P].
+def at_end(last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
+    """Return the hidden state at the end of each text, [B, D].
 
     Not the encoder's own pooled output: with its old settings it pools at the largest id, which is
     the new word.
     """
     at = end_of_text(ids, end_id)
-    projected: Tensor = encoder.text_projection(
-        last_hidden[torch.arange(len(ids), device=ids.device), at]
-    )
+    return last_hidden[torch.arange(len(ids), device=ids.device), at]
+
+
+def pool(encoder: Any, last_hidden: Tensor, ids: Tensor, end_id: int) -> Tensor:
+    """Return the projected hidden state at the end of each text, [B, P]."""
+    projected: Tensor = encoder.text_projection(at_end(last_hidden, ids, end_id))
     return projected

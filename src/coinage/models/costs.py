@@ -139,6 +139,29 @@ COSTS: Mapping[str, Mapping[Arithmetic, Costs]] = {
             text=76565216,
         ),
     },
+    "flux": {
+        "float32": Costs(
+            kept=Cost(pixel=2489892, chunk=9394055425, fixed=1615443408),
+            checkpointed=Cost(pixel=249226, chunk=718449453, fixed=71827480),
+            measured=52557,
+            first_look=(13355196625, 1045442537),
+            text=192945784,
+        ),
+        "half": Costs(
+            kept=Cost(pixel=1423454, chunk=5271900077, fixed=810026984),
+            checkpointed=Cost(pixel=130874, chunk=476074797, fixed=71827464),
+            measured=30315,
+            first_look=(9053438645, 681908185),
+            text=209723000,
+        ),
+        "8 bits": Costs(
+            kept=Cost(pixel=1420801, chunk=5289206045, fixed=888523544),
+            checkpointed=Cost(pixel=127850, chunk=506297121, fixed=129796140),
+            measured=30315,
+            first_look=(9143091893, 767002609),
+            text=209723000,
+        ),
+    },
 }
 
 

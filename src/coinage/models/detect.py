@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coinage.errors import CoinageError, Problem
-from coinage.models.facts import FACTS, SD1, SD2, SDXL, FamilyFacts
+from coinage.models.facts import DEFAULT, FACTS, SD1, SD2, SDXL, FamilyFacts
 from coinage.system.text_files import MEGABYTE, is_there, read_json
 
 LONGEST_NAME = 300  # characters of a tensor's name
@@ -43,19 +43,44 @@ SPECIAL = {  # by the input channels of its UNet
 }
 LONE_UNET = "a diffusers UNet alone: give its folder with model_index.json"
 LONE_TRANSFORMER = "a transformer alone: give the folder with model_index.json"
-FLUX = "a FLUX model, which cannot be trained on yet"
 EDM = "an EDM model, whose noise schedule is different (its file has edm_ tensors)"
 REFINER = "an SDXL refiner, which cannot be trained on"
-NO_TEXT = "a {} model without its text encoders {}: give a file with them, or the diffusers folder"
-EIGHT_BITS = "a model whose T5 text encoder is in fp8: give one with T5 in fp16, or without T5"
+NO_TEXT = "a {} model without its {}"
+WHOLE = "give a file with them, or the diffusers folder"
+NO_VAE = "a model without VAE: add --vae"
+OTHER_INPUTS = "a {} that reads something else beside a picture: it has {} input channels, not {}"
+# In names of weights that are kept in few bits with factors of their own
+QUANTISED = (".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", "scaled_fp8")
+IN_FEW_BITS = "a quantised model: give it in fp16 or bf16"
+# Of relatives whose transformers have the same names, in part
+RELATIVES = {
+    "distilled_guidance_layer.": "a Chroma model, which cannot be trained on",
+    "double_stream_modulation_img.": "a FLUX.2 model, which cannot be trained on",
+}
+EIGHT_BITS = "a model whose T5 text encoder is in fp8: give one with T5 in fp16"
+OR_WITHOUT = ", or without T5"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Family of a model, or why it cannot be trained on."""
+    """Family of a model, or why it cannot be trained on, and what to do about it if that is known."""
 
     family: str | None
     why_not: str = ""
+    hint: str = ""
+
+
+def known_name(name: str) -> str:
+    """Return the name of a single file's tensor with the usual prefix of its part.
+
+    Files of some families may have denoisers without a prefix, and another prefix for the VAE.
+    """
+    for facts in FACTS.values():
+        if facts.bare_names and name.startswith(facts.bare_names):
+            return f"{UNET}{name}"
+        if facts.vae_prefix and name.startswith(facts.vae_prefix):
+            return f"{VAE}{name.removeprefix(facts.vae_prefix)}"
+    return name
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -144,7 +169,8 @@ def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
     """Return the error that a model is of another kind than the command trains, with the right command."""
     wanted_name = FACTS[wanted].display_name
     if kind.family is None:
-        return Problem(f"this is {kind.why_not}", source, f"give a {wanted_name} model")
+        hint = kind.hint or f"give a {wanted_name} model"
+        return Problem(f"this is {kind.why_not}", source, hint)
     facts = FACTS[kind.family]
     what = f"this is a {facts.display_name} model, and the command is for {wanted_name}"
     hint = f"use {facts.script_hint}, or coinage train, which detects the family"
@@ -160,8 +186,8 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
         CoinageError: neither a safetensors file nor a pickle, or a broken one.
     """
     if path.suffix.lower() == ".safetensors":
-        kind = kind_of_checkpoint(safetensors_shapes(path), own_vae=own_vae)
-        return Kind(None, EIGHT_BITS) if _has_t5_in_eight_bits(kind, path) else kind
+        kind = kind_of_checkpoint(_known_shapes(path), own_vae=own_vae)
+        return _in_eight_bits(kind) if _has_t5_in_eight_bits(kind, path) else kind
     with path.open("rb") as file:
         start = file.read(4)
     if start[:1] == b"<":
@@ -171,21 +197,34 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
         raise CoinageError("a GGUF file: quantised models cannot be trained on", str(path), hint)
     if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle
         raise CoinageError("not a model file", str(path), "give a .safetensors or .ckpt file")
-    names = pickled_names(path)
+    names = set(map(known_name, pickled_names(path)))
     # The texts do not show shapes: a UNet with other input channels is noticed when it is loaded
     shapes = dict.fromkeys(names, (0, INPUT_CHANNELS[0]))
     return kind_of_checkpoint(shapes, own_vae=own_vae) if _has(shapes, UNET) else None
 
 
+def _known_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in a model's safetensors file, by their known names."""
+    return {known_name(name): shape for name, shape in safetensors_shapes(path).items()}
+
+
 def tensor_names(path: Path) -> Collection[str]:
-    """Return the names of a file's tensors, of pickles without reading them as such.
+    """Return the known names of a file's tensors, of pickles without reading them as such.
 
     Raises:
         CoinageError: a safetensors file that cannot be read.
     """
     if path.suffix.lower() == ".safetensors":
-        return safetensors_shapes(path)
-    return pickled_names(path)
+        return _known_shapes(path)
+    return set(map(known_name, pickled_names(path)))
+
+
+def _in_eight_bits(kind: Kind) -> Kind:
+    """Return why a model with T5 in 8 bits cannot be trained on."""
+    facts = FACTS[kind.family or DEFAULT.name]
+    may_lack = any(encoder.optional for encoder in facts.text_encoders)
+    hint = f"the diffusers folder has it, such as {facts.hub_id} on the hub"
+    return Kind(None, f"{EIGHT_BITS}{OR_WITHOUT if may_lack else ''}", hint)
 
 
 def _has_t5_in_eight_bits(kind: Kind, path: Path) -> bool:
@@ -230,26 +269,43 @@ def _texts(stream: IO[bytes], pickles: int) -> set[str]:
 
 
 def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool = True) -> Kind:
-    """Return what a single file in an original layout holds; without `own_vae` it may lack a VAE."""
-    reason = _unusable(shapes, own_vae=own_vae)
+    """Return what a single file in an original layout holds; without `own_vae` it may lack a VAE.
+
+    Args:
+        shapes: by their known names.
+        own_vae: off: another VAE is given.
+    """
+    reason = _unusable(shapes)
     if reason:
         return Kind(None, reason)
+    lacks_vae = own_vae and not _has(shapes, VAE)
     for facts in reversed(list(FACTS.values())):
         if _has(shapes, facts.file_prefix):
-            return _with_texts(facts, shapes)
-    return Kind(None, "a UNet without text encoder")
+            return _whole(facts, shapes, lacks_vae=lacks_vae)
+    return Kind(None, NO_VAE if lacks_vae else "a UNet without text encoder")
 
 
-def _with_texts(facts: FamilyFacts, shapes: Mapping[str, tuple[int, ...]]) -> Kind:
-    """Return a family's kind, or that its file lacks text encoders."""
+def _whole(facts: FamilyFacts, shapes: Mapping[str, tuple[int, ...]], *, lacks_vae: bool) -> Kind:
+    """Return a family's kind, or which parts its file lacks."""
     needed = [encoder for encoder in facts.text_encoders if not encoder.optional]
     missing = [encoder.key for encoder in needed if not _has(shapes, encoder.prefix)]
     if missing and facts.transformer:
-        return Kind(None, NO_TEXT.format(facts.display_name, " and ".join(missing)))
-    return Kind(facts.name)
+        kind = "text encoder" if len(missing) == 1 else "text encoders"
+        parts = f"{kind} {' and '.join(missing)}{' and its VAE' if lacks_vae else ''}"
+        hint = f"{WHOLE}, such as {facts.hub_id} on the hub"
+        return Kind(None, NO_TEXT.format(facts.display_name, parts), hint)
+    outputs, channels = shapes.get(f"{UNET}{facts.input_layer}", (0, 0))
+    if outputs and channels != facts.input_channels:  # of a pickle no shapes are known
+        return Kind(None, _other_inputs(facts, channels))
+    return Kind(None, NO_VAE) if lacks_vae else Kind(facts.name)
 
 
-def _unusable(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool) -> str:
+def _other_inputs(facts: FamilyFacts, channels: int) -> str:
+    """Return what a model is whose transformer reads something else beside latents."""
+    return OTHER_INPUTS.format(f"{facts.display_name} model", channels, facts.input_channels)
+
+
+def _unusable(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Return why a single file cannot be trained on, "" if nothing speaks against it."""
     channels = shapes.get(FIRST_CONV, (0, INPUT_CHANNELS[0]))[1]
     is_lora = _has(shapes, "lora_") or any(".lora." in name for name in shapes)
@@ -257,13 +313,13 @@ def _unusable(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool) -> str:
     reasons = (
         (is_lora, "a LoRA, not a model"),
         (_has(shapes, "down_blocks.", "unet.down_blocks."), LONE_UNET),
-        (_has(shapes, "double_blocks.", f"{UNET}double_blocks."), FLUX),
+        (any(name.endswith(QUANTISED) for name in shapes), IN_FEW_BITS),
+        *((_has(shapes, name, f"{UNET}{name}"), what) for name, what in RELATIVES.items()),
         (_has(shapes, "joint_blocks.", "transformer_blocks."), LONE_TRANSFORMER),
         (not _has(shapes, UNET), "not a Stable Diffusion model: it has no UNet"),
         (channels not in INPUT_CHANNELS, _special(channels)),
         (_has(shapes, "edm_"), EDM),
         (is_refiner, REFINER),
-        (own_vae and not _has(shapes, VAE), "a model without VAE: add --vae"),
     )
     return next((reason for applies, reason in reasons if applies), "")
 
@@ -313,7 +369,9 @@ def _kind_by_transformer(folder: Path) -> Kind | None:
     name = settings.get("_class_name")
     for facts in FACTS.values():
         if facts.transformer and (name == facts.transformer or pipeline == facts.pipeline):
-            return Kind(facts.name)
+            channels = settings.get("in_channels", facts.input_channels)
+            is_usual = channels == facts.input_channels
+            return Kind(facts.name) if is_usual else Kind(None, _other_inputs(facts, channels))
     if not settings:
         return None
     return Kind(None, f"a model with a {name}, which cannot be trained on")

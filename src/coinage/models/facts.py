@@ -22,6 +22,7 @@ class TextEncoderFacts:
     Attributes:
         key: name of its vectors in embedding files.
         other_keys: names in the files of other families whose vectors fit it as well.
+        onetrainer_key: name of its vectors in OneTrainer's files, where it is another one.
         folder: its folder in a diffusers model.
         tokenizer_folder: the folder of its tokenizer.
         prefix: start of its tensors' names in a single file.
@@ -30,12 +31,14 @@ class TextEncoderFacts:
         open_clip: trained by OpenCLIP, which pads texts with `!`.
         letter: by which --train_encoders chooses it; "" where a family has no choice.
         kind: of the text encoder.
+        pools: the denoiser reads its vector at the end of a text.
         optional: a model may come without it.
         room: tokens of a text that fit in one row.
     """
 
     key: str
     other_keys: tuple[str, ...] = ()
+    onetrainer_key: str = ""
     folder: str = "text_encoder"
     tokenizer_folder: str = "tokenizer"
     prefix: str = "cond_stage_model."
@@ -44,6 +47,7 @@ class TextEncoderFacts:
     open_clip: bool = False
     letter: str = ""
     kind: TextEncoderKind = "clip"
+    pools: bool = False
     optional: bool = False
     room: int = 75
 
@@ -91,22 +95,30 @@ class FamilyFacts:
     Attributes:
         name: as `ModelConfig.family` has it.
         display_name: as people write it.
+        short_name: as they write it in passing, where that is shorter.
         architecture: ModelSpec's name, and `v_architecture` that of models that predict v.
         base_version: `ss_base_model_version` in headers, and `v_base_version` of models that predict v.
         script: the sd-scripts command that trains it, with its `script_flags`.
         script_hint: the same in words.
         file_prefix: start of names that only this family has in a single file.
+        bare_names: starts of the denoiser's names that files may have without its prefix.
+        input_layer: name there of the weight [N, C] that takes C channels, where the family checks it.
+        vae_prefix: another start of the VAE's names in a single file, "" without.
+        hub_id: of a released model.
         side: of the pictures that the released models are made for, in pixels.
         bucket_unit: sides of buckets are multiples of it, in pixels.
         latent_channels: of the VAE's latents.
         latent_scale: pixels along a side for one of the latents.
         patch: latents along a side that the denoiser takes as one.
+        packs: the denoiser takes them as tokens [B, T, C patch^2], not as a picture.
         denoiser: folder of what predicts, in a diffusers model.
         transformer: its class, where it is no UNet.
         pipeline: class that a folder with such a transformer names.
         is_flow: trained by flow matching; otherwise by diffusion.
         cross_attends: layers of the denoiser read the text alone, which shows where a word acts.
         most_chunks: rows of 75 tokens that a text may take.
+        guidance: scale with which it is drawn, where none is given.
+        in_diffusers: its pipeline there loads words.
         takes_sizes: the UNet also reads a pooled text vector and the picture's sizes.
         reads_clip_skip: the layer of the text encoder can be chosen.
         fills_prompts: prompts take as many chunks as captions in training, in sd-scripts.
@@ -118,6 +130,7 @@ class FamilyFacts:
 
     name: str
     display_name: str
+    short_name: str = ""
     architecture: str
     v_architecture: str
     base_version: str
@@ -126,6 +139,10 @@ class FamilyFacts:
     script_flags: tuple[str, ...] = ()
     script_hint: str
     file_prefix: str
+    bare_names: tuple[str, ...] = ()
+    input_layer: str = ""
+    vae_prefix: str = ""
+    hub_id: str = ""
     text_encoders: tuple[TextEncoderFacts, ...]
     transformer: str = ""
     pipeline: str = ""
@@ -134,10 +151,13 @@ class FamilyFacts:
     latent_channels: int = 4
     latent_scale: int = 8
     patch: int = 1
+    packs: bool = False
     denoiser: str = "unet"
     is_flow: bool = False
     cross_attends: bool = True
     most_chunks: int = 3
+    guidance: float = 7.5
+    in_diffusers: bool = True
     takes_sizes: bool = False
     reads_clip_skip: bool = True
     fills_prompts: bool = False
@@ -173,6 +193,16 @@ class FamilyFacts:
         return self.latent_scale * self.patch
 
     @property
+    def input_channels(self) -> int:
+        """Channels that the denoiser takes."""
+        return self.latent_channels * (self.patch**2 if self.packs else 1)
+
+    @property
+    def pools(self) -> bool:
+        """Whether the denoiser reads a pooled vector of a text."""
+        return any(encoder.pools for encoder in self.text_encoders)
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Folders that a diffusers model needs, the VAE's last."""
         needed = [encoder for encoder in self.text_encoders if not encoder.optional]
@@ -198,7 +228,12 @@ SD1 = FamilyFacts(
     text_encoders=(
         # SDXL has the same encoder beside another
         TextEncoderFacts(
-            key="emb_params", other_keys=("clip_l",), width=768, layers=12, open_clip=False
+            key="emb_params",
+            other_keys=("clip_l",),
+            onetrainer_key="emp_params",
+            width=768,
+            layers=12,
+            open_clip=False,
         ),
     ),
     side=512,
@@ -214,7 +249,11 @@ SD2 = FamilyFacts(
     script_flags=("--v2",),
     script_hint="train_textual_inversion.py with --v2",
     file_prefix="cond_stage_model.model.",
-    text_encoders=(TextEncoderFacts(key="emb_params", width=1024, layers=23, open_clip=True),),
+    text_encoders=(
+        TextEncoderFacts(
+            key="emb_params", onetrainer_key="emp_params", width=1024, layers=23, open_clip=True
+        ),
+    ),
     side=768,
     file_hides_prediction=True,
     # The text encoder ends before its last layer
@@ -224,6 +263,7 @@ SD2 = FamilyFacts(
 SDXL = FamilyFacts(
     name="sdxl",
     display_name="Stable Diffusion XL",
+    short_name="SDXL",
     architecture="stable-diffusion-xl-v1-base",
     v_architecture="stable-diffusion-xl-v1-base",
     base_version="sdxl_base_v1-0",
@@ -250,6 +290,7 @@ SDXL = FamilyFacts(
             open_clip=True,
             letter="g",
             kind="projected",
+            pools=True,
         ),
     ),
     side=1024,
@@ -272,6 +313,7 @@ SD3 = FamilyFacts(
     script="coinage train",
     script_hint="coinage train",
     file_prefix="model.diffusion_model.joint_blocks.",
+    hub_id="stabilityai/stable-diffusion-3.5-medium",
     text_encoders=(
         TextEncoderFacts(
             key="clip_l",
@@ -279,6 +321,7 @@ SD3 = FamilyFacts(
             width=768,
             layers=12,
             kind="projected",
+            pools=True,
         ),
         TextEncoderFacts(
             key="clip_g",
@@ -289,10 +332,11 @@ SD3 = FamilyFacts(
             layers=32,
             open_clip=True,
             kind="projected",
+            pools=True,
         ),
         TextEncoderFacts(
             key="t5xxl",
-            other_keys=("t5",),
+            onetrainer_key="t5",
             folder="text_encoder_3",
             tokenizer_folder="tokenizer_3",
             prefix="text_encoders.t5xxl.",
@@ -312,13 +356,85 @@ SD3 = FamilyFacts(
     is_flow=True,
     cross_attends=False,
     most_chunks=1,
+    in_diffusers=False,
     released=ModelSizes(
         2_469_663_936, 227_742_912, 5_580_620_800, 233_349_120, 83_819_683, 232_783_872
     ),
 )
-FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL, SD3)}
+FLUX = FamilyFacts(
+    name="flux",
+    display_name="FLUX.1",
+    short_name="FLUX.1",
+    # As sd-scripts writes it where the variant is not known: a word fits all of them
+    architecture="flux-1",
+    v_architecture="flux-1",
+    base_version="flux1",
+    v_base_version="flux1",
+    script="coinage train",
+    script_hint="coinage train",
+    file_prefix="model.diffusion_model.double_blocks.",
+    bare_names=(
+        "double_blocks.",
+        "single_blocks.",
+        "img_in.",
+        "txt_in.",
+        "time_in.",
+        "vector_in.",
+        "guidance_in.",
+        "final_layer.",
+    ),
+    input_layer="img_in.weight",
+    vae_prefix="vae.",
+    hub_id="black-forest-labs/FLUX.1-dev",
+    text_encoders=(
+        TextEncoderFacts(
+            key="clip_l",
+            prefix="text_encoders.clip_l.",
+            width=768,
+            layers=12,
+            pools=True,
+        ),
+        TextEncoderFacts(
+            key="t5xxl",
+            onetrainer_key="t5",
+            folder="text_encoder_2",
+            tokenizer_folder="tokenizer_2",
+            prefix="text_encoders.t5xxl.",
+            width=4096,
+            layers=24,
+            kind="t5",
+            room=511,
+        ),
+    ),
+    transformer="FluxTransformer2DModel",
+    pipeline="FluxPipeline",
+    side=1024,
+    latent_channels=16,
+    patch=2,
+    packs=True,
+    denoiser="transformer",
+    is_flow=True,
+    cross_attends=False,
+    most_chunks=1,
+    guidance=3.5,
+    reads_clip_skip=False,
+    released=ModelSizes(
+        11_901_408_320, 3_085_376, 4_885_371_136, 169_841_920, 83_819_683, 169_541_632
+    ),
+)
+FACTS: Mapping[str, FamilyFacts] = {facts.name: facts for facts in (SD1, SD2, SDXL, SD3, FLUX)}
 DEFAULT = SD1  # where neither the model nor a flag names a family
 KNOWN_WIDTHS = frozenset(width for facts in FACTS.values() for width in facts.widths)
+# Names of vectors in OneTrainer's files where they are not their keys
+ONETRAINER_NAMES: Mapping[str, str] = {
+    encoder.key: encoder.onetrainer_key
+    for facts in FACTS.values()
+    for encoder in facts.text_encoders
+    if encoder.onetrainer_key
+}
+# Families with two text encoders: diffusers has a file for each half of their words
+PAIRS = tuple(facts for facts in FACTS.values() if len(facts.text_encoders) == 2)
+T5 = next(e.key for facts in FACTS.values() for e in facts.text_encoders if e.kind == "t5")
 
 
 def fits_other_families(family: str | None) -> bool:
@@ -326,10 +442,24 @@ def fits_other_families(family: str | None) -> bool:
     return family is not None and any(e.other_keys for e in FACTS[family].text_encoders)
 
 
+def pair_of_widths(widths: Collection[int]) -> FamilyFacts | None:
+    """Return the family whose two text encoders have these widths, in any order; None if none has."""
+    return next((facts for facts in PAIRS if set(facts.widths) == set(widths)), None)
+
+
+def key_of_width(width: int) -> str | None:
+    """Return the key of the only text encoder of pairs that is so wide; None if others are as well."""
+    keys = set[str]()
+    for facts in FACTS.values():
+        keys |= {encoder.key for encoder in facts.text_encoders if encoder.width == width}
+    seconds = keys & {facts.keys[1] for facts in PAIRS}
+    return next(iter(seconds)) if len(keys) == 1 and seconds else None
+
+
 def family_of_vectors(widths: Mapping[str, int], architecture: str = "") -> FamilyFacts | None:
     """Return the family that an embedding file's vectors are made for; None if no family has such.
 
-    One of SDXL's two halves counts as SDXL's, unless another family has the same text encoder.
+    A half alone counts as one of a family with two text encoders, unless it is a whole word of another.
 
     Args:
         widths: of the vectors, by their key in the file.

@@ -409,7 +409,9 @@ def _load_parts(
 def _tokenizer(model: ModelConfig, encoder: TextEncoderFacts) -> FramingTokenizer:
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-    folder = find_tokenizer(model.source, encoder.tokenizer_folder, model.tokenizer_cache)
+    folder = find_tokenizer(
+        model.source, encoder.tokenizer_folder, model.tokenizer_cache, encoder.kind
+    )
     if encoder.kind == "t5":  # of the hub's cache this one file may be all that is there
         made: Any = PreTrainedTokenizerFast(
             tokenizer_file=str(folder / "tokenizer.json"),

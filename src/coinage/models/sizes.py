@@ -9,7 +9,14 @@ from pathlib import Path
 
 from coinage.config import ModelConfig
 from coinage.errors import CoinageError
-from coinage.models.detect import FIRST_CONV, INPUT_CHANNELS, UNET, VAE, safetensors_shapes
+from coinage.models.detect import (
+    FIRST_CONV,
+    INPUT_CHANNELS,
+    UNET,
+    VAE,
+    known_name,
+    safetensors_shapes,
+)
 from coinage.models.facts import FACTS, FamilyFacts, ModelSizes, stays_whole
 from coinage.models.hub_files import local_path
 from coinage.system.text_files import is_file
@@ -128,6 +135,6 @@ def _header(path: Path) -> Shapes:
     if path.suffix.lower() != ".safetensors":
         return {}
     try:
-        return safetensors_shapes(path)
+        return {known_name(name): shape for name, shape in safetensors_shapes(path).items()}
     except (CoinageError, OSError):  # what is broken is an error elsewhere
         return {}

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 from coinage.errors import CoinageError
+from coinage.models.facts import TextEncoderKind
 from coinage.system.cache_folder import cache_folder
 from coinage.system.files import write_bytes
 from coinage.system.text_files import is_file, is_folder, is_there
@@ -28,7 +29,6 @@ HUB = {
         ("openai/clip-vit-large-patch14", ""),
     ),
 }
-T5 = "tokenizer_3"
 # T5's vocabulary is one for all its sizes
 T5_HUB = ("google-t5/t5-base", "google-t5/t5-small")
 FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
@@ -37,20 +37,26 @@ MOST_BYTES = 16 * 2**20  # that the list unpacks to; it has 3 MB
 ENTRIES = 49408  # of CLIP's vocabulary: 2 x 256 bytes, merges, start and end
 
 
-def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = None) -> Path:
+def find_tokenizer(
+    model: str,
+    name: str = "tokenizer",
+    cache: Path | None = None,
+    kind: TextEncoderKind = "clip",
+) -> Path:
     """Return the folder of a model's tokenizer.
 
     Args:
         model: a diffusers folder, hub id or single file.
-        name: "tokenizer", "tokenizer_2" for the second text encoder, or "tokenizer_3" for T5.
+        name: of its folder in a diffusers model.
         cache: `--tokenizer_cache_dir`.
+        kind: of the text encoder.
 
     Raises:
         CoinageError: there is none; the message says how to get one.
     """
     folder = Path(model)
-    if name == T5:
-        return _find_t5(model, cache)
+    if kind == "t5":
+        return _find_t5(model, name, cache)
     if is_folder(folder):
         for candidate in (folder / name, folder / "tokenizer"):
             if _holds_vocabulary(candidate):
@@ -70,17 +76,17 @@ def find_tokenizer(model: str, name: str = "tokenizer", cache: Path | None = Non
     return other
 
 
-def _find_t5(model: str, cache: Path | None) -> Path:
+def _find_t5(model: str, name: str, cache: Path | None) -> Path:
     """Return the folder of T5's tokenizer: with the model, in a folder of tokenizers, or on the hub.
 
     Raises:
         CoinageError: there is none; the message says how to get one.
     """
-    own, within = Path(model) / T5, sorted(cache.glob("*")) if cache and is_folder(cache) else []
+    own, within = Path(model) / name, sorted(cache.glob("*")) if cache and is_folder(cache) else []
     for folder in (own, *([cache] if cache else []), *within):
         if _holds_t5(folder):
             return folder
-    places = [] if is_there(model) else [(model, f"{T5}/tokenizer.json")]
+    places = [] if is_there(model) else [(model, f"{name}/tokenizer.json")]
     places += [(hub_id, "tokenizer.json") for hub_id in T5_HUB]
     for download in (False, True):
         for hub_id, path in places:

@@ -76,7 +76,9 @@ def read_vocabularies(model: ModelConfig) -> Mapping[str, Vocabulary]:
         if facts.optional and not has_encoder(model, facts):
             continue
         table = _table(model.source, facts)
-        folder = find_tokenizer(model.source, facts.tokenizer_folder, model.tokenizer_cache)
+        folder = find_tokenizer(
+            model.source, facts.tokenizer_folder, model.tokenizer_cache, facts.kind
+        )
         read = read_unigram if facts.kind == "t5" else read_tokenizer
         tokenizer: Tokenizer | None = read(folder)
         if tokenizer is None:

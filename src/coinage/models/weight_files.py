@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coinage.errors import CoinageError, reason_of
-from coinage.models.detect import safetensors_places
+from coinage.models.detect import known_name, safetensors_places
 
 CHILDREN = ("embeddings.", "encoder.", "final_layer_norm.")
 SD1_TEXT = "cond_stage_model.transformer."
@@ -47,7 +47,7 @@ def read_tensors(
     renamed = {}
     for name, value in tensors.items():
         if not name.endswith("position_ids"):
-            renamed[_renamed(name)] = value
+            renamed[_renamed(known_name(name))] = value
     return renamed
 
 
@@ -98,7 +98,7 @@ def _in_dtypes(
 def _wanted_dtype(name: str, tensor: Tensor, wanted: Mapping[str, torch.dtype]) -> torch.dtype:
     """Return the dtype that a tensor is wanted in: its own where nothing is said."""
     for start, dtype in wanted.items():
-        if name.startswith(start):
+        if known_name(name).startswith(start):
             return dtype
     return tensor.dtype
 

@@ -380,7 +380,7 @@ _OWN = _rows(
     _own("--noising_weight", "float", 0.0, "Shape of the timestep distribution, as in OneTrainer: docs/guides/datasets.md.", range=Range(-FACTOR, FACTOR), per_word=True),
     _own("--noising_bias", "float", 0.0, "Where the timestep distribution has its middle; 0: at half of the noise. Of beta, its second number.", range=Range(-FACTOR, FACTOR), per_word=True),
     _own("--timestep_shift", "float", 1.0, "Shift the timesteps to more noise (above 1) or less.", range=Range(0, FACTOR, above=True, hint="1 is none"), per_word=True),
-    _own("--flow_weighting", "str", "none", "Weight of the loss by the share of noise, for models of flow matching (SD 3).", choices=("none", "sigma_sqrt", "cosmap"), per_word=True),
+    _own("--flow_weighting", "str", "none", "Weight of the loss by the share of noise, for models of flow matching (SD 3, FLUX.1).", choices=("none", "sigma_sqrt", "cosmap"), per_word=True),
     _own("--bucket_log_ratio", "switch", False, "Choose buckets by the ratio of aspect ratios: tall and wide images alike.", per_word=True),
     _own("--data_as_reference", "switch", False, "Handle images and tags exactly like sd-scripts: EXIF rotation and transparency ignored, 16-bit grey saturated, gamma on 0..255, tags joined by comma, letterbox crop values for SDXL.", per_word=True),
     _own("--validation_split", "float", 0.0, "Share of images that are held out, 0 to 1.", range=SHARE, per_word=True),

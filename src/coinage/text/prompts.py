@@ -34,7 +34,7 @@ class Prompt:
     height: int = 0
     seed: int | None = None
     steps: int = 30  # 1..1000
-    scale: float = 7.5  # classifier-free guidance
+    scale: float | None = None  # of guidance; None: the model's own
     sampler: str = "ddim"
     # Number of the prompt that this one repeats without the word, so that training changes nothing in it
     of: int | None = None

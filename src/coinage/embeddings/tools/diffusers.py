@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,10 +16,8 @@ from coinage.embeddings.tools.rules import (
     check_width,
     content_of,
     first_value,
-    is_pair,
     refuse,
 )
-from coinage.embeddings.word import PAIR
 
 TORCH_SUFFIXES = (".pt", ".ckpt", ".pth", ".bin")
 KEYS_WITHOUT_WORD = (None, "emb_params", "emp_params", "clip_l")
@@ -29,10 +28,11 @@ LOAD_EACH_HALF = (
 
 
 def diffusers(file: RawFile, model: TargetModel, token: str | None) -> ToolReading:
-    """Apply the rule of `load_textual_inversion`; SDXL's pair needs a call for each text encoder."""
+    """Apply the rule of `load_textual_inversion`; a pair needs a call for each text encoder."""
     content = _content(file)
-    if is_pair(content) and len(model.keys) > 1:
-        by_key = {key: as_rows(content[key]) for key in PAIR}
+    is_whole = isinstance(content, Mapping) and all(key in content for key in model.keys)
+    if is_whole and len(model.keys) > 1:
+        by_key = {key: as_rows(content[key]) for key in model.keys}
         for key, width in zip(model.keys, model.widths, strict=True):
             check_width(by_key[key], width)
         write, why = token or file.path.stem, LOAD_EACH_HALF

@@ -8,7 +8,7 @@ from dataclasses import replace
 from coinage.embeddings.raw_file import RawFile
 from coinage.embeddings.tools.automatic1111 import automatic1111, forge
 from coinage.embeddings.tools.rules import Rule, TargetModel, ToolReading, refuse
-from coinage.models.facts import SD3
+from coinage.models.facts import FACTS, FLUX, SD3
 
 WITHOUT_T5 = "It leaves out the vectors for T5."
 
@@ -17,7 +17,9 @@ def _clip_alone(rule: Rule) -> Rule:
     """Return the rule of a tool that gives words to CLIP and none to T5."""
 
     def read(file: RawFile, model: TargetModel, token: str | None) -> ToolReading:
-        reading = rule(file, replace(model, widths=model.widths[:2]), token)
+        encoders = FACTS[model.family].text_encoders[: len(model.widths)]
+        clips = sum(encoder.kind != "t5" for encoder in encoders)
+        reading = rule(file, replace(model, widths=model.widths[:clips]), token)
         if len(model.widths) == len(reading.tensors):
             return reading
         return replace(reading, why=f"{reading.why} {WITHOUT_T5}".strip())
@@ -34,6 +36,17 @@ def _none(why: str) -> Rule:
     return read
 
 
+def _with_one_tensor(rule: Rule) -> Rule:
+    """Return the rule of a tool that gives words to CLIP, from files with nothing else."""
+
+    def read(file: RawFile, model: TargetModel, token: str | None) -> ToolReading:
+        if isinstance(file.content, dict) and len(file.content) > 1:
+            refuse("it takes words for CLIP alone, from files with one tensor.")
+        return rule(file, model, token)
+
+    return read
+
+
 NEWER_FAMILIES: Mapping[str, Mapping[str, Rule]] = {
     SD3.name: {
         "AUTOMATIC1111": _clip_alone(automatic1111),
@@ -41,5 +54,12 @@ NEWER_FAMILIES: Mapping[str, Mapping[str, Rule]] = {
         "InvokeAI": _none("it draws no words with Stable Diffusion 3."),
         "diffusers": _none("its pipeline of Stable Diffusion 3 loads no words."),
         "sd-scripts": _none("it draws no words with Stable Diffusion 3."),
+    },
+    FLUX.name: {
+        "AUTOMATIC1111": _none("it does not draw with FLUX.1."),
+        "Forge": _with_one_tensor(_clip_alone(forge)),
+        "InvokeAI": _none("it draws no words with FLUX.1."),
+        "SD.Next": _none("it loads words for 1.x, 2.x and SDXL alone."),
+        "sd-scripts": _none("it draws no words with FLUX.1."),
     },
 }

@@ -11,9 +11,9 @@ from coinage.embeddings.tools.rules import (
     content_of,
     refuse,
 )
+from coinage.models.facts import ONETRAINER_NAMES
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
-OWN_NAMES = {"emb_params": "emp_params", "t5xxl": "t5"}
 WHERE_THE_WORD_IS_SET = "The word is the placeholder text that you set there."
 
 
@@ -22,14 +22,16 @@ def onetrainer(file: RawFile, model: TargetModel, token: str | None) -> ToolRead
     content = content_of(file, SUFFIXES)
     by_key = {}
     for key, width in zip(model.keys, model.widths, strict=True):
-        name = OWN_NAMES.get(key, key)
+        name = ONETRAINER_NAMES.get(key, key)
         if not isinstance(content, dict) or name not in content:
-            what_to_do = "convert the file for OneTrainer" if key in OWN_NAMES else OTHER_FAMILY
+            what_to_do = (
+                "convert the file for OneTrainer" if key in ONETRAINER_NAMES else OTHER_FAMILY
+            )
             refuse(f"it looks for a tensor named {name}; {what_to_do}.")
         check_width(content[name], width)
         by_key[key] = content[name]
     has_output_vectors = any(
-        f"{name}_out" in content for name in (*OWN_NAMES.values(), *model.keys)
+        f"{name}_out" in content for name in (*ONETRAINER_NAMES.values(), *model.keys)
     )
     return ToolReading(
         by_key,

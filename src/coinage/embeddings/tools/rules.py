@@ -130,7 +130,8 @@ def _cautions(
         cautions.append(f"It acts on {' and '.join(vectors)} alone.")
     elif len(vectors) < len(model.keys):
         cautions.append(
-            "It acts on only one of the two text encoders; train the word on SDXL instead."
+            "It acts on only one of the two text encoders; "
+            f"train the word on {FACTS[model.family].short_name} instead."
         )
     counts = {len(tensor) for tensor in vectors.values()}
     if len(counts) > 1:

@@ -1,0 +1,32 @@
+"""How strongly pictures follow their prompts, in the words of each kind of pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coinage.models.base import Components
+from coinage.models.facts import FamilyFacts
+
+READS = "guidance_embeds"  # setting of transformers that read the guidance as a number, or might
+
+
+def guidance_of(
+    facts: FamilyFacts, parts: Components, scale: float | None = None
+) -> Mapping[str, float]:
+    """Return the arguments of a pipeline for a guidance scale.
+
+    A transformer that reads the scale as a number needs one pass a step. Others of its kind need
+    classifier-free guidance, which their pipelines call `true_cfg_scale`.
+
+    Args:
+        facts: of the model's family.
+        parts: of the model.
+        scale: None: the model's own, which is 1 for models that were made to draw in a few steps.
+    """
+    reads = parts.denoiser.config.get(READS)
+    if scale is None:
+        scale = facts.guidance
+        # Of FLUX.1, schnell alone has one shift for all sizes
+        if reads is False and not parts.scheduler_config.get("use_dynamic_shifting"):
+            scale = 1.0
+    return {"true_cfg_scale" if reads is False else "guidance_scale": scale}
