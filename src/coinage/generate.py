@@ -222,10 +222,11 @@ def _chunks(family: ModelFamily, parts: Components, prompt: Prompt) -> int:
         for text in (prompt.text, prompt.negative):
             longest = max(longest, words.chunks_of(parse_weights(text, words.names)))
     most = min(MOST_CHUNKS, family.facts.most_chunks)
-    if longest > most:
+    read = family.facts.chunks_read(most)
+    if longest > read:
         log.warning(
             "a prompt is longer than %d tokens; the rest is cut: %s",
-            most * CHUNK,
+            read * CHUNK,
             prompt.text,
         )
     least = parts.chunks if family.facts.fills_prompts else 1

@@ -8,6 +8,7 @@ from coinage.data.default_prompts import default_prompts
 from coinage.data.examine import examine
 from coinage.data.sample import uses_per_epoch
 from coinage.errors import ConfigError
+from coinage.models.facts import FACTS
 from coinage.runs.states import find_state
 from coinage.text.placeholder import CHUNK
 from coinage.text.prompts import Prompt, read_prompts
@@ -22,7 +23,7 @@ def check_images(draft: Draft) -> None:
         word.token if draft.word_is_sound else None,
         word.num_vectors,
         draft.tokenizer,
-        config.model.max_token_length // CHUNK,
+        FACTS[config.model.family].chunks_read(config.model.max_token_length // CHUNK),
         draft.findings,
         beside=(*config.learns_with, *config.companions),
         learning=[other.token for other in config.learns_with],

@@ -14,6 +14,7 @@ from coinage.data.examine import ExaminedDataset, examine
 from coinage.data.summary import DatasetSummary, SampleSummary, summarize, summarize_sample
 from coinage.data_config import DataConfig
 from coinage.errors import Findings, Problem
+from coinage.models.facts import DEFAULT, FACTS
 from coinage.text.placeholder import CHUNK, pieces_of, vocabulary_problems
 
 
@@ -91,13 +92,14 @@ def summarize_dataset(config: TrainConfig, findings: Findings | None = None) -> 
     Returns:
         The summary. Problems are in its `findings`, which raise nothing by themselves.
     """
+    facts = FACTS.get(config.model.family, DEFAULT)  # a dataset may be checked without a model
     query = DatasetQuery(
         data=config.data,
         token=config.word.token,
         num_vectors=config.word.num_vectors,
         model=config.model.source,
         tokenizer_cache=config.model.tokenizer_cache,
-        chunks=config.model.max_token_length // CHUNK,
+        chunks=facts.chunks_read(config.model.max_token_length // CHUNK),
         seed=config.loop.seed,
         loop=config.loop,
         accumulation=config.optim.accumulation,

@@ -134,7 +134,7 @@ def phases(
     stays = trained if cached else trained + vae
     costs, width = costs_of(model), math.sqrt(sizes.unet / facts.released.unet)
     loads = batch_loads(config, samples, owners)
-    chunks = model.max_token_length // CHUNK
+    chunks = min(model.max_token_length // CHUNK, facts.most_chunks)
     encoded = max((pixels * batch for pixels, batch in encoder_loads(config, samples)), default=0)
     found = [
         Phase(ENCODED, vae if cached else stays, vae_work(model, sizes, encoded * ENCODING)),

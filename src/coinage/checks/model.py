@@ -55,8 +55,10 @@ def _check_encoders(draft: Draft) -> None:
     choice, facts = draft.config.word.train_encoders, FACTS[draft.config.model.family]
     if choice == "both" or not all(facts.learns_in(choice)):
         return
-    what = f"--train_encoders {choice}: {facts.display_name} has one text encoder"
-    if choice == "l":
+    is_one = len(facts.keys) == 1
+    has = "has one text encoder" if is_one else "has no choice of text encoders"
+    what = f"--train_encoders {choice}: {facts.display_name} {has}"
+    if is_one and choice == "l":
         draft.findings.note(f"{what}, in which the word learns anyway")
     else:
         draft.findings.error(what, hint="leave it out; it is for SDXL")

@@ -76,7 +76,7 @@ def convert_parser() -> Parser:
     cache_help = "Folder of tokenizers, for a model in a single file."
     add("--tokenizer_cache_dir", type=Path, help=cache_help)
     add("--key", help="Which word to take, of a file with several.")
-    add("--second", type=Path, help="The other file of an SDXL word from diffusers.")
+    add("--second", type=Path, help="The other file of a word that diffusers has in two.")
     precision_help = "Number format. Default: as in the file that is read."
     add("--save_precision", choices=PRECISIONS, help=precision_help)
     force_help = "Replace an existing file, and a word of the same name in a LoRA."

@@ -34,7 +34,7 @@ def inspect_parser() -> Parser:
     cache_help = "Folder of tokenizers, for a model in a single file."
     add("--tokenizer_cache_dir", type=Path, help=cache_help)
     add("--key", help="Which word to inspect, of a file with several.")
-    add("--second", type=Path, help="The other file of an SDXL word from diffusers.")
+    add("--second", type=Path, help="The other file of a word that diffusers has in two.")
     add("--json", action="store_true", help="Print everything as JSON.")
     return parser
 

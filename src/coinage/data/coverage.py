@@ -12,6 +12,7 @@ from coinage.text.placeholder import CHUNK, Placeholder, WordEncoder, word_patte
 from coinage.wording import counted
 
 MOST_SHOWN = 3  # captions that a message names
+MOST_ASKED = 3 * CHUNK  # tokens that --max_token_length asks for at most
 LONGEST_SHOWN = 120  # letters of one
 
 
@@ -148,7 +149,8 @@ def find_coverage_problems(
     report = findings.error if required or learns_nothing else findings.warn
     if coverage.cut:
         hint = "put the word first, shorten the captions, use fewer vectors"
-        hint += ", or pass --max_token_length 150"
+        if coverage.limit < MOST_ASKED:
+            hint += ", or pass --max_token_length 150"
         report(_cut_off(coverage, token), _examples(coverage.cut), hint)
     lacking = [*coverage.never, *coverage.sometimes]
     words = [token]
@@ -162,7 +164,8 @@ def find_coverage_problems(
     too_long = sum(count > coverage.limit for count in coverage.tokens) - len(coverage.cut)
     if too_long > 0:
         over = f"{counted(too_long, 'caption')} over {coverage.limit} tokens, cut after the word"
-        findings.note(f"{over}; --max_token_length reads more")
+        more = "; --max_token_length reads more" if coverage.limit < MOST_ASKED else ""
+        findings.note(f"{over}{more}")
 
 
 def _cut_off(coverage: Coverage, token: str) -> str:

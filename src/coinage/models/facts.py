@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LEAST_CHANNELS = 16  # of a convolution in 8 bits; latents have 4, or 9 where a mask goes with them
-
-
+ROOM = 75  # tokens of a text in a row of CLIP
 TextEncoderKind = Literal["clip", "projected", "t5"]  # projected: CLIP with a pooled vector
 
 
@@ -49,7 +48,7 @@ class TextEncoderFacts:
     kind: TextEncoderKind = "clip"
     pools: bool = False
     optional: bool = False
-    room: int = 75
+    room: int = ROOM
 
 
 def stays_whole(shape: Sequence[int]) -> bool:
@@ -186,6 +185,15 @@ class FamilyFacts:
         letters = {encoder.key: encoder.letter for encoder in self.text_encoders}
         chosen = choice in letters.values()
         return tuple(not chosen or letters[key] == choice for key in keys or letters)
+
+    def chunks_read(self, asked: int) -> int:
+        """Return how many rows of 75 tokens of a caption some text encoder reads.
+
+        Args:
+            asked: by --max_token_length.
+        """
+        longest = max(encoder.room for encoder in self.text_encoders if not encoder.optional)
+        return max(min(asked, self.most_chunks), longest // ROOM)
 
     @property
     def size_unit(self) -> int:

@@ -55,6 +55,7 @@ class Ask:
         seeds: how many seeds, each with one picture, or two of which one is without the words.
         show_words: see where in the pictures the words act.
         first_seed: of the first picture; None: a random one.
+        guidance: its scale; None: the model's own.
         width, height: pixels; None: the model's own.
     """
 
@@ -74,12 +75,12 @@ class Ask:
 
 
 def complete(ask: Ask) -> dict[str, Any]:
-    """Return what to draw, with nothing open any more.
+    """Return what to draw, with nothing open any more but the guidance, which is the model's.
 
     Raises:
         ConfigError: all that cannot be drawn.
     """
-    usual = {"seeds": 4, "steps": 30, "guidance": 7.5, "width": 0, "height": 0, "sampler": "ddim"}
+    usual = {"seeds": 4, "steps": 30, "width": 0, "height": 0, "sampler": "ddim"}
     values = asdict(ask)
     for name, value in usual.items():
         values[name] = values[name] or value if name == "sampler" else _or(values[name], value)
@@ -87,7 +88,7 @@ def complete(ask: Ask) -> dict[str, Any]:
         values["first_seed"] = draw_seed() % 2**32
     findings = Findings()
     for name, low, high in RANGES:
-        if not low <= values[name] <= high:
+        if values[name] is not None and not low <= values[name] <= high:
             findings.error(f"{name} {values[name]} is out of range", hint=f"use {low} to {high}")
     for name in ("width", "height"):
         if values[name] and not LEAST_SIDE <= values[name] <= MOST_SIDE:

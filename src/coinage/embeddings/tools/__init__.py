@@ -45,7 +45,7 @@ def verdicts(
 
     Args:
         path: the embedding file; a broken or missing one is refused by every tool.
-        family: "sd1", "sd2", "sdxl" or "sd3".
+        family: "sd1", "sd2", "sdxl", "sd3" or "flux".
         widths: of the model's text encoders: (768,), (1024,) and (768, 1280) in the released ones.
         token: the word to pass to diffusers; default: the file's own, or the stem of its name.
     """
