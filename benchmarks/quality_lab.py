@@ -21,8 +21,8 @@ from coinage.cli.parse import parse
 from coinage.config import ModelConfig, TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS
 from coinage.demo.score import Trial, score, trials
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.install import install_embeddings, install_words
 from coinage.embeddings.reading import read
 from coinage.embeddings.word import Word as LearnedWord

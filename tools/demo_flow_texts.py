@@ -21,7 +21,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from demo_captions import SECRETS, Encoder, Heads, draw_captions, training_scene
 
 SHORT = 20  # tokens: no caption of the world is longer

@@ -28,7 +28,7 @@ class TextEncoderFacts:
         width: numbers in a token embedding, in the released models.
         layers: of the released models, as far as they are used.
         open_clip: trained by OpenCLIP, which pads texts with `!`.
-        letter: by which --train_encoders chooses it; "" where a family has no choice.
+        choices: of --train_encoders that choose it alone, or with others of its kind.
         kind: of the text encoder.
         optional: a model may come without it.
         room: tokens of a text that fit in one row.
@@ -42,7 +42,7 @@ class TextEncoderFacts:
     width: int
     layers: int
     open_clip: bool = False
-    letter: str = ""
+    choices: tuple[str, ...] = ()
     kind: TextEncoderKind = "clip"
     optional: bool = False
     room: int = 75
@@ -160,12 +160,17 @@ class FamilyFacts:
         """Return for each text encoder whether a word learns there.
 
         Args:
-            choice: the letter of one; any other text: all of them.
+            choice: of --train_encoders; one that the family does not have stands for all.
             keys: of the text encoders that a model has; () for all of the family.
         """
-        letters = {encoder.key: encoder.letter for encoder in self.text_encoders}
-        chosen = choice in letters.values()
-        return tuple(not chosen or letters[key] == choice for key in keys or letters)
+        chosen = {encoder.key for encoder in self.text_encoders if choice in encoder.choices}
+        return tuple(not chosen or key in chosen for key in keys or self.keys)
+
+    @property
+    def encoder_choices(self) -> tuple[str, ...]:
+        """What --train_encoders may say of the family, beside all of them."""
+        choices = [choice for encoder in self.text_encoders for choice in encoder.choices]
+        return tuple(dict.fromkeys(choices))
 
     @property
     def size_unit(self) -> int:
@@ -238,7 +243,7 @@ SDXL = FamilyFacts(
             width=768,
             layers=12,
             open_clip=False,
-            letter="l",
+            choices=("l",),
         ),
         TextEncoderFacts(
             key="clip_g",
@@ -248,7 +253,7 @@ SDXL = FamilyFacts(
             width=1280,
             layers=32,
             open_clip=True,
-            letter="g",
+            choices=("g",),
             kind="projected",
         ),
     ),
@@ -278,6 +283,7 @@ SD3 = FamilyFacts(
             prefix="text_encoders.clip_l.",
             width=768,
             layers=12,
+            choices=("l", "clip"),
             kind="projected",
         ),
         TextEncoderFacts(
@@ -288,6 +294,7 @@ SD3 = FamilyFacts(
             width=1280,
             layers=32,
             open_clip=True,
+            choices=("g", "clip"),
             kind="projected",
         ),
         TextEncoderFacts(
@@ -298,6 +305,7 @@ SD3 = FamilyFacts(
             prefix="text_encoders.t5xxl.",
             width=4096,
             layers=24,
+            choices=("t5",),
             kind="t5",
             optional=True,
             room=255,
