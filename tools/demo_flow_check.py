@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from coinage.demo.score import base_accuracy, base_prompts
 from demo_flow import Kind
+from demo_flow_attention import FAST
 from demo_flow_parts import Parts
 from demo_flow_texts import States, encode, shortened
 from demo_vae16 import CHANNELS
@@ -81,7 +82,7 @@ class Check:
         return States(hidden, (pooled[0].expand(count, -1), pooled[1].expand(count, -1)))
 
     def __call__(self, model: nn.Module, guidance: float = GUIDANCE) -> str:
-        half = copy.deepcopy(model).bfloat16().eval()
+        half = copy.deepcopy(model).to(FAST).eval()
         half.set_attn_processor(self.kind.attention(self.kind.weights(1.0)))
         lines = []
         for name, states in (("all", self.told), ("T5", self.t5_alone())):
