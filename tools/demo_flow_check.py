@@ -36,14 +36,14 @@ def draw(
 
     `empty` holds the states of "", for one picture.
     """
-    count = len(start)
+    count, dtype = len(start), next(model.parameters()).dtype
     both = [
-        torch.cat([e.expand(count, *e.shape[1:]).to(a.dtype), a])
+        torch.cat([e.expand(count, *e.shape[1:]).to(dtype), a.to(dtype)])
         for e, a in zip(empty.parts(), asked.parts(), strict=True)
     ]
     states = States((both[0], both[1], both[2]), (both[3], both[4]))
     scheduler = kind.schedule(steps)
-    dtype, x = next(model.parameters()).dtype, start
+    x = start
     for t in scheduler.timesteps:
         level = (t / 1000).expand(2 * count)
         without, told = (
