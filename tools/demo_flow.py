@@ -26,8 +26,10 @@ from demo_muon import Muon
 
 LEFT_ZERO = 0.35  # of the captions that an encoder does not read: zeros stand for them, else ""
 # Shapes are decided at noise levels above 0.8: from pictures with less, even a model that draws no
-# shape right from pure noise restores nearly all. The decoder bears what little noise is left.
-SHIFTED, SHIFT = 0.85, 8.0
+# shape right from pure noise restores nearly all. The decoder bears what little noise is left. Only
+# near pure noise nothing but the words tells a shape.
+ALMOST_NOISE, LEAST_ALMOST = 0.5, 0.9
+SHIFT = 3.0  # as the sampler shifts
 PADDINGS = (0.0, 0.2, 1.0, 1.0, 1.0, 2.0)  # of T5, in lengths of 256 tokens: each step draws one
 
 
@@ -92,10 +94,11 @@ def choose_states(
 
 
 def draw_noise_levels(count: int) -> Tensor:
-    """[count] in 0..1: logit-normal, some of them shifted towards 1."""
+    """[count] in 0..1: logit-normal and shifted, or almost 1."""
     levels = torch.sigmoid(torch.randn(count))
     shifted = SHIFT * levels / (1 + (SHIFT - 1) * levels)
-    return torch.where(torch.rand(count) < SHIFTED, shifted, levels)
+    high = LEAST_ALMOST + (1 - LEAST_ALMOST) * torch.rand(count)
+    return torch.where(torch.rand(count) < ALMOST_NOISE, high, shifted)
 
 
 def velocity_loss(model: nn.Module, kind: Kind, latents: Tensor, states: States) -> Tensor:
