@@ -13,8 +13,9 @@ import sys
 import torch
 
 from coinage.config import ModelConfig
-from coinage.demo.run import BATCH, MODELS
+from coinage.demo.run import BATCH
 from coinage.demo.score import base_accuracy, base_prompts
+from coinage.demo.worlds import MODELS
 from coinage.generate import draw
 from coinage.models.families import FAMILIES
 from coinage.models.quiet import quiet_libraries

@@ -19,7 +19,7 @@ from coinage.cli.parse import parse
 from coinage.config import TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.models.quiet import quiet_libraries
 from coinage.settings.discover import complete
 from coinage.training.evaluation import evaluation_loss, evaluation_set

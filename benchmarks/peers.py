@@ -32,7 +32,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from coinage.demo.run import MODELS as DEMO
+from coinage.demo.worlds import MODELS as DEMO
 from peer_rows import Case, Job, Trainer, trainers
 from random_models import write_dataset
 

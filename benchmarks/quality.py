@@ -13,7 +13,8 @@ that is much too high must make the vectors long and their prompts disobeyed. `-
 --peer-args "..."` adds another trainer, see `Lab.peer`. `--newcomer` measures `coinage train` with
 nothing but images, word and model, against the same to its full
 length: what ending early saves, and what it costs; and against the same from any word that fits:
-what the search is worth. `--results FILE` keeps all numbers, and goes on from what the file has;
+what the search is worth. `--encoders` measures, on the worlds with CLIP and T5, words that learn in
+one kind of text encoder or in both. `--results FILE` keeps all numbers, and goes on from what the file has;
 `--only NAME` measures some settings.
 """
 
@@ -81,6 +82,18 @@ LATER = (200, 400, 800, 1600)  # steps of one image
 QUICK = (ADAMW + "1e-2", DEFAULT)
 FOUND, OBEYED, BOTH, LENGTH, PASSES = map(
     attrgetter, ("found", "obeyed", "both", "length", "passes")
+)
+# Where a word can learn, in a model with CLIP and T5
+ENCODERS = tuple(
+    Setting(f"{name}, {where}", (*flags, f"--train_encoders={choice}"))
+    for where, choice in (("CLIP", "clip"), ("T5", "t5"), ("both", "both"))
+    for name, flags in (
+        (DEFAULT, ()),
+        *(
+            (ADAMW + rate, ("--optimizer_type=AdamW", f"--learning_rate={rate}"))
+            for rate in ("5e-3", "2e-2")
+        ),
+    )
 )
 Table = dict[str, dict[int, list[Result]]]
 _Task = tuple[str, Path, Sequence[str], Sequence[int], int, Sequence[int]]
@@ -224,6 +237,7 @@ def main() -> int:
     parser.add_argument(
         "--newcomer", action="store_true", help="without captions, init word and all settings"
     )
+    parser.add_argument("--encoders", action="store_true", help="words in CLIP, in T5, in both")
     parser.add_argument("--family", default="sd1")
     parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in REACHABLE])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -245,6 +259,11 @@ def main() -> int:
     chosen = QUICK if args.quick else args.only
     settings = [Setting(UNTRAINED), *(s for s in SETTINGS if not chosen or s.name in chosen)]
     settings += [Setting(" ".join(args.add), tuple(args.add))] if args.add else []
+    if args.encoders:
+        settings = [
+            Setting(UNTRAINED),
+            *(one for one in ENCODERS if not chosen or one.name in chosen),
+        ]
     if args.newcomer:
         settings, args.steps = [Setting(UNTRAINED), *NEWCOMER], list(LATER)
     if args.quick:

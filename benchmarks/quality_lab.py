@@ -21,8 +21,8 @@ from coinage.cli.parse import parse
 from coinage.config import ModelConfig, TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS
 from coinage.demo.score import Trial, score, trials
+from coinage.demo.worlds import MODELS, world_of
 from coinage.embeddings.install import install_embeddings, install_words
 from coinage.embeddings.reading import read
 from coinage.embeddings.word import Word as LearnedWord
@@ -158,7 +158,7 @@ class Lab:
         quiet_libraries()
         logging.getLogger("coinage").setLevel(logging.ERROR)
         self.family, self.folder, self.pictures = family, folder, pictures
-        self.model = MODELS / family
+        self.model, self.world = MODELS / family, world_of(family)
 
     def dataset(self, word: Word) -> Path:
         """The word's images and captions, written once."""
@@ -168,7 +168,12 @@ class Lab:
             config
             if config.exists()
             else write_dataset(
-                folder, word.concept, word.token, word.seed, snapshots=word.seed % 2 == 1
+                folder,
+                word.concept,
+                word.token,
+                word.seed,
+                snapshots=word.seed % 2 == 1,
+                spread=self.world.spread,
             )
         )
 
@@ -233,6 +238,8 @@ class Lab:
     def trials(self, word: Word) -> list[Trial]:
         """Prompts with the word; the same for every setting."""
         made = trials(word.concept, word.token, self.pictures, 1000 + word.seed, self.family)
+        if FAMILIES[self.family].facts.is_flow:  # it has one sampler
+            return made
         return [
             replace(trial, prompt=replace(trial.prompt, steps=STEPS, sampler=SAMPLER))
             for trial in made

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from coinage.demo.run import MODELS as DEMO
+from coinage.demo.worlds import MODELS as DEMO
 from coinage.models.detect import read_config
 
 if TYPE_CHECKING:

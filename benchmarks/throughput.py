@@ -34,7 +34,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import IO, Any, TypeVar
 
-from coinage.demo.run import MODELS as DEMO
+from coinage.demo.worlds import MODELS as DEMO
 from random_models import write_dataset
 
 HERE = Path(__file__).parent

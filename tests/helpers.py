@@ -18,7 +18,7 @@ import torch
 from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.word import Word
 from coinage.settings.discover import complete
 from coinage.system.accelerator import cpu_computes_bf16

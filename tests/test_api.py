@@ -21,7 +21,7 @@ import torch
 import coinage
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.seeding import rng_for
 from tests.helpers import config_for, small_model
 

@@ -10,7 +10,7 @@ from coinage.checks.footprint import CONTEXT, GB
 from coinage.cli.main import main
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.word import Word
 from coinage.models.facts import FACTS
 from coinage.training.observers.base import Observer

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

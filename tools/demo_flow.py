@@ -1,7 +1,8 @@
 """Train a flow-matching demo world's transformer on latents and text states that were made before.
 
 A picture x0 and noise e are mixed as (1 - s) x0 + s e, and the transformer learns e - x0 (rectified
-flow; Esser et al. 2024, arXiv:2403.03206). It computes in bfloat16; the weights are float32.
+flow; Esser et al. 2024, arXiv:2403.03206). It computes in bfloat16 where that is fast;
+the weights are float32.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from demo_flow_attention import FAST
 from demo_flow_texts import States
+from demo_muon import Muon
 
 LEFT_ZERO = 0.35  # of the captions that an encoder does not read: zeros stand for them, else ""
 # Shapes are decided at noise levels above 0.8: from pictures with less, even a model that draws no
-# shape right from pure noise restores nearly all. The decoder bears what little noise is left.
-SHIFTED, SHIFT = 0.85, 8.0
+# shape right from pure noise restores nearly all. The decoder bears what little noise is left. Only
+# near pure noise nothing but the words tells a shape.
+ALMOST_NOISE, LEAST_ALMOST = 0.5, 0.9
+SHIFT = 3.0  # as the sampler shifts
 PADDINGS = (0.0, 0.2, 1.0, 1.0, 1.0, 2.0)  # of T5, in lengths of 256 tokens: each step draws one
 
 
@@ -82,17 +87,18 @@ def choose_states(
     out = []
     for part, reader in zip(pool.states.parts(), (0, 1, 2, 0, 1), strict=True):
         read = masks[:, reader].bool()
-        kept = part[torch.where(read, pictures, len(part) - 1)]
+        kept = part[torch.where(read, pictures, len(part) - 1)].to(FAST)
         kept[~read & zero] = 0
         out.append(kept)
     return States((out[0], out[1], out[2]), (out[3], out[4]))
 
 
 def draw_noise_levels(count: int) -> Tensor:
-    """[count] in 0..1: logit-normal, some of them shifted towards 1."""
+    """[count] in 0..1: logit-normal and shifted, or almost 1."""
     levels = torch.sigmoid(torch.randn(count))
     shifted = SHIFT * levels / (1 + (SHIFT - 1) * levels)
-    return torch.where(torch.rand(count) < SHIFTED, shifted, levels)
+    high = LEAST_ALMOST + (1 - LEAST_ALMOST) * torch.rand(count)
+    return torch.where(torch.rand(count) < ALMOST_NOISE, high, shifted)
 
 
 def velocity_loss(model: nn.Module, kind: Kind, latents: Tensor, states: States) -> Tensor:
@@ -101,19 +107,17 @@ def velocity_loss(model: nn.Module, kind: Kind, latents: Tensor, states: States)
     s = draw_noise_levels(len(x0))
     noise = torch.randn_like(x0)
     at = s[:, None, None, None]
-    mixed = ((1 - at) * x0 + at * noise).bfloat16()
+    mixed = ((1 - at) * x0 + at * noise).to(FAST)
     return (kind.predict(model, mixed, s, states).float() - (noise - x0)).square().mean()
 
 
 def optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan et al. 2024), AdamW for all else."""
+    """Muon for the blocks' matrices, AdamW for all else."""
     matrices, rest = [], []
     for name, parameter in model.named_parameters():
         inner = "transformer_blocks" in name and parameter.ndim == 2 and "norm" not in name
         (matrices if inner else rest).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=plan.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(matrices, lr=plan.matrix_rate, weight_decay=0.01)
     return [muon, torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0)]
 
 
@@ -123,7 +127,7 @@ class Trainer:
     def __init__(self, model: nn.Module, kind: Kind, plan: Plan, out: Path) -> None:
         self.live, self.kind, self.plan, self.out = model, kind, plan, out
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.half = copy.deepcopy(model).bfloat16()  # what computes
+        self.half = copy.deepcopy(model).to(FAST)  # what computes
         self.weights = kind.weights(1.0)
         self.half.set_attn_processor(kind.attention(self.weights))
         self.optimizers = optimizers(model, plan)

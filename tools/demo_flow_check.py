@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from coinage.demo.score import base_accuracy, base_prompts
 from demo_flow import Kind
+from demo_flow_attention import FAST
 from demo_flow_parts import Parts
 from demo_flow_texts import States, encode, shortened
 from demo_vae16 import CHANNELS
@@ -35,14 +36,14 @@ def draw(
 
     `empty` holds the states of "", for one picture.
     """
-    count = len(start)
+    count, dtype = len(start), next(model.parameters()).dtype
     both = [
-        torch.cat([e.expand(count, *e.shape[1:]).to(a.dtype), a])
+        torch.cat([e.expand(count, *e.shape[1:]).to(dtype), a.to(dtype)])
         for e, a in zip(empty.parts(), asked.parts(), strict=True)
     ]
     states = States((both[0], both[1], both[2]), (both[3], both[4]))
     scheduler = kind.schedule(steps)
-    dtype, x = next(model.parameters()).dtype, start
+    x = start
     for t in scheduler.timesteps:
         level = (t / 1000).expand(2 * count)
         without, told = (
@@ -81,7 +82,7 @@ class Check:
         return States(hidden, (pooled[0].expand(count, -1), pooled[1].expand(count, -1)))
 
     def __call__(self, model: nn.Module, guidance: float = GUIDANCE) -> str:
-        half = copy.deepcopy(model).bfloat16().eval()
+        half = copy.deepcopy(model).to(FAST).eval()
         half.set_attn_processor(self.kind.attention(self.kind.weights(1.0)))
         lines = []
         for name, states in (("all", self.told), ("T5", self.t5_alone())):

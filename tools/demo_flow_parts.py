@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from coinage.demo.world import Scene, render
+from coinage.demo.worlds import FLOW
 from demo_captions import draw_captions, training_scene
 from demo_flow import Pool
 from demo_flow_texts import States, Tokenizers, build_texts, joined, pretrain, read_all
@@ -21,9 +22,6 @@ from demo_vae import to_float
 from demo_vae16 import train_vae
 
 SHARD = 2000  # pictures whose latents are kept in one file
-# Of places, sizes and tilts. Where things lie anywhere, a transformer learns colours at once and
-# shapes hardly: at much noise the mean of all places says nothing of a shape.
-SPREAD = 0.25
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def latents_of(vae: AutoencoderKL, scenes: list[Scene], rng: np.random.Generator
     """[N, 16, 16, 16] bfloat16: new pictures, normed as the pipeline norms."""
     out = []
     for i in range(0, len(scenes), 32):
-        pixels = np.stack([render(scene, rng, SPREAD) for scene in scenes[i : i + 32]])
+        pixels = np.stack([render(scene, rng, FLOW.spread) for scene in scenes[i : i + 32]])
         z = vae.encode(to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2))).latent_dist.mode()
         out.append(((z - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16())
     return torch.cat(out)

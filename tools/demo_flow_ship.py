@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from torch import nn
 from transformers import T5EncoderModel
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from demo_ship import INDEX, forget_origin, ship_config, write_json
 
 ROWS_STEP = 64  # T5's table has more rows than its tokenizer has tokens, as the real one's

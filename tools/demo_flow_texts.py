@@ -21,8 +21,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from demo_captions import SECRETS, Encoder, Heads, draw_captions, training_scene
+from demo_flow_attention import FAST
 
 SHORT = 20  # tokens: no caption of the world is longer
 CLIP_LENGTH, T5_LENGTH = 77, 256  # tokens, as the pipelines pad
@@ -182,8 +183,8 @@ def token_weights(clip: bool, t5_padding: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def read_all(texts: nn.ModuleList, tokenizers: Tokenizers, captions: list[str]) -> States:
-    """The `shortened` states of all captions; computed in bfloat16, which takes half the time."""
-    half, parts = copy.deepcopy(texts).bfloat16(), []
+    """The `shortened` states of all captions; computed in the fastest dtype."""
+    half, parts = copy.deepcopy(texts).to(FAST), []
     for i in range(0, len(captions), 64):
         tokens = tokenizers.read(captions[i : i + 64], CLIP_READ)
         parts.append(shortened(encode(half, tokens)).parts())

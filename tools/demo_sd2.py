@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.diffusion.schedule import DiffusionSchedule, rescale_zero_terminal_snr
 from demo_captions import Encoder, Heads, cached_latents
 from demo_fit import CaptionInputs, Plan, fit

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from coinage.demo.run import MODELS
 from coinage.demo.world import render
+from coinage.demo.worlds import MODELS
 from demo_captions import SECRETS, Encoder, Heads, training_scene
 from demo_fit import CaptionInputs, Plan, fit
 from demo_ship import (

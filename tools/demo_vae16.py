@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from demo_vae import pictures, psnr, to_float
 
 CHANNELS = 16

@@ -43,14 +43,15 @@ def test_a_word_late_in_a_long_caption_is_read(
     assert "--max_token_length" not in told
 
 
-def test_it_has_no_choice_of_text_encoders(
+def test_bigg_is_none_of_its_text_encoders(
     flux: Path, moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = train_command("coinage", [
         f"--pretrained_model_name_or_path={flux}", f"--dataset_config={moon_dataset}",
         f"--output_dir={tmp_path}", "--token_string=zibu", "--init_word=circle",
-        "--train_encoders=l", "--dry_run",
+        "--train_encoders=g", "--dry_run",
     ])  # fmt: skip
     assert done != 0
     told = "".join(capsys.readouterr())
-    assert "--train_encoders l: FLUX.1 has no choice of text encoders" in told
+    assert "--train_encoders g: FLUX.1 has no such text encoder" in told
+    assert "one of l, clip, t5, both" in told

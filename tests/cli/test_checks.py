@@ -21,7 +21,8 @@ from coinage.checks.word_file import weights_problems
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.config import ModelConfig, OptimConfig, WordConfig
-from coinage.demo.run import MODEL, MODELS
+from coinage.demo.run import MODEL
+from coinage.demo.worlds import MODELS
 from coinage.errors import ConfigError, Findings, Problem
 from coinage.optim.class_paths import find_module, import_problems, names_in
 from coinage.runs.names import endings, length_problems, sign_problem

@@ -7,8 +7,8 @@ import torch
 
 from coinage.cli.main import main
 from coinage.config import ModelConfig
-from coinage.demo.run import MODELS
 from coinage.demo.score import base_accuracy, base_prompts
+from coinage.demo.worlds import MODELS
 from coinage.generate import draw
 from coinage.models.families import FAMILIES
 from coinage.models.hub_files import detect_family

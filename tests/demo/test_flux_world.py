@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.demo.untrained import Made, awaken, check_folder, needs_muon, tools, untrained_parts
+from tests.demo.untrained import Made, awaken, check_folder, tools, untrained_parts
 
 __all__ = ["tools"]  # a fixture for all tests here
 CAPTION = "a photo of a striped red circle on a white background"
@@ -93,7 +93,6 @@ def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) ->
     assert torch.allclose(unpack(latents), found, atol=1e-5)
 
 
-@needs_muon
 def test_training_learns(made: Made, tmp_path: Path) -> None:
     from demo_flow import Plan, Pool, Trainer
     from demo_flow_texts import read_all

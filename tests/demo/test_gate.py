@@ -10,8 +10,9 @@ from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS, WordModel
+from coinage.demo.run import WordModel
 from coinage.demo.score import passes_gate, score, trials
+from coinage.demo.worlds import MODELS
 from coinage.models.base import Components
 from coinage.settings.discover import complete
 from coinage.training.run import Run

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from tests.demo.untrained import Made, awaken, check_folder, needs_muon, tools, untrained_parts
+from tests.demo.untrained import Made, awaken, check_folder, tools, untrained_parts
 
 __all__ = ["tools"]  # a fixture for all tests here
 
@@ -145,7 +145,27 @@ def test_few_tokens_stand_for_all_padding(pipe: Any, made: Made) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-@needs_muon
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+def test_muon_steps_as_torchs_own(tools: None) -> None:
+    from demo_muon import Muon
+
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((32, 64), (64, 32), (32, 64))]
+    theirs = [nn.Parameter(one.detach().clone()) for one in ours]
+    settings: dict[str, Any] = {"lr": 4e-3, "weight_decay": 0.01}
+    pair = [
+        Muon(ours, **settings),
+        torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **settings),
+    ]
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = other.grad = torch.randn_like(one)
+        for optimizer in pair:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):  # torch's computes in bfloat16
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
 def test_training_learns_and_goes_on_where_it_stopped(made: Made, tmp_path: Path) -> None:
     import demo_flow
     from demo_flow_texts import read_all

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 TOOLS = Path(__file__).parents[2] / "tools"
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 
 
 @dataclass(frozen=True)

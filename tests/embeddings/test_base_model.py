@@ -89,6 +89,7 @@ def test_what_is_known_of_a_model_before_it_is_loaded(models: Path, tmp_path: Pa
     unet = models / "sd1" / "unet" / "diffusion_pytorch_model.safetensors"
     assert of(models / "sd1", "sd1").digits == short_hash(str(unet)) != ""
     assert of(tmp_path / "gone", "sd1") == BaseModel("gone", "", EPSILON)
+    assert of(tmp_path / "gone", "sd3") == BaseModel("gone")  # flow matching: neither
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from coinage.checks import make_plans
 from coinage.cli.main import main
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.verify import COMPARED, Check, usage, verify
 from coinage.embeddings.word import Word
 from coinage.embeddings.writing import write

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coinage.config import ModelConfig
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.install import install_word
 from coinage.embeddings.word import Word
 from coinage.models.base import Components

@@ -11,8 +11,8 @@ from PIL import Image
 
 import coinage
 from coinage.demo.concepts import CONCEPTS, Concept
-from coinage.demo.run import MODELS
 from coinage.demo.score import ReaderScorer, trials
+from coinage.demo.worlds import MODELS
 from coinage.models.token_embedding import initial_rows, table_of
 from coinage.scoring.results import OVERALL
 from tests.helpers import TAUGHT, trained

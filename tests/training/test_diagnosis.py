@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.config import TrainConfig
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.runs.states import latest_state

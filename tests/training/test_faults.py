@@ -16,7 +16,7 @@ from PIL import Image
 
 from coinage.cli.console import WarningCollector
 from coinage.cli.train import train_command
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.errors import CoinageError, TrainingError
 from coinage.models.stable_diffusion import StableDiffusion
 from coinage.training import loop

@@ -9,7 +9,9 @@ import torch
 
 from coinage.cli.main import main
 from coinage.cli.train import train_command
+from coinage.config import ModelConfig
 from coinage.embeddings.word import Word
+from coinage.models.vocabulary import read_vocabularies
 from tests.tiny_models import T5_WIDTH
 
 
@@ -102,6 +104,19 @@ def test_flags_that_change_how_it_is_computed(
     assert train_command("coinage", command(flux, moon_dataset, tmp_path, *flags)) == 0
     learned = vectors(tmp_path / "zibu.safetensors")
     assert all(torch.isfinite(rows).all() and rows.any() for rows in learned.values())
+
+
+@pytest.mark.parametrize(("choice", "learns"), [("clip", "clip_l"), ("t5", "t5xxl")])
+def test_a_word_learns_in_one_of_them_alone(
+    choice: str, learns: str, flux: Path, moon_dataset: Path, tmp_path: Path
+) -> None:
+    words = command(flux, moon_dataset, tmp_path, f"--train_encoders={choice}")
+    assert train_command("coinage", words) == 0
+    vocabularies = read_vocabularies(ModelConfig(source=str(flux), family="flux"))
+    for key, rows in vectors(tmp_path / "zibu.safetensors").items():
+        words_of = vocabularies[key]
+        (index,) = words_of.tokenizer.encode("circle", add_special_tokens=False)
+        assert torch.equal(rows[0], words_of.table[index]) == (key != learns)
 
 
 def test_flags_of_diffusion_say_once_that_they_have_no_effect(

@@ -15,7 +15,7 @@ from coinage.cli.console import WarningCollector
 from coinage.cli.parse import parse
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.settings.discover import complete
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run

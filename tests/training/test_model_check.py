@@ -10,7 +10,7 @@ import torch
 from coinage.checks import make_plans
 from coinage.cli.parse import parse
 from coinage.config import TrainConfig
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.models.attention import plain_attention
 from coinage.models.text_cache import encode
 from coinage.settings.discover import complete

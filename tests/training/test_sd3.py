@@ -107,6 +107,32 @@ def test_a_model_without_t5_gives_a_word_for_clip(
     assert sorted(learned.vectors) == ["clip_g", "clip_l"]
 
 
+@pytest.mark.parametrize(
+    ("choice", "learn"),
+    [("l", ["clip_l"]), ("g", ["clip_g"]), ("clip", ["clip_g", "clip_l"]), ("t5", ["t5xxl"])],
+)
+def test_a_word_learns_in_the_chosen_text_encoders_alone(
+    choice: str, learn: list[str], sd3: Path, moon_dataset: Path, tmp_path: Path
+) -> None:
+    more = (f"--train_encoders={choice}", "--max_train_steps=2")
+    assert train_command("coinage", command(sd3, moon_dataset, tmp_path, *more)) == 0
+    word, start = Word.load(tmp_path / "zibu.safetensors"), init_rows(sd3)
+    moved = [key for key, rows in word.vectors.items() if not torch.equal(rows, start[key][None])]
+    assert sorted(moved) == learn
+    assert sorted(word.metadata["ti.trained_encoders"].split(", ")) == learn
+
+
+def test_t5_alone_needs_t5(
+    sd3_without_t5: Path,
+    moon_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = command(sd3_without_t5, moon_dataset, tmp_path, "--train_encoders=t5")
+    assert train_command("coinage", words) == 2
+    assert "the model has no such text encoder" in capsys.readouterr().err
+
+
 def test_a_start_is_found_among_words_that_all_text_encoders_know(
     sd3: Path, moon_dataset: Path, tmp_path: Path
 ) -> None:

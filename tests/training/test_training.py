@@ -13,7 +13,7 @@ from coinage.cli.parse import parse
 from coinage.config import WordConfig
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.install import install_word
 from coinage.embeddings.reading import read
 from coinage.errors import CoinageError, ConfigError, TrainingError

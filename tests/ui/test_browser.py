@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.ui.app import HERE
 from coinage.ui.job import read_job
 from coinage.ui.workspace import Workspace

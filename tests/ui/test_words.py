@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.errors import CoinageError
 from coinage.runs.files import FORMATS
 from coinage.ui.job import Job, write_job

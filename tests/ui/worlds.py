@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.ui.job import Job, read_job
 from coinage.ui.processes import Process, start
 from coinage.ui.workspace import WordFolder, Workspace

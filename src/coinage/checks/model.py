@@ -53,15 +53,17 @@ def check_model(draft: Draft) -> None:
 def _check_encoders(draft: Draft) -> None:
     """Find a choice among text encoders that the model does not have."""
     choice, facts = draft.config.word.train_encoders, FACTS[draft.config.model.family]
-    if choice == "both" or not all(facts.learns_in(choice)):
+    if choice == "both" or choice in facts.encoder_choices:
         return
-    is_one = len(facts.keys) == 1
-    has = "has one text encoder" if is_one else "has no choice of text encoders"
-    what = f"--train_encoders {choice}: {facts.display_name} {has}"
-    if is_one and choice == "l":
+    if facts.encoder_choices:
+        what = f"--train_encoders {choice}: {facts.display_name} has no such text encoder"
+        draft.findings.error(what, hint=f"one of {', '.join(facts.encoder_choices)}, both")
+        return
+    what = f"--train_encoders {choice}: {facts.display_name} has one text encoder"
+    if choice in ("l", "clip"):
         draft.findings.note(f"{what}, in which the word learns anyway")
     else:
-        draft.findings.error(what, hint="leave it out; it is for SDXL")
+        draft.findings.error(what, hint="leave it out; it is for models with several")
 
 
 def model_problems(model: ModelConfig) -> list[Problem]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coinage.cli.parse import Parser
-from coinage.demo.run import MODELS, DemoSettings, export, run
+from coinage.demo.run import DemoSettings, export, run
+from coinage.demo.worlds import MODELS
 
 
 def demo_parser() -> Parser:

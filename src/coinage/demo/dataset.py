@@ -63,7 +63,13 @@ def alike(scenes: Sequence[Scene], concept: Concept) -> list[Scene]:
 
 
 def write_dataset(
-    folder: Path, concept: Concept, token: str, seed: int, *, snapshots: bool = False
+    folder: Path,
+    concept: Concept,
+    token: str,
+    seed: int,
+    *,
+    snapshots: bool = False,
+    spread: float = 1.0,
 ) -> Path:
     """Write images, captions and `dataset.toml` into `folder`; returns the path of the TOML file.
 
@@ -73,13 +79,14 @@ def write_dataset(
         token: the new word.
         seed: of the scenes and of where things are.
         snapshots: all images alike, and captions that name no more than the word.
+        spread: of places, sizes and tilts, 0..1; see `world.place`.
     """
     rng = np.random.default_rng([seed, 5])
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     scenes = training_scenes(concept, seed)
     for i, scene in enumerate(alike(scenes, concept) if snapshots else scenes, 1):
-        save_image(images / f"{i:02d}.png", render(scene, rng))
+        save_image(images / f"{i:02d}.png", render(scene, rng, spread))
         words = words_of(
             concept, token, scene, silent=("colour", "texture", "background") if snapshots else ()
         )

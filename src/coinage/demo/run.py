@@ -27,6 +27,7 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
+from coinage.demo.worlds import MODELS, world_of
 from coinage.errors import AlreadyReported, ConfigError, Problem, TrainingError, did_you_mean
 from coinage.models.facts import FACTS
 from coinage.system.files import save_image, write_bytes
@@ -34,10 +35,8 @@ from coinage.terminal.messages import print_line, print_text
 from coinage.terminal.progress import counted
 from coinage.text.prompts import Prompt
 
-MODELS = Path(__file__).parent / "models"
 MODEL = MODELS / "sd1"
 LEARNING_RATE = 5e-3
-TRIALS = 48  # scored pictures, before and after each
 BATCH = 16  # pictures drawn together
 Picture = NDArray[np.uint8]
 
@@ -113,7 +112,13 @@ def export(settings: DemoSettings) -> list[str]:
     if problems:
         raise ConfigError(problems)
     shutil.copytree(MODELS / settings.family, settings.folder / "model", dirs_exist_ok=True)
-    config = write_dataset(settings.folder / "dataset", concept, settings.word, settings.seed)
+    config = write_dataset(
+        settings.folder / "dataset",
+        concept,
+        settings.word,
+        settings.seed,
+        spread=world_of(settings.family).spread,
+    )
     command = training_command(settings, config, concept.init_word)
     print_text(shown(command))
     return command
@@ -161,7 +166,8 @@ def run(settings: DemoSettings) -> None:
 
 def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
     """Draw and score pictures with the word before and after training, and return the result."""
-    scored = trials(concept, settings.word, TRIALS, settings.seed, settings.family)
+    count = world_of(settings.family).trials
+    scored = trials(concept, settings.word, count, settings.seed, settings.family)
     prompts = [trial.prompt for trial in scored]
     labels = []
     for i, text in enumerate(showcase(concept, settings.word)):
@@ -184,13 +190,13 @@ def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
             [np.asarray(Image.open(p)) for p in images],
             [_caption(p) for p in images],
         ),
-        Row("before: the same prompts and seeds, the word untrained", before[TRIALS:], labels),
-        Row(f"after {settings.steps} steps", after[TRIALS:], labels),
+        Row("before: the same prompts and seeds, the word untrained", before[count:], labels),
+        Row(f"after {settings.steps} steps", after[count:], labels),
     ]
     save_image(
         settings.folder / "previews.png", draw_grid(f"“{settings.word}” = {concept.name}", rows)
     )
-    return _result(settings, scored, before[:TRIALS], after[:TRIALS])
+    return _result(settings, scored, before[:count], after[:count])
 
 
 def _caption(image: Path) -> str:

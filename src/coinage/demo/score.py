@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +12,11 @@ from coinage.demo.concepts import Concept
 from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, Words, phrase
 from coinage.demo.reader import Reading, read
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene
-from coinage.models.detect import read_config
+from coinage.demo.worlds import world_of
 from coinage.scoring.prompts import Asked
 from coinage.scoring.scorer import Scores
 from coinage.text.prompts import Prompt
 
-STEPS = 25  # DDIM steps of every scored picture
-MODELS = Path(__file__).parent / "models"
-# Guidance of every scored picture. A schedule that ends in pure noise overexposes under more: blue
-# is drawn as cyan.
-GUIDANCE, NOISE_GUIDANCE = 4.0, 2.0
 LEADS = ("a photo of", "a picture of", "a rendering of", "a drawing of")
 
 
@@ -53,22 +46,16 @@ def _matches(reading: Reading, wanted: Mapping[str, object]) -> bool:
 
 def prompt_for(text: str, seed: int, family: str = "sd1") -> Prompt:
     """Return a prompt drawn as all scored pictures of a family's demo world are."""
+    world = world_of(family)
     return Prompt(
         text=text,
         width=SIZE,
         height=SIZE,
         seed=seed,
-        steps=STEPS,
-        scale=_guidance(family),
-        sampler="ddim",
+        steps=world.sampler_steps,
+        scale=world.guidance,
+        sampler=world.sampler,
     )
-
-
-@cache
-def _guidance(family: str) -> float:
-    """Return the guidance for a family's demo model, by its noise schedule."""
-    settings = read_config(MODELS / family / "scheduler" / "scheduler_config.json")
-    return NOISE_GUIDANCE if settings["rescale_betas_zero_snr"] else GUIDANCE
 
 
 def words_of(concept: Concept, token: str, scene: Scene, *, silent: Sequence[str] = ()) -> Words:

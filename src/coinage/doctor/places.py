@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from coinage.demo.run import MODELS
+from coinage.demo.worlds import MODELS
 from coinage.doctor.examination import Result
 from coinage.errors import CoinageError, Findings
 from coinage.models.tokenizer_files import local_tokenizer

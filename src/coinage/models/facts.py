@@ -28,7 +28,7 @@ class TextEncoderFacts:
         width: numbers in a token embedding, in the released models.
         layers: of the released models, as far as they are used.
         open_clip: trained by OpenCLIP, which pads texts with `!`.
-        letter: by which --train_encoders chooses it; "" where a family has no choice.
+        choices: of --train_encoders that choose it alone, or with others of its kind.
         kind: of the text encoder.
         pools: the denoiser reads its vector at the end of a text.
         optional: a model may come without it.
@@ -44,7 +44,7 @@ class TextEncoderFacts:
     width: int
     layers: int
     open_clip: bool = False
-    letter: str = ""
+    choices: tuple[str, ...] = ()
     kind: TextEncoderKind = "clip"
     pools: bool = False
     optional: bool = False
@@ -179,12 +179,17 @@ class FamilyFacts:
         """Return for each text encoder whether a word learns there.
 
         Args:
-            choice: the letter of one; any other text: all of them.
+            choice: of --train_encoders; one that the family does not have stands for all.
             keys: of the text encoders that a model has; () for all of the family.
         """
-        letters = {encoder.key: encoder.letter for encoder in self.text_encoders}
-        chosen = choice in letters.values()
-        return tuple(not chosen or letters[key] == choice for key in keys or letters)
+        chosen = {encoder.key for encoder in self.text_encoders if choice in encoder.choices}
+        return tuple(not chosen or key in chosen for key in keys or self.keys)
+
+    @property
+    def encoder_choices(self) -> tuple[str, ...]:
+        """What --train_encoders may say of the family, beside all of them."""
+        choices = [choice for encoder in self.text_encoders for choice in encoder.choices]
+        return tuple(dict.fromkeys(choices))
 
     def chunks_read(self, asked: int) -> int:
         """Return how many rows of 75 tokens of a caption some text encoder reads.
@@ -286,7 +291,7 @@ SDXL = FamilyFacts(
             width=768,
             layers=12,
             open_clip=False,
-            letter="l",
+            choices=("l",),
         ),
         TextEncoderFacts(
             key="clip_g",
@@ -296,7 +301,7 @@ SDXL = FamilyFacts(
             width=1280,
             layers=32,
             open_clip=True,
-            letter="g",
+            choices=("g",),
             kind="projected",
             pools=True,
         ),
@@ -328,6 +333,7 @@ SD3 = FamilyFacts(
             prefix="text_encoders.clip_l.",
             width=768,
             layers=12,
+            choices=("l", "clip"),
             kind="projected",
             pools=True,
         ),
@@ -339,6 +345,7 @@ SD3 = FamilyFacts(
             width=1280,
             layers=32,
             open_clip=True,
+            choices=("g", "clip"),
             kind="projected",
             pools=True,
         ),
@@ -350,6 +357,7 @@ SD3 = FamilyFacts(
             prefix="text_encoders.t5xxl.",
             width=4096,
             layers=24,
+            choices=("t5",),
             kind="t5",
             optional=True,
             room=255,
@@ -400,6 +408,7 @@ FLUX = FamilyFacts(
             prefix="text_encoders.clip_l.",
             width=768,
             layers=12,
+            choices=("l", "clip"),
             pools=True,
         ),
         TextEncoderFacts(
@@ -410,6 +419,7 @@ FLUX = FamilyFacts(
             prefix="text_encoders.t5xxl.",
             width=4096,
             layers=24,
+            choices=("t5",),
             kind="t5",
             room=511,
         ),

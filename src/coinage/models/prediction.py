@@ -95,8 +95,14 @@ def prediction_of(model: ModelConfig) -> PredictionType | None:
 
 
 def usual_prediction(model: ModelConfig) -> PredictionType | None:
-    """Return the same, or what models of the family predict where nothing is said; None for 2.x."""
-    silent = None if FACTS[model.family].file_hides_prediction else SPELLINGS["epsilon"]
+    """Return the same, or what models of the family predict where nothing is said.
+
+    None for 2.x, which may predict either, and for flow matching, which predicts neither.
+    """
+    facts = FACTS[model.family]
+    if facts.is_flow:
+        return None
+    silent = None if facts.file_hides_prediction else SPELLINGS["epsilon"]
     return prediction_of(model) or silent
 
 

@@ -17,7 +17,7 @@ from coinage.data.latents import Latents, Memory
 from coinage.data.sample import Sample
 from coinage.data_config import DataConfig
 from coinage.embeddings.install import install_words, log_word_file
-from coinage.errors import ConfigError
+from coinage.errors import ConfigError, Problem
 from coinage.models.base import Components, ModelFamily
 from coinage.models.families import FAMILIES
 from coinage.models.loading_lock import LOADING_LOCK
@@ -194,6 +194,12 @@ def prepare_on(
         check_prediction(config, parts)
         rows = parts.rows(index)
         learns_in = family.facts.learns_in(config.word.train_encoders, parts.keys)
+        if not any(learns_in):
+            what = (
+                f"--train_encoders {config.word.train_encoders}: the model has no such text encoder"
+            )
+            hint = f"it has {', '.join(parts.keys)}"
+            raise ConfigError([Problem(what, config.model.source, hint)])
         for row, learns in zip(rows, learns_in, strict=True):
             row.requires_grad_(learns)
         trained = list(compress(rows, learns_in))
