@@ -102,6 +102,9 @@ def test_who_loads_what(tmp_path: Path) -> None:
     whys = {one.tool: one.why for one in verdicts(tmp_path / "0.safetensors", "flux", FLUX.widths)}
     assert whys["Forge"] == "It takes words for CLIP alone, from files with one tensor."
     assert whys["SD.Next"] == "It loads words for 1.x, 2.x and SDXL alone."
+    (pt,) = Word({"emb_params": rows("clip_l")["clip_l"]}, "zibu").save(tmp_path / "zibu.pt")
+    found = {one.tool: one for one in verdicts(pt, "flux", FLUX.widths)}
+    assert tuple(found["Forge"].vectors) == ("clip_l",)
     alone = {one.tool: one for one in verdicts(file, "flux", FLUX.widths)}
     assert "leaves out the vectors for T5" in alone["Forge"].why
 

@@ -40,7 +40,8 @@ def _with_one_tensor(rule: Rule) -> Rule:
     """Return the rule of a tool that gives words to CLIP, from files with nothing else."""
 
     def read(file: RawFile, model: TargetModel, token: str | None) -> ToolReading:
-        if isinstance(file.content, dict) and len(file.content) > 1:
+        content = file.content if isinstance(file.content, dict) else {}
+        if len(content) > 1 and "string_to_param" not in content:
             refuse("it takes words for CLIP alone, from files with one tensor.")
         return rule(file, model, token)
 
