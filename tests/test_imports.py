@@ -42,7 +42,8 @@ data.sample data.sampling data.scan data.stored_sizes data.summary demo.concepts
 demo.language demo.reader demo.run demo.score demo.world doctor.anonymous doctor.examination
 doctor.hardware doctor.places doctor.software doctor.trial embeddings.format_names embeddings.naming
 embeddings.pickle_check embeddings.pixels errors hub later_fields models.costs models.detect models.facts
-models.hub_files models.prediction models.sizes models.text_encoder_sizes models.tokenizer_files
+models.family_facts models.hub_files models.prediction models.sizes models.text_encoder_sizes
+models.tokenizer_files
 optim.arguments optim.class_paths optim.reach optim.table report.charts report.comparison
 report.contact_sheet report.curves report.environment report.figures report.fit report.measures
 report.page report.pictures report.previews report.record report.word_maps runs.choice runs.digests
