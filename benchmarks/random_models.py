@@ -83,9 +83,12 @@ def random_part(configs: Path, name: str, device: str = "cpu") -> Any:
     part.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     for key, buffer in part.named_buffers():  # what the class computes itself is in no state
-        if not key.endswith("position_ids"):
+        if key.endswith("pos_embed"):  # a transformer's table of places, which is in its files
+            buffer.normal_(0, 0.02, generator=generator)
+        elif key.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+        else:
             raise NotImplementedError(f"{name} has a buffer {key}")
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
     for key, weight in part.named_parameters():
         with torch.no_grad():
             if weight.ndim == 1:

@@ -1,8 +1,9 @@
 """Tiny real models of each family, as diffusers folders and as single files in the original layout."""
 
-import importlib.util
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -268,25 +269,35 @@ def write_preparation(folder: Path, kind: str, side: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
-def original_layout() -> Any:
-    """The module that writes the original layout's names."""
-    spec = importlib.util.spec_from_file_location(
-        "original_layout", Path(__file__).parents[1] / "tools" / "original_layout.py"
-    )
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(name: str) -> Any:
+    """A module of the tools, which name tensors as single files do."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
 
 
 def original_tensors(
     family: str, parts: dict[str, torch.nn.Module] | None = None
 ) -> dict[str, torch.Tensor]:
     """The same model under the original layout's names."""
-    tensors: dict[str, torch.Tensor] = original_layout().original_tensors(
+    tensors: dict[str, torch.Tensor] = tool("original_layout").original_tensors(
         family, parts or parts_of(family)
     )
+    return tensors
+
+
+def original_sd3(*, t5: bool = True) -> dict[str, torch.Tensor]:
+    """A tiny SD 3.5 under the original layout's names."""
+    tensors: dict[str, torch.Tensor] = tool("original_sd3").sd3_tensors(sd3_parts(t5=t5))
+    return tensors
+
+
+def original_flux(*, guidance: bool = True, **names: str) -> dict[str, torch.Tensor]:
+    """A tiny FLUX.1 under the names of single files; `names` are those of `flux_tensors`."""
+    parts = flux_parts(guidance=guidance)
+    tensors: dict[str, torch.Tensor] = tool("original_flux").flux_tensors(parts, **names)
     return tensors
 
 

@@ -1,9 +1,9 @@
 """Train on full-size models with random weights, as the user guide says: `make full-size-check`.
 
-For SD1.5, SD2.1 and SDXL in turn, as a single file in the original layout and as a diffusers
-folder: writes the model in bf16, runs the guide's command for a few steps, loads the word in
-diffusers, prints peak memory and seconds a step, deletes the model. One model at a time: about 14
-GB of disk, 20 GB of memory.
+For SD1.5, SD2.1, SDXL, SD3.5 medium and FLUX.1 in turn, as a single file in the original layout
+and as a diffusers folder: writes the model in bf16, runs the guide's command for a few steps, loads
+the word in diffusers, prints peak memory and seconds a step, deletes the model. Of the last two, a
+few layers of the real width stand for all. One model at a time: about 14 GB of disk, 20 GB of memory.
 """
 
 from __future__ import annotations
@@ -21,31 +21,65 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5TokenizerFast
 
 from coinage.embeddings.reading import read
+from coinage.models.facts import FACTS
+from original_flux import flux_tensors
 from original_layout import original_tensors
+from original_sd3 import sd3_tensors
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 from random_models import RELEASED, part_names, random_part, write_dataset, write_folder  # noqa: E402
 
-SCRIPTS = {
-    "sd1": "train_textual_inversion.py",
-    "sd2": "train_textual_inversion.py",
-    "sdxl": "sdxl_train_textual_inversion.py",
+# Layers of the parts that would not fit in the memory of a small machine, by the part's settings
+FEW: dict[str, dict[str, dict[str, Any]]] = {
+    "sd3": {
+        "transformer": {"num_layers": 4, "dual_attention_layers": [0, 1]},
+        "text_encoder_3": {"num_layers": 2},
+    },
+    "flux": {
+        "transformer": {"num_layers": 1, "num_single_layers": 2},
+        "text_encoder_2": {"num_layers": 2},
+    },
 }
+TENSORS = {"sd3": sd3_tensors, "flux": flux_tensors}  # how single files name them
+
+
+def settings_of(family: str, folder: Path) -> Path:
+    """A folder with the settings of the released model, with few layers where it is huge."""
+    configs = folder / "settings" / family
+    shutil.copytree(RELEASED / family, configs, dirs_exist_ok=True)
+    for part, few in FEW.get(family, {}).items():
+        path = configs / part / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | few))
+    return configs
 
 
 def write_model(family: str, kind: str, folder: Path) -> Path:
     """The model as one `file` or as a diffusers `folder`."""
-    configs = RELEASED / family
+    configs = settings_of(family, folder)
     if kind == "file":
         parts = {name: random_part(configs, name) for name in part_names(configs)}
-        save_file(original_tensors(family, parts), folder / f"{family}.safetensors")
+        named = TENSORS[family](parts) if family in TENSORS else original_tensors(family, parts)
+        save_file(named, folder / f"{family}.safetensors")
         return folder / f"{family}.safetensors"
     CLIPTokenizer.from_pretrained(vocabulary_folder(folder)).save_pretrained(folder / "tokenizer")
-    return write_folder(configs, folder / family, folder / "tokenizer")
+    made = write_folder(configs, folder / family, folder / "tokenizer")
+    for encoder in FACTS[family].text_encoders:
+        if encoder.kind == "t5":
+            shutil.copytree(t5_folder(folder), made / encoder.tokenizer_folder, dirs_exist_ok=True)
+    return made
+
+
+def t5_folder(folder: Path) -> Path:
+    """A tokenizer of T5's kind that reads letter by letter: T5's own vocabulary is in no package."""
+    target = folder / "tokenizers" / "t5"
+    letters = [(letter, -9.0) for letter in map(chr, range(33, 127))]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -8.0)]
+    T5TokenizerFast(vocab=[*special, *letters], extra_ids=0).save_pretrained(target)
+    return target
 
 
 def vocabulary_folder(folder: Path) -> Path:
@@ -63,19 +97,29 @@ def vocabulary_folder(folder: Path) -> Path:
     return target
 
 
+def start_of_command(family: str) -> list[str]:
+    """The guide's command, or `coinage train` where sd-scripts has none."""
+    script = ROOT / FACTS[family].script
+    if not script.is_file():
+        return [sys.executable, "-m", "coinage.cli.main", "train"]
+    launch = ["-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
+    return [sys.executable, *launch, str(script), *FACTS[family].script_flags]
+
+
 def train(
-    family: str, model: Path, dataset: Path, out: Path, steps: int, wheel: Path
+    family: str, model: Path, dataset: Path, out: Path, steps: int, wheel: Path, precision: str
 ) -> dict[str, float]:
-    """Run the guide's command; its peak memory in GB, the whole time, and the seconds a step."""
+    """Run the command; its peak memory in GB, the whole time, and the seconds a step."""
+    reads_t5 = any(encoder.kind == "t5" for encoder in FACTS[family].text_encoders)
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1",
-        str(ROOT / SCRIPTS[family]),
+        *start_of_command(family),
+        *([f"--tokenizer_cache_dir={t5_folder(out.parent).parent}"] if reads_t5 else []),
         f"--pretrained_model_name_or_path={model}", f"--dataset_config={dataset}", f"--output_dir={out}",
         "--output_name=my_textual_inversion", "--save_model_as=safetensors",
         "--token_string=mychar", "--init_word=girl",
         "--num_vectors_per_token=4", f"--max_train_steps={steps}", "--learning_rate=1e-6",
         "--optimizer_type=AdamW8bit",
-        "--mixed_precision=fp16", "--cache_latents", "--sdpa", *(["--v2"] if family == "sd2" else []),
+        f"--mixed_precision={precision}", "--cache_latents", "--sdpa",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(wheel), "HF_HUB_OFFLINE": "1"}
     start = time.monotonic()
@@ -97,11 +141,12 @@ def train(
 
 
 def loads_in_diffusers(family: str, file: Path, vocabulary: Path) -> bool:
-    """Whether diffusers' own loader takes the word into text encoders of the released sizes."""
+    """Whether diffusers' own loader takes the word into CLIP encoders of the released sizes."""
     from diffusers.loaders import TextualInversionLoaderMixin
 
     vectors = read(file).vectors
-    for key, name in zip(vectors, ("text_encoder", "text_encoder_2"), strict=False):
+    clips = [one for one in FACTS[family].text_encoders if one.kind != "t5"]
+    for key, name in ((one.key, one.folder) for one in clips):
 
         class Loader(TextualInversionLoaderMixin):
             components: dict[str, Any] = {}  # noqa: RUF012
@@ -127,12 +172,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--families", nargs="+", default=["sd1", "sd2", "sdxl"])
+    parser.add_argument("--families", nargs="+", default=list(FACTS))
     parser.add_argument(
         "--kinds", nargs="+", default=["file", "folder"], choices=["file", "folder"]
     )
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--side", type=int, default=64, help="resolution, pixels")
+    parser.add_argument(
+        "--precision", default="fp16", help="no: on a CPU that does not multiply bf16"
+    )
     parser.add_argument("--keep", action="store_true", help="do not delete the models")
     parser.add_argument("--work", type=Path, default=Path("build/full_size"))
     args = parser.parse_args()
@@ -163,7 +211,7 @@ def main() -> None:
             size = sum(p.stat().st_size for p in files) / 2**30
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)
-            figures = train(family, model, dataset, out, args.steps, wheel)
+            figures = train(family, model, dataset, out, args.steps, wheel, args.precision)
             if not args.keep:
                 shutil.rmtree(model) if model.is_dir() else model.unlink()
             good = loads_in_diffusers(

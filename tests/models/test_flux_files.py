@@ -18,8 +18,7 @@ from coinage.models.hub_files import detect_family
 from coinage.models.sizes import model_sizes
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.models.vocabulary import read_vocabularies
-from tests.original_flux import original_flux, original_transformer
-from tests.tiny_models import T5_WIDTH, flux_parts, loaded, t5_tokenizer
+from tests.tiny_models import T5_WIDTH, flux_parts, loaded, original_flux, t5_tokenizer, tool
 
 FAMILY = FAMILIES["flux"]
 UNET, T5 = "model.diffusion_model.", "text_encoders.t5xxl.transformer."
@@ -116,7 +115,7 @@ def test_the_settings_of_the_released_model_show_in_its_shapes() -> None:
 
     with torch.device("meta"):
         released = FluxTransformer2DModel(num_layers=1, num_single_layers=2, guidance_embeds=True)
-    original = original_transformer(released, "scale")
+    original = tool("original_flux").original_transformer(released, "scale")
     found = settings_of({name: tuple(tensor.shape) for name, tensor in original.items()})
     wanted = {name: released.config[name] for name in found} | {"out_channels": 64}
     assert found == wanted

@@ -15,8 +15,7 @@ from coinage.models.hub_files import detect_family
 from coinage.models.sizes import model_sizes
 from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.models.vocabulary import read_vocabularies
-from tests.original_sd3 import original_sd3
-from tests.tiny_models import T5_WIDTH, loaded, t5_tokenizer
+from tests.tiny_models import T5_WIDTH, loaded, original_sd3, t5_tokenizer
 
 FAMILY = FAMILIES["sd3"]
 

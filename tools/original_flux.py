@@ -1,8 +1,14 @@
-"""A tiny FLUX.1 as a single file: its tensors under the names that files for ComfyUI have."""
+"""Name the tensors of FLUX.1 as whole single files for ComfyUI do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
 
-from tests.tiny_models import flux_parts, original_layout
+from original_layout import vae_tensors
+from original_sd3 import t5_tensors
 
 PARTS = {
     "x_embedder": "img_in", "context_embedder": "txt_in", "proj_out": "final_layer.linear",
@@ -38,43 +44,42 @@ KINDS = {
 }
 
 
-def original_flux(
+def flux_tensors(
+    parts: Mapping[str, nn.Module],
     *,
-    guidance: bool = True,
     prefix: str = "model.diffusion_model.",
     vae: str = "vae.",
     scale: str = "scale",
-) -> dict[str, torch.Tensor]:
-    """A tiny FLUX.1 under the names of single files.
+) -> dict[str, Tensor]:
+    """A whole single file.
 
     Args:
-        guidance: with a guidance embedding, as dev.
+        parts: of the model.
         prefix: of the transformer's names.
         vae: prefix of the VAE's.
         scale: what weights of norms are called; newer files say `weight`.
     """
-    parts = flux_parts(guidance=guidance)
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in original_transformer(parts["transformer"], scale).items():
         tensors[f"{prefix}{name}"] = tensor
-    for name, tensor in original_layout().vae_tensors(parts["vae"]):
+    for name, tensor in vae_tensors(parts["vae"]):
         tensors[name.replace("first_stage_model.", vae)] = tensor
     clip = "text_encoders.clip_l.transformer"
     for name, tensor in parts["text_encoder"].state_dict().items():
         tensors[f"{clip}.text_model.{name.removeprefix('text_model.')}"] = tensor
-    tensors[f"{clip}.text_projection.weight"] = torch.eye(32)  # which FLUX.1 does not read
+    tensors[f"{clip}.text_projection.weight"] = torch.eye(
+        parts["text_encoder"].config.hidden_size
+    )  # unread
     tensors["text_encoders.clip_l.logit_scale"] = torch.tensor(4.6)
-    for name, tensor in parts["text_encoder_2"].state_dict().items():
-        if name != "encoder.embed_tokens.weight":
-            tensors[f"text_encoders.t5xxl.transformer.{name}"] = tensor
+    tensors |= t5_tensors(parts["text_encoder_2"])
     tensors["text_encoders.t5xxl.logit_scale"] = torch.tensor(4.6)
     return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
 
 
-def original_transformer(transformer: torch.nn.Module, scale: str) -> dict[str, torch.Tensor]:
+def original_transformer(transformer: nn.Module, scale: str) -> dict[str, Tensor]:
     """A transformer's tensors under the names of the original code."""
     state = transformer.state_dict()
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         part, _, kind = name.rpartition(".")
         if part in PARTS:

@@ -1,27 +1,36 @@
-"""A tiny SD 3.5 as a single file: its tensors under the names that released files have."""
+"""Name the tensors of Stable Diffusion 3.5 as single files do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 import torch
+from torch import Tensor, nn
 
-from tests.tiny_models import original_layout, sd3_parts
+from original_layout import vae_tensors
 
 
-def original_sd3(*, t5: bool = True) -> dict[str, torch.Tensor]:
-    """A tiny SD 3.5 under the original layout's names; CLIP-L's projection is no part of it."""
-    parts = sd3_parts(t5=t5)
+def sd3_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """A whole single file, with T5 if it is there; CLIP-L's projection is no part of it."""
     tensors = {
         f"model.diffusion_model.{name}": tensor
         for name, tensor in _original_transformer(parts["transformer"]).items()
     }
-    tensors |= dict(original_layout().vae_tensors(parts["vae"]))
+    tensors |= dict(vae_tensors(parts["vae"]))
     for key, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
         for name, tensor in parts[part].state_dict().items():
             if name != "text_projection.weight" or key == "clip_g":
                 tensors[f"text_encoders.{key}.transformer.{name}"] = tensor
-    if t5:
-        for name, tensor in parts["text_encoder_3"].state_dict().items():
-            if name != "encoder.embed_tokens.weight":
-                tensors[f"text_encoders.t5xxl.transformer.{name}"] = tensor
+    if "text_encoder_3" in parts:
+        tensors |= t5_tensors(parts["text_encoder_3"])
     return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+def t5_tensors(encoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """T5's tensors; its table is there once."""
+    for name, tensor in encoder.state_dict().items():
+        if name != "encoder.embed_tokens.weight":
+            yield f"text_encoders.t5xxl.transformer.{name}", tensor
 
 
 ORIGINAL_PARTS = {
@@ -49,10 +58,10 @@ JOINED = {
 }
 
 
-def _original_transformer(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _original_transformer(transformer: nn.Module) -> dict[str, Tensor]:
     state = transformer.state_dict()
     layers = len(transformer.transformer_blocks)  # type: ignore[arg-type]
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         part, _, kind = name.rpartition(".")
         if name in ORIGINAL_PARTS or part in ORIGINAL_PARTS:
@@ -75,7 +84,7 @@ def _original_transformer(transformer: torch.nn.Module) -> dict[str, torch.Tenso
     return found
 
 
-def _swapped(tensor: torch.Tensor) -> torch.Tensor:
+def _swapped(tensor: Tensor) -> Tensor:
     """Scale before shift, where diffusers has shift before scale, or the other way round."""
     first, second = tensor.chunk(2)
     return torch.cat([second, first])
