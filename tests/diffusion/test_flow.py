@@ -1,6 +1,8 @@
 """Flow matching agrees with diffusers' flow scheduler, and with the numbers of its training helpers."""
 
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,3 +144,23 @@ def test_bands_and_middles_are_equal_parts_of_the_way() -> None:
     assert schedule.bands(torch.tensor([0.0, 1.0]), 4).tolist() == [0, 3]
     assert schedule.band_limits(4) == [(0, 250), (250, 500), (500, 750), (750, 1000)]
     assert schedule.time_at(0.5).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"shift": 0}, "`shift` is 0"),
+        ({"shift": -3.0}, "`shift` is -3"),
+        ({"shift": float("inf")}, "`shift` is inf"),
+        ({"shift": float("nan")}, "`shift` is nan"),
+        ({"shift": None}, "`shift` is None"),
+        ({"shift": True}, "`shift` is True"),
+        ({"use_dynamic_shifting": True, "base_shift": None}, "`base_shift` is None"),
+        ({"use_dynamic_shifting": True, "max_shift": 500.0}, "`max_shift` is 500"),
+        ({"use_dynamic_shifting": True, "base_image_seq_len": 4096}, "`base_image_seq_len` is 4096"),
+        ({"use_dynamic_shifting": True, "max_image_seq_len": 0}, "`max_image_seq_len` 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(what)):
+        flow_schedule(settings)

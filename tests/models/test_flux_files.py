@@ -156,9 +156,9 @@ OTHER = "give a FLUX.1 model"
         (without("text_encoders."), "without its text encoders clip_l and t5xxl", FOLDER),
         (without("text_encoders.t5xxl."), "without its text encoder t5xxl", FOLDER),
         (without("text_encoders.clip_l."), "without its text encoder clip_l", FOLDER),
-        (without("vae."), "a model without VAE: add --vae", OTHER),
+        (without("vae."), "a model without VAE: add --vae", ""),
         (eight_bits(T5), "T5 text encoder is in fp8: give one with T5 in fp16", "diffusers folder"),
-        (with_scales, "a quantised model: give it in fp16 or bf16", OTHER),
+        (with_scales, "a quantised model: give it in fp16 or bf16", ""),
         (for_filling, "it has 384 input channels, not 64", OTHER),
         (
             lambda tensors: tensors | {f"{UNET}distilled_guidance_layer.a": torch.ones(1)},
@@ -179,6 +179,7 @@ def test_a_file_that_cannot_be_used_says_why_and_what_to_do(
     (problem,) = model_problems(ModelConfig(source=str(path), family="flux"))
     assert what in problem.what
     assert hint in problem.hint
+    assert bool(hint) == bool(problem.hint)
     if "T5 in fp16" in what:
         assert "without T5" not in problem.what  # which cannot be done without here
     with pytest.raises(CoinageError) as caught:

@@ -11,6 +11,7 @@ from coinage.checks.plan import Draft
 from coinage.config import ModelConfig, TrainConfig
 from coinage.errors import CoinageError, Problem
 from coinage.models.detect import (
+    AGAIN,
     VAE,
     Kind,
     kind_of_file,
@@ -28,6 +29,7 @@ from coinage.system.text_files import is_file, is_folder, is_there
 log = logging.getLogger("coinage")
 FLAG = "--pretrained_model_name_or_path"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
+WEIGHTS = (".safetensors", ".bin")  # of a part of a folder
 # A VAE is recognised by the latter, in every layout
 VAE_CLASS, VAE_BEGIN = "AutoencoderKL", "decoder.conv_in"
 CHECK_PATH = "check the path; a hub id looks like owner/name"
@@ -85,7 +87,8 @@ def model_problems(model: ModelConfig) -> list[Problem]:
         return _prefixed(FLAG, error)
     except OSError as error:
         return [Problem(f"{FLAG}: cannot read the file: {error.strerror}", model.source)]
-    return _kind_problems(kind, model)
+    problems = _kind_problems(kind, model)
+    return problems or (_lacking_parts(path, model) if is_folder(Path(model.source)) else [])
 
 
 def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
@@ -95,12 +98,14 @@ def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
 
 def _other_family(path: Path, model: ModelConfig) -> list[Problem]:
     """Find the whole folder of a family that the command is not for."""
+    has_transformer = (path / "transformer").is_dir()
     try:
         kind = kind_of_folder(path)
-    except CoinageError:
-        return []  # told with what is missing
+    except CoinageError as error:
+        # Others are told with what is missing
+        return _prefixed(FLAG, error) if has_transformer else []
     if kind.family is None:
-        return []
+        return _kind_problems(kind, model) if has_transformer else []
     facts = FACTS[kind.family]
     is_whole = all((path / part).is_dir() for part in facts.folders if part != "vae")
     return _kind_problems(kind, model) if is_whole or facts.transformer else []
@@ -108,7 +113,7 @@ def _other_family(path: Path, model: ModelConfig) -> list[Problem]:
 
 def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
     facts = FACTS[model.family]
-    needed = [part for part in facts.folders if part != "vae" or model.vae is None]
+    needed = _needed(model)
     missing = [part for part in needed if not (path / part).is_dir()]
     if not missing:
         return []
@@ -120,6 +125,49 @@ def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
         if optional:
             hint = f"{hint}; of its text encoders only {optional[0]} may be missing"
     return [Problem(what, model.source, hint)]
+
+
+def _needed(model: ModelConfig) -> list[str]:
+    """Return the folders that a diffusers folder must have."""
+    folders = FACTS[model.family].folders
+    return [part for part in folders if part != "vae" or model.vae is None]
+
+
+def _lacking_parts(path: Path, model: ModelConfig) -> list[Problem]:
+    """Find parts of a folder that have no settings or no weights, as after half a download."""
+    facts, problems = FACTS[model.family], []
+    texts = [one.folder for one in facts.text_encoders if (path / one.folder).is_dir()]
+    for part in dict.fromkeys((*texts, *_needed(model))):
+        is_module = part in (*texts, facts.denoiser, "vae")
+        if is_module and (lacking := _lacking(path / part)):
+            what, hint = lacking
+            problems.append(Problem(f"{FLAG}: {part} has {what}", str(path / part), hint))
+    return problems
+
+
+def _lacking(part: Path) -> tuple[str, str] | None:
+    """Return what a part of a folder lacks, and what to do; None if it lacks nothing."""
+    names = {file.name for file in part.iterdir()}
+    if not any(name.endswith(WEIGHTS) for name in names):
+        if any(name.lower().endswith(".gguf") for name in names):
+            return "its weights in GGUF", "take them in fp16 or bf16, as .safetensors files"
+        return "no weights", AGAIN
+    if "config.json" not in names:
+        return "no config.json", AGAIN
+    missing = sorted(_listed(part) - names)
+    return (f"not all of its files: {missing[0]} is missing", AGAIN) if missing else None
+
+
+def _listed(part: Path) -> set[str]:
+    """Return the names of the files that a part's weights are spread over; {} where they are in one."""
+    if any(part.glob("*.bin")):  # which may be there beside others, or in place of them
+        return set()
+    listed: set[str] = set()
+    for index in part.glob("*.safetensors.index.json"):
+        table = read_config(index).get("weight_map")
+        if isinstance(table, dict):
+            listed |= set(map(str, table.values()))
+    return listed
 
 
 def _problems_elsewhere(path: Path, source: str) -> list[Problem]:

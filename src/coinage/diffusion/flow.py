@@ -14,6 +14,8 @@ from coinage.config import LossConfig, NoiseConfig
 from coinage.diffusion.timesteps import place_at
 from coinage.diffusion.weighting import LEAST_NOISE, flow_weight, huber_threshold
 
+MOST_SHIFT, MOST_LOGARITHM, MOST_TOKENS = 1e4, 10, 1e9  # larger numbers in settings are nonsense
+
 
 @dataclass(frozen=True, slots=True)
 class SizedShift:
@@ -124,15 +126,37 @@ class FlowSchedule:
 
 
 def flow_schedule(settings: Mapping[str, Any]) -> FlowSchedule:
-    """Return the schedule of a diffusers FlowMatchEulerDiscreteScheduler's settings."""
-    if settings.get("use_dynamic_shifting"):
-        usual = SizedShift()
-        return FlowSchedule(
-            sized=SizedShift(
-                base=float(settings.get("base_shift", usual.base)),
-                most=float(settings.get("max_shift", usual.most)),
-                base_tokens=int(settings.get("base_image_seq_len", usual.base_tokens)),
-                most_tokens=int(settings.get("max_image_seq_len", usual.most_tokens)),
-            )
-        )
-    return FlowSchedule(shift=float(settings.get("shift", 1.0)))
+    """Return the schedule of a diffusers FlowMatchEulerDiscreteScheduler's settings.
+
+    Raises:
+        ValueError: a number makes no sense.
+    """
+    if not settings.get("use_dynamic_shifting"):
+        shift = _number(settings, "shift", 1.0, MOST_SHIFT)
+        if shift <= 0:
+            raise ValueError(f"`shift` is {shift:g}")
+        return FlowSchedule(shift=shift)
+    usual = SizedShift()
+    first = _number(settings, "base_image_seq_len", usual.base_tokens, MOST_TOKENS)
+    last = _number(settings, "max_image_seq_len", usual.most_tokens, MOST_TOKENS)
+    if not 1 <= first < last:
+        raise ValueError(f"`base_image_seq_len` is {first:g}, and `max_image_seq_len` {last:g}")
+    sized = SizedShift(
+        base=_number(settings, "base_shift", usual.base, MOST_LOGARITHM),
+        most=_number(settings, "max_shift", usual.most, MOST_LOGARITHM),
+        base_tokens=int(first),
+        most_tokens=int(last),
+    )
+    return FlowSchedule(sized=sized)
+
+
+def _number(settings: Mapping[str, Any], name: str, usual: float, most: float) -> float:
+    """Return a number of the settings.
+
+    Raises:
+        ValueError: it is something else, or larger than `most`.
+    """
+    value = settings.get(name, usual)
+    if type(value) not in (int, float) or not abs(value) <= most:
+        raise ValueError(f"`{name}` is {value!r}")
+    return float(value)

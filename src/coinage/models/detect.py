@@ -28,6 +28,8 @@ LONGEST_NAME = 300  # characters of a tensor's name
 MOST_HEADER = 16 * MEGABYTE
 MOST_PICKLE = 100 * MEGABYTE  # whose texts are looked through
 MOST_SETTINGS = MEGABYTE  # of one part of a model, which has a few kB
+# Whose modules are all made before a weight is looked at
+LAYERS, MOST_LAYERS = ("num_layers", "num_single_layers", "num_hidden_layers"), 1000
 LARGEST = 2**63  # no size or place in a file is larger
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
@@ -52,6 +54,8 @@ OTHER_INPUTS = "a {} that reads something else beside a picture: it has {} input
 # In names of weights that are kept in few bits with factors of their own
 QUANTISED = (".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", "scaled_fp8")
 IN_FEW_BITS = "a quantised model: give it in fp16 or bf16"
+ANY_MODEL = "Stable Diffusion or FLUX.1"
+SAY_WHAT_TO_DO = (LONE_UNET, LONE_TRANSFORMER, IN_FEW_BITS)
 # Of relatives whose transformers have the same names, in part
 RELATIVES = {
     "distilled_guidance_layer.": "a Chroma model, which cannot be trained on",
@@ -63,11 +67,17 @@ OR_WITHOUT = ", or without T5"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Family of a model, or why it cannot be trained on, and what to do about it if that is known."""
+    """Family of a model, or why it cannot be trained on.
+
+    Attributes:
+        family: None if it cannot be trained on.
+        why_not: the reason.
+        hint: what to do about it; "" if the reason says it, None if nothing is known.
+    """
 
     family: str | None
     why_not: str = ""
-    hint: str = ""
+    hint: str | None = None
 
 
 def known_name(name: str) -> str:
@@ -169,7 +179,8 @@ def wrong_kind(kind: Kind, wanted: str, source: str) -> Problem:
     """Return the error that a model is of another kind than the command trains, with the right command."""
     wanted_name = FACTS[wanted].display_name
     if kind.family is None:
-        hint = kind.hint or f"give a {wanted_name} model"
+        asked = ANY_MODEL if wanted == DEFAULT.name else wanted_name
+        hint = f"give a {asked} model" if kind.hint is None else kind.hint
         return Problem(f"this is {kind.why_not}", source, hint)
     facts = FACTS[kind.family]
     what = f"this is a {facts.display_name} model, and the command is for {wanted_name}"
@@ -187,7 +198,9 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
     """
     if path.suffix.lower() == ".safetensors":
         kind = kind_of_checkpoint(_known_shapes(path), own_vae=own_vae)
-        return _in_eight_bits(kind) if _has_t5_in_eight_bits(kind, path) else kind
+        facts = FACTS.get(kind.family or "")
+        starts = tuple(encoder.prefix for encoder in facts.t5s) if facts else ()
+        return _in_eight_bits(facts) if facts and in_eight_bits(path, starts) else kind
     with path.open("rb") as file:
         start = file.read(4)
     if start[:1] == b"<":
@@ -219,20 +232,27 @@ def tensor_names(path: Path) -> Collection[str]:
     return set(map(known_name, pickled_names(path)))
 
 
-def _in_eight_bits(kind: Kind) -> Kind:
+def _in_eight_bits(facts: FamilyFacts) -> Kind:
     """Return why a model with T5 in 8 bits cannot be trained on."""
-    facts = FACTS[kind.family or DEFAULT.name]
-    may_lack = any(encoder.optional for encoder in facts.text_encoders)
-    hint = f"the diffusers folder has it, such as {facts.hub_id} on the hub"
-    return Kind(None, f"{EIGHT_BITS}{OR_WITHOUT if may_lack else ''}", hint)
+    may_lack = any(encoder.optional for encoder in facts.t5s)
+    return Kind(None, f"{EIGHT_BITS}{OR_WITHOUT if may_lack else ''}", _has_it(facts))
 
 
-def _has_t5_in_eight_bits(kind: Kind, path: Path) -> bool:
-    """Return whether a number of T5's in a safetensors file takes one byte."""
-    if kind.family is None:
-        return False
-    encoders = FACTS[kind.family].text_encoders
-    starts = tuple(encoder.prefix for encoder in encoders if encoder.kind == "t5")
+def _has_it(facts: FamilyFacts) -> str:
+    """Return where a whole model of a family is, in full precision."""
+    return f"the diffusers folder has it, such as {facts.hub_id} on the hub" if facts.hub_id else ""
+
+
+def in_eight_bits(path: Path, starts: tuple[str, ...] = ("",)) -> bool:
+    """Return whether a number of a weight in a safetensors file takes one byte.
+
+    Args:
+        path: the file.
+        starts: of the names that count.
+
+    Raises:
+        CoinageError: not a safetensors file, or a truncated one.
+    """
     return any(
         name.startswith(starts) and len(shape) > 1 and end - start == math.prod(shape)
         for name, (shape, start, end) in safetensors_places(path).items()
@@ -277,12 +297,12 @@ def kind_of_checkpoint(shapes: Mapping[str, tuple[int, ...]], *, own_vae: bool =
     """
     reason = _unusable(shapes)
     if reason:
-        return Kind(None, reason)
+        return Kind(None, reason, "" if reason in SAY_WHAT_TO_DO else None)
     lacks_vae = own_vae and not _has(shapes, VAE)
     for facts in reversed(list(FACTS.values())):
         if _has(shapes, facts.file_prefix):
             return _whole(facts, shapes, lacks_vae=lacks_vae)
-    return Kind(None, NO_VAE if lacks_vae else "a UNet without text encoder")
+    return Kind(None, NO_VAE, "") if lacks_vae else Kind(None, "a UNet without text encoder")
 
 
 def _whole(facts: FamilyFacts, shapes: Mapping[str, tuple[int, ...]], *, lacks_vae: bool) -> Kind:
@@ -296,13 +316,15 @@ def _whole(facts: FamilyFacts, shapes: Mapping[str, tuple[int, ...]], *, lacks_v
         return Kind(None, NO_TEXT.format(facts.display_name, parts), hint)
     outputs, channels = shapes.get(f"{UNET}{facts.input_layer}", (0, 0))
     if outputs and channels != facts.input_channels:  # of a pickle no shapes are known
-        return Kind(None, _other_inputs(facts, channels))
-    return Kind(None, NO_VAE) if lacks_vae else Kind(facts.name)
+        return _other_inputs(facts, channels)
+    return Kind(None, NO_VAE, "") if lacks_vae else Kind(facts.name)
 
 
-def _other_inputs(facts: FamilyFacts, channels: int) -> str:
+def _other_inputs(facts: FamilyFacts, channels: int) -> Kind:
     """Return what a model is whose transformer reads something else beside latents."""
-    return OTHER_INPUTS.format(f"{facts.display_name} model", channels, facts.input_channels)
+    kind = f"{facts.display_name} model"
+    reason = OTHER_INPUTS.format(kind, channels, facts.input_channels)
+    return Kind(None, reason, f"give a {kind}")
 
 
 def _unusable(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -338,13 +360,31 @@ def kind_of_folder(folder: Path) -> Kind:
     """Return what a diffusers folder holds.
 
     Raises:
-        CoinageError: the settings of a part cannot be read.
+        CoinageError: the settings of a part cannot be read, or its weights.
     """
+    kind = _kind_by_settings(folder)
+    return kind if kind.family is None else _in_few_bits(folder, FACTS[kind.family]) or kind
+
+
+def _in_few_bits(folder: Path, facts: FamilyFacts) -> Kind | None:
+    """Return why a folder's weights are too coarse to train on; None if they are not."""
+    encoders = [encoder.folder for encoder in facts.text_encoders]
+    for part in (*encoders, facts.denoiser, "vae"):
+        if read_config(folder / part / "config.json").get("quantization_config"):
+            return Kind(None, IN_FEW_BITS, _has_it(facts))
+    t5_files = [file for t5 in facts.t5s for file in (folder / t5.folder).glob("*.safetensors")]
+    return _in_eight_bits(facts) if any(map(in_eight_bits, t5_files)) else None
+
+
+def _kind_by_settings(folder: Path) -> Kind:
+    """Return what a diffusers folder holds, by the settings of its parts."""
     transformer = _kind_by_transformer(folder)
-    if transformer:
+    if transformer and transformer.family is None:
         return transformer
     for file in SETTINGS:
         _check_kinds(folder / file, read_config(folder / file), _usual_kinds(file))
+    if transformer:
+        return transformer
     unet = read_config(folder / "unet" / "config.json")
     channels = unet.get("in_channels", INPUT_CHANNELS[0])
     if type(channels) is not int:
@@ -371,7 +411,7 @@ def _kind_by_transformer(folder: Path) -> Kind | None:
         if facts.transformer and (name == facts.transformer or pipeline == facts.pipeline):
             channels = settings.get("in_channels", facts.input_channels)
             is_usual = channels == facts.input_channels
-            return Kind(facts.name) if is_usual else Kind(None, _other_inputs(facts, channels))
+            return Kind(facts.name) if is_usual else _other_inputs(facts, channels)
     if not settings:
         return None
     return Kind(None, f"a model with a {name}, which cannot be trained on")
@@ -420,6 +460,8 @@ def _check_kinds(
             raise CoinageError(
                 f"{UNREADABLE}: `{name}` is not {' or '.join(sorted(known))}", str(path), AGAIN
             )
+        if name in LAYERS and isinstance(value, int) and not 0 <= value <= MOST_LAYERS:
+            raise CoinageError(f"{UNREADABLE}: `{name}` is {value}", str(path), AGAIN)
 
 
 def read_config(path: Path) -> dict[str, Any]:

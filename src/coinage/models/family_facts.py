@@ -172,6 +172,11 @@ class FamilyFacts:
         """Widths of the token embeddings, one for each text encoder."""
         return tuple(encoder.width for encoder in self.text_encoders)
 
+    @property
+    def t5s(self) -> tuple[TextEncoderFacts, ...]:
+        """Those of its text encoders that are T5."""
+        return tuple(encoder for encoder in self.text_encoders if encoder.kind == "t5")
+
     def learns_in(self, choice: str, keys: Collection[str] = ()) -> tuple[bool, ...]:
         """Return for each text encoder whether a word learns there.
 

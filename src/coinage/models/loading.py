@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,11 +28,13 @@ from coinage.models.detect import (
     VAE,
     kind_of_checkpoint,
     kind_of_file,
+    kind_of_folder,
     read_config,
     safetensors_metadata,
     wrong_kind,
 )
 from coinage.models.facts import FamilyFacts, TextEncoderFacts
+from coinage.models.hub_files import local_path
 from coinage.models.inpainting import paint_everything
 from coinage.models.libraries import import_libraries
 from coinage.models.own_precision import lower_inputs
@@ -45,7 +48,7 @@ from coinage.models.pretrained import files_of, pretrained
 from coinage.models.quiet import libraries_silenced
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.models.weight_files import read_tensors
-from coinage.system.text_files import is_file
+from coinage.system.text_files import is_file, is_folder
 from coinage.text.placeholder import CHUNK, FramingTokenizer, RowFormat, Tokenizer, clip_rows
 
 if TYPE_CHECKING:
@@ -378,12 +381,15 @@ def _load_parts(
         text_encoders = []
         for encoder_facts in present:
             encoder = source.text_encoder(encoder_facts, text_dtype)
+            if encoder_facts.kind == "t5" and source.tensors is None:
+                _refuse_few_bits(path)  # of a hub id the files are here by now
             text_encoders.append(_whole(encoder, encoder_facts.folder, path))
     for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
         _check_vocabulary(tokenizer, encoder.config.vocab_size, path)
     with reported_as("VAE", path):
         vae_dtype = torch.float32 if model.full_precision_vae else dtype
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
+        _check_scaling(vae, model.vae or path)
     what = "transformer" if facts.transformer else "UNet"
     with reported_as(what, path):
         denoiser = _whole(build.denoiser(source, dtype), what, path)
@@ -404,6 +410,31 @@ def _load_parts(
         clip_skip=model.clip_skip,
         chunks=min(model.max_token_length // CHUNK, facts.most_chunks),
     ).frozen()
+
+
+def _check_scaling(vae: AutoencoderKL, path: str) -> None:
+    """Check the numbers that latents are moved and multiplied by.
+
+    Raises:
+        CoinageError: they are none.
+    """
+    factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor")
+    for name, value, least in (("scaling_factor", factor, 0), ("shift_factor", shift or 0, -inf)):
+        if not (isinstance(value, int | float) and least < value < inf):
+            what = f"the VAE's settings cannot be used: `{name}` is {value!r}"
+            raise CoinageError(what, path, "download the model again")
+
+
+def _refuse_few_bits(path: str) -> None:
+    """Refuse a folder or hub id whose weights are too coarse to train on.
+
+    Raises:
+        CoinageError: they are.
+    """
+    folder = local_path(path)
+    kind = kind_of_folder(folder) if is_folder(folder) else None
+    if kind and kind.family is None:
+        raise CoinageError(f"this is {kind.why_not}", path, kind.hint or "")
 
 
 def _tokenizer(model: ModelConfig, encoder: TextEncoderFacts) -> FramingTokenizer:
