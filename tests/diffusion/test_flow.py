@@ -157,7 +157,10 @@ def test_bands_and_middles_are_equal_parts_of_the_way() -> None:
         ({"shift": True}, "`shift` is True"),
         ({"use_dynamic_shifting": True, "base_shift": None}, "`base_shift` is None"),
         ({"use_dynamic_shifting": True, "max_shift": 500.0}, "`max_shift` is 500"),
-        ({"use_dynamic_shifting": True, "base_image_seq_len": 4096}, "`base_image_seq_len` is 4096"),
+        (
+            {"use_dynamic_shifting": True, "base_image_seq_len": 4096},
+            "`base_image_seq_len` is 4096",
+        ),
         ({"use_dynamic_shifting": True, "max_image_seq_len": 0}, "`max_image_seq_len` 0"),
     ],
 )

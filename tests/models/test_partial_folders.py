@@ -117,7 +117,11 @@ def problems_of(folder: Path, change: Change, tmp_path: Path) -> tuple[Path, lis
         (lambda t5: without(f"{t5}/config.json"), "has no config.json", AGAIN),
         (half_a_download, "model-00002-of-00002.safetensors is missing", AGAIN),
         (lambda _: settings("transformer", num_layers=10**9), "`num_layers` is 1000000000", AGAIN),
-        (lambda _: settings("transformer", num_layers="two"), "`num_layers` is not a number", AGAIN),
+        (
+            lambda _: settings("transformer", num_layers="two"),
+            "`num_layers` is not a number",
+            AGAIN,
+        ),
         (
             lambda _: settings("transformer", in_channels=384),
             "it has 384 input channels, not",
@@ -162,8 +166,18 @@ def test_other_families_are_checked_alike(folder: str, models: Path, tmp_path: P
         ("vae/config.json", "scaling_factor", None, "`scaling_factor` is None"),
         ("vae/config.json", "scaling_factor", 0, "`scaling_factor` is 0"),
         ("vae/config.json", "shift_factor", 1e400, "`shift_factor` is inf"),
-        ("scheduler/scheduler_config.json", "num_train_timesteps", 500, "not those of flow matching"),
-        ("transformer/config.json", "attention_head_dim", None, "cannot load the model's transformer"),
+        (
+            "scheduler/scheduler_config.json",
+            "num_train_timesteps",
+            500,
+            "not those of flow matching",
+        ),
+        (
+            "transformer/config.json",
+            "attention_head_dim",
+            None,
+            "cannot load the model's transformer",
+        ),
     ],
 )
 def test_odd_settings_are_one_clear_error(  # noqa: PLR0917
@@ -186,9 +200,7 @@ def test_odd_settings_are_one_clear_error(  # noqa: PLR0917
         loaded(family, path, models)
 
 
-def test_t5_in_fp8_is_refused_without_the_checks(
-    sd3: Path, models: Path, tmp_path: Path
-) -> None:
+def test_t5_in_fp8_is_refused_without_the_checks(sd3: Path, models: Path, tmp_path: Path) -> None:
     path, _ = problems_of(sd3, fp8("text_encoder_3"), tmp_path)
     with pytest.raises(CoinageError, match="T5 text encoder is in fp8"):
         loaded("sd3", path, models)
