@@ -74,20 +74,14 @@ def test_who_loads_what(tmp_path: Path) -> None:
     taken = {tool: tuple(one.vectors) for tool, one in found.items() if one.loads}
     whole, clip = ("clip_l", "clip_g", "t5xxl"), ("clip_l", "clip_g")
     assert taken == {
-        "AUTOMATIC1111": clip, "Forge": clip, "ComfyUI": whole, "SD.Next": whole, "SwarmUI": whole
+        "AUTOMATIC1111": clip, "Forge": clip, "ComfyUI": whole, "SwarmUI": whole
     }  # fmt: skip
     assert "leaves out the vectors for T5" in found["AUTOMATIC1111"].why
+    assert found["SD.Next"].why == "It loads words for 1.x, 2.x and SDXL alone."
     theirs = written(tmp_path / "t5.safetensors", rows("clip_l", "clip_g", "t5"))
     found = {one.tool: one for one in verdicts(theirs, "sd3", SD3.widths)}
     assert tuple(found["OneTrainer"].vectors) == whole
     assert tuple(found["ComfyUI"].vectors) == clip
-
-
-def test_a_fourth_tensor_is_left_out_by_sd_next(tmp_path: Path) -> None:
-    tensors = rows("clip_l", "clip_g", "t5xxl") | rows("t5")
-    file = written(tmp_path / "zibu.safetensors", tensors)
-    found = {one.tool: one for one in verdicts(file, "sd3", SD3.widths)}
-    assert not found["SD.Next"].loads
 
 
 def test_the_header_tells_a_word_for_clip_alone_from_one_of_sdxl(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def diffusers_files(path: Path, word: Word, precision: str) -> dict[Path, bytes]
         raise CoinageError(
             f"diffusers loads no words into {families[0].display_name}",
             str(path),
-            "write --to safetensors, which ComfyUI, SwarmUI and SD.Next read",
+            "write --to safetensors, which ComfyUI and SwarmUI read",
         )
     if word.token is None:
         raise CoinageError(

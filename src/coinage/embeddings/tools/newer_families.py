@@ -10,6 +10,8 @@ from coinage.embeddings.tools.automatic1111 import automatic1111, forge
 from coinage.embeddings.tools.rules import Rule, TargetModel, ToolReading, refuse
 from coinage.models.facts import FACTS, FLUX, SD3
 
+# Read in SD.Next's `modules/textual_inversion.py`: files in its folder are for these models
+OLD_MODELS = "it loads words for 1.x, 2.x and SDXL alone."
 WITHOUT_T5 = "It leaves out the vectors for T5."
 
 
@@ -53,6 +55,7 @@ NEWER_FAMILIES: Mapping[str, Mapping[str, Rule]] = {
         "AUTOMATIC1111": _clip_alone(automatic1111),
         "Forge": _clip_alone(forge),
         "InvokeAI": _none("it draws no words with Stable Diffusion 3."),
+        "SD.Next": _none(OLD_MODELS),
         "diffusers": _none("its pipeline of Stable Diffusion 3 loads no words."),
         "sd-scripts": _none("it draws no words with Stable Diffusion 3."),
     },
@@ -60,7 +63,7 @@ NEWER_FAMILIES: Mapping[str, Mapping[str, Rule]] = {
         "AUTOMATIC1111": _none("it does not draw with FLUX.1."),
         "Forge": _with_one_tensor(_clip_alone(forge)),
         "InvokeAI": _none("it draws no words with FLUX.1."),
-        "SD.Next": _none("it loads words for 1.x, 2.x and SDXL alone."),
+        "SD.Next": _none(OLD_MODELS),
         "sd-scripts": _none("it draws no words with FLUX.1."),
     },
 }
