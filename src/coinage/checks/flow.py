@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from coinage.checks.plan import Draft
 from coinage.config import TrainConfig
-from coinage.models.facts import FACTS
+from coinage.models.facts import FACTS, FamilyFacts
 
 # Of discrete diffusion: a flag, and the part and field of the configuration that it sets
 DIFFUSION_FLAGS: tuple[tuple[str, str, str], ...] = (
@@ -24,6 +26,9 @@ DIFFUSION_FLAGS: tuple[tuple[str, str, str], ...] = (
     ("--sample_sampler", "preview", "sampler"),
 )
 FLOW_FLAGS: tuple[tuple[str, str, str], ...] = (("--flow_weighting", "loss", "flow_weighting"),)
+# The same of the commands that draw, by their names there
+DRAWING_FLAGS = ("v_parameterization", "zero_terminal_snr")
+USUAL_SAMPLER = "ddim"  # of those commands
 OWN_SAMPLERS = ("euler", "k_euler")  # what flow matching is drawn with in any case
 
 
@@ -40,12 +45,40 @@ def set_aside_flags(draft: Draft) -> None:
         config = replace(config, **{part: replace(getattr(config, part), **{name: usual})})
         names.append(flag)
     if names:
-        way = "flow matching" if facts.is_flow else "diffusion"
-        verb = "has" if len(names) == 1 else "have"
-        flags = ", ".join(names)
-        what = f"{flags} {verb} no effect: {facts.display_name} is trained by {way}"
-        draft.findings.note(what)
+        draft.findings.note(_no_effect(names, facts))
         draft.config = config
+
+
+def set_aside_drawing_flags(args: Namespace, facts: FamilyFacts) -> list[str]:
+    """Take back flags of a command that draws that have no meaning for a family; return notes on them.
+
+    Args:
+        args: of the command, in which they are changed.
+        facts: of the model's family.
+    """
+    names = []
+    if facts.is_flow:
+        if args.sampler not in (USUAL_SAMPLER, *OWN_SAMPLERS):
+            names.append("--sampler")
+        args.sampler = OWN_SAMPLERS[0]
+        for name in DRAWING_FLAGS:
+            if getattr(args, name):
+                names.append(f"--{name}")
+                setattr(args, name, False)
+    notes = [_no_effect(names, facts)] if names else []
+    if getattr(args, "show_word", False) and not facts.cross_attends:
+        args.show_word = False
+        notes.append(
+            f"--show-word has no effect: {facts.display_name} does not show where a word acts"
+        )
+    return notes
+
+
+def _no_effect(names: Sequence[str], facts: FamilyFacts) -> str:
+    """Return a note that flags have no meaning for a family."""
+    way = "flow matching" if facts.is_flow else "diffusion"
+    verb = "has" if len(names) == 1 else "have"
+    return f"{', '.join(names)} {verb} no effect: {facts.display_name} is trained by {way}"
 
 
 def _usual(config: TrainConfig, part: str, name: str) -> Any:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 from coinage.checks.model import model_problems, vae_problems
 from coinage.checks.output import make_folder
-from coinage.cli.cmd_generate import add_model_flags, free_path, model_config, open_model
+from coinage.cli.cmd_generate import (
+    add_model_flags,
+    free_path,
+    model_config,
+    note_idle_flags,
+    open_model,
+)
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.data.folder import list_folder, suffix_of
@@ -114,6 +120,7 @@ def evaluate_command(argv: Sequence[str]) -> None:
     findings = Findings(errors=model_problems(model) + vae_problems(model))
     templates, files, images = _check(args, findings)
     inputs = _read(args, model, templates, files, images, findings)
+    note_idle_flags(args, model)
     evaluation = _evaluate(args, model, inputs)
     _write(args.output, evaluation)
     if args.json:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coinage.checks.flow import set_aside_drawing_flags
 from coinage.checks.model import model_problems, vae_problems
 from coinage.checks.output import make_folder
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.models.facts import DEFAULT
+from coinage.models.facts import DEFAULT, FACTS
 from coinage.models.hub_files import detect_family, native_side
 from coinage.report.word_maps import map_path, overlay
 from coinage.seeding import draw_seed
@@ -166,6 +167,12 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
     )
 
 
+def note_idle_flags(args: argparse.Namespace, model: ModelConfig) -> None:
+    """Take back the flags that mean nothing to the model, and log which they are."""
+    for note in set_aside_drawing_flags(args, FACTS[model.family]):
+        log.info("note: %s", note)
+
+
 def generate_command(argv: Sequence[str]) -> None:
     """Run `coinage generate`.
 
@@ -176,6 +183,7 @@ def generate_command(argv: Sequence[str]) -> None:
     args = generate_parser().parse_args(argv)
     model = model_config(args)
     _check(args, model)
+    note_idle_flags(args, model)
     _draw(args, model.family, prompts_of(args))
 
 
@@ -307,9 +315,12 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
     """Load the model, draw the prompts, and write the pictures."""
     import numpy as np
 
+    from coinage.models.guidance import reads_guidance
     from coinage.system.files import save_image
 
     model = _load(args, family)
+    if args.negative and reads_guidance(model.parts):
+        log.info("note: --negative has no effect: this model reads the guidance scale as a number")
     for name, word in model.words.items():
         used = any(name in prompt.text or name in prompt.negative for prompt in prompts)
         unused = "" if used else " (not in any prompt)"

@@ -10,6 +10,11 @@ from coinage.models.facts import FamilyFacts
 READS = "guidance_embeds"  # setting of transformers that read the guidance as a number, or might
 
 
+def reads_guidance(parts: Components) -> bool:
+    """Return whether a model reads the guidance scale as a number, and no negative prompt."""
+    return bool(parts.denoiser.config.get(READS))
+
+
 def guidance_of(
     facts: FamilyFacts, parts: Components, scale: float | None = None
 ) -> Mapping[str, float]:
