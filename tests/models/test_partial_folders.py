@@ -1,6 +1,7 @@
 """Folders of which a part is missing or too coarse: one clear error each, before anything is loaded."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,7 @@ def problems_of(folder: Path, change: Change, tmp_path: Path) -> tuple[Path, lis
 @pytest.mark.parametrize(
     ("change", "what", "hint"),
     [
-        (lambda t5: fp8(t5), "T5 text encoder is in fp8", "the diffusers folder has it"),
+        (fp8, "T5 text encoder is in fp8", "the diffusers folder has it"),
         (lambda t5: fp8(t5, parts=2), "T5 text encoder is in fp8", "the diffusers folder has it"),
         (
             lambda t5: settings(t5, quantization_config={"load_in_8bit": True}),
@@ -178,9 +179,21 @@ def test_other_families_are_checked_alike(folder: str, models: Path, tmp_path: P
             None,
             "cannot load the model's transformer",
         ),
+        (
+            "transformer/config.json",
+            "pooled_projection_dim",
+            7,
+            "transformer: its weights have other shapes than its settings say",
+        ),
+        (
+            "text_encoder_2/config.json",
+            "vocab_size",
+            100,
+            "text encoder: its weights have other shapes than its settings say",
+        ),
     ],
 )
-def test_odd_settings_are_one_clear_error(  # noqa: PLR0917
+def test_odd_settings_are_one_clear_error(
     family: str,
     file: str,
     name: str,
@@ -198,6 +211,15 @@ def test_odd_settings_are_one_clear_error(  # noqa: PLR0917
     assert problems == []
     with pytest.raises(CoinageError, match=what):
         loaded(family, path, models)
+
+
+@pytest.mark.parametrize("axes", [[4, 4], [2, 2, 2], [4, 13, 15], []])
+def test_places_must_fill_the_heads(
+    axes: list[int], flux: Path, models: Path, tmp_path: Path
+) -> None:
+    path, _ = problems_of(flux, settings("transformer", axes_dims_rope=axes), tmp_path)
+    with pytest.raises(CoinageError, match=re.escape(f"`axes_dims_rope` is {axes}")):
+        loaded("flux", path, models)
 
 
 def test_t5_in_fp8_is_refused_without_the_checks(sd3: Path, models: Path, tmp_path: Path) -> None:

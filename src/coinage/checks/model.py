@@ -23,7 +23,7 @@ from coinage.models.detect import (
 from coinage.models.facts import FACTS
 from coinage.models.hub_files import HUB_ID, hub_folder, reach_hub
 from coinage.models.prediction import prediction_of
-from coinage.models.text_encoder_sizes import text_encoder_sizes
+from coinage.models.text_encoder_sizes import check_clip_skip, text_encoder_sizes
 from coinage.system.text_files import is_file, is_folder, is_there
 
 log = logging.getLogger("coinage")
@@ -188,10 +188,10 @@ def settings_problems(config: TrainConfig) -> list[Problem]:
     model = config.model
     problems = prediction_problems(config, prediction_of(model))
     if model.clip_skip and FACTS[model.family].reads_clip_skip:
-        layers = text_encoder_sizes(model)[0].layers
-        if layers and model.clip_skip > layers:
-            what = f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers"
-            problems.append(Problem(what, model.source))
+        try:
+            check_clip_skip(model, text_encoder_sizes(model)[0].layers)
+        except CoinageError as error:
+            problems += error.problems
     return problems
 
 

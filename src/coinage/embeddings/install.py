@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coinage.config import WordConfig
-from coinage.embeddings.pairs import HOW_TO_JOIN, open_with_other_half
+from coinage.embeddings.pairs import OTHER_KIND, how_to_fit, open_with_other_half
 from coinage.embeddings.reading import log_reading
 from coinage.embeddings.word import Word, vectors_for
 from coinage.errors import CoinageError, ConfigError, EmbeddingFileError, Problem
@@ -63,9 +63,9 @@ def misfit(
         return None
     has = " and ".join(f"{key} {rows.shape[1]} wide" for key, rows in vectors.items())
     needs = " and ".join(f"{key} {width} wide" for key, width in zip(keys, widths, strict=True))
-    hint = "give a file that was made for this kind of model"
+    hint = OTHER_KIND
     if len(vectors) < len(keys) and next(iter(vectors.values())).shape[1] in widths:
-        hint = HOW_TO_JOIN
+        hint = how_to_fit(vectors, keys)
     return Problem(f"this file has vectors for {has}, and the model takes {needs}", where, hint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from coinage.embeddings.reading import OpenedFile, open_file
 from coinage.embeddings.word import Word
 from coinage.errors import EmbeddingFileError
 from coinage.models.facts import (
+    FACTS,
     KNOWN_WIDTHS,
     PAIRS,
     SDXL,
@@ -26,6 +28,24 @@ HOW_TO_JOIN = (
     "if it is one of two files that diffusers wrote: "
     "coinage convert ONE WORD.safetensors --second OTHER joins them"
 )
+OTHER_KIND = "give a file that was made for this kind of model"
+WITHOUT_T5 = (
+    "the word was made without T5: give the model without it, or a word that has such vectors"
+)
+OPTIONAL = {e.key for facts in FACTS.values() for e in facts.text_encoders if e.optional}
+
+
+def how_to_fit(has: Collection[str], needed: Collection[str]) -> str:
+    """Return what to do about a word without vectors for some of a model's text encoders.
+
+    Args:
+        has: keys of its vectors.
+        needed: keys of the model's text encoders.
+    """
+    if len(has) == 1 and len(needed) == 2:
+        return HOW_TO_JOIN
+    is_whole_otherwise = OPTIONAL.issuperset(set(needed) - set(has))
+    return WITHOUT_T5 if is_whole_otherwise else OTHER_KIND
 
 
 def open_embedding(path: Path, *, key: str | None = None, second: Path | None = None) -> OpenedFile:

@@ -14,7 +14,7 @@ from torch import Tensor
 from coinage.config import ModelConfig
 from coinage.embeddings.base_model import base_of_model, log_other_base
 from coinage.embeddings.in_diffusers import conditioning_in_diffusers, used_names
-from coinage.embeddings.pairs import HOW_TO_JOIN
+from coinage.embeddings.pairs import how_to_fit
 from coinage.embeddings.reading import open_file
 from coinage.embeddings.tools import Verdict, verdicts
 from coinage.embeddings.word import Word, vectors_for
@@ -127,11 +127,10 @@ def _word_for(word: Word, keys: Sequence[str], path: Path) -> Word:
             vectors[key] = rows
     if len(vectors) < len(keys):
         has, takes = ", ".join(word.vectors), ", ".join(keys)
-        is_pair = len(keys) > 1
         raise CoinageError(
             f"the file has {has}, and the model takes {takes}",
             str(path),
-            HOW_TO_JOIN if is_pair else "give the word's own model",
+            how_to_fit(word.vectors, keys) if len(keys) > 1 else "give the word's own model",
         )
     return replace(word, vectors=vectors)
 

@@ -36,6 +36,7 @@ log = logging.getLogger("coinage")
 # guidance predicts what flow matching asks for
 GUIDANCE_IN_TRAINING = 1.0
 STEPS_OF_SCHEDULER = 1000
+PLACE_AXES = 3  # of a token: one that all share, row and column
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,13 @@ def _transformer(source: Source, dtype: torch.dtype) -> Any:
     from diffusers import FluxTransformer2DModel
 
     if source.tensors is None:
-        return pretrained(FluxTransformer2DModel, source.path, "transformer", torch_dtype=dtype)
+        transformer: Any = pretrained(
+            FluxTransformer2DModel, source.path, "transformer", torch_dtype=dtype
+        )
+        axes, head = transformer.config.axes_dims_rope, transformer.config.attention_head_dim
+        if len(axes) != PLACE_AXES or sum(axes) != head or any(axis % 2 for axis in axes):
+            raise ValueError(f"`axes_dims_rope` is {list(axes)}, and a head is {head} wide")
+        return transformer
     tensors = {
         name.removeprefix(UNET): tensor
         for name, tensor in source.tensors.items()

@@ -61,6 +61,8 @@ NOISELESS_END = Problem(
     "--zero_terminal_snr needs a v-prediction model",
     hint="add --v_parameterization if the model does, or leave out --zero_terminal_snr",
 )
+# In what transformers and diffusers say of it, with advice to programmers
+ABOUT_SHAPES = ("ignore_mismatched_sizes", "randomly initialized weights")
 # Before diffusers 0.15
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -211,6 +213,8 @@ def reported_as(what: str, path: str, failed: str = "cannot load the model's") -
         reason = reason_of(error)
         if isinstance(error, NotImplementedError):  # diffusers on what a file left empty
             reason = "weights are missing from the file"
+        if any(advice in reason for advice in ABOUT_SHAPES):
+            reason = "its weights have other shapes than its settings say"
         hint = "check that the files are complete and belong together"
         raise CoinageError(f"{failed} {what}: {reason}", path, hint) from error
 

@@ -14,6 +14,8 @@ from coinage.terminal.messages import Lines
 HUB_WARNING = "The `local_dir_use_symlinks` argument"
 # Imported by diffusers; complains about what a CPU lacks
 BITSANDBYTES = "bitsandbytes"
+# Of diffusers, on each conversion of a part of which nothing must stay in float32
+MODULES, NOTHING_TO_KEEP = "diffusers.models.modeling_utils", "kept in float32: []"
 
 
 def quiet_libraries() -> None:
@@ -45,7 +47,7 @@ def libraries_silenced() -> Iterator[None]:
     from transformers.utils import logging as library
 
     with LOADING_LOCK:
-        bitsandbytes = logging.getLogger(BITSANDBYTES)
+        bitsandbytes, modules = logging.getLogger(BITSANDBYTES), logging.getLogger(MODULES)
         verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
         hub_bars, level = not are_progress_bars_disabled(), bitsandbytes.level
         try:
@@ -53,6 +55,7 @@ def libraries_silenced() -> Iterator[None]:
             library.set_verbosity_error()
             disable_progress_bars()
             bitsandbytes.setLevel(logging.ERROR)
+            modules.addFilter(_is_of_use)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=HUB_WARNING)
                 yield
@@ -65,3 +68,9 @@ def libraries_silenced() -> Iterator[None]:
             else:
                 disable_progress_bars()
             bitsandbytes.setLevel(level)
+            modules.removeFilter(_is_of_use)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Return whether a message of diffusers says something."""
+    return NOTHING_TO_KEEP not in record.getMessage()

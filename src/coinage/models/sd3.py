@@ -24,6 +24,7 @@ from coinage.models.detect import UNET
 from coinage.models.facts import FamilyFacts
 from coinage.models.loading import Build, Source, load_parts
 from coinage.models.pretrained import pretrained
+from coinage.models.text_encoder_sizes import check_clip_skip
 from coinage.text.placeholder import CHUNK
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ class StableDiffusion3:
             )
         parts = load_parts(model, dtype, self.facts, Build(_transformer, _schedule))
         layers = min(one.config.num_hidden_layers for one in parts.text_encoders[:CLIPS])
-        if model.clip_skip and model.clip_skip > layers:
-            what = f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers"
-            raise CoinageError(what, model.source)
+        check_clip_skip(model, layers)
         if len(parts.text_encoders) == CLIPS:
             log.info("note: the model has no T5 text encoder: the word is learned for CLIP alone")
         return parts

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from coinage.config import ModelConfig
-from coinage.errors import CoinageError
 from coinage.models.base import Components, Conditioning
 from coinage.models.clip_text import (
     hidden_states,
@@ -21,6 +20,7 @@ from coinage.models.clip_text import (
 )
 from coinage.models.facts import FamilyFacts
 from coinage.models.loading import load_parts
+from coinage.models.text_encoder_sizes import check_clip_skip
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -38,11 +38,7 @@ class StableDiffusion:
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
         parts = load_parts(model, dtype, self.facts)
-        layers = parts.text_encoders[0].config.num_hidden_layers
-        if model.clip_skip and model.clip_skip > layers:
-            raise CoinageError(
-                f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers", model.source
-            )
+        check_clip_skip(model, parts.text_encoders[0].config.num_hidden_layers)
         return parts
 
     def encode(

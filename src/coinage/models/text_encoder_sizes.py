@@ -47,6 +47,21 @@ def text_encoder_sizes(model: ModelConfig) -> list[TextEncoderSize]:
     return sizes
 
 
+def check_clip_skip(model: ModelConfig, layers: int | None) -> None:
+    """Check that `--clip_skip` counts back to a layer that a text encoder has.
+
+    Args:
+        model: with the flag.
+        layers: of the text encoder; None if unknown.
+
+    Raises:
+        CoinageError: it has fewer.
+    """
+    if layers and model.clip_skip and model.clip_skip > layers:
+        what = f"--clip_skip {model.clip_skip}: the text encoder has {layers} layers"
+        raise CoinageError(what, model.source)
+
+
 def has_encoder(model: ModelConfig, facts: TextEncoderFacts) -> bool:
     """Return whether a model comes with a text encoder; yes where its files are not here."""
     path = local_path(model.source)
