@@ -53,6 +53,20 @@ def test_a_file_for_onetrainer_has_its_name_and_comes_back(tmp_path: Path) -> No
     assert all(torch.equal(again[key], tensors[key]) for key in tensors)
 
 
+def test_converting_is_what_swarmui_needs(tmp_path: Path) -> None:
+    """A file without a header, as OneTrainer writes it, does not show its family there."""
+    theirs = written(tmp_path / "theirs.safetensors", rows("clip_l", "t5"))
+    ours = tmp_path / "ours.safetensors"
+    told = []
+    for file in (theirs, ours):
+        if file is ours:
+            assert main(["convert", str(theirs), str(ours)]) == 0
+        found = {one.tool: one for one in verdicts(file, "flux", FLUX.widths)}
+        told.append("listed without a family" in found["SwarmUI"].why)
+    assert told == [True, False]
+    assert Word.load(ours).metadata["modelspec.architecture"] == "flux-1/textual-inversion"
+
+
 def test_diffusers_has_a_file_for_each_half_and_they_come_back(tmp_path: Path) -> None:
     word = Word(rows("clip_l", "t5xxl"), "zibu")
     paths = word.save(tmp_path / "zibu.safetensors", to="diffusers")

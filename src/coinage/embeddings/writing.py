@@ -29,6 +29,7 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+ARCHITECTURE = "modelspec.architecture"
 WEBUI_RECORDS = ("data.pkl", "version")  # of a torch zip, beside those of data
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # always the same, for equal bytes
 
@@ -90,6 +91,9 @@ def safetensors_bytes(path: Path, word: Word, precision: str) -> bytes:
     header = {
         key: value.encode("utf-8", "replace").decode() for key, value in word.metadata.items()
     }
+    if len(tensors) > 1 and T5 in tensors and word.family:
+        # Of such a file's names alone SwarmUI does not see the family
+        header.setdefault(ARCHITECTURE, f"{FACTS[word.family].architecture}/textual-inversion")
     header["modelspec.hash_sha256"] = f"0x{hashlib.sha256(body).hexdigest()}"
     data: bytes = safetensors.torch.save(tensors, metadata=dict(sorted(header.items())))
     return _with_sorted_header(data)
