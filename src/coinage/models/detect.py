@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from coinage.errors import CoinageError, Problem
 from coinage.models.facts import DEFAULT, FACTS, SD1, SD2, SDXL, FamilyFacts
-from coinage.system.text_files import MEGABYTE, is_there, read_json
+from coinage.system.text_files import MEGABYTE, is_file, is_there, read_json
 
 LONGEST_NAME = 300  # characters of a tensor's name
 # Of a safetensors file; SDXL's has half a megabyte. A long header of many small values takes far more
@@ -372,8 +372,8 @@ def _in_few_bits(folder: Path, facts: FamilyFacts) -> Kind | None:
     for part in (*encoders, facts.denoiser, "vae"):
         if read_config(folder / part / "config.json").get("quantization_config"):
             return Kind(None, IN_FEW_BITS, _has_it(facts))
-    t5_files = [file for t5 in facts.t5s for file in (folder / t5.folder).glob("*.safetensors")]
-    return _in_eight_bits(facts) if any(map(in_eight_bits, t5_files)) else None
+    files = [file for t5 in facts.t5s for file in (folder / t5.folder).glob("*.safetensors")]
+    return _in_eight_bits(facts) if any(map(in_eight_bits, filter(is_file, files))) else None
 
 
 def _kind_by_settings(folder: Path) -> Kind:
