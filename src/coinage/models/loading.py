@@ -393,7 +393,7 @@ def _load_parts(
     with reported_as("VAE", path):
         vae_dtype = torch.float32 if model.full_precision_vae else dtype
         vae = _whole(source.vae(model, vae_dtype), "VAE", model.vae or path)
-        _check_scaling(vae, model.vae or path)
+        _check_vae(vae, facts, model)
     what = "transformer" if facts.transformer else "UNet"
     with reported_as(what, path):
         denoiser = _whole(build.denoiser(source, dtype), what, path)
@@ -416,12 +416,17 @@ def _load_parts(
     ).frozen()
 
 
-def _check_scaling(vae: AutoencoderKL, path: str) -> None:
-    """Check the numbers that latents are moved and multiplied by.
+def _check_vae(vae: AutoencoderKL, facts: FamilyFacts, model: ModelConfig) -> None:
+    """Check the latents of a VAE: their channels, and the numbers that they are moved and multiplied by.
 
     Raises:
-        CoinageError: they are none.
+        CoinageError: they are another family's, or make no sense.
     """
+    path, channels = model.vae or model.source, vae.config.latent_channels
+    if channels != facts.latent_channels:
+        what = f"the VAE's latents have {channels} channels, and the model takes {facts.latent_channels}"
+        flag = "--vae: " if model.vae else ""
+        raise CoinageError(f"{flag}{what}", path, f"give a VAE of {facts.display_name}")
     factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor")
     for name, value, least in (("scaling_factor", factor, 0), ("shift_factor", shift or 0, -inf)):
         if not (isinstance(value, int | float) and least < value < inf):

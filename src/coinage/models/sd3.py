@@ -110,7 +110,13 @@ class StableDiffusion3:
     def predict(
         self, parts: Components, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning
     ) -> Tensor:
-        dtype = parts.dtype
+        dtype, most = parts.dtype, parts.denoiser.config.pos_embed_max_size
+        unit = self.facts.size_unit
+        if most and max(noisy_latents.shape[-2:]) > most * self.facts.patch:
+            what = (
+                f"the images are too large: the model has {most * unit} pixels along a side at most"
+            )
+            raise CoinageError(what, hint="lower --resolution, or --max_bucket_reso")
         with parts.own_precision():
             prediction: Tensor = parts.denoiser(
                 hidden_states=noisy_latents.to(dtype),
