@@ -20,7 +20,7 @@ from coinage.demo.score import passes_gate
 KEYS = ("S_before", "S_after", "E_before", "E_after")
 
 
-def demo(family: str, concept: str, seed: int, steps: int) -> dict[str, float]:
+def demo(family: str, concept: str, seed: int, steps: int | None) -> dict[str, float]:
     """Run the demo once; its result.json, with the whole time in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -34,7 +34,7 @@ def demo(family: str, concept: str, seed: int, steps: int) -> dict[str, float]:
         ]
         start = time.monotonic()
         done = subprocess.run(
-            [*command, f"--steps={steps}", f"--output={folder}"],
+            [*command, *([f"--steps={steps}"] if steps else []), f"--output={folder}"],
             capture_output=True,
             text=True,
             check=False,
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--concepts", nargs="+", default=["moon", "red-striped-cross", "checkered"])
     parser.add_argument("--family", default="sd1")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, help="default: the demo's own")
     args = parser.parse_args()
     print(
         "| concept | seed | S before | S after | E before | E after | seconds |\n"

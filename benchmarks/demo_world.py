@@ -1,6 +1,6 @@
 """How well the demo's model obeys its own words: `python benchmarks/demo_world.py`.
 
-Draws fresh prompts (DDIM 25 steps, guidance 4; 2 for sd2) and reads the pictures. `--card` writes
+Draws fresh prompts as the demo draws them, and reads the pictures. `--card` writes
 the figures into the model's card. The targets are those a demo needs: shape 0.80, colour 0.95,
 background 0.97, texture 0.95, all four 0.75.
 """

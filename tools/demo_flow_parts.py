@@ -60,9 +60,9 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     add("--ship_to", type=Path, default=Path(f"build/demo_{name}/model"))
     add("--vae_steps", type=int, default=400)
     add("--text_steps", type=int, default=400)
-    add("--shards", type=int, default=9, help=f"of {SHARD} pictures each")
-    add("--steps", type=int, default=8000)
-    add("--falling", type=int, default=2500, help="last steps, over which the rates fall")
+    add("--shards", type=int, default=5, help=f"of {SHARD} pictures each")
+    add("--steps", type=int, default=2600)
+    add("--falling", type=int, default=1200, help="last steps, over which the rates fall")
     add("--check_every", type=int, default=250)
     add("--seed", type=int, default=1)
     return found

@@ -184,6 +184,21 @@ def test_the_light_tokenizer_agrees_with_transformers(sd3: Path) -> None:
     assert (len(light), light.pad_token_id) == (len(stock), stock.pad_token_id)
 
 
+def test_each_kind_of_tokenizer_is_found_beside_the_other(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinage.models.tokenizer_files._cached", lambda _: None)
+    monkeypatch.setattr(
+        "coinage.models.tokenizer_files._from_open_clip", lambda: tmp_path / "wheel"
+    )
+    t5_tokenizer().save_pretrained(tmp_path / "cache" / "a")
+    assert find_tokenizer("m.safetensors", cache=tmp_path / "cache") == tmp_path / "wheel"
+    shutil.copytree(models / "sd1" / "tokenizer", tmp_path / "cache" / "b")
+    assert find_tokenizer("m.safetensors", cache=tmp_path / "cache") == tmp_path / "cache" / "b"
+    found = find_tokenizer("m.safetensors", "tokenizer_3", tmp_path / "cache", "t5")
+    assert found == tmp_path / "cache" / "a"
+
+
 def test_a_words_drift_is_told(sd3: Path, tmp_path: Path) -> None:
     parts = loaded("sd3", sd3, tmp_path)
     rows = dict(zip(parts.keys, (row.detach().cpu() for row in parts.rows()), strict=True))

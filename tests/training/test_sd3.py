@@ -163,3 +163,24 @@ def test_adamw_moves_t5s_rows_by_as_large_an_angle(
         degrees.append(float(torch.cosine_similarity(rows, start[None]).acos().rad2deg()))
     assert min(degrees) > 0.05
     assert max(degrees) < 5 * min(degrees)
+
+
+@pytest.mark.parametrize("choice", ["both", "clip", "t5"])
+def test_adamw_is_judged_and_resumed_by_each_text_encoders_own_rate(
+    choice: str,
+    sd3: Path,
+    moon_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = (
+        "--optimizer_type=AdamW", "--learning_rate=5e-3", f"--train_encoders={choice}",
+        "--max_train_steps=24", "--save_state", "--save_every_n_steps=22",
+    )  # fmt: skip
+    assert train_command("coinage", command(sd3, moon_dataset, tmp_path, *more)) == 0
+    state = tmp_path / "zibu-step00000022-state"
+    again = (*more, f"--resume={state}")
+    assert train_command("coinage", command(sd3, moon_dataset, tmp_path / "b", *again)) == 0
+    whole, resumed = (vectors(at / "zibu.safetensors") for at in (tmp_path, tmp_path / "b"))
+    assert all(torch.equal(resumed[key], rows) for key, rows in whole.items())
+    assert "warning" not in capsys.readouterr().err

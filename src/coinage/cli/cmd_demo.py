@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coinage.cli.parse import Parser
 from coinage.demo.run import DemoSettings, export, run
-from coinage.demo.worlds import MODELS
+from coinage.demo.worlds import MODELS, world_of
 
 
 def demo_parser() -> Parser:
@@ -31,7 +31,11 @@ def demo_parser() -> Parser:
     parser.add_argument(
         "--seed", type=int, default=0, help="Makes the demo repeatable. Default: 0."
     )
-    parser.add_argument("--steps", type=int, default=300, help="Training steps. Default: 300.")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="Training steps. Default: 300, or 100 for models of flow matching.",
+    )
     parser.add_argument("--word", default="zibu", help="The new word. Default: zibu.")
     parser.add_argument(
         "--output",
@@ -56,8 +60,9 @@ def demo_command(argv: Sequence[str]) -> None:
         TrainingError: the training command failed.
     """
     args = demo_parser().parse_args(argv)
+    steps = world_of(args.family).training_steps if args.steps is None else args.steps
     settings = DemoSettings(
-        args.concept, args.word, args.seed, args.steps, args.export or args.output, args.family
+        args.concept, args.word, args.seed, steps, args.export or args.output, args.family
     )
     if args.export:
         export(settings)

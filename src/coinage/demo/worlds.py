@@ -22,6 +22,7 @@ class World:
         guidance: of scored pictures.
         spread: of places, sizes and tilts in its pictures, 0..1; see `world.place`.
         trials: scored pictures, before training and after it.
+        training_steps: that are enough for a word.
     """
 
     sampler: str = "ddim"
@@ -29,11 +30,13 @@ class World:
     guidance: float = 4.0
     spread: float = 1.0
     trials: int = 48
+    training_steps: int = 300
 
 
 # Where things lie anywhere, a transformer learns colours at once and shapes hardly: at much noise the
-# mean of all places says nothing of a shape. A picture takes ten times as long as a UNet's.
-FLOW = World(sampler="euler", sampler_steps=12, spread=0.25, trials=24)
+# mean of all places says nothing of a shape. Pictures and steps take several times as long
+# as a UNet's, so there are fewer.
+FLOW = World(sampler="euler", sampler_steps=12, spread=0.25, trials=24, training_steps=100)
 # A schedule that ends in pure noise overexposes under more guidance: blue is drawn as cyan
 ENDS_IN_NOISE = World(guidance=2.0)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from coinage.demo.worlds import MODELS
 from coinage.doctor.examination import Result
 from coinage.errors import CoinageError, Findings
+from coinage.models.facts import FACTS, FamilyFacts
 from coinage.models.tokenizer_files import local_tokenizer
 from coinage.runs.lock import locks_work
 from coinage.system.cache_folder import cache_folder
@@ -18,7 +19,6 @@ from coinage.wording import sized
 MB, GB = 2**20, 2**30
 TOO_LITTLE = 100 * MB  # for a word, its report and previews
 LITTLE = {"hub cache": 8 * GB}  # a model of SDXL has 7 GB
-PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer")
 
 
 def folders() -> dict[str, Path]:
@@ -62,11 +62,16 @@ def look_at_folders() -> Sequence[Result]:
     return [Result("folders", ", ".join(shown), findings)]
 
 
+def _is_whole(folder: Path, facts: FamilyFacts) -> bool:
+    parts = ("model_index.json", *facts.folders)
+    return all((folder / part).exists() for part in parts)
+
+
 def look_at_models() -> Sequence[Result]:
     """Look at the built-in models, and at the tokenizer for models in single files."""
     findings = Findings()
     families = sorted(folder.name for folder in MODELS.iterdir()) if MODELS.is_dir() else []
-    whole = [name for name in families if all((MODELS / name / part).exists() for part in PARTS)]
+    whole = [name for name in families if _is_whole(MODELS / name, FACTS[name])]
     if not whole or whole != families:
         what = "the built-in models are not complete"
         findings.error(what, hint="install Coinage again: pip install --force-reinstall coinage-ti")

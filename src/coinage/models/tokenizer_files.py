@@ -133,8 +133,9 @@ def local_tokenizer(model: str = "", name: str = "tokenizer") -> Path | None:
 
 
 def _holds_vocabulary(folder: Path) -> bool:
+    """Return whether a folder has a tokenizer of CLIP's kind."""
     both = is_file(folder / "vocab.json") and is_file(folder / "merges.txt")
-    return both or is_file(folder / "tokenizer.json")
+    return both or (is_file(folder / "tokenizer.json") and not _holds_t5(folder))
 
 
 def _in_cache(cache: Path | None, name: str) -> Path | None:

@@ -117,7 +117,7 @@ class Run:
         loss: training loss; called once for each batch.
         optimizer: over `trained_rows`.
         optimizer_factory: the user's own way to make the optimizer; None: as configured.
-        rate_scales: factor of the learning rate for each text encoder; () where all are 1.
+        rate_scales: factor of the learning rate for each text encoder.
         schedule: of the learning rate.
         scaler: of the loss, at work with fp16 only.
         dtype: in which the model computes.
@@ -150,8 +150,8 @@ class Run:
     total_epochs: int
     updates_per_epoch: int
     start: Sequence[torch.Tensor]
+    rate_scales: Sequence[float]
     optimizer_factory: OptimizerFactory | None = None
-    rate_scales: Sequence[float] = ()
     word_index: int = 0
     processes: Processes = ALONE
     together: Sequence[Run] = field(default=(), repr=False, compare=False)
@@ -340,8 +340,9 @@ class Run:
             yield StepInput(batches, sum(map(len, group)))
 
     def make_optimizer(self, rows: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return a new optimizer of the run's kind over other rows."""
-        return make_optimizer(self.config.optim, self.optimizer_factory, rows, self.rate_scales)
+        """Return a new optimizer of the run's kind over others in place of `trained_rows`."""
+        scales = tuple(compress(self.rate_scales, self.learns_in))
+        return make_optimizer(self.config.optim, self.optimizer_factory, rows, scales)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in low precision where that is configured; the UNet has its own precision."""

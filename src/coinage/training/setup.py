@@ -240,14 +240,14 @@ def companions_of(configs: Sequence[TrainConfig]) -> list[WordConfig]:
 
 
 def rate_scales(parts: Components, family: ModelFamily) -> tuple[float, ...]:
-    """Return the factor of the learning rate for each text encoder; () where all are 1.
+    """Return the factor of the learning rate for each text encoder.
 
     T5's rows are some twenty times as long as CLIP's, and a rate that is a distance must be as much
     larger to turn them by the same angle.
     """
     kinds = {encoder.key: encoder.kind for encoder in family.facts.text_encoders}
-    if all(kinds[key] != "t5" for key in parts.keys):
-        return ()
+    if "t5" not in kinds.values():
+        return (1.0,) * len(kinds)
     lengths = [float(one.table.float().norm(dim=1).mean()) for one in parts.embeddings]
     ratios = zip(parts.keys, lengths, strict=True)
     return tuple(length / lengths[0] if kinds[key] == "t5" else 1.0 for key, length in ratios)
@@ -257,8 +257,10 @@ def warn_of_rate(run: Run) -> None:
     """Warn of a configured learning rate that can teach nothing, or goes too far."""
     if run.optimizer_factory:
         return
-    table = run.parts.embeddings[run.learns_in.index(True)].table
-    width, norm = table.shape[1], float(table.float().norm(dim=1).mean())
+    first = run.learns_in.index(True)
+    table = run.parts.embeddings[first].table
+    width = table.shape[1]
+    norm = float(table.float().norm(dim=1).mean()) / run.rate_scales[first]
     steps = run.config.word.steps_of(run.total_steps)
     problem = rate_problem(run.config.optim, steps, width, norm)
     if problem:

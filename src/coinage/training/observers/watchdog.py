@@ -144,15 +144,21 @@ class Watchdog(Observer):
         finds_own_rate = own_rate_factor(run.optimizer) is not None
         if finds_own_rate or not any(self._rates):
             return None  # the rate begins with next to nothing
-        rows = zip(run.parts.keys, run.rows, self._begin, self._furthest, strict=True)
-        for key, now, begin, furthest in compress(rows, run.learns_in):
+        rows = zip(
+            run.parts.keys, run.rows, self._begin, self._furthest, run.rate_scales, strict=True
+        )
+        shown = next(
+            compress(run.rate_scales, run.learns_in)
+        )  # the rate of a step is the first row's
+        for key, now, begin, furthest, scale in compress(rows, run.learns_in):
+            rates = [rate * scale / shown for rate in self._rates]
             band = None
             if run.optimizer_factory is None:
-                band = movement_band(run.config.optim, self._rates, self._before, begin.shape[1])
+                band = movement_band(run.config.optim, rates, self._before, begin.shape[1])
             moves = now.detach().cpu() - begin
             for row in range(len(begin)):
                 rounding = begin[row].abs() * HALF_A_DIGIT
-                what = self._rounded_away(moves[row], rounding)
+                what = self._rounded_away(moves[row], rounding, max(rates))
                 hint = "raise --learning_rate, or use --mixed_precision no"
                 if not what and band:
                     what = self._outside(band, float(furthest[row]), rounding)
@@ -162,14 +168,15 @@ class Watchdog(Observer):
                     return TrainingError(f"vector {row + 1} of {key}: {what}", where, hint)
         return None
 
-    def _rounded_away(self, move: Tensor, rounding: Tensor) -> str:
+    def _rounded_away(self, move: Tensor, rounding: Tensor, rate: float) -> str:
         """Describe a row many of whose numbers have not changed; "" for any other row.
 
         Args:
             move: of each number since the first step.
             rounding: of each number, the change that float32 may lose.
+            rate: the highest learning rate of its steps.
         """
-        could_move = rounding < max(self._rates)
+        could_move = rounding < rate
         unmoved = float((move[could_move] == 0).float().mean())
         if not unmoved > MAX_UNMOVED:
             return ""
