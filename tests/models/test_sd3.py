@@ -14,7 +14,7 @@ from coinage.checks.model import model_problems
 from coinage.config import ModelConfig, WordConfig
 from coinage.embeddings.install import install_word
 from coinage.embeddings.word import Word
-from coinage.errors import CoinageError
+from coinage.errors import CoinageError, Findings
 from coinage.generate import draw
 from coinage.models.detect import kind_of_file, kind_of_folder
 from coinage.models.families import FAMILIES, Components
@@ -24,6 +24,7 @@ from coinage.models.text_encoder_sizes import text_encoder_sizes
 from coinage.models.tokenizer_files import find_tokenizer
 from coinage.models.vocabulary import read_vocabularies
 from coinage.scoring.drift import drift_of
+from coinage.text.init_words import check_init_word
 from coinage.text.prompts import Prompt
 from coinage.text.unigram_tokenizer import read_unigram
 from coinage.training.setup import rate_scales
@@ -261,6 +262,15 @@ def test_a_gguf_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(CoinageError, match="a GGUF file"):
         kind_of_file(path)
+
+
+def test_a_space_that_t5_puts_before_a_word_is_called_so(sd3: Path, tmp_path: Path) -> None:
+    parts, found = loaded("sd3", sd3, tmp_path), Findings()
+    check_init_word(WordConfig(token="zibu", init_word="zzz"), parts.tokenizers[2:], found)
+    (warning,) = found.warnings
+    assert (
+        "is 4 tokens (a space, `z`, `z`, `z`); with 1 vector only a space is used" in warning.what
+    )
 
 
 def test_a_word_starts_from_its_init_word_in_t5_too(sd3: Path, tmp_path: Path) -> None:

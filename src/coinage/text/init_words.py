@@ -35,7 +35,7 @@ def _check_tokens(text: str, tokens: Sequence[str], vectors: int, findings: Find
         findings.error(f"--init_word: `{text}` has no tokens", hint=hint)
         return
     count = len(tokens)
-    quoted = [f"`{token}`" for token in tokens]
+    quoted = [f"`{token}`" if token else "a space" for token in tokens]  # T5's own, before a word
     names = f" ({few(quoted, 4)})" if readable(tokens) else ""
     what = f"--init_word: `{text}` is {counted(count, 'token')}"
     is_split = len(text.split()) < count  # at least one of its words is several tokens
