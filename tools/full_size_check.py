@@ -44,6 +44,15 @@ FEW: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder_2": {"num_layers": 2},
     },
 }
+# Single files have no settings: the released ones ask for all layers
+WITH_FEW_LAYERS = """
+import pathlib, sys
+from coinage.cli.main import main
+from coinage.models import loading
+loading.CONFIGS = pathlib.Path(sys.argv.pop(1))
+sys.exit(main())
+"""
+LEAST_SPEED = 0.05  # images a second; the progress line shows anything less as 0.0
 TENSORS = {"sd3": sd3_tensors, "flux": flux_tensors}  # how single files name them
 
 
@@ -97,11 +106,11 @@ def vocabulary_folder(folder: Path) -> Path:
     return target
 
 
-def start_of_command(family: str) -> list[str]:
+def start_of_command(family: str, work: Path) -> list[str]:
     """The guide's command, or `coinage train` where sd-scripts has none."""
     script = ROOT / FACTS[family].script
     if not script.is_file():
-        return [sys.executable, "-m", "coinage.cli.main", "train"]
+        return [sys.executable, "-c", WITH_FEW_LAYERS, str(work / "settings"), "train"]
     launch = ["-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
     return [sys.executable, *launch, str(script), *FACTS[family].script_flags]
 
@@ -109,10 +118,10 @@ def start_of_command(family: str) -> list[str]:
 def train(
     family: str, model: Path, dataset: Path, out: Path, steps: int, wheel: Path, precision: str
 ) -> dict[str, float]:
-    """Run the command; its peak memory in GB, the whole time, and the seconds a step."""
+    """Run the command; its peak memory in GB, the whole time, and the seconds a step, 20 at most."""
     reads_t5 = any(encoder.kind == "t5" for encoder in FACTS[family].text_encoders)
     command = [
-        *start_of_command(family),
+        *start_of_command(family, out.parent),
         *([f"--tokenizer_cache_dir={t5_folder(out.parent).parent}"] if reads_t5 else []),
         f"--pretrained_model_name_or_path={model}", f"--dataset_config={dataset}", f"--output_dir={out}",
         "--output_name=my_textual_inversion", "--save_model_as=safetensors",
@@ -136,7 +145,7 @@ def train(
     return {
         "peak": usage.ru_maxrss / 2**20,
         "whole": time.monotonic() - start,
-        "step": 1 / float(speeds[-1]),
+        "step": 1 / max(float(speeds[-1]), LEAST_SPEED),
     }
 
 

@@ -17,7 +17,7 @@ NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
 
 def test_the_shipped_worlds_are_told_apart() -> None:
-    assert set(NAMES) == {*FAMILIES} - {"flux"}  # no world of its kind ships
+    assert set(NAMES) == {*FAMILIES}
     assert [detect_family(str(MODELS / name)) for name in NAMES] == NAMES
 
 

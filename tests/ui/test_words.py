@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from coinage.demo.worlds import MODELS
 from coinage.errors import CoinageError
+from coinage.models.facts import FACTS
 from coinage.runs.files import FORMATS
 from coinage.ui.job import Job, write_job
 from coinage.ui.models import Models
@@ -263,7 +264,7 @@ def test_models_are_found_and_told_apart(
     assert found["lora.safetensors"] == (None, "file", "this is a LoRA, not a model")
     assert found["broken.safetensors"][2] == "this is a web page, not a model"
     assert len(found) == 5
-    assert {m.id for m in models.all() if m.kind == "demo"} == {"demo-sd1", "demo-sd2", "demo-sdxl"}
+    assert {m.id for m in models.all() if m.kind == "demo"} == {f"demo-{name}" for name in FACTS}
     with pytest.raises(CoinageError, match="no folder"):
         models.allow([tmp_path / "none"])
 
