@@ -36,7 +36,9 @@ class World:
 # Where things lie anywhere, a transformer learns colours at once and shapes hardly: at much noise the
 # mean of all places says nothing of a shape. Pictures and steps take several times as long
 # as a UNet's, so there are fewer.
-FLOW = World(sampler="euler", sampler_steps=12, spread=0.25, trials=24, training_steps=100)
+FLOW = World(
+    sampler="euler", sampler_steps=12, guidance=2.5, spread=0.25, trials=24, training_steps=100
+)
 # A schedule that ends in pure noise overexposes under more guidance: blue is drawn as cyan
 ENDS_IN_NOISE = World(guidance=2.0)
 
