@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from coinage.cli.main import main
 from coinage.config import ModelConfig
@@ -61,3 +63,18 @@ def test_the_demo_names_the_right_command(
         name == "sdxl",
         name == "sd2",
     )
+
+
+def test_the_demo_shows_a_model_what_its_world_is_like(tmp_path: Path) -> None:
+    """A model that has only seen things near the middle is not taught from others."""
+    furthest = {}
+    for family in NAMES:
+        main(["demo", f"--family={family}", f"--export={tmp_path / family}"])
+        apart = []
+        for path in (tmp_path / family / "dataset" / "images").glob("*.png"):
+            pixels = np.asarray(Image.open(path)).astype(int)
+            rows, columns = np.nonzero(np.abs(pixels - pixels[0, 0]).sum(axis=2) > 60)
+            apart += [abs(np.ptp(at) / 2 + at.min() - 31.5) for at in (rows, columns)]
+        furthest[family] = max(apart)
+    near = {family for family, distance in furthest.items() if distance < 5}
+    assert near == {family for family in NAMES if FAMILIES[family].facts.is_flow}, furthest
