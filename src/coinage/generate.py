@@ -281,7 +281,6 @@ def _sample(family: ModelFamily, parts: Components, prompts: Sequence[Prompt]) -
             **rescale,
         ).images
     if facts.packs:
-        return unpack(
-            latents, height // facts.latent_scale, width // facts.latent_scale, facts.patch
-        )
+        scale = pipeline.vae_scale_factor  # of this model's own VAE
+        return unpack(latents, height // scale, width // scale, facts.patch)
     return latents

@@ -14,6 +14,7 @@ from coinage.demo.worlds import MODELS
 from coinage.generate import draw
 from coinage.models.families import FAMILIES
 from coinage.models.hub_files import detect_family
+from coinage.text.prompts import Prompt
 
 NAMES = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
@@ -34,6 +35,16 @@ def test_it_draws_what_it_is_told(name: str) -> None:
         list(draw(FAMILIES[name], parts, [prompt for prompt, _ in pairs], 12)),
     )
     assert found["all"] >= 0.75, found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if FAMILIES[name].facts.is_flow])
+def test_its_pictures_have_its_size(name: str) -> None:
+    """A latent of a demo world stands for 4 pixels along a side, and of released models for 8."""
+    parts = FAMILIES[name].load(ModelConfig(source=str(MODELS / name), family=name), torch.float32)
+    parts.install([], [])
+    prompt = Prompt(text="a red circle", width=64, height=64, steps=1, seed=0)
+    (picture,) = draw(FAMILIES[name], parts, [prompt])
+    assert picture.shape == (64, 64, 3)
 
 
 def test_what_makes_the_sdxl_world_one() -> None:
