@@ -112,8 +112,11 @@ def write_folder(
         folder: where to.
         tokenizer: a folder with a vocabulary; the demo's small one reads any text, and takes as
             long.
-        weights: off: settings and tokenizer alone.
+        weights: off: settings and tokenizer alone, and files without a tensor, which pass for weights
+            before a model is loaded.
     """
+    from safetensors.numpy import save_file
+
     for name in part_names(configs):
         shutil.copytree(
             configs / name,
@@ -123,6 +126,8 @@ def write_folder(
         )
         if weights:
             random_part(configs, name).save_pretrained(folder / name)
+        else:
+            save_file({}, folder / name / "model.safetensors")
         if name.startswith("text_encoder"):
             shutil.copytree(
                 tokenizer, folder / name.replace("text_encoder", "tokenizer"), dirs_exist_ok=True
