@@ -1,8 +1,8 @@
 """Train a flow-matching demo world's transformer on latents and text states that were made before.
 
 A picture x0 and noise e are mixed as (1 - s) x0 + s e, and the transformer learns e - x0 (rectified
-flow; Esser et al. 2024, arXiv:2403.03206). It computes in bfloat16
-where that is fast; the weights are float32.
+flow; Esser et al. 2024, arXiv:2403.03206). It computes in bfloat16 where
+that is fast; the weights are float32.
 """
 
 from __future__ import annotations

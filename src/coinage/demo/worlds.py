@@ -34,8 +34,8 @@ class World:
 
 
 # Where things lie anywhere, a transformer learns colours at once and shapes hardly: at much noise the
-# mean of all places says nothing of a shape. Pictures and steps take several times as long
-# as a UNet's, so there are fewer.
+# mean of all places says nothing of a shape. Pictures and steps take several times as long as
+# a UNet's, so there are fewer.
 FLOW = World(
     sampler="euler", sampler_steps=12, guidance=2.5, spread=0.25, trials=24, training_steps=100
 )
