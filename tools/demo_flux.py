@@ -17,6 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from coinage.models.packing import pack, places, unpack
 from demo_flow import Kind, Plan, Trainer
 from demo_flow_attention import PlainRotaryAttention
 from demo_flow_check import Check
@@ -26,7 +27,7 @@ from demo_flow_texts import WIDTHS, States, token_weights
 from demo_ship import ship_text_encoder
 from demo_vae16 import CHANNELS
 
-SIDE = 8  # tokens along each side of a picture
+SIDE, PATCH = 8, 2  # tokens along each side of a picture, and latents along one of a token
 SCHEDULER = {
     "num_train_timesteps": 1000,
     "shift": 3.0,
@@ -56,34 +57,18 @@ def build_transformer(double: int = 2, single: int = 4) -> FluxTransformer2DMode
     return model
 
 
-def pack(latents: Tensor) -> Tensor:
-    """[B, C, 16, 16] as tokens [B, 64, 4 C]: each holds channel, row, column."""
-    batch, channels = latents.shape[:2]
-    cells = latents.view(batch, channels, SIDE, 2, SIDE, 2).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(batch, SIDE * SIDE, channels * 4)
-
-
-def unpack(tokens: Tensor) -> Tensor:
-    """Undo `pack`."""
-    batch, _, width = tokens.shape
-    cells = tokens.view(batch, SIDE, SIDE, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return cells.reshape(batch, width // 4, 2 * SIDE, 2 * SIDE)
-
-
 def predict(model: nn.Module, noisy: Tensor, levels: Tensor, states: States) -> Tensor:
     """The velocity [B, 16, 16, 16]; conditioned as the stock pipeline conditions."""
     t5 = states.hidden[2]
-    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    places = torch.stack([torch.zeros_like(rows), rows, columns], -1).view(-1, 3).to(noisy.dtype)
     found = model(
-        hidden_states=pack(noisy),
+        hidden_states=pack(noisy, PATCH),
         timestep=levels,
         encoder_hidden_states=t5,
         pooled_projections=states.pooled[0],
-        img_ids=places,
+        img_ids=places(SIDE, SIDE, noisy.device, noisy.dtype),
         txt_ids=torch.zeros(t5.shape[1], 3, dtype=noisy.dtype),
     ).sample
-    return unpack(found)
+    return unpack(found, PATCH * SIDE, PATCH * SIDE, PATCH)
 
 
 def schedule(steps: int) -> FlowMatchEulerDiscreteScheduler:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from coinage.models.packing import pack, unpack
 from tests.demo.untrained import Made, awaken, check_folder, tools, untrained_parts
 
 __all__ = ["tools"]  # a fixture for all tests here
@@ -63,9 +64,9 @@ def test_packed_latents_come_back() -> None:
     import demo_flux
 
     latents = torch.randn(2, 16, 16, 16)
-    packed = demo_flux.pack(latents)
+    packed = pack(latents, demo_flux.PATCH)
     assert torch.equal(packed, FluxPipeline._pack_latents(latents, 2, 16, 16, 16))
-    assert torch.equal(demo_flux.unpack(packed), latents)
+    assert torch.equal(unpack(packed, 16, 16, demo_flux.PATCH), latents)
 
 
 def test_captions_become_what_the_pipeline_makes_of_them(pipe: Any, made: Made) -> None:
@@ -79,18 +80,18 @@ def test_captions_become_what_the_pipeline_makes_of_them(pipe: Any, made: Made) 
 def test_pictures_are_drawn_as_the_pipeline_draws_them(pipe: Any, made: Made) -> None:
     from demo_flow_attention import PlainRotaryAttention
     from demo_flow_check import draw
-    from demo_flux import KIND, pack, unpack
+    from demo_flux import KIND, PATCH
 
     start = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(3))
     latents = pipe(
         CAPTION, negative_prompt="", true_cfg_scale=4.0, num_inference_steps=3, height=64, width=64,
-        latents=pack(start), output_type="latent",
+        latents=pack(start, PATCH), output_type="latent",
     ).images  # fmt: skip
     empty, asked = states(pipe, made, [""]), states(pipe, made, [CAPTION])
     pipe.transformer.set_attn_processor(PlainRotaryAttention(torch.zeros(512)))
     found = draw(pipe.transformer, KIND, asked, empty, start, 4.0, 3)
     assert latents.std() > 0.1
-    assert torch.allclose(unpack(latents), found, atol=1e-5)
+    assert torch.allclose(unpack(latents, 16, 16, PATCH), found, atol=1e-5)
 
 
 def test_training_learns(made: Made, tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ from coinage.models.facts import FACTS
 from coinage.models.hub_files import HUB_ID, hub_folder, reach_hub
 from coinage.models.prediction import prediction_of
 from coinage.models.text_encoder_sizes import check_clip_skip, text_encoder_sizes
+from coinage.runs.digests import WEIGHTS
 from coinage.system.text_files import is_file, is_folder, is_there
 
 log = logging.getLogger("coinage")
 FLAG = "--pretrained_model_name_or_path"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
-WEIGHTS = (".safetensors", ".bin")  # of a part of a folder
 # A VAE is recognised by the latter, in every layout
 VAE_CLASS, VAE_BEGIN = "AutoencoderKL", "decoder.conv_in"
 CHECK_PATH = "check the path; a hub id looks like owner/name"
@@ -71,24 +71,20 @@ def _check_encoders(draft: Draft) -> None:
 def model_problems(model: ModelConfig) -> list[Problem]:
     """Find out from names, shapes and settings whether the source holds a model of its family."""
     path = Path(model.source)
-    if is_folder(path):
-        problems = _other_family(path, model) or _folder_problems(path, model)
-        if problems:
-            return problems
-    elif not is_file(path):
+    if not is_folder(path) and not is_file(path):
         problems = _problems_elsewhere(path, model.source)
         cached = None if problems else hub_folder(model.source)
         if cached is None:
             return problems
         path = cached
     try:
-        kind = _kind_of(path, own_vae=model.vae is None)
+        if is_folder(Path(model.source)):
+            return _folder_problems(path, model)
+        return _kind_problems(_kind_of(path, own_vae=model.vae is None), model)
     except CoinageError as error:
         return _prefixed(FLAG, error)
     except OSError as error:
         return [Problem(f"{FLAG}: cannot read the file: {error.strerror}", model.source)]
-    problems = _kind_problems(kind, model)
-    return problems or (_lacking_parts(path, model) if is_folder(Path(model.source)) else [])
 
 
 def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
@@ -96,22 +92,33 @@ def _kind_of(path: Path, *, own_vae: bool) -> Kind | None:
     return kind_of_folder(path) if is_folder(path) else kind_of_file(path, own_vae=own_vae)
 
 
-def _other_family(path: Path, model: ModelConfig) -> list[Problem]:
-    """Find the whole folder of a family that the command is not for."""
-    has_transformer = (path / "transformer").is_dir()
+def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
+    """Find out whether a folder holds a whole model of the family; the fault that says most comes alone."""
+    kind: Kind | None = None
     try:
         kind = kind_of_folder(path)
+        problems = _kind_problems(kind, model)
     except CoinageError as error:
-        # Others are told with what is missing
-        return _prefixed(FLAG, error) if has_transformer else []
-    if kind.family is None:
-        return _kind_problems(kind, model) if has_transformer else []
+        problems = _prefixed(FLAG, error)
+    if problems and _says_most(path, kind):
+        return problems
+    return _missing_parts(path, model) or problems or _lacking_parts(path, model)
+
+
+def _says_most(path: Path, kind: Kind | None) -> bool:
+    """Return whether what a folder holds is told before what it lacks.
+
+    So it is of whole folders of another family, and of all with a transformer.
+    """
+    if kind is None or kind.family is None:
+        return (path / "transformer").is_dir()
     facts = FACTS[kind.family]
     is_whole = all((path / part).is_dir() for part in facts.folders if part != "vae")
-    return _kind_problems(kind, model) if is_whole or facts.transformer else []
+    return is_whole or bool(facts.transformer)
 
 
-def _folder_problems(path: Path, model: ModelConfig) -> list[Problem]:
+def _missing_parts(path: Path, model: ModelConfig) -> list[Problem]:
+    """Find folders that a diffusers folder lacks."""
     facts = FACTS[model.family]
     needed = _needed(model)
     missing = [part for part in needed if not (path / part).is_dir()]

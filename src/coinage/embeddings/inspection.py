@@ -124,7 +124,7 @@ def inspect_file(path: Path, opened: OpenedFile, model: ComparedModel) -> dict[s
     hashes = _hashes(path, word.metadata.get("modelspec.hash_sha256"))
     if not _is_as_stored(hashes):
         warnings.append(CHANGED_TENSORS)
-    family = pair_with(path, other).name if other else word.family
+    family = pair_with(word, other).name if other else word.family
     target_family = model.family or family
     target_widths = _target_widths(model, target_family)
     if family is None and _widths(word) == target_widths:

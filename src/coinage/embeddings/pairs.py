@@ -88,7 +88,7 @@ def open_with_other_half(path: Path, token: str | None = None) -> OpenedFile:
     path_is_second = other.name != _other_names(path)[0]
     files = (other, path) if path_is_second else (path, other)
     pair = open_embedding(files[0], second=files[1])
-    name = _pair(opened.word, open_file(other).word).short_name
+    name = pair_with(opened.word, other).short_name
     note = f"read together with {other.name}, the other half of this {name} word"
     return replace(pair, word=replace(pair.word, path=path), notes=(note, *pair.notes))
 
@@ -132,19 +132,19 @@ def _pair(word: Word, other: Word) -> FamilyFacts:
     return pair_of_widths(_widths(word, other)) or SDXL
 
 
-def pair_with(path: Path, other: Path) -> FamilyFacts:
-    """Return the family of a word whose halves are in two files.
+def pair_with(word: Word, other: Path) -> FamilyFacts:
+    """Return the family of a half of a word and the half in another file.
 
     Raises:
-        EmbeddingFileError: one of them is no embedding.
+        EmbeddingFileError: the file is no embedding.
     """
-    return _pair(open_file(path).word, open_file(other).word)
+    return _pair(word, open_file(other).word)
 
 
 def half_note(path: Path, opened: OpenedFile, other: Path | None) -> str:
     """Return a note on a file that is, or may be, one of the two files of a word; "" for others."""
     if other is not None:
-        name = pair_with(path, other).short_name
+        name = pair_with(opened.word, other).short_name
         return (
             f"half of a pair: {other.name} holds the other half of this {name} word; "
             f"--second {other} reads both"

@@ -63,6 +63,8 @@ RELATIVES = {
 }
 EIGHT_BITS = "a model whose T5 text encoder is in fp8: give one with T5 in fp16"
 OR_WITHOUT = ", or without T5"
+# Shape, start and end in bytes of each tensor of a file
+Places = dict[str, tuple[tuple[int, ...], int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, (shape, _, _) in safetensors_places(path).items()}
 
 
-def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]]:
+def safetensors_places(path: Path) -> Places:
     """Return shape, start and end in bytes of every tensor in a safetensors file, from its header.
 
     Raises:
@@ -111,7 +113,7 @@ def safetensors_places(path: Path) -> dict[str, tuple[tuple[int, ...], int, int]
     hint = "download the file again"
     size = path.stat().st_size
     header, body = _header(path, size)
-    places: dict[str, tuple[tuple[int, ...], int, int]] = {}
+    places: Places = {}
     try:
         for name, entry in header.items():
             if name != "__metadata__":
@@ -197,10 +199,11 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
         CoinageError: neither a safetensors file nor a pickle, or a broken one.
     """
     if path.suffix.lower() == ".safetensors":
-        kind = kind_of_checkpoint(_known_shapes(path), own_vae=own_vae)
+        places = safetensors_places(path)
+        kind = kind_of_checkpoint(_known_shapes(places), own_vae=own_vae)
         facts = FACTS.get(kind.family or "")
         starts = tuple(encoder.prefix for encoder in facts.t5s) if facts else ()
-        return _in_eight_bits(facts) if facts and in_eight_bits(path, starts) else kind
+        return _in_eight_bits(facts) if facts and in_eight_bits(places, starts) else kind
     with path.open("rb") as file:
         start = file.read(4)
     if start[:1] == b"<":
@@ -216,9 +219,9 @@ def kind_of_file(path: Path, *, own_vae: bool = True) -> Kind | None:
     return kind_of_checkpoint(shapes, own_vae=own_vae) if _has(shapes, UNET) else None
 
 
-def _known_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _known_shapes(places: Places) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a model's safetensors file, by their known names."""
-    return {known_name(name): shape for name, shape in safetensors_shapes(path).items()}
+    return {known_name(name): shape for name, (shape, _, _) in places.items()}
 
 
 def tensor_names(path: Path) -> Collection[str]:
@@ -228,7 +231,7 @@ def tensor_names(path: Path) -> Collection[str]:
         CoinageError: a safetensors file that cannot be read.
     """
     if path.suffix.lower() == ".safetensors":
-        return _known_shapes(path)
+        return _known_shapes(safetensors_places(path))
     return set(map(known_name, pickled_names(path)))
 
 
@@ -243,19 +246,16 @@ def _has_it(facts: FamilyFacts) -> str:
     return f"the diffusers folder has it, such as {facts.hub_id} on the hub" if facts.hub_id else ""
 
 
-def in_eight_bits(path: Path, starts: tuple[str, ...] = ("",)) -> bool:
+def in_eight_bits(places: Places, starts: tuple[str, ...] = ("",)) -> bool:
     """Return whether a number of a weight in a safetensors file takes one byte.
 
     Args:
-        path: the file.
+        places: of the file's tensors.
         starts: of the names that count.
-
-    Raises:
-        CoinageError: not a safetensors file, or a truncated one.
     """
     return any(
         name.startswith(starts) and len(shape) > 1 and end - start == math.prod(shape)
-        for name, (shape, start, end) in safetensors_places(path).items()
+        for name, (shape, start, end) in places.items()
     )
 
 
@@ -373,7 +373,8 @@ def _in_few_bits(folder: Path, facts: FamilyFacts) -> Kind | None:
         if read_config(folder / part / "config.json").get("quantization_config"):
             return Kind(None, IN_FEW_BITS, _has_it(facts))
     files = [file for t5 in facts.t5s for file in (folder / t5.folder).glob("*.safetensors")]
-    return _in_eight_bits(facts) if any(map(in_eight_bits, filter(is_file, files))) else None
+    in_eight = any(in_eight_bits(safetensors_places(file)) for file in files if is_file(file))
+    return _in_eight_bits(facts) if in_eight else None
 
 
 def _kind_by_settings(folder: Path) -> Kind:

@@ -6,6 +6,7 @@ Code outside `models/` and `diffusion/` asks a row for a fact and never which fa
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from coinage.models.family_facts import (
     FamilyFacts,
@@ -125,6 +126,15 @@ SDXL = FamilyFacts(
         2_567_463_684, 1_606_404, 817_720_320, 101_550_080, 83_653_863, 101_187_584
     ),
 )
+T5_XXL = TextEncoderFacts(
+    key="t5xxl",
+    onetrainer_key="t5",
+    prefix="text_encoders.t5xxl.",
+    width=4096,
+    layers=24,
+    choices=("t5",),
+    kind="t5",
+)
 SD3 = FamilyFacts(
     name="sd3",
     display_name="Stable Diffusion 3",
@@ -158,16 +168,10 @@ SD3 = FamilyFacts(
             kind="projected",
             pools=True,
         ),
-        TextEncoderFacts(
-            key="t5xxl",
-            onetrainer_key="t5",
+        replace(
+            T5_XXL,
             folder="text_encoder_3",
             tokenizer_folder="tokenizer_3",
-            prefix="text_encoders.t5xxl.",
-            width=4096,
-            layers=24,
-            choices=("t5",),
-            kind="t5",
             optional=True,
             room=255,
         ),
@@ -220,18 +224,7 @@ FLUX = FamilyFacts(
             choices=("l", "clip"),
             pools=True,
         ),
-        TextEncoderFacts(
-            key="t5xxl",
-            onetrainer_key="t5",
-            folder="text_encoder_2",
-            tokenizer_folder="tokenizer_2",
-            prefix="text_encoders.t5xxl.",
-            width=4096,
-            layers=24,
-            choices=("t5",),
-            kind="t5",
-            room=511,
-        ),
+        replace(T5_XXL, folder="text_encoder_2", tokenizer_folder="tokenizer_2", room=511),
     ),
     transformer="FluxTransformer2DModel",
     pipeline="FluxPipeline",
@@ -261,7 +254,7 @@ ONETRAINER_NAMES: Mapping[str, str] = {
 }
 # Families with two text encoders: diffusers has a file for each half of their words
 PAIRS = tuple(facts for facts in FACTS.values() if len(facts.text_encoders) == 2)
-T5 = next(e.key for facts in FACTS.values() for e in facts.text_encoders if e.kind == "t5")
+T5 = T5_XXL.key
 
 
 def fits_other_families(family: str | None) -> bool:

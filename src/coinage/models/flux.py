@@ -16,17 +16,15 @@ from torch import Tensor
 
 from coinage.config import ModelConfig
 from coinage.diffusion.flow import FlowSchedule, flow_schedule
-from coinage.errors import CoinageError
 from coinage.models.base import Components, Conditioning
 from coinage.models.clip_text import at_end, join_chunks, rows_and_weights, weigh
 from coinage.models.detect import UNET
 from coinage.models.facts import FamilyFacts
+from coinage.models.flow_loading import load_transformer, note_length, sampler_settings
 from coinage.models.flux_layout import READS_GUIDANCE, converted, settings_of
 from coinage.models.guidance import READS
 from coinage.models.loading import Build, Source, load_parts
 from coinage.models.packing import pack, places, unpack
-from coinage.models.pretrained import pretrained
-from coinage.text.placeholder import CHUNK
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,7 +33,6 @@ log = logging.getLogger("coinage")
 # Embedded in training, as the examples of diffusers do: at 1 a model that was distilled from
 # guidance predicts what flow matching asks for
 GUIDANCE_IN_TRAINING = 1.0
-STEPS_OF_SCHEDULER = 1000
 PLACE_AXES = 3  # of a token: one that all share, row and column
 
 
@@ -50,14 +47,7 @@ class Flux:
         return self.facts.name
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
-        clip, t5 = self.facts.text_encoders
-        if model.max_token_length > CHUNK:
-            log.info(
-                "note: --max_token_length has no effect on %s, which reads %d tokens of CLIP and %d of T5",
-                self.facts.display_name,
-                clip.room,
-                t5.room,
-            )
+        note_length(model, self.facts)
         if model.clip_skip:
             what = "of CLIP it reads the last layer alone"
             log.info("note: --clip_skip has no effect on %s: %s", self.facts.display_name, what)
@@ -138,35 +128,18 @@ def _schedule(source: Source, model: ModelConfig) -> tuple[FlowSchedule, Mapping
 
     The settings for single files are those of dev, whose files alone read a guidance.
     """
-    settings = source.settings_of_scheduler()
-    steps = settings.get("num_train_timesteps", STEPS_OF_SCHEDULER)
-    if "beta_schedule" in settings or steps != STEPS_OF_SCHEDULER:
-        what = "the model's scheduler settings are not those of flow matching"
-        raise CoinageError(what, f"{source.configs}/scheduler", "download the model again")
+    settings = sampler_settings(source)
     if source.tensors is not None and f"{UNET}{READS_GUIDANCE}" not in source.tensors:
         settings |= {"shift": 1.0, "use_dynamic_shifting": False}
-    return flow_schedule(settings), {"num_train_timesteps": STEPS_OF_SCHEDULER, **settings}
+    return flow_schedule(settings), settings
 
 
 def _transformer(source: Source, dtype: torch.dtype) -> Any:
     """Load the transformer in `dtype`."""
     from diffusers import FluxTransformer2DModel
 
-    if source.tensors is None:
-        transformer: Any = pretrained(
-            FluxTransformer2DModel, source.path, "transformer", torch_dtype=dtype
-        )
-        axes, head = transformer.config.axes_dims_rope, transformer.config.attention_head_dim
-        if len(axes) != PLACE_AXES or sum(axes) != head or any(axis % 2 for axis in axes):
-            raise ValueError(f"`axes_dims_rope` is {list(axes)}, and a head is {head} wide")
-        return transformer
-    tensors = {
-        name.removeprefix(UNET): tensor
-        for name, tensor in source.tensors.items()
-        if name.startswith(UNET)
-    }
-    settings = settings_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.device("meta"):
-        transformer = FluxTransformer2DModel(**settings)
-    transformer.load_state_dict(converted(tensors), strict=False, assign=True)
-    return transformer.to(dtype)
+    transformer = load_transformer(source, dtype, FluxTransformer2DModel, settings_of, converted)
+    axes, head = transformer.config.axes_dims_rope, transformer.config.attention_head_dim
+    if len(axes) != PLACE_AXES or sum(axes) != head or any(axis % 2 for axis in axes):
+        raise ValueError(f"`axes_dims_rope` is {list(axes)}, and a head is {head} wide")
+    return transformer

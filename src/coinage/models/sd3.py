@@ -20,12 +20,10 @@ from coinage.diffusion.flow import FlowSchedule, flow_schedule
 from coinage.errors import CoinageError
 from coinage.models.base import Components, Conditioning
 from coinage.models.clip_text import join_chunks, pool, rows_and_weights, weigh
-from coinage.models.detect import UNET
 from coinage.models.facts import FamilyFacts
+from coinage.models.flow_loading import WHOLE_WAY, load_transformer, note_length, sampler_settings
 from coinage.models.loading import Build, Source, load_parts
-from coinage.models.pretrained import pretrained
 from coinage.models.text_encoder_sizes import check_clip_skip
-from coinage.text.placeholder import CHUNK
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -34,7 +32,6 @@ log = logging.getLogger("coinage")
 CLIPS = 2  # text encoders of CLIP; T5 follows them
 USUAL_LAYER = 2  # counted from the last one
 USUAL_HEAD = 64  # width of an attention head
-WHOLE_WAY = 1000  # the transformer's time at pure noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,7 @@ class StableDiffusion3:
         return self.facts.name
 
     def load(self, model: ModelConfig, dtype: torch.dtype) -> Components:
-        if model.max_token_length > CHUNK:
-            log.info(
-                "note: --max_token_length has no effect on %s, which reads %d tokens of CLIP and %d of T5",
-                self.facts.display_name,
-                CHUNK,
-                self.facts.text_encoders[CLIPS].room,
-            )
+        note_length(model, self.facts)
         parts = load_parts(model, dtype, self.facts, Build(_transformer, _schedule))
         layers = min(one.config.num_hidden_layers for one in parts.text_encoders[:CLIPS])
         check_clip_skip(model, layers)
@@ -169,32 +160,22 @@ def _states(parts: Components, ids: Sequence[Tensor]) -> tuple[list[Tensor], Ten
 
 def _schedule(source: Source, model: ModelConfig) -> tuple[FlowSchedule, Mapping[str, Any]]:  # noqa: ARG001
     """Return the schedule of a model's scheduler settings, and the settings."""
-    settings = source.settings_of_scheduler()
-    if "beta_schedule" in settings or settings.get("num_train_timesteps", WHOLE_WAY) != WHOLE_WAY:
-        what = "the model's scheduler settings are not those of flow matching"
-        raise CoinageError(what, f"{source.configs}/scheduler", "download the model again")
-    return flow_schedule(settings), {"num_train_timesteps": WHOLE_WAY, **settings}
+    settings = sampler_settings(source)
+    return flow_schedule(settings), settings
 
 
 def _transformer(source: Source, dtype: torch.dtype) -> Any:
     """Load the transformer in `dtype`."""
     from diffusers import SD3Transformer2DModel
-
-    if source.tensors is None:
-        return pretrained(SD3Transformer2DModel, source.path, "transformer", torch_dtype=dtype)
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-    tensors = {
-        name.removeprefix(UNET): tensor
-        for name, tensor in source.tensors.items()
-        if name.startswith(UNET)
-    }
-    settings = settings_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.device("meta"):
-        transformer = SD3Transformer2DModel(**settings)
-    converted = convert_sd3_transformer_checkpoint_to_diffusers(tensors)
-    transformer.load_state_dict(converted, strict=False, assign=True)
-    return transformer.to(dtype)
+    return load_transformer(
+        source,
+        dtype,
+        SD3Transformer2DModel,
+        settings_of,
+        convert_sd3_transformer_checkpoint_to_diffusers,
+    )
 
 
 def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
