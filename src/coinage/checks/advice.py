@@ -17,7 +17,6 @@ from coinage.models.facts import FACTS, ModelSizes
 from coinage.settings.low_memory import in_low_memory
 from coinage.text.prompts import Prompt
 
-STREAMED = "which keeps the UNet's weights off the GPU where need be"
 SIDES = (1536, 1280, 1024, 896, 768, 640, 512, 384, 256)  # of pictures, in pixels; what is tried
 
 
@@ -125,6 +124,7 @@ def ways(planned: Planned) -> list[list[Change]]:
     """
     config = planned.config
     model, data = config.model, config.data
+    facts = FACTS[model.family]
     varies = any(sample.subset.images.vary_pixels for sample in planned.samples)
     options: list[list[Change]] = []
     if model.precision == "no":
@@ -141,13 +141,16 @@ def ways(planned: Planned) -> list[list[Change]]:
         options.append(
             [
                 Change("--low_memory", partial(_in_low_memory, streamed=False)),
-                Change(f"--low_memory ({STREAMED})", partial(_in_low_memory, streamed=True)),
+                Change(
+                    f"--low_memory (which keeps {facts.network}'s weights off the GPU where need be)",
+                    partial(_in_low_memory, streamed=True),
+                ),
             ]
         )
     if planned.prompts:
         options.append([Change("--sample_every_n_steps 0", _without_previews)])
     options.append(_smaller_batches(data.datasets, config.optim.accumulation))
-    options.append(_smaller_pictures(data.datasets, FACTS[model.family].side // 2))
+    options.append(_smaller_pictures(data.datasets, facts.side // 2))
     return options
 
 

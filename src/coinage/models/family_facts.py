@@ -173,6 +173,11 @@ class FamilyFacts:
         return tuple(encoder.width for encoder in self.text_encoders)
 
     @property
+    def network(self) -> str:
+        """What messages call the denoiser."""
+        return "the UNet" if self.denoiser == "unet" else f"the {self.denoiser}"
+
+    @property
     def t5s(self) -> tuple[TextEncoderFacts, ...]:
         """Those of its text encoders that are T5."""
         return tuple(encoder for encoder in self.text_encoders if encoder.kind == "t5")

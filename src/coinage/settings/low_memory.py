@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coinage.config import TrainConfig
+from coinage.models.facts import FACTS
 
 
 def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[TrainConfig, list[str]]:
@@ -14,9 +15,10 @@ def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[Train
 
     Args:
         config: of a run that computes in half precision.
-        streamed: also copy the UNet's weights to the GPU whenever they are needed.
+        streamed: also copy the denoiser's weights to the GPU whenever they are needed.
     """
     model, data = config.model, config.data
+    network = FACTS[model.family].network
     varied = any(s.images.vary_pixels for dataset in data.datasets for s in dataset.subsets)
     lines = []
     if not (data.cache_latents or varied):
@@ -28,7 +30,7 @@ def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[Train
     if not model.gradient_checkpointing:
         lines.append("activations are computed twice instead of being kept")
     if not model.fp8_unet:
-        lines.append("the UNet's weights are kept in 8 bits")
+        lines.append(f"{network}'s weights are kept in 8 bits")
     if not model.low_memory:
         lines += [
             "the text encoders' weights are kept in 8 bits, and their token tables off the GPU",
@@ -36,7 +38,7 @@ def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[Train
             "the loss is measured on one image at a time",
         ]
     if streamed and not model.streamed:
-        lines.append("the UNet's weights stay off the GPU, which gets them when it needs them")
+        lines.append(f"{network}'s weights stay off the GPU, which gets them when it needs them")
     model = replace(
         model,
         gradient_checkpointing=True,

@@ -12,6 +12,7 @@ from torch import Tensor
 from coinage.config import TrainConfig
 from coinage.errors import TrainingError, reason_of
 from coinage.models.base import Components
+from coinage.models.facts import FACTS
 from coinage.models.text_cache import encode_inputs
 from coinage.system.full_memory import full_memory, is_full
 from coinage.training.batches import Batch
@@ -21,8 +22,8 @@ from coinage.training.step import noised, prepare
 if TYPE_CHECKING:
     from coinage.training.run import Run
 
-TEXT_ENCODER, UNET = "the text encoder", "the UNet"
-OVERFLOWS = (TEXT_ENCODER, UNET)  # what float32 may help
+TEXT_ENCODER = "the text encoder"
+OVERFLOWS = (TEXT_ENCODER, *(facts.network for facts in FACTS.values()))  # what float32 may help
 # In errors of the exchange between processes
 LOST_CONNECTION = (
     "connection closed",
@@ -36,8 +37,9 @@ LOST_CONNECTION = (
 HINTS = {
     "the word's own vectors": "lower --learning_rate",
     "the VAE's latents": "use --no_half_vae, or another --vae",
-    TEXT_ENCODER: "the model file may be damaged: draw a picture with it (coinage generate)",
-    UNET: "the model file may be damaged: draw a picture with it (coinage generate)",
+    **dict.fromkeys(
+        OVERFLOWS, "the model file may be damaged: draw a picture with it (coinage generate)"
+    ),
 }
 
 
@@ -78,7 +80,7 @@ def where_not_finite(run: Run, batches: Sequence[Batch]) -> str:
                 given = inputs.prior, noisy, times, latents.target
                 predicted.append(prior_prediction(run.family, run.parts, *given))
             if not all(map(_is_finite, predicted)):
-                return UNET
+                return run.family.facts.network
     return ""
 
 

@@ -9,16 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coinage.cli.parse import parse
+from coinage.demo.worlds import MODELS
 from coinage.embeddings.reading import read
 from coinage.errors import TrainingError
 from coinage.generate import draw
 from coinage.models.relaid import Layouts, RelaidLinear, relay_weights
 from coinage.models.vae import placed, widened
+from coinage.settings.discover import complete
 from coinage.text.prompts import Prompt
 from coinage.training import loop
 from coinage.training.observers.watchdog import PATIENCE, Watchdog, checksums
 from coinage.training.run import Run
-from tests.helpers import prepared, rows_of, trained
+from tests.helpers import flags, prepared, trained
 
 LONG = f"--max_train_steps={PATIENCE + 5}"
 
@@ -96,6 +99,7 @@ FAULTS: dict[str, Callable[[Run], None]] = {
         run.parts.text_encoders[0].get_submodule("final_layer_norm").weight.fill_(float("nan"))
     ),
     "the UNet": lambda run: run.parts.denoiser.conv_out.weight.fill_(float("nan")),
+    "the transformer": lambda run: run.parts.denoiser.proj_out.weight.fill_(float("nan")),
     "the word's own vectors": lambda run: run.parts.rows()[0].data.fill_(float("nan")),
 }
 
@@ -104,6 +108,10 @@ FAULTS: dict[str, Callable[[Run], None]] = {
 def test_where_numbers_stop_being_finite_is_told_and_what_was_learned_is_kept(
     where: str, moon_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given = flags(moon_dataset, tmp_path, "--cache_latents")
+    if where == "the transformer":
+        given.append(f"--pretrained_model_name_or_path={MODELS / 'flux'}")
+    config = complete(parse("coinage", given, "test"))[0]
     real = loop.update
     learned = []
 
@@ -118,9 +126,10 @@ def test_where_numbers_stop_being_finite_is_told_and_what_was_learned_is_kept(
     with pytest.raises(
         TrainingError, match=f"the loss of step 3 is nan: {where} gives numbers that are not finite"
     ):
-        trained(moon_dataset, tmp_path, "--cache_latents")
+        trained(moon_dataset, tmp_path, config=config)
     if where != "the word's own vectors":
-        assert torch.equal(rows_of(read(tmp_path / "zibu-step00000002.safetensors")), learned[0])
+        kept = read(tmp_path / "zibu-step00000002.safetensors").vectors
+        assert torch.equal(next(iter(kept.values())), learned[0])
         assert (tmp_path / "zibu-step00000002-state" / "state.json").is_file()
 
 

@@ -239,7 +239,7 @@ def checksums(run: Run) -> dict[str, int]:
     """Return a number for each part of the model, which any change of one frozen weight changes."""
     trained = {id(rows) for embedding in run.parts.embeddings for rows in embedding.words}
     names = [f"text encoder {number}" for number in range(1, len(run.parts.text_encoders) + 1)]
-    modules = zip([*names, VAE, "the UNet"], run.parts.modules(), strict=True)
+    modules = zip([*names, VAE, run.family.facts.network], run.parts.modules(), strict=True)
     sums: dict[str, int] = {}
     for name, module in modules:
         tensors = (*module.parameters(), *module.buffers(), *laid_out_weights(module))
