@@ -43,6 +43,25 @@ def cut(name: str) -> Callable[[Path], None]:
     return change
 
 
+def fewer_layers(folder: Path) -> None:
+    """Two weights of a layer that the settings do not tell of."""
+    tensors = load_file(folder / UNET)
+    more = {
+        name.replace("down_blocks.0", "down_blocks.9"): tensor.clone()
+        for name, tensor in tensors.items()
+        if name.startswith("down_blocks.0.resnets.0.norm1")
+    }
+    save_file({**tensors, **more}, folder / UNET, metadata={"format": "pt"})
+
+
+def with_a_lora(folder: Path) -> None:
+    """A LoRA that older diffusers saved beside a UNet's weights."""
+    tensors = load_file(folder / UNET)
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight"
+    tensors[name] = torch.zeros(4, 4)
+    save_file(tensors, folder / UNET, metadata={"format": "pt"})
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a text encoder's weight": (
         without(TEXT, "layers.1"),
@@ -51,6 +70,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a UNet's weight": (
         without(UNET, "mid_block"),
         "1 weights are missing from unet, such as mid_block",
+    ),
+    "fewer layers in the settings": (
+        fewer_layers,
+        r"2 weights of unet are not in its settings, such as down_blocks\.\d",
     ),
     "a cut text encoder": (cut(TEXT), "cannot load the model's text encoder"),
     "a cut UNet": (cut(UNET), "cannot load the model's UNet"),
@@ -69,6 +92,15 @@ def test_broken_folders_are_one_clear_error(name: str, models: Path, tmp_path: P
     change(tmp_path / "model")
     with pytest.raises(CoinageError, match=message):
         loaded("sd1", tmp_path / "model", models)
+
+
+def test_what_a_model_may_have_beside_is_passed_over(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "sd1", tmp_path / "model")
+    with_a_lora(tmp_path / "model")
+    settings = tmp_path / "model" / "text_encoder" / "config.json"
+    fewer = json.loads(settings.read_text()) | {"num_hidden_layers": 1}
+    settings.write_text(json.dumps(fewer))
+    assert len(loaded("sd1", tmp_path / "model", models).text_encoders) == 1
 
 
 @pytest.mark.usefixtures("small_configs")

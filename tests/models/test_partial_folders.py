@@ -112,6 +112,11 @@ def problems_of(folder: Path, change: Change, tmp_path: Path) -> tuple[Path, lis
             "transformer has its weights in GGUF",
             "take them in fp16 or bf16",
         ),
+        (
+            lambda t5: settings(t5, model_type="umt5"),
+            "is umt5, not T5",
+            "the diffusers folder has it",
+        ),
         (lambda t5: without(f"{t5}/*.safetensors"), "has no weights", AGAIN),
         (lambda _: without("transformer/*.safetensors"), "transformer has no weights", AGAIN),
         (lambda _: without("vae/*.safetensors"), "vae has no weights", AGAIN),
@@ -208,6 +213,28 @@ def test_odd_settings_are_one_clear_error(
         (model / file).write_text(json.dumps(content | {name: value}))
 
     path, problems = problems_of(request.getfixturevalue(family), change, tmp_path)
+    assert problems == []
+    with pytest.raises(CoinageError, match=what):
+        loaded(family, path, models)
+
+
+@pytest.mark.parametrize(
+    ("family", "what"),
+    [
+        (
+            "sd3",
+            "transformer: its weights have other shapes",
+        ),  # its last layer has a shape of its own
+        ("flux", "weights of transformer are not in its settings"),
+    ],
+)
+def test_layers_that_the_settings_leave_out_are_told(
+    family: str, what: str, request: pytest.FixtureRequest, models: Path, tmp_path: Path
+) -> None:
+    file = request.getfixturevalue(family) / "transformer" / "config.json"
+    layers = json.loads(file.read_text())["num_layers"]
+    change = settings("transformer", num_layers=layers - 1)
+    path, problems = problems_of(file.parents[1], change, tmp_path)
     assert problems == []
     with pytest.raises(CoinageError, match=what):
         loaded(family, path, models)

@@ -363,7 +363,19 @@ def kind_of_folder(folder: Path) -> Kind:
         CoinageError: the settings of a part cannot be read, or its weights.
     """
     kind = _kind_by_settings(folder)
-    return kind if kind.family is None else _in_few_bits(folder, FACTS[kind.family]) or kind
+    if kind.family is None:
+        return kind
+    facts = FACTS[kind.family]
+    return _other_t5(folder, facts) or _in_few_bits(folder, facts) or kind
+
+
+def _other_t5(folder: Path, facts: FamilyFacts) -> Kind | None:
+    """Return why a folder's T5 is none, such as UMT5, whose weights partly fit; None if it is one."""
+    for encoder in facts.t5s:
+        kind = read_config(folder / encoder.folder / "config.json").get("model_type", "t5")
+        if kind != "t5":
+            return Kind(None, f"its {encoder.folder} is {kind}, not T5", _has_it(facts))
+    return None
 
 
 def _in_few_bits(folder: Path, facts: FamilyFacts) -> Kind | None:

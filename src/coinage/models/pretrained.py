@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from coinage.errors import CoinageError
 from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
 
 log = logging.getLogger("coinage")
+ADAPTER = "lora"
 HALF = re.compile(r"\.fp16[.-]")  # in names of files, also of one that is one of several
 
 
@@ -23,7 +26,7 @@ def pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
     Its fp16 variant is loaded where that alone is there, and tried first where fp16 is wanted.
 
     Raises:
-        CoinageError: weights are missing from the file.
+        CoinageError: weights are missing from the file, or it has more than its settings tell of.
         OSError: it is not there.
     """
     reason: OSError | ValueError | None = None
@@ -35,13 +38,30 @@ def pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
         except (OSError, ValueError) as error:
             reason = error if variant is None or reason is None else reason
             continue
+        part_name = folder or "the VAE"
         missing = [name for name in info["missing_keys"] if not name.endswith("position_ids")]
         if missing:
-            part_name = folder or "the VAE"
             what = f"{len(missing)} weights are missing from {part_name}, such as {min(missing)}"
             raise CoinageError(what, path, "download the model again")
+        homeless = _homeless(part, info["unexpected_keys"])
+        if homeless:
+            what = f"{len(homeless)} weights of {part_name} are not in its settings, such as {min(homeless)}"
+            hint = "config.json and the weights do not belong together: download the model again"
+            raise CoinageError(what, path, hint)
         return part
     raise reason or OSError(f"nothing to load in {folder}")
+
+
+def _homeless(part: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Return those weights that a model's repeated layers have no place for.
+
+    A text encoder may leave out its last layers on purpose, and a UNet's file may hold a LoRA.
+    """
+    if isinstance(part, PreTrainedModel):
+        return []
+    modules = part.named_modules()
+    lists = tuple(f"{name}." for name, module in modules if isinstance(module, nn.ModuleList))
+    return [name for name in unexpected if name.startswith(lists) and ADAPTER not in name.lower()]
 
 
 def _variants(files: Sequence[str], *, half: bool) -> Sequence[str | None]:
