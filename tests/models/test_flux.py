@@ -183,7 +183,6 @@ def test_the_shift_grows_with_the_picture(flux: Path, tmp_path: Path) -> None:
 
 def test_it_is_detected_by_its_folder(flux: Path) -> None:
     assert detect_family(str(flux)) == "flux"
-    assert native_side(str(flux)) == 1024  # no setting says another
     model = ModelConfig(source=str(flux), family="flux")
     sizes = [(size.key, size.width) for size in text_encoder_sizes(model)]
     assert sizes == [("clip_l", 32), ("t5xxl", T5_WIDTH)]
@@ -192,6 +191,18 @@ def test_it_is_detected_by_its_folder(flux: Path) -> None:
     assert counted.unet == sum(t.numel() for t in parts["transformer"].state_dict().values())
     encoders = [part for name, part in parts.items() if name.startswith("text")]
     assert counted.text == sum(p.numel() for encoder in encoders for p in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("named", "side"), [(64, 64), (768, 768), (32, 1024), (None, 1024), (2**40, 1024)]
+)
+def test_its_side_is_that_of_its_vae(named: object, side: int, flux: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(flux, tmp_path / "flux")
+    path = folder / "vae" / "config.json"
+    settings = json.loads(path.read_text())
+    assert native_side(str(folder)) == settings["sample_size"] == 64
+    path.write_text(json.dumps({**settings, "sample_size": named}))
+    assert native_side(str(folder)) == side
 
 
 def test_vocabularies_are_read_without_the_model(flux: Path) -> None:

@@ -21,6 +21,7 @@ from coinage.system.text_files import is_file, is_folder, is_there
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 MOST_BLOCKS = 16  # of a VAE; larger numbers in its settings are nonsense
 MOST_LATENTS = 2**16  # along a side
+LEAST_SIDE, MOST_SIDE = 64, 2**16  # of a picture, pixels
 
 
 def reach_hub() -> None:
@@ -101,13 +102,27 @@ def detect_family(source: str) -> str | None:
 def native_side(source: str) -> int | None:
     """Return the side in pixels that a model is made for; None if its family cannot be detected.
 
-    A folder's settings say so; otherwise it is the family's.
+    A folder's settings say so: those of the denoiser, or of the VAE where the denoiser takes tokens and
+    has no size of its own. Otherwise it is the family's.
     """
     family = detect_family(source)
     if family is None:
         return None
     path = local_path(source)
-    return (_side_of_folder(path) if is_folder(path) else None) or FACTS[family].side
+    facts = FACTS[family]
+    found = None
+    if is_folder(path):
+        found = _side_of_vae(path) if facts.packs else _side_of_folder(path)
+    return found or facts.side
+
+
+def _side_of_vae(folder: Path) -> int | None:
+    """Return the side that a VAE's settings name, in pixels; None of what is no picture's.
+
+    Settings that were written without a side have diffusers' own, 32.
+    """
+    side = read_config(folder / "vae" / "config.json").get("sample_size")
+    return side if isinstance(side, int) and LEAST_SIDE <= side < MOST_SIDE else None
 
 
 def _side_of_folder(folder: Path) -> int | None:
