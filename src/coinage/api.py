@@ -16,7 +16,7 @@ from coinage.checks import make_plans
 from coinage.checks.model import model_problems, vae_problems
 from coinage.config import ModelConfig, Precision, PredictionType, TrainConfig
 from coinage.embeddings.base_model import base_of_model, log_other_base
-from coinage.embeddings.install import install_embeddings
+from coinage.embeddings.install import install_embeddings, log_left_out
 from coinage.embeddings.word import Word, load_word
 from coinage.errors import ConfigError, Findings, Problem, reason_of
 from coinage.generate import Drawn, draw_with_maps
@@ -280,6 +280,7 @@ class Model:
         with LOADING_LOCK:
             install_embeddings(self.parts, self.embedding_keys, list(words.items()))
         self.words = words
+        log_left_out(name, word, self.embedding_keys)
         log_other_base(name, word.metadata, self._base)
         return name
 

@@ -53,7 +53,7 @@ def set_aside_drawing_flags(args: Namespace, facts: FamilyFacts) -> list[str]:
     """Take back flags of a command that draws that have no meaning for a family; return notes on them.
 
     Args:
-        args: of the command, in which they are changed.
+        args: of the command, in which they are changed; it may lack those of `DRAWING_FLAGS`.
         facts: of the model's family.
     """
     names = []
@@ -62,7 +62,7 @@ def set_aside_drawing_flags(args: Namespace, facts: FamilyFacts) -> list[str]:
             names.append("--sampler")
         args.sampler = OWN_SAMPLERS[0]
         for name in DRAWING_FLAGS:
-            if getattr(args, name):
+            if getattr(args, name, False):
                 names.append(f"--{name}")
                 setattr(args, name, False)
     notes = [_no_effect(names, facts)] if names else []

@@ -315,12 +315,12 @@ def _draw(args: argparse.Namespace, family: str, prompts: Sequence[Prompt]) -> N
     """Load the model, draw the prompts, and write the pictures."""
     import numpy as np
 
-    from coinage.models.guidance import reads_guidance
+    from coinage.models.guidance import idle_negative
     from coinage.system.files import save_image
 
     model = _load(args, family)
-    if args.negative and reads_guidance(model.parts):
-        log.info("note: --negative has no effect: this model reads the guidance scale as a number")
+    if args.negative and (why := idle_negative(FACTS[family], model.parts, args.cfg)):
+        log.info("note: --negative has no effect: %s", why)
     for name, word in model.words.items():
         used = any(name in prompt.text or name in prompt.negative for prompt in prompts)
         unused = "" if used else " (not in any prompt)"

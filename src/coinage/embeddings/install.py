@@ -128,6 +128,15 @@ def install_embeddings(
     return _install(parts, keys, tokens, [word.vectors for _, word in words])
 
 
+def log_left_out(name: str, word: Word, keys: Sequence[str]) -> None:
+    """Log which vectors of a word that fits a model the model has no text encoder for."""
+    if len(word.vectors) > len(keys):
+        left = " and ".join(key for key in word.vectors if key not in keys)
+        log.warning(
+            "%s: vectors for %s are left out: the model has no such text encoder", name, left
+        )
+
+
 def _check_fit(
     parts: Components, keys: Sequence[str], vectors: Mapping[str, Tensor], where: str
 ) -> None:

@@ -15,6 +15,20 @@ def reads_guidance(parts: Components) -> bool:
     return bool(parts.denoiser.config.get(READS))
 
 
+def idle_negative(facts: FamilyFacts, parts: Components, scale: float | None = None) -> str | None:
+    """Return why a negative prompt has no effect at a guidance scale; None if it has one.
+
+    Args:
+        facts: of the model's family.
+        parts: of the model.
+        scale: None: the model's own.
+    """
+    if reads_guidance(parts):
+        return "this model reads the guidance scale as a number"
+    (own,) = guidance_of(facts, parts, scale).values()
+    return None if own > 1 else f"with a guidance scale of {own:g} nothing is guided"
+
+
 def guidance_of(
     facts: FamilyFacts, parts: Components, scale: float | None = None
 ) -> Mapping[str, float]:

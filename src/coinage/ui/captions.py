@@ -22,6 +22,7 @@ from coinage.data.metadata import caption_of as caption_in
 from coinage.data.metadata import read_entries
 from coinage.data_config import CaptionRules
 from coinage.errors import CoinageError, Findings
+from coinage.models.facts import DEFAULT
 from coinage.models.tokenizer_files import local_tokenizer
 from coinage.system.text_files import decoded
 from coinage.text.clip_tokenizer import ClipTokenizer, read_tokenizer
@@ -34,6 +35,7 @@ from coinage.text.placeholder import (
     word_pattern,
 )
 from coinage.ui.image_list import Pictures, pictures_of, write_caption
+from coinage.ui.models import Model
 from coinage.ui.site import Site
 from coinage.ui.web import in_thread, read_as
 from coinage.ui.workspace import NotFoundError, WordFolder
@@ -274,7 +276,7 @@ class Counts:
 
     Attributes:
         counts: one for each text.
-        most: tokens that a model reads at once.
+        most: tokens of a caption that the model reads, as the checks have it.
         exact: counted with a CLIP vocabulary; otherwise estimated.
     """
 
@@ -295,14 +297,16 @@ def count_tokens(site: Site, asked: Texts) -> Counts:
     if len(asked.texts) > MOST_TEXTS or too_long or not 1 <= asked.vectors <= CHUNK:
         raise CoinageError("too much text to count tokens in", hint="shorten it")
     texts = [text if encodable(text) else "" for text in asked.texts]
-    tokenizer = _tokenizer(site, asked.model)
+    model = _model(site, asked.model)
+    most = CHUNK * ((model and model.facts) or DEFAULT).chunks_read(1)
+    tokenizer = _tokenizer(model.source if model else "")
     if tokenizer is None:
-        return Counts(_estimates(texts, asked), CHUNK, exact=False)
+        return Counts(_estimates(texts, asked), most, exact=False)
     words = []
     if asked.word and encodable(asked.word):
         words.append(Placeholder(asked.word, asked.vectors, len(tokenizer)))
     encoder = WordEncoder(tokenizer, words, clip_rows(tokenizer))
-    return Counts([len(encoder.ids(text)) for text in texts], CHUNK, exact=True)
+    return Counts([len(encoder.ids(text)) for text in texts], most, exact=True)
 
 
 def _estimates(texts: Iterable[str], asked: Texts) -> list[int]:
@@ -319,13 +323,14 @@ def _estimates(texts: Iterable[str], asked: Texts) -> list[int]:
     return counts
 
 
-def _tokenizer(site: Site, model_id: str) -> ClipTokenizer | None:
-    source = ""
-    if model_id:
-        try:
-            source = site.models.find(model_id).source
-        except NotFoundError:
-            source = ""
+def _model(site: Site, model_id: str) -> Model | None:
+    try:
+        return site.models.find(model_id) if model_id else None
+    except NotFoundError:
+        return None
+
+
+def _tokenizer(source: str) -> ClipTokenizer | None:
     folder = local_tokenizer(source)
     try:
         return _read(folder) if folder else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from coinage.api import Model, load_model
+from coinage.checks.flow import set_aside_drawing_flags
 from coinage.data.default_prompts import without_word
 from coinage.embeddings.install import install_embeddings
 from coinage.embeddings.pairs import open_with_other_half
 from coinage.errors import Findings
+from coinage.models.facts import FACTS
+from coinage.models.guidance import idle_negative
 from coinage.models.hub_files import native_side
 from coinage.models.process_fit import fit_process
 from coinage.models.quiet import quiet_libraries
@@ -23,6 +28,7 @@ from coinage.system.files import save_image
 from coinage.text.placeholder import encoding_problems
 from coinage.text.prompts import Prompt
 
+log = logging.getLogger("coinage")
 Tell = Callable[[Mapping[str, Any]], None]
 PAUSE = 0.25  # seconds between two reports of progress
 
@@ -34,12 +40,34 @@ def draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         payload: `model`, `words` (paths), `prompt`, `negative`, `seeds` (how many), `first_seed`,
             `with_and_without`, `show_words`, `steps`, `guidance`, `width`, `height` (0: the model's own),
             `sampler`, `folder`.
-        tell: gets `phase`, `done` and `total` pictures, the `share` of the work, `seconds_left`.
+        tell: gets `phase`, `done` and `total` pictures, the `share` of the work, `seconds_left`, and
+            `notes`: what has no effect with this model, and whatever is warned of.
 
     Returns:
         `pictures`, each with its `number`, `prompt`, `seed`, `with_word` and `maps` (the words whose
         maps lie beside it, in the order of `map_path`), and `words`.
     """
+    notes = _Warnings()
+    log.addHandler(notes)
+    try:
+        return _draw(payload, lambda news: tell({**news, "notes": [*notes.said]}))
+    finally:
+        log.removeHandler(notes)
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is warned of, once each."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said[record.getMessage()] = None
+
+
+def _draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """Draw as `draw` does, and log what is to be known of it as warnings."""
     texts = [("the prompt", payload["prompt"]), ("the negative prompt", payload["negative"])]
     Findings(errors=encoding_problems(texts)).raise_errors()
     tell({"phase": "loading", "done": 0, "total": 0, "share": 0.0, "seconds_left": None})
@@ -50,6 +78,7 @@ def draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     for path, opened in zip(map(Path, payload["words"]), words, strict=True):
         word = opened.usable_word()
         model.install(word, word.token or path.stem)
+    payload = _without_idle(payload, model)
     asked = _prompts(payload, list(model.words))
     told, began = Told(tell, len(asked), payload["steps"]), time.monotonic()
     pictures = []
@@ -79,14 +108,26 @@ def _loaded(source: str) -> Model:
     return model
 
 
+def _without_idle(payload: Mapping[str, Any], model: Model) -> Mapping[str, Any]:
+    """Return what to draw without what means nothing to a model, and warn of that."""
+    facts = FACTS[model.family]
+    flags = Namespace(sampler=payload["sampler"], show_word=payload["show_words"])
+    notes = set_aside_drawing_flags(flags, facts)
+    if payload["negative"] and (why := idle_negative(facts, model.parts, payload["guidance"])):
+        notes.append(f"the negative prompt has no effect: {why}")
+    for note in notes:
+        log.warning("%s", note)
+    return {**payload, "sampler": flags.sampler, "show_words": flags.show_word}
+
+
 def _prompts(payload: Mapping[str, Any], tokens: Sequence[str]) -> list[tuple[Prompt, bool]]:
     """Return what to draw, and whether it is with the words: for each seed with and without."""
     side = native_side(payload["model"]) or 0
     plain = Prompt(
         text=payload["prompt"],
         negative=payload["negative"],
-        width=(payload["width"] or side) // 8 * 8,
-        height=(payload["height"] or side) // 8 * 8,
+        width=payload["width"] or side,
+        height=payload["height"] or side,
         steps=payload["steps"],
         scale=payload["guidance"],
         sampler=payload["sampler"],
@@ -122,7 +163,8 @@ class Told:
     def __init__(
         self, tell: Tell, total: int, steps: int, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._tell, self._total, self._steps, self._now = tell, total, steps, now
+        self._tell, self._total, self._now = tell, total, now
+        self._passes_each = steps  # of a picture, before the first one has shown how many
         self._began, self._due = now(), 0.0
         self._done = self._passes = 0
 
@@ -145,12 +187,12 @@ class Told:
     def picture(self, picture: Mapping[str, Any]) -> None:
         """Note that a picture is done."""
         self._done += 1
-        self._passes = 0
+        # Some samplers, and some models with guidance, take two passes a step
+        self._passes_each, self._passes = self._passes or self._passes_each, 0
         self._report({"picture": picture})
 
     def _report(self, more: Mapping[str, Any]) -> None:
-        # Some samplers take two passes a step
-        of_picture = min(self._passes / self._steps, 1.0)
+        of_picture = min(self._passes / self._passes_each, 1.0)
         share = (self._done + of_picture) / self._total
         seconds = self._now() - self._began
         self._tell(

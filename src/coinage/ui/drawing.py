@@ -18,7 +18,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from coinage.checks.flow import USUAL_SAMPLER
 from coinage.errors import CoinageError, ConfigError, Findings, Problem
+from coinage.models.facts import DEFAULT, FamilyFacts
 from coinage.seeding import draw_seed
 from coinage.text.samplers import SAMPLER_NAMES
 from coinage.ui.events import Page, event, sse, until_closed
@@ -74,13 +76,17 @@ class Ask:
     sampler: str | None = None
 
 
-def complete(ask: Ask) -> dict[str, Any]:
+def complete(ask: Ask, facts: FamilyFacts = DEFAULT) -> dict[str, Any]:
     """Return what to draw, with nothing open any more but the guidance, which is the model's.
+
+    Args:
+        ask: what was asked for.
+        facts: of the model's family.
 
     Raises:
         ConfigError: all that cannot be drawn.
     """
-    usual = {"seeds": 4, "steps": 30, "width": 0, "height": 0, "sampler": "ddim"}
+    usual = {"seeds": 4, "steps": 30, "width": 0, "height": 0, "sampler": USUAL_SAMPLER}
     values = asdict(ask)
     for name, value in usual.items():
         values[name] = values[name] or value if name == "sampler" else _or(values[name], value)
@@ -91,9 +97,14 @@ def complete(ask: Ask) -> dict[str, Any]:
         if values[name] is not None and not low <= values[name] <= high:
             findings.error(f"{name} {values[name]} is out of range", hint=f"use {low} to {high}")
     for name in ("width", "height"):
-        if values[name] and not LEAST_SIDE <= values[name] <= MOST_SIDE:
+        side, unit = values[name], facts.size_unit
+        if side and not LEAST_SIDE <= side <= MOST_SIDE:
             hint = f"use {LEAST_SIDE} to {MOST_SIDE} pixels"
-            findings.error(f"{name} {values[name]} is out of range", hint=hint)
+            findings.error(f"{name} {side} is out of range", hint=hint)
+        elif side % unit:
+            below = side // unit * unit
+            hint = f"use {below} or {below + unit}"
+            findings.error(f"{name} {side} is no multiple of {unit}", hint=hint)
     if values["sampler"] not in SAMPLER_NAMES:
         findings.error("the sampler is not known", hint=f"use one of {', '.join(SAMPLER_NAMES)}")
     if not ask.prompt.strip():
@@ -136,8 +147,8 @@ class Drawings:
         Raises:
             CoinageError: what is asked for cannot be drawn, or the disk is full.
         """
-        values = complete(ask)
         model = self._site.models.find(ask.model)
+        values = complete(ask, model.facts or DEFAULT)
         if not model.source:
             raise ConfigError([Problem(f"{model.name}: {model.problem}")])
         paths = [str(self._library.find(file_id).path) for file_id in ask.words]
@@ -145,7 +156,7 @@ class Drawings:
         folder = self._site.workspace.pictures / drawing_id
         shown = {
             "id": drawing_id, "state": "running", "began": time.time(), "request": values,
-            "pictures": [], "phase": "loading", "done": 0, "total": 0, "share": 0.0,
+            "pictures": [], "notes": [], "phase": "loading", "done": 0, "total": 0, "share": 0.0,
             "seconds_left": None, "problems": [],
         }  # fmt: skip
         write_json(folder / "try.json", shown)

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from coinage import demo
 from coinage.errors import CoinageError
 from coinage.models.detect import Kind, kind_of_file, kind_of_folder
-from coinage.models.facts import FACTS
+from coinage.models.facts import DEFAULT, FACTS, FamilyFacts
 from coinage.models.hub_files import HUB_ID
 from coinage.ui.alone import Alone
 from coinage.ui.web import in_thread, read_as
@@ -59,11 +59,26 @@ class Model:
     problem: str = ""
 
     @property
+    def facts(self) -> FamilyFacts | None:
+        """Facts about its family; None where that is not known."""
+        return FACTS.get(self.family or "")
+
+    @property
     def shown(self) -> dict[str, Any]:
-        """What a browser is told."""
+        """What a browser is told: also what its family is called, and what it can be asked to draw.
+
+        Of an unknown family everything can be asked for.
+        """
         fields = asdict(self)
         del fields["source"]
-        return fields
+        facts = self.facts or DEFAULT
+        return {
+            **fields,
+            "family_name": self.facts.display_name if self.facts else "",
+            "size_unit": facts.size_unit,
+            "is_flow": facts.is_flow,
+            "cross_attends": facts.cross_attends,
+        }
 
 
 class Models:

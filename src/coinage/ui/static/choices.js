@@ -5,8 +5,6 @@ import { byId, el } from "./dom.js";
 import { act, toast } from "./notices.js";
 import { t } from "./texts.js";
 
-const FAMILIES = { sd1: "Stable Diffusion 1.x", sd2: "Stable Diffusion 2.x", sdxl: "Stable Diffusion XL" };
-
 /**
  * Bind the choices to the store.
  * @param {import("./store.js").Store} store
@@ -113,19 +111,14 @@ export function makeChoices(store) {
     const note = byId("model-note");
     note.classList.toggle("bad", Boolean(model?.problem) || !model);
     note.textContent = model
-      ? model.problem || familyName(model.family)
+      ? model.problem || model.family_name || t("model.unknown")
       : t(chosen ? "model.gone" : "model.none");
   }
   return { update, setModels };
 }
 
-/** @param {string|null} family @returns {string} */
-function familyName(family) {
-  return FAMILIES[family] ?? (family || t("model.unknown"));
-}
-
-/** @param {{name: string, family: string|null, kind: string}} model @returns {string} */
+/** @param {{name: string, family_name: string}} model "" of an unknown family @returns {string} */
 export function nameOf(model) {
-  const family = FAMILIES[model.family];
+  const family = model.family_name;
   return family && !model.name.includes(family) ? `${model.name} – ${family}` : model.name;
 }

@@ -17,14 +17,16 @@ import { t } from "./texts.js";
  * @param {string} id of the drawing
  * @param {Object} request what was asked for
  * @param {{id: string, token: string, files: {id: string}[]}[]} words those that pictures can be sent to
- * @returns {{element: HTMLElement, expect: function(number): void, add: function(Picture): void}}
+ * @returns {{element: HTMLElement, expect: function(number): void, add: function(Picture): void,
+ *   note: function(string[]): void}} note: what is to be known of it
  */
 export function makeDrawing(id, request, words) {
   const both = request.with_and_without;
   const places = el("div.seeds", { class: both ? "seeds both" : "seeds" });
   const views = []; // each shows a picture, or where the chosen word acts in it
   const acts = makeActs(() => views.forEach((show) => show()));
-  const element = el("div.drawn", {}, el("p.asked", { text: request.prompt }), acts.element, places);
+  const notes = el("div.notes", { role: "status" });
+  const element = el("div.drawn", {}, el("p.asked", { text: request.prompt }), notes, acts.element, places);
   const mine = words.filter((word) => word.files?.some((file) => request.words.includes(file.id)));
   const filled = new Set();
 
@@ -90,7 +92,11 @@ export function makeDrawing(id, request, words) {
       { large: true },
     );
   }
-  return { element, expect, add };
+  function note(texts) {
+    if (notes.children.length === texts.length) return; // it is not read out again
+    notes.replaceChildren(...texts.map((text) => el("p.note-line", { lang: "en", text })));
+  }
+  return { element, expect, add, note };
 }
 
 /** Make the buttons, one for each word, that show where it acts; none is pressed at first. */

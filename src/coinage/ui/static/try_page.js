@@ -26,6 +26,7 @@ const SHOWN_BEFORE = 24;
 const wanted = new URLSearchParams(location.search).get("word");
 const chosen = new Map(); // id of a file to its word
 let words = [];
+let models = [];
 let source = null;
 
 function chip(word, file) {
@@ -66,7 +67,23 @@ function showChips() {
   }
 }
 
+/** Offer what the chosen model can be asked for; of the rest say why it cannot. */
+function fitModel() {
+  const model = models.find((one) => one.id === byId("model").value);
+  if (!model) return;
+  const why = { family: model.family_name };
+  offer("show_words", model.cross_attends, t("try.acts.never", why));
+  offer("sampler", !model.is_flow, t("try.sampler.own", why));
+  for (const side of ["width", "height"]) byId(side).step = model.size_unit;
+}
+
+function offer(id, is, why) {
+  byId(id).disabled = !is;
+  byId(`${id}-why`).textContent = is ? "" : why;
+}
+
 function request() {
+  const may = (id) => !byId(id).disabled;
   const number = (id) => (byId(id).value === "" ? null : Number(byId(id).value));
   return {
     model: byId("model").value,
@@ -74,14 +91,14 @@ function request() {
     negative: byId("negative").value.trim(),
     words: [...chosen.keys()],
     with_and_without: byId("both").checked && chosen.size > 0,
-    show_words: byId("show_words").checked && chosen.size > 0,
+    show_words: may("show_words") && byId("show_words").checked && chosen.size > 0,
     seeds: number("seeds"),
     first_seed: number("first_seed"),
     steps: number("steps"),
     guidance: number("guidance"),
     width: number("width"),
     height: number("height"),
-    sampler: byId("sampler").value || null,
+    sampler: (may("sampler") && byId("sampler").value) || null,
   };
 }
 
@@ -109,6 +126,7 @@ function follow(begun) {
     over = news.state !== "running";
     if (news.total) drawing.expect(over ? news.pictures.length : news.total);
     news.pictures.forEach(drawing.add);
+    drawing.note(news.notes ?? []);
     showProgress(news);
     if (news.problems?.length) showProblems(news.problems, "action");
     if (over) {
@@ -178,6 +196,7 @@ byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   act(byId("draw"), draw);
 });
+byId("model").addEventListener("change", fitModel);
 byId("sampler").append(
   el("option", { value: "", text: t("try.auto") }),
   ...SAMPLERS.map((name) => el("option", { value: name, text: name })),
@@ -185,8 +204,7 @@ byId("sampler").append(
 
 async function begin() {
   try {
-    const [models, found] = await Promise.all([call("GET", "/models"), call("GET", "/words")]);
-    words = found;
+    [models, words] = await Promise.all([call("GET", "/models"), call("GET", "/words")]);
     byId("model").replaceChildren(
       ...models.map((model) => el("option", { value: model.id, text: nameOf(model) })),
     );
@@ -194,6 +212,7 @@ async function begin() {
       const { form } = await call("GET", `/words/${wanted}`);
       if (models.some((model) => model.id === form?.model)) byId("model").value = form.model;
     }
+    fitModel();
     showChips();
     await loadHistory();
   } catch (error) {
