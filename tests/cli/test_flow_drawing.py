@@ -69,6 +69,26 @@ def test_a_flag_without_meaning_is_told_once(
     assert "--show-word draws nothing" not in told
 
 
+@pytest.mark.parametrize(
+    ("family", "side", "becomes"),
+    [("flux", 72, 64), ("flux", 64, None), ("sd1", 72, None), ("sd1", 79, 72)],
+)
+def test_a_side_that_does_not_fit_is_told(
+    family: str,
+    side: int,
+    becomes: int | None,
+    flux: Path,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = flux if family == "flux" else models / family
+    assert draw(model, tmp_path, f"--width={side}").shape == (64, becomes or side, 3)
+    told = capsys.readouterr().err
+    assert (f"note: --width {side} becomes {becomes}" in told) == (becomes is not None)
+    assert told.count("becomes") == int(becomes is not None)
+
+
 def test_a_negative_prompt_is_read_without_a_guidance_embedding(
     flux_without_guidance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,9 +168,17 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
 
 
 def note_idle_flags(args: argparse.Namespace, model: ModelConfig) -> None:
-    """Take back the flags that mean nothing to the model, and log which they are."""
-    for note in set_aside_drawing_flags(args, FACTS[model.family]):
+    """Take back the flags that mean nothing to the model, and sides that do not fit; log which they are."""
+    facts = FACTS[model.family]
+    for note in set_aside_drawing_flags(args, facts):
         log.info("note: %s", note)
+    for name in ("width", "height"):
+        asked = getattr(args, name)
+        side = asked // facts.size_unit * facts.size_unit
+        if side != asked:
+            why = f"sides of {facts.display_name} are multiples of {facts.size_unit} pixels"
+            log.info("note: --%s %d becomes %d: %s", name, asked, side, why)
+            setattr(args, name, side)
 
 
 def generate_command(argv: Sequence[str]) -> None:
