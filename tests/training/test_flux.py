@@ -89,6 +89,23 @@ def test_the_commands_take_the_word(
     assert list(pictures.glob("*.png"))
 
 
+def test_a_negative_prompt_that_is_not_read_is_told_once(
+    model: Path, moon_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(
+        "a zibu --n blurry --w 64 --h 64 --s 1\ntwo zibu --n dark --w 64 --h 64 --s 1"
+    )
+    words = command(
+        model, moon_dataset, tmp_path, f"--sample_prompts={prompts}", "--sample_at_first"
+    )
+    assert train_command("coinage", words) == 0
+    told = "negative prompts of previews have no effect: this model reads the guidance scale"
+    err = capsys.readouterr().err
+    assert err.count(told) == (model.name == "dev")
+    assert err.count("no effect: this model") == (model.name == "dev")
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -13,6 +13,7 @@ from coinage.config import PreviewConfig
 from coinage.data.default_prompts import steps_for, times_within_share
 from coinage.errors import ConfigError
 from coinage.generate import draw_with_maps
+from coinage.models.guidance import idle_negative
 from coinage.system.files import save_image
 from coinage.text.prompts import Prompt, read_prompts
 from coinage.training.observers.base import Observer, Picture, Priority
@@ -85,10 +86,20 @@ class Previewer(Observer):
             images = run.images_per_step / max(1, len(run.together))  # each word draws its own
             times = times_within_share(self._prompts, run.total_steps, images)
             self._steps = steps_for(times, run.total_steps)
+        if self._draws:
+            self._note_idle_negatives(run)
         # A run that goes on has drawn it
         if not run.step and (self._config.at_first or 0 in self._steps):
             # sd-scripts counts what --sample_at_first draws as that of epoch 0.
             self._draw(run, "e000000" if self._config.at_first else "000000")
+
+    def _note_idle_negatives(self, run: Run) -> None:
+        """Log once why negative prompts have no effect, where none has."""
+        negative = [prompt for prompt in self._prompts if prompt.negative]
+        facts, parts = run.family.facts, run.parts
+        reasons = {idle_negative(facts, parts, prompt.scale) for prompt in negative}
+        for reason in reasons - {None}:
+            log.info("note: negative prompts of previews have no effect: %s", reason)
 
     def stepped(self, run: Run) -> None:
         every = self._config.every_n_steps
