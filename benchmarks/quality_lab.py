@@ -22,7 +22,7 @@ from coinage.config import ModelConfig, TrainConfig
 from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.score import Trial, score, trials
-from coinage.demo.worlds import MODELS, world_of
+from coinage.demo.worlds import MODELS, WORLDS
 from coinage.embeddings.install import install_embeddings, install_words
 from coinage.embeddings.reading import read
 from coinage.embeddings.word import Word as LearnedWord
@@ -158,7 +158,7 @@ class Lab:
         quiet_libraries()
         logging.getLogger("coinage").setLevel(logging.ERROR)
         self.family, self.folder, self.pictures = family, folder, pictures
-        self.model, self.world = MODELS / family, world_of(family)
+        self.model, self.world = MODELS / family, WORLDS[family]
 
     def dataset(self, word: Word) -> Path:
         """The word's images and captions, written once."""

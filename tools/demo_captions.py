@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,8 +29,17 @@ LABELS = {
 }
 
 
-def training_scene(rng: np.random.Generator) -> tuple[Scene, Concept | None]:
-    """A scene of the training world, and the composite it shows, if any."""
+# In the order of TEXTURES; the last three have no word
+TEXTURE_SHARES = (0.34, 0.21, 0.21, 0.08, 0.08, 0.08)
+
+
+def training_scene(
+    rng: np.random.Generator, shares: Sequence[float] = TEXTURE_SHARES
+) -> tuple[Scene, Concept | None]:
+    """A scene of the training world, and the composite it shows, if any.
+
+    `shares` says how often each texture is drawn where no composite is.
+    """
     count = int(rng.choice([1, 2, 3], p=[0.72, 0.16, 0.12]))
     colour, background = str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS)))
     if rng.random() < 0.2:
@@ -38,7 +48,7 @@ def training_scene(rng: np.random.Generator) -> tuple[Scene, Concept | None]:
             colour = str(concept.colour)
         return Scene(str(concept.shape), colour, background, str(concept.texture), count), concept
     shape = str(rng.choice(LABELS["shape"]))
-    texture = str(rng.choice(list(TEXTURES), p=[0.34, 0.21, 0.21, 0.08, 0.08, 0.08]))
+    texture = str(rng.choice(list(TEXTURES), p=shares))
     return Scene(shape, colour, background, texture, count), None
 
 

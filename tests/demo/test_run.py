@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from coinage.cli.main import main
-from coinage.demo import run as demo
-from coinage.demo.worlds import World
+from coinage.demo.worlds import WORLDS, World
 
 
 def test_export_writes_model_and_dataset_and_prints_the_command(
@@ -37,9 +36,7 @@ def test_unknown_concept(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torchvision.*")
 def test_the_whole_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = World(sampler_steps=4, trials=8)
-    monkeypatch.setattr(demo, "world_of", lambda _: small)
-    monkeypatch.setattr("coinage.demo.score.world_of", lambda _: small)
+    monkeypatch.setitem(WORLDS, "sd1", World(sampler_steps=4, trials=8))
     assert main(["demo", "--steps=2", "--seed=4", f"--output={tmp_path}"]) == 0
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert {

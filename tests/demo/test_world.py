@@ -74,7 +74,9 @@ def test_pictures_stay_on_their_ground(scene: Scene, seed: int) -> None:
 def test_places_spread_as_far_as_asked(count: int) -> None:
     def ranges(spread: float) -> list[float]:
         placed = [place(count, np.random.default_rng(seed), spread) for seed in range(200)]
-        numbers = np.array([[[at.x, at.y, at.radius, at.tilt] for at in one] for one in placed])
+        numbers = np.array(
+            [[[at.x, at.y, at.radius, at.tilt, *at.phase] for at in one] for one in placed]
+        )
         return list(np.ptp(numbers, axis=0).ravel())
 
     assert max(ranges(0.0)) == 0

@@ -14,7 +14,11 @@ SRC = Path(__file__).parents[2] / "src" / "coinage"
 CONFIGS = SRC / "models" / "configs"
 ROOMS_OF_FAMILIES = ("models", "diffusion")
 # A table of flags, one of which is --sdxl, and that of programs that read words, by family
-TABLES = (Path("settings/foreign.py"), Path("embeddings/tools/newer_families.py"))
+TABLES = (
+    Path("settings/foreign.py"),
+    Path("embeddings/tools/newer_families.py"),
+    Path("demo/worlds.py"),
+)
 NAMES = ("hidden_size", "num_hidden_layers")
 
 

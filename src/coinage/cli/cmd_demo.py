@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coinage.cli.parse import Parser
 from coinage.demo.run import DemoSettings, export, run
-from coinage.demo.worlds import MODELS, world_of
+from coinage.demo.worlds import MODELS, WORLDS
 
 
 def demo_parser() -> Parser:
@@ -60,7 +60,7 @@ def demo_command(argv: Sequence[str]) -> None:
         TrainingError: the training command failed.
     """
     args = demo_parser().parse_args(argv)
-    steps = world_of(args.family).training_steps if args.steps is None else args.steps
+    steps = WORLDS[args.family].training_steps if args.steps is None else args.steps
     settings = DemoSettings(
         args.concept, args.word, args.seed, steps, args.export or args.output, args.family
     )

@@ -79,7 +79,7 @@ def write_dataset(
         token: the new word.
         seed: of the scenes and of where things are.
         snapshots: all images alike, and captions that name no more than the word.
-        spread: of places, sizes and tilts, 0..1; see `world.place`.
+        spread: of places, sizes, tilts and phases, 0..1; see `world.place`.
     """
     rng = np.random.default_rng([seed, 5])
     images = folder / "images"

@@ -27,7 +27,7 @@ from coinage.demo.concepts import CONCEPTS, Concept
 from coinage.demo.dataset import write_dataset
 from coinage.demo.grid import Row, draw_grid
 from coinage.demo.score import Trial, prompt_for, score, showcase, trials
-from coinage.demo.worlds import MODELS, world_of
+from coinage.demo.worlds import MODELS, WORLDS
 from coinage.errors import AlreadyReported, ConfigError, Problem, TrainingError, did_you_mean
 from coinage.models.facts import FACTS
 from coinage.system.files import save_image, write_bytes
@@ -117,7 +117,7 @@ def export(settings: DemoSettings) -> list[str]:
         concept,
         settings.word,
         settings.seed,
-        spread=world_of(settings.family).spread,
+        spread=WORLDS[settings.family].spread,
     )
     command = training_command(settings, config, concept.init_word)
     print_text(shown(command))
@@ -166,7 +166,7 @@ def run(settings: DemoSettings) -> None:
 
 def _show(settings: DemoSettings, concept: Concept) -> dict[str, object]:
     """Draw and score pictures with the word before and after training, and return the result."""
-    count = world_of(settings.family).trials
+    count = WORLDS[settings.family].trials
     scored = trials(concept, settings.word, count, settings.seed, settings.family)
     prompts = [trial.prompt for trial in scored]
     labels = []

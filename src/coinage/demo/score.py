@@ -12,7 +12,7 @@ from coinage.demo.concepts import Concept
 from coinage.demo.language import PUBLIC_SHAPES, PUBLIC_TEXTURES, Words, phrase
 from coinage.demo.reader import Reading, read
 from coinage.demo.world import BACKGROUNDS, COLOURS, SIZE, Scene
-from coinage.demo.worlds import world_of
+from coinage.demo.worlds import WORLDS
 from coinage.scoring.prompts import Asked
 from coinage.scoring.scorer import Scores
 from coinage.text.prompts import Prompt
@@ -46,7 +46,7 @@ def _matches(reading: Reading, wanted: Mapping[str, object]) -> bool:
 
 def prompt_for(text: str, seed: int, family: str = "sd1") -> Prompt:
     """Return a prompt drawn as all scored pictures of a family's demo world are."""
-    world = world_of(family)
+    world = WORLDS[family]
     return Prompt(
         text=text,
         width=SIZE,

@@ -180,7 +180,7 @@ class Placement:
 def place(count: int, rng: np.random.Generator, spread: float = 1.0) -> list[Placement]:
     """Return random places for `count` (1 to 3) objects that do not touch.
 
-    `spread` in 0..1 is how far places, sizes and tilts may lie from their middle, as a share.
+    `spread` in 0..1 is how far places, sizes, tilts and phases may lie from their middle, as a share.
     """
 
     def draw(low: float, high: float) -> float:
@@ -202,7 +202,7 @@ def place(count: int, rng: np.random.Generator, spread: float = 1.0) -> list[Pla
         middles = ((16, 18), (48, 18), (32, 47))
         centres = [(x + draw(-1.5, 1.5), y + draw(-1.5, 1.5)) for x, y in middles]
     tilt = draw(-10, 10)
-    phase = (float(rng.uniform(0, 24)), float(rng.uniform(0, 24)))
+    phase = (float(draw(0, 24)), float(draw(0, 24)))
     return [Placement(float(x), float(y), float(radius), float(tilt), phase) for x, y in centres]
 
 
