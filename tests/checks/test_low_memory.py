@@ -19,11 +19,11 @@ from tests.helpers import config_for, flags
 CHANGES = (
     "images are encoded before the training, and the VAE leaves the GPU",
     "activations are computed twice instead of being kept",
-    "the UNet's weights are kept in 8 bits",
+    "the weights of the UNet or transformer are kept in 8 bits",
     "the text encoders' weights are kept in 8 bits, and their token tables off the GPU",
     "previews are decoded in tiles",
     "the loss is measured on one image at a time",
-    "the UNet's weights stay off the GPU, which gets them when it needs them",
+    "the weights of the UNet or transformer stay off the GPU, which gets them when it needs them",
 )
 
 

@@ -17,7 +17,7 @@ from coinage.checks.output import make_folder
 from coinage.cli.parse import Parser
 from coinage.config import ModelConfig
 from coinage.errors import ConfigError, Findings, Problem
-from coinage.models.facts import DEFAULT, FACTS
+from coinage.models.facts import DEFAULT, FACTS, FamilyFacts
 from coinage.models.hub_files import detect_family, native_side
 from coinage.report.word_maps import map_path, overlay
 from coinage.seeding import draw_seed
@@ -168,10 +168,13 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
 
 
 def note_idle_flags(args: argparse.Namespace, model: ModelConfig) -> None:
-    """Take back the flags that mean nothing to the model, and sides that do not fit; log which they are."""
-    facts = FACTS[model.family]
-    for note in set_aside_drawing_flags(args, facts):
+    """Take back the flags that mean nothing to the model, and log which they are."""
+    for note in set_aside_drawing_flags(args, FACTS[model.family]):
         log.info("note: %s", note)
+
+
+def _fit_sides(args: argparse.Namespace, facts: FamilyFacts) -> None:
+    """Make sides smaller that no picture of the family can have, and log it."""
     for name in ("width", "height"):
         asked = getattr(args, name)
         side = asked // facts.size_unit * facts.size_unit
@@ -192,6 +195,7 @@ def generate_command(argv: Sequence[str]) -> None:
     model = model_config(args)
     _check(args, model)
     note_idle_flags(args, model)
+    _fit_sides(args, FACTS[model.family])
     _draw(args, model.family, prompts_of(args))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coinage.config import TrainConfig
-from coinage.models.facts import FACTS
 
 
 def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[TrainConfig, list[str]]:
@@ -18,7 +17,6 @@ def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[Train
         streamed: also copy the denoiser's weights to the GPU whenever they are needed.
     """
     model, data = config.model, config.data
-    network = FACTS[model.family].network
     varied = any(s.images.vary_pixels for dataset in data.datasets for s in dataset.subsets)
     lines = []
     if not (data.cache_latents or varied):
@@ -30,7 +28,7 @@ def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[Train
     if not model.gradient_checkpointing:
         lines.append("activations are computed twice instead of being kept")
     if not model.fp8_unet:
-        lines.append(f"{network}'s weights are kept in 8 bits")
+        lines.append("the weights of the UNet or transformer are kept in 8 bits")
     if not model.low_memory:
         lines += [
             "the text encoders' weights are kept in 8 bits, and their token tables off the GPU",
@@ -38,7 +36,9 @@ def in_low_memory(config: TrainConfig, *, streamed: bool = False) -> tuple[Train
             "the loss is measured on one image at a time",
         ]
     if streamed and not model.streamed:
-        lines.append(f"{network}'s weights stay off the GPU, which gets them when it needs them")
+        lines.append(
+            "the weights of the UNet or transformer stay off the GPU, which gets them when it needs them"
+        )
     model = replace(
         model,
         gradient_checkpointing=True,
