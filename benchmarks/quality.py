@@ -84,7 +84,7 @@ FOUND, OBEYED, BOTH, LENGTH, PASSES = map(
     attrgetter, ("found", "obeyed", "both", "length", "passes")
 )
 # Where a word can learn, in a model with CLIP and T5. Rates for T5 are 53 times those for CLIP here, as
-# its vectors are longer; the last row is without this factor
+# its vectors are longer; the last row but one is without this factor, the last without growth
 ENCODERS = (
     *(
         Setting(f"{name}, {where}", (*flags, f"--train_encoders={choice}"))
@@ -100,6 +100,15 @@ ENCODERS = (
     Setting(
         "AdamW 5e-3, T5, one rate for all",
         ("--optimizer_type=AdamW", f"--learning_rate={5e-3 / 53:.2g}", "--train_encoders=t5"),
+    ),
+    Setting(
+        "AdamW 2e-2, T5, lengths kept",
+        (
+            "--optimizer_type=AdamW",
+            "--learning_rate=2e-2",
+            "--train_encoders=t5",
+            "--norm_mode=target",
+        ),
     ),
 )
 Table = dict[str, dict[int, list[Result]]]
