@@ -42,34 +42,31 @@ RATES = ("5e-3", "1e-2", "2e-2", "5e-2")
 ADAMW = "AdamW "
 UNTRAINED, NOTHING, TOO_HIGH = "untrained", "sd-scripts' guide", ADAMW + "0.5"
 DEFAULT = "coinage train"
+
+
+def adamw(rate: str) -> tuple[str, ...]:
+    """The flags of AdamW at a learning rate."""
+    return "--optimizer_type=AdamW", f"--learning_rate={rate}"
+
+
 # Each step the last gradient, all of one length
 PUBLISHED = ("--optimizer_args", "rowwise=True", "betas=0,0", "kappa=1e-4")
 SETTINGS = (
     Setting(DEFAULT),
-    *(
-        Setting(ADAMW + rate, ("--optimizer_type=AdamW", f"--learning_rate={rate}"))
-        for rate in RATES
-    ),
-    Setting(
-        "clipped AdamW 2e-2", ("--optimizer_type=AdamW", "--learning_rate=2e-2", "--norm_mode=clip")
-    ),
+    *(Setting(ADAMW + rate, adamw(rate)) for rate in RATES),
+    Setting("clipped AdamW 2e-2", (*adamw("2e-2"), "--norm_mode=clip")),
     Setting(
         NOTHING, ("--optimizer_type=AdamW8bit", "--learning_rate=1e-6", "--num_vectors_per_token=4")
     ),
     Setting(
         "diffusers' example",
-        (
-            "--optimizer_type=AdamW",
-            "--learning_rate=2e-3",
-            "--use_object_template",
-            "--max_grad_norm=0",
-        ),
+        (*adamw("2e-3"), "--use_object_template", "--max_grad_norm=0"),
     ),
     Setting(
         "Directional, as published",
         ("--optimizer_type=Directional", "--learning_rate=0.04", *PUBLISHED),
     ),
-    Setting(TOO_HIGH, ("--optimizer_type=AdamW", "--learning_rate=0.5")),
+    Setting(TOO_HIGH, adamw("0.5")),
 )
 ALONE, WHOLE = "nothing said", "nothing said, all 1600 steps"
 ANY = "nothing said but --init_word shape, all 1600 steps"
@@ -91,24 +88,15 @@ ENCODERS = (
         for where, choice in (("CLIP", "clip"), ("T5", "t5"), ("both", "both"))
         for name, flags in (
             (DEFAULT, ()),
-            *(
-                (ADAMW + rate, ("--optimizer_type=AdamW", f"--learning_rate={rate}"))
-                for rate in ("5e-3", "2e-2")
-            ),
+            *((ADAMW + rate, adamw(rate)) for rate in ("5e-3", "2e-2")),
         )
     ),
     Setting(
-        "AdamW 5e-3, T5, one rate for all",
-        ("--optimizer_type=AdamW", f"--learning_rate={5e-3 / 53:.2g}", "--train_encoders=t5"),
+        "AdamW 5e-3, T5, one rate for all", (*adamw(f"{5e-3 / 53:.2g}"), "--train_encoders=t5")
     ),
     Setting(
         "AdamW 2e-2, T5, lengths kept",
-        (
-            "--optimizer_type=AdamW",
-            "--learning_rate=2e-2",
-            "--train_encoders=t5",
-            "--norm_mode=target",
-        ),
+        (*adamw("2e-2"), "--train_encoders=t5", "--norm_mode=target"),
     ),
 )
 Table = dict[str, dict[int, list[Result]]]

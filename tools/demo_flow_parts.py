@@ -22,8 +22,7 @@ from demo_vae import to_float
 from demo_vae16 import train_vae
 
 SHARD = 2000  # pictures whose latents are kept in one file
-# More than in the other worlds of the textures that have no word: of a texture that a transformer has
-# seldom seen, it learns no word
+# More than in the other worlds of the textures that have no word
 SHARES = (0.22, 0.14, 0.14, 0.17, 0.17, 0.16)
 
 

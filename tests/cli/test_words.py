@@ -20,7 +20,7 @@ from coinage.checks import make_plans
 from coinage.checks.advice import Planned, side_by_side
 from coinage.checks.footprint import batch_loads
 from coinage.checks.merging import merge_problems
-from coinage.cli.console import WarningCollector, set_up_log
+from coinage.cli.console import set_up_log
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.cli.words import build_words
@@ -31,6 +31,7 @@ from coinage.errors import ConfigError, Problem, TrainingError
 from coinage.report.page import read_report
 from coinage.settings.flags import BY_DEST, FLAGS, flags_of
 from coinage.settings.word_tables import GROUPS_PER_WORD, OF_THE_MODEL, allowed
+from coinage.terminal.messages import WarningCollector
 from coinage.text.placeholder import Placeholder
 from coinage.training import loop
 from coinage.training.observers.base import Observer

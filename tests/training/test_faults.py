@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from coinage.cli.console import WarningCollector
 from coinage.cli.train import train_command
 from coinage.demo.worlds import MODELS
 from coinage.errors import CoinageError, TrainingError
 from coinage.models.stable_diffusion import StableDiffusion
+from coinage.terminal.messages import WarningCollector
 from coinage.training import loop
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run

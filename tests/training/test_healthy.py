@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from coinage.checks import make_plans
-from coinage.cli.console import WarningCollector
 from coinage.cli.parse import parse
 from coinage.demo.concepts import CONCEPTS
 from coinage.demo.dataset import write_dataset
 from coinage.demo.worlds import MODELS
 from coinage.settings.discover import complete
+from coinage.terminal.messages import WarningCollector
 from coinage.training.observers.watchdog import PATIENCE
 from coinage.training.run import Run
 from tests.helpers import flags, trained

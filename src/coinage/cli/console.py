@@ -11,9 +11,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 from coinage.errors import CoinageError, ConfigError
 from coinage.system.full_memory import full_memory, is_full
@@ -21,7 +20,6 @@ from coinage.system.launch import process_rank, wait_asleep
 from coinage.terminal.messages import (
     Lines,
     Messages,
-    message_of,
     print_error,
     print_line,
     print_text,
@@ -54,32 +52,6 @@ class _File(logging.FileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):
             super().close()
-
-
-class WarningCollector(logging.Handler):
-    """Collects warnings while it is in use as a context, each text once.
-
-    Attributes:
-        texts: so far, those that were there already first.
-    """
-
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        super().__init__(logging.WARNING)
-        self._texts = dict.fromkeys(texts)
-
-    @property
-    def texts(self) -> list[str]:
-        return list(self._texts)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._texts[message_of(record)] = None
-
-    def __enter__(self) -> Self:
-        logging.getLogger("coinage").addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("coinage").removeHandler(self)
 
 
 def _in_a_thread(failed: threading.ExceptHookArgs) -> None:

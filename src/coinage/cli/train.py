@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coinage import __version__
-from coinage.cli.console import WarningCollector, exit_code_of, set_up_log
+from coinage.cli.console import exit_code_of, set_up_log
 from coinage.cli.parse import parse, write_config
 from coinage.errors import CoinageError
 from coinage.system.launch import process_count
-from coinage.terminal.messages import fact, print_line, print_result, print_text
+from coinage.terminal.messages import WarningCollector, fact, print_line, print_result, print_text
 
 if TYPE_CHECKING:
     import torch

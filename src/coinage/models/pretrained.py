@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from coinage.errors import CoinageError
 from coinage.models.hub_files import hub_folder, is_hub_id, reach_hub
@@ -43,20 +42,24 @@ def pretrained(cls: Any, path: str, folder: str, **more: Any) -> Any:
         if missing:
             what = f"{len(missing)} weights are missing from {part_name}, such as {min(missing)}"
             raise CoinageError(what, path, "download the model again")
-        homeless = _homeless(part, info["unexpected_keys"])
-        if homeless:
-            what = f"{len(homeless)} weights of {part_name} are not in its settings, such as {min(homeless)}"
+        left = _left_over(part, info["unexpected_keys"])
+        if left:
+            what = (
+                f"{len(left)} weights of {part_name} are not in its settings, such as {min(left)}"
+            )
             hint = "config.json and the weights do not belong together: download the model again"
             raise CoinageError(what, path, hint)
         return part
     raise reason or OSError(f"nothing to load in {folder}")
 
 
-def _homeless(part: nn.Module, unexpected: Iterable[str]) -> list[str]:
+def _left_over(part: nn.Module, unexpected: Iterable[str]) -> list[str]:
     """Return those weights that a model's repeated layers have no place for.
 
     A text encoder may leave out its last layers on purpose, and a UNet's file may hold a LoRA.
     """
+    from transformers import PreTrainedModel
+
     if isinstance(part, PreTrainedModel):
         return []
     modules = part.named_modules()

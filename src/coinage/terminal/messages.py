@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from coinage.errors import CoinageError, Problem
 from coinage.wording import visible
@@ -227,6 +227,32 @@ class Messages(logging.Handler):
             console.print(wrapped(text, console.width, 2), style="dim", soft_wrap=True)
         else:
             console.print(styled(text, console.width, _label(record)), soft_wrap=True)
+
+
+class WarningCollector(logging.Handler):
+    """Collects warnings while it is in use as a context, each text once.
+
+    Attributes:
+        texts: so far, those that were there already first.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        super().__init__(logging.WARNING)
+        self._texts = dict.fromkeys(texts)
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self._texts)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts[message_of(record)] = None
+
+    def __enter__(self) -> Self:
+        logging.getLogger("coinage").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("coinage").removeHandler(self)
 
 
 def _label(record: logging.LogRecord) -> str | None:

@@ -25,6 +25,7 @@ from coinage.models.process_fit import fit_process
 from coinage.models.quiet import quiet_libraries
 from coinage.report.word_maps import map_path, overlay
 from coinage.system.files import save_image
+from coinage.terminal.messages import WarningCollector
 from coinage.text.placeholder import encoding_problems
 from coinage.text.prompts import Prompt
 
@@ -47,23 +48,8 @@ def draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         `pictures`, each with its `number`, `prompt`, `seed`, `with_word` and `maps` (the words whose
         maps lie beside it, in the order of `map_path`), and `words`.
     """
-    notes = _Warnings()
-    log.addHandler(notes)
-    try:
-        return _draw(payload, lambda news: tell({**news, "notes": [*notes.said]}))
-    finally:
-        log.removeHandler(notes)
-
-
-class _Warnings(logging.Handler):
-    """Keeps what is warned of, once each."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: dict[str, None] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said[record.getMessage()] = None
+    with WarningCollector() as warned:
+        return _draw(payload, lambda news: tell({**news, "notes": warned.texts}))
 
 
 def _draw(payload: Mapping[str, Any], tell: Tell) -> dict[str, Any]:

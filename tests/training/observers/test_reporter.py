@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from coinage.cli.console import WarningCollector
 from coinage.cli.parse import parse
 from coinage.cli.train import train_command
 from coinage.errors import CoinageError, TrainingError
@@ -14,6 +13,7 @@ from coinage.report.command import command_of
 from coinage.report.page import read_report
 from coinage.settings.discover import complete
 from coinage.system.shell import quoted
+from coinage.terminal.messages import WarningCollector
 from coinage.training import loop
 from coinage.training.run import Run
 from tests.helpers import config_for, flags, trained
